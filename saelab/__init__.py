@@ -1,0 +1,63 @@
+"""saelab: train, read and steer sparse autoencoders from a notebook.
+
+The public names load on first use, so `import saelab` is quick and imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> (module, attribute); attribute None means the module itself
+_PUBLIC: dict[str, tuple[str, str | None]] = {
+    "types": ("saelab.types", None),
+    "analysis": ("saelab.analysis", None),
+    "corpora": ("saelab.corpora", None),
+    "embedded": ("saelab.embedded", None),
+    "stores": ("saelab.stores", None),
+    "ActivationStore": ("saelab.stores", "ActivationStore"),
+    "FeatureStore": ("saelab.stores", "FeatureStore"),
+    "HookPoint": ("saelab.types", "HookPoint"),
+    "SaelabError": ("saelab.types", "SaelabError"),
+    "SAE": ("saelab.sae", "SAE"),
+    "SAEConfig": ("saelab.sae", "SAEConfig"),
+    "recipe": ("saelab.sae", "recipe"),
+    "recipes": ("saelab.sae", "recipes"),
+    "LanguageModel": ("saelab.subjects", "LanguageModel"),
+    "TorchModule": ("saelab.subjects", "TorchModule"),
+    "load_subject": ("saelab.subjects", "load_subject"),
+    "harvest": ("saelab.harvesting", "harvest"),
+    "index": ("saelab.harvesting", "index"),
+    "train": ("saelab.training", "train"),
+    "evaluate": ("saelab.analysis", "evaluate"),
+    "Lab": ("saelab.lab", "Lab"),
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from saelab import analysis, corpora, embedded, stores, types
+    from saelab.analysis import evaluate
+    from saelab.harvesting import harvest, index
+    from saelab.lab import Lab
+    from saelab.sae import SAE, SAEConfig, recipe, recipes
+    from saelab.stores import ActivationStore, FeatureStore
+    from saelab.subjects import LanguageModel, TorchModule, load_subject
+    from saelab.training import train
+    from saelab.types import HookPoint, SaelabError
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'saelab' has no attribute {name!r}")
+    module_name, attribute = _PUBLIC[name]
+    module = importlib.import_module(module_name)
+    value = module if attribute is None else getattr(module, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

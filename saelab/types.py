@@ -81,10 +81,14 @@ class HookPoint:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise HookError(f"A hook point's name must be a non-empty string. Got {self.name!r}. "
-                            "Pass a name out of subject.hooks().")
+            message = (
+                f"A hook point's name must be a non-empty string. Got {self.name!r}. "
+                "Pass a name out of subject.hooks()."
+            )
+            raise HookError(message)
         if self.io not in ("out", "in"):
-            raise HookError(f"io must be 'out' or 'in'. Got {self.io!r}. Pass io='out' for a module's output.")
+            message = f"io must be 'out' or 'in'. Got {self.io!r}. Pass io='out' for a module's output."
+            raise HookError(message)
 
     @classmethod
     def of(cls, hook: HookPoint | str) -> HookPoint:
@@ -121,10 +125,17 @@ class Codes:
 
     def __post_init__(self) -> None:
         if self.indptr.ndim != 1 or len(self.indptr) < 1 or self.indptr[-1] != len(self.indices):
-            raise ShapeError("indptr must be one-dimensional, end with nnz. "
-                             f"Got shape {self.indptr.shape} for {len(self.indices)} entries. Build by Codes.from_dense.")
+            message = (
+                "indptr must be one-dimensional and end with nnz. "
+                f"Got shape {self.indptr.shape} for {len(self.indices)} entries. Build by Codes.from_dense."
+            )
+            raise ShapeError(message)
         if len(self.indices) != len(self.values):
-            raise ShapeError(f"indices and values must be of equal length. Got {len(self.indices)} and {len(self.values)}.")
+            message = (
+                "indices and values must be of equal length. "
+                f"Got {len(self.indices)} and {len(self.values)}. Build by Codes.from_dense."
+            )
+            raise ShapeError(message)
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
@@ -137,9 +148,12 @@ class Codes:
     @classmethod
     def from_dense(cls, dense: Any) -> Codes:
         """Of a dense [n d_sae] tensor or array; keeps what is != 0, of either sign."""
-        array = np.asarray(dense.detach().cpu().float() if hasattr(dense, "detach") else dense, dtype=np.float32)
+        array = np.asarray(
+            dense.detach().cpu().float() if hasattr(dense, "detach") else dense, dtype=np.float32
+        )
         if array.ndim != 2:
-            raise ShapeError(f"Dense codes must be [n d_sae]. Got shape {array.shape}. Flatten the leading axes.")
+            message = f"Dense codes must be [n d_sae]. Got shape {array.shape}. Flatten the leading axes."
+            raise ShapeError(message)
         row, col = np.nonzero(array)
         indptr = np.zeros(len(array) + 1, dtype=np.int64)
         np.cumsum(np.bincount(row, minlength=len(array)), out=indptr[1:])
@@ -165,7 +179,8 @@ class Codes:
     def row(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """(latents, values) of row i."""
         if not 0 <= i < len(self):
-            raise RangeError(f"Row must be in 0..{len(self) - 1}. Got {i}. Pass a row of these codes.")
+            message = f"Row must be in 0..{len(self) - 1}. Got {i}. Pass a row of these codes."
+            raise RangeError(message)
         at = slice(self.indptr[i], self.indptr[i + 1])
         return self.indices[at], self.values[at]
 
@@ -237,8 +252,14 @@ class Subject(Protocol):
         """Raw samples (texts, images, ...) to model-ready inputs."""
         ...
 
-    def run(self, inputs: Inputs, read: Sequence[HookPoint | str] = (), edits: Sequence[Intervention] = (),
-            *, output: bool = True) -> Run:
+    def run(
+        self,
+        inputs: Inputs,
+        read: Sequence[HookPoint | str] = (),
+        edits: Sequence[Intervention] = (),
+        *,
+        output: bool = True,
+    ) -> Run:
         """One forward pass. `output=False` allows it to stop after the last hook point that is read."""
         ...
 
@@ -257,8 +278,11 @@ def check_finite(acts: Tensor, what: str) -> None:
 
     if not torch.isfinite(acts).all():
         bad = int((~torch.isfinite(acts)).sum())
-        raise NonFiniteError(f"{what} must be finite. Got {bad} NaN or infinite values of {acts.numel()}. "
-                             "Drop these rows, or find the layer that overflows (float16 often does; try bfloat16).")
+        message = (
+            f"{what} must be finite. Got {bad} NaN or infinite values of {acts.numel()}. "
+            "Drop these rows, or find the layer that overflows (float16 often does; try bfloat16)."
+        )
+        raise NonFiniteError(message)
 
 
 __all__ = [

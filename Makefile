@@ -1,0 +1,43 @@
+# Thin: each target is what a person would type. Works in a fresh clone, and twice in a row.
+PYTHON ?= python3
+BIN    := .venv/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lab bench check clean
+
+demo: .venv/installed
+	$(BIN)/saelab demo --out demo
+
+test: .venv/installed-dev
+	tools/system_packages.sh
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lab: .venv/installed-lab
+	$(BIN)/jupyter lab notebooks
+
+bench: .venv/installed-dev
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+check: .venv/installed-dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+.venv/torch: constraints.txt
+	tools/make_venv.sh $(PYTHON)
+	$(PIP) torch
+	touch $@
+
+# torch comes first and alone, so that the wheel that constraints.txt pins is taken and no dependency picks another
+.venv/installed: .venv/torch pyproject.toml
+	$(PIP) -e .
+	touch $@
+
+.venv/installed-lab: .venv/torch pyproject.toml
+	$(PIP) -e '.[lab,umap]'
+	touch $@
+
+.venv/installed-dev: .venv/torch pyproject.toml
+	$(PIP) -e '.[dev,lab,umap]'
+	touch $@
+
+clean:
+	rm -rf .venv demo dist test-artifacts widgets/node_modules

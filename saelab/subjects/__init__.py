@@ -1,0 +1,8 @@
+"""Models that can be read and edited at hook points: Hugging Face language models, and any torch module."""
+
+from __future__ import annotations
+
+from saelab.subjects.language import LanguageModel
+from saelab.subjects.loading import load_subject
+
+__all__ = ["LanguageModel", "load_subject"]

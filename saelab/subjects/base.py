@@ -1,0 +1,151 @@
+"""What every torch subject does alike: run with reads and edits, refuse dead hook points, find widths, hash weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saelab.subjects.hooks import Edit, Site, ensure_live, main_tensor, normalise_edits, normalise_reads
+from saelab.types import HookPoint, Inputs, Run, SubjectError
+
+_HASH_EACH_TIME = 64 << 20  # bytes of weights below which hashing is quicker than doubting a cached digest
+
+
+class TorchSubject(ABC):
+    """Base of `LanguageModel` and `TorchModule`; see `saelab.types.Subject` for the protocol."""
+
+    def __init__(self, module: nn.Module) -> None:
+        if not isinstance(module, nn.Module):
+            raise SubjectError(
+                f"A subject is made of a torch.nn.Module. Got {type(module).__name__}. Pass the module itself."
+            )
+        self.module = module.eval()
+        self._widths: dict[tuple[str, str], int] = {}
+        self._digest: tuple[Any, str] | None = None
+
+    @abstractmethod
+    def hooks(self) -> list[str]:
+        """Every hook point's name."""
+
+    @abstractmethod
+    def _site(self, hook: HookPoint) -> Site:
+        """Raises HookError where there is none."""
+
+    @abstractmethod
+    def _forward(
+        self,
+        inputs: Inputs,
+        reads: list[HookPoint],
+        edits: list[tuple[HookPoint, Edit]],
+        output: bool,
+        grad: bool,
+    ) -> tuple[dict[str, Tensor], Any]:
+        """One pass, without the check of liveness."""
+
+    @abstractmethod
+    def _example(self) -> Inputs:
+        """A small input for checks."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights lie."""
+        first = next(chain(self.module.parameters(), self.module.buffers()), None)
+        return torch.device("cpu") if first is None else first.device
+
+    def hook_point(self, name: HookPoint | str) -> HookPoint:
+        """The HookPoint of a name, checked. Raises HookError on unknown names, with the nearest one."""
+        hook = HookPoint.of(name)
+        self._site(hook)
+        return hook
+
+    def width(self, hook: HookPoint | str) -> int:
+        """Size of the last axis at a hook point (heads concatenated). Raises HookError where it is unknown or dead."""
+        hook = self.hook_point(hook)
+        key = (hook.name, hook.io)
+        if key not in self._widths:
+            self._check(hook)
+        return self._widths[key]
+
+    def run(
+        self,
+        inputs: Inputs,
+        read: Sequence[HookPoint | str] | HookPoint | str = (),
+        edits: Sequence[Any] | Any = (),
+        *,
+        output: bool = True,
+        grad: bool = False,
+    ) -> Run:
+        """One forward pass in eval mode.
+
+        inputs: of `prepare`.
+        read: hook points; `Run.acts` holds each under its name as [samples, positions, width]. Reading changes nothing.
+        edits: objects with a `.hook` called with [samples, positions, width], or pairs (hook, callable). Several at one
+            hook compose in order, and a hook that is edited is read after its edits.
+        output: False allows the pass to stop after the last hook point that is read; `Run.output` is then None.
+        grad: keep the graph; the tensors in `acts` are those that flow on, so that torch.autograd.grad(metric, acts)
+            works. By default nothing is recorded.
+
+        Raises HookError on an unknown hook point, or one that does not influence the output (checked once, when it is
+        first used); ShapeError where an edit returns another shape.
+        """
+        if not isinstance(inputs, Inputs):
+            raise SubjectError(
+                f"run() takes prepared inputs. Got {type(inputs).__name__}. Pass subject.prepare([...])."
+            )
+        reads, changes = normalise_reads(read), normalise_edits(edits)
+        for hook in [*reads, *(h for h, _ in changes)]:
+            if (hook.name, hook.io) not in self._widths:
+                self._check(hook)
+        acts, result = self._forward(inputs, reads, changes, output, grad)
+        return Run(
+            acts={h.name: acts[h.name] for h in reads}, output=main_tensor(result)[0] if output else None
+        )
+
+    def fingerprint(self) -> str:
+        """sha256 hex digest of architecture and weights; equal for equal models, whatever the device.
+
+        Small models are hashed at each call; above 64 MiB the digest is kept until a weight's version counter moves.
+        """
+        tensors = dict(self.module.state_dict())
+        size = sum(t.numel() * t.element_size() for t in tensors.values())
+        state = [(name, t.data_ptr(), t._version) for name, t in tensors.items()]
+        if self._digest is None or self._digest[0] != state or size < _HASH_EACH_TIME:
+            self._digest = (state, _sha256(self._architecture(), tensors))
+        return self._digest[1]
+
+    def _architecture(self) -> Any:
+        return [type(self.module).__name__, repr(self.module)]
+
+    def _check(self, hook: HookPoint) -> None:
+        """Liveness and width, once for a hook point."""
+        self._site(hook)
+        example = self._example()
+
+        def run(edits: Sequence[tuple[HookPoint, Edit]]) -> Tensor | None:
+            return main_tensor(self._forward(example, [], list(edits), True, False)[1])[0]
+
+        acts, _ = self._forward(example, [hook], [], True, False)
+        ensure_live(run, hook)
+        self._widths[(hook.name, hook.io)] = acts[hook.name].shape[-1]
+
+    def _to_device(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in data.items()}
+
+
+def _sha256(architecture: Any, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(architecture, sort_keys=True, default=str).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+__all__ = ["TorchSubject"]

@@ -1,0 +1,128 @@
+"""Hook points that are no module's (attention patterns, scores, q, k, v): served on demand by TransformerBridge.
+
+The bridge is booted on a copy of the model that shares its weights, since booting forces eager attention and replaces
+submodules; the model that users hold stays as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from saelab.subjects.hooks import Edit, Site, View, Visit, plan, run_visited
+from saelab.types import HookError, HookPoint, MissingDependency, SubjectError
+
+KINDS = ("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k", "hook_attn_scores", "hook_pattern")
+_POINT = re.compile(rf"^blocks\.(\d+)\.attn\.({'|'.join(KINDS)})$")
+# [samples, heads, query, key] stays as it is; every other point has its heads concatenated
+_SQUARE = ("hook_attn_scores", "hook_pattern")
+_HEADS = View(to=lambda t: t.flatten(2) if t.ndim == 4 else t, back=lambda c, own: c.reshape(own.shape))
+_OWN = View(to=lambda t: t, back=lambda c, own: c)
+
+
+def is_bridge_point(name: str, n_layers: int) -> bool:
+    """Whether a name is one of those that only the bridge can read, of a layer that exists."""
+    match = _POINT.match(name)
+    return bool(match) and int(match[1]) < n_layers
+
+
+def is_square(name: str) -> bool:
+    """Whether a point is [samples, heads, query, key] and so has no width."""
+    return name.endswith(_SQUARE)
+
+
+def bridge_points(n_layers: int) -> list[str]:
+    """The names that are asked of the bridge; the rotated ones exist only in models with rotary positions."""
+    return [f"blocks.{i}.attn.{kind}" for i in range(n_layers) for kind in KINDS]
+
+
+class Bridge:
+    """A TransformerBridge on a weight-sharing copy of a Hugging Face model.
+
+    Raises MissingDependency without transformer_lens, SubjectError where the library does not know the architecture.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, device: Any) -> None:
+        try:
+            from transformer_lens.model_bridge import TransformerBridge
+        except ImportError:
+            raise MissingDependency(
+                "Attention patterns, scores, q, k and v are read through transformer_lens, which is not installed. "
+                "Install it: pip install 'transformer-lens>=3.5,<5'."
+            ) from None
+        self.weights = _weights(model)
+        memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
+        twin = copy.deepcopy(model, memo)
+        twin.config.architectures = [type(model).__name__]
+        words = copy.deepcopy(tokenizer)
+        name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+        words.init_kwargs.setdefault("name_or_path", name)
+        try:
+            self._bridge = TransformerBridge.boot_transformers(
+                name, hf_model=twin, tokenizer=words, device=str(device), dtype=model.dtype
+            )
+        except Exception as error:
+            raise SubjectError(
+                f"TransformerBridge must know the architecture to give attention patterns, scores, q, k and v. Got "
+                f"{type(model).__name__}: {error}. Use the hook points of subject.hooks(), which need no bridge."
+            ) from None
+
+    def is_current(self, model: nn.Module) -> bool:
+        """False once the model's weights have changed: the bridge holds copies of some of them."""
+        return self.weights == _weights(model)
+
+    def forward(
+        self,
+        data: Mapping[str, Tensor],
+        reads: list[HookPoint],
+        edits: list[tuple[HookPoint, Edit]],
+        *,
+        output: bool,
+        grad: bool,
+    ) -> tuple[dict[str, Tensor], Any]:
+        """As `run_hooked`, every hook point through the bridge."""
+        points, names = {}, {}
+
+        def site(hook: HookPoint) -> Site:
+            if hook.name not in points:
+                module = self._bridge.hook_dict.get(hook.name) or self._bridge.get_hook_point(hook.name)
+                if module is None:
+                    raise HookError(
+                        f"TransformerBridge has no hook point {hook.name!r} in this model. Got a model of type "
+                        f"{type(self._bridge.original_model).__name__}. Pass a name out of subject.hooks(bridge=True)."
+                    )
+                in_place = hook.name.endswith("hook_resid_mid")
+                points[hook.name] = Site(module, "out", in_place, _OWN if is_square(hook.name) else _HEADS)
+                names[id(module)] = hook.name
+            return points[hook.name]
+
+        traffic = plan(reads, edits, site)
+
+        def body(visit: Visit) -> Any:
+            def hook(i: int) -> Any:
+                def fn(acts: Tensor, hook: Any) -> Tensor | None:
+                    flow = visit(i, acts)
+                    return None if flow is acts and not grad else flow
+
+                return fn
+
+            hooks = [(names[id(t.site.module)], hook(i)) for i, t in enumerate(traffic)]
+            return self._bridge.run_with_hooks(
+                data["input_ids"],
+                fwd_hooks=hooks,
+                return_type="logits",
+                attention_mask=data.get("attention_mask"),
+            )
+
+        return run_visited(body, traffic, _HEADS, output=output, grad=grad)
+
+
+def _weights(model: nn.Module) -> list[tuple[int, int]]:
+    return [(p.data_ptr(), p._version) for p in model.parameters()]
+
+
+__all__ = ["Bridge", "bridge_points", "is_bridge_point", "is_square"]

@@ -1,0 +1,320 @@
+"""Hugging Face causal language models as subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from saelab.subjects.base import TorchSubject
+from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_square
+from saelab.subjects.hooks import Edit, Site, View, plan, run_hooked
+from saelab.subjects.points import Architecture
+from saelab.subjects.tokens import check_ids, check_texts, encode, token_text
+from saelab.types import (
+    ConfigError,
+    CorpusError,
+    HookError,
+    HookPoint,
+    Inputs,
+    RangeError,
+    SubjectError,
+    nearest,
+)
+
+
+class LanguageModel(TorchSubject):
+    """A Hugging Face causal language model, read and edited at hook points in TransformerLens vocabulary.
+
+    model: a `...ForCausalLM`; it is put into eval mode. tokenizer: the one that belongs to it.
+
+    Points that are a module's input or output are read by plain hooks on the model, and the pass stops after the last
+    that is needed; `blocks.{i}.attn.hook_{q,k,v,rot_q,rot_k,attn_scores,pattern}` go through TransformerBridge (booted at
+    first use on a copy that shares the weights). Activations are [samples, positions, width], the heads of hook_z, q, k
+    and v concatenated; patterns and scores are [samples, heads, query, key].
+
+    n_ctx: positions the model can take. bos_id: the token put first, or None. d_vocab: logits of a position.
+    d_model: width of the residual stream. n_layers, n_heads (query heads).
+    Raises SubjectError where the architecture's blocks are not found.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+        super().__init__(model)
+        self._arch = Architecture(model)
+        self.tokenizer = tokenizer
+        self._text = token_text(tokenizer)
+        config = self._arch.config
+        self.d_vocab = int(model.get_output_embeddings().weight.shape[0])  # type: ignore[operator,union-attr]
+        self.n_layers = len(self._arch.layers)
+        self.n_heads = self._arch.n_heads
+        self.n_ctx = _context(config, tokenizer)
+        self.bos_id: int | None = getattr(tokenizer, "bos_token_id", None)
+        self._bridge: Bridge | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The Hugging Face model."""
+        return self.module
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.unembed.shape[0]
+
+    @property
+    def unembed(self) -> Tensor:
+        """W_U [d_model d_vocab]: what the final norm's output is multiplied by to give logits (before any bias)."""
+        weight: Tensor = self.model.get_output_embeddings().weight.detach().T  # type: ignore[operator,union-attr]
+        project = _project_out(self.model)
+        return weight if project is None else project.weight.detach().T @ weight
+
+    @property
+    def final_norm(self) -> nn.Module | None:
+        """The norm before the unembedding, or None."""
+        return self._arch.final_norm
+
+    @property
+    def final_norm_scale(self) -> Tensor:
+        """[d_model]: the factor that the final norm puts on each normalised coordinate (ones without such a norm)."""
+        norm = self.final_norm
+        weight = getattr(norm, "weight", None)
+        if norm is None or weight is None:
+            return torch.ones(self.d_model, device=self.device)
+        # Gemma multiplies by 1 + weight, others by weight: ask the module, with input of mean 0 and mean square 1.
+        x = torch.ones_like(weight)
+        x[1::2] = -1
+        with torch.no_grad():
+            return (norm(x) - norm(-x)) / 2 * x
+
+    def hooks(self, *, bridge: bool = False) -> list[str]:
+        """Every hook point that is a module's, in the order of the forward pass; with bridge=True, the bridge's too."""
+        return [*self._arch.points, *(bridge_points(self.n_layers) if bridge else [])]
+
+    def hook_point(self, name: HookPoint | str) -> HookPoint:
+        """The HookPoint of a name, with n_heads filled where heads are concatenated. Raises HookError if unknown."""
+        hook = HookPoint.of(name)
+        self._site(hook)
+        heads = self.n_heads if hook.name.endswith(("attn.hook_z", "hook_q", "hook_rot_q")) else None
+        if hook.name.endswith(("attn.hook_k", "attn.hook_v", "hook_rot_k")):
+            heads = getattr(self._arch.config, "num_key_value_heads", None) or self.n_heads
+        return HookPoint(hook.name, n_heads=heads)
+
+    def width(self, hook: HookPoint | str) -> int:
+        """Size of the last axis (heads concatenated). Raises HookError where it is unknown, dead, or has no width."""
+        name = HookPoint.of(hook).name
+        if is_bridge_point(name, self.n_layers) and is_square(name):
+            raise HookError(
+                f"A width is needed of [samples, positions, width] activations. Got {name!r}, which is "
+                "[samples, heads, query, key]. Read it with run(), or choose a hook point of the stream or of hook_z."
+            )
+        return super().width(hook)
+
+    def to_tokens(self, text: str, bos: bool = True) -> list[int]:
+        """Token ids; with bos=True the BOS token (if the tokenizer has one) stands first exactly once."""
+        return encode(self.tokenizer, text, self.bos_id if bos else None)
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Readable text of each token alone; concatenated they show the text. Raises RangeError outside the vocabulary."""
+        return (
+            [self._text(i) for i in check_ids(ids, max(self.d_vocab, len(self.tokenizer)))]
+            if len(ids)
+            else []
+        )
+
+    def prepare(self, raw: Sequence[str] | str, truncate: bool = False) -> Inputs:
+        """Texts to ids, padded on the right, with their attention mask; BOS first exactly once.
+
+        truncate: cut texts longer than the context of n_ctx tokens (BOS included) instead of refusing them.
+        Raises CorpusError on an empty list, an empty or non-string text, and a text longer than the context.
+        """
+        rows = [self.to_tokens(text) for text in check_texts(raw)]
+        if truncate:
+            rows = [ids[: self.n_ctx] for ids in rows]
+        return self.prepare_tokens(rows)
+
+    def prepare_tokens(self, rows: Sequence[Sequence[int]]) -> Inputs:
+        """Lists of token ids (BOS is theirs to hold) to padded inputs. Raises CorpusError, RangeError as `prepare`."""
+        lists = [check_ids(ids, self.d_vocab) for ids in rows]
+        if not lists:
+            raise CorpusError("Token ids must not be an empty list. Got []. Pass at least one sample.")
+        lengths = np.array([len(ids) for ids in lists], dtype=np.int64)
+        for i in np.flatnonzero(lengths > self.n_ctx)[:1]:
+            raise CorpusError(
+                f"A text must fit the model's context of {self.n_ctx} tokens. Got {lengths[i]} tokens in sample {i}: "
+                f"{''.join(self.token_strings(lists[i][:12]))!r}... "
+                "Split it into documents, or cut it: prepare(texts, truncate=True)."
+            )
+        ids = torch.zeros(len(lists), int(lengths.max()), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, values in enumerate(lists):
+            ids[row, : len(values)] = torch.tensor(values)
+            mask[row, : len(values)] = 1
+        return Inputs(data={"input_ids": ids, "attention_mask": mask}, lengths=lengths)
+
+    def label(self, inputs: Inputs, sample: int, position: int) -> str:
+        """The token's text. Raises RangeError outside of the inputs."""
+        ids = inputs.data["input_ids"]
+        if not (0 <= sample < ids.shape[0] and 0 <= position < ids.shape[1]):
+            raise RangeError(
+                f"A row must lie in {list(ids.shape)} (samples, positions). Got ({sample}, {position}). "
+                "Pass a row of these inputs."
+            )
+        return self._text(int(ids[sample, position]))
+
+    def generate(
+        self,
+        prompt: str,
+        edits: Sequence[Any] | Any = (),
+        max_new_tokens: int = 50,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> str:
+        """The prompt continued (returned with it, special tokens left out), token by token, until EOS or the context ends.
+
+        prompt: "" starts from BOS alone. temperature 0 takes the likeliest token; above, samples with `seed`.
+        edits: as in `run`. Each step runs the whole text anew with no cache, so an edit sees every position of it.
+        Raises CorpusError on a prompt that does not fit the context, ConfigError on a negative temperature or length.
+        """
+        if not temperature >= 0:
+            raise ConfigError(f"temperature must be >= 0. Got {temperature}. Pass 0 for greedy text.")
+        if max_new_tokens < 0:
+            raise ConfigError(
+                f"max_new_tokens must be >= 0. Got {max_new_tokens}. Pass how many tokens to add."
+            )
+        if prompt == "" and self.bos_id is not None:
+            ids = [self.bos_id]
+        else:
+            ids = self.to_tokens(prompt)
+        self.prepare_tokens([ids])
+        rng = torch.Generator().manual_seed(seed)
+        stop = _eos_ids(self.model, self.tokenizer)
+        for _ in range(min(max_new_tokens, self.n_ctx - len(ids))):
+            logits = self.run(self.prepare_tokens([ids]), edits=edits).output
+            last = logits[0, -1].float().cpu()  # type: ignore[index]
+            if temperature > 0:
+                new = int(torch.multinomial(torch.softmax(last / temperature, -1), 1, generator=rng))
+            else:
+                new = int(last.argmax())
+            if new in stop:
+                break
+            ids.append(new)
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _site(self, hook: HookPoint) -> Site:
+        site = self._arch.points.get(hook.name)
+        if site is not None:
+            return site
+        if is_bridge_point(hook.name, self.n_layers):
+            return _BRIDGED
+        if why := self._arch.missing.get(hook.name):
+            raise HookError(
+                f"{hook.name!r} does not exist in {type(self.model).__name__}: {why}. "
+                "Use hook_resid_pre or hook_resid_post of the same block."
+            )
+        raise HookError(
+            f"A hook point must be one of this model's. Got {hook.name!r}. "
+            f"{nearest(hook.name, self.hooks(bridge=True))}subject.hooks() lists them ({self.n_layers} blocks)."
+        )
+
+    def _forward(
+        self,
+        inputs: Inputs,
+        reads: list[HookPoint],
+        edits: list[tuple[HookPoint, Edit]],
+        output: bool,
+        grad: bool,
+    ) -> tuple[dict[str, Tensor], Any]:
+        if self.module.training:
+            self.module.eval()
+        data = self._to_device(inputs.data)
+        if any(self._site(h) is _BRIDGED for h in (*reads, *(h for h, _ in edits))):
+            if self._bridge is None or not self._bridge.is_current(self.module):
+                self._bridge = Bridge(self.module, self.tokenizer, self.device)
+            return self._bridge.forward(data, reads, edits, output=output, grad=grad)
+        samples, positions = data["input_ids"].shape
+        return run_hooked(
+            lambda: self.module(**data, use_cache=False),
+            plan(reads, edits, self._site),
+            _stream(samples, positions),
+            output=output,
+            grad=grad,
+        )
+
+    def _example(self) -> Inputs:
+        n = min(6, self.n_ctx)
+        first = 0 if self.bos_id is None else self.bos_id
+        ids = [first, *((first + 1 + 7 * i) % self.d_vocab for i in range(n - 1))]
+        return self.prepare_tokens([ids])
+
+    def _architecture(self) -> Any:
+        config = self.model.config.to_dict()  # type: ignore[operator,union-attr]
+        # where it came from and how it runs is not what it is
+        for key in (
+            "_name_or_path",
+            "architectures",
+            "transformers_version",
+            "dtype",
+            "torch_dtype",
+            "use_cache",
+        ):
+            config.pop(key, None)
+        return [type(self.model).__name__, config]
+
+
+_BRIDGED = Site(nn.Identity())
+
+
+def _stream(samples: int, positions: int) -> View:
+    """[samples, positions, width] of what blocks pass on: OPT flattens both axes in its MLP, position embeddings
+    come as one sample for all."""
+
+    def to(own: Tensor) -> Tensor:
+        if own.ndim == 2:
+            return (
+                own.reshape(samples, positions, -1)
+                if len(own) == samples * positions
+                else own.expand(samples, -1, -1)
+            )
+        return own.expand(samples, -1, -1) if own.ndim == 3 and own.shape[0] != samples else own
+
+    def back(acts: Tensor, own: Tensor) -> Tensor:
+        return acts.reshape(own.shape) if own.ndim == 2 and own.numel() == acts.numel() else acts
+
+    return View(to, back)
+
+
+def _context(config: Any, tokenizer: Any) -> int:
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    limit = getattr(tokenizer, "model_max_length", None)
+    if isinstance(limit, int) and 0 < limit < 1 << 30:
+        return limit
+    raise SubjectError(
+        f"The context length must be known. Got none in {type(config).__name__} nor in the tokenizer. "
+        "Set tokenizer.model_max_length."
+    )
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
+    found: set[int] = set()
+    for value in (
+        getattr(model.generation_config, "eos_token_id", None),
+        getattr(tokenizer, "eos_token_id", None),
+    ):
+        found.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
+    return found
+
+
+def _project_out(model: nn.Module) -> nn.Linear | None:
+    """OPT-350m narrows the stream before the unembedding."""
+    return next(
+        (m for name, m in model.named_modules() if name.endswith("project_out") and m is not None), None
+    )  # type: ignore[return-value]
+
+
+__all__ = ["LanguageModel"]

@@ -1,0 +1,165 @@
+"""Load a language model from a folder or from the Hugging Face hub, with errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saelab.subjects.language import LanguageModel
+from saelab.types import MissingDependency, SubjectError
+
+
+def load_subject(
+    name: str | Path, device: str | torch.device = "cpu", dtype: str | torch.dtype | None = None
+) -> LanguageModel:
+    """A Hugging Face causal language model and its tokenizer as a `LanguageModel`.
+
+    name: a local folder (config.json, weights, tokenizer) or a hub id such as "gpt2"; the local cache is asked first.
+    device: a torch device. dtype: "float32", "bfloat16", ... or a torch.dtype; None keeps the checkpoint's own, but turns
+    half precision into float32 on the CPU, where half is slower and less exact.
+    The weights are frozen (requires_grad False); gradients of activations still work (`run(..., grad=True)`).
+    Raises SubjectError where the model cannot be found, read or reached, or the device or dtype does not exist.
+    """
+    if not isinstance(name, (str, Path)) or not str(name):
+        raise SubjectError(f"A model is named by a folder or a hub id. Got {name!r}. Pass e.g. 'gpt2'.")
+    torch_device, torch_dtype = _device(device), _dtype(dtype)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        model, tokenizer = _from_folder(folder)
+    elif (
+        isinstance(name, Path)
+        or folder.is_absolute()
+        or str(name).startswith((".", "~"))
+        or str(name).count("/") > 1
+    ):
+        raise SubjectError(
+            f"A model's folder must exist. Got {str(name)!r}. Check the path, or pass a hub id."
+        )
+    else:
+        model, tokenizer = _from_hub(str(name))
+    if torch_dtype is None and torch_device.type == "cpu" and model.dtype in (torch.float16, torch.bfloat16):
+        torch_dtype = torch.float32
+    model = model.to(device=torch_device, dtype=torch_dtype) if torch_dtype else model.to(torch_device)
+    return LanguageModel(model.requires_grad_(False), tokenizer)
+
+
+def _from_folder(folder: Path) -> tuple[Any, Any]:
+    if not (folder / "config.json").is_file():
+        raise SubjectError(
+            f"A model's folder must hold config.json, weights and a tokenizer. Got {str(folder)!r} without config.json. "
+            "Pass the folder that model.save_pretrained wrote."
+        )
+    try:
+        return _pretrained(str(folder), local_files_only=True)
+    except MissingDependency:
+        raise
+    except Exception as error:
+        raise SubjectError(
+            f"A model's folder must hold readable weights and a tokenizer. Got {str(folder)!r}: {_first_line(error)}. "
+            "Save it again by model.save_pretrained(folder) and tokenizer.save_pretrained(folder)."
+        ) from None
+
+
+def _from_hub(name: str) -> tuple[Any, Any]:
+    try:
+        return _pretrained(name, local_files_only=True)
+    except MissingDependency:
+        raise
+    except Exception as error:  # not in the cache, or not whole there
+        cached = _first_line(error)
+    if _offline():
+        raise SubjectError(
+            f"A hub model must be in the local cache while HF_HUB_OFFLINE is set. Got {name!r}, which is not. "
+            f"{_remedy(name)}"
+        )
+    _reach(name)
+    try:
+        return _pretrained(name, local_files_only=False)
+    except Exception as error:
+        raise SubjectError(
+            f"The model {name!r} could not be loaded. Got {_first_line(error)} (from the cache: {cached}). {_remedy(name)}"
+        ) from None
+
+
+def _reach(name: str) -> None:
+    """Ask the hub for the model once, with a short patience, before the library starts its retries."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(name, timeout=5)
+    except GatedRepoError:
+        problem = "is gated: accept its terms on its page and log in by `hf auth login`"
+    except (RepositoryNotFoundError, HFValidationError):
+        problem = "is no public model on the Hugging Face hub: check the spelling, or log in if it is private"
+    except Exception as error:
+        problem = f"cannot be reached: no connection to the Hugging Face hub ({type(error).__name__})"
+    else:
+        return
+    raise SubjectError(
+        f"A model id must be in the local cache or on the hub. Got {name!r}, which {problem}. {_remedy(name)}"
+    )
+
+
+def _pretrained(name: str, *, local_files_only: bool) -> tuple[Any, Any]:
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+    except ImportError:
+        raise MissingDependency(
+            "Language models need transformers, which is not installed. Install it: pip install 'transformers>=5'."
+        ) from None
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
+        model = AutoModelForCausalLM.from_pretrained(name, local_files_only=local_files_only)
+    finally:
+        if bar:
+            logging.enable_progress_bar()
+    return model, tokenizer
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except Exception as error:
+        raise SubjectError(
+            f"device must be a torch device of this machine. Got {device!r}: {_first_line(error)}. Pass device='cpu'."
+        ) from None
+    return found
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise SubjectError(
+            f"dtype must be a floating torch dtype. Got {dtype!r}. Pass 'float32' or 'bfloat16'."
+        )
+    return found
+
+
+def _offline() -> bool:
+    return any(
+        os.environ.get(v, "").upper() in ("1", "ON", "YES", "TRUE")
+        for v in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().split("\n", 1)[0].rstrip(".")
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def _remedy(name: str) -> str:
+    return (
+        "Pass the path of a local model folder, or download it once where there is a network: "
+        f"`hf download {name}`. saelab.Lab.embedded() needs no network."
+    )
+
+
+__all__ = ["load_subject"]

@@ -1,0 +1,141 @@
+"""Where the modules of a Hugging Face causal language model lie, and the hook points that they give.
+
+One table of attribute names instead of a class per architecture: GPT-2, GPT-J, GPT-Neo, GPT-NeoX (Pythia), OPT, BLOOM,
+Falcon, Phi, Llama, Mistral, Qwen, Gemma, OLMo and others differ only in these names and in whether a block is parallel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from saelab.subjects.hooks import Site
+from saelab.types import SubjectError
+
+LAYERS = (
+    "transformer.h", "model.layers", "gpt_neox.layers", "model.decoder.layers", "transformer.blocks",
+    "model.language_model.layers", "language_model.model.layers", "backbone.layers",
+)  # fmt: skip
+FINAL_NORM = ("ln_f", "norm", "final_layer_norm", "final_layernorm", "norm_f")
+POSITIONS = ("wpe", "embed_positions")
+ATTENTION = ("attn.attention", "attn", "self_attn", "attention", "self_attention")
+ATTENTION_OUT = ("o_proj", "c_proj", "out_proj", "dense")
+MLP = ("mlp", "feed_forward", "ffn", "")  # "": the block itself holds fc1 and fc2 (OPT)
+MLP_OUT = ("down_proj", "c_proj", "dense_4h_to_h", "fc_out", "fc2")
+MLP_IN = ("gate_proj", "c_fc", "dense_h_to_4h", "fc_in", "fc1", "up_proj")
+SECOND_NORM = ("pre_feedforward_layernorm", "ln_2", "post_attention_layernorm", "final_layer_norm", "norm_2")
+
+
+class Architecture:
+    """The modules of one model by role, found through the table above.
+
+    points: TransformerLens name -> Site, in the order of the forward pass.
+    final_norm, layers: the modules; n_heads: query heads; rotary: whether q and k are rotated.
+    missing: name -> why a usual hook point does not exist here.
+    Raises SubjectError with the paths tried where the layers are not found.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        found = [(path, m) for path in LAYERS if isinstance(m := _get(model, path), nn.ModuleList) and len(m)]
+        if not found:
+            raise SubjectError(
+                "A language model's blocks must lie at a known path. "
+                f"Got {type(model).__name__} with none of: {', '.join(LAYERS)}. "
+                "Wrap it by saelab.TorchModule(model, prepare=...), which hooks any module by its path."
+            )
+        path, self.layers = found[0]
+        stem: Any = _get(model, path.rpartition(".")[0])
+        config = getattr(model, "config", None)
+        config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        self.config = config
+        self.n_heads: int | None = getattr(config, "num_attention_heads", None)
+        self.final_norm = _first(stem, FINAL_NORM)
+        self.missing: dict[str, str] = {}
+        self.points: dict[str, Site] = {}
+        embed = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+        if embed is not None:
+            self.points["hook_embed"] = Site(embed)
+        positions = _first(stem, POSITIONS)
+        if positions is not None:
+            self.points["hook_pos_embed"] = Site(positions)
+        for i, block in enumerate(self.layers):
+            for name, site in self._block(f"blocks.{i}", block).items():
+                self.points[name] = site
+        if self.final_norm is not None:
+            self.points["ln_final.hook_out"] = Site(self.final_norm)
+
+    def _block(self, prefix: str, block: nn.Module) -> dict[str, Site]:
+        points = {f"{prefix}.hook_resid_pre": Site(block, "in")}
+        attention = _first(block, ATTENTION)
+        attention_out = _first(attention, ATTENTION_OUT) if attention is not None else None
+        post_attention = None
+        mlp = _first(block, MLP)
+        mlp_out = _first(mlp, MLP_OUT)
+        mlp_in = _first(mlp, MLP_IN)
+        post_mlp = _first(block, ("post_feedforward_layernorm",))
+        if post_mlp is not None:  # norms on both sides of the branches (Gemma 2 and 3, OLMo 2)
+            post_attention = _first(block, ("post_attention_layernorm",))
+        if attention is not None and attention_out is not None:
+            points[f"{prefix}.attn.hook_in"] = Site(attention, "in")
+            points[f"{prefix}.attn.hook_z"] = Site(attention_out, "in")
+            points[f"{prefix}.hook_attn_out"] = Site(post_attention or attention_out)
+        middle = self._middle(block, mlp, mlp_in, post_mlp)
+        if isinstance(middle, str):
+            self.missing[f"{prefix}.hook_resid_mid"] = middle
+        else:
+            points[f"{prefix}.hook_resid_mid"] = Site(middle, "in", in_place=True)
+        if mlp is not None:
+            points[f"{prefix}.mlp.hook_in"] = Site(mlp if mlp is not block else mlp_in, "in")
+        if mlp_in is not None and mlp_out is not None:
+            points[f"{prefix}.mlp.hook_pre"] = Site(mlp_in)
+            linear = _get(mlp, "up_proj") if _get(mlp, "gate_proj") is mlp_in else None
+            if linear is not None:
+                points[f"{prefix}.mlp.hook_pre_linear"] = Site(linear)
+        if mlp_out is not None:
+            points[f"{prefix}.mlp.hook_post"] = Site(mlp_out, "in")
+        branch = post_mlp or mlp_out or (mlp if mlp is not block else None)
+        if branch is not None:
+            points[f"{prefix}.hook_mlp_out"] = Site(branch)
+        points[f"{prefix}.hook_resid_post"] = Site(block)
+        return points
+
+    def _middle(
+        self, block: nn.Module, mlp: nn.Module | None, mlp_in: nn.Module | None, post_mlp: nn.Module | None
+    ) -> nn.Module | str:
+        """The module whose input is the residual stream between attention and MLP, or why there is none."""
+        for flag in ("use_parallel_residual", "parallel_attn"):
+            if getattr(self.config, flag, False):
+                return f"its blocks run attention and MLP in parallel (config.{flag}), with no stream between them"
+        if mlp is block and not getattr(self.config, "do_layer_norm_before", True):
+            return mlp_in or "its MLP has no input layer of its own"
+        norm = _first(block, SECOND_NORM)
+        if post_mlp is not None and _get(block, "pre_feedforward_layernorm") is None:
+            norm = mlp  # OLMo 2 normalises after the branches only
+        return (
+            norm
+            if norm is not None
+            else "its blocks run attention and MLP in parallel, with one norm for both"
+        )
+
+
+def _first(module: nn.Module | None, names: Sequence[str]) -> Any:
+    if module is None:
+        return None
+    for name in names:
+        if not name:
+            return module
+        found = _get(module, name)
+        if isinstance(found, nn.Module):
+            return found
+    return None
+
+
+def _get(module: Any, path: str) -> Any:
+    for part in path.split("."):
+        module = getattr(module, part, None)
+    return module
+
+
+__all__ = ["LAYERS", "Architecture"]

@@ -1,0 +1,130 @@
+"""Text to token ids and back to the readable text of each token alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from saelab.types import CorpusError, RangeError
+
+_BYTE_PIECE = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
+
+
+def encode(tokenizer: Any, text: Any, bos_id: int | None) -> list[int]:
+    """Token ids of one text; `bos_id` (if any) stands first exactly once, also where the text spells it out.
+
+    Raises CorpusError on what is no string, is empty, or gives no token.
+    """
+    if not isinstance(text, str):
+        raise CorpusError(f"A text must be a str. Got {type(text).__name__}: {_short(text)}. {_remedy(text)}")
+    if not text:
+        raise CorpusError("A text must not be empty. Got ''. Drop empty texts before passing them.")
+    try:
+        ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    except (UnicodeError, TypeError) as error:
+        raise CorpusError(
+            f"A text must be valid Unicode. Got {_short(text)} ({error}). "
+            "Decode the file as UTF-8, or replace lone surrogates by text.encode('utf-8', 'replace')."
+        ) from None
+    if not ids:
+        raise CorpusError(
+            f"A text must give at least one token. Got {_short(text)}. Drop it, it holds nothing to read."
+        )
+    return ids if bos_id is None or ids[0] == bos_id else [bos_id, *ids]
+
+
+def token_text(tokenizer: Any) -> Callable[[int], str]:
+    """A function from a token id to the text of this token alone, such that the texts concatenate for display.
+
+    Byte-level tokens are decoded one by one, with the bytes of a split character escaped (`\\xe2`); sentencepiece's
+    `▁` is a space and its `<0x0A>` the byte; special tokens show as written.
+    """
+    special = {int(i): str(t) for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items()}
+    byte_level = _is_byte_level(tokenizer)
+    byte_of = {char: byte for byte, char in _byte_chars().items()}
+
+    @lru_cache(maxsize=1 << 18)
+    def text(token_id: int) -> str:
+        if token_id in special:
+            return special[token_id]
+        piece = tokenizer.convert_ids_to_tokens(token_id)
+        if piece is None:  # ids that only pad the embedding matrix
+            return f"[{token_id}]"
+        if isinstance(piece, bytes):
+            return piece.decode("utf-8", "backslashreplace")
+        if byte_level and all(c in byte_of for c in piece):
+            return bytes(byte_of[c] for c in piece).decode("utf-8", "backslashreplace")
+        if match := _BYTE_PIECE.match(piece):
+            return bytes([int(match[1], 16)]).decode("utf-8", "backslashreplace")
+        return piece.replace("▁", " ")
+
+    return text
+
+
+def check_ids(ids: Iterable[Any], d_vocab: int) -> list[int]:
+    """Token ids as ints in 0..d_vocab-1. Raises CorpusError where empty or no integers, RangeError outside."""
+    if isinstance(ids, (str, bytes)) or not hasattr(ids, "__iter__"):
+        raise CorpusError(
+            f"Token ids must be a list of int. Got {_short(ids)}. Pass texts to prepare() instead."
+        )
+    values = ids.tolist() if hasattr(ids, "tolist") else list(ids)  # type: ignore[union-attr]
+    if not values:
+        raise CorpusError("A list of token ids must not be empty. Got []. Drop empty samples.")
+    for value in values:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise CorpusError(f"Token ids must be int. Got {_short(value)}. Pass texts to prepare() instead.")
+    out = [int(v) for v in values]
+    low, high = min(out), max(out)
+    if low < 0 or high >= d_vocab:
+        raise RangeError(
+            f"Token ids must be in 0..{d_vocab - 1}. Got {low if low < 0 else high}. "
+            "Check that the tokenizer belongs to the model."
+        )
+    return out
+
+
+def check_texts(texts: Any) -> Sequence[Any]:
+    """A list of texts; one string is a list of one. Raises CorpusError where there is none."""
+    if isinstance(texts, str):
+        return [texts]
+    if isinstance(texts, (bytes, bytearray)) or texts is None or not hasattr(texts, "__iter__"):
+        raise CorpusError(
+            f"Texts must be a list of str. Got {type(texts).__name__}: {_short(texts)}. {_remedy(texts)}"
+        )
+    listed = list(texts)
+    if not listed:
+        raise CorpusError("Texts must not be an empty list. Got []. Pass at least one text.")
+    return listed
+
+
+@lru_cache(maxsize=1)
+def _byte_chars() -> dict[int, str]:
+    """GPT-2's printable stand-in for each byte: itself where printable, else the next code point from 256 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    chars = {b: chr(b) for b in printable}
+    for n, byte in enumerate(b for b in range(256) if b not in chars):
+        chars[byte] = chr(256 + n)
+    return chars
+
+
+def _is_byte_level(tokenizer: Any) -> bool:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return hasattr(tokenizer, "byte_decoder")
+    return "ByteLevel" in f"{backend.decoder!r}" or "ByteLevel" in f"{backend.pre_tokenizer!r}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _remedy(value: Any) -> str:
+    if isinstance(value, (bytes, bytearray)):
+        return "Decode it first: data.decode('utf-8')."
+    return "Pass strings."
+
+
+__all__ = ["check_ids", "check_texts", "encode", "token_text"]

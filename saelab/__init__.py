@@ -35,7 +35,30 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "Lab": ("saelab.lab", "Lab"),
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+__all__ = [
+    "SAE",
+    "ActivationStore",
+    "FeatureStore",
+    "HookPoint",
+    "Lab",
+    "LanguageModel",
+    "SAEConfig",
+    "SaelabError",
+    "TorchModule",
+    "__version__",
+    "analysis",
+    "corpora",
+    "embedded",
+    "evaluate",
+    "harvest",
+    "index",
+    "load_subject",
+    "recipe",
+    "recipes",
+    "stores",
+    "train",
+    "types",
+]
 
 if TYPE_CHECKING:
     from saelab import analysis, corpora, embedded, stores, types
@@ -51,7 +74,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
-        raise AttributeError(f"module 'saelab' has no attribute {name!r}")
+        message = f"module 'saelab' has no attribute {name!r}"
+        raise AttributeError(message)
     module_name, attribute = _PUBLIC[name]
     module = importlib.import_module(module_name)
     value = module if attribute is None else getattr(module, attribute)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class SaelabError(Exception):
-    """Base of every error that saelab raises on purpose: it states the rule, the value received and the remedy."""
+    """Base of every error that saelab raises on purpose: it states rule, value received and remedy."""
 
 
 class ConfigError(SaelabError):
@@ -61,7 +61,7 @@ class MissingDependency(SaelabError, ImportError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`Did you mean 'x'? ` for the known name nearest to `word`, else the empty string (for error messages)."""
+    """`Did you mean 'x'? ` for the known name nearest to `word`, else "" (for error messages)."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"Did you mean {match[0]!r}? " if match else ""
 
@@ -72,7 +72,7 @@ class HookPoint:
 
     name: TransformerLens vocabulary for language models (`blocks.2.hook_resid_post`), module paths elsewhere.
     io: "out" or "in", which side of a module is meant (ignored for language-model names, which imply it).
-    n_heads: the head count where the activation is heads concatenated (`hook_z` as [n, n_heads * d_head]), else None.
+    n_heads: head count where heads are concatenated (`hook_z`: [n, n_heads * d_head]), else None.
     """
 
     name: str
@@ -170,7 +170,7 @@ class Codes:
         return np.repeat(np.arange(len(self)), self.l0)
 
     def by_latent(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The same entries in CSC order: (indptr int64 [d_sae + 1], rows int64 [nnz] ascending, values float32 [nnz])."""
+        """In CSC order: (indptr int64 [d_sae + 1], rows int64 [nnz] ascending, values float32 [nnz])."""
         order = np.argsort(self.indices, kind="stable")
         indptr = np.zeros(self.d_sae + 1, dtype=np.int64)
         np.cumsum(np.bincount(self.indices, minlength=self.d_sae), out=indptr[1:])
@@ -199,7 +199,7 @@ class Inputs:
     """Model-ready inputs, made by `Subject.prepare`.
 
     data: keyword arguments of the model's forward, each with leading axis `samples`.
-    lengths: int64 [samples], positions of each sample that count (the rest is padding); None where there is no position axis.
+    lengths: int64 [samples], positions that count, the rest is padding; None without a position axis.
     """
 
     data: Mapping[str, Any]
@@ -213,7 +213,7 @@ class Inputs:
 class Run:
     """What one forward pass gave.
 
-    acts: hook name -> [samples, positions, width] (or the module's own shape), for each hook point that was read.
+    acts: hook name -> [samples, positions, width], for each hook point that was read.
     output: the model's main output tensor (logits for language models), or None where the pass stopped early.
     """
 
@@ -286,7 +286,25 @@ def check_finite(acts: Tensor, what: str) -> None:
 
 
 __all__ = [
-    "ActivationBatch", "Codes", "ConfigError", "CorpusError", "FormatError", "HookError", "HookPoint", "Inputs",
-    "Intervention", "MissingDependency", "NonFiniteError", "RangeError", "Run", "SaelabError", "Scale", "ShapeError",
-    "StoreError", "Subject", "SubjectError", "check_finite", "nearest",
-]  # fmt: skip
+    "ActivationBatch",
+    "Codes",
+    "ConfigError",
+    "CorpusError",
+    "FormatError",
+    "HookError",
+    "HookPoint",
+    "Inputs",
+    "Intervention",
+    "MissingDependency",
+    "NonFiniteError",
+    "RangeError",
+    "Run",
+    "SaelabError",
+    "Scale",
+    "ShapeError",
+    "StoreError",
+    "Subject",
+    "SubjectError",
+    "check_finite",
+    "nearest",
+]

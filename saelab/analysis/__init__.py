@@ -1,0 +1,40 @@
+"""Pure functions from subjects, SAEs and stores to frozen results. Widgets show these; people can too."""
+
+from saelab.analysis.concepts import Concept, Concepts, concepts
+from saelab.analysis.evals import Report, Scores, evaluate
+from saelab.analysis.latents import card, examples, latent_table, stats
+from saelab.analysis.logits import direct_logits, logit_lens
+from saelab.analysis.results import (
+    Examples,
+    FeatureCard,
+    LatentStats,
+    LatentTable,
+    LogitLens,
+    TokenCodes,
+    Window,
+)
+from saelab.analysis.texts import search, token_codes
+
+__all__ = [
+    "Concept",
+    "Concepts",
+    "Examples",
+    "FeatureCard",
+    "LatentStats",
+    "LatentTable",
+    "LogitLens",
+    "Report",
+    "Scores",
+    "TokenCodes",
+    "Window",
+    "card",
+    "concepts",
+    "direct_logits",
+    "evaluate",
+    "examples",
+    "latent_table",
+    "logit_lens",
+    "search",
+    "stats",
+    "token_codes",
+]

@@ -57,8 +57,8 @@ class LatentStats:
     def __str__(self) -> str:
         if not self.count:
             return f"latent {self.latent}: never fires on {self.n_rows:,} rows"
-        return (f"latent {self.latent}: fires on {self.count:,} of {self.n_rows:,} rows ({self.density:.3%}), "
-                f"mean {self.mean:.3g}, max {self.max:.3g}")  # fmt: skip
+        fires = f"fires on {self.count:,} of {self.n_rows:,} rows ({self.density:.3%})"
+        return f"latent {self.latent}: {fires}, mean {self.mean:.3g}, max {self.max:.3g}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class LogitLens:
-    """Direct effect of a latent's decoder row on the logits: W_dec[latent] @ W_U, mean over the vocabulary removed."""
+    """Direct effect of a latent's decoder row on the logits: W_dec[latent] @ W_U, its mean removed."""
 
     latent: int
     top: tuple[tuple[str, float], ...]
@@ -130,7 +130,8 @@ class LogitLens:
         def line(pairs: tuple[tuple[str, float], ...]) -> str:
             return "  ".join(f"{t!r} {v:+.2f}" for t, v in pairs)
 
-        return f"latent {self.latent} raises {line(self.top)}\n{' ' * len(f'latent {self.latent}')} lowers {line(self.bottom)}"
+        head = f"latent {self.latent}"
+        return f"{head} raises {line(self.top)}\n{' ' * len(head)} lowers {line(self.bottom)}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,109 @@
+"""Which latents stand for what a corpus's labels name, beside what chance would find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from saelab.types import ShapeError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from saelab.stores import FeatureStore
+
+
+@dataclass(frozen=True)
+class Concept:
+    """The latent whose firing agrees best with one label."""
+
+    label: str
+    latent: int
+    precision: float
+    """of the rows where the latent fires, the share that carry the label"""
+    recall: float
+    """of the rows that carry the label, the share where the latent fires"""
+    f1: float
+    base_rate: float
+    """share of all rows that carry the label: the precision of a latent that fires at random"""
+    f1_shuffled: float
+    """the best F1 of any latent when the labels are shuffled among the rows: the control"""
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """The best latent of each label, best label first."""
+
+    found: tuple[Concept, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a label."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(c) for c in self.found], columns=list(Concept.__dataclass_fields__))
+
+    def __getitem__(self, label: str) -> Concept:
+        return next(c for c in self.found if c.label == label)
+
+    def __str__(self) -> str:
+        return self.to_frame().to_string(index=False, float_format=lambda v: f"{v:.3f}")
+
+
+def concepts(store: FeatureStore, labels: Sequence[str], *, min_rows: int = 20, seed: int = 0) -> Concepts:
+    """For each label, the latent with the best F1 between "fires" and "carries the label" over all rows.
+
+    labels: one string a row of the store, "" for none. Labels on fewer than `min_rows` rows are left out.
+    The control repeats the search with labels shuffled among the rows (same base rates, no truth).
+    Raises ShapeError where the number of labels is not the number of rows.
+    """
+    labels_of_rows = np.asarray(labels, dtype=object)
+    if labels_of_rows.shape != (store.n_rows,):
+        message = (
+            f"labels must hold one string a row of the store, n_rows={store.n_rows}. "
+            f"Got shape {labels_of_rows.shape}. Label the rows of store.query('select * from rows')."
+        )
+        raise ShapeError(message)
+    names, group = np.unique(labels_of_rows.astype(str), return_inverse=True)
+    codes = store.query("select latent, row from codes_by_latent")
+    latent, row = codes["latent"].to_numpy(), codes["row"].to_numpy()
+
+    together = _counts(latent, group[row], store.n_latents, len(names))
+    shuffled_group = np.random.default_rng(seed).permutation(group)
+    by_chance = _counts(latent, shuffled_group[row], store.n_latents, len(names))
+    fires = np.bincount(latent, minlength=store.n_latents)
+    carries = np.bincount(group, minlength=len(names))
+
+    f1 = _f1(together, fires, carries)
+    f1_chance = _f1(by_chance, fires, carries)
+    found = []
+    for at, name in enumerate(names):
+        if not name or carries[at] < min_rows:
+            continue
+        best = int(f1[:, at].argmax())
+        hits = together[best, at]
+        found.append(
+            Concept(
+                label=str(name),
+                latent=best,
+                precision=float(hits / max(fires[best], 1)),
+                recall=float(hits / carries[at]),
+                f1=float(f1[best, at]),
+                base_rate=float(carries[at] / store.n_rows),
+                f1_shuffled=float(f1_chance[:, at].max()),
+            )
+        )
+    return Concepts(tuple(sorted(found, key=lambda c: (-c.f1, c.label))))
+
+
+def _counts(latent: np.ndarray, group: np.ndarray, n_latents: int, n_groups: int) -> np.ndarray:
+    """int64 [n_latents n_groups]: rows where a latent fires and a label stands."""
+    pair = latent.astype(np.int64) * n_groups + group
+    return np.bincount(pair, minlength=n_latents * n_groups).reshape(n_latents, n_groups)
+
+
+def _f1(together: np.ndarray, fires: np.ndarray, carries: np.ndarray) -> np.ndarray:
+    """F1 = 2 |A and B| / (|A| + |B|), 0 where both are empty."""
+    return 2 * together / np.maximum(fires[:, None] + carries[None, :], 1)

@@ -1,0 +1,199 @@
+"""Scores of an SAE, each beside its controls."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from saelab.corpora import Corpus, Document, as_corpus
+from saelab.interventions import MeanAblate, Reconstruct
+from saelab.types import CorpusError, HookError, HookPoint, Inputs, Intervention, check_finite
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from saelab.sae import SAE
+    from saelab.subjects import LanguageModel
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured of one SAE on one corpus."""
+
+    fvu: float
+    """sum |x - x_hat|^2 / sum |x - mean x|^2 over all rows: 0 is perfect, 1 is what the mean gives"""
+    l0: float
+    """latents != 0 per row, mean"""
+    dead: float
+    """fraction of latents that never fired on these rows"""
+    loss: float
+    """next-token cross-entropy in nats with the activations replaced by the reconstruction"""
+    loss_recovered: float
+    """(loss ablated - loss) / (loss ablated - loss clean): 1 is the model itself, 0 is mean ablation"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of an SAE beside those of an untrained SAE of the same configuration, on the same rows."""
+
+    hook: str
+    n_rows: int
+    loss_clean: float
+    """nats, the model untouched"""
+    loss_ablated: float
+    """nats, the activations replaced by their mean"""
+    sae: Scores
+    untrained: Scores
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a score, columns: this SAE, untrained SAE."""
+        import pandas as pd
+
+        names = list(Scores.__dataclass_fields__)
+        return pd.DataFrame(
+            {
+                "this SAE": [getattr(self.sae, n) for n in names],
+                "untrained SAE": [getattr(self.untrained, n) for n in names],
+            },
+            index=pd.Index(names, name="score"),
+        )
+
+    def __str__(self) -> str:
+        loss = f"loss {self.loss_clean:.3f} clean, {self.loss_ablated:.3f} ablated"
+        head = f"{self.hook}, {self.n_rows:,} rows; {loss}"
+        return f"{head}\n{self.to_frame().to_string(float_format=lambda v: f'{v:.4g}')}"
+
+
+def evaluate(
+    sae: SAE,
+    subject: LanguageModel,
+    corpus: Iterable[str | Document],
+    *,
+    max_rows: int | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Report:
+    """Reconstruction, sparsity and effect on the loss, beside an untrained SAE.
+
+    BOS is left out of reconstruction, and kept as it is where the loss is measured. Documents longer than
+    the context are cut at it.
+
+    max_rows: stop after this many rows. seed: of the untrained SAE.
+    Raises HookError on an SAE without a hook point, CorpusError on an empty corpus.
+    """
+    from saelab.sae import SAE
+
+    hook = sae.config.hook
+    if hook is None:
+        message = (
+            "An SAE must name its hook point to be evaluated. Got hook=None. Set it in the SAE's config."
+        )
+        raise HookError(message)
+    hook = subject.hook_point(str(hook))
+    corpus = as_corpus(corpus)
+    arms = [_Arm(sae), _Arm(SAE.create(sae.config, seed=seed))]
+
+    # the first pass finds the mean, the second measures: flat memory at the price of a partial forward
+    total: Tensor | float = 0.0
+    n_rows = 0
+    for _, x in _batches(subject, corpus, hook, max_rows, batch_size):
+        total, n_rows = total + x.double().sum(0), n_rows + len(x)
+    if not n_rows:
+        message = (
+            f"A corpus must hold rows besides BOS to be scored. Got none in {corpus!r}. Pass longer texts."
+        )
+        raise CorpusError(message)
+    ablate = MeanAblate(hook, total / n_rows, keep_first=True)
+
+    clean = ablated = 0.0
+    n_targets = 0
+    for inputs, x in _batches(subject, corpus, hook, max_rows, batch_size):
+        clean += _summed_loss(subject, inputs)
+        ablated += _summed_loss(subject, inputs, ablate)
+        n_targets += int((inputs.lengths - 1).sum())
+        for arm in arms:
+            arm.add(x)
+            arm.loss += _summed_loss(subject, inputs, Reconstruct(hook, arm.sae, keep_first=True))
+    clean, ablated = clean / n_targets, ablated / n_targets
+    of_sae, of_untrained = (arm.scores(clean, ablated, n_targets) for arm in arms)
+    return Report(str(hook), n_rows, clean, ablated, of_sae, of_untrained)
+
+
+def _batches(
+    subject: LanguageModel, corpus: Corpus, hook: HookPoint, max_rows: int | None, batch_size: int
+) -> Iterator[tuple[Inputs, Tensor]]:
+    """Batches of documents with the activations [rows d_in] of their tokens, BOS and padding left out."""
+    import torch
+
+    seen = 0
+    for documents in _grouped(corpus, batch_size):
+        inputs = subject.prepare([d.text for d in documents], truncate=True)
+        acts = subject.run(inputs, read=[hook], output=False).acts[str(hook)]
+        lengths = torch.as_tensor(inputs.lengths)
+        position = torch.arange(acts.shape[1])
+        kept = (position >= 1) & (position < lengths[:, None])
+        x = acts[kept.to(acts.device)]
+        check_finite(x, f"Activations at {hook}")
+        yield inputs, x
+        seen += len(x)
+        if max_rows is not None and seen >= max_rows:
+            return
+
+
+def _grouped(corpus: Corpus, size: int) -> Iterator[list[Document]]:
+    documents = iter(corpus)
+    while group := list(itertools.islice(documents, size)):
+        yield group
+
+
+def _summed_loss(subject: LanguageModel, inputs: Inputs, *edits: Intervention) -> float:
+    """Cross-entropy in nats of every next token of the batch, summed."""
+    import torch
+    import torch.nn.functional as F
+
+    logits = subject.run(inputs, edits=edits).output
+    ids = inputs.data["input_ids"]
+    target = torch.arange(1, ids.shape[1]) < torch.as_tensor(inputs.lengths)[:, None]
+    target = target.to(ids.device)
+    return float(F.cross_entropy(logits[:, :-1][target].float(), ids[:, 1:][target], reduction="sum"))
+
+
+class _Arm:
+    """One SAE with its running sums."""
+
+    def __init__(self, sae: SAE) -> None:
+        from saelab.sae import StreamingFVU
+
+        self.sae = sae
+        self.fvu = StreamingFVU()
+        self.fired = np.zeros(sae.config.d_sae, dtype=bool)
+        self.nonzero = 0
+        self.rows = 0
+        self.loss = 0.0
+
+    def add(self, x: Tensor) -> None:
+        import torch
+
+        with torch.no_grad():
+            forward = self.sae(x)
+        self.fvu.update(x, forward.x_hat)
+        on = forward.codes != 0
+        self.fired |= on.any(0).cpu().numpy()
+        self.nonzero += int(on.sum())
+        self.rows += len(x)
+
+    def scores(self, clean: float, ablated: float, n_targets: int) -> Scores:
+        loss = self.loss / n_targets
+        recovered = (ablated - loss) / (ablated - clean) if ablated != clean else float("nan")
+        return Scores(
+            fvu=float(self.fvu.value),
+            l0=self.nonzero / self.rows,
+            dead=float(1 - self.fired.mean()),
+            loss=loss,
+            loss_recovered=recovered,
+        )

@@ -1,0 +1,105 @@
+"""What a store knows of its latents: statistics, examples, the table of all. No model is needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from saelab.analysis.logits import logit_lens
+from saelab.analysis.results import Examples, FeatureCard, LatentStats, LatentTable, Window
+from saelab.types import HookError
+
+if TYPE_CHECKING:
+    from saelab.sae import SAE
+    from saelab.stores import FeatureStore
+    from saelab.stores.features import Example
+    from saelab.types import Subject
+
+
+def stats(store: FeatureStore, latent: int) -> LatentStats:
+    """Statistics of one latent over the store's corpus. Raises RangeError."""
+    record = store.latent(latent)
+    return LatentStats(
+        latent=record.latent,
+        n_rows=store.n_rows,
+        count=record.count,
+        density=record.density,
+        mean=record.mean,
+        min=record.min,
+        max=record.max,
+        histogram=record.histogram,
+        edges=record.edges,
+    )
+
+
+def examples(store: FeatureStore, latent: int, n: int = 10, kind: str = "top") -> Examples:
+    """Windows around firings of a latent: the n strongest, or n spread over its range of values.
+
+    kind: "top" or "quantile". Raises RangeError on a latent out of range, StoreError on an unknown kind.
+    """
+    found = store.examples(latent, n=n, kind=kind)
+    strata = tuple(e.stratum for e in found) if kind == "quantile" else ()
+    return Examples(int(latent), kind, tuple(map(_window, found)), strata)
+
+
+def card(
+    store: FeatureStore,
+    latent: int,
+    sae: SAE | None = None,
+    subject: Subject | None = None,
+    *,
+    n_top: int = 20,
+    n_quantile: int = 20,
+    label: str = "",
+) -> FeatureCard:
+    """Everything that a card shows of one latent; no logit lens where no model is given or none applies.
+
+    Raises RangeError on a latent out of range.
+    """
+    lens = None
+    if sae is not None and subject is not None:
+        try:
+            lens = logit_lens(sae, subject, latent)
+        except HookError:
+            lens = None  # the hook point does not write to the residual stream
+    return FeatureCard(
+        stats(store, latent),
+        examples(store, latent, n_top, "top"),
+        examples(store, latent, n_quantile, "quantile"),
+        lens,
+        label,
+    )
+
+
+def latent_table(store: FeatureStore, labels: dict[int, str] | None = None) -> LatentTable:
+    """One line a latent. Its name is its label, else the tokens that it fires on most."""
+    frame = store.latents()
+    names = [""] * store.n_latents
+    for latent, tokens in store.top_tokens().items():
+        names[latent] = "  ".join(_visible(t) for t in tokens)
+    for latent, label in (labels or {}).items():
+        names[latent] = label
+    return LatentTable(
+        count=frame["count"].to_numpy().astype(np.int64),
+        density=frame["density"].to_numpy().astype(np.float32),
+        mean=frame["mean"].to_numpy().astype(np.float32),
+        max=frame["max"].to_numpy().astype(np.float32),
+        names=tuple(names),
+    )
+
+
+def _window(example: Example) -> Window:
+    return Window(
+        document=example.document,
+        row=example.row,
+        position=example.position,
+        start=example.start,
+        value=example.value,
+        tokens=list(example.tokens),
+        values=example.values,
+    )
+
+
+def _visible(token: str) -> str:
+    return token.strip() or repr(token)[1:-1].replace(" ", "␣")

@@ -1,0 +1,59 @@
+"""The direct path from a latent to the output tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from saelab.analysis.results import LogitLens
+from saelab.types import HookError, RangeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from saelab.sae import SAE
+    from saelab.subjects import LanguageModel
+
+
+def logit_lens(sae: SAE, subject: LanguageModel, latent: int, n: int = 10) -> LogitLens:
+    """Tokens that a latent's decoder row raises and lowers most by the direct path to the logits.
+
+    logits = norm'(W_dec[latent]) @ W_U, its mean over the vocabulary removed, where norm' is the linear
+    part of the final normalisation (centring for LayerNorm, and the elementwise gain); the division by the
+    norm depends on the text and is left out. Latents on `hook_z` pass through the layer's output projection
+    first (nostalgebraist 2020, "interpreting GPT: the logit lens"; for SAE latents Bricken et al. 2023).
+
+    n: tokens on each side. Raises RangeError on a latent out of range, HookError where the hook point does
+    not write to the residual stream.
+    """
+    d_sae = sae.config.d_sae
+    if isinstance(latent, bool) or not 0 <= int(latent) < d_sae or int(latent) != latent:
+        message = (
+            f"latent must be an integer in 0..{d_sae - 1}. Got {latent!r}. Pass an index below d_sae={d_sae}."
+        )
+        raise RangeError(message)
+    effect = direct_logits(sae, subject, [int(latent)])[0]
+    order = np.argsort(-effect, kind="stable")
+    top, bottom = order[:n], order[::-1][:n]
+    strings = subject.token_strings([*top.tolist(), *bottom.tolist()])
+    pairs = [(s, float(effect[i])) for s, i in zip(strings, [*top, *bottom], strict=True)]
+    return LogitLens(int(latent), tuple(pairs[: len(top)]), tuple(pairs[len(top) :]), float(effect.std()))
+
+
+def direct_logits(sae: SAE, subject: LanguageModel, latents: list[int]) -> np.ndarray:
+    """float32 [len(latents) d_vocab]: direct effect on the logits of one unit of each latent; rows have
+    mean 0.
+    """
+    import torch
+
+    hook = sae.config.hook
+    if hook is None:
+        message = (
+            "The logit lens must know where the SAE reads. Got hook=None. Set the hook in the SAE's config."
+        )
+        raise HookError(message)
+    with torch.no_grad():
+        directions: Tensor = subject.to_residual(hook, sae.W_dec[latents])
+        logits = subject.residual_to_logits(directions)
+        return (logits - logits.mean(-1, keepdim=True)).float().cpu().numpy()

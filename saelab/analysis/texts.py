@@ -1,0 +1,41 @@
+"""One text through a subject and an SAE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from saelab.analysis.results import TokenCodes
+
+if TYPE_CHECKING:
+    from saelab.sae import SAE
+    from saelab.subjects import LanguageModel
+
+
+def token_codes(subject: LanguageModel, sae: SAE, text: str) -> TokenCodes:
+    """The codes of every latent on each token of a text (BOS included, marked as not counted).
+
+    Raises CorpusError on an empty or non-string text or one longer than the context, HookError where the SAE
+    has no hook point of this subject.
+    """
+    inputs = subject.prepare([text])
+    hook = sae.config.hook
+    acts = subject.run(inputs, read=[hook], output=False).acts[str(hook)][0]
+    ids = inputs.data["input_ids"][0].tolist()
+    counted = np.array([i != subject.bos_id or at > 0 for at, i in enumerate(ids)], dtype=bool)
+    return TokenCodes(text, subject.token_strings(ids), sae.encode_sparse(acts), counted)
+
+
+def search(subject: LanguageModel, sae: SAE, text: str, n: int = 50) -> list[tuple[int, float]]:
+    """(latent, largest |value|) of the n latents that a text fires most, BOS left out.
+
+    Raises what `token_codes` raises.
+    """
+    found = token_codes(subject, sae, text)
+    codes = found.codes
+    strength = np.zeros(codes.d_sae, dtype=np.float32)
+    kept = found.counted[codes.row_ids()]
+    np.maximum.at(strength, codes.indices[kept], np.abs(codes.values[kept]))
+    order = np.argsort(-strength, kind="stable")[:n]
+    return [(int(j), float(strength[j])) for j in order if strength[j] > 0]

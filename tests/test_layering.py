@@ -1,0 +1,115 @@
+"""The architecture: each package imports only from those before it, and `import saelab` stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ORDER = (
+    "types config dist stores sae subjects corpora embedded formats interventions harvesting training "
+    "analysis autointerp widgets lab demo cli"
+).split()
+# scripts, run with -m and imported by nobody, may use everything
+SCRIPTS = {"saelab/embedded/build.py"}
+ROOT = Path(__file__).parents[1]
+FILES = sorted(ROOT.glob("saelab/**/*.py"))
+
+
+def package_of(module: str) -> str | None:
+    """`saelab.sae.model` -> `sae`; None for saelab itself and for foreign modules."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "saelab" and len(parts) > 1 else None
+
+
+def saelab_imports(source: str) -> list[str]:
+    """Every saelab module that a file imports at run time, in functions too; not those for types only."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            node.body = []
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import at line {node.lineno}"
+            found += [
+                f"{node.module}.{a.name}" if node.module == "saelab" else node.module for a in node.names
+            ]
+    return [name for name in found if name.split(".")[0] == "saelab"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
+def test_imports_point_downwards(path):
+    relative = path.relative_to(ROOT)
+    if str(relative) in SCRIPTS or str(relative) == "saelab/__init__.py":
+        return
+    own = relative.parts[1].removesuffix(".py")
+    assert own in ORDER, f"{own} has no place in the order"
+    for module in saelab_imports(path.read_text()):
+        other = package_of(module)
+        assert other is not None, f"{relative} imports saelab itself"
+        assert other in ORDER, f"{relative} imports unknown {module}"
+        assert ORDER.index(other) <= ORDER.index(own), (
+            f"{relative} ({own}) imports {module}, which comes later"
+        )
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("saelab/widgets/*.py")), ids=lambda p: p.name)
+def test_widgets_know_results_not_models(path):
+    allowed = ("saelab.types", "saelab.stores", "saelab.analysis.results", "saelab.widgets")
+    for module in saelab_imports(path.read_text()):
+        assert module.startswith(allowed), f"{path.name} imports {module}"
+
+
+def test_no_script_is_imported():
+    scripts = {s.removesuffix(".py").replace("/", ".") for s in SCRIPTS}
+    for path in FILES:
+        assert not scripts & set(saelab_imports(path.read_text())), path
+
+
+def test_the_check_sees_through_functions():
+    assert saelab_imports("def f():\n    from saelab.lab import Lab\n") == ["saelab.lab"]
+    assert (
+        saelab_imports(
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from saelab.lab import Lab\n"
+        )
+        == []
+    )
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint('\\n'.join(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+HEAVY = {"torch", "transformers", "transformer_lens", "matplotlib", "plotly", "pandas", "umap", "sklearn"}
+
+
+def test_import_saelab_is_light():
+    assert not HEAVY & loaded_by("import saelab"), "import saelab loads heavy libraries"
+    assert "numpy" not in loaded_by("import saelab")
+
+
+def test_a_feature_store_opens_without_torch():
+    assert "torch" not in loaded_by("from saelab.stores import FeatureStore")
+    assert "torch" not in loaded_by("import saelab.analysis.results")
+
+
+def test_public_names_resolve():
+    import saelab
+
+    for name in saelab.__all__:
+        assert getattr(saelab, name) is not None, name
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = saelab.no_such_name
+
+
+def test_files_stay_small():
+    for path in FILES:
+        assert len(path.read_text().splitlines()) <= 520, f"{path.relative_to(ROOT)} is longer than 520 lines"

@@ -1,4 +1,4 @@
-"""What every torch subject does alike: run with reads and edits, refuse dead hook points, find widths, hash weights."""
+"""What every torch subject does alike: run, refuse dead hook points, find widths, hash weights."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ class TorchSubject(ABC):
 
     def __init__(self, module: nn.Module) -> None:
         if not isinstance(module, nn.Module):
-            raise SubjectError(
-                f"A subject is made of a torch.nn.Module. Got {type(module).__name__}. Pass the module itself."
-            )
+            msg = f"A subject is made of a torch.nn.Module. Got {type(module).__name__}. Pass a module."
+            raise SubjectError(msg)
         self.module = module.eval()
         self._widths: dict[tuple[str, str], int] = {}
         self._digest: tuple[Any, str] | None = None
@@ -66,7 +65,7 @@ class TorchSubject(ABC):
         return hook
 
     def width(self, hook: HookPoint | str) -> int:
-        """Size of the last axis at a hook point (heads concatenated). Raises HookError where it is unknown or dead."""
+        """Size of the last axis at a hook point (heads concatenated). Raises HookError if unknown or dead."""
         hook = self.hook_point(hook)
         key = (hook.name, hook.io)
         if key not in self._widths:
@@ -85,20 +84,20 @@ class TorchSubject(ABC):
         """One forward pass in eval mode.
 
         inputs: of `prepare`.
-        read: hook points; `Run.acts` holds each under its name as [samples, positions, width]. Reading changes nothing.
-        edits: objects with a `.hook` called with [samples, positions, width], or pairs (hook, callable). Several at one
-            hook compose in order, and a hook that is edited is read after its edits.
-        output: False allows the pass to stop after the last hook point that is read; `Run.output` is then None.
-        grad: keep the graph; the tensors in `acts` are those that flow on, so that torch.autograd.grad(metric, acts)
-            works. By default nothing is recorded.
+        read: hook points; `Run.acts` holds each under its name as [samples, positions, width]. Reading
+            changes nothing: the output is the same bit for bit.
+        edits: objects with a `.hook`, called with [samples, positions, width], or pairs (hook, callable).
+            Several at one hook compose in order, and a hook that is edited is read after its edits.
+        output: False allows the pass to stop after the last hook point that is read; `Run.output` is then
+        None. grad: keep the graph. The tensors in `acts` are those that flow on through the network, so that
+            torch.autograd.grad(metric, acts) works. By default nothing is recorded.
 
-        Raises HookError on an unknown hook point, or one that does not influence the output (checked once, when it is
-        first used); ShapeError where an edit returns another shape.
+        Raises HookError on an unknown hook point, or one that does not influence the output (checked when it
+        is first used); ShapeError where an edit returns another shape.
         """
         if not isinstance(inputs, Inputs):
-            raise SubjectError(
-                f"run() takes prepared inputs. Got {type(inputs).__name__}. Pass subject.prepare([...])."
-            )
+            msg = f"run() takes prepared inputs. Got {type(inputs).__name__}. Pass subject.prepare([...])."
+            raise SubjectError(msg)
         reads, changes = normalise_reads(read), normalise_edits(edits)
         for hook in [*reads, *(h for h, _ in changes)]:
             if (hook.name, hook.io) not in self._widths:
@@ -111,7 +110,7 @@ class TorchSubject(ABC):
     def fingerprint(self) -> str:
         """sha256 hex digest of architecture and weights; equal for equal models, whatever the device.
 
-        Small models are hashed at each call; above 64 MiB the digest is kept until a weight's version counter moves.
+        Up to 64 MiB the weights are hashed at each call; above, when the version counter of one has moved.
         """
         tensors = dict(self.module.state_dict())
         size = sum(t.numel() * t.element_size() for t in tensors.values())

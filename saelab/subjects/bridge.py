@@ -1,7 +1,7 @@
-"""Hook points that are no module's (attention patterns, scores, q, k, v): served on demand by TransformerBridge.
+"""Hook points that are no module's (patterns, scores, q, k, v), served on demand by TransformerBridge.
 
-The bridge is booted on a copy of the model that shares its weights, since booting forces eager attention and replaces
-submodules; the model that users hold stays as it is.
+The bridge is booted on a copy of the model that shares its weights, since booting forces eager attention and
+replaces submodules; the model that users hold stays as it is.
 """
 
 from __future__ import annotations
@@ -43,17 +43,18 @@ def bridge_points(n_layers: int) -> list[str]:
 class Bridge:
     """A TransformerBridge on a weight-sharing copy of a Hugging Face model.
 
-    Raises MissingDependency without transformer_lens, SubjectError where the library does not know the architecture.
+    Raises MissingDependency without transformer_lens, SubjectError on an architecture unknown to it.
     """
 
     def __init__(self, model: Any, tokenizer: Any, device: Any) -> None:
         try:
             from transformer_lens.model_bridge import TransformerBridge
         except ImportError:
-            raise MissingDependency(
-                "Attention patterns, scores, q, k and v are read through transformer_lens, which is not installed. "
+            msg = (
+                "Patterns, scores, q, k and v are read through transformer_lens, which is not installed. "
                 "Install it: pip install 'transformer-lens>=3.5,<5'."
-            ) from None
+            )
+            raise MissingDependency(msg) from None
         self.weights = _weights(model)
         memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
         twin = copy.deepcopy(model, memo)
@@ -66,10 +67,12 @@ class Bridge:
                 name, hf_model=twin, tokenizer=words, device=str(device), dtype=model.dtype
             )
         except Exception as error:
-            raise SubjectError(
-                f"TransformerBridge must know the architecture to give attention patterns, scores, q, k and v. Got "
-                f"{type(model).__name__}: {error}. Use the hook points of subject.hooks(), which need no bridge."
-            ) from None
+            msg = (
+                "TransformerBridge must know the architecture to give patterns, scores, q, k and v. "
+                f"Got {type(model).__name__}: {error}. Use the hook points of subject.hooks(), which need no "
+                "bridge."
+            )
+            raise SubjectError(msg) from None
 
     def is_current(self, model: nn.Module) -> bool:
         """False once the model's weights have changed: the bridge holds copies of some of them."""
@@ -91,10 +94,12 @@ class Bridge:
             if hook.name not in points:
                 module = self._bridge.hook_dict.get(hook.name) or self._bridge.get_hook_point(hook.name)
                 if module is None:
-                    raise HookError(
-                        f"TransformerBridge has no hook point {hook.name!r} in this model. Got a model of type "
-                        f"{type(self._bridge.original_model).__name__}. Pass a name out of subject.hooks(bridge=True)."
+                    msg = (
+                        "A hook point must exist in TransformerBridge's view of the model. "
+                        f"Got {hook.name!r}. Read it in a pass without points of the bridge, or choose "
+                        "another."
                     )
+                    raise HookError(msg)
                 in_place = hook.name.endswith("hook_resid_mid")
                 points[hook.name] = Site(module, "out", in_place, _OWN if is_square(hook.name) else _HEADS)
                 names[id(module)] = hook.name

@@ -1,8 +1,8 @@
-"""Forward hooks that read and edit: the one place that knows what modules take and return, and what a hook may do.
+"""Forward hooks that read and edit: the one place that knows what modules take and return.
 
-`run_hooked` runs a forward pass with hooks on `Site`s and removes them whatever happens. Libraries differ in what a
-module returns (a tensor, a tuple, a dict, a ModelOutput; transformers 5 returns a bare tensor where 4 returned a tuple);
-`main_tensor` finds the tensor that is meant, and gives the function that puts another in its place.
+`run_hooked` runs a forward pass with hooks on `Site`s and removes them whatever happens. Libraries differ in
+what a module returns (a tensor, a tuple, a dict, a ModelOutput; transformers 5 returns a bare tensor where 4
+returned a tuple); `main_tensor` finds the tensor that is meant and can put another in its place.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Edit = Callable[[Tensor], Tensor]
 class Site:
     """One side of one module.
 
-    in_place: write edits into the tensor itself. Needed where the residual stream is seen as the input of a norm
-    (`hook_resid_mid`): the skip connection holds the same tensor and must see the edit too.
+    in_place: write edits into the tensor itself. Needed where the residual stream is seen as the input of a
+    norm (`hook_resid_mid`): the skip connection holds the same tensor and must see the edit too.
     """
 
     module: nn.Module
@@ -53,11 +53,11 @@ class Traffic(NamedTuple):
 
 
 class _Stop(BaseException):
-    """Everything asked for has been read. A BaseException, so that no `except Exception` of a model swallows it."""
+    """All has been read. A BaseException, so that no `except Exception` of a model swallows it."""
 
 
 def main_tensor(value: Any) -> tuple[Tensor | None, Callable[[Tensor], Any]]:
-    """The first tensor of a tensor, tuple, list, mapping or ModelOutput, and how to rebuild the value with another."""
+    """The first tensor of a tensor, tuple, list, mapping or ModelOutput, and how to put another there."""
     if isinstance(value, Tensor):
         return value, lambda new: new
     if isinstance(value, Mapping):
@@ -72,7 +72,7 @@ def main_tensor(value: Any) -> tuple[Tensor | None, Callable[[Tensor], Any]]:
 
 
 def normalise_edits(edits: Any) -> list[tuple[HookPoint, Edit]]:
-    """Edits as (hook point, callable): objects with a `.hook`, or pairs (hook, callable), one or a sequence of them."""
+    """(hook point, callable) of objects with a `.hook` or pairs (hook, callable): one or a sequence."""
     if callable(edits) or (
         isinstance(edits, tuple) and len(edits) == 2 and isinstance(edits[0], (str, HookPoint))
     ):
@@ -84,10 +84,11 @@ def normalise_edits(edits: Any) -> list[tuple[HookPoint, Edit]]:
         elif callable(edit) and isinstance(getattr(edit, "hook", None), (str, HookPoint)):
             pairs.append((HookPoint.of(edit.hook), edit))
         else:
-            raise HookError(
-                f"An edit must be a callable with a `.hook`, or a pair (hook, callable). Got {edit!r}. "
-                "Pass edits=[('blocks.0.hook_resid_post', lambda acts: ...)]."
+            msg = (
+                "An edit must be a callable with a `.hook`, or a pair (hook, callable). "
+                f"Got {edit!r}. Pass edits=[('blocks.0.hook_resid_post', lambda acts: ...)]."
             )
+            raise HookError(msg)
     return pairs
 
 
@@ -98,9 +99,11 @@ def normalise_reads(read: Any) -> list[HookPoint]:
     names = [h.name for h in unique]
     for name in names:
         if len({h.io for h in unique if h.name == name}) > 1:
-            raise HookError(
-                f"One pass reads one side of a module. Got {name!r} with io='in' and io='out'. Read them in two passes."
+            msg = (
+                f"One pass reads one side of a module. Got {name!r} with io='in' and io='out'. "
+                "Read them in two passes."
             )
+            raise HookError(msg)
     return list({h.name: h for h in unique}.values())
 
 
@@ -149,10 +152,11 @@ def run_visited(
     """Run a forward pass that calls `visit(i, tensor)` at traffic[i]:
     (name -> canonical activation, what the pass returned or None where it stopped early).
 
-    output=False stops the pass by an exception raised in the last hook that is needed. A site that is edited is read
-    after its edits. With grad=True the tensors read are those that flow on through the network, so that
-    `torch.autograd.grad(metric, acts)` works; without it nothing is recorded.
-    Raises HookError where a module is called never or more than once, ShapeError where an edit returns another shape.
+    output=False stops the pass by an exception raised in the last hook that is needed. A site that is edited
+    is read after its edits. With grad=True the tensors read are those that flow on through the network, so
+    that `torch.autograd.grad(metric, acts)` works; without it nothing is recorded.
+    Raises HookError where a module is called never or more than once, ShapeError where an edit returns
+    another shape.
     """
     acts: dict[str, Tensor] = {}
     wanted = {name for t in traffic for name in t.names}
@@ -166,10 +170,12 @@ def run_visited(
         at = site.view or view
         calls[i] += 1
         if calls[i] > 1:
-            raise HookError(
-                f"A hook point must be called once in a forward pass. {_what(traffic[i])} is a module that is called "
-                "again (it is shared). Hook its parent, or a module that is used once."
+            msg = (
+                "A hook point must be called once in a forward pass. "
+                f"{_what(traffic[i])} is a module that is called again (it is shared). "
+                "Hook its parent, or a module that is used once."
             )
+            raise HookError(msg)
         flow = own
         if edits:
             acts_now = at.to(own)
@@ -201,20 +207,23 @@ def run_visited(
             pass
     for t, n in zip(traffic, calls, strict=True):
         if n == 0 and not stopped:
-            raise HookError(
-                f"A hook point must take part in the forward pass. The module of {_what(t)} was never called with a "
-                "tensor (its parent may use its weights directly, or skip it). Hook the parent instead."
+            msg = (
+                "A hook point must take part in the forward pass. "
+                f"The module of {_what(t)} was never called with a tensor (its parent may use its weights "
+                "directly, or skip it). Hook the parent instead."
             )
+            raise HookError(msg)
     return acts, result
 
 
 def ensure_live(run: Callable[[Sequence[tuple[HookPoint, Edit]]], Tensor | None], hook: HookPoint) -> None:
     """Refuse a hook point that does not influence the output.
 
-    run: edits -> the model's output on a small input. Zeroing the hook point must change it (or, where the activation
-    happens to be zero already, a large random perturbation). A hook can see a tensor that the network does not use:
-    results that a library captured earlier, modules whose parent ignores what they return; edits there would be silent
-    no-ops, and features read there would explain nothing. Raises HookError.
+    run: edits -> the model's output on a small input. Zeroing the hook point must change it (or, where the
+    activation happens to be zero already, a large random perturbation). A hook can see a tensor that the
+    network does not use: results that a library captured earlier, modules whose parent ignores what they
+    return; edits there would be silent no-ops, and features read there would explain nothing. Raises
+    HookError.
     """
 
     def perturb(acts: Tensor) -> Tensor:
@@ -228,17 +237,18 @@ def ensure_live(run: Callable[[Sequence[tuple[HookPoint, Edit]]], Tensor | None]
     for edit in (torch.zeros_like, perturb):
         changed = run([(hook, edit)])
         if base is None or changed is None:
-            raise HookError(
-                f"The model must return a tensor to check {hook.name!r}. Got none. Wrap it to return one."
-            )
+            msg = f"The model must return a tensor to check {hook.name!r}. Got none. Wrap it to return one."
+            raise HookError(msg)
         if base.shape != changed.shape or not torch.equal(base.nan_to_num(), changed.nan_to_num()):
             return
-    raise HookError(
-        f"A hook point must influence the output. Got {hook.name!r} (io={hook.io!r}): zeroing its activation, or adding "
-        "large noise, leaves the model's output unchanged, so what is read there is not what the network uses "
-        "(a side branch, a result that the parent ignores, or states that were captured before this hook). "
-        "Choose a hook point on the path to the output, such as the parent module or the next block."
+    msg = (
+        f"A hook point must influence the output. Got {hook.name!r} (io={hook.io!r}): zeroing its "
+        "activation, or adding large noise, leaves the model's output unchanged, so what is read there is "
+        "not what the network uses (a side branch, a result that the parent ignores, or states that were "
+        "captured before this hook). Choose a hook point on the path to the output, such as the parent "
+        "module or the next block."
     )
+    raise HookError(msg)
 
 
 def _apply(edit: Edit, acts: Tensor, where: str) -> Tensor:
@@ -246,10 +256,11 @@ def _apply(edit: Edit, acts: Tensor, where: str) -> Tensor:
     new = edit(acts.clone())
     if not isinstance(new, Tensor) or new.shape != acts.shape:
         got = f"shape {list(new.shape)}" if isinstance(new, Tensor) else type(new).__name__
-        raise ShapeError(
-            f"An edit must return a tensor of the shape it receives, {list(acts.shape)}. Got {got} at {where}. "
-            "Return the edited activations (also after writing in place)."
+        msg = (
+            f"An edit must return a tensor of the shape it receives, {list(acts.shape)}. "
+            f"Got {got} at {where}. Return the edited activations (also after writing in place)."
         )
+        raise ShapeError(msg)
     return new.to(acts.device, acts.dtype)
 
 
@@ -267,10 +278,12 @@ def _on_path(flow: Tensor, view: View, site: Site, where: str) -> tuple[Tensor, 
     if seen is flow:
         return flow, seen
     if site.in_place:
-        raise HookError(
-            f"Gradients need a tensor that flows on as it is read. Got {where}, which this architecture reshapes. "
+        msg = (
+            "Gradients need a tensor that flows on as it is read. "
+            f"Got {where}, which this architecture reshapes. "
             "Read hook_resid_pre or hook_resid_post with grad=True instead."
         )
+        raise HookError(msg)
     return view.back(seen, flow), seen
 
 
@@ -335,7 +348,8 @@ def _with_index(value: Any, i: int, new: Tensor) -> Any:
 
 
 def no_fast_path() -> Any:
-    """Within it torch's fused encoder layer, which skips the hooks of its parts, is off; so hooks change no bits."""
+    """Within it torch's fused encoder layer, which skips the hooks of its parts, is off; so hooks change no
+    bits."""
     backend = getattr(torch.backends, "mha", None)
     if backend is None:
         return nullcontext()

@@ -31,10 +31,11 @@ class LanguageModel(TorchSubject):
 
     model: a `...ForCausalLM`; it is put into eval mode. tokenizer: the one that belongs to it.
 
-    Points that are a module's input or output are read by plain hooks on the model, and the pass stops after the last
-    that is needed; `blocks.{i}.attn.hook_{q,k,v,rot_q,rot_k,attn_scores,pattern}` go through TransformerBridge (booted at
-    first use on a copy that shares the weights). Activations are [samples, positions, width], the heads of hook_z, q, k
-    and v concatenated; patterns and scores are [samples, heads, query, key].
+    Points that are a module's input or output are read by plain hooks on the model, and the pass stops after
+    the last that is needed; `blocks.{i}.attn.hook_{q,k,v,rot_q,rot_k,attn_scores,pattern}` go through
+    TransformerBridge (booted at first use on a copy that shares the weights). Activations are [samples,
+    positions, width], the heads of hook_z, q, k and v concatenated; patterns and scores are [samples, heads,
+    query, key].
 
     n_ctx: positions the model can take. bos_id: the token put first, or None. d_vocab: logits of a position.
     d_model: width of the residual stream. n_layers, n_heads (query heads).
@@ -66,7 +67,7 @@ class LanguageModel(TorchSubject):
 
     @property
     def unembed(self) -> Tensor:
-        """W_U [d_model d_vocab]: what the final norm's output is multiplied by to give logits (before any bias)."""
+        """W_U [d_model d_vocab]: logits = final norm's output @ W_U (+ bias, where there is one)."""
         weight: Tensor = self.model.get_output_embeddings().weight.detach().T  # type: ignore[operator,union-attr]
         project = _project_out(self.model)
         return weight if project is None else project.weight.detach().T @ weight
@@ -78,23 +79,25 @@ class LanguageModel(TorchSubject):
 
     @property
     def final_norm_scale(self) -> Tensor:
-        """[d_model]: the factor that the final norm puts on each normalised coordinate (ones without such a norm)."""
+        """[d_model]: the final norm's factor on each normalised coordinate (ones without such a norm)."""
         norm = self.final_norm
         weight = getattr(norm, "weight", None)
         if norm is None or weight is None:
             return torch.ones(self.d_model, device=self.device)
-        # Gemma multiplies by 1 + weight, others by weight: ask the module, with input of mean 0 and mean square 1.
+        # Gemma multiplies by 1 + weight, others by weight: ask with input of mean 0 and mean square 1
         x = torch.ones_like(weight)
         x[1::2] = -1
         with torch.no_grad():
             return (norm(x) - norm(-x)) / 2 * x
 
     def hooks(self, *, bridge: bool = False) -> list[str]:
-        """Every hook point that is a module's, in the order of the forward pass; with bridge=True, the bridge's too."""
+        """Every hook point that is a module's, in the order of the pass; with bridge=True the bridge's
+        too."""
         return [*self._arch.points, *(bridge_points(self.n_layers) if bridge else [])]
 
     def hook_point(self, name: HookPoint | str) -> HookPoint:
-        """The HookPoint of a name, with n_heads filled where heads are concatenated. Raises HookError if unknown."""
+        """The HookPoint of a name, n_heads filled where heads are concatenated. Raises HookError if
+        unknown."""
         hook = HookPoint.of(name)
         self._site(hook)
         heads = self.n_heads if hook.name.endswith(("attn.hook_z", "hook_q", "hook_rot_q")) else None
@@ -103,13 +106,16 @@ class LanguageModel(TorchSubject):
         return HookPoint(hook.name, n_heads=heads)
 
     def width(self, hook: HookPoint | str) -> int:
-        """Size of the last axis (heads concatenated). Raises HookError where it is unknown, dead, or has no width."""
+        """Size of the last axis (heads concatenated). Raises HookError on unknown, dead, width-less
+        points."""
         name = HookPoint.of(hook).name
         if is_bridge_point(name, self.n_layers) and is_square(name):
-            raise HookError(
-                f"A width is needed of [samples, positions, width] activations. Got {name!r}, which is "
-                "[samples, heads, query, key]. Read it with run(), or choose a hook point of the stream or of hook_z."
+            msg = (
+                "A width is needed of [samples, positions, width] activations. "
+                f"Got {name!r}, which is [samples, heads, query, key]. "
+                "Read it with run(), or choose a hook point of the stream or of hook_z."
             )
+            raise HookError(msg)
         return super().width(hook)
 
     def to_tokens(self, text: str, bos: bool = True) -> list[int]:
@@ -117,7 +123,8 @@ class LanguageModel(TorchSubject):
         return encode(self.tokenizer, text, self.bos_id if bos else None)
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """Readable text of each token alone; concatenated they show the text. Raises RangeError outside the vocabulary."""
+        """Readable text of each token alone; concatenated they show the text. Raises RangeError on bad
+        ids."""
         return (
             [self._text(i) for i in check_ids(ids, max(self.d_vocab, len(self.tokenizer)))]
             if len(ids)
@@ -136,17 +143,19 @@ class LanguageModel(TorchSubject):
         return self.prepare_tokens(rows)
 
     def prepare_tokens(self, rows: Sequence[Sequence[int]]) -> Inputs:
-        """Lists of token ids (BOS is theirs to hold) to padded inputs. Raises CorpusError, RangeError as `prepare`."""
+        """Lists of token ids (BOS is theirs to hold) to padded inputs. Raises CorpusError, RangeError."""
         lists = [check_ids(ids, self.d_vocab) for ids in rows]
         if not lists:
-            raise CorpusError("Token ids must not be an empty list. Got []. Pass at least one sample.")
+            msg = "Token ids must not be an empty list. Got []. Pass at least one sample."
+            raise CorpusError(msg)
         lengths = np.array([len(ids) for ids in lists], dtype=np.int64)
         for i in np.flatnonzero(lengths > self.n_ctx)[:1]:
-            raise CorpusError(
-                f"A text must fit the model's context of {self.n_ctx} tokens. Got {lengths[i]} tokens in sample {i}: "
-                f"{''.join(self.token_strings(lists[i][:12]))!r}... "
+            msg = (
+                f"A text must fit the model's context of {self.n_ctx} tokens. "
+                f"Got {lengths[i]} tokens in sample {i}: {''.join(self.token_strings(lists[i][:12]))!r}... "
                 "Split it into documents, or cut it: prepare(texts, truncate=True)."
             )
+            raise CorpusError(msg)
         ids = torch.zeros(len(lists), int(lengths.max()), dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, values in enumerate(lists):
@@ -158,10 +167,11 @@ class LanguageModel(TorchSubject):
         """The token's text. Raises RangeError outside of the inputs."""
         ids = inputs.data["input_ids"]
         if not (0 <= sample < ids.shape[0] and 0 <= position < ids.shape[1]):
-            raise RangeError(
-                f"A row must lie in {list(ids.shape)} (samples, positions). Got ({sample}, {position}). "
-                "Pass a row of these inputs."
+            msg = (
+                f"A row must lie in {list(ids.shape)} (samples, positions). "
+                f"Got ({sample}, {position}). Pass a row of these inputs."
             )
+            raise RangeError(msg)
         return self._text(int(ids[sample, position]))
 
     def generate(
@@ -172,18 +182,18 @@ class LanguageModel(TorchSubject):
         temperature: float = 0.0,
         seed: int = 0,
     ) -> str:
-        """The prompt continued (returned with it, special tokens left out), token by token, until EOS or the context ends.
+        """The prompt and its continuation, special tokens left out; it ends at EOS or with the context.
 
         prompt: "" starts from BOS alone. temperature 0 takes the likeliest token; above, samples with `seed`.
-        edits: as in `run`. Each step runs the whole text anew with no cache, so an edit sees every position of it.
-        Raises CorpusError on a prompt that does not fit the context, ConfigError on a negative temperature or length.
+        edits: as in `run`. Each step runs the whole text anew, so an edit sees every position of it.
+        Raises CorpusError on a prompt that does not fit, ConfigError on a negative temperature or length.
         """
         if not temperature >= 0:
-            raise ConfigError(f"temperature must be >= 0. Got {temperature}. Pass 0 for greedy text.")
+            msg = f"temperature must be >= 0. Got {temperature}. Pass 0 for greedy text."
+            raise ConfigError(msg)
         if max_new_tokens < 0:
-            raise ConfigError(
-                f"max_new_tokens must be >= 0. Got {max_new_tokens}. Pass how many tokens to add."
-            )
+            msg = f"max_new_tokens must be >= 0. Got {max_new_tokens}. Pass how many tokens to add."
+            raise ConfigError(msg)
         if prompt == "" and self.bos_id is not None:
             ids = [self.bos_id]
         else:
@@ -210,14 +220,17 @@ class LanguageModel(TorchSubject):
         if is_bridge_point(hook.name, self.n_layers):
             return _BRIDGED
         if why := self._arch.missing.get(hook.name):
-            raise HookError(
+            msg = (
                 f"{hook.name!r} does not exist in {type(self.model).__name__}: {why}. "
                 "Use hook_resid_pre or hook_resid_post of the same block."
             )
-        raise HookError(
+            raise HookError(msg)
+        msg = (
             f"A hook point must be one of this model's. Got {hook.name!r}. "
-            f"{nearest(hook.name, self.hooks(bridge=True))}subject.hooks() lists them ({self.n_layers} blocks)."
+            f"{nearest(hook.name, self.hooks(bridge=True))}subject.hooks() lists them ({self.n_layers} "
+            "blocks)."
         )
+        raise HookError(msg)
 
     def _forward(
         self,
@@ -268,8 +281,10 @@ _BRIDGED = Site(nn.Identity())
 
 
 def _stream(samples: int, positions: int) -> View:
-    """[samples, positions, width] of what blocks pass on: OPT flattens both axes in its MLP, position embeddings
-    come as one sample for all."""
+    """[samples, positions, width] of what blocks pass on.
+
+    OPT flattens samples and positions in its MLP; position embeddings come as one sample for all.
+    """
 
     def to(own: Tensor) -> Tensor:
         if own.ndim == 2:
@@ -294,10 +309,11 @@ def _context(config: Any, tokenizer: Any) -> int:
     limit = getattr(tokenizer, "model_max_length", None)
     if isinstance(limit, int) and 0 < limit < 1 << 30:
         return limit
-    raise SubjectError(
+    msg = (
         f"The context length must be known. Got none in {type(config).__name__} nor in the tokenizer. "
         "Set tokenizer.model_max_length."
     )
+    raise SubjectError(msg)
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> set[int]:

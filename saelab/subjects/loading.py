@@ -17,14 +17,17 @@ def load_subject(
 ) -> LanguageModel:
     """A Hugging Face causal language model and its tokenizer as a `LanguageModel`.
 
-    name: a local folder (config.json, weights, tokenizer) or a hub id such as "gpt2"; the local cache is asked first.
-    device: a torch device. dtype: "float32", "bfloat16", ... or a torch.dtype; None keeps the checkpoint's own, but turns
-    half precision into float32 on the CPU, where half is slower and less exact.
+    name: a local folder (config.json, weights, tokenizer) or a hub id such as "gpt2"; the cache is asked
+    first. device: a torch device.
+    dtype: "float32", "bfloat16", ... or a torch.dtype; None keeps the checkpoint's own, but turns half
+    precision into float32 on the CPU, where half is slower and less exact.
+
     The weights are frozen (requires_grad False); gradients of activations still work (`run(..., grad=True)`).
-    Raises SubjectError where the model cannot be found, read or reached, or the device or dtype does not exist.
+    Raises SubjectError where the model cannot be found, read or reached, or device or dtype do not exist.
     """
     if not isinstance(name, (str, Path)) or not str(name):
-        raise SubjectError(f"A model is named by a folder or a hub id. Got {name!r}. Pass e.g. 'gpt2'.")
+        msg = f"A model is named by a folder or a hub id. Got {name!r}. Pass e.g. 'gpt2'."
+        raise SubjectError(msg)
     torch_device, torch_dtype = _device(device), _dtype(dtype)
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -35,9 +38,8 @@ def load_subject(
         or str(name).startswith((".", "~"))
         or str(name).count("/") > 1
     ):
-        raise SubjectError(
-            f"A model's folder must exist. Got {str(name)!r}. Check the path, or pass a hub id."
-        )
+        msg = f"A model's folder must exist. Got {str(name)!r}. Check the path, or pass a hub id."
+        raise SubjectError(msg)
     else:
         model, tokenizer = _from_hub(str(name))
     if torch_dtype is None and torch_device.type == "cpu" and model.dtype in (torch.float16, torch.bfloat16):
@@ -48,19 +50,22 @@ def load_subject(
 
 def _from_folder(folder: Path) -> tuple[Any, Any]:
     if not (folder / "config.json").is_file():
-        raise SubjectError(
-            f"A model's folder must hold config.json, weights and a tokenizer. Got {str(folder)!r} without config.json. "
-            "Pass the folder that model.save_pretrained wrote."
+        msg = (
+            "A model's folder must hold config.json, weights and a tokenizer. "
+            f"Got {str(folder)!r} without config.json. Pass the folder that model.save_pretrained wrote."
         )
+        raise SubjectError(msg)
     try:
         return _pretrained(str(folder), local_files_only=True)
     except MissingDependency:
         raise
     except Exception as error:
-        raise SubjectError(
-            f"A model's folder must hold readable weights and a tokenizer. Got {str(folder)!r}: {_first_line(error)}. "
-            "Save it again by model.save_pretrained(folder) and tokenizer.save_pretrained(folder)."
-        ) from None
+        msg = (
+            "A model's folder must hold readable weights and a tokenizer. "
+            f"Got {str(folder)!r}: {_first_line(error)}. Save it again by model.save_pretrained(folder) and "
+            "tokenizer.save_pretrained(folder)."
+        )
+        raise SubjectError(msg) from None
 
 
 def _from_hub(name: str) -> tuple[Any, Any]:
@@ -71,17 +76,21 @@ def _from_hub(name: str) -> tuple[Any, Any]:
     except Exception as error:  # not in the cache, or not whole there
         cached = _first_line(error)
     if _offline():
-        raise SubjectError(
-            f"A hub model must be in the local cache while HF_HUB_OFFLINE is set. Got {name!r}, which is not. "
-            f"{_remedy(name)}"
+        msg = (
+            "A hub model must be in the cache while HF_HUB_OFFLINE is set. "
+            f"Got {name!r}, which is not. {_remedy(name)}"
         )
+        raise SubjectError(msg)
     _reach(name)
     try:
         return _pretrained(name, local_files_only=False)
     except Exception as error:
-        raise SubjectError(
-            f"The model {name!r} could not be loaded. Got {_first_line(error)} (from the cache: {cached}). {_remedy(name)}"
-        ) from None
+        msg = (
+            "A hub model must load as a causal language model. "
+            f"Got {name!r}: {_first_line(error)} (from the cache: {cached}). "
+            f"{_remedy(name)}"
+        )
+        raise SubjectError(msg) from None
 
 
 def _reach(name: str) -> None:
@@ -99,9 +108,10 @@ def _reach(name: str) -> None:
         problem = f"cannot be reached: no connection to the Hugging Face hub ({type(error).__name__})"
     else:
         return
-    raise SubjectError(
+    msg = (
         f"A model id must be in the local cache or on the hub. Got {name!r}, which {problem}. {_remedy(name)}"
     )
+    raise SubjectError(msg)
 
 
 def _pretrained(name: str, *, local_files_only: bool) -> tuple[Any, Any]:
@@ -109,9 +119,11 @@ def _pretrained(name: str, *, local_files_only: bool) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
     except ImportError:
-        raise MissingDependency(
-            "Language models need transformers, which is not installed. Install it: pip install 'transformers>=5'."
-        ) from None
+        msg = (
+            "Language models need transformers, which is not installed. "
+            "Install it: pip install 'transformers>=5'."
+        )
+        raise MissingDependency(msg) from None
     bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -128,18 +140,19 @@ def _device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except Exception as error:
-        raise SubjectError(
-            f"device must be a torch device of this machine. Got {device!r}: {_first_line(error)}. Pass device='cpu'."
-        ) from None
+        msg = (
+            "device must be a torch device of this machine. "
+            f"Got {device!r}: {_first_line(error)}. Pass device='cpu'."
+        )
+        raise SubjectError(msg) from None
     return found
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise SubjectError(
-            f"dtype must be a floating torch dtype. Got {dtype!r}. Pass 'float32' or 'bfloat16'."
-        )
+        msg = f"dtype must be a floating torch dtype. Got {dtype!r}. Pass 'float32' or 'bfloat16'."
+        raise SubjectError(msg)
     return found
 
 
@@ -157,8 +170,8 @@ def _first_line(error: BaseException) -> str:
 
 def _remedy(name: str) -> str:
     return (
-        "Pass the path of a local model folder, or download it once where there is a network: "
-        f"`hf download {name}`. saelab.Lab.embedded() needs no network."
+        "Pass the path of a local model folder, or download it once where there is a network: `hf download "
+        f"{name}`. saelab.Lab.embedded() needs no network."
     )
 
 

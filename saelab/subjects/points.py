@@ -1,7 +1,8 @@
 """Where the modules of a Hugging Face causal language model lie, and the hook points that they give.
 
-One table of attribute names instead of a class per architecture: GPT-2, GPT-J, GPT-Neo, GPT-NeoX (Pythia), OPT, BLOOM,
-Falcon, Phi, Llama, Mistral, Qwen, Gemma, OLMo and others differ only in these names and in whether a block is parallel.
+One table of attribute names instead of a class per architecture: GPT-2, GPT-J, GPT-Neo, GPT-NeoX (Pythia),
+OPT, BLOOM, Falcon, Phi, Llama, Mistral, Qwen, Gemma, OLMo and others differ only in these names and in
+whether a block is parallel.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ class Architecture:
     def __init__(self, model: nn.Module) -> None:
         found = [(path, m) for path in LAYERS if isinstance(m := _get(model, path), nn.ModuleList) and len(m)]
         if not found:
-            raise SubjectError(
+            msg = (
                 "A language model's blocks must lie at a known path. "
                 f"Got {type(model).__name__} with none of: {', '.join(LAYERS)}. "
                 "Wrap it by saelab.TorchModule(model, prepare=...), which hooks any module by its path."
             )
+            raise SubjectError(msg)
         path, self.layers = found[0]
         stem: Any = _get(model, path.rpartition(".")[0])
         config = getattr(model, "config", None)
@@ -107,7 +109,7 @@ class Architecture:
         """The module whose input is the residual stream between attention and MLP, or why there is none."""
         for flag in ("use_parallel_residual", "parallel_attn"):
             if getattr(self.config, flag, False):
-                return f"its blocks run attention and MLP in parallel (config.{flag}), with no stream between them"
+                return f"its blocks run attention and MLP in parallel (config.{flag})"
         if mlp is block and not getattr(self.config, "do_layer_norm_before", True):
             return mlp_in or "its MLP has no input layer of its own"
         norm = _first(block, SECOND_NORM)

@@ -18,28 +18,31 @@ def encode(tokenizer: Any, text: Any, bos_id: int | None) -> list[int]:
     Raises CorpusError on what is no string, is empty, or gives no token.
     """
     if not isinstance(text, str):
-        raise CorpusError(f"A text must be a str. Got {type(text).__name__}: {_short(text)}. {_remedy(text)}")
+        msg = f"A text must be a str. Got {type(text).__name__}: {_short(text)}. {_remedy(text)}"
+        raise CorpusError(msg)
     if not text:
-        raise CorpusError("A text must not be empty. Got ''. Drop empty texts before passing them.")
+        msg = "A text must not be empty. Got ''. Drop empty texts before passing them."
+        raise CorpusError(msg)
     try:
         ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     except (UnicodeError, TypeError) as error:
-        raise CorpusError(
+        msg = (
             f"A text must be valid Unicode. Got {_short(text)} ({error}). "
             "Decode the file as UTF-8, or replace lone surrogates by text.encode('utf-8', 'replace')."
-        ) from None
-    if not ids:
-        raise CorpusError(
-            f"A text must give at least one token. Got {_short(text)}. Drop it, it holds nothing to read."
         )
+        raise CorpusError(msg) from None
+    if not ids:
+        msg = f"A text must give at least one token. Got {_short(text)}. Drop it, it holds nothing to read."
+        raise CorpusError(msg)
     return ids if bos_id is None or ids[0] == bos_id else [bos_id, *ids]
 
 
 def token_text(tokenizer: Any) -> Callable[[int], str]:
-    """A function from a token id to the text of this token alone, such that the texts concatenate for display.
+    """A function from a token id to the text of this token alone, such that the texts concatenate for
+    display.
 
-    Byte-level tokens are decoded one by one, with the bytes of a split character escaped (`\\xe2`); sentencepiece's
-    `▁` is a space and its `<0x0A>` the byte; special tokens show as written.
+    Byte-level tokens are decoded one by one, with the bytes of a split character escaped (`\\xe2`);
+    sentencepiece's `▁` is a space and its `<0x0A>` the byte; special tokens show as written.
     """
     special = {int(i): str(t) for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items()}
     byte_level = _is_byte_level(tokenizer)
@@ -64,24 +67,27 @@ def token_text(tokenizer: Any) -> Callable[[int], str]:
 
 
 def check_ids(ids: Iterable[Any], d_vocab: int) -> list[int]:
-    """Token ids as ints in 0..d_vocab-1. Raises CorpusError where empty or no integers, RangeError outside."""
+    """Token ids as ints in 0..d_vocab-1. Raises CorpusError where empty or no integers, RangeError
+    outside."""
     if isinstance(ids, (str, bytes)) or not hasattr(ids, "__iter__"):
-        raise CorpusError(
-            f"Token ids must be a list of int. Got {_short(ids)}. Pass texts to prepare() instead."
-        )
+        msg = f"Token ids must be a list of int. Got {_short(ids)}. Pass texts to prepare() instead."
+        raise CorpusError(msg)
     values = ids.tolist() if hasattr(ids, "tolist") else list(ids)  # type: ignore[union-attr]
     if not values:
-        raise CorpusError("A list of token ids must not be empty. Got []. Drop empty samples.")
+        msg = "A list of token ids must not be empty. Got []. Drop empty samples."
+        raise CorpusError(msg)
     for value in values:
         if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise CorpusError(f"Token ids must be int. Got {_short(value)}. Pass texts to prepare() instead.")
+            msg = f"Token ids must be int. Got {_short(value)}. Pass texts to prepare() instead."
+            raise CorpusError(msg)
     out = [int(v) for v in values]
     low, high = min(out), max(out)
     if low < 0 or high >= d_vocab:
-        raise RangeError(
+        msg = (
             f"Token ids must be in 0..{d_vocab - 1}. Got {low if low < 0 else high}. "
             "Check that the tokenizer belongs to the model."
         )
+        raise RangeError(msg)
     return out
 
 
@@ -90,18 +96,19 @@ def check_texts(texts: Any) -> Sequence[Any]:
     if isinstance(texts, str):
         return [texts]
     if isinstance(texts, (bytes, bytearray)) or texts is None or not hasattr(texts, "__iter__"):
-        raise CorpusError(
-            f"Texts must be a list of str. Got {type(texts).__name__}: {_short(texts)}. {_remedy(texts)}"
-        )
+        msg = f"Texts must be a list of str. Got {type(texts).__name__}: {_short(texts)}. {_remedy(texts)}"
+        raise CorpusError(msg)
     listed = list(texts)
     if not listed:
-        raise CorpusError("Texts must not be an empty list. Got []. Pass at least one text.")
+        msg = "Texts must not be an empty list. Got []. Pass at least one text."
+        raise CorpusError(msg)
     return listed
 
 
 @lru_cache(maxsize=1)
 def _byte_chars() -> dict[int, str]:
-    """GPT-2's printable stand-in for each byte: itself where printable, else the next code point from 256 on."""
+    """GPT-2's printable stand-in for each byte: itself where printable, else the next code point from 256
+    on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     chars = {b: chr(b) for b in printable}
     for n, byte in enumerate(b for b in range(256) if b not in chars):

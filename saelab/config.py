@@ -1,0 +1,200 @@
+"""Frozen dataclasses to JSON and back: versioned, migrated, unknown keys refused; JSON files written whole or not at all.
+
+A configuration is a frozen dataclass of plain values (None, bool, int, float, str, lists, mappings with string keys,
+other dataclasses). Two optional class variables govern its life on disk:
+
+    VERSION: ClassVar[int]            the version that this code writes (1 where absent)
+    MIGRATIONS: ClassVar[dict[int, Callable[[dict], dict]]]   from version v to v + 1
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from saelab.types import ConfigError, FormatError, StoreError, nearest
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON data, `version` first. Raises ConfigError for a value JSON cannot hold."""
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        msg = f"Only dataclass instances can be saved. Got {config!r}. Make the config a frozen dataclass."
+        raise ConfigError(msg)
+    data: dict[str, Any] = {"version": config.VERSION} if hasattr(config, "VERSION") else {}
+    for field in dataclasses.fields(config):
+        data[field.name] = _plain(getattr(config, field.name), f"{type(config).__name__}.{field.name}")
+    return data
+
+
+def from_dict(cls: type[T], data: Any) -> T:
+    """The configuration of class `cls` that `to_dict` gave as `data`, older versions migrated.
+
+    Raises ConfigError for anything else: wrong type, missing or unknown key (with the nearest known one), newer version.
+    """
+    name = cls.__name__
+    if not isinstance(data, Mapping):
+        msg = f"{name} must be a JSON object. Got {type(data).__name__}. Pass the dict that to_dict gave."
+        raise ConfigError(msg)
+    data = dict(data)
+    if hasattr(cls, "VERSION"):
+        data = _migrate(cls, data)
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in known:
+            msg = f"{name} has no field {key!r}. {nearest(str(key), known)}Its fields are {', '.join(known)}."
+            raise ConfigError(msg)
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, field in known.items():
+        if key in data:
+            values[key] = _typed(hints[key], data[key], f"{name}.{key}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            msg = f"{name} needs the field {key!r}. Got only {sorted(data)}. Add it."
+            raise ConfigError(msg)
+    return cls(**values)
+
+
+def read_json(path: Path, what: str = "file") -> Any:
+    """The content of a JSON file. Raises StoreError where it cannot be read, FormatError where it is no JSON."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        msg = f"The {what} must be readable. Got {error.strerror or error} at {path}. Check the path and its rights."
+        raise StoreError(msg) from error
+    except UnicodeDecodeError as error:
+        msg = f"The {what} must be UTF-8 JSON. Got other bytes in {path}. Write it again."
+        raise FormatError(msg) from error
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        msg = (
+            f"The {what} must be valid JSON. Got {len(text)} characters that are not ({error}) in {path}. "
+            "It is truncated or was edited: write it again."
+        )
+        raise FormatError(msg) from error
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that `path` holds either the old content or all of the new. Raises StoreError."""
+    text = json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file through a temporary one beside it and a rename. Raises StoreError (full disk, no rights)."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        msg = (
+            f"The folder of {path} must be writable and have {len(data):,} bytes free. "
+            f"Got: {error.strerror or error}. Free some space or choose another folder."
+        )
+        raise StoreError(msg) from error
+
+
+def _migrate(cls: type, data: dict[str, Any]) -> dict[str, Any]:
+    version, current = data.pop("version", 1), cls.VERSION  # type: ignore[attr-defined]
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        msg = f"The version of a {cls.__name__} must be an integer >= 1. Got {version!r}. Write it again."
+        raise ConfigError(msg)
+    if version > current:
+        msg = f"{cls.__name__} must be of version <= {current}. Got {version}: a newer saelab wrote it. Upgrade saelab."
+        raise ConfigError(msg)
+    migrations = getattr(cls, "MIGRATIONS", {})
+    for v in range(version, current):
+        if v not in migrations:
+            msg = (
+                f"{cls.__name__} must be of version {v + 1} or later. Got {version}, which no migration knows. "
+                "Write it again with an older saelab."
+            )
+            raise ConfigError(msg)
+        data = migrations[v](data)
+    return data
+
+
+def _plain(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            msg = f"{where} must be finite. Got {value}. JSON has no such number."
+            raise ConfigError(msg)
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, Mapping):
+        bad = [key for key in value if not isinstance(key, str)]
+        if bad:
+            msg = f"{where} must have string keys. Got {bad[0]!r}. Turn it into a string."
+            raise ConfigError(msg)
+        return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    msg = f"{where} must be plain data. Got a {type(value).__name__}. Use numbers, strings, lists or dicts."
+    raise ConfigError(msg)
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """`value` checked against the annotation, JSON lists turned into tuples and objects into dataclasses."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        errors = []
+        for choice in (a for a in args if a is not type(None)):
+            try:
+                return _typed(choice, value, where)
+            except ConfigError as error:
+                errors.append(error)
+        raise errors[0]
+    if origin is typing.Literal:
+        if value in args:
+            return value
+        raise ConfigError(
+            f"{where} must be one of {args}. Got {value!r}. {nearest(str(value), map(str, args))}".strip()
+        )
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return value if isinstance(value, hint) else from_dict(hint, value)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
+        if len(inner) != len(value):
+            msg = f"{where} must have {len(inner)} entries. Got {len(value)}. Correct the list."
+            raise ConfigError(msg)
+        return tuple(_typed(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(inner, value, strict=True)))
+    if origin is list and isinstance(value, list):
+        return [_typed(args[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
+        return {key: _typed(args[1], v, f"{where}[{key!r}]") for key, v in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = origin or hint
+    if (
+        isinstance(plain, type)
+        and isinstance(value, plain)
+        and not (isinstance(value, bool) and plain is not bool)
+    ):
+        return value
+    expected = getattr(hint, "__name__", str(hint))
+    msg = f"{where} must be of type {expected}. Got {value!r}. Correct the value."
+    raise ConfigError(msg)

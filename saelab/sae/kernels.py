@@ -1,0 +1,178 @@
+"""Sparse arithmetic of SAEs: each fast path beside a plain reference of a few lines.
+
+Codes with few entries a row are kept as CSR on the device (`Sparse`). Products with them cost O(nnz * d_in), so that a
+training step is dominated by the one dense product x @ W_enc. All of them run as `embedding_bag`, which on CPU beats
+a dense product, index_add and the CSR product (`python -m benchmarks.train --parts` prints the comparison).
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Sparse(NamedTuple):
+    """Codes of n rows in CSR form, differentiable in `values`. The torch twin of `types.Codes`; zeros are allowed."""
+
+    indptr: Tensor
+    """int64 [n + 1]; row i owns the entries indptr[i]:indptr[i + 1]."""
+    indices: Tensor
+    """int64 [nnz]: latent of each entry, in any order within a row, at most once."""
+    values: Tensor
+    """float [nnz]"""
+    d_sae: int
+
+    def dense(self) -> Tensor:
+        """[n d_sae]"""
+        out = self.values.new_zeros(len(self.indptr) - 1, self.d_sae)
+        return out.index_put((self.rows(), self.indices), self.values)
+
+    def rows(self) -> Tensor:
+        """int64 [nnz]: row of each entry."""
+        n = len(self.indptr) - 1
+        return torch.repeat_interleave(torch.arange(n, device=self.indptr.device), self.indptr.diff())
+
+
+def top_k_reference(pre: Float[Tensor, "n d_sae"], k: int) -> Int[Tensor, "n k"]:
+    """Indices of the k largest of each row, ascending; ties go to the lower index. The definition, slow."""
+    order = torch.sort(pre, dim=1, descending=True, stable=True).indices[:, :k]
+    return order.sort(dim=1).values
+
+
+def top_k(pre: Float[Tensor, "n d_sae"], k: int) -> Int[Tensor, "n k"]:
+    """Indices of the k largest of each row, in any order; ties at the boundary go to the lower index.
+
+    torch.topk leaves open which of several equal values it keeps. One value more than needed shows the rows where
+    that matters (the k-th equals the next), and only these are selected again, by the definition.
+    """
+    d_sae = pre.shape[1]
+    if k >= d_sae:
+        return torch.arange(d_sae, device=pre.device).expand(pre.shape[0], d_sae)
+    values, indices = pre.topk(k + 1, dim=1)
+    tied = values[:, k - 1] == values[:, k]
+    indices = indices[:, :k]
+    if tied.any():
+        indices = indices.clone()
+        indices[tied] = top_k_reference(pre[tied], k)
+    return indices
+
+
+def sparse_decode_reference(codes: Sparse, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "n d_in"]:
+    """codes @ W_dec by the dense product."""
+    return codes.dense() @ W_dec
+
+
+def sparse_decode(codes: Sparse, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "n d_in"]:
+    """codes @ W_dec, forward and both gradients in O(nnz * d_in)."""
+    return _Decode.apply(codes.indptr, codes.indices, codes.values, W_dec)  # type: ignore[return-value]
+
+
+def active_pre_reference(
+    x: Float[Tensor, "n d_in"],
+    b_in: Float[Tensor, " d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, " d_sae"],
+    indptr: Int[Tensor, " rows"],
+    indices: Int[Tensor, " nnz"],
+) -> Float[Tensor, " nnz"]:
+    """((x - b_in) @ W_enc + b_enc) at the entries of a CSR pattern, by the dense product."""
+    rows = torch.repeat_interleave(torch.arange(len(x), device=x.device), indptr.diff())
+    return ((x - b_in) @ W_enc + b_enc)[rows, indices]
+
+
+def active_pre(
+    pre: Float[Tensor, "n d_sae"],
+    x: Float[Tensor, "n d_in"],
+    b_in: Float[Tensor, " d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, " d_sae"],
+    indptr: Int[Tensor, " rows"],
+    indices: Int[Tensor, " nnz"],
+) -> Float[Tensor, " nnz"]:
+    """Pre-activations at a CSR pattern, read out of `pre` (already computed, without gradient).
+
+    The gradients for b_in, W_enc and b_enc come from the pattern alone in O(nnz * d_in), where autograd would
+    multiply a dense [n d_sae] gradient that is zero nearly everywhere. x itself gets no gradient.
+    """
+    return _ActivePre.apply(pre, x, b_in, W_enc, b_enc, indptr, indices)  # type: ignore[return-value]
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, indptr: Tensor, indices: Tensor, values: Tensor, W_dec: Tensor) -> Tensor:
+        ctx.save_for_backward(indptr, indices, values, W_dec)
+        return _bag(W_dec, indptr, indices, values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        indptr, indices, values, W_dec = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        d_values = _sampled_product(grad, W_dec, indptr, indices) if ctx.needs_input_grad[2] else None
+        d_W = None
+        if ctx.needs_input_grad[3]:
+            indptr_t, rows_t, order = _transpose(indptr, indices, len(W_dec))
+            d_W = _bag(grad, indptr_t, rows_t, values[order])
+        return None, None, d_values, d_W
+
+
+class _ActivePre(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, x: Tensor, b_in: Tensor, W_enc: Tensor, b_enc: Tensor,
+                indptr: Tensor, indices: Tensor) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(x, b_in, W_enc, indptr, indices)
+        rows = torch.repeat_interleave(torch.arange(len(x), device=x.device), indptr.diff())
+        return pre[rows, indices]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, b_in, W_enc, indptr, indices = ctx.saved_tensors
+        indptr_t, rows_t, order = _transpose(indptr, indices, W_enc.shape[1])
+        weights = grads[0][order]
+        # the gradient of b_enc is the column sums of the sparse gradient G; that of b_in is -W_enc @ (the same sums)
+        ones = torch.ones(len(x), 1, dtype=x.dtype, device=x.device)
+        d_b_enc = _bag(ones, indptr_t, rows_t, weights)[:, 0]
+        d_W = _bag(x - b_in, indptr_t, rows_t, weights).t() if ctx.needs_input_grad[3] else None
+        d_b_in = -(W_enc @ d_b_enc) if ctx.needs_input_grad[2] else None
+        return None, None, d_b_in, d_W, d_b_enc, None, None
+
+
+def _bag(table: Tensor, indptr: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """Row i of the result: the sum of weights[e] * table[indices[e]] over the entries e of row i."""
+    return F.embedding_bag(
+        indices,
+        table,
+        indptr,
+        mode="sum",
+        per_sample_weights=weights.to(table.dtype),
+        include_last_offset=True,
+    )
+
+
+def _transpose(indptr: Tensor, indices: Tensor, d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
+    """CSR to CSC: (indptr [d_sae + 1], row of each entry, order of the entries), rows ascending within a latent."""
+    n = len(indptr) - 1
+    rows = torch.repeat_interleave(torch.arange(n, device=indptr.device), indptr.diff())
+    order = torch.argsort(indices, stable=True)
+    counts = torch.bincount(indices, minlength=d_sae)
+    return F.pad(counts.cumsum(0), (1, 0)), rows[order], order
+
+
+def _sampled_product(a: Tensor, b: Tensor, indptr: Tensor, indices: Tensor) -> Tensor:
+    """[nnz]: <a[row of e], b[indices[e]]> for every entry e of a CSR pattern."""
+    if a.device.type == "cpu" and torch.backends.mkl.is_available() and len(indices):
+        zeros = torch.zeros_like(indices, dtype=a.dtype)
+        with warnings.catch_warnings():  # "CSR support is in beta", once a process
+            warnings.simplefilter("ignore", UserWarning)
+            pattern = torch.sparse_csr_tensor(
+                indptr, indices, zeros, size=(len(a), len(b)), check_invariants=False
+            )
+        return torch.sparse.sampled_addmm(pattern, a, b.t(), beta=0.0).values()
+    rows = torch.repeat_interleave(torch.arange(len(a), device=a.device), indptr.diff())
+    step = max(1, 2**22 // max(1, a.shape[1]))  # entries gathered at a time: 16 MB each of a and b
+    parts = [(a[rows[i : i + step]] * b[indices[i : i + step]]).sum(1) for i in range(0, len(indices), step)]
+    return torch.cat(parts) if parts else a.new_zeros(0)

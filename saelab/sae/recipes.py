@@ -1,0 +1,249 @@
+"""The named architectures, as data: each recipe is a sparsifier, a dictionary, losses, rules and checked options.
+
+A new architecture is a new part and an entry of `RECIPES`, never a new SAE class. Losses and rules are named here and
+live in `saelab.training`, so that loading an SAE needs no training code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn
+
+from saelab.sae.dictionaries import Dictionary, Free
+from saelab.sae.sparsifiers import ReLU, Sparsifier, TopK
+from saelab.types import ConfigError, HookPoint, nearest
+
+
+class Options(dict[str, Any]):
+    """A dict that refuses changes, so that a config cannot be altered after it was checked."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        msg = "The options of a config must not change. Got an assignment. Make a new config by recipe(...)."
+        raise ConfigError(msg)
+
+    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # type: ignore[assignment]
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(sorted(self.items(), key=lambda item: item[0])))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Options, (dict(self),)
+
+
+@dataclass(frozen=True)
+class SAEConfig:
+    """What an SAE is, as plain data; `saelab.config.to_dict` and `from_dict` take it through JSON.
+
+    d_in: width of the activations. d_sae: number of latents. recipe: a name out of `recipes()`.
+    hook: where the activations were read, or None. options: every option of the recipe (missing ones get the default).
+    Raises ConfigError for anything out of range and for unknown recipes or options.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    d_in: int
+    d_sae: int
+    recipe: str
+    hook: HookPoint | None = None
+    options: Mapping[str, Any] = Options()
+
+    def __post_init__(self) -> None:
+        for name in ("d_in", "d_sae"):
+            value = getattr(self, name)
+            if not _is_int(value) or not 1 <= value < 2**31:
+                msg = f"{name} must be an integer in 1..2^31-1. Got {value!r}. Pass the width as an int."
+                raise ConfigError(msg)
+        if self.recipe not in RECIPES:
+            msg = (
+                f"The recipe must be one of {', '.join(RECIPES)}. Got {self.recipe!r}. "
+                f"{nearest(str(self.recipe), RECIPES)}saelab.recipes() lists them."
+            )
+            raise ConfigError(msg)
+        if self.hook is not None:
+            object.__setattr__(self, "hook", HookPoint.of(self.hook))
+        known = RECIPES[self.recipe].options
+        for name in self.options:
+            if name not in known:
+                msg = (
+                    f"The recipe {self.recipe!r} has no option {name!r}. {nearest(str(name), known)}"
+                    f"Its options are {', '.join(known)}."
+                )
+                raise ConfigError(msg)
+        values = Options({name: self.options.get(name, option.default) for name, option in known.items()})
+        object.__setattr__(self, "options", values)
+        for name, option in known.items():
+            option.check(name, values[name], self)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a recipe: its default, its check (name, value, config; raises ConfigError) and a line about it."""
+
+    default: Any
+    check: Callable[[str, Any, SAEConfig], None]
+    line: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named architecture.
+
+    line: one line for people. sparsifier, dictionary: config -> part. losses, rules: config -> names in
+    `saelab.training.losses.LOSSES` and `saelab.training.rules.RULES`, in the order in which they apply.
+    """
+
+    line: str
+    options: Mapping[str, Option]
+    sparsifier: Callable[[SAEConfig], Sparsifier]
+    losses: Callable[[SAEConfig], tuple[str, ...]]
+    rules: Callable[[SAEConfig], tuple[str, ...]]
+    dictionary: Callable[[SAEConfig], Dictionary] = lambda c: Free(c.d_sae, c.d_in)
+
+
+def recipe(
+    name: str, *, d_in: int, d_sae: int, hook: HookPoint | str | None = None, **options: Any
+) -> SAEConfig:
+    """The configuration of a named architecture, its options checked and completed by their defaults.
+
+    >>> recipe("topk", d_in=512, d_sae=8192, k=32).options["k"]
+    32
+
+    Raises ConfigError for an unknown recipe or option (naming the nearest) and for values out of range.
+    """
+    return SAEConfig(d_in, d_sae, name, None if hook is None else HookPoint.of(hook), options)
+
+
+def recipes() -> dict[str, str]:
+    """Name -> one line, for every recipe."""
+    return {name: entry.line for name, entry in RECIPES.items()}
+
+
+def recipe_options(name: str) -> dict[str, str]:
+    """Option -> one line with its default, for the recipe `name`."""
+    if name not in RECIPES:
+        raise ConfigError(
+            f"The recipe must be one of {', '.join(RECIPES)}. Got {name!r}. {nearest(str(name), RECIPES)}".strip()
+        )
+    return {
+        key: f"{option.line} Default: {option.default!r}." for key, option in RECIPES[name].options.items()
+    }
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _whole(
+    low: int, high: str | None = None, *, optional: bool = False
+) -> Callable[[str, Any, SAEConfig], None]:
+    """An integer from `low` to the config's field `high`."""
+
+    def check(name: str, value: Any, config: SAEConfig) -> None:
+        if value is None and optional:
+            return
+        top = None if high is None else getattr(config, high)
+        if _is_int(value) and value >= low and (top is None or value <= top):
+            return
+        if top is None:
+            msg = f"{name} must be an integer >= {low}. Got {value!r}. Pass {name}={low} or more."
+            raise ConfigError(msg)
+        remedy = "Pass a whole number." if not _is_int(value) else f"Pass {name}>={low}."
+        if _is_int(value) and value > top:
+            remedy = f"Pass {name}<={top} or widen the SAE."
+        msg = f"{name} must be between {low} and {high}={top}. Got {value!r}. {remedy}"
+        raise ConfigError(msg)
+
+    return check
+
+
+def _real(low: float, high: float | None = None) -> Callable[[str, Any, SAEConfig], None]:
+    def check(name: str, value: Any, config: SAEConfig) -> None:
+        good = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not good or not low <= value <= (float("inf") if high is None else high) or value == float("inf"):
+            upper = "finite" if high is None else f"at most {high}"
+            msg = f"{name} must be a number of at least {low} and {upper}. Got {value!r}. Pass one."
+            raise ConfigError(msg)
+
+    return check
+
+
+def _flag(name: str, value: Any, config: SAEConfig) -> None:
+    if not isinstance(value, bool):
+        msg = f"{name} must be True or False. Got {value!r}. Pass a bool."
+        raise ConfigError(msg)
+
+
+def _one_of(*choices: str) -> Callable[[str, Any, SAEConfig], None]:
+    def check(name: str, value: Any, config: SAEConfig) -> None:
+        if value not in choices:
+            hint = nearest(str(value), choices)
+            raise ConfigError(
+                f"{name} must be one of {', '.join(map(repr, choices))}. Got {value!r}. {hint}".strip()
+            )
+
+    return check
+
+
+_COMMON = {
+    "normalise": Option(
+        "scalar",
+        _one_of("none", "scalar"),
+        "'scalar' divides inputs by their mean Euclidean norm, fixed when training starts; 'none' takes them raw.",
+    ),
+    "apply_b_dec_to_input": Option(
+        True, _flag, "Whether b_dec is subtracted from the input before encoding."
+    ),
+    "tied_init": Option(True, _flag, "Whether W_enc starts as the transpose of W_dec (else independent)."),
+    "b_dec_init": Option(
+        "mean",
+        _one_of("mean", "geometric_median", "zeros"),
+        "Where b_dec starts: mean or geometric median of the first activations, or zeros.",
+    ),
+}
+
+RECIPES: dict[str, Recipe] = {
+    "topk": Recipe(
+        line="TopK: the k largest pre-activations of each row, dead latents revived by auxk (Gao et al. 2024).",
+        options={
+            "k": Option(32, _whole(1, "d_sae"), "Latents kept in each row."),
+            "aux_coefficient": Option(1 / 32, _real(0), "Weight of the auxk loss; 0 turns it off."),
+            "k_aux": Option(
+                None, _whole(1, "d_sae", optional=True), "Dead latents used in each row; None means d_in / 2."
+            ),
+            "dead_after": Option(
+                None,
+                _whole(1, optional=True),
+                "Rows without firing after which a latent counts as dead; None means a tenth of the run, at most 10M.",
+            ),
+            **_COMMON,
+        },
+        sparsifier=lambda c: TopK(c.options["k"]),
+        losses=lambda c: ("mse", "auxk") if c.options["aux_coefficient"] else ("mse",),
+        rules=lambda c: ("unit_norm",),
+    ),
+    "relu": Recipe(
+        line="ReLU with an L1 penalty, weighted by decoder norms or with unit-norm decoder rows (Bricken et al. 2023).",
+        options={
+            "l1": Option(
+                0.1, _real(0), "Weight of the L1 penalty, relative to the normalised squared error."
+            ),
+            "l1_warmup": Option(0.05, _real(0, 1), "Share of the run over which the L1 weight rises from 0."),
+            "decoder_norm_weighted": Option(
+                True,
+                _flag,
+                "True: the penalty is sum_j f_j ||W_dec_j|| and decoder norms are free (Anthropic, April 2024); "
+                "False: sum_j f_j, and decoder rows keep unit norm.",
+            ),
+            "dead_after": Option(
+                None,
+                _whole(1, optional=True),
+                "Rows without firing after which a latent counts as dead; None means a tenth of the run, at most 10M.",
+            ),
+            **_COMMON,
+        },
+        sparsifier=lambda c: ReLU(),
+        losses=lambda c: ("mse", "l1"),
+        rules=lambda c: () if c.options["decoder_norm_weighted"] else ("unit_norm",),
+    ),
+}

@@ -1,0 +1,191 @@
+"""An SAE on disk: `config.json` (read it first) beside `sae.safetensors`.
+
+config.json: {"format": "saelab", "version": 1, "config": SAEConfig, "weights": {"file", "dtype", "sha256"}, "units"}.
+sae.safetensors: W_enc [d_in d_sae], b_enc, b_dec, input_scale [], dictionary.*, sparsifier.* (scalars in float32).
+The weights are written first and config.json last, so a folder with a config.json that fits its hash is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from saelab.config import from_dict, read_json, to_dict, write_bytes, write_json
+from saelab.sae.recipes import SAEConfig
+from saelab.types import ConfigError, FormatError, NonFiniteError, StoreError, nearest
+
+if TYPE_CHECKING:
+    from saelab.sae.model import SAE
+
+FORMAT, VERSION = "saelab", 1
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "sae.safetensors"
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_UNITS = {
+    "input_scale": "mean Euclidean norm of the raw inputs at the start of training; 1 without normalisation",
+    "codes": "multiples of W_dec rows, in units of x / input_scale",
+    "b_enc, b_dec, W_dec": "units of x / input_scale",
+}
+
+
+def save(sae: SAE, folder: Path, dtype: str) -> Path:
+    """See SAE.save."""
+    if dtype not in _DTYPES:
+        raise ConfigError(
+            f"dtype must be one of {', '.join(_DTYPES)}. Got {dtype!r}. {nearest(str(dtype), _DTYPES)}".strip()
+        )
+    sae.check_parameters()
+    tensors = {}
+    for name, tensor in _tensors(sae).items():
+        tensors[name] = tensor.to(
+            _DTYPES[dtype] if tensor.ndim and tensor.is_floating_point() else tensor.dtype
+        )
+        if not torch.isfinite(tensors[name]).all():
+            msg = f"{name} must fit {dtype}. Got a value of {float(tensor.abs().max()):.3g}. Save as float32 or bfloat16."
+            raise NonFiniteError(msg)
+    data = safetensors.torch.save(tensors, metadata={"format": FORMAT})
+    write_bytes(folder / WEIGHTS_FILE, data)
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": to_dict(sae.config),
+        "weights": {"file": WEIGHTS_FILE, "dtype": dtype, "sha256": hashlib.sha256(data).hexdigest()},
+        "units": _UNITS,
+    }
+    write_json(folder / CONFIG_FILE, manifest)
+    return folder
+
+
+def load(cls: type[SAE], folder: Path) -> SAE:
+    """See SAE.load."""
+    manifest = _manifest(folder)
+    try:
+        config = from_dict(SAEConfig, manifest.get("config"))
+    except ConfigError as error:
+        msg = f"The config in {folder / CONFIG_FILE} must be valid. {error}"
+        raise FormatError(msg) from error
+    weights = manifest.get("weights")
+    if (
+        not isinstance(weights, dict)
+        or weights.get("file") != WEIGHTS_FILE
+        or weights.get("dtype") not in _DTYPES
+    ):
+        msg = (
+            f"{folder / CONFIG_FILE} must name {WEIGHTS_FILE!r} and a dtype out of {', '.join(_DTYPES)}. "
+            f"Got {str(weights)[:200]}. Save the SAE again."
+        )
+        raise FormatError(msg)
+    tensors = _read_tensors(folder / WEIGHTS_FILE, weights.get("sha256"))
+    with torch.device("meta"):
+        expected = cls(config).state_dict()
+    _check_tensors(tensors, expected, folder / WEIGHTS_FILE)
+    sae = cls(config)
+    sae.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()})
+    sae.stored_dtype = weights["dtype"]
+    try:
+        sae.check_parameters()
+    except NonFiniteError as error:
+        msg = f"The weights in {folder} must be usable. {error}"
+        raise FormatError(msg) from error
+    if not float(sae.input_scale) > 0:
+        msg = f"input_scale must be > 0. Got {float(sae.input_scale)} in {folder}. The file was altered: save it again."
+        raise FormatError(msg)
+    return sae.eval()
+
+
+def fingerprint(sae: SAE) -> str:
+    """See SAE.fingerprint."""
+    digest = hashlib.sha256(json.dumps(to_dict(sae.config), sort_keys=True).encode())
+    for name, tensor in sorted(_tensors(sae).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tensors(sae: SAE) -> dict[str, Tensor]:
+    """Every parameter and buffer on the CPU, contiguous, floats as float32."""
+    state = {}
+    for name, tensor in sae.state_dict().items():
+        tensor = tensor.detach().cpu()
+        state[name] = (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
+    return state
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG_FILE).is_file():
+        msg = (
+            f"An SAE's folder must hold {CONFIG_FILE} and {WEIGHTS_FILE}. Got {folder}, which has no {CONFIG_FILE}. "
+            "Pass the folder that sae.save or saelab.train wrote."
+        )
+        raise StoreError(msg)
+    manifest = read_json(folder / CONFIG_FILE, "SAE's config.json")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        got = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        msg = (
+            f"{folder / CONFIG_FILE} must say format {FORMAT!r}. Got {str(got)[:80]!r}. "
+            "Pass a folder that sae.save wrote."
+        )
+        raise FormatError(msg)
+    version = manifest.get("version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        msg = (
+            f"The version in {folder / CONFIG_FILE} must be an integer >= 1. Got {version!r}. Save it again."
+        )
+        raise FormatError(msg)
+    if version > VERSION:
+        msg = (
+            f"SAE folders must be of version <= {VERSION}. Got {version} in {folder}: a newer saelab wrote it. "
+            "Upgrade saelab."
+        )
+        raise FormatError(msg)
+    return manifest
+
+
+def _read_tensors(path: Path, sha256: Any) -> dict[str, Tensor]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        msg = (
+            f"An SAE's folder must hold a readable {WEIGHTS_FILE}. Got {error.strerror or error} at {path}. "
+            "Copy the whole folder again."
+        )
+        raise StoreError(msg) from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        msg = (
+            f"{path} must have the SHA-256 that {CONFIG_FILE} states ({str(sha256)[:12]}...). "
+            f"Got {hashlib.sha256(data).hexdigest()[:12]}... in {len(data):,} bytes: truncated or altered. "
+            "Copy the folder again or save the SAE again."
+        )
+        raise FormatError(msg)
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        msg = f"{path} must be a safetensors file. Got: {error}. Save the SAE again."
+        raise FormatError(msg) from error
+
+
+def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
+    for name in tensors:
+        if name not in expected:
+            msg = (
+                f"{path} must hold only {', '.join(expected)}. Got {name!r}. {nearest(name, expected)}"
+                "Save the SAE again."
+            )
+            raise FormatError(msg)  # fmt: skip
+    for name, tensor in expected.items():
+        if name not in tensors:
+            msg = f"{path} must hold {name!r}. Got only {sorted(tensors)}. Save the SAE again."
+            raise FormatError(msg)
+        got = tensors[name]
+        if got.shape != tensor.shape or got.is_floating_point() != tensor.is_floating_point():
+            msg = (
+                f"{name} in {path} must be of shape {tuple(tensor.shape)} and floating point as the config says. "
+                f"Got {tuple(got.shape)}, {got.dtype}. The files do not belong together: copy both again."
+            )
+            raise FormatError(msg)

@@ -1,0 +1,8 @@
+"""Training: losses, rules, and one trainer for every recipe."""
+
+from saelab.training.losses import LOSSES
+from saelab.training.rules import RULES
+from saelab.training.run import Record, Run, Settings
+from saelab.training.trainer import Event, learning_rate, train
+
+__all__ = ["LOSSES", "RULES", "Event", "Record", "Run", "Settings", "learning_rate", "train"]

@@ -1,0 +1,124 @@
+"""Checkpoints: everything that the rest of a run depends on, in a folder that is written whole or not at all.
+
+`<out>/checkpoints/step-00000120/` holds `state.safetensors` (weights, Adam's moments, rows since each latent fired) and
+`checkpoint.json` (identity of the run, step, history, hash of the state). It appears by one rename. The last two are
+kept, so that a damaged one leaves the one before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from saelab.config import write_bytes, write_json
+from saelab.training.run import read_manifest
+from saelab.types import FormatError, StoreError
+
+FORMAT, VERSION, KEPT = "saelab-checkpoint", 1, 2
+
+
+class Checkpoint(NamedTuple):
+    """One moment of a run."""
+
+    step: int
+    """Steps done."""
+    identity: dict[str, Any]
+    """Config, settings and data fingerprint: a run continues only with the same ones."""
+    history: list[list[float]]
+    """The records so far, as plain lists."""
+    variance: float
+    """See losses.Progress."""
+    tensors: dict[str, Tensor]
+    """Weights, optimizer state and counters, by name."""
+
+
+def write(out: Path, checkpoint: Checkpoint) -> None:
+    """Add a checkpoint and drop all but the last two. Raises StoreError; earlier ones then stay as they are."""
+    folder = out / "checkpoints" / f"step-{checkpoint.step:08d}"
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    data = safetensors.torch.save(
+        {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
+    )
+    try:
+        write_bytes(temporary / "state.safetensors", data)
+        write_json(
+            temporary / "checkpoint.json",
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "step": checkpoint.step,
+                "identity": checkpoint.identity,
+                "variance": checkpoint.variance,
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "history": checkpoint.history,
+            },
+        )
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except OSError as error:
+        message = f"{folder} must be writable. Got: {error.strerror or error}. Free some space or choose another out."
+        raise StoreError(message) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in _folders(out)[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def latest(out: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole, or None where there is none at all.
+
+    Raises FormatError where there are some but every one is damaged.
+    """
+    damaged: list[str] = []
+    for folder in reversed(_folders(out)):
+        with contextlib.suppress(KeyError, TypeError):
+            try:
+                return _read(folder)
+            except (FormatError, StoreError) as error:
+                damaged.append(str(error))
+                continue
+        damaged.append(f"{folder} lacks an entry")
+    if damaged:
+        message = f"A run needs one whole checkpoint to continue. Got none in {out} ({damaged[0]}). Pass resume=False."
+        raise FormatError(message)
+    return None
+
+
+def remove(out: Path) -> None:
+    """Drop every checkpoint, once the finished run is on disk (or is to start anew)."""
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+
+
+def _folders(out: Path) -> list[Path]:
+    return sorted(p for p in (out / "checkpoints").glob("step-*") if p.is_dir())
+
+
+def _read(folder: Path) -> Checkpoint:
+    data = read_manifest(folder / "checkpoint.json", FORMAT, VERSION)
+    try:
+        raw = (folder / "state.safetensors").read_bytes()
+    except OSError as error:
+        message = (
+            f"{folder} must hold a readable state.safetensors. Got: {error.strerror or error}. Use another."
+        )
+        raise StoreError(message) from error
+    if hashlib.sha256(raw).hexdigest() != data["sha256"]:
+        message = (
+            f"{folder} must have the hash that it states. Got another: it is damaged. Use the one before."
+        )
+        raise FormatError(message)
+    try:
+        tensors = safetensors.torch.load(raw)
+    except (safetensors.SafetensorError, ValueError) as error:
+        message = f"{folder} must hold a safetensors file. Got: {error}. Use the one before."
+        raise FormatError(message) from error
+    return Checkpoint(data["step"], data["identity"], data["history"], data["variance"], tensors)

@@ -1,0 +1,116 @@
+"""Losses: `Loss(SAE, Forward) -> scalar`, each dimensionless, added up by the trainer. Recipes name them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saelab.sae.kernels import Sparse, sparse_decode, top_k
+from saelab.sae.model import SAE, Forward
+from saelab.sae.recipes import SAEConfig
+
+Loss = Callable[[SAE, Forward], Tensor]
+
+
+class Firing:
+    """Rows seen since each latent last fired (code != 0), and which latents are dead by that.
+
+    since: int64 [d_sae]. dead_after: rows without firing after which a latent counts as dead.
+    """
+
+    def __init__(self, d_sae: int, dead_after: int, device: torch.device | str = "cpu") -> None:
+        self.since = torch.zeros(d_sae, dtype=torch.int64, device=device)
+        self.dead_after = dead_after
+
+    @torch.no_grad()
+    def update(self, codes: Tensor | Sparse) -> None:
+        """Count the rows of one batch."""
+        if isinstance(codes, Sparse):
+            fired = codes.indices[codes.values != 0]
+            n = len(codes.indptr) - 1
+        else:
+            fired = (codes != 0).any(0)
+            n = len(codes)
+        self.since += n
+        self.since[fired] = 0
+
+    @property
+    def dead(self) -> Tensor:
+        """bool [d_sae]"""
+        return self.since >= self.dead_after
+
+
+@dataclass
+class Progress:
+    """What losses may know about the run besides the SAE and its pass.
+
+    step: steps done. steps: steps in all. variance: mean squared distance of the raw inputs from their mean.
+    """
+
+    steps: int
+    variance: float
+    firing: Firing
+    step: int = 0
+
+
+def mse(config: SAEConfig, progress: Progress) -> Loss:
+    """Normalised squared error: mean_i ||x_i - x_hat_i||^2 / variance. An estimate of the FVU (Gao et al. 2024, 2.1).
+
+    The variance is estimated once, on the rows that the run starts with, so that every batch has the same weight.
+    """
+
+    def loss(sae: SAE, forward: Forward) -> Tensor:
+        return (forward.x - forward.x_hat).square().sum() / (len(forward.x) * progress.variance)
+
+    return loss
+
+
+def auxk(config: SAEConfig, progress: Progress) -> Loss:
+    """Auxiliary loss that revives dead latents (Gao et al. 2024, appendix A.2).
+
+    The k_aux dead latents with the largest pre-activations of each row predict what the SAE left over:
+    ||e - e_hat||^2 / ||e||^2 with e = x - x_hat (without gradient: the error is a target, not something to enlarge)
+    and e_hat = relu(pre_dead) @ W_dec without the bias. 0 while nothing is dead or nothing is left over.
+    """
+    coefficient = config.options["aux_coefficient"]
+    k_aux = config.options["k_aux"] or max(1, config.d_in // 2)
+
+    def loss(sae: SAE, forward: Forward) -> Tensor:
+        dead = progress.firing.dead.nonzero()[:, 0]
+        error = ((forward.x - forward.x_hat) / sae.input_scale).detach()
+        energy = error.square().sum()
+        if not len(dead) or not energy > 0:
+            return forward.x_hat.new_zeros(())
+        k = min(k_aux, len(dead))
+        with torch.no_grad():
+            pre = forward.pre.detach()
+            indices = dead[top_k(pre[:, dead], k)]
+        indptr = torch.arange(0, len(pre) * k + 1, k, device=pre.device)
+        codes = sae.attach(forward.x, pre, indptr, indices.reshape(-1))
+        return coefficient * (error - sparse_decode(codes, sae.W_dec)).square().sum() / energy
+
+    return loss
+
+
+def l1(config: SAEConfig, progress: Progress) -> Loss:
+    """Sparsity penalty: l1 * mean_i sum_j |f_ij| * ||W_dec_j|| / sqrt(variance), its weight rising over the warm-up.
+
+    With `decoder_norm_weighted=False` the norms are left out (decoder rows keep unit norm by a rule instead).
+    """
+    weight, warmup = config.options["l1"], config.options["l1_warmup"] * progress.steps
+    weighted = config.options["decoder_norm_weighted"]
+
+    def loss(sae: SAE, forward: Forward) -> Tensor:
+        assert isinstance(forward.codes, Tensor)
+        ramp = min(1.0, (progress.step + 1) / warmup) if warmup else 1.0
+        sizes = forward.codes.abs().sum(0)
+        total = (sizes * sae.W_dec.norm(dim=1)).sum() if weighted else sizes.sum()
+        return weight * ramp * total * sae.input_scale / (len(forward.x) * progress.variance**0.5)
+
+    return loss
+
+
+LOSSES: dict[str, Callable[[SAEConfig, Progress], Loss]] = {"mse": mse, "auxk": auxk, "l1": l1}

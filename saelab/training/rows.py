@@ -1,0 +1,148 @@
+"""Where training rows come from: an ActivationStore or a tensor, behind one small interface."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saelab.sae.recipes import SAEConfig
+from saelab.types import ConfigError, HookError, HookPoint, ShapeError, check_finite, nearest
+
+
+class Rows(ABC):
+    """Activations [n_rows d_in], shuffled once a pass by a seed."""
+
+    n_rows: int
+
+    @abstractmethod
+    def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
+        """Endless full batches [size d_in] float32 in an order that depends on the seed alone, from batch `start` on.
+
+        The rows left over at the end of a pass are dropped; each pass has its own order.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hex digest; equal for equal data."""
+
+    def first(self, n: int, size: int, seed: int) -> Tensor:
+        """The first rows that training with this batch size and seed will see, at least min(n, one pass) of them."""
+        count = max(1, min(n, self.n_rows) // size)
+        return torch.cat(list(islice(self.batches(size, seed), count)))
+
+
+class TensorRows(Rows):
+    """Rows of a tensor [n d_in]."""
+
+    def __init__(self, acts: Tensor) -> None:
+        self.acts = acts
+        self.n_rows = len(acts)
+
+    def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
+        per_pass = self.n_rows // size
+        epoch, at = divmod(start, per_pass)
+        while True:
+            generator = torch.Generator().manual_seed(_pass_seed(seed, epoch))
+            order = torch.randperm(self.n_rows, generator=generator)
+            for i in range(at, per_pass):
+                yield self.acts[order[i * size : (i + 1) * size].to(self.acts.device)].float()
+            epoch, at = epoch + 1, 0
+
+    def fingerprint(self) -> str:
+        acts = self.acts.detach().cpu().contiguous()
+        digest = hashlib.sha256(f"{acts.dtype} {tuple(acts.shape)}".encode())
+        digest.update(acts.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+class StoreRows(Rows):
+    """Rows of one hook of an ActivationStore."""
+
+    def __init__(self, store: Any, hook: str) -> None:
+        self.store, self.hook = store, hook
+        self.n_rows = store.n_rows
+
+    def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
+        epoch, at = divmod(start, self.n_rows // size)
+        while True:
+            batches = self.store.batches(size, _pass_seed(seed, epoch), hook=self.hook)
+            for batch in islice(batches, at, None):
+                if len(batch.acts) == size:
+                    yield batch.acts.float()
+            epoch, at = epoch + 1, 0
+
+    def fingerprint(self) -> str:
+        return self.store.fingerprint()
+
+
+def as_rows(acts: Any, config: SAEConfig, batch_size: int) -> tuple[Rows, SAEConfig]:
+    """The rows behind `acts` and the config with its hook filled in, everything checked before any work.
+
+    Raises ShapeError, NonFiniteError, HookError, ConfigError.
+    """
+    if isinstance(acts, Tensor):
+        if acts.ndim < 2 or acts.shape[-1] != config.d_in or not acts.is_floating_point():
+            message = (
+                f"Activations must be a floating-point tensor [n, d_in={config.d_in}]. "
+                f"Got {acts.dtype} of shape {tuple(acts.shape)}. Pass d_in={acts.shape[-1] if acts.ndim else 1} "
+                "to the recipe, or other activations."
+            )
+            raise ShapeError(message)
+        check_finite(acts, "Activations")
+        rows: Rows = TensorRows(acts.detach().reshape(-1, config.d_in))
+    elif callable(getattr(acts, "batches", None)) and hasattr(acts, "hooks"):
+        hook = _hook(acts, config)
+        width = acts.width(hook)
+        if width != config.d_in:
+            message = (
+                f"d_in must be the width of the activations at {hook}, {width}. Got d_in={config.d_in}. "
+                f"Make the config with d_in={width}."
+            )
+            raise ShapeError(message)
+        rows = StoreRows(acts, hook)
+        if config.hook is None:
+            config = replace(config, hook=HookPoint.of(hook))
+    else:
+        message = (
+            f"Activations must be an ActivationStore or a tensor [n, d_in]. Got {type(acts).__name__}. "
+            "Make a store by saelab.harvest(...), or pass torch.as_tensor(acts)."
+        )
+        raise ShapeError(message)
+    if rows.n_rows < batch_size:
+        message = (
+            f"batch_size must be at most the number of activations, {rows.n_rows}. Got {batch_size}. "
+            f"Pass batch_size<={rows.n_rows} or harvest more."
+        )
+        raise ConfigError(message)
+    return rows, config
+
+
+def _pass_seed(seed: int, epoch: int) -> int:
+    """A seed of its own for each pass, below 2^32."""
+    return (seed * 0x9E3779B1 + epoch * 0x85EBCA6B + 0x5AE1AB) % 2**32
+
+
+def _hook(store: Any, config: SAEConfig) -> str:
+    names = [str(h) for h in store.hooks]
+    if config.hook is None:
+        if len(names) == 1:
+            return names[0]
+        message = (
+            f"A store of several hooks needs the config's hook. Got hook=None and {', '.join(names)}. "
+            f"Make the config with hook={names[0]!r} or another of these."
+        )
+        raise HookError(message)
+    if config.hook.name not in names:
+        message = (
+            f"The config's hook must be one of the store's: {', '.join(names)}. Got {config.hook.name!r}. "
+            f"{nearest(config.hook.name, names)}Harvest that hook or change the config."
+        )
+        raise HookError(message)
+    return config.hook.name

@@ -1,0 +1,191 @@
+"""Run: what training gives back, and its folder.
+
+A finished run's folder: `config.json` and `sae.safetensors` (the SAE, see saelab.sae.storage), `history.json`
+(one record for each logged step) and, written last, `run.json` (settings, data, provenance). An unfinished run has
+only `checkpoints/`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from saelab.config import from_dict, read_json, to_dict, write_json
+from saelab.sae.model import SAE
+from saelab.sae.recipes import SAEConfig
+from saelab.types import ConfigError, FormatError, MissingDependency, StoreError
+
+if TYPE_CHECKING:
+    import pandas
+    import plotly.graph_objects
+
+FORMAT, VERSION = "saelab-run", 1
+
+
+class Record(NamedTuple):
+    """One logged step, measured on that step's batch before its update."""
+
+    step: int
+    """Steps done, from 1."""
+    rows: int
+    """Activations seen."""
+    loss: float
+    """All losses added up (dimensionless)."""
+    fvu: float
+    """Fraction of variance unexplained."""
+    l0: float
+    """Mean number of codes != 0 in a row."""
+    dead: float
+    """Fraction of latents that have not fired for `dead_after` rows."""
+    lr: float
+    """Learning rate of that step."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything besides config and data that the numbers depend on. Rates are per step, lengths in steps or rows."""
+
+    VERSION: ClassVar[int] = 1
+
+    steps: int
+    batch_size: int
+    seed: int
+    lr: float
+    warmup_steps: int
+    decay_steps: int
+    beta1: float
+    beta2: float
+    clip: float
+    dead_after: int
+    init_rows: int
+    log_every: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained SAE with its history.
+
+    sae: in eval mode, on the CPU unless a device was asked for. history: one Record for each logged step.
+    finished: False where the run was interrupted (call train again with the same arguments and `out` to continue).
+    provenance: versions, data fingerprint, seconds, rows per second. folder: where it was written, or None.
+    """
+
+    sae: SAE
+    history: list[Record]
+    config: SAEConfig
+    settings: Settings
+    finished: bool = True
+    provenance: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The history as a table, one row for each logged step."""
+        import pandas
+
+        return pandas.DataFrame(self.history, columns=list(Record._fields))
+
+    def figure(self) -> plotly.graph_objects.Figure:
+        """The training curve: FVU (left axis, log), L0 and dead fraction over the activations seen."""
+        try:
+            from plotly.subplots import make_subplots
+        except ImportError as error:
+            message = "A figure needs plotly. It is not installed. Run: pip install plotly"
+            raise MissingDependency(message) from error
+        rows = [r.rows for r in self.history]
+        figure = make_subplots(
+            rows=3,
+            cols=1,
+            shared_xaxes=True,
+            vertical_spacing=0.06,
+            row_heights=[0.5, 0.25, 0.25],
+        )
+        panels = [("fvu", "FVU", "#0072b2"), ("l0", "L0", "#d55e00"), ("dead", "dead fraction", "#009e73")]
+        for i, (name, title, colour) in enumerate(panels, start=1):
+            values = [getattr(r, name) for r in self.history]
+            figure.add_scatter(
+                x=rows, y=values, name=title, mode="lines", line={"color": colour, "width": 2}, row=i, col=1
+            )
+            figure.update_yaxes(
+                title_text=title, rangemode="tozero" if name == "dead" else "normal", row=i, col=1
+            )
+        figure.update_yaxes(type="log", row=1, col=1)
+        figure.update_xaxes(title_text="activations seen", row=3, col=1)
+        figure.update_layout(
+            title=f"{self.config.recipe}, d_sae {self.config.d_sae}",
+            template="plotly_white",
+            showlegend=False,
+            height=520,
+            margin={"l": 60, "r": 20, "t": 50, "b": 50},
+        )
+        return figure
+
+    def __repr__(self) -> str:
+        head = f"Run({self.config.recipe}, d_in={self.config.d_in}, d_sae={self.config.d_sae}"
+        if not self.history:
+            return f"{head}, no step logged)"
+        last = self.history[-1]
+        state = "" if self.finished else f", interrupted at step {last.step} of {self.settings.steps}"
+        return (
+            f"{head}, {last.rows:,} rows, FVU {last.fvu:.3f}, L0 {last.l0:.1f}, dead {last.dead:.1%}{state})"
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Run:
+        """The finished run in `folder`. Raises StoreError where there is none, FormatError where it is damaged."""
+        folder = Path(folder)
+        if not (folder / "run.json").is_file():
+            message = (
+                f"A finished run's folder must hold run.json. Got {folder}, which has none. "
+                "Pass the `out` of saelab.train, or call train again to continue an interrupted run."
+            )
+            raise StoreError(message)
+        data = read_manifest(folder / "run.json", FORMAT, VERSION)
+        history = read_json(folder / "history.json", "run's history.json")
+        try:
+            records = [Record(*(row[name] for name in Record._fields)) for row in history]
+            settings = from_dict(Settings, data["settings"])
+            provenance = dict(data["provenance"])
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
+            message = f"The run in {folder} must be whole. Got an unexpected entry ({error!r}). Train again."
+            raise FormatError(message) from error
+        sae = SAE.load(folder)
+        return cls(sae, records, sae.config, settings, True, provenance, folder)
+
+    def save(self, folder: Path) -> None:
+        """Write SAE, history and, last, run.json."""
+        self.sae.save(folder)
+        write_json(folder / "history.json", [r._asdict() for r in self.history])
+        write_json(
+            folder / "run.json",
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "settings": to_dict(self.settings),
+                "provenance": self.provenance,
+            },
+        )
+
+
+def read_manifest(path: Path, name: str, version: int) -> dict[str, Any]:
+    """A JSON object that states the format `name` and a version up to `version`. Raises FormatError, StoreError."""
+    data = read_json(path, path.name)
+    if not isinstance(data, dict) or data.get("format") != name:
+        message = f"{path} must say format {name!r}. Got something else. Train again into an empty folder."
+        raise FormatError(message)
+    if not isinstance(data.get("version"), int) or not 1 <= data["version"] <= version:
+        message = f"{path} must be of version 1..{version}. Got {data.get('version')!r}. Upgrade saelab."
+        raise FormatError(message)
+    return data
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """`name: old -> new` for every entry that differs."""
+    found = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return found

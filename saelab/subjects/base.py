@@ -12,7 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saelab.subjects.hooks import Edit, Site, ensure_live, main_tensor, normalise_edits, normalise_reads
+from saelab.subjects.hooks import (
+    Edit,
+    Site,
+    all_tensors,
+    ensure_live,
+    main_tensor,
+    normalise_edits,
+    normalise_reads,
+)
 from saelab.types import HookPoint, Inputs, Run, SubjectError
 
 _HASH_EACH_TIME = 64 << 20  # bytes of weights below which hashing is quicker than doubting a cached digest
@@ -66,10 +74,10 @@ class TorchSubject(ABC):
 
     def width(self, hook: HookPoint | str) -> int:
         """Size of the last axis at a hook point (heads concatenated). Raises HookError if unknown or dead."""
-        hook = self.hook_point(hook)
-        key = (hook.name, hook.io)
+        point = HookPoint.of(hook)
+        key = self._key(point)
         if key not in self._widths:
-            self._check(hook)
+            self._check(point)
         return self._widths[key]
 
     def run(
@@ -100,8 +108,8 @@ class TorchSubject(ABC):
             raise SubjectError(msg)
         reads, changes = normalise_reads(read), normalise_edits(edits)
         for hook in [*reads, *(h for h, _ in changes)]:
-            if (hook.name, hook.io) not in self._widths:
-                self._check(hook)
+            if self._key(hook) not in self._widths:
+                self._check(hook, inputs)
         acts, result = self._forward(inputs, reads, changes, output, grad)
         return Run(
             acts={h.name: acts[h.name] for h in reads}, output=main_tensor(result)[0] if output else None
@@ -122,17 +130,21 @@ class TorchSubject(ABC):
     def _architecture(self) -> Any:
         return [type(self.module).__name__, repr(self.module)]
 
-    def _check(self, hook: HookPoint) -> None:
-        """Liveness and width, once for a hook point."""
-        self._site(hook)
+    def _check(self, hook: HookPoint, inputs: Inputs | None = None) -> None:
+        """Liveness and width, once for a hook point. inputs: those of the run that asks, if any."""
         example = self._example()
 
-        def run(edits: Sequence[tuple[HookPoint, Edit]]) -> Tensor | None:
-            return main_tensor(self._forward(example, [], list(edits), True, False)[1])[0]
+        def run(edits: Sequence[tuple[HookPoint, Edit]]) -> list[Tensor]:
+            return all_tensors(self._forward(example, [], list(edits), True, False)[1])
 
         acts, _ = self._forward(example, [hook], [], True, False)
         ensure_live(run, hook)
-        self._widths[(hook.name, hook.io)] = acts[hook.name].shape[-1]
+        self._widths[self._key(hook)] = acts[hook.name].shape[-1]
+
+    def _key(self, hook: HookPoint) -> tuple[str, str]:
+        """One name for all spellings of a hook point. Raises HookError where it is unknown."""
+        point = self.hook_point(hook)
+        return point.name, point.io
 
     def _to_device(self, data: Mapping[str, Any]) -> dict[str, Any]:
         return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in data.items()}

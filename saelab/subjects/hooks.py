@@ -71,6 +71,16 @@ def main_tensor(value: Any) -> tuple[Tensor | None, Callable[[Tensor], Any]]:
     return None, lambda new: new
 
 
+def all_tensors(value: Any) -> list[Tensor]:
+    """Every tensor of nested tuples, lists, mappings and ModelOutputs, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    items = (
+        value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    )
+    return [tensor for item in items for tensor in all_tensors(item)]
+
+
 def normalise_edits(edits: Any) -> list[tuple[HookPoint, Edit]]:
     """(hook point, callable) of objects with a `.hook` or pairs (hook, callable): one or a sequence."""
     if callable(edits) or (
@@ -216,14 +226,16 @@ def run_visited(
     return acts, result
 
 
-def ensure_live(run: Callable[[Sequence[tuple[HookPoint, Edit]]], Tensor | None], hook: HookPoint) -> None:
-    """Refuse a hook point that does not influence the output.
+Rerun = Callable[[Sequence[tuple[HookPoint, Edit]]], list[Tensor]]
 
-    run: edits -> the model's output on a small input. Zeroing the hook point must change it (or, where the
-    activation happens to be zero already, a large random perturbation). A hook can see a tensor that the
-    network does not use: results that a library captured earlier, modules whose parent ignores what they
-    return; edits there would be silent no-ops, and features read there would explain nothing. Raises
-    HookError.
+
+def ensure_live(run: Rerun, hook: HookPoint) -> None:
+    """Refuse a hook point that does not influence the output. Raises HookError.
+
+    run: edits -> every tensor of the model's output on a small input. Zeroing the hook point must change it
+    (or, where the activation happens to be zero already, a large random perturbation). A hook can see a tensor
+    that the network does not use: states that a library captured earlier, modules whose parent ignores what
+    they return. Edits there would be silent no-ops, and features read there would explain nothing.
     """
 
     def perturb(acts: Tensor) -> Tensor:
@@ -236,10 +248,8 @@ def ensure_live(run: Callable[[Sequence[tuple[HookPoint, Edit]]], Tensor | None]
     base = run([])
     for edit in (torch.zeros_like, perturb):
         changed = run([(hook, edit)])
-        if base is None or changed is None:
-            msg = f"The model must return a tensor to check {hook.name!r}. Got none. Wrap it to return one."
-            raise HookError(msg)
-        if base.shape != changed.shape or not torch.equal(base.nan_to_num(), changed.nan_to_num()):
+        same = len(base) == len(changed) and all(map(_same, base, changed))
+        if not same:
             return
     msg = (
         f"A hook point must influence the output. Got {hook.name!r} (io={hook.io!r}): zeroing its "
@@ -249,6 +259,10 @@ def ensure_live(run: Callable[[Sequence[tuple[HookPoint, Edit]]], Tensor | None]
         "module or the next block."
     )
     raise HookError(msg)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
 
 
 def _apply(edit: Edit, acts: Tensor, where: str) -> Tensor:
@@ -272,19 +286,20 @@ def _same_layout(new: Tensor, own: Tensor) -> Tensor:
 
 
 def _on_path(flow: Tensor, view: View, site: Site, where: str) -> tuple[Tensor, Tensor]:
+    """(what flows on, what is read): the one computed from the other, so gradients reach what is read."""
     if not flow.requires_grad:
-        flow.requires_grad_()
+        flow = flow.requires_grad_() if site.in_place else flow.detach().requires_grad_()
     seen = view.to(flow)
-    if seen is flow:
-        return flow, seen
-    if site.in_place:
+    if not site.in_place:
+        return view.back(seen, flow).clone(), seen  # a clone, for the model may go on in place
+    if seen is not flow:
         msg = (
             "Gradients need a tensor that flows on as it is read. "
             f"Got {where}, which this architecture reshapes. "
             "Read hook_resid_pre or hook_resid_post with grad=True instead."
         )
         raise HookError(msg)
-    return view.back(seen, flow), seen
+    return flow, seen
 
 
 def _what(traffic: Traffic) -> str:
@@ -367,6 +382,6 @@ def no_fast_path() -> Any:
 
 
 __all__ = [
-    "Edit", "Site", "Traffic", "View", "ensure_live", "main_tensor", "no_fast_path", "normalise_edits",
-    "normalise_reads", "plan", "run_hooked", "run_visited",
+    "Edit", "Site", "Traffic", "View", "Visit", "all_tensors", "ensure_live", "main_tensor", "no_fast_path",
+    "normalise_edits", "normalise_reads", "plan", "run_hooked", "run_visited",
 ]  # fmt: skip

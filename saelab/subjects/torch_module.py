@@ -1,0 +1,239 @@
+"""Any torch.nn.Module as a subject: a CNN, a vision transformer, a text encoder, a network of one's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from saelab.subjects.base import TorchSubject
+from saelab.subjects.hooks import Edit, Site, View, main_tensor, no_fast_path, plan, run_hooked
+from saelab.types import CorpusError, HookError, HookPoint, Inputs, ShapeError, SubjectError, nearest
+
+
+class TorchModule(TorchSubject):
+    """A module that is read and edited at its submodules' inputs and outputs.
+
+    module: put into eval mode. It may return a tensor, a tuple, a dict or a ModelOutput; of these the first
+        tensor counts.
+    prepare: raw samples -> a tensor, a mapping of forward's keyword arguments, or Inputs; by default tensors
+        and arrays are stacked.
+    label: (inputs, sample, position) -> text for people.
+    example: raw samples for `prepare`, one is enough. It tells which submodules take part in the forward pass
+        and serves the checks; without it the first inputs that are run do.
+
+    Hook points are module paths, or any suffix of one that is unique: "layer.3" for "vit.encoder.layer.3";
+    HookPoint("layer.3", io="in") is the input. Activations come, and edits see them, as
+    [samples, positions, width]:
+    - [samples, positions, width] as it is;
+    - [samples, channels, *space] with the channel as width and the pixels, row by row, as positions;
+    - [samples, width] with one position.
+    Edits are mapped back to the module's own shape and structure.
+    Raises SubjectError where `module` is none.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        prepare: Callable[[Sequence[Any]], Any] | None = None,
+        label: Callable[[Inputs, int, int], str] | None = None,
+        example: Any = None,
+    ) -> None:
+        super().__init__(module)
+        self._paths = {name: m for name, m in module.named_modules(remove_duplicate=False) if name}
+        self._prepare = prepare
+        self._label = label
+        self._names: list[str] | None = None
+        self._sample: Inputs | None = None
+        if example is not None:
+            self._sample = example if isinstance(example, Inputs) else self.prepare(example)
+
+    def hooks(self) -> list[str]:
+        """Paths of the submodules, in their order; those only that an example shows to take part once."""
+        if self._names is None:
+            names = [n for n, m in self._paths.items() if not isinstance(m, (nn.ModuleList, nn.ModuleDict))]
+            if self._sample is None:
+                return names
+            calls = self._count_calls(self._sample)
+            self._names = [n for n in names if calls.get(id(self._paths[n])) == 1]
+        return list(self._names)
+
+    def hook_point(self, name: HookPoint | str) -> HookPoint:
+        """The HookPoint under its full path. Raises HookError on unknown and ambiguous names."""
+        hook = HookPoint.of(name)
+        return HookPoint(self._resolve(hook.name), hook.io, hook.n_heads)
+
+    def prepare(self, raw: Any) -> Inputs:
+        """Raw samples to inputs. Raises CorpusError on none, SubjectError if `prepare` gives no tensors."""
+        if raw is None or (hasattr(raw, "__len__") and len(raw) == 0):
+            msg = f"Samples must not be empty. Got {raw!r}. Pass at least one."
+            raise CorpusError(msg)
+        made = self._prepare(raw) if self._prepare is not None else _stack(raw)
+        if isinstance(made, Inputs):
+            return made
+        if isinstance(made, Tensor):
+            made = {_first_parameter(self.module): made}
+        if not isinstance(made, Mapping) or not any(isinstance(v, Tensor) for v in made.values()):
+            msg = (
+                "prepare must give a tensor, a mapping of keyword arguments with tensors, or Inputs. "
+                f"Got {type(made).__name__}. Return what the module's forward takes."
+            )
+            raise SubjectError(msg)
+        tensors = {k: v for k, v in made.items() if v is not None}
+        mask = tensors.get("attention_mask")
+        lengths = None if not isinstance(mask, Tensor) or mask.ndim != 2 else mask.sum(1).cpu().numpy()
+        return Inputs(tensors, None if lengths is None else lengths.astype(np.int64))
+
+    def label(self, inputs: Inputs, sample: int, position: int) -> str:
+        """What the `label` function says, else the row's numbers."""
+        if self._label is not None:
+            return self._label(inputs, sample, position)
+        return f"sample {sample}, position {position}"
+
+    def _site(self, hook: HookPoint) -> Site:
+        return Site(self._paths[self._resolve(hook.name)], hook.io)
+
+    def _resolve(self, name: str) -> str:
+        if name in self._paths:
+            return name
+        found = [path for path in self._paths if path.endswith(f".{name}")]
+        if len({id(self._paths[path]) for path in found}) == 1:
+            return found[0]
+        if found:
+            shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+            msg = (
+                "A hook point's name must be a path or a suffix that one module has. "
+                f"Got {name!r}, which {len(found)} have: {shown}. Write more of the path."
+            )
+            raise HookError(msg)
+        msg = (
+            f"A hook point must be a module's path, or a suffix of one. Got {name!r}. "
+            f"{nearest(name, self._paths)}subject.hooks() lists them."
+        )
+        raise HookError(msg)
+
+    def _forward(
+        self,
+        inputs: Inputs,
+        reads: list[HookPoint],
+        edits: list[tuple[HookPoint, Edit]],
+        output: bool,
+        grad: bool,
+    ) -> tuple[dict[str, Tensor], Any]:
+        if self.module.training:
+            self.module.eval()
+        with no_fast_path():
+            return run_hooked(
+                lambda: self._call(inputs),
+                plan(reads, edits, self._site),
+                _canonical(len(inputs)),
+                output=output,
+                grad=grad,
+            )
+
+    def _call(self, inputs: Inputs) -> Any:
+        data = self._to_device(inputs.data)
+        return self.module(*data.values()) if _POSITIONAL in data else self.module(**data)
+
+    def _check(self, hook: HookPoint, inputs: Inputs | None = None) -> None:
+        if self._sample is None and inputs is not None:
+            self._sample = _first_sample(inputs)
+        super()._check(hook, inputs)
+
+    def _example(self) -> Inputs:
+        if self._sample is None:
+            msg = (
+                "An example is needed to find the width of a hook point and check it. Got none. "
+                "Pass TorchModule(..., example=[sample]), or run() some inputs first."
+            )
+            raise HookError(msg)
+        return self._sample
+
+    def _count_calls(self, inputs: Inputs) -> dict[int, int]:
+        """id(module) -> how often it is called and gives a tensor with samples as its first axis."""
+        calls: dict[int, int] = {}
+
+        def count(module: nn.Module, args: Any, output: Any) -> None:
+            own, _ = main_tensor(output)
+            if own is not None and own.ndim >= 2 and own.shape[0] in (1, len(inputs)):
+                calls[id(module)] = calls.get(id(module), 0) + 1
+
+        handles = [m.register_forward_hook(count) for m in set(self._paths.values())]
+        try:
+            with torch.no_grad(), no_fast_path():
+                self._call(inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return calls
+
+    def _architecture(self) -> Any:
+        config = getattr(self.module, "config", None)
+        known = config.to_dict() if hasattr(config, "to_dict") else None
+        for key in ("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype"):
+            if known is not None:
+                known.pop(key, None)
+        return [type(self.module).__name__, repr(self.module), known]
+
+
+_POSITIONAL = "<positional>"
+
+
+def _canonical(samples: int) -> View:
+    def to(own: Tensor) -> Tensor:
+        if own.ndim < 2 or own.shape[0] not in (1, samples):
+            msg = (
+                f"A hook point's tensor must be [samples, ...] with {samples} samples and at least 2 axes. "
+                f"Got shape {list(own.shape)}. Hook a parent or neighbour that keeps the samples apart."
+            )
+            raise ShapeError(msg)
+        if own.ndim == 2:
+            own = own.unsqueeze(1)
+        elif own.ndim > 3:
+            own = own.flatten(2).transpose(1, 2)
+        return own if own.shape[0] == samples else own.expand(samples, -1, -1)
+
+    def back(acts: Tensor, own: Tensor) -> Tensor:
+        if own.ndim == 2:
+            return acts.squeeze(1)
+        return acts.transpose(1, 2).reshape(len(acts), *own.shape[1:]) if own.ndim > 3 else acts
+
+    return View(to, back)
+
+
+def _stack(raw: Any) -> Tensor | Mapping[str, Any]:
+    if isinstance(raw, (Tensor, Mapping)):
+        return raw
+    try:
+        if isinstance(raw, np.ndarray):
+            return torch.as_tensor(raw)
+        return torch.stack([torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x) for x in raw])
+    except (TypeError, ValueError, RuntimeError) as error:
+        msg = (
+            "Samples must be tensors or arrays of one shape where no prepare function is given. "
+            f"Got {type(raw).__name__} ({error}). Pass TorchModule(module, prepare=...)."
+        )
+        raise CorpusError(msg) from None
+
+
+def _first_parameter(module: nn.Module) -> str:
+    for parameter in inspect.signature(module.forward).parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            return parameter.name
+        break
+    return _POSITIONAL
+
+
+def _first_sample(inputs: Inputs) -> Inputs:
+    n = len(inputs)
+    data = {
+        k: v[:1] if isinstance(v, Tensor) and v.ndim and len(v) == n else v for k, v in inputs.data.items()
+    }
+    return Inputs(data, None if inputs.lengths is None else inputs.lengths[:1])
+
+
+__all__ = ["TorchModule"]

@@ -1,0 +1,131 @@
+"""Documents and corpora: texts with stable ids, which can be read again and again."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from saelab.types import CorpusError, RangeError
+
+
+@dataclass(frozen=True)
+class Span:
+    """A labelled stretch of a document's text, in characters: text[start:end]."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text with a stable id; `spans` say what parts of it are, `kind` what all of it is."""
+
+    id: str
+    text: str
+    spans: tuple[Span, ...] = ()
+    kind: str = ""
+
+
+class Corpus:
+    """Documents that can be iterated any number of times, always in the same order.
+
+    make: called at each iteration, gives the documents afresh. name: for people; key: what determines the content,
+    for the fingerprint (the documents' texts themselves where it is None).
+    """
+
+    def __init__(self, make: Callable[[], Iterable[Document]], name: str, key: str | None = None) -> None:
+        self._make = make
+        self.name = name
+        self._key = key
+
+    def __iter__(self) -> Iterator[Document]:
+        return iter(self._make())
+
+    def take(self, n: int) -> Corpus:
+        """The first n documents."""
+        if n < 1:
+            message = f"take(n) needs n >= 1. Got {n}. Pass how many documents to keep."
+            raise RangeError(message)
+        key = None if self._key is None else f"{self._key}[:{n}]"
+        return Corpus(lambda: itertools.islice(iter(self), n), f"{self.name}[:{n}]", key)
+
+    def shard(self, i: int, n: int) -> Corpus:
+        """Every n-th document from the i-th on: the n shards hold each document once."""
+        if not 0 <= i < n:
+            message = f"shard(i, n) needs 0 <= i < n. Got i={i}, n={n}. Pass the shard's number and their count."
+            raise RangeError(message)
+        key = None if self._key is None else f"{self._key}[{i}::{n}]"
+        return Corpus(lambda: itertools.islice(iter(self), i, None, n), f"{self.name}[{i}::{n}]", key)
+
+    def fingerprint(self) -> str:
+        """Hex digest of what the corpus holds; equal for equal corpora."""
+        digest = hashlib.sha256()
+        if self._key is not None:
+            digest.update(self._key.encode())
+        else:
+            for document in self:
+                digest.update(f"{len(document.text)}:{document.text}".encode())
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        return f"Corpus({self.name!r})"
+
+
+def as_corpus(texts: Corpus | Iterable[str | Document] | str) -> Corpus:
+    """A Corpus of what a user has: a Corpus, strings, Documents, or one string as one document.
+
+    Raises CorpusError on an empty corpus and on a document that is not a string or holds nothing but whitespace.
+    An iterator is read into memory, since it can be read only once.
+    """
+    if isinstance(texts, Corpus):
+        return texts
+    if isinstance(texts, str):
+        texts = [texts]
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes | dict):
+        message = f"A corpus must be strings or Documents. Got {type(texts).__name__}. Pass a list of strings."
+        raise CorpusError(message)
+    documents = tuple(_document(i, text) for i, text in enumerate(texts))
+    if not documents:
+        message = "A corpus must hold at least one document. Got none. Pass a non-empty list of strings."
+        raise CorpusError(message)
+    return Corpus(lambda: documents, f"{len(documents)} documents")
+
+
+def token_labels(document: Document, offsets: Sequence[tuple[int, int]]) -> list[str]:
+    """What each token is: the label of the span that covers most of it, "" where none does.
+
+    offsets: (start, end) characters of each token in the document's text, (0, 0) for special tokens that a tokenizer
+    added. Of spans that cover a token equally, the first counts. A space that a token begins with is not counted.
+    """
+    spans = sorted(document.spans, key=lambda s: (s.start, s.end))
+    labels = []
+    for start, end in offsets:
+        while start < end and document.text[start].isspace():
+            start += 1
+        best, covered = "", 0
+        for span in spans:
+            if span.start >= end:
+                break
+            shared = min(end, span.end) - max(start, span.start)
+            if shared > covered:
+                best, covered = span.label, shared
+        labels.append(best)
+    return labels
+
+
+def _document(i: int, text: object) -> Document:
+    document = text if isinstance(text, Document) else None
+    content = document.text if document else text
+    if not isinstance(content, str):
+        message = (
+            f"Each document must be a string or a Document. Got {type(content).__name__} at index {i}. "
+            "Convert it to str first."
+        )
+        raise CorpusError(message)
+    if not content.strip():
+        message = f"A document must hold some text. Got {content!r} at index {i}. Leave empty documents out."
+        raise CorpusError(message)
+    return document or Document(str(i), content)

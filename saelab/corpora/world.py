@@ -1,0 +1,69 @@
+"""The synthetic world: short labelled texts of ten kinds, any number of them, the same on every machine.
+
+Every document comes from its own random source, keyed by seed and number, so document i can be written without the
+others. What the tests of the embedded model use (names, templates, years, argument and function names) never occurs
+in the split "train"; see `world_lexicon.held_out`.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Iterator, Sequence
+
+from saelab.corpora.documents import Corpus, Document
+from saelab.corpora.world_families import FAMILIES, Writer
+from saelab.types import ConfigError, nearest
+
+
+def world(
+    seed: int = 0,
+    n_documents: int = 10_000,
+    *,
+    split: str = "train",
+    families: Sequence[str] | None = None,
+) -> Corpus:
+    """A corpus of the synthetic world. Documents' ids are `world-{split}-{seed}-{i}`, their kind is their family.
+
+    split: "train", or "heldout" for names, templates, years and argument names that "train" never uses.
+    families: only these of `FAMILIES`, in their usual proportions.
+    Raises ConfigError on an unknown split or family, or fewer than one document.
+    """
+    if split not in ("train", "heldout"):
+        message = f"split must be 'train' or 'heldout'. Got {split!r}. Pass split='train'."
+        raise ConfigError(message)
+    if n_documents < 1:
+        message = f"n_documents must be at least 1. Got {n_documents}. Pass how many documents to write."
+        raise ConfigError(message)
+    chosen = tuple(FAMILIES if families is None else families)
+    for family in chosen:
+        if family not in FAMILIES:
+            message = f"Unknown family {family!r}. {nearest(family, FAMILIES)}Known: {', '.join(FAMILIES)}."
+            raise ConfigError(message)
+    if not chosen:
+        message = f"families must not be empty. Got {families!r}. Leave it out for all of {', '.join(FAMILIES)}."
+        raise ConfigError(message)
+
+    def make() -> Iterator[Document]:
+        return (document(seed, i, split, chosen) for i in range(n_documents))
+
+    key = f"world-1:{seed}:{n_documents}:{split}:{','.join(chosen)}"
+    return Corpus(make, f"world(seed={seed}, {n_documents:,} documents, {split})", key)
+
+
+def document(seed: int, i: int, split: str = "train", families: tuple[str, ...] = tuple(FAMILIES)) -> Document:
+    """Document i of a seed."""
+    rng = random.Random(f"{split}-{seed}-{i}")
+    family = rng.choices(families, cum_weights=_cumulative(families))[0]
+    writer = Writer(split, rng)
+    FAMILIES[family][0](writer)
+    return Document(f"world-{split}-{seed}-{i}", "".join(writer.parts), tuple(writer.spans), family)
+
+
+@functools.cache
+def _cumulative(families: tuple[str, ...]) -> tuple[float, ...]:
+    total, out = 0.0, []
+    for family in families:
+        total += FAMILIES[family][1]
+        out.append(total)
+    return tuple(out)

@@ -1,0 +1,354 @@
+"""The kinds of text of the synthetic world. Each function writes one labelled document from its own random source."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from saelab.corpora import world_lexicon as lexicon
+from saelab.corpora.documents import Span
+
+IOI_TEMPLATES = (
+    "When {a} and {b} went to the {place}, {s} gave a {object} to {io}.",
+    "Then, {a} and {b} went to the {place}. {s} gave a {object} to {io}.",
+    "After {a} and {b} left the {place}, {s} handed the {object} to {io}.",
+    "While {a} and {b} were at the {place}, {s} showed the {object} to {io}.",
+    "Yesterday {a} and {b} met at the {place}, and {s} sold the {object} to {io}.",
+    "{a} and {b} walked through the {place}. Then {s} offered a {object} to {io}.",
+    "In the {place}, {a} saw {b}. Later {s} brought the {object} to {io}.",
+    "Once {a} and {b} had found the {object}, {s} gave it to {io}.",
+    "Friends {a} and {b} found a {object} at the {place}. {s} gave it to {io}.",
+    "When {a} and {b} got a {object} at the {place}, {s} decided to give it to {io}.",
+    "{a} and {b} had a long talk in the {place}. After that {s} said goodbye to {io}.",
+    "Because {a} and {b} liked the {place}, {s} read a story about it to {io}.",
+    "At the {place}, {a} waited for {b}, and {s} passed the {object} to {io}.",
+    "{a} and {b} were working at the {place}. {s} threw the {object} to {io}.",
+    "The {adjective} {place} was where {a} and {b} lived, and {s} lent a {object} to {io}.",
+    "Soon after {a} and {b} came back from the {place}, {s} sent a {object} to {io}.",
+    "As {a} and {b} were leaving the {place}, {s} returned the {object} to {io}.",
+    "{a} and {b} shared a {adjective} {object}. In the end {s} left it to {io}.",
+    "Every morning {a} and {b} cleaned the {place}, and {s} carried a {object} to {io}.",
+    "During the trip of {a} and {b} to the {place}, {s} mailed a {object} to {io}.",
+    "Long ago {a} met {b} at the {place}; today {s} wrote a letter to {io}.",
+    "Before {a} and {b} reached the {place}, {s} promised a {object} to {io}.",
+    "{a} had lunch with {b} near the {place}. Then {s} gave the {object} to {io}.",
+    "On {day}, {a} and {b} visited the {place}, where {s} presented a {object} to {io}.",
+    "It was late when {a} and {b} saw the {place}. {s} whispered a secret to {io}.",
+)
+YEAR_TEMPLATES = (
+    "The {event} lasted from the year {c}{y} to the year {c}{z}.",
+    "The {event} began in {c}{y} and ended in {c}{z}.",
+    "The {adjective} {event} went on from {c}{y} to {c}{z}.",
+    "From {c}{y} until {c}{z} there was a {event}.",
+    "The {event} of {c}{y} was over in {c}{z}.",
+    "The {event} started in the year {c}{y} and ended in the year {c}{z}.",
+    "Between {c}{y} and {c}{z} the {event} changed everything.",
+    "{name} was born in {c}{y} and died in {c}{z}.",
+    "The {event} ran from the year {c}{y} to {c}{z}.",
+    "The {event}, which broke out in {c}{y}, came to an end in {c}{z}.",
+)
+DOC_STYLES = (":param {}: the {} {}", "@param {} the {} {}", "{}: the {} {}", "* {} is the {} {}", ":arg {}: the {} {}")
+STORY_TEMPLATES = (
+    "{p} lived near the {adjective} {place}.",
+    "One day {p} found a {adjective} {object} in the {place}.",
+    "{p} put the {object} on the table.",
+    "{p} and {q} played in the {place} until it was dark.",
+    '"Where is my {object}?" asked {p}.',
+    '"It is in the {place}," said {q}.',
+    "{q} was very happy and thanked {p}.",
+    "In the evening {p} went home with the {object}.",
+    "{p} told {q} about the {place}.",
+    "The {object} was {adjective}, so {q} took it to the {place}.",
+    "{q} looked at {p} and smiled.",
+    "Then {p} lost the {object}, and {q} was sad.",
+)
+REVIEW_TEMPLATES = (
+    "The {thing} was {w}.",
+    "I found it {w} and {w}.",
+    "What a {w} {thing}!",
+    "A {w}, {w} {thing}; my friends thought so too.",
+    "{p} is {w} in it, and the {thing} is {w}.",
+    "It is simply {w}.",
+    "From the first minute it feels {w}.",
+)
+REVIEW_THINGS = "film book play meal hotel song concert show game story".split()
+TOPIC_TEMPLATES = (
+    "The {t} and the {t} were {adjective}.",
+    "Everyone talked about the {t}.",
+    "There was a {t} near the {t}.",
+    "{p} knows a lot about {t} and {t}.",
+    "Without a {t} there is no {t}.",
+    "They needed the {t}, the {t} and the {t}.",
+    "A {adjective} {t} is better than a {t}.",
+    "First came the {t}, then the {t}.",
+)
+REQUESTS = (
+    "tell me about the {t}",
+    "bring me the {object}",
+    "say something about the {t} and the {t}",
+    "wait at the {place}",
+    "count to {number}",
+    "open the {object}",
+    "describe the {place}",
+)
+
+
+@dataclass
+class Writer:
+    """Text with what each stretch of it is, built from left to right."""
+
+    split: str
+    rng: random.Random
+    parts: list[str] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    length: int = 0
+
+    def add(self, text: str, label: str = "") -> None:
+        """Append text; with a label, it is a span."""
+        if label:
+            self.spans.append(Span(self.length, self.length + len(text), label))
+        self.parts.append(text)
+        self.length += len(text)
+
+    def fill(self, template: str, slots: dict[str, Callable[[], tuple[str, str]] | tuple[str, str]]) -> None:
+        """Append a template. Each slot gives (text, label); a callable is asked anew for each occurrence."""
+        rest = template
+        while "{" in rest:
+            before, _, after = rest.partition("{")
+            slot, _, rest = after.partition("}")
+            self.add(before)
+            value = slots[slot]
+            self.add(*(value() if callable(value) else value))
+        self.add(rest)
+
+    def name(self) -> str:
+        return self.rng.choice(lexicon.names(self.split))
+
+    def two_names(self) -> tuple[str, str]:
+        a = b = self.name()
+        while a == b:
+            b = self.name()
+        return a, b
+
+    def template(self, templates: Sequence[str]) -> str:
+        """One of the split's templates: every fifth is held out."""
+        return self.rng.choice([t for i, t in enumerate(templates) if (i % 5 == 4) == (self.split == "heldout")])
+
+    def common(self) -> dict[str, Callable[[], tuple[str, str]] | tuple[str, str]]:
+        """Slots that mean the same everywhere."""
+        pick = self.rng.choice
+        return {
+            "place": lambda: (pick(lexicon.PLACES), "place"),
+            "object": lambda: (pick(lexicon.OBJECTS), "object"),
+            "adjective": lambda: (pick(lexicon.ADJECTIVES), "adjective"),
+            "event": lambda: (pick(lexicon.EVENTS), "event"),
+            "day": lambda: (pick(lexicon.DAYS), "day"),
+            "number": lambda: (str(self.rng.randint(2, 20)), "number"),
+        }
+
+
+def ioi(w: Writer) -> None:
+    """Two names, one repeated as the giver: the other receives (Wang et al. 2022, indirect object identification)."""
+    for i in range(w.rng.randint(1, 4)):
+        if i:
+            w.add(" ")
+        a, b = w.two_names()
+        giver, receiver = w.rng.choice([(a, b), (b, a)])
+        thing = (w.rng.choice(lexicon.OBJECTS), "object")
+        slots = w.common() | {
+            "a": (a, "person"),
+            "b": (b, "person"),
+            "s": (giver, "giver"),
+            "io": (receiver, "receiver"),
+            "object": thing,
+        }
+        w.fill(w.template(IOI_TEMPLATES), slots)
+
+
+def years(w: Writer) -> None:
+    """Spans of years: the last two digits of the end are larger (Hanna et al. 2023, greater-than)."""
+    for i in range(w.rng.randint(1, 4)):
+        if i:
+            w.add(" ")
+        century, start, end = year_span(w.rng, w.split)
+        template = w.template(YEAR_TEMPLATES)
+        c = (f"{century}", "century")
+        slots = w.common() | {
+            "c": c,
+            "y": (f"{start:02}", "start year"),
+            "z": (f"{end:02}", "end year"),
+            "name": (w.name(), "person"),
+        }
+        w.fill(template, slots)
+
+
+def year_span(rng: random.Random, split: str) -> tuple[int, int, int]:
+    """(century, two digits of the start, of the end); the whole year of the start is of the split."""
+    century = rng.randint(11, 19)
+    start = rng.choice([y for y in range(2, 97) if lexicon.held_out_year(100 * century + y) == (split == "heldout")])
+    end = rng.choice([y for y in range(start + 1, 100) if not lexicon.held_out_year(100 * century + y)])
+    return century, start, end
+
+
+def docstring(w: Writer) -> None:
+    """A function whose documentation names the arguments in order (Heimersheim & Janiak 2023)."""
+    rng = w.rng
+    name = rng.choice(lexicon.function_names(w.split))
+    pool = lexicon.argument_names(w.split)
+    arguments: list[str] = []
+    for _ in range(rng.randint(3, 6)):
+        arguments.append(rng.choice([a for a in rng.sample(pool, 12) if a not in arguments]))
+    style = rng.choice(DOC_STYLES)
+    w.add("def ")
+    w.add(name, "function name")
+    w.add("(self" if rng.random() < 0.5 else "(")
+    for i, argument in enumerate(arguments):
+        w.add(", " if i or w.parts[-1] == "(self" else "")
+        w.add(argument, "argument")
+    w.add("):\n")
+    verb, noun = name.split("_")
+    w.add(f'    """{verb.title()} the {rng.choice(lexicon.ADJECTIVES)} {noun}\n\n')
+    for argument in arguments:
+        before, _, after = style.partition("{}")
+        w.add("    " + before)
+        w.add(argument, "documented argument")
+        w.add(after.format(rng.choice(lexicon.ADJECTIVES), rng.choice(lexicon.FUNCTION_NOUNS)) + "\n")
+    w.add('    """\n')
+
+
+def story(w: Writer) -> None:
+    """People, places and things."""
+    p, q = w.two_names()
+    place, thing = w.rng.choice(lexicon.PLACES), w.rng.choice(lexicon.OBJECTS)
+    slots = w.common() | {"p": (p, "person"), "q": (q, "person"), "place": (place, "place"), "object": (thing, "object")}
+    for i in range(w.rng.randint(3, 6)):
+        w.add(" " if i else "")
+        w.fill(w.rng.choice(STORY_TEMPLATES), slots)
+
+
+def review(w: Writer) -> None:
+    """An opinion, good or bad throughout."""
+    label = w.rng.choice(["positive", "negative"])
+    words = lexicon.POSITIVE if label == "positive" else lexicon.NEGATIVE
+    thing = w.rng.choice(REVIEW_THINGS)
+    slots = w.common() | {
+        "w": lambda: (w.rng.choice(words), label),
+        "thing": (thing, "reviewed thing"),
+        "p": (w.name(), "person"),
+    }
+    for i in range(w.rng.randint(2, 5)):
+        w.add(" " if i else "")
+        w.fill(w.rng.choice(REVIEW_TEMPLATES), slots)
+
+
+def manners(w: Writer) -> None:
+    """Polite and rude speech."""
+    label = w.rng.choice(["polite", "rude"])
+    for i in range(w.rng.randint(1, 3)):
+        w.add(" " if i else "")
+        w.add(f'"')
+        _request(w, label)
+        w.add(f'" said ')
+        w.add(w.name(), "person")
+        w.add(".")
+
+
+def topic(w: Writer) -> None:
+    """A few sentences on one topic."""
+    _on_topic(w, w.rng.choice(list(lexicon.TOPIC_WORDS)), w.rng.randint(3, 6))
+
+
+def chat(w: Writer) -> None:
+    """A dialogue in the chat template, polite or rude, answered on the topic asked for."""
+    label = w.rng.choice(["polite", "rude", "plain"])
+    subject = w.rng.choice(list(lexicon.TOPIC_WORDS))
+    for _ in range(w.rng.randint(1, 3)):
+        w.add("<|user|>", "role marker")
+        _request(w, label, subject)
+        w.add("<|end|>", "role marker")
+        w.add("<|assistant|>", "role marker")
+        if label == "rude":
+            w.add("That was not kind. ", "rebuke")
+        elif label == "polite":
+            w.add("Of course! ", "assent")
+        _on_topic(w, subject, w.rng.randint(1, 3))
+        w.add("<|end|>", "role marker")
+
+
+def repeated(w: Writer) -> None:
+    """Random words, then the same words again."""
+    pool = [*lexicon.OBJECTS, *lexicon.PLACES, *lexicon.ADJECTIVES, *lexicon.names(w.split)]
+    words = [w.rng.choice(pool) for _ in range(w.rng.randint(5, 40))]
+    for time in range(2):
+        for word in words:
+            w.add(" " if w.length else "")
+            w.add(word, "second copy" if time else "random word")
+
+
+def counting(w: Writer) -> None:
+    """Counting up, down and by steps, in digits and words; days and months in order."""
+    kind = w.rng.choice(["up", "up", "down", "step", "words", "days", "months"])
+    if kind in ("days", "months"):
+        cycle = lexicon.DAYS if kind == "days" else lexicon.MONTHS
+        start = w.rng.randrange(len(cycle))
+        items = [cycle[(start + i) % len(cycle)] for i in range(w.rng.randint(3, 14))]
+        label = kind[:-1]
+    elif kind == "words":
+        start = w.rng.randrange(10)
+        items = lexicon.NUMBER_WORDS[start : start + w.rng.randint(4, 12)]
+        label = "number word"
+    else:
+        step = {"up": 1, "down": -1, "step": w.rng.randint(2, 10)}[kind]
+        start = w.rng.randint(30, 99) if kind == "down" else w.rng.randint(0, 40)
+        items = [str(n) for i in range(w.rng.randint(6, 24)) if 0 <= (n := start + step * i) < 100]
+        label = "number"
+    separator = w.rng.choice([" ", ", ", "\n"])
+    for i, item in enumerate(items):
+        w.add(separator if i else "")
+        w.add(item, label)
+
+
+def _request(w: Writer, label: str, subject: str | None = None) -> None:
+    words = lexicon.TOPIC_WORDS[subject or w.rng.choice(list(lexicon.TOPIC_WORDS))]
+    slots = w.common() | {"t": lambda: (w.rng.choice(words), f"topic: {subject}" if subject else "topic word")}
+    if label in ("polite", "rude"):
+        phrase = w.rng.choice(lexicon.POLITE if label == "polite" else lexicon.RUDE)
+        w.add(phrase[0].upper() + phrase[1:], label)
+        w.add(", ")
+    w.fill(w.rng.choice(REQUESTS), slots)
+    if label == "rude":
+        w.add(", ")
+        w.add(w.rng.choice(lexicon.RUDE), "rude")
+        w.add("!")
+    elif label == "polite":
+        w.add(", ")
+        w.add(w.rng.choice(lexicon.POLITE), "polite")
+        w.add(".")
+    else:
+        w.add(".")
+
+
+def _on_topic(w: Writer, name: str, sentences: int) -> None:
+    slots = w.common() | {
+        "t": lambda: (w.rng.choice(lexicon.TOPIC_WORDS[name]), f"topic: {name}"),
+        "p": (w.name(), "person"),
+    }
+    for i in range(sentences):
+        w.add(" " if i else "")
+        w.fill(w.rng.choice(TOPIC_TEMPLATES), slots)
+
+
+# family -> (writer, share of the documents)
+FAMILIES: dict[str, tuple[Callable[[Writer], None], float]] = {
+    "ioi": (ioi, 0.22),
+    "years": (years, 0.14),
+    "docstring": (docstring, 0.13),
+    "story": (story, 0.10),
+    "review": (review, 0.08),
+    "manners": (manners, 0.06),
+    "topic": (topic, 0.08),
+    "chat": (chat, 0.08),
+    "repeated": (repeated, 0.06),
+    "counting": (counting, 0.05),
+}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,9 +36,13 @@ def is_square(name: str) -> bool:
     return name.endswith(_SQUARE)
 
 
-def bridge_points(n_layers: int) -> list[str]:
-    """The names that are asked of the bridge; the rotated ones exist only in models with rotary positions."""
-    return [f"blocks.{i}.attn.{kind}" for i in range(n_layers) for kind in KINDS]
+def bridge_points(n_layers: int, rotary: bool) -> list[str]:
+    """The names that are asked of the bridge; the rotated ones only in models with rotary positions.
+
+    Which of them can be edited, or exist at all, depends on what the library knows of the architecture.
+    """
+    kinds = [kind for kind in KINDS if rotary or "_rot_" not in kind]
+    return [f"blocks.{i}.attn.{kind}" for i in range(n_layers) for kind in kinds]
 
 
 class Bridge:
@@ -61,7 +66,8 @@ class Bridge:
         twin.config.architectures = [type(model).__name__]
         words = copy.deepcopy(tokenizer)
         name = getattr(model.config, "_name_or_path", "") or type(model).__name__
-        words.init_kwargs.setdefault("name_or_path", name)
+        # it gets ids, never text; without this entry it would load the tokenizer anew, from the hub
+        words.init_kwargs = {**words.init_kwargs, "name_or_path": name, "add_bos_token": True}
         try:
             self._bridge = TransformerBridge.boot_transformers(
                 name, hf_model=twin, tokenizer=words, device=str(device), dtype=model.dtype
@@ -116,12 +122,15 @@ class Bridge:
                 return fn
 
             hooks = [(names[id(t.site.module)], hook(i)) for i, t in enumerate(traffic)]
-            return self._bridge.run_with_hooks(
-                data["input_ids"],
-                fwd_hooks=hooks,
-                return_type="logits",
-                attention_mask=data.get("attention_mask"),
-            )
+            with warnings.catch_warnings():
+                # where the library drops an edit it warns; the check of liveness refuses such points instead
+                warnings.filterwarnings("ignore", "A hook on .* returned a modified tensor", UserWarning)
+                return self._bridge.run_with_hooks(
+                    data["input_ids"],
+                    fwd_hooks=hooks,
+                    return_type="logits",
+                    attention_mask=data.get("attention_mask"),
+                )
 
         return run_visited(body, traffic, _HEADS, output=output, grad=grad)
 

@@ -233,9 +233,9 @@ def ensure_live(run: Rerun, hook: HookPoint) -> None:
     """Refuse a hook point that does not influence the output. Raises HookError.
 
     run: edits -> every tensor of the model's output on a small input. Zeroing the hook point must change it
-    (or, where the activation happens to be zero already, a large random perturbation). A hook can see a tensor
-    that the network does not use: states that a library captured earlier, modules whose parent ignores what
-    they return. Edits there would be silent no-ops, and features read there would explain nothing.
+    (or, where the activation happens to be zero already, a large random perturbation). A hook can see a
+    tensor that the network does not use: states that a library captured earlier, results that the parent
+    module ignores. Edits there would be silent no-ops, and features read there would explain nothing.
     """
 
     def perturb(acts: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ def ensure_live(run: Rerun, hook: HookPoint) -> None:
         scale = acts.float().square().mean().sqrt().nan_to_num(0.0).clamp(max=1e3).to(acts.dtype)
         return acts + noise * (10 * scale + 1)
 
-    base = run([])
+    base = run([(hook, lambda acts: acts)])  # an edit, so that the pass takes the same route
     for edit in (torch.zeros_like, perturb):
         changed = run([(hook, edit)])
         same = len(base) == len(changed) and all(map(_same, base, changed))
@@ -286,7 +286,7 @@ def _same_layout(new: Tensor, own: Tensor) -> Tensor:
 
 
 def _on_path(flow: Tensor, view: View, site: Site, where: str) -> tuple[Tensor, Tensor]:
-    """(what flows on, what is read): the one computed from the other, so gradients reach what is read."""
+    """(what flows on, what is read): the one computed from the other, so gradients reach it."""
     if not flow.requires_grad:
         flow = flow.requires_grad_() if site.in_place else flow.detach().requires_grad_()
     seen = view.to(flow)

@@ -93,7 +93,7 @@ class LanguageModel(TorchSubject):
     def hooks(self, *, bridge: bool = False) -> list[str]:
         """Every hook point that is a module's, in the order of the pass; with bridge=True the bridge's
         too."""
-        return [*self._arch.points, *(bridge_points(self.n_layers) if bridge else [])]
+        return [*self._arch.points, *(bridge_points(self.n_layers, self._arch.rotary) if bridge else [])]
 
     def hook_point(self, name: HookPoint | str) -> HookPoint:
         """The HookPoint of a name, n_heads filled where heads are concatenated. Raises HookError if
@@ -123,13 +123,10 @@ class LanguageModel(TorchSubject):
         return encode(self.tokenizer, text, self.bos_id if bos else None)
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """Readable text of each token alone; concatenated they show the text. Raises RangeError on bad
-        ids."""
-        return (
-            [self._text(i) for i in check_ids(ids, max(self.d_vocab, len(self.tokenizer)))]
-            if len(ids)
-            else []
-        )
+        """Readable text of each token alone; together they show the text. Raises RangeError on bad ids."""
+        if not len(ids):
+            return []
+        return [self._text(i) for i in check_ids(ids, max(self.d_vocab, len(self.tokenizer))).tolist()]
 
     def prepare(self, raw: Sequence[str] | str, truncate: bool = False) -> Inputs:
         """Texts to ids, padded on the right, with their attention mask; BOS first exactly once.
@@ -156,12 +153,12 @@ class LanguageModel(TorchSubject):
                 "Split it into documents, or cut it: prepare(texts, truncate=True)."
             )
             raise CorpusError(msg)
-        ids = torch.zeros(len(lists), int(lengths.max()), dtype=torch.long)
-        mask = torch.zeros_like(ids)
+        ids = np.zeros((len(lists), int(lengths.max())), dtype=np.int64)
         for row, values in enumerate(lists):
-            ids[row, : len(values)] = torch.tensor(values)
-            mask[row, : len(values)] = 1
-        return Inputs(data={"input_ids": ids, "attention_mask": mask}, lengths=lengths)
+            ids[row, : len(values)] = values
+        mask = np.arange(ids.shape[1]) < lengths[:, None]
+        data = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask).long()}
+        return Inputs(data=data, lengths=lengths)
 
     def label(self, inputs: Inputs, sample: int, position: int) -> str:
         """The token's text. Raises RangeError outside of the inputs."""

@@ -20,6 +20,7 @@ LAYERS = (
     "model.language_model.layers", "language_model.model.layers", "backbone.layers",
 )  # fmt: skip
 FINAL_NORM = ("ln_f", "norm", "final_layer_norm", "final_layernorm", "norm_f")
+EMBED_NORM = ("word_embeddings_layernorm",)  # BLOOM
 POSITIONS = ("wpe", "embed_positions")
 ATTENTION = ("attn.attention", "attn", "self_attn", "attention", "self_attention")
 ATTENTION_OUT = ("o_proj", "c_proj", "out_proj", "dense")
@@ -58,7 +59,9 @@ class Architecture:
         self.points: dict[str, Site] = {}
         embed = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
         if embed is not None:
-            self.points["hook_embed"] = Site(embed)
+            self.points["hook_embed"] = Site(_first(stem, EMBED_NORM) or embed)
+        named = any("rotary" in name for name, _ in model.named_modules())
+        self.rotary = named or hasattr(config, "rotary_dim")
         positions = _first(stem, POSITIONS)
         if positions is not None:
             self.points["hook_pos_embed"] = Site(positions)

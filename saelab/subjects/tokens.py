@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from saelab.types import CorpusError, RangeError
 
@@ -66,29 +68,29 @@ def token_text(tokenizer: Any) -> Callable[[int], str]:
     return text
 
 
-def check_ids(ids: Iterable[Any], d_vocab: int) -> list[int]:
-    """Token ids as ints in 0..d_vocab-1. Raises CorpusError where empty or no integers, RangeError
-    outside."""
-    if isinstance(ids, (str, bytes)) or not hasattr(ids, "__iter__"):
-        msg = f"Token ids must be a list of int. Got {_short(ids)}. Pass texts to prepare() instead."
-        raise CorpusError(msg)
-    values = ids.tolist() if hasattr(ids, "tolist") else list(ids)  # type: ignore[union-attr]
-    if not values:
+def check_ids(ids: Any, d_vocab: int) -> np.ndarray:
+    """Token ids of one sample as int64 [positions], each in 0..d_vocab-1.
+
+    Raises CorpusError where they are none or no integers, RangeError outside of the vocabulary.
+    """
+    try:
+        values = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
+    except (TypeError, ValueError):
+        values = np.empty((0, 0))
+    if values.ndim == 1 and not len(values):
         msg = "A list of token ids must not be empty. Got []. Drop empty samples."
         raise CorpusError(msg)
-    for value in values:
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            msg = f"Token ids must be int. Got {_short(value)}. Pass texts to prepare() instead."
-            raise CorpusError(msg)
-    out = [int(v) for v in values]
-    low, high = min(out), max(out)
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        msg = f"Token ids must be a list of int. Got {_short(ids)}. Pass texts to prepare() instead."
+        raise CorpusError(msg)
+    low, high = int(values.min()), int(values.max())
     if low < 0 or high >= d_vocab:
         msg = (
             f"Token ids must be in 0..{d_vocab - 1}. Got {low if low < 0 else high}. "
             "Check that the tokenizer belongs to the model."
         )
         raise RangeError(msg)
-    return out
+    return values.astype(np.int64, copy=False)
 
 
 def check_texts(texts: Any) -> Sequence[Any]:

@@ -1,0 +1,167 @@
+"""Training of the embedded language model, resumable."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from saelab.embedded.data import Chunk, write_chunk
+from saelab.embedded.scores import all_scores
+
+CHUNK_STEPS = 200
+
+
+class Plan(NamedTuple):
+    """How long and how to train. Most tokens come in short rows, the last part in rows of the full context."""
+
+    tokens: int
+    seed: int = 0
+    tokens_per_step: int = 8_192
+    short: int = 128
+    full: int = 256
+    full_share: float = 0.2
+    warmup: int = 200
+    decay_share: float = 0.35
+    lr_matrices: float = 6e-3
+    lr_others: float = 3e-3
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // self.tokens_per_step
+
+    def length(self, step: int) -> int:
+        """Tokens a row at a step; the same within a chunk."""
+        chunk_start = step - step % CHUNK_STEPS
+        return self.full if chunk_start >= self.steps * (1 - self.full_share) else self.short
+
+    def lr(self, step: int) -> float:
+        """Factor on both learning rates: warm up, stay, go down to 0 in a straight line."""
+        left = (self.steps - step) / max(self.steps * self.decay_share, 1)
+        return max(0.0, min(1.0, (step + 1) / self.warmup, left))
+
+
+def new_model(n_ctx: int = 256, seed: int = 0) -> Any:
+    """An untrained model of the embedded architecture: 4 layers, 8 heads, d_model 128."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        n_layer=4,
+        n_head=8,
+        n_embd=128,
+        n_positions=n_ctx,
+        vocab_size=1024,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=3,
+        pad_token_id=3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        # softmax and matrix products in bfloat16 are the fastest on a CPU, and need the plain attention
+        return GPT2LMHeadModel._from_config(config, attn_implementation="eager")
+
+
+def train_model(
+    tokenizer: Any,
+    paragraphs: list[str],
+    work: Path,
+    plan: Plan,
+    *,
+    device: str = "cpu",
+    report: Callable[[str], None],
+) -> tuple[Any, list[dict[str, float]]]:
+    """Train, or go on from the checkpoint in `work`. Gives the model and its history (step, tokens, loss, scores)."""
+    model = new_model(plan.full, plan.seed).to(device)
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".h." in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".h." in n)]
+    muon = torch.optim.Muon(matrices, lr=plan.lr_matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(others, lr=plan.lr_others, betas=(0.9, 0.95), weight_decay=0.0)
+    history: list[dict[str, float]] = []
+    step = 0
+    checkpoint = work / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        muon.load_state_dict(saved["muon"])
+        adam.load_state_dict(saved["adam"])
+        step, history = saved["step"], saved["history"]
+        report(f"resumed at step {step}")
+
+    def save() -> None:
+        temporary = checkpoint.with_suffix(".tmp")
+        state = {"model": model.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict()}
+        torch.save({**state, "step": step, "history": history}, temporary)
+        temporary.replace(checkpoint)
+
+    began, seen, running = time.monotonic(), 0, []
+    with _Chunks(tokenizer, paragraphs, work / "rows", plan) as chunks:
+        while step < plan.steps:
+            rows = chunks.rows(step).to(device)
+            for group, rate in ((muon, plan.lr_matrices), (adam, plan.lr_others)):
+                group.param_groups[0]["lr"] = rate * plan.lr(step)
+            with torch.autocast(device, dtype=torch.bfloat16):
+                logits = model(rows, use_cache=False).logits[:, :-1]
+            loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in (muon, adam):
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            running.append(float(loss))
+            step, seen = step + 1, seen + rows.numel()
+            if step % CHUNK_STEPS == 0 or step == plan.steps:
+                entry = {"step": step, "tokens": step * plan.tokens_per_step, "loss": float(np.mean(running))}
+                running = []
+                if step % (5 * CHUNK_STEPS) == 0 or step == plan.steps:
+                    entry |= all_scores(model, tokenizer)
+                    model.train()
+                history.append(entry)
+                save()
+                rate = seen / (time.monotonic() - began)
+                report(f"{json.dumps(entry)} {rate:,.0f} tokens/s, {step}/{plan.steps}")
+    return model.eval(), history
+
+
+class _Chunks:
+    """Rows of each step, the next chunk being written by another process while this one is read."""
+
+    def __init__(self, tokenizer: Any, paragraphs: list[str], folder: Path, plan: Plan) -> None:
+        self._arguments = (tokenizer, paragraphs)
+        self._folder, self._plan = folder, plan
+        self._pool = ProcessPoolExecutor(1)
+        self._coming: dict[int, Future[Path]] = {}
+        self._open: tuple[int, np.ndarray] | None = None
+
+    def __enter__(self) -> _Chunks:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def rows(self, step: int) -> torch.Tensor:
+        """int64 [rows length] of a step."""
+        at = step // CHUNK_STEPS
+        if self._open is None or self._open[0] != at:
+            for index in (at, at + 1):
+                if index not in self._coming:
+                    self._coming[index] = self._pool.submit(write_chunk, *self._arguments, self._chunk(index), self._folder)
+            path = self._coming.pop(at).result()
+            self._open = (at, np.load(path))
+            path.unlink()
+        per_step = self._plan.tokens_per_step // self._plan.length(step)
+        first = step % CHUNK_STEPS * per_step
+        return torch.from_numpy(self._open[1][first : first + per_step].astype(np.int64))
+
+    def _chunk(self, index: int) -> Chunk:
+        length = self._plan.length(index * CHUNK_STEPS)
+        return Chunk(index, CHUNK_STEPS * (self._plan.tokens_per_step // length), length, self._plan.seed)

@@ -96,13 +96,13 @@ def evaluate(
         raise HookError(message)
     hook = subject.hook_point(str(hook))
     corpus = as_corpus(corpus)
-    arms = [_Arm(sae), _Arm(SAE.create(sae.config, seed=seed))]
-
     # the first pass finds the mean, the second measures: flat memory at the price of a partial forward
     total: Tensor | float = 0.0
+    sample: Tensor | None = None
     n_rows = 0
     for _, x in _batches(subject, corpus, hook, max_rows, batch_size):
         total, n_rows = total + x.double().sum(0), n_rows + len(x)
+        sample = x if n_rows == len(x) else sample
     if not n_rows:
         message = (
             f"A corpus must hold rows besides BOS to be scored. Got none in {corpus!r}. Pass longer texts."
@@ -110,6 +110,8 @@ def evaluate(
         raise CorpusError(message)
     ablate = MeanAblate(hook, total / n_rows, keep_first=True)
 
+    # the control knows as much of the data as training begins with: its mean and scale
+    arms = [_Arm(sae), _Arm(SAE.create(sae.config, seed=seed, rows=sample))]
     clean = ablated = 0.0
     n_targets = 0
     for inputs, x in _batches(subject, corpus, hook, max_rows, batch_size):
@@ -167,10 +169,10 @@ class _Arm:
     """One SAE with its running sums."""
 
     def __init__(self, sae: SAE) -> None:
-        from saelab.sae import StreamingFVU
+        from saelab.sae import FVU
 
         self.sae = sae
-        self.fvu = StreamingFVU()
+        self.fvu = FVU()
         self.fired = np.zeros(sae.config.d_sae, dtype=bool)
         self.nonzero = 0
         self.rows = 0
@@ -191,7 +193,7 @@ class _Arm:
         loss = self.loss / n_targets
         recovered = (ablated - loss) / (ablated - clean) if ablated != clean else float("nan")
         return Scores(
-            fvu=float(self.fvu.value),
+            fvu=self.fvu.value,
             l0=self.nonzero / self.rows,
             dead=float(1 - self.fired.mean()),
             loss=loss,

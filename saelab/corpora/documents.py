@@ -32,8 +32,8 @@ class Document:
 class Corpus:
     """Documents that can be iterated any number of times, always in the same order.
 
-    make: called at each iteration, gives the documents afresh. name: for people; key: what determines the content,
-    for the fingerprint (the documents' texts themselves where it is None).
+    make: called at each iteration, gives the documents afresh. name: for people; key: what determines the
+    content, for the fingerprint (the documents' texts themselves where it is None).
     """
 
     def __init__(self, make: Callable[[], Iterable[Document]], name: str, key: str | None = None) -> None:
@@ -55,7 +55,9 @@ class Corpus:
     def shard(self, i: int, n: int) -> Corpus:
         """Every n-th document from the i-th on: the n shards hold each document once."""
         if not 0 <= i < n:
-            message = f"shard(i, n) needs 0 <= i < n. Got i={i}, n={n}. Pass the shard's number and their count."
+            message = (
+                f"shard(i, n) needs 0 <= i < n. Got i={i}, n={n}. Pass the shard's number and their count."
+            )
             raise RangeError(message)
         key = None if self._key is None else f"{self._key}[{i}::{n}]"
         return Corpus(lambda: itertools.islice(iter(self), i, None, n), f"{self.name}[{i}::{n}]", key)
@@ -77,15 +79,17 @@ class Corpus:
 def as_corpus(texts: Corpus | Iterable[str | Document] | str) -> Corpus:
     """A Corpus of what a user has: a Corpus, strings, Documents, or one string as one document.
 
-    Raises CorpusError on an empty corpus and on a document that is not a string or holds nothing but whitespace.
-    An iterator is read into memory, since it can be read only once.
+    Raises CorpusError on an empty corpus and on a document that is not a string or holds nothing but
+    whitespace. An iterator is read into memory, since it can be read only once.
     """
     if isinstance(texts, Corpus):
         return texts
     if isinstance(texts, str):
         texts = [texts]
     if not isinstance(texts, Iterable) or isinstance(texts, bytes | dict):
-        message = f"A corpus must be strings or Documents. Got {type(texts).__name__}. Pass a list of strings."
+        message = (
+            f"A corpus must be strings or Documents. Got {type(texts).__name__}. Pass a list of strings."
+        )
         raise CorpusError(message)
     documents = tuple(_document(i, text) for i, text in enumerate(texts))
     if not documents:
@@ -97,8 +101,9 @@ def as_corpus(texts: Corpus | Iterable[str | Document] | str) -> Corpus:
 def token_labels(document: Document, offsets: Sequence[tuple[int, int]]) -> list[str]:
     """What each token is: the label of the span that covers most of it, "" where none does.
 
-    offsets: (start, end) characters of each token in the document's text, (0, 0) for special tokens that a tokenizer
-    added. Of spans that cover a token equally, the first counts. A space that a token begins with is not counted.
+    offsets: (start, end) characters of each token in the document's text, (0, 0) for special tokens that a
+    tokenizer added. Of spans that cover a token equally, the first counts. A space that a token begins with
+    is not counted.
     """
     spans = sorted(document.spans, key=lambda s: (s.start, s.end))
     labels = []

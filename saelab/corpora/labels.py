@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def row_labels(subject: LanguageModel, store: FeatureStore, corpus: Iterable[Document]) -> list[str]:
-    """One label a row of the store, "" where its token carries none. The corpus must be the one that was indexed.
+    """One label a row of the store, "" where its token carries none. The corpus must be the one that was
+    indexed.
 
     Raises CorpusError where a document of the store is not in the corpus.
     """
@@ -30,7 +31,8 @@ def row_labels(subject: LanguageModel, store: FeatureStore, corpus: Iterable[Doc
                 break
     if missing:
         message = (
-            f"The corpus must be the one that the store was indexed on. {len(missing)} documents of the store are not "
+            f"The corpus must be the one that the store was indexed on. {len(missing)} documents of "
+            f"the store are not "
             f"in it, such as {next(iter(missing))!r}. Pass the corpus that was given to saelab.index."
         )
         raise CorpusError(message)

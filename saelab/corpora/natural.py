@@ -1,4 +1,6 @@
-"""English that every machine has: the documentation of Python's standard library, read from the interpreter."""
+"""English that every machine has: the documentation of Python's standard library, read from the
+interpreter.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ MIN_CHARACTERS = 60
 def natural() -> Corpus:
     """Paragraphs of the standard library's documentation topics and docstrings, in a fixed order.
 
-    Nothing is imported or run: sources are parsed. Paragraphs with words or years that the synthetic world holds out
-    are left out. The content differs between Python versions, and so does the fingerprint.
+    Nothing is imported or run: sources are parsed. Paragraphs with words or years that the synthetic world
+    holds out are left out. The content differs between Python versions, and so does the fingerprint.
     """
     return Corpus(_paragraphs, "the Python standard library's documentation")
 
@@ -58,4 +60,6 @@ def _texts(path: Path, relative: Path) -> list[str]:
 
 def _allowed(text: str) -> bool:
     words = re.findall(r"[A-Za-z_]+|\d+", text)
-    return not any(w in forbidden_words() or (w.isdigit() and len(w) == 4 and held_out_year(int(w))) for w in words)
+    return not any(
+        w in forbidden_words() or (w.isdigit() and len(w) == 4 and held_out_year(int(w))) for w in words
+    )

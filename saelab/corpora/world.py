@@ -1,8 +1,8 @@
 """The synthetic world: short labelled texts of ten kinds, any number of them, the same on every machine.
 
-Every document comes from its own random source, keyed by seed and number, so document i can be written without the
-others. What the tests of the embedded model use (names, templates, years, argument and function names) never occurs
-in the split "train"; see `world_lexicon.held_out`.
+Every document comes from its own random source, keyed by seed and number, so document i can be written
+without the others. What the tests of the embedded model use (names, templates, years, argument and function
+names) never occurs in the split "train"; see `world_lexicon.held_out`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def world(
     split: str = "train",
     families: Sequence[str] | None = None,
 ) -> Corpus:
-    """A corpus of the synthetic world. Documents' ids are `world-{split}-{seed}-{i}`, their kind is their family.
+    """A corpus of the synthetic world. Documents' ids are `world-{split}-{seed}-{i}`, their kind is their
+    family.
 
     split: "train", or "heldout" for names, templates, years and argument names that "train" never uses.
     families: only these of `FAMILIES`, in their usual proportions.
@@ -41,7 +42,9 @@ def world(
             message = f"Unknown family {family!r}. {nearest(family, FAMILIES)}Known: {', '.join(FAMILIES)}."
             raise ConfigError(message)
     if not chosen:
-        message = f"families must not be empty. Got {families!r}. Leave it out for all of {', '.join(FAMILIES)}."
+        message = (
+            f"families must not be empty. Got {families!r}. Leave it out for all of {', '.join(FAMILIES)}."
+        )
         raise ConfigError(message)
 
     def make() -> Iterator[Document]:
@@ -51,7 +54,9 @@ def world(
     return Corpus(make, f"world(seed={seed}, {n_documents:,} documents, {split})", key)
 
 
-def document(seed: int, i: int, split: str = "train", families: tuple[str, ...] = tuple(FAMILIES)) -> Document:
+def document(
+    seed: int, i: int, split: str = "train", families: tuple[str, ...] = tuple(FAMILIES)
+) -> Document:
     """Document i of a seed."""
     rng = random.Random(f"{split}-{seed}-{i}")
     family = rng.choices(families, cum_weights=_cumulative(families))[0]

@@ -1,4 +1,6 @@
-"""The kinds of text of the synthetic world. Each function writes one labelled document from its own random source."""
+"""The kinds of text of the synthetic world. Each function writes one labelled document from its own random
+source.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,13 @@ YEAR_TEMPLATES = (
     "The {event} ran from the year {c}{y} to {c}{z}.",
     "The {event}, which broke out in {c}{y}, came to an end in {c}{z}.",
 )
-DOC_STYLES = (":param {}: the {} {}", "@param {} the {} {}", "{}: the {} {}", "* {} is the {} {}", ":arg {}: the {} {}")
+DOC_STYLES = (
+    ":param {}: the {} {}",
+    "@param {} the {} {}",
+    "{}: the {} {}",
+    "* {} is the {} {}",
+    ":arg {}: the {} {}",
+)
 STORY_TEMPLATES = (
     "{p} lived near the {adjective} {place}.",
     "One day {p} found a {adjective} {object} in the {place}.",
@@ -133,7 +141,9 @@ class Writer:
 
     def template(self, templates: Sequence[str]) -> str:
         """One of the split's templates: every fifth is held out."""
-        return self.rng.choice([t for i, t in enumerate(templates) if (i % 5 == 4) == (self.split == "heldout")])
+        return self.rng.choice(
+            [t for i, t in enumerate(templates) if (i % 5 == 4) == (self.split == "heldout")]
+        )
 
     def common(self) -> dict[str, Callable[[], tuple[str, str]] | tuple[str, str]]:
         """Slots that mean the same everywhere."""
@@ -149,7 +159,8 @@ class Writer:
 
 
 def ioi(w: Writer) -> None:
-    """Two names, one repeated as the giver: the other receives (Wang et al. 2022, indirect object identification)."""
+    """Two names, one repeated as the giver: the other receives (Wang et al. 2022, indirect object "
+    "identification)."""
     for i in range(w.rng.randint(1, 4)):
         if i:
             w.add(" ")
@@ -186,7 +197,9 @@ def years(w: Writer) -> None:
 def year_span(rng: random.Random, split: str) -> tuple[int, int, int]:
     """(century, two digits of the start, of the end); the whole year of the start is of the split."""
     century = rng.randint(11, 19)
-    start = rng.choice([y for y in range(2, 97) if lexicon.held_out_year(100 * century + y) == (split == "heldout")])
+    start = rng.choice(
+        [y for y in range(2, 97) if lexicon.held_out_year(100 * century + y) == (split == "heldout")]
+    )
     end = rng.choice([y for y in range(start + 1, 100) if not lexicon.held_out_year(100 * century + y)])
     return century, start, end
 
@@ -221,7 +234,12 @@ def story(w: Writer) -> None:
     """People, places and things."""
     p, q = w.two_names()
     place, thing = w.rng.choice(lexicon.PLACES), w.rng.choice(lexicon.OBJECTS)
-    slots = w.common() | {"p": (p, "person"), "q": (q, "person"), "place": (place, "place"), "object": (thing, "object")}
+    slots = w.common() | {
+        "p": (p, "person"),
+        "q": (q, "person"),
+        "place": (place, "place"),
+        "object": (thing, "object"),
+    }
     for i in range(w.rng.randint(3, 6)):
         w.add(" " if i else "")
         w.fill(w.rng.choice(STORY_TEMPLATES), slots)
@@ -247,9 +265,9 @@ def manners(w: Writer) -> None:
     label = w.rng.choice(["polite", "rude"])
     for i in range(w.rng.randint(1, 3)):
         w.add(" " if i else "")
-        w.add(f'"')
+        w.add('"')
         _request(w, label)
-        w.add(f'" said ')
+        w.add('" said ')
         w.add(w.name(), "person")
         w.add(".")
 
@@ -311,7 +329,9 @@ def counting(w: Writer) -> None:
 
 def _request(w: Writer, label: str, subject: str | None = None) -> None:
     words = lexicon.TOPIC_WORDS[subject or w.rng.choice(list(lexicon.TOPIC_WORDS))]
-    slots = w.common() | {"t": lambda: (w.rng.choice(words), f"topic: {subject}" if subject else "topic word")}
+    slots = w.common() | {
+        "t": lambda: (w.rng.choice(words), f"topic: {subject}" if subject else "topic word")
+    }
     if label in ("polite", "rude"):
         phrase = w.rng.choice(lexicon.POLITE if label == "polite" else lexicon.RUDE)
         w.add(phrase[0].upper() + phrase[1:], label)

@@ -1,0 +1,56 @@
+"""The subject that ships with saelab: a small language model, SAEs on it, and an index of one SAE's latents.
+
+Paths and provenance only; nothing is loaded here. `python -m saelab.embedded.build` makes the assets.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from saelab.types import HookError, StoreError, nearest
+
+ASSETS = Path(__file__).parent / "assets"
+SAE_HOOKS = (
+    "blocks.1.hook_resid_post",
+    "blocks.2.hook_resid_post",
+    "blocks.3.hook_resid_post",
+    "blocks.1.attn.hook_z",
+    "blocks.2.attn.hook_z",
+)
+STORE_HOOK = "blocks.2.hook_resid_post"
+
+
+def model_folder() -> Path:
+    """The language model as a Hugging Face folder. Raises StoreError where the assets are missing."""
+    return _existing(ASSETS / "model")
+
+
+def sae_folder(hook: str = STORE_HOOK) -> Path:
+    """The SAE of a hook point, for `SAE.load`. Raises HookError on a hook point that has none."""
+    if hook not in SAE_HOOKS:
+        known = ", ".join(SAE_HOOKS)
+        message = f"Unknown hook point {hook!r}. {nearest(hook, SAE_HOOKS)}SAEs ship at {known}."
+        raise HookError(message)
+    return _existing(ASSETS / "saes" / hook)
+
+
+def store_folder() -> Path:
+    """The feature store of the SAE at STORE_HOOK, for `FeatureStore.open`."""
+    return _existing(ASSETS / "features")
+
+
+def provenance() -> dict[str, Any]:
+    """How the assets were made: command, seeds, versions, tokens seen, loss curve, scores, hashes."""
+    return json.loads(_existing(ASSETS / "provenance.json").read_text(encoding="utf-8"))
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        message = (
+            f"The embedded assets must be installed with saelab. Got no {path}. "
+            "Install saelab again, or make them: python -m saelab.embedded.build"
+        )
+        raise StoreError(message)
+    return path

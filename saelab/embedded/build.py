@@ -1,8 +1,10 @@
 """Make the embedded assets anew: tokenizer, language model, SAEs, feature store.
 
-    python -m saelab.embedded.build [--work DIR] [--stage tokenizer|model|saes|store|all] [--tokens N] [--device D]
+    python -m saelab.embedded.build [--work DIR] [--stage tokenizer|model|saes|store|all] [--tokens N]
+    [--device D]
 
-Everything follows from seeds. An interrupted build goes on from its checkpoints in the work folder when started again.
+Everything follows from seeds. An interrupted build goes on from its checkpoints in the work folder when
+started again.
 """
 
 from __future__ import annotations

@@ -15,13 +15,15 @@ BOS, USER, ASSISTANT, END = SPECIAL = ("<|bos|>", "<|user|>", "<|assistant|>", "
 # a space belongs to the word after it; numbers are pairs of digits from the left, " 1732" is " ", "17", "32"
 PIECES = r" ?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' "
+    "}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
 
 def train_tokenizer(texts: Iterable[str], n_ctx: int = 256) -> PreTrainedTokenizerFast:
-    """Learn the merges from texts. `<|end|>` also ends generation and pads; BOS is put first by the tokenizer itself.
+    """Learn the merges from texts. `<|end|>` also ends generation and pads; BOS is put first by the
+    tokenizer itself.
 
     Each pair of digits, 00 to 99, is one token: numbers are added to the texts until it is.
     """

@@ -19,11 +19,13 @@ CHUNK_STEPS = 200
 
 
 class Plan(NamedTuple):
-    """How long and how to train. Most tokens come in short rows, the last part in rows of the full context."""
+    """How long and how to train. Most tokens come in short rows, the last part in rows of the full "
+    "context."""
 
     tokens: int
     seed: int = 0
     tokens_per_step: int = 8_192
+    micro_batches: int = 2
     short: int = 128
     full: int = 256
     full_share: float = 0.2
@@ -80,7 +82,8 @@ def train_model(
     device: str = "cpu",
     report: Callable[[str], None],
 ) -> tuple[Any, list[dict[str, float]]]:
-    """Train, or go on from the checkpoint in `work`. Gives the model and its history (step, tokens, loss, scores)."""
+    """Train, or go on from the checkpoint in `work`. Gives the model and its history (step, tokens, "
+    "loss, scores)."""
     model = new_model(plan.full, plan.seed).to(device)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".h." in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".h." in n)]
@@ -109,15 +112,18 @@ def train_model(
             rows = chunks.rows(step).to(device)
             for group, rate in ((muon, plan.lr_matrices), (adam, plan.lr_others)):
                 group.param_groups[0]["lr"] = rate * plan.lr(step)
-            with torch.autocast(device, dtype=torch.bfloat16):
-                logits = model(rows, use_cache=False).logits[:, :-1]
-            loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
-            loss.backward()
+            total = 0.0
+            for some in rows.chunk(plan.micro_batches):
+                with torch.autocast(device, dtype=torch.bfloat16):
+                    logits = model(some, use_cache=False).logits[:, :-1]
+                loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), some[:, 1:].flatten())
+                (loss / plan.micro_batches).backward()
+                total += loss.item() / plan.micro_batches
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in (muon, adam):
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            running.append(float(loss))
+            running.append(total)
             step, seen = step + 1, seen + rows.numel()
             if step % CHUNK_STEPS == 0 or step == plan.steps:
                 entry = {"step": step, "tokens": step * plan.tokens_per_step, "loss": float(np.mean(running))}
@@ -154,7 +160,9 @@ class _Chunks:
         if self._open is None or self._open[0] != at:
             for index in (at, at + 1):
                 if index not in self._coming:
-                    self._coming[index] = self._pool.submit(write_chunk, *self._arguments, self._chunk(index), self._folder)
+                    self._coming[index] = self._pool.submit(
+                        write_chunk, *self._arguments, self._chunk(index), self._folder
+                    )
             path = self._coming.pop(at).result()
             self._open = (at, np.load(path))
             path.unlink()

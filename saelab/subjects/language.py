@@ -90,6 +90,47 @@ class LanguageModel(TorchSubject):
         with torch.no_grad():
             return (norm(x) - norm(-x)) / 2 * x
 
+    def to_residual(self, hook: HookPoint | str, vectors: Tensor) -> Tensor:
+        """What directions [n width] at a hook point add to the residual stream, [n d_model].
+
+        The identity on the stream and on what is added to it; hook_z and mlp.hook_post pass through their output
+        projection. Raises HookError at hook points that do not write to the stream linearly.
+        """
+        point = self.hook_point(hook)
+        if (
+            point.name.endswith(("hook_embed", "hook_attn_out", "hook_mlp_out"))
+            or ".hook_resid_" in point.name
+        ):
+            return vectors
+        if point.name.endswith(("attn.hook_z", "mlp.hook_post")) and not is_bridge_point(
+            point.name, self.n_layers
+        ):
+            project = self._arch.points[point.name].module
+            with torch.no_grad():
+                return project(vectors) - project(torch.zeros_like(vectors[:1]))
+        msg = (
+            f"Only hook points that write to the residual stream have a direct effect on it. Got {point.name!r}. "
+            "Use hook_resid_*, hook_attn_out, hook_mlp_out, attn.hook_z or mlp.hook_post."
+        )
+        raise HookError(msg)
+
+    def residual_to_logits(self, vectors: Tensor) -> Tensor:
+        """Linear effect of directions [n d_model] of the final residual stream on the logits, [n d_vocab].
+
+        The linear part of the final norm (centring for a LayerNorm, and its elementwise factor), then W_U; the
+        division by the norm depends on the text and is left out.
+        """
+        if isinstance(self.final_norm, nn.LayerNorm):
+            vectors = vectors - vectors.mean(-1, keepdim=True)
+        return (vectors * self.final_norm_scale) @ self.unembed
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """(start, end) characters of each token of `to_tokens(text)`; (0, 0) for BOS. Needs a fast tokenizer."""
+        ids = self.to_tokens(text)
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        own = [tuple(pair) for pair in found["offset_mapping"]]
+        return [(0, 0)] * (len(ids) - len(own)) + own
+
     def hooks(self, *, bridge: bool = False) -> list[str]:
         """Every hook point that is a module's, in the order of the pass; with bridge=True the bridge's
         too."""

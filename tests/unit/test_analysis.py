@@ -75,8 +75,8 @@ def test_logit_lens_refuses_other_latents(subject, small_sae, latent):
 
 
 def test_logit_lens_refuses_hooks_off_the_residual_stream(subject):
-    width = subject.width("blocks.1.mlp.hook_post")
-    config = saelab.recipe("topk", d_in=width, d_sae=8, k=2, hook="blocks.1.mlp.hook_post")
+    width = subject.width("blocks.1.mlp.hook_pre")
+    config = saelab.recipe("topk", d_in=width, d_sae=8, k=2, hook="blocks.1.mlp.hook_pre")
     with pytest.raises(HookError):
         analysis.logit_lens(saelab.SAE.create(config, seed=0), subject, 0)
 

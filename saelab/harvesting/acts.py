@@ -1,0 +1,69 @@
+"""A subject's activations over a corpus, to a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saelab.harvesting.batches import batches, check_hooks, corpus_of
+from saelab.stores import ActivationStore, ActivationWriter
+from saelab.stores.manifest import building
+from saelab.types import CorpusError, HookPoint
+
+if TYPE_CHECKING:
+    from saelab.types import Subject
+
+
+def harvest(
+    subject: Subject,
+    corpus: Iterable[Any],
+    hooks: Iterable[HookPoint | str],
+    out: str | Path,
+    *,
+    max_rows: int | None = None,
+    batch_size: int = 16,
+    dtype: str = "float32",
+    shard_rows: int = 262_144,
+    long: str = "truncate",
+    include_bos: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> ActivationStore:
+    """Run the subject over the corpus and keep what flows through the hook points, all in one pass.
+
+    Each document runs alone, padded beside others of like length; padding is no row, BOS only with
+    include_bos=True. The pass stops after the last hook point that is read. Memory does not grow with the
+    corpus. Nothing is left at `out` if it is interrupted.
+
+    corpus: texts for language models, else samples that subject.prepare takes. max_rows: stop there, exactly.
+    long: documents longer than the context are cut ("truncate"), read in pieces ("split") or refused
+    ("error").
+    dtype: float32, float16 or bfloat16 on disk.
+    Raises HookError, CorpusError, NonFiniteError (naming hook point and document), ConfigError, StoreError.
+    """
+    from tqdm.auto import tqdm
+
+    points = check_hooks(subject, hooks)
+    texts = corpus_of(subject, corpus)
+    widths = {str(p): subject.width(p) for p in points}
+    with (
+        building(out, overwrite) as folder,
+        tqdm(total=max_rows, unit="row", unit_scale=True, desc="harvest", disable=not progress) as bar,
+    ):
+        import torch
+
+        writer = ActivationWriter(folder, widths, dtype, shard_rows)
+        options = {"batch_size": batch_size, "max_rows": max_rows, "long": long, "include_bos": include_bos}
+        for batch in batches(subject, texts, points, **options):
+            writer.add(batch.acts, torch.from_numpy(batch.rows))
+            bar.update(len(batch.rows))
+        if not writer.n_rows:
+            message = "A corpus must hold rows besides BOS. Got none. Pass longer texts, or include_bos=True."
+            raise CorpusError(message)
+        writer.finish({"subject": subject.fingerprint(), "corpus": _fingerprint(texts)})
+    return ActivationStore.open(out)
+
+
+def _fingerprint(texts: Any) -> str | None:
+    return texts.fingerprint() if hasattr(texts, "fingerprint") else None

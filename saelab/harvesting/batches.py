@@ -1,0 +1,239 @@
+"""Documents through a subject, batch by batch: the rows that count, in document order, whatever the batch
+size.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saelab.corpora import Corpus, Document, as_corpus
+from saelab.types import ConfigError, CorpusError, HookError, HookPoint, NonFiniteError, check_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from saelab.types import Subject
+
+LONG = ("error", "truncate", "split")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive documents of a corpus with the activations of their rows."""
+
+    documents: list[Document]
+    first: int
+    """number of the first document in the corpus"""
+    acts: dict[str, Tensor]
+    """hook name -> float [n d_in]"""
+    rows: np.ndarray
+    """int64 [n 2]: (document number, position in the document, BOS being 0)"""
+    token_ids: np.ndarray
+    """int32 [n]; -1 where the subject has no tokens"""
+    tokens: list[str]
+    """text of each row, for people"""
+
+
+@dataclass
+class _Piece:
+    """Part of a document that fits the context."""
+
+    number: int
+    ids: list[int]
+    start: int
+    """position in the document of ids[0]"""
+    skip: int
+    """leading ids that do not count"""
+    acts: dict[str, Any] = field(default_factory=dict)
+
+
+def is_language(subject: Subject) -> bool:
+    """Whether the subject reads tokens."""
+    return hasattr(subject, "to_tokens")
+
+
+def corpus_of(subject: Subject, corpus: Any) -> Corpus | Sequence[Any]:
+    """What can be iterated as often as needed: a Corpus of texts, or the samples of another subject.
+
+    Raises CorpusError on an empty corpus.
+    """
+    if is_language(subject):
+        return as_corpus(corpus)
+    samples = corpus if isinstance(corpus, Sequence) or hasattr(corpus, "__getitem__") else list(corpus)
+    if not len(samples):
+        message = "A corpus must hold at least one sample. Got none. Pass a non-empty sequence of samples."
+        raise CorpusError(message)
+    return samples
+
+
+def check_hooks(subject: Subject, hooks: Iterable[HookPoint | str]) -> list[HookPoint]:
+    """The hook points, each once and known to the subject. Raises HookError."""
+    if isinstance(hooks, str | HookPoint):
+        hooks = [hooks]
+    points = list({str(h): HookPoint.of(h) for h in hooks}.values())
+    if not points:
+        message = "hooks must name at least one hook point. Got none. Pass names out of subject.hooks()."
+        raise HookError(message)
+    for point in points:
+        subject.width(point)
+    return points
+
+
+def batches(
+    subject: Subject,
+    corpus: Corpus | Sequence[Any],
+    hooks: Sequence[HookPoint],
+    *,
+    batch_size: int = 16,
+    max_rows: int | None = None,
+    long: str = "truncate",
+    include_bos: bool = False,
+) -> Iterator[Batch]:
+    """Batches of documents until the corpus or `max_rows` (exactly) is used up.
+
+    Documents are sorted by length within a stretch of the corpus, so that padding costs little; the rows
+    come back in document order. long: documents longer than the context are refused ("error"), cut
+    ("truncate"), or read in pieces, each with its own BOS ("split").
+    Raises ConfigError, CorpusError, NonFiniteError naming hook point and document.
+    """
+    if long not in LONG:
+        message = f"long must be one of {', '.join(LONG)}. Got {long!r}. Pass long='truncate'."
+        raise ConfigError(message)
+    if batch_size < 1 or (max_rows is not None and max_rows < 1):
+        message = (
+            f"batch_size and max_rows must be at least 1. Got {batch_size} and {max_rows}. "
+            f"Pass e.g. 16, 10_000."
+        )
+        raise ConfigError(message)
+    left = max_rows
+    for stretch in _stretches(corpus, 16 * batch_size):
+        make = _language_batch if is_language(subject) else _sample_batch
+        batch = make(subject, stretch, hooks, batch_size, long, include_bos)
+        if left is not None and len(batch.rows) >= left:
+            yield _cut(batch, left)
+            return
+        if left is not None:
+            left -= len(batch.rows)
+        yield batch
+
+
+def _stretches(corpus: Iterable[Any], size: int) -> Iterator[list[tuple[int, Any]]]:
+    numbered = iter(enumerate(corpus))
+    while stretch := list(itertools.islice(numbered, size)):
+        yield stretch
+
+
+def _language_batch(
+    subject: Any,
+    stretch: list[tuple[int, Document]],
+    hooks: Sequence[HookPoint],
+    size: int,
+    long: str,
+    bos: bool,
+) -> Batch:
+    import torch
+
+    pieces = [p for number, document in stretch for p in _pieces(subject, number, document, long, bos)]
+    by_length = sorted(pieces, key=lambda p: len(p.ids))
+    for first in range(0, len(by_length), size):
+        some = by_length[first : first + size]
+        run = subject.run(subject.prepare_tokens([p.ids for p in some]), read=hooks, output=False)
+        for hook in hooks:
+            x = run.acts[str(hook)]
+            for i, piece in enumerate(some):
+                piece.acts[str(hook)] = x[i, piece.skip : len(piece.ids)]
+    acts = {str(hook): torch.cat([p.acts[str(hook)] for p in pieces]) for hook in hooks}
+    rows = [(p.number, p.start + i) for p in pieces for i in range(p.skip, len(p.ids))]
+    ids = [i for p in pieces for i in p.ids[p.skip :]]
+    documents = dict(stretch)
+    origin = np.array(rows, dtype=np.int64).reshape(-1, 2)
+    _check(acts, origin, documents)
+    tokens = subject.token_strings(ids)
+    return Batch([d for _, d in stretch], stretch[0][0], acts, origin, np.array(ids, dtype=np.int32), tokens)
+
+
+def _pieces(subject: Any, number: int, document: Document, long: str, include_bos: bool) -> list[_Piece]:
+    ids, n_ctx = subject.to_tokens(document.text), subject.n_ctx
+    has_bos = subject.bos_id is not None and ids[:1] == [subject.bos_id]
+    skip = int(has_bos and not include_bos)
+    if len(ids) <= n_ctx:
+        return [_Piece(number, ids, 0, skip)]
+    if long == "error":
+        message = (
+            f"A document must fit the context of {n_ctx} tokens. Got {len(ids)} tokens in document "
+            f"{document.id!r}. "
+            "Pass long='truncate' or long='split'."
+        )
+        raise CorpusError(message)
+    if long == "truncate":
+        return [_Piece(number, ids[:n_ctx], 0, skip)]
+    head, body = ids[:has_bos], ids[has_bos:]
+    room = n_ctx - len(head)
+    pieces = []
+    for first in range(0, len(body), room):
+        # the repeated BOS of a later piece is no row of the document
+        own_skip = skip if first == 0 else len(head)
+        pieces.append(_Piece(number, head + body[first : first + room], first, own_skip))
+    return pieces
+
+
+def _sample_batch(
+    subject: Subject,
+    stretch: list[tuple[int, Any]],
+    hooks: Sequence[HookPoint],
+    size: int,
+    long: str,
+    bos: bool,
+) -> Batch:
+    import torch
+
+    acts: dict[str, list[Tensor]] = {str(h): [] for h in hooks}
+    rows, tokens = [], []
+    for first in range(0, len(stretch), size):
+        some = stretch[first : first + size]
+        inputs = subject.prepare([sample for _, sample in some])
+        run = subject.run(inputs, read=hooks, output=False)
+        positions = {str(h): run.acts[str(h)].shape[1] for h in hooks}
+        if len(set(positions.values())) > 1:
+            message = (
+                f"Hook points that are harvested together must have the same positions. Got {positions}. "
+                "Harvest them one by one."
+            )
+            raise HookError(message)
+        for hook in hooks:
+            acts[str(hook)].append(run.acts[str(hook)].flatten(0, 1))
+        for i, (number, _) in enumerate(some):
+            for position in range(next(iter(positions.values()))):
+                rows.append((number, position))
+                tokens.append(subject.label(inputs, i, position))
+    documents = [Document(str(number), f"sample {number}", kind="sample") for number, _ in stretch]
+    origin = np.array(rows, dtype=np.int64).reshape(-1, 2)
+    whole = {name: torch.cat(parts) for name, parts in acts.items()}
+    _check(whole, origin, dict(zip((n for n, _ in stretch), documents, strict=True)))
+    return Batch(documents, stretch[0][0], whole, origin, np.full(len(rows), -1, dtype=np.int32), tokens)
+
+
+def _check(acts: dict[str, Tensor], rows: np.ndarray, documents: dict[int, Document]) -> None:
+    for hook, x in acts.items():
+        try:
+            check_finite(x, f"Activations at {hook}")
+        except NonFiniteError as error:
+            bad = int((~x.isfinite().all(-1)).nonzero()[0])
+            number, position = rows[bad]
+            message = (
+                f"{error} The first is in document {documents[int(number)].id!r} at position {position}."
+            )
+            raise NonFiniteError(message) from None
+
+
+def _cut(batch: Batch, n: int) -> Batch:
+    """The first n rows, and the documents that they are of."""
+    rows = batch.rows[:n]
+    last = int(rows[-1, 0]) - batch.first + 1
+    acts = {name: x[:n] for name, x in batch.acts.items()}
+    return Batch(batch.documents[:last], batch.first, acts, rows, batch.token_ids[:n], batch.tokens[:n])

@@ -44,8 +44,8 @@ def harvest(
     """
     from tqdm.auto import tqdm
 
-    points = check_hooks(subject, hooks)
     texts = corpus_of(subject, corpus)
+    points = check_hooks(subject, hooks, texts)
     widths = {str(p): subject.width(p) for p in points}
     with (
         building(out, overwrite) as folder,

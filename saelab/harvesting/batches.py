@@ -64,21 +64,27 @@ def corpus_of(subject: Subject, corpus: Any) -> Corpus | Sequence[Any]:
     """
     if is_language(subject):
         return as_corpus(corpus)
-    samples = corpus if isinstance(corpus, Sequence) or hasattr(corpus, "__getitem__") else list(corpus)
+    samples = corpus if hasattr(corpus, "__getitem__") else list(corpus)
     if not len(samples):
         message = "A corpus must hold at least one sample. Got none. Pass a non-empty sequence of samples."
         raise CorpusError(message)
     return samples
 
 
-def check_hooks(subject: Subject, hooks: Iterable[HookPoint | str]) -> list[HookPoint]:
-    """The hook points, each once and known to the subject. Raises HookError."""
+def check_hooks(
+    subject: Subject, hooks: Iterable[HookPoint | str], corpus: Corpus | Sequence[Any]
+) -> list[HookPoint]:
+    """The hook points, each once, known to the subject and alive on the corpus's first sample. "
+    "Raises HookError."""
     if isinstance(hooks, str | HookPoint):
         hooks = [hooks]
     points = list({str(h): HookPoint.of(h) for h in hooks}.values())
     if not points:
         message = "hooks must name at least one hook point. Got none. Pass names out of subject.hooks()."
         raise HookError(message)
+    if not is_language(subject):
+        # modules learn the shapes of their hook points from a sample
+        subject.run(subject.prepare([corpus[0]]), read=points, output=False)
     for point in points:
         subject.width(point)
     return points
@@ -205,10 +211,16 @@ def _sample_batch(
                 "Harvest them one by one."
             )
             raise HookError(message)
+        counts = (
+            [next(iter(positions.values()))] * len(some)
+            if inputs.lengths is None
+            else inputs.lengths.tolist()
+        )
         for hook in hooks:
-            acts[str(hook)].append(run.acts[str(hook)].flatten(0, 1))
+            x = run.acts[str(hook)]
+            acts[str(hook)] += [x[i, :count] for i, count in enumerate(counts)]
         for i, (number, _) in enumerate(some):
-            for position in range(next(iter(positions.values()))):
+            for position in range(counts[i]):
                 rows.append((number, position))
                 tokens.append(subject.label(inputs, i, position))
     documents = [Document(str(number), f"sample {number}", kind="sample") for number, _ in stretch]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saelab.subjects.base import TorchSubject
+from saelab.subjects.base import TorchSubject, config_facts
 from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_square
 from saelab.subjects.hooks import Edit, Site, View, plan, run_hooked
 from saelab.subjects.points import Architecture
@@ -39,16 +39,21 @@ class LanguageModel(TorchSubject):
 
     n_ctx: positions the model can take. bos_id: the token put first, or None. d_vocab: logits of a position.
     d_model: width of the residual stream. n_layers, n_heads (query heads).
-    Raises SubjectError where the architecture's blocks are not found.
+    Raises SubjectError where the architecture's blocks are not found, or the model has no output embeddings.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         super().__init__(model)
+        head = _call(model, "get_output_embeddings")
+        if hasattr(model, "get_output_embeddings") and head is None:
+            _refuse(model, "no output embeddings")
         self._arch = Architecture(model)
+        if not hasattr(tokenizer, "convert_ids_to_tokens"):
+            _refuse(model, f"a tokenizer of type {type(tokenizer).__name__}")
         self.tokenizer = tokenizer
         self._text = token_text(tokenizer)
         config = self._arch.config
-        self.d_vocab = int(model.get_output_embeddings().weight.shape[0])  # type: ignore[operator,union-attr]
+        self.d_vocab = int(head.weight.shape[0])
         self.n_layers = len(self._arch.layers)
         self.n_heads = self._arch.n_heads
         self.n_ctx = _context(config, tokenizer)
@@ -93,8 +98,8 @@ class LanguageModel(TorchSubject):
     def to_residual(self, hook: HookPoint | str, vectors: Tensor) -> Tensor:
         """What directions [n width] at a hook point add to the residual stream, [n d_model].
 
-        The identity on the stream and on what is added to it; hook_z and mlp.hook_post pass through their output
-        projection. Raises HookError at hook points that do not write to the stream linearly.
+        The identity on the stream and on what is added to it; hook_z and mlp.hook_post pass through their
+        output projection. Raises HookError at hook points that do not write to the stream linearly.
         """
         point = self.hook_point(hook)
         if (
@@ -109,7 +114,8 @@ class LanguageModel(TorchSubject):
             with torch.no_grad():
                 return project(vectors) - project(torch.zeros_like(vectors[:1]))
         msg = (
-            f"Only hook points that write to the residual stream have a direct effect on it. Got {point.name!r}. "
+            f"Only hook points that write to the residual stream have a direct effect on it. Got "
+            f"{point.name!r}. "
             "Use hook_resid_*, hook_attn_out, hook_mlp_out, attn.hook_z or mlp.hook_post."
         )
         raise HookError(msg)
@@ -117,15 +123,16 @@ class LanguageModel(TorchSubject):
     def residual_to_logits(self, vectors: Tensor) -> Tensor:
         """Linear effect of directions [n d_model] of the final residual stream on the logits, [n d_vocab].
 
-        The linear part of the final norm (centring for a LayerNorm, and its elementwise factor), then W_U; the
-        division by the norm depends on the text and is left out.
+        The linear part of the final norm (centring for a LayerNorm, and its elementwise factor), then W_U;
+        the division by the norm depends on the text and is left out.
         """
         if isinstance(self.final_norm, nn.LayerNorm):
             vectors = vectors - vectors.mean(-1, keepdim=True)
         return (vectors * self.final_norm_scale) @ self.unembed
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        """(start, end) characters of each token of `to_tokens(text)`; (0, 0) for BOS. Needs a fast tokenizer."""
+        """(start, end) characters of each token of `to_tokens(text)`; (0, 0) for BOS. Needs a fast "
+        "tokenizer."""
         ids = self.to_tokens(text)
         found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         own = [tuple(pair) for pair in found["offset_mapping"]]
@@ -301,18 +308,19 @@ class LanguageModel(TorchSubject):
         return self.prepare_tokens([ids])
 
     def _architecture(self) -> Any:
-        config = self.model.config.to_dict()  # type: ignore[operator,union-attr]
-        # where it came from and how it runs is not what it is
-        for key in (
-            "_name_or_path",
-            "architectures",
-            "transformers_version",
-            "dtype",
-            "torch_dtype",
-            "use_cache",
-        ):
-            config.pop(key, None)
-        return [type(self.model).__name__, config]
+        return [type(self.model).__name__, config_facts(self.model.config)]
+
+
+def _call(model: Any, method: str) -> Any:
+    return getattr(model, method)() if hasattr(model, method) else None
+
+
+def _refuse(model: nn.Module, got: str) -> NoReturn:
+    msg = (
+        f"A language model needs output embeddings and its tokenizer. Got {type(model).__name__} with {got}. "
+        "Load it by AutoModelForCausalLM and AutoTokenizer, or by saelab.load_subject."
+    )
+    raise SubjectError(msg)
 
 
 _BRIDGED = Site(nn.Identity())

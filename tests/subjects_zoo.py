@@ -68,12 +68,14 @@ def config(kind: str) -> transformers.PretrainedConfig:
         "gemma2": t.Gemma2Config,
         "gemma3": t.Gemma3TextConfig,
         "olmo2": t.Olmo2Config,
-    }[kind](**({**grouped, "head_dim": 8} if kind.startswith(("gemma", "qwen3")) else grouped))
+        "glm4": t.Glm4Config,
+        "granite": t.GraniteConfig,
+    }[kind](**({**grouped, "head_dim": 8} if kind.startswith(("gemma", "qwen3", "glm4")) else grouped))
 
 
 ARCHITECTURES = (
     "gpt2", "llama", "neox", "neox-sequential", "opt", "gptj", "bloom", "phi", "mistral", "qwen2", "qwen3",
-    "gemma", "gemma2", "gemma3", "olmo2",
+    "gemma", "gemma2", "gemma3", "olmo2", "glm4",
 )  # fmt: skip
 
 

@@ -150,13 +150,27 @@ class TorchSubject(ABC):
         return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in data.items()}
 
 
+# where a model came from, how it is run, and numbers of its tokenizer: none changes what its weights compute
+_NO_FACTS = (
+    "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id", "pad_token_id", "torch_dtype",
+    "transformers_version", "use_cache",
+)  # fmt: skip
+
+
+def config_facts(config: Any) -> dict[str, Any] | None:
+    """What a Hugging Face config sets off its defaults: a library's new settings then change no digest."""
+    if not hasattr(config, "to_diff_dict"):
+        return None
+    return {k: v for k, v in config.to_diff_dict().items() if k not in _NO_FACTS}
+
+
 def _sha256(architecture: Any, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(architecture, sort_keys=True, default=str).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-__all__ = ["TorchSubject"]
+__all__ = ["TorchSubject", "config_facts"]

@@ -50,15 +50,15 @@ class Architecture:
             raise SubjectError(msg)
         path, self.layers = found[0]
         stem: Any = _get(model, path.rpartition(".")[0])
-        config = getattr(model, "config", None)
+        config: Any = getattr(model, "config", None)
         config = config.get_text_config() if hasattr(config, "get_text_config") else config
         self.config = config
         self.n_heads: int | None = getattr(config, "num_attention_heads", None)
         self.final_norm = _first(stem, FINAL_NORM)
         self.missing: dict[str, str] = {}
         self.points: dict[str, Site] = {}
-        embed = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-        if embed is not None:
+        embed = getattr(model, "get_input_embeddings", lambda: None)()
+        if isinstance(embed, nn.Module):
             self.points["hook_embed"] = Site(_first(stem, EMBED_NORM) or embed)
         named = any("rotary" in name for name, _ in model.named_modules())
         self.rotary = named or hasattr(config, "rotary_dim")
@@ -72,27 +72,30 @@ class Architecture:
             self.points["ln_final.hook_out"] = Site(self.final_norm)
 
     def _block(self, prefix: str, block: nn.Module) -> dict[str, Site]:
-        points = {f"{prefix}.hook_resid_pre": Site(block, "in")}
         attention = _first(block, ATTENTION)
-        attention_out = _first(attention, ATTENTION_OUT) if attention is not None else None
-        post_attention = None
+        attention_out = _first(attention, ATTENTION_OUT)
         mlp = _first(block, MLP)
-        mlp_out = _first(mlp, MLP_OUT)
-        mlp_in = _first(mlp, MLP_IN)
-        post_mlp = _first(block, ("post_feedforward_layernorm",))
-        if post_mlp is not None:  # norms on both sides of the branches (Gemma 2 and 3, OLMo 2)
-            post_attention = _first(block, ("post_attention_layernorm",))
+        mlp_in, mlp_out = _first(mlp, MLP_IN), _first(mlp, MLP_OUT)
+        if mlp is block and (mlp_in is None or mlp_out is None):
+            mlp = mlp_in = mlp_out = None
+        # norms on both sides of the branches: what a branch adds to the stream is its second norm's output
+        post_mlp = _first(block, ("post_feedforward_layernorm", "post_mlp_layernorm"))
+        names = ("post_self_attn_layernorm", "post_attention_layernorm")
+        post_attention = _first(block, names) if post_mlp is not None else None
+
+        points = {f"{prefix}.hook_resid_pre": Site(block, "in")}
         if attention is not None and attention_out is not None:
             points[f"{prefix}.attn.hook_in"] = Site(attention, "in")
             points[f"{prefix}.attn.hook_z"] = Site(attention_out, "in")
             points[f"{prefix}.hook_attn_out"] = Site(post_attention or attention_out)
-        middle = self._middle(block, mlp, mlp_in, post_mlp)
+        middle = self._middle(block, mlp)
         if isinstance(middle, str):
             self.missing[f"{prefix}.hook_resid_mid"] = middle
         else:
             points[f"{prefix}.hook_resid_mid"] = Site(middle, "in", in_place=True)
         if mlp is not None:
-            points[f"{prefix}.mlp.hook_in"] = Site(mlp if mlp is not block else mlp_in, "in")
+            entry: Any = mlp_in if mlp is block else mlp
+            points[f"{prefix}.mlp.hook_in"] = Site(entry, "in")
         if mlp_in is not None and mlp_out is not None:
             points[f"{prefix}.mlp.hook_pre"] = Site(mlp_in)
             linear = _get(mlp, "up_proj") if _get(mlp, "gate_proj") is mlp_in else None
@@ -100,29 +103,28 @@ class Architecture:
                 points[f"{prefix}.mlp.hook_pre_linear"] = Site(linear)
         if mlp_out is not None:
             points[f"{prefix}.mlp.hook_post"] = Site(mlp_out, "in")
-        branch = post_mlp or mlp_out or (mlp if mlp is not block else None)
-        if branch is not None:
-            points[f"{prefix}.hook_mlp_out"] = Site(branch)
+        if mlp is not None:
+            points[f"{prefix}.hook_mlp_out"] = Site(post_mlp or mlp_out or mlp)
         points[f"{prefix}.hook_resid_post"] = Site(block)
+        if getattr(self.config, "residual_multiplier", 1.0) != 1.0:  # Granite
+            for name in (f"{prefix}.hook_attn_out", f"{prefix}.hook_mlp_out"):
+                points.pop(name, None)
+                self.missing[name] = "what its branches add is scaled first (config.residual_multiplier)"
         return points
 
-    def _middle(
-        self, block: nn.Module, mlp: nn.Module | None, mlp_in: nn.Module | None, post_mlp: nn.Module | None
-    ) -> nn.Module | str:
+    def _middle(self, block: nn.Module, mlp: nn.Module | None) -> nn.Module | str:
         """The module whose input is the residual stream between attention and MLP, or why there is none."""
+        if mlp is None:
+            return "its blocks are no pairs of attention and MLP"
         for flag in ("use_parallel_residual", "parallel_attn"):
             if getattr(self.config, flag, False):
                 return f"its blocks run attention and MLP in parallel (config.{flag})"
-        if mlp is block and not getattr(self.config, "do_layer_norm_before", True):
-            return mlp_in or "its MLP has no input layer of its own"
+        if not getattr(self.config, "do_layer_norm_before", True):
+            return "its blocks normalise the stream itself after each branch (config.do_layer_norm_before)"
         norm = _first(block, SECOND_NORM)
-        if post_mlp is not None and _get(block, "pre_feedforward_layernorm") is None:
+        if hasattr(block, "post_feedforward_layernorm") and not hasattr(block, "pre_feedforward_layernorm"):
             norm = mlp  # OLMo 2 normalises after the branches only
-        return (
-            norm
-            if norm is not None
-            else "its blocks run attention and MLP in parallel, with one norm for both"
-        )
+        return norm or "its blocks run attention and MLP in parallel, with one norm for both"
 
 
 def _first(module: nn.Module | None, names: Sequence[str]) -> Any:

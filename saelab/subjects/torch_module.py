@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saelab.subjects.base import TorchSubject
+from saelab.subjects.base import TorchSubject, config_facts
 from saelab.subjects.hooks import Edit, Site, View, main_tensor, no_fast_path, plan, run_hooked
 from saelab.types import CorpusError, HookError, HookPoint, Inputs, ShapeError, SubjectError, nearest
 
@@ -172,12 +172,11 @@ class TorchModule(TorchSubject):
         return calls
 
     def _architecture(self) -> Any:
-        config = getattr(self.module, "config", None)
-        known = config.to_dict() if hasattr(config, "to_dict") else None
-        for key in ("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype"):
-            if known is not None:
-                known.pop(key, None)
-        return [type(self.module).__name__, repr(self.module), known]
+        return [
+            type(self.module).__name__,
+            repr(self.module),
+            config_facts(getattr(self.module, "config", None)),
+        ]
 
 
 _POSITIONAL = "<positional>"

@@ -116,6 +116,16 @@ def test_parallel_blocks_have_no_middle_and_say_so(kind):
         subject.width("blocks.0.hook_resid_mid")
 
 
+def test_branches_that_are_scaled_before_they_are_added_say_so():
+    torch.manual_seed(0)
+    config = zoo.config("granite")
+    config.residual_multiplier = 0.5
+    subject = LanguageModel(transformers.GraniteForCausalLM(config), zoo.byte_tokenizer())
+    assert "blocks.0.hook_resid_post" in subject.hooks()
+    with pytest.raises(HookError, match="residual_multiplier"):
+        subject.width("blocks.0.hook_attn_out")
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3", "gemma2"])
 def test_patterns_are_attention_and_mix_values_into_z(kind):
     subject = zoo.language_model(kind)
@@ -190,6 +200,11 @@ def test_the_bridge_follows_a_change_of_the_weights():
         subject.model.transformer.h[0].attn.c_attn.bias.mul_(2)
     after = subject.run(inputs, read="blocks.0.attn.hook_q").acts["blocks.0.attn.hook_q"]
     torch.testing.assert_close(after, before * 2)
+    attention = subject.model.transformer.h[0].attn
+    attention.c_attn = transformers.pytorch_utils.Conv1D(96, 32)
+    torch.nn.init.zeros_(attention.c_attn.weight)
+    replaced = subject.run(inputs, read="blocks.0.attn.hook_q").acts["blocks.0.attn.hook_q"]
+    assert not replaced.any()
 
 
 def test_heads_and_widths(llama):
@@ -480,7 +495,11 @@ def test_generation_ends_with_eos_and_with_the_context():
     subject = zoo.language_model("gpt2")
     eos = subject.tokenizer.eos_token_id
     always = ("ln_final.hook_out", lambda a: a * 0 + 100 * subject.unembed[:, eos])
-    assert subject.generate("Tim ran", edits=[always], max_new_tokens=5) == "Tim ran"
+    steps = []
+    count = ("hook_embed", lambda a: steps.append(1) or a)
+    subject.width("hook_embed"), subject.width("ln_final.hook_out")
+    assert subject.generate("Tim ran", edits=[always, count], max_new_tokens=5) == "Tim ran"
+    assert len(steps) == 1
     never = ("ln_final.hook_out", lambda a: a * 0 + 100 * subject.unembed[:, 5])
     text = subject.generate("Tim ran", edits=[never], max_new_tokens=500)
     assert len(subject.to_tokens(text)) <= subject.n_ctx
@@ -518,6 +537,21 @@ def test_half_precision_checkpoints_run_in_float32_on_the_cpu_unless_asked(tmp_p
     assert load_subject(tmp_path).model.dtype == torch.float32
     assert load_subject(tmp_path, dtype="float16").model.dtype == torch.float16
     assert load_subject(tmp_path, dtype=torch.bfloat16).model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", ["llama", "neox", "gemma3"])
+def test_saving_and_loading_keeps_the_fingerprint(kind, tmp_path):
+    subject = zoo.language_model(kind)
+    subject.model.save_pretrained(tmp_path)
+    subject.tokenizer.save_pretrained(tmp_path)
+    assert load_subject(tmp_path).fingerprint() == subject.fingerprint()
+
+
+def test_a_model_without_a_head_or_a_tokenizer_is_refused():
+    with pytest.raises(SubjectError, match="no output embeddings"):
+        LanguageModel(zoo.causal_lm("llama").model, zoo.byte_tokenizer())
+    with pytest.raises(SubjectError, match="NoneType"):
+        LanguageModel(zoo.causal_lm("llama"), None)
 
 
 def test_fingerprint_knows_the_config():

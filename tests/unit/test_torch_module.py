@@ -217,6 +217,35 @@ def test_in_place_layers_do_not_reach_what_was_read():
     assert not (acts["1.0.relu"] < 0).any()
 
 
+def test_in_place_layers_after_a_read_keep_gradients_right():
+    """The ReLU after the norm works in place: it must change neither the value read nor its gradient."""
+    subject = zoo.cnn_subject()
+    inputs = subject.prepare(zoo.images(2))
+    run = subject.run(inputs, read="1.0.norm", grad=True)
+    acts = run.acts["1.0.norm"]
+    assert (acts < 0).any()
+    (grad,) = torch.autograd.grad(run.output.sum(), acts)
+    assert not grad[acts < 0].any()
+    assert grad[acts > 0].any()
+
+
+def test_an_edit_in_place_stays_at_its_hook():
+    """A module in eval mode may return its very input, which others hold too."""
+
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x):
+            return x + self.drop(x)
+
+    subject = TorchModule(Skip(), example=samples(1))
+    inputs = subject.prepare(samples())
+    out = subject.run(inputs, edits=("drop", lambda a: a.zero_())).output
+    assert torch.equal(out, torch.stack(samples()))
+
+
 def test_inputs_and_outputs_of_a_module():
     subject = zoo.cnn_subject()
     inputs = subject.prepare(zoo.images(2))
@@ -388,16 +417,21 @@ def test_the_check_runs_once_for_all_spellings():
 
 
 def test_torch_encoder_layers_give_the_same_bits_with_and_without_hooks():
-    """In eval mode torch runs them as one fused kernel that skips the hooks of their parts."""
+    """In eval mode torch runs a layer as one fused kernel, unless one of its parts carries a hook."""
     torch.manual_seed(0)
-    net = nn.TransformerEncoder(
-        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, enable_nested_tensor=False
-    )
-    subject = TorchModule(net, example=samples(1, 5, 8))
-    inputs = subject.prepare(samples(3, 5, 8))
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+    net = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    mask = torch.zeros(3, 16, dtype=torch.bool)
+    mask[:, 12:] = True
+
+    def prepare(raw):
+        return {"src": torch.stack(list(raw)), "src_key_padding_mask": mask[: len(raw)]}
+
+    subject = TorchModule(net, prepare=prepare, example=samples(1, 16, 64))
+    inputs = subject.prepare(samples(3, 16, 64))
     plain = subject.run(inputs).output
-    assert torch.equal(plain, subject.run(inputs, read=["layers.0", "1.linear2"]).output)
-    assert subject.width("0.linear1") == 16
+    assert torch.equal(plain, subject.run(inputs, read=["layers.0", "0.linear2"]).output)
+    assert subject.width("0.linear1") == 128
     assert torch.backends.mha.get_fastpath_enabled()
 
 

@@ -3,44 +3,169 @@
     python -m saelab.embedded.build [--work DIR] [--stage tokenizer|model|saes|store|all] [--tokens N]
     [--device D]
 
-Everything follows from seeds. An interrupted build goes on from its checkpoints in the work folder when
-started again.
+Everything follows from seeds. An interrupted build goes on from its checkpoints in the work folder when it is
+started again. About two hours on two CPU cores, nearly all of it the language model.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import platform
+import shutil
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from saelab.corpora import world
-from saelab.embedded import tokenizer as tokenizers
+import saelab
+from saelab.corpora import Corpus, Document, natural, world
+from saelab.embedded import ASSETS, SAE_HOOKS, STORE_HOOK
+from saelab.embedded.tokenizer import train_tokenizer
+from saelab.stores.manifest import sha256
 
-ASSETS = Path(__file__).parent / "assets"
-DEFAULT_TOKENS = 60_000_000
+TOKENS = 50_000_000
+SAE_ROWS, SAE_STEPS, SAE_BATCH = 600_000, 6_000, 2_048
+D_SAE, K = 1_024, 16
+STORE_ROWS = 50_000
 
 
 def build_tokenizer(work: Path) -> None:
-    """Learn the tokenizer from training texts and save it into work/tokenizer."""
+    """Learn the tokenizer from training texts; ends in work/tokenizer."""
     from saelab.embedded.data import natural_split
 
     folder = work / "tokenizer"
-    if folder.exists():
-        return
-    texts = [d.text for d in world(seed=0, n_documents=60_000)]
-    tokenizers.train_tokenizer(texts + natural_split(held_out=False)).save_pretrained(folder)
+    if not folder.exists():
+        texts = [d.text for d in world(seed=0, n_documents=60_000)]
+        train_tokenizer(texts + natural_split(held_out=False)).save_pretrained(folder)
 
 
 def build_model(work: Path, tokens: int, seed: int, device: str) -> None:
-    """Train the language model; ends in work/model."""
+    """Train the language model and measure it; ends in assets/model and the first part of the provenance."""
     from transformers import AutoTokenizer
 
     from saelab.embedded.data import natural_split
-    from saelab.embedded.training import Plan, train_model
+    from saelab.embedded.scores import TARGETS, all_scores, held_out_loss, reached
+    from saelab.embedded.training import Plan, new_model, train_model
 
     tokenizer = AutoTokenizer.from_pretrained(work / "tokenizer")
     plan = Plan(tokens, seed)
-    train_model(tokenizer, natural_split(held_out=False), work, plan, device=device, report=_say)
+    model, history = train_model(
+        tokenizer, natural_split(held_out=False), work, plan, device=device, report=_say
+    )
+    model = model.cpu()
+    scores, control = all_scores(model, tokenizer), all_scores(new_model(seed=seed), tokenizer)
+    _say(f"scores {scores}, untrained {control}")
+    if not reached(scores):
+        _say(f"short of the targets {TARGETS}: train on more tokens")
+        sys.exit(1)
+
+    folder = ASSETS / "model"
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    fresh = [d.text for d in world(seed=10**6, n_documents=400, split="heldout")]
+    _record(
+        "model",
+        {
+            "seed": seed,
+            "tokens": plan.steps * plan.tokens_per_step,
+            "plan": plan._asdict(),
+            "loss_curve": [[h["tokens"], round(h["loss"], 4)] for h in history],
+            "scores": scores,
+            "scores_untrained": control,
+            "targets": TARGETS,
+            "held_out_loss": {
+                "world": held_out_loss(model, tokenizer, fresh),
+                "natural": held_out_loss(model, tokenizer, natural_split(held_out=True)),
+            },
+            "natural_text": natural().fingerprint(),
+        },
+    )
+
+
+def build_saes(work: Path, device: str) -> None:
+    """Train the SAEs by saelab's own harvest and train; ends in assets/saes."""
+    subject = saelab.load_subject(str(ASSETS / "model"))
+    folder = work / "acts"
+    if folder.exists():
+        acts = saelab.ActivationStore.open(folder)
+    else:
+        acts = saelab.harvest(subject, mixture(seed=1), SAE_HOOKS, folder, max_rows=SAE_ROWS)
+    fresh = mixture(seed=2).take(600)
+    for hook in SAE_HOOKS:
+        point = subject.hook_point(hook)
+        config = saelab.recipe("topk", d_in=subject.width(hook), d_sae=D_SAE, k=K, hook=point)
+        run = saelab.train(
+            config,
+            acts,
+            steps=SAE_STEPS,
+            batch_size=SAE_BATCH,
+            seed=0,
+            out=work / "saes" / hook,
+            device=device,
+        )
+        report = saelab.evaluate(run.sae.cpu(), subject, fresh, max_rows=30_000)
+        run.sae.save(ASSETS / "saes" / hook, dtype="float16")
+        stored = saelab.evaluate(saelab.SAE.load(ASSETS / "saes" / hook), subject, fresh, max_rows=30_000)
+        _say(f"{hook}\n{report}\nfloat16: {stored.sae}")
+        settings = {"rows": SAE_ROWS, "steps": SAE_STEPS, "batch_size": SAE_BATCH, "d_sae": D_SAE, "k": K}
+        scores = {
+            "float32": vars(report.sae),
+            "float16": vars(stored.sae),
+            "untrained": vars(report.untrained),
+        }
+        losses = {"loss_clean": report.loss_clean, "loss_ablated": report.loss_ablated}
+        _record(f"sae {hook}", {**settings, **losses, "scores": scores})
+
+
+def build_store() -> None:
+    """Index the SAE at STORE_HOOK over fresh texts; ends in assets/features."""
+    subject = saelab.load_subject(str(ASSETS / "model"))
+    sae = saelab.SAE.load(ASSETS / "saes" / STORE_HOOK)
+    store = saelab.index(
+        subject, sae, mixture(seed=3), ASSETS / "features", max_rows=STORE_ROWS, overwrite=True
+    )
+    _record("features", {"rows": store.n_rows, "hook": STORE_HOOK})
+
+
+def mixture(seed: int) -> Corpus:
+    """World documents without end, every tenth a paragraph of the standard library's documentation."""
+
+    def make() -> Iterator[Document]:
+        english = iter(())
+        for i, document in enumerate(world(seed=seed, n_documents=10**9)):
+            if i % 10 == 9:
+                paragraph = next(english, None)
+                if paragraph is None:
+                    english = iter(natural().shard(seed % 5, 5))
+                    paragraph = next(english)
+                yield paragraph
+            yield document
+
+    return Corpus(make, f"mixture(seed={seed})", f"mixture-1:{seed}:{natural().fingerprint()}")
+
+
+def _record(part: str, facts: dict[str, Any]) -> None:
+    """Add what was made to the provenance, with the versions that made it and the hashes of all weights."""
+    import torch
+    import transformers
+
+    path = ASSETS / "provenance.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "saelab": saelab.__version__,
+    }
+    known[part] = {"command": "python -m saelab.embedded.build", "versions": versions, **facts}
+    weights = [p for p in sorted(ASSETS.rglob("*")) if p.suffix in (".safetensors", ".parquet")]
+    known["sha256"] = {p.relative_to(ASSETS).as_posix(): sha256(p) for p in weights}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(known, indent=1) + "\n")
+    temporary.replace(path)
 
 
 def _say(line: str) -> None:
@@ -48,18 +173,25 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("embedded-build"), help="checkpoints live here")
     parser.add_argument("--stage", choices=["tokenizer", "model", "saes", "store", "all"], default="all")
-    parser.add_argument("--tokens", type=int, default=DEFAULT_TOKENS, help="to train the language model on")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="to train the language model on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    if options.stage in ("tokenizer", "all"):
-        build_tokenizer(options.work)
-    if options.stage in ("model", "all"):
-        build_model(options.work, options.tokens, options.seed, options.device)
+    stages = ["tokenizer", "model", "saes", "store"] if options.stage == "all" else [options.stage]
+    for stage in stages:
+        if stage == "tokenizer":
+            build_tokenizer(options.work)
+        elif stage == "model":
+            build_model(options.work, options.tokens, options.seed, options.device)
+        elif stage == "saes":
+            build_saes(options.work, options.device)
+        else:
+            build_store()
 
 
 if __name__ == "__main__":

@@ -506,3 +506,11 @@ def test_a_trained_network_is_read_as_torch_computes_it(shared_data):
     acts = subject.run(subject.prepare(zoo.images(2)), read="conv1", output=False).acts["conv1"]
     expected = nn.functional.conv2d(torch.stack(zoo.images(2)), state["conv1.weight"], padding=1)
     torch.testing.assert_close(acts, expected.flatten(2).transpose(1, 2))
+
+
+def test_the_digest_knows_names_shapes_and_dtypes():
+    from saelab.subjects.base import _sha256
+
+    x = torch.arange(6, dtype=torch.int32)
+    tensors = [{"a": x}, {"b": x}, {"a": x.view(2, 3)}, {"a": x.view(3, 2)}, {"a": x.view(torch.float32)}]
+    assert len({_sha256("net", t) for t in tensors} | {_sha256("other", tensors[0])}) == 6

@@ -48,6 +48,8 @@ class LanguageModel(TorchSubject):
         if hasattr(model, "get_output_embeddings") and head is None:
             _refuse(model, "no output embeddings")
         self._arch = Architecture(model)
+        if head is None:
+            _refuse(model, "no get_output_embeddings()")
         if not hasattr(tokenizer, "convert_ids_to_tokens"):
             _refuse(model, f"a tokenizer of type {type(tokenizer).__name__}")
         self.tokenizer = tokenizer

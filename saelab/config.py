@@ -1,6 +1,8 @@
-"""Frozen dataclasses to JSON and back: versioned, migrated, unknown keys refused; JSON files written whole or not at all.
+"""Frozen dataclasses to JSON and back: versioned, migrated, unknown keys refused; JSON files written whole
+or not at all.
 
-A configuration is a frozen dataclass of plain values (None, bool, int, float, str, lists, mappings with string keys,
+A configuration is a frozen dataclass of plain values (None, bool, int, float, str, lists, mappings with
+string keys,
 other dataclasses). Two optional class variables govern its life on disk:
 
     VERSION: ClassVar[int]            the version that this code writes (1 where absent)
@@ -26,11 +28,14 @@ T = TypeVar("T")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON data, `version` first. Raises ConfigError for a value JSON cannot hold."""
+    """A configuration as plain JSON data, `version` first. Raises ConfigError for a value JSON cannot
+    hold."""
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         msg = f"Only dataclass instances can be saved. Got {config!r}. Make the config a frozen dataclass."
         raise ConfigError(msg)
-    data: dict[str, Any] = {"version": config.VERSION} if hasattr(config, "VERSION") else {}
+    data: dict[str, Any] = (
+        {"version": vars(type(config))["VERSION"]} if "VERSION" in vars(type(config)) else {}
+    )
     for field in dataclasses.fields(config):
         data[field.name] = _plain(getattr(config, field.name), f"{type(config).__name__}.{field.name}")
     return data
@@ -39,7 +44,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: type[T], data: Any) -> T:
     """The configuration of class `cls` that `to_dict` gave as `data`, older versions migrated.
 
-    Raises ConfigError for anything else: wrong type, missing or unknown key (with the nearest known one), newer version.
+    Raises ConfigError for anything else: wrong type, missing or unknown key (with the nearest known one),
+    newer version.
     """
     name = cls.__name__
     if not isinstance(data, Mapping):
@@ -65,11 +71,15 @@ def from_dict(cls: type[T], data: Any) -> T:
 
 
 def read_json(path: Path, what: str = "file") -> Any:
-    """The content of a JSON file. Raises StoreError where it cannot be read, FormatError where it is no JSON."""
+    """The content of a JSON file. Raises StoreError where it cannot be read, FormatError where it is no
+    JSON."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        msg = f"The {what} must be readable. Got {error.strerror or error} at {path}. Check the path and its rights."
+        msg = (
+            f"The {what} must be readable. Got {error.strerror or error} at {path}. Check the path and "
+            f"its rights."
+        )
         raise StoreError(msg) from error
     except UnicodeDecodeError as error:
         msg = f"The {what} must be UTF-8 JSON. Got other bytes in {path}. Write it again."
@@ -91,7 +101,8 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file through a temporary one beside it and a rename. Raises StoreError (full disk, no rights)."""
+    """Write a file through a temporary one beside it and a rename. Raises StoreError (full disk, no
+    rights)."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -117,13 +128,17 @@ def _migrate(cls: type, data: dict[str, Any]) -> dict[str, Any]:
         msg = f"The version of a {cls.__name__} must be an integer >= 1. Got {version!r}. Write it again."
         raise ConfigError(msg)
     if version > current:
-        msg = f"{cls.__name__} must be of version <= {current}. Got {version}: a newer saelab wrote it. Upgrade saelab."
+        msg = (
+            f"{cls.__name__} must be of version <= {current}. Got {version}: a newer saelab wrote it. "
+            f"Upgrade saelab."
+        )
         raise ConfigError(msg)
     migrations = getattr(cls, "MIGRATIONS", {})
     for v in range(version, current):
         if v not in migrations:
             msg = (
-                f"{cls.__name__} must be of version {v + 1} or later. Got {version}, which no migration knows. "
+                f"{cls.__name__} must be of version {v + 1} or later. Got {version}, which no migration "
+                f"knows. "
                 "Write it again with an older saelab."
             )
             raise ConfigError(msg)

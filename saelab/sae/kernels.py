@@ -1,7 +1,9 @@
 """Sparse arithmetic of SAEs: each fast path beside a plain reference of a few lines.
 
-Codes with few entries a row are kept as CSR on the device (`Sparse`). Products with them cost O(nnz * d_in), so that a
-training step is dominated by the one dense product x @ W_enc. All of them run as `embedding_bag`, which on CPU beats
+Codes with few entries a row are kept as CSR on the device (`Sparse`). Products with them cost O(nnz *
+d_in), so that a
+training step is dominated by the one dense product x @ W_enc. All of them run as `embedding_bag`, which on
+CPU beats
 a dense product, index_add and the CSR product (`python -m benchmarks.train --parts` prints the comparison).
 """
 
@@ -17,7 +19,8 @@ from torch import Tensor
 
 
 class Sparse(NamedTuple):
-    """Codes of n rows in CSR form, differentiable in `values`. The torch twin of `types.Codes`; zeros are allowed."""
+    """Codes of n rows in CSR form, differentiable in `values`. The torch twin of `types.Codes`; zeros are
+    allowed."""
 
     indptr: Tensor
     """int64 [n + 1]; row i owns the entries indptr[i]:indptr[i + 1]."""
@@ -47,7 +50,8 @@ def top_k_reference(pre: Float[Tensor, "n d_sae"], k: int) -> Int[Tensor, "n k"]
 def top_k(pre: Float[Tensor, "n d_sae"], k: int) -> Int[Tensor, "n k"]:
     """Indices of the k largest of each row, in any order; ties at the boundary go to the lower index.
 
-    torch.topk leaves open which of several equal values it keeps. One value more than needed shows the rows where
+    torch.topk leaves open which of several equal values it keeps. One value more than needed shows the
+    rows where
     that matters (the k-th equals the next), and only these are selected again, by the definition.
     """
     d_sae = pre.shape[1]
@@ -105,7 +109,8 @@ def active_pre(
 def _largest(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """(values, indices) [n k] of the k largest of each row, descending; any choice among equals.
 
-    On CPU torch.topk is slow (its cost is that of the encoder product at d_in=128). The k largest of a row lie in the
+    On CPU torch.topk is slow (its cost is that of the encoder product at d_in=128). The k largest of a row
+    lie in the
     k groups with the largest maxima, and maxima of interleaved groups of eight are nearly free.
     """
     n, d_sae = pre.shape
@@ -149,7 +154,8 @@ class _ActivePre(torch.autograd.Function):
         x, b_in, W_enc, indptr, indices = ctx.saved_tensors
         indptr_t, rows_t, order = _transpose(indptr, indices, W_enc.shape[1])
         weights = grads[0][order]
-        # the gradient of b_enc is the column sums of the sparse gradient G; that of b_in is -W_enc @ (the same sums)
+        # the gradient of b_enc is the column sums of the sparse gradient G; that of b_in is -W_enc @ (the
+        # same sums)
         ones = torch.ones(len(x), 1, dtype=x.dtype, device=x.device)
         d_b_enc = _bag(ones, indptr_t, rows_t, weights)[:, 0]
         d_W = _bag(x - b_in, indptr_t, rows_t, weights).t() if ctx.needs_input_grad[3] else None
@@ -170,7 +176,8 @@ def _bag(table: Tensor, indptr: Tensor, indices: Tensor, weights: Tensor) -> Ten
 
 
 def _transpose(indptr: Tensor, indices: Tensor, d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
-    """CSR to CSC: (indptr [d_sae + 1], row of each entry, order of the entries), rows ascending within a latent."""
+    """CSR to CSC: (indptr [d_sae + 1], row of each entry, order of the entries), rows ascending within a
+    latent."""
     n = len(indptr) - 1
     rows = torch.repeat_interleave(torch.arange(n, device=indptr.device), indptr.diff())
     order = torch.argsort(indices.int(), stable=True)  # int32 sorts twice as fast

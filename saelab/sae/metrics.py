@@ -14,7 +14,8 @@ from saelab.types import ShapeError
 
 
 class FVU:
-    """Streaming FVU: `update` with batches of any size, `value` at any time. Sums are in float64, and the variance is
+    """Streaming FVU: `update` with batches of any size, `value` at any time. Sums are in float64, and the
+    variance is
     merged about running means (Chan et al. 1979), so large means and many batches cost no precision."""
 
     def __init__(self) -> None:
@@ -26,7 +27,10 @@ class FVU:
     def update(self, x: Float[Tensor, "*lead d_in"], x_hat: Float[Tensor, "*lead d_in"]) -> None:
         """Add rows. Raises ShapeError where the shapes differ."""
         if x.shape != x_hat.shape:
-            msg = f"x and x_hat must have one shape. Got {tuple(x.shape)} and {tuple(x_hat.shape)}. Pass the same rows."
+            msg = (
+                f"x and x_hat must have one shape. Got {tuple(x.shape)} and {tuple(x_hat.shape)}. Pass "
+                f"the same rows."
+            )
             raise ShapeError(msg)
         x = x.detach().reshape(-1, x.shape[-1]).double()
         if not len(x):
@@ -44,7 +48,8 @@ class FVU:
 
     @property
     def value(self) -> float:
-        """The FVU of all rows so far; NaN before the first row; for rows that are all equal 0 if exact, else inf."""
+        """The FVU of all rows so far; NaN before the first row; for rows that are all equal 0 if exact,
+        else inf."""
         if not self.n:
             return float("nan")
         if self._deviation == 0:

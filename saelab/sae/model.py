@@ -23,7 +23,8 @@ class Forward(NamedTuple):
     x: Tensor
     """[.. d_in]: the input as it came, in raw units."""
     pre: Tensor
-    """[.. d_sae]: pre-activations, in units of the normalised input. Without gradient where codes are `Sparse`."""
+    """[.. d_sae]: pre-activations, in units of the normalised input. Without gradient where codes are
+    `Sparse`."""
     codes: Tensor | Sparse
     """[.. d_sae], or `Sparse` where `forward(x, sparse=True)` was asked for."""
     x_hat: Tensor
@@ -44,8 +45,8 @@ class SAE(nn.Module):
     normalisation); codes, biases and W_dec are in units of x / input_scale.
 
     Inputs have any leading shape; they must be floating point, finite, on the SAE's device and of width d_in
-    (ShapeError, NonFiniteError). Make one by `SAE.create`, `SAE.load` or `saelab.train`; `SAE(config)` alone is all
-    zeros, to be filled.
+    (ShapeError, NonFiniteError). Make one by `SAE.create`, `SAE.load` or `saelab.train`; `SAE(config)` alone
+    is all zeros, to be filled.
     """
 
     def __init__(self, config: SAEConfig) -> None:
@@ -69,8 +70,12 @@ class SAE(nn.Module):
     def create(cls, config: SAEConfig, seed: int = 0, rows: Float[Tensor, "n d_in"] | None = None) -> SAE:
         """An untrained SAE (the control of every score): random unit decoder rows, W_enc as the config says.
 
-        rows: activations from which the input scale and b_dec are taken, as training does; without them the scale is
-        1 and b_dec 0. The same seed gives the same weights, and the global random state is left alone.
+        rows: activations from which the input scale, b_dec and, with tied_init, the factor of W_enc are
+        taken, as
+        training does. The factor is the one whose reconstruction is best in least squares: latents
+        overlap, so that
+        W_enc = W_dec^T alone overshoots. Without rows the scale and factor are 1 and b_dec is 0. The same
+        seed gives the same weights, and the global random state is left alone.
         """
         sae = cls(config)
         # mixed, so that data drawn from the same small seed by the caller shares no number with the weights
@@ -85,6 +90,8 @@ class SAE(nn.Module):
                 if config.options["normalise"] == "scalar":
                     sae.input_scale.fill_(rows.norm(dim=1).mean().clamp_min(torch.finfo(rows.dtype).tiny))
                 sae.b_dec.copy_(_centre(rows / sae.input_scale, config.options["b_dec_init"]))
+                if config.options["tied_init"]:
+                    sae.W_enc.mul_(_gain(sae, rows[:4096]))
         return sae
 
     @property
@@ -120,7 +127,8 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def encode_sparse(self, x: Float[Tensor, "*lead d_in"]) -> Codes:
-        """The same codes as CSR rows on the CPU (leading axes flattened), without a dense code matrix where the
+        """The same codes as CSR rows on the CPU (leading axes flattened), without a dense code matrix
+        where the
         sparsifier can select; pre-activations exist for a bounded number of rows at a time."""
         flat, _ = self._flat(x)
         parts = [self._codes(chunk) for chunk in self._chunks(flat)]
@@ -167,7 +175,8 @@ class SAE(nn.Module):
     def forward(self, x: Float[Tensor, "*lead d_in"], *, sparse: bool = False) -> Forward:
         """Encode and decode. `x_hat` equals `decode(encode(x))`.
 
-        sparse=True is the fast path for training: leading axes are flattened, codes are `Sparse` where the sparsifier
+        sparse=True is the fast path for training: leading axes are flattened, codes are `Sparse` where the
+        sparsifier
         can select, and the gradients of all weights cost O(nnz * d_in); the input gets no gradient then.
         """
         flat, lead = self._flat(x)
@@ -181,15 +190,18 @@ class SAE(nn.Module):
     def save(self, folder: str | Path, dtype: str = "float32") -> Path:
         """Write config.json and sae.safetensors into `folder`, each by a temporary file and a rename.
 
-        dtype: "float32", or "float16" / "bfloat16" to halve the size (loads as float32, `stored_dtype` tells).
-        Raises StoreError where the folder cannot be written, NonFiniteError for weights that are not finite (or
+        dtype: "float32", or "float16" / "bfloat16" to halve the size (loads as float32, `stored_dtype`
+        tells).
+        Raises StoreError where the folder cannot be written, NonFiniteError for weights that are not
+        finite (or
         overflow in float16).
         """
         return storage.save(self, Path(folder), dtype)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> SAE:
-        """The SAE that `save` wrote, bit-equal. Raises StoreError where there is none, FormatError for a folder that
+        """The SAE that `save` wrote, bit-equal. Raises StoreError where there is none, FormatError for a
+        folder that
         is truncated, altered, inconsistent or of a newer version."""
         return storage.load(cls, Path(folder)).to(device)
 
@@ -240,7 +252,8 @@ class SAE(nn.Module):
         return x.to(self.dtype)
 
     def _chunks(self, flat: Tensor) -> Iterator[Tensor]:
-        """Rows in pieces whose pre-activations take at most 64 MB in float32; one (empty) piece for no rows."""
+        """Rows in pieces whose pre-activations take at most 64 MB in float32; one (empty) piece for no
+        rows."""
         size = max(1, 2**24 // self.d_sae)
         for start in range(0, max(1, len(flat)), size):
             yield flat[start : start + size]
@@ -291,10 +304,19 @@ class SAE(nn.Module):
         return Forward(flat, pre, codes, self._decode(codes, None), None)
 
     def attach(self, flat: Float[Tensor, "n d_in"], pre: Tensor, indptr: Tensor, indices: Tensor) -> Sparse:
-        """Codes at a chosen CSR pattern, differentiable in the weights. pre: this SAE's pre-activations of `flat`."""
+        """Codes at a chosen CSR pattern, differentiable in the weights. pre: this SAE's pre-activations of
+        `flat`."""
         x = flat / self.input_scale
         at = active_pre(pre, x, self.b_in(), self.W_enc, self.b_enc, indptr, indices)
         return Sparse(indptr, indices, self.sparsifier.activation(at), self.d_sae)
+
+
+def _gain(sae: SAE, rows: Tensor) -> Tensor:
+    """The factor a that minimises sum ||x - b - a (x_hat - b)||^2, b the decoder bias in raw units."""
+    bias = sae.b_dec * sae.input_scale
+    target, output = rows - bias, sae(rows).x_hat - bias
+    gain = (target * output).sum() / output.square().sum()
+    return gain if torch.isfinite(gain) and gain > 0 else torch.ones_like(gain)
 
 
 def _centre(rows: Tensor, how: str) -> Tensor:

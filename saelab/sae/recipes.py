@@ -1,6 +1,8 @@
-"""The named architectures, as data: each recipe is a sparsifier, a dictionary, losses, rules and checked options.
+"""The named architectures, as data: each recipe is a sparsifier, a dictionary, losses, rules and checked
+options.
 
-A new architecture is a new part and an entry of `RECIPES`, never a new SAE class. Losses and rules are named here and
+A new architecture is a new part and an entry of `RECIPES`, never a new SAE class. Losses and rules are
+named here and
 live in `saelab.training`, so that loading an SAE needs no training code.
 """
 
@@ -36,7 +38,8 @@ class SAEConfig:
     """What an SAE is, as plain data; `saelab.config.to_dict` and `from_dict` take it through JSON.
 
     d_in: width of the activations. d_sae: number of latents. recipe: a name out of `recipes()`.
-    hook: where the activations were read, or None. options: every option of the recipe (missing ones get the default).
+    hook: where the activations were read, or None. options: every option of the recipe (missing ones get
+    the default).
     Raises ConfigError for anything out of range and for unknown recipes or options.
     """
 
@@ -78,7 +81,8 @@ class SAEConfig:
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a recipe: its default, its check (name, value, config; raises ConfigError) and a line about it."""
+    """One option of a recipe: its default, its check (name, value, config; raises ConfigError) and a line
+    about it."""
 
     default: Any
     check: Callable[[str, Any, SAEConfig], None]
@@ -122,9 +126,9 @@ def recipes() -> dict[str, str]:
 def recipe_options(name: str) -> dict[str, str]:
     """Option -> one line with its default, for the recipe `name`."""
     if name not in RECIPES:
-        raise ConfigError(
-            f"The recipe must be one of {', '.join(RECIPES)}. Got {name!r}. {nearest(str(name), RECIPES)}".strip()
-        )
+        hint = nearest(str(name), RECIPES)
+        message = f"The recipe must be one of {', '.join(RECIPES)}. Got {name!r}. {hint}See saelab.recipes()."
+        raise ConfigError(message)
     return {
         key: f"{option.line} Default: {option.default!r}." for key, option in RECIPES[name].options.items()
     }
@@ -142,10 +146,10 @@ def _whole(
     def check(name: str, value: Any, config: SAEConfig) -> None:
         if value is None and optional:
             return
-        top = None if high is None else getattr(config, high)
-        if _is_int(value) and value >= low and (top is None or value <= top):
+        top = 2**63 if high is None else getattr(config, high)
+        if _is_int(value) and low <= value <= top:
             return
-        if top is None:
+        if high is None:
             msg = f"{name} must be an integer >= {low}. Got {value!r}. Pass {name}={low} or more."
             raise ConfigError(msg)
         remedy = "Pass a whole number." if not _is_int(value) else f"Pass {name}>={low}."
@@ -189,7 +193,8 @@ _COMMON = {
     "normalise": Option(
         "scalar",
         _one_of("none", "scalar"),
-        "'scalar' divides inputs by their mean Euclidean norm, fixed when training starts; 'none' takes them raw.",
+        "'scalar' divides inputs by their mean Euclidean norm, fixed when training starts; 'none' takes "
+        "them raw.",
     ),
     "apply_b_dec_to_input": Option(
         True, _flag, "Whether b_dec is subtracted from the input before encoding."
@@ -204,7 +209,7 @@ _COMMON = {
 
 RECIPES: dict[str, Recipe] = {
     "topk": Recipe(
-        line="TopK: the k largest pre-activations of each row, dead latents revived by auxk (Gao et al. 2024).",
+        line="TopK: the k largest pre-activations of a row, dead latents revived by auxk (Gao et al. 2024).",
         options={
             "k": Option(32, _whole(1, "d_sae"), "Latents kept in each row."),
             "aux_coefficient": Option(1 / 32, _real(0), "Weight of the auxk loss; 0 turns it off."),
@@ -214,7 +219,8 @@ RECIPES: dict[str, Recipe] = {
             "dead_after": Option(
                 None,
                 _whole(1, optional=True),
-                "Rows without firing after which a latent counts as dead; None means a tenth of the run, at most 10M.",
+                "Rows without firing after which a latent counts as dead; None means a tenth of the "
+                "run, at most 10M.",
             ),
             **_COMMON,
         },
@@ -223,7 +229,7 @@ RECIPES: dict[str, Recipe] = {
         rules=lambda c: ("unit_norm",),
     ),
     "relu": Recipe(
-        line="ReLU with an L1 penalty, weighted by decoder norms or with unit-norm decoder rows (Bricken et al. 2023).",
+        line="ReLU with an L1 penalty on codes times decoder norms, or on codes (Bricken et al. 2023).",
         options={
             "l1": Option(
                 0.1, _real(0), "Weight of the L1 penalty, relative to the normalised squared error."
@@ -232,13 +238,15 @@ RECIPES: dict[str, Recipe] = {
             "decoder_norm_weighted": Option(
                 True,
                 _flag,
-                "True: the penalty is sum_j f_j ||W_dec_j|| and decoder norms are free (Anthropic, April 2024); "
+                "True: the penalty is sum_j f_j ||W_dec_j|| and decoder norms are free (Anthropic, "
+                "April 2024); "
                 "False: sum_j f_j, and decoder rows keep unit norm.",
             ),
             "dead_after": Option(
                 None,
                 _whole(1, optional=True),
-                "Rows without firing after which a latent counts as dead; None means a tenth of the run, at most 10M.",
+                "Rows without firing after which a latent counts as dead; None means a tenth of the "
+                "run, at most 10M.",
             ),
             **_COMMON,
         },

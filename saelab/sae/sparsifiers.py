@@ -1,6 +1,7 @@
 """Sparsifier parts: which pre-activations become codes.
 
-A sparsifier is a small module that owns whatever state it learns (thresholds, gates). `SAE` calls it; nothing else of
+A sparsifier is a small module that owns whatever state it learns (thresholds, gates). `SAE` calls it;
+nothing else of
 an architecture may live anywhere but in a sparsifier, a dictionary, a loss or a rule.
 """
 
@@ -18,7 +19,8 @@ from saelab.sae.kernels import top_k
 class Sparsifier(nn.Module, ABC):
     """pre [n d_sae] -> codes [n d_sae]. Rows are independent of each other in eval mode.
 
-    `uses_dec_norm`: whether `dec_norm` (Euclidean norm of each decoder row, [d_sae]) is needed; else None is passed.
+    `uses_dec_norm`: whether `dec_norm` (Euclidean norm of each decoder row, [d_sae]) is needed; else None
+    is passed.
     """
 
     uses_dec_norm: bool = False
@@ -33,7 +35,8 @@ class Sparsifier(nn.Module, ABC):
         """Dense codes, differentiable: the reference. x is the centred, normalised input."""
 
     def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """The fast path: (indptr [n + 1], indices [nnz]) of the entries whose codes may differ from 0, else None.
+        """The fast path: (indptr [n + 1], indices [nnz]) of the entries whose codes may differ from 0,
+        else None.
 
         The codes there are `activation(pre[row, index])`. Called without gradient.
         """
@@ -44,7 +47,8 @@ class Sparsifier(nn.Module, ABC):
         return pre
 
     def observe(self, codes: Tensor) -> None:
-        """Hook for learned thresholds: called once a training step with the step's codes, without gradient."""
+        """Hook for learned thresholds: called once a training step with the step's codes, without
+        gradient."""
 
 
 class TopK(Sparsifier):

@@ -1,8 +1,11 @@
 """An SAE on disk: `config.json` (read it first) beside `sae.safetensors`.
 
-config.json: {"format": "saelab", "version": 1, "config": SAEConfig, "weights": {"file", "dtype", "sha256"}, "units"}.
-sae.safetensors: W_enc [d_in d_sae], b_enc, b_dec, input_scale [], dictionary.*, sparsifier.* (scalars in float32).
-The weights are written first and config.json last, so a folder with a config.json that fits its hash is whole.
+config.json: {"format": "saelab", "version": 1, "config": SAEConfig, "weights": {"file", "dtype",
+"sha256"}, "units"}.
+sae.safetensors: W_enc [d_in d_sae], b_enc, b_dec, input_scale [], dictionary.*, sparsifier.* (scalars in
+float32).
+The weights are written first and config.json last, so a folder with a config.json that fits its hash is
+whole.
 """
 
 from __future__ import annotations
@@ -37,9 +40,9 @@ _UNITS = {
 def save(sae: SAE, folder: Path, dtype: str) -> Path:
     """See SAE.save."""
     if dtype not in _DTYPES:
-        raise ConfigError(
-            f"dtype must be one of {', '.join(_DTYPES)}. Got {dtype!r}. {nearest(str(dtype), _DTYPES)}".strip()
-        )
+        hint = nearest(str(dtype), _DTYPES)
+        message = f"dtype must be one of {', '.join(_DTYPES)}. Got {dtype!r}. {hint}Pass one of these."
+        raise ConfigError(message)
     sae.check_parameters()
     tensors = {}
     for name, tensor in _tensors(sae).items():
@@ -47,7 +50,10 @@ def save(sae: SAE, folder: Path, dtype: str) -> Path:
             _DTYPES[dtype] if tensor.ndim and tensor.is_floating_point() else tensor.dtype
         )
         if not torch.isfinite(tensors[name]).all():
-            msg = f"{name} must fit {dtype}. Got a value of {float(tensor.abs().max()):.3g}. Save as float32 or bfloat16."
+            msg = (
+                f"{name} must fit {dtype}. Got a value of {float(tensor.abs().max()):.3g}. Save as "
+                f"float32 or bfloat16."
+            )
             raise NonFiniteError(msg)
     data = safetensors.torch.save(tensors, metadata={"format": FORMAT})
     write_bytes(folder / WEIGHTS_FILE, data)
@@ -94,7 +100,10 @@ def load(cls: type[SAE], folder: Path) -> SAE:
         msg = f"The weights in {folder} must be usable. {error}"
         raise FormatError(msg) from error
     if not float(sae.input_scale) > 0:
-        msg = f"input_scale must be > 0. Got {float(sae.input_scale)} in {folder}. The file was altered: save it again."
+        msg = (
+            f"input_scale must be > 0. Got {float(sae.input_scale)} in {folder}. The file was altered: "
+            f"save it again."
+        )
         raise FormatError(msg)
     return sae.eval()
 
@@ -120,7 +129,8 @@ def _tensors(sae: SAE) -> dict[str, Tensor]:
 def _manifest(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG_FILE).is_file():
         msg = (
-            f"An SAE's folder must hold {CONFIG_FILE} and {WEIGHTS_FILE}. Got {folder}, which has no {CONFIG_FILE}. "
+            f"An SAE's folder must hold {CONFIG_FILE} and {WEIGHTS_FILE}. Got {folder}, which has no "
+            f"{CONFIG_FILE}. "
             "Pass the folder that sae.save or saelab.train wrote."
         )
         raise StoreError(msg)
@@ -140,7 +150,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise FormatError(msg)
     if version > VERSION:
         msg = (
-            f"SAE folders must be of version <= {VERSION}. Got {version} in {folder}: a newer saelab wrote it. "
+            f"SAE folders must be of version <= {VERSION}. Got {version} in {folder}: a newer saelab "
+            f"wrote it. "
             "Upgrade saelab."
         )
         raise FormatError(msg)
@@ -185,7 +196,8 @@ def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], path
         got = tensors[name]
         if got.shape != tensor.shape or got.is_floating_point() != tensor.is_floating_point():
             msg = (
-                f"{name} in {path} must be of shape {tuple(tensor.shape)} and floating point as the config says. "
+                f"{name} in {path} must be of shape {tuple(tensor.shape)} and floating point as the "
+                f"config says. "
                 f"Got {tuple(got.shape)}, {got.dtype}. The files do not belong together: copy both again."
             )
             raise FormatError(msg)

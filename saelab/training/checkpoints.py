@@ -1,7 +1,9 @@
 """Checkpoints: everything that the rest of a run depends on, in a folder that is written whole or not at all.
 
-`<out>/checkpoints/step-00000120/` holds `state.safetensors` (weights, Adam's moments, rows since each latent fired) and
-`checkpoint.json` (identity of the run, step, history, hash of the state). It appears by one rename. The last two are
+`<out>/checkpoints/step-00000120/` holds `state.safetensors` (weights, Adam's moments, rows since each
+latent fired) and
+`checkpoint.json` (identity of the run, step, history, hash of the state). It appears by one rename. The
+last two are
 kept, so that a damaged one leaves the one before.
 """
 
@@ -32,8 +34,8 @@ class Checkpoint(NamedTuple):
     """Steps done."""
     identity: dict[str, Any]
     """Config, settings and data fingerprint: a run continues only with the same ones."""
-    history: list[list[float]]
-    """The records so far, as plain lists."""
+    history: list[dict[str, Any]]
+    """The records so far, as plain data."""
     variance: float
     """See losses.Progress."""
     tensors: dict[str, Tensor]
@@ -41,7 +43,8 @@ class Checkpoint(NamedTuple):
 
 
 def write(out: Path, checkpoint: Checkpoint) -> None:
-    """Add a checkpoint and drop all but the last two. Raises StoreError; earlier ones then stay as they are."""
+    """Add a checkpoint and drop all but the last two. Raises StoreError; earlier ones then stay as they
+    are."""
     folder = out / "checkpoints" / f"step-{checkpoint.step:08d}"
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     data = safetensors.torch.save(
@@ -65,7 +68,10 @@ def write(out: Path, checkpoint: Checkpoint) -> None:
             shutil.rmtree(folder)
         temporary.rename(folder)
     except OSError as error:
-        message = f"{folder} must be writable. Got: {error.strerror or error}. Free some space or choose another out."
+        message = (
+            f"{folder} must be writable. Got: {error.strerror or error}. Free some space or choose "
+            f"another out."
+        )
         raise StoreError(message) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -88,7 +94,10 @@ def latest(out: Path) -> Checkpoint | None:
                 continue
         damaged.append(f"{folder} lacks an entry")
     if damaged:
-        message = f"A run needs one whole checkpoint to continue. Got none in {out} ({damaged[0]}). Pass resume=False."
+        message = (
+            f"A run needs one whole checkpoint to continue. Got none in {out} ({damaged[0]}). Pass "
+            f"resume=False."
+        )
         raise FormatError(message)
     return None
 

@@ -57,9 +57,11 @@ class Progress:
 
 
 def mse(config: SAEConfig, progress: Progress) -> Loss:
-    """Normalised squared error: mean_i ||x_i - x_hat_i||^2 / variance. An estimate of the FVU (Gao et al. 2024, 2.1).
+    """Normalised squared error: mean_i ||x_i - x_hat_i||^2 / variance. An estimate of the FVU (Gao et al.
+    2024, 2.1).
 
-    The variance is estimated once, on the rows that the run starts with, so that every batch has the same weight.
+    The variance is estimated once, on the rows that the run starts with, so that every batch has the same
+    weight.
     """
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
@@ -72,8 +74,9 @@ def auxk(config: SAEConfig, progress: Progress) -> Loss:
     """Auxiliary loss that revives dead latents (Gao et al. 2024, appendix A.2).
 
     The k_aux dead latents with the largest pre-activations of each row predict what the SAE left over:
-    ||e - e_hat||^2 / ||e||^2 with e = x - x_hat (without gradient: the error is a target, not something to enlarge)
-    and e_hat = relu(pre_dead) @ W_dec without the bias. 0 while nothing is dead or nothing is left over.
+    ||e - e_hat||^2 / ||e||^2 with e = x - x_hat (without gradient: the error is a target, not something to
+    enlarge) and e_hat = relu(pre_dead) @ W_dec without the bias. 0 while nothing is
+    dead or left over.
     """
     coefficient = config.options["aux_coefficient"]
     k_aux = config.options["k_aux"] or max(1, config.d_in // 2)
@@ -96,7 +99,8 @@ def auxk(config: SAEConfig, progress: Progress) -> Loss:
 
 
 def l1(config: SAEConfig, progress: Progress) -> Loss:
-    """Sparsity penalty: l1 * mean_i sum_j |f_ij| * ||W_dec_j|| / sqrt(variance), its weight rising over the warm-up.
+    """Sparsity penalty: l1 * mean_i sum_j |f_ij| * ||W_dec_j|| / sqrt(variance), its weight rising over
+    the warm-up.
 
     With `decoder_norm_weighted=False` the norms are left out (decoder rows keep unit norm by a rule instead).
     """

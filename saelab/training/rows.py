@@ -7,13 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from saelab.sae.recipes import SAEConfig
 from saelab.types import ConfigError, HookError, HookPoint, ShapeError, check_finite, nearest
+
+if TYPE_CHECKING:
+    from saelab.stores import ActivationStore
 
 
 class Rows(ABC):
@@ -22,18 +25,31 @@ class Rows(ABC):
     n_rows: int
 
     @abstractmethod
-    def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
-        """Endless full batches [size d_in] float32 in an order that depends on the seed alone, from batch `start` on.
-
-        The rows left over at the end of a pass are dropped; each pass has its own order.
-        """
+    def gather(self, at: Tensor) -> Tensor:
+        """Rows by index, float32 [len(at) d_in]."""
 
     @abstractmethod
     def fingerprint(self) -> str:
         """Hex digest; equal for equal data."""
 
+    def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
+        """Endless full batches [size d_in] in an order that depends on the seed alone, from batch `start` on.
+
+        The rows left over at the end of a pass are dropped; each pass has its own order.
+        """
+        per_pass = self.n_rows // size
+        epoch, at = divmod(start, per_pass)
+        while True:
+            # mixed, so that a pass shares its order neither with the next nor with what callers draw from
+            # a seed
+            mixed = (seed * 0x9E3779B1 + epoch * 0x85EBCA6B + 0x5AE1AB) % 2**63
+            order = torch.randperm(self.n_rows, generator=torch.Generator().manual_seed(mixed))
+            for i in range(at, per_pass):
+                yield self.gather(order[i * size : (i + 1) * size])
+            epoch, at = epoch + 1, 0
+
     def first(self, n: int, size: int, seed: int) -> Tensor:
-        """The first rows that training with this batch size and seed will see, at least min(n, one pass) of them."""
+        """The first rows that training with this batch size and seed will see: about n, at most one pass."""
         count = max(1, min(n, self.n_rows) // size)
         return torch.cat(list(islice(self.batches(size, seed), count)))
 
@@ -45,15 +61,8 @@ class TensorRows(Rows):
         self.acts = acts
         self.n_rows = len(acts)
 
-    def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
-        per_pass = self.n_rows // size
-        epoch, at = divmod(start, per_pass)
-        while True:
-            generator = torch.Generator().manual_seed(_pass_seed(seed, epoch))
-            order = torch.randperm(self.n_rows, generator=generator)
-            for i in range(at, per_pass):
-                yield self.acts[order[i * size : (i + 1) * size].to(self.acts.device)].float()
-            epoch, at = epoch + 1, 0
+    def gather(self, at: Tensor) -> Tensor:
+        return self.acts[at.to(self.acts.device)].float()
 
     def fingerprint(self) -> str:
         acts = self.acts.detach().cpu().contiguous()
@@ -65,18 +74,12 @@ class TensorRows(Rows):
 class StoreRows(Rows):
     """Rows of one hook of an ActivationStore."""
 
-    def __init__(self, store: Any, hook: str) -> None:
+    def __init__(self, store: ActivationStore, hook: str) -> None:
         self.store, self.hook = store, hook
         self.n_rows = store.n_rows
 
-    def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
-        epoch, at = divmod(start, self.n_rows // size)
-        while True:
-            batches = self.store.batches(size, _pass_seed(seed, epoch), hook=self.hook)
-            for batch in islice(batches, at, None):
-                if len(batch.acts) == size:
-                    yield batch.acts.float()
-            epoch, at = epoch + 1, 0
+    def gather(self, at: Tensor) -> Tensor:
+        return self.store.rows(at.numpy(), self.hook).acts.float()
 
     def fingerprint(self) -> str:
         return self.store.fingerprint()
@@ -91,13 +94,14 @@ def as_rows(acts: Any, config: SAEConfig, batch_size: int) -> tuple[Rows, SAECon
         if acts.ndim < 2 or acts.shape[-1] != config.d_in or not acts.is_floating_point():
             message = (
                 f"Activations must be a floating-point tensor [n, d_in={config.d_in}]. "
-                f"Got {acts.dtype} of shape {tuple(acts.shape)}. Pass d_in={acts.shape[-1] if acts.ndim else 1} "
+                f"Got {acts.dtype} of shape {tuple(acts.shape)}. Pass "
+                f"d_in={acts.shape[-1] if acts.ndim else 1} "
                 "to the recipe, or other activations."
             )
             raise ShapeError(message)
         check_finite(acts, "Activations")
         rows: Rows = TensorRows(acts.detach().reshape(-1, config.d_in))
-    elif callable(getattr(acts, "batches", None)) and hasattr(acts, "hooks"):
+    elif all(hasattr(acts, name) for name in ("hooks", "width", "rows", "n_rows")):
         hook = _hook(acts, config)
         width = acts.width(hook)
         if width != config.d_in:
@@ -124,12 +128,7 @@ def as_rows(acts: Any, config: SAEConfig, batch_size: int) -> tuple[Rows, SAECon
     return rows, config
 
 
-def _pass_seed(seed: int, epoch: int) -> int:
-    """A seed of its own for each pass, below 2^32."""
-    return (seed * 0x9E3779B1 + epoch * 0x85EBCA6B + 0x5AE1AB) % 2**32
-
-
-def _hook(store: Any, config: SAEConfig) -> str:
+def _hook(store: ActivationStore, config: SAEConfig) -> str:
     names = [str(h) for h in store.hooks]
     if config.hook is None:
         if len(names) == 1:

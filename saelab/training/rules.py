@@ -9,7 +9,8 @@ from saelab.sae.model import SAE, Forward
 
 
 class Rule:
-    """`gradient` runs between backward pass and optimizer step, the call after the optimizer step. Both without grad."""
+    """`gradient` runs between backward pass and optimizer step, the call after the optimizer step. Both
+    without grad."""
 
     def gradient(self, sae: SAE, forward: Forward, step: int) -> None:
         """Change gradients in place."""
@@ -19,8 +20,10 @@ class Rule:
 
 
 class UnitNorm(Rule):
-    """Decoder rows keep norm 1: the part of each row's gradient along the row is removed (it would only change the
-    norm, and Adam would count it), and rows are normalised after the step (Bricken et al. 2023; Gao et al. 2024)."""
+    """Decoder rows keep norm 1: the part of each row's gradient along the row is removed (it would only
+    change the
+    norm, and Adam would count it), and rows are normalised after the step (Bricken et al. 2023; Gao et al.
+    2024)."""
 
     @torch.no_grad()
     def gradient(self, sae: SAE, forward: Forward, step: int) -> None:

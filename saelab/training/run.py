@@ -1,8 +1,8 @@
 """Run: what training gives back, and its folder.
 
 A finished run's folder: `config.json` and `sae.safetensors` (the SAE, see saelab.sae.storage), `history.json`
-(one record for each logged step) and, written last, `run.json` (settings, data, provenance). An unfinished run has
-only `checkpoints/`.
+(one record for each logged step) and, written last, `run.json` (settings, data, provenance). An unfinished
+run has only `checkpoints/`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything besides config and data that the numbers depend on. Rates are per step, lengths in steps or rows."""
+    """Everything besides config and data that the numbers depend on. Rates are per step, lengths in steps
+    or rows."""
 
     VERSION: ClassVar[int] = 1
 
@@ -67,7 +68,8 @@ class Run:
     """A trained SAE with its history.
 
     sae: in eval mode, on the CPU unless a device was asked for. history: one Record for each logged step.
-    finished: False where the run was interrupted (call train again with the same arguments and `out` to continue).
+    finished: False where the run was interrupted (call train again with the same arguments and `out` to
+    continue).
     provenance: versions, data fingerprint, seconds, rows per second. folder: where it was written, or None.
     """
 
@@ -132,7 +134,8 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> Run:
-        """The finished run in `folder`. Raises StoreError where there is none, FormatError where it is damaged."""
+        """The finished run in `folder`. Raises StoreError where there is none, FormatError where it is
+        damaged."""
         folder = Path(folder)
         if not (folder / "run.json").is_file():
             message = (
@@ -168,7 +171,8 @@ class Run:
 
 
 def read_manifest(path: Path, name: str, version: int) -> dict[str, Any]:
-    """A JSON object that states the format `name` and a version up to `version`. Raises FormatError, StoreError."""
+    """A JSON object that states the format `name` and a version up to `version`. Raises FormatError,
+    StoreError."""
     data = read_json(path, path.name)
     if not isinstance(data, dict) or data.get("format") != name:
         message = f"{path} must say format {name!r}. Got something else. Train again into an empty folder."

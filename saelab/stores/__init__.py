@@ -1,4 +1,6 @@
-"""Stores: folders of files with a manifest, written whole or not at all. Opening a feature store needs no torch."""
+"""Stores: folders of files with a manifest, written whole or not at all. Opening a feature store needs no
+torch.
+"""
 
 from saelab.stores.activations import ActivationStore, ActivationWriter
 from saelab.stores.features import Example, FeatureStore, LatentRecord, RowRecord

@@ -174,12 +174,11 @@ class FeatureWriter:
             connection.execute("set memory_limit = '2GB'")
             connection.execute("set enable_progress_bar = false")
             connection.execute(f"set temp_directory = {_quoted(self._scratch / 'spill')}")
-            connection.execute(
-                f"copy (select latent, row, value from read_parquet({_quoted(self.folder / "
-                f"'codes_by_row.parquet')}) "
-                f"order by latent, row) to {_quoted(self.folder / 'codes_by_latent.parquet')} "
-                "(format parquet, compression zstd, parquet_version v2)"
-            )
+            source = _quoted(self.folder / "codes_by_row.parquet")
+            target = _quoted(self.folder / "codes_by_latent.parquet")
+            select = f"select latent, row, value from read_parquet({source}) order by latent, row"
+            options = "format parquet, compression zstd, parquet_version v2"
+            connection.execute(f"copy ({select}) to {target} ({options})")
         spill = self._scratch / "spill"
         if spill.exists():
             for path in spill.iterdir():

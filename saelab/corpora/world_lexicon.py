@@ -97,7 +97,7 @@ FUNCTION_NOUNS = (
 EVENTS = (
     "war siege voyage festival famine reign dispute drought project expedition rebellion truce "
     "plague strike trial "
-    "occupation search campaign construction golden age"
+    "occupation search campaign construction age"
 ).split()
 NUMBER_WORDS = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "

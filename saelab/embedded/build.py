@@ -25,7 +25,7 @@ from saelab.embedded import ASSETS, SAE_HOOKS, STORE_HOOK
 from saelab.embedded.tokenizer import train_tokenizer
 from saelab.stores.manifest import sha256
 
-TOKENS = 50_000_000
+TOKENS = 34_000_000
 SAE_ROWS, SAE_STEPS, SAE_BATCH = 600_000, 6_000, 2_048
 D_SAE, K = 1_024, 16
 STORE_ROWS = 50_000

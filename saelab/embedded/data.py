@@ -16,7 +16,7 @@ from saelab.corpora.world import document
 from saelab.embedded.tokenizer import SPECIAL
 
 # share of the documents; the rest comes from the synthetic world
-NATURAL, REPEATED = 0.10, 0.09
+NATURAL, REPEATED = 0.10, 0.07
 
 
 class Chunk(NamedTuple):

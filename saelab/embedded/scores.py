@@ -28,7 +28,7 @@ def ioi_accuracy(model: Any, tokenizer: Any, n: int = 400, seed: int = 0) -> flo
         writer = families.Writer("heldout", rng)
         a, b = writer.two_names()
         giver, receiver = rng.choice([(a, b), (b, a)])
-        template = writer.template(families.IOI_TEMPLATES)
+        template = writer.template(families.IOI_OPENINGS) + writer.template(families.IOI_ACTIONS)
         slots = writer.common() | {"a": (a, ""), "b": (b, ""), "s": (giver, ""), "io": ("\0", "")}
         slots["object"] = (rng.choice(lexicon.OBJECTS), "")
         writer.fill(template, slots)
@@ -51,7 +51,7 @@ def greater_than(model: Any, tokenizer: Any, n: int = 300, seed: int = 0) -> flo
         century, start, _ = families.year_span(rng, "heldout")
         slots = writer.common() | {"c": (str(century), ""), "y": (f"{start:02}", ""), "z": ("\0", "")}
         slots["name"] = (writer.name(), "")
-        writer.fill(writer.template(families.YEAR_TEMPLATES), slots)
+        writer.fill(writer.template(families.YEAR_SUBJECTS) + writer.template(families.YEAR_RANGES), slots)
         texts.append("".join(writer.parts).split("\0")[0])
         starts.append(start)
     pairs = torch.tensor(tokenizer.convert_tokens_to_ids([f"{y:02}" for y in range(100)]))

@@ -63,12 +63,19 @@ def test_the_held_out_split_uses_only_held_out_names_and_templates(held_out_docu
 def test_templates_of_the_splits_are_apart():
     import random
 
-    def drawn(split):
-        writer = families.Writer(split, random.Random(0))
-        return {writer.template(families.IOI_TEMPLATES) for _ in range(500)}
+    for templates in (
+        families.IOI_OPENINGS,
+        families.IOI_ACTIONS,
+        families.YEAR_SUBJECTS,
+        families.YEAR_RANGES,
+    ):
 
-    assert not drawn("train") & drawn("heldout")
-    assert drawn("train") | drawn("heldout") == set(families.IOI_TEMPLATES)
+        def drawn(split, templates=templates):
+            writer = families.Writer(split, random.Random(0))
+            return {writer.template(templates) for _ in range(1_000)}
+
+        assert not drawn("train") & drawn("heldout")
+        assert drawn("train") | drawn("heldout") == set(templates)
 
 
 def test_every_family_is_there_and_documents_are_text(documents):

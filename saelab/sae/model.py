@@ -185,7 +185,8 @@ class SAE(nn.Module):
         pre, centred = self._pre(flat)
         codes = self._sparsify(pre, centred)
         x_hat = self._decode(codes, None)
-        return Forward(x, pre.reshape(*lead, -1), codes.reshape(*lead, -1), x_hat.reshape(*lead, -1), None)
+        shape = (*lead, self.d_sae)
+        return Forward(x, pre.reshape(shape), codes.reshape(shape), x_hat.reshape(*lead, self.d_in), None)
 
     def save(self, folder: str | Path, dtype: str = "float32") -> Path:
         """Write config.json and sae.safetensors into `folder`, each by a temporary file and a rename.

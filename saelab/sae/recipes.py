@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeGuard
 
 from saelab.sae.dictionaries import Dictionary, Free
 from saelab.sae.sparsifiers import ReLU, Sparsifier, TopK
@@ -134,7 +134,7 @@ def recipe_options(name: str) -> dict[str, str]:
     }
 
 
-def _is_int(value: Any) -> bool:
+def _is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -88,10 +88,21 @@ def load(cls: type[SAE], folder: Path) -> SAE:
         )
         raise FormatError(msg)
     tensors = _read_tensors(folder / WEIGHTS_FILE, weights.get("sha256"))
-    with torch.device("meta"):
-        expected = cls(config).state_dict()
-    _check_tensors(tensors, expected, folder / WEIGHTS_FILE)
+    _check_tensor(
+        "W_enc", tensors, (config.d_in, config.d_sae), folder / WEIGHTS_FILE
+    )  # bounds the memory below
     sae = cls(config)
+    expected = sae.state_dict()
+    for name in tensors:
+        if name not in expected:
+            hint = nearest(name, expected)
+            message = (
+                f"{folder / WEIGHTS_FILE} must hold only {', '.join(expected)}. Got {name!r}. "
+                f"{hint}Save the SAE again."
+            )
+            raise FormatError(message)
+    for name, tensor in expected.items():
+        _check_tensor(name, tensors, tuple(tensor.shape), folder / WEIGHTS_FILE)
     sae.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()})
     sae.stored_dtype = weights["dtype"]
     try:
@@ -181,23 +192,14 @@ def _read_tensors(path: Path, sha256: Any) -> dict[str, Tensor]:
         raise FormatError(msg) from error
 
 
-def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
-    for name in tensors:
-        if name not in expected:
-            msg = (
-                f"{path} must hold only {', '.join(expected)}. Got {name!r}. {nearest(name, expected)}"
-                "Save the SAE again."
-            )
-            raise FormatError(msg)  # fmt: skip
-    for name, tensor in expected.items():
-        if name not in tensors:
-            msg = f"{path} must hold {name!r}. Got only {sorted(tensors)}. Save the SAE again."
-            raise FormatError(msg)
-        got = tensors[name]
-        if got.shape != tensor.shape or got.is_floating_point() != tensor.is_floating_point():
-            msg = (
-                f"{name} in {path} must be of shape {tuple(tensor.shape)} and floating point as the "
-                f"config says. "
-                f"Got {tuple(got.shape)}, {got.dtype}. The files do not belong together: copy both again."
-            )
-            raise FormatError(msg)
+def _check_tensor(name: str, tensors: dict[str, Tensor], shape: tuple[int, ...], path: Path) -> None:
+    if name not in tensors:
+        message = f"{path} must hold {name!r}. Got only {sorted(tensors)}. Save the SAE again."
+        raise FormatError(message)
+    got = tensors[name]
+    if tuple(got.shape) != shape or not got.is_floating_point():
+        message = (
+            f"{name} in {path} must be of shape {shape} and floating point, as the config says. "
+            f"Got {tuple(got.shape)}, {got.dtype}. The files do not belong together: copy both again."
+        )
+        raise FormatError(message)

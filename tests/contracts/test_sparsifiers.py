@@ -1,0 +1,193 @@
+"""What every recipe with every combination of its options must hold. A new recipe is a line in CASES."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from saelab.sae import SAE, SAEConfig, Sparse, recipe, recipes
+from saelab.types import Codes, NonFiniteError, ShapeError
+
+COMMON = [
+    {},
+    {"normalise": "none"},
+    {"apply_b_dec_to_input": False},
+    {"tied_init": False, "b_dec_init": "zeros"},
+    {"b_dec_init": "geometric_median", "normalise": "none", "apply_b_dec_to_input": False},
+]
+# recipe -> the options that change what its SAE computes
+CASES = {
+    "topk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
+    "relu": [{}, {"decoder_norm_weighted": False}],
+}
+SHAPES = [(16, 64), (5, 1), (1, 9), (13, 37), (8, 160)]
+
+
+def _configs():
+    for name, own in CASES.items():
+        for (d_in, d_sae), options, common in itertools.product(SHAPES, own, COMMON):
+            options = {key: d_sae if value == "d_sae" else value for key, value in options.items()}
+            if options.get("k", 1) <= d_sae:
+                yield recipe(name, d_in=d_in, d_sae=d_sae, **options, **common)
+
+
+def _name(config: SAEConfig) -> str:
+    options = "-".join(f"{v}" for k, v in config.options.items() if k in ("k", "normalise", "b_dec_init"))
+    return f"{config.recipe}-{config.d_in}x{config.d_sae}-{options}-{config.options['apply_b_dec_to_input']}"
+
+
+@pytest.fixture(params=list(_configs()), ids=_name)
+def sae(request) -> SAE:
+    """As after some training: every weight differs from its start."""
+    config = request.param
+    generator = torch.Generator().manual_seed(7)
+    sae = SAE.create(config, seed=3, rows=_rows(config.d_in, 200, seed=1) * 3 + 1)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return sae.eval()
+
+
+def _rows(d_in: int, n: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, d_in, generator=torch.Generator().manual_seed(seed))
+
+
+def test_every_recipe_has_cases():
+    assert set(CASES) == set(recipes())
+
+
+def test_forward_is_decode_of_encode_for_any_leading_shape(sae):
+    for lead in [(), (3,), (2, 3), (2, 1, 4), (0,), (2, 0)]:
+        x = torch.randn(*lead, sae.d_in, generator=torch.Generator().manual_seed(1)) * 2 + 1
+        codes = sae.encode(x)
+        out = sae(x)
+        assert codes.shape == (*lead, sae.d_sae)
+        assert out.pre.shape == out.codes.shape == codes.shape
+        assert out.x_hat.shape == x.shape
+        torch.testing.assert_close(out.codes, codes, rtol=0, atol=0)
+        torch.testing.assert_close(out.x_hat, sae.decode(codes), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            sae.decode(sae.encode_sparse(x)).reshape(x.shape), out.x_hat, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_it_computes_its_equation(sae):
+    x = (_rows(sae.d_in, 20) * 2 + 1).double()
+    scale, b_dec = sae.input_scale.double(), sae.b_dec.double()
+    centred = x / scale - (b_dec if sae.config.options["apply_b_dec_to_input"] else 0)
+    pre = centred @ sae.W_enc.double() + sae.b_enc.double()
+    codes = sae.encode(x)
+    torch.testing.assert_close(sae(x).pre.double(), pre, rtol=1e-4, atol=1e-4)
+    kept = codes != 0
+    torch.testing.assert_close(codes[kept].double(), pre[kept], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        sae.decode(codes).double(),
+        (codes.double() @ sae.W_dec.double() + b_dec) * scale,
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_rows_do_not_see_each_other_and_encoding_repeats_itself(sae):
+    x = _rows(sae.d_in, 12)
+    together = sae.encode(x)
+    assert torch.equal(together, sae.encode(x))
+    alone = torch.cat([sae.encode(row[None]) for row in x])
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
+    other = torch.cat([x[:6], 100 * _rows(sae.d_in, 6, seed=9)])
+    torch.testing.assert_close(sae.encode(other)[:6], together[:6], rtol=1e-5, atol=1e-5)
+
+
+HARD = {
+    "zeros": lambda d: torch.zeros(4, d),
+    "huge": lambda d: 1e15 * _rows(d, 6),
+    "tiny": lambda d: 1e-30 * _rows(d, 6),
+    "constant": lambda d: torch.full((5, d), 3.25),
+    "equal rows": lambda d: _rows(d, 1).expand(6, d),
+    "random": lambda d: _rows(d, 300),
+}
+
+
+@pytest.mark.parametrize("kind", HARD)
+def test_sparse_and_dense_agree_on_every_row_and_stay_finite(sae, kind):
+    x = HARD[kind](sae.d_in)
+    dense = sae.encode(x)
+    codes = sae.encode_sparse(x)
+    fast = sae(x, sparse=True)
+    assert torch.isfinite(dense).all()
+    assert torch.isfinite(fast.x_hat).all()
+    assert isinstance(codes, Codes)
+    assert (codes.values != 0).all()
+    for i in range(len(codes)):
+        assert (np.diff(codes.row(i)[0]) > 0).all()
+    size = float(dense.abs().max().clamp_min(1))
+    assert np.array_equal(codes.dense() != 0, dense.detach().numpy() != 0)
+    np.testing.assert_allclose(codes.dense(), dense.detach().numpy(), atol=1e-6 * size, rtol=1e-6)
+    if isinstance(fast.codes, Sparse):
+        assert torch.equal(fast.codes.dense() != 0, dense != 0)
+    torch.testing.assert_close(fast.x_hat, sae.decode(dense), rtol=1e-5, atol=1e-5 * size)
+
+
+def test_equal_latents_are_chosen_alike_by_both_paths(sae):
+    with torch.no_grad():
+        sae.W_enc.copy_(sae.W_enc[:, :1].expand_as(sae.W_enc))
+        sae.b_enc.fill_(50.0)
+    x = _rows(sae.d_in, 9) * 0.01
+    dense, codes = sae.encode(x), sae.encode_sparse(x)
+    assert np.array_equal(codes.dense() != 0, dense.detach().numpy() != 0)
+    k = sae.config.options.get("k")
+    pre = sae(x).pre
+    if k and (pre == pre[:, :1]).all():  # the product gives equal columns unequal bits on some machines
+        assert torch.equal((dense != 0).nonzero()[:, 1].reshape(9, k), torch.arange(k).expand(9, k))
+
+
+def test_sparse_gradients_are_those_of_the_dense_path(sae):
+    x = _rows(sae.d_in, 40) * 2 + 1
+    target = _rows(sae.d_in, 40, seed=4)
+
+    def gradients(sparse: bool):
+        sae.zero_grad()
+        (sae(x, sparse=sparse).x_hat * target).sum().backward()
+        return {name: p.grad.clone() for name, p in sae.named_parameters()}
+
+    fast, plain = gradients(True), gradients(False)
+    for name in plain:
+        torch.testing.assert_close(
+            fast[name], plain[name], rtol=1e-4, atol=1e-4 * float(plain[name].abs().max() + 1)
+        )
+
+
+def test_saved_and_loaded_bit_for_bit(sae, tmp_path):
+    again = SAE.load(sae.save(tmp_path / "sae"))
+    assert again.config == sae.config
+    assert again.fingerprint() == sae.fingerprint()
+    for (name, a), (other, b) in zip(sae.state_dict().items(), again.state_dict().items(), strict=True):
+        assert name == other
+        assert torch.equal(a, b)
+        assert a.stride() == b.stride()
+    x = _rows(sae.d_in, 10)
+    assert torch.equal(sae(x).x_hat, again(x).x_hat)
+    assert sorted(p.name for p in (tmp_path / "sae").iterdir()) == ["config.json", "sae.safetensors"]
+
+
+def test_bad_input_is_refused_by_name(sae):
+    d = sae.d_in
+    for call in (sae.encode, sae.encode_sparse, sae, lambda x: sae(x, sparse=True)):
+        for bad in (float("nan"), float("inf"), -float("inf")):
+            x = torch.zeros(3, d)
+            x[1, 0] = bad
+            with pytest.raises(NonFiniteError, match=r"must be finite. Got 1 NaN or infinite"):
+                call(x)
+        with pytest.raises(ShapeError, match=rf"d_in={d}\]. Got shape \(3, {d + 1}\)"):
+            call(torch.zeros(3, d + 1))
+        with pytest.raises(ShapeError, match=r"floating point. Got torch.int64"):
+            call(torch.zeros(3, d, dtype=torch.long))
+        with pytest.raises(ShapeError, match=r"must be on cpu, as the SAE. Got meta"):
+            call(torch.zeros(3, d, device="meta"))
+        with pytest.raises(ShapeError, match=r"torch tensor. Got ndarray"):
+            call(np.zeros((3, d), dtype=np.float32))
+        with pytest.raises(ShapeError, match=r"Got shape \(\)"):
+            call(torch.tensor(1.0))

@@ -169,32 +169,34 @@ class _Trainer:
         settings = self.settings
         started, first_step = time.perf_counter(), self.progress.step
         self._emit("start")
-        finished = False
         with _Interrupt() as interrupt, self._bar(progress) as bar:
             batches = self.rows.batches(settings.batch_size, settings.seed, start=first_step)
             try:
-                for batch in batches:
+                while self.progress.step < settings.steps:
+                    batch = next(batches)
                     with interrupt.held():
                         record = self._step(batch)
+                        if record is not None:
+                            self.history.append(record)
                     bar.update(settings.batch_size)
                     if record is not None:
-                        self.history.append(record)
                         bar.set_postfix_str(
-                            f"loss {record.loss:.4f}, FVU {record.fvu:.4f}, L0 {record.l0:.1f}, dead "
-                            f"{record.dead:.1%}",
+                            f"loss {record.loss:.4f}, FVU {record.fvu:.4f}, L0 {record.l0:.1f}, "
+                            f"dead {record.dead:.1%}",
                             refresh=False,
                         )
                         self._emit("log")
-                    if self.progress.step == settings.steps:
-                        finished = True
-                        break
-                    if self.folder is not None and self.progress.step % checkpoint_every == 0:
+                    due = self.progress.step % checkpoint_every == 0 and self.progress.step < settings.steps
+                    if self.folder is not None and due:
                         with interrupt.held():
                             self._checkpoint(self.folder)
                         self._emit("checkpoint")
             except KeyboardInterrupt:
-                if self.folder is not None:
+                if interrupt.broken:  # a second Ctrl-C cut a step in half: what was on disk stays valid
+                    raise
+                if self.folder is not None and self.progress.step < settings.steps:
                     self._checkpoint(self.folder)
+        finished = self.progress.step == settings.steps
         seconds = time.perf_counter() - started
         done = (self.progress.step - first_step) * settings.batch_size
         self.sae.eval()
@@ -305,11 +307,10 @@ class _Trainer:
 
 class _Interrupt:
     """Within `held()`, Ctrl-C waits for the end of the block, so that no step is half done. A second one
-    does not."""
+    does not wait; `broken` tells that it left a block half done."""
 
     def __init__(self) -> None:
-        self.pending = False
-        self.holding = False
+        self.pending = self.holding = self.broken = False
 
     def __enter__(self) -> _Interrupt:
         self.previous: Any = None
@@ -324,16 +325,18 @@ class _Interrupt:
             signal.signal(signal.SIGINT, self.previous)
 
     def _arrived(self, signum: int, frame: Any) -> None:
-        if self.holding and not self.pending:
-            self.pending = True
-        else:
+        if not self.holding or self.pending:
             raise KeyboardInterrupt
+        self.pending = True
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         self.holding = True
         try:
             yield
+        except BaseException:
+            self.broken = True
+            raise
         finally:
             self.holding = False
         if self.pending:

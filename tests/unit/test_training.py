@@ -1,0 +1,520 @@
+from __future__ import annotations
+
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from saelab.sae import SAE, fvu, recipe
+from saelab.training import LOSSES, RULES, Run, Settings, checkpoints, learning_rate, train
+from saelab.training.losses import Firing, Progress
+from saelab.training.trainer import _schedule
+from saelab.types import (
+    ConfigError,
+    FormatError,
+    HookError,
+    NonFiniteError,
+    ShapeError,
+    StoreError,
+)
+
+
+def _planted(seed: int, d_in: int = 32, n_features: int = 64, n: int = 20_000, k: int = 3):
+    """(rows [n d_in], directions [n_features d_in]): k active features of unequal strength, a bias, a
+    little noise."""
+    rng = np.random.default_rng(1000 + seed)
+    directions = rng.standard_normal((n_features, d_in))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    active = rng.random((n, n_features)).argsort(1)[:, :k]
+    codes = np.zeros((n, n_features))
+    np.put_along_axis(codes, active, rng.uniform(0.5, 1.5, (n, k)), 1)
+    rows = codes @ directions + 0.01 * rng.standard_normal((n, d_in)) + 0.3 * rng.standard_normal(d_in)
+    return torch.tensor(rows, dtype=torch.float32), torch.tensor(directions, dtype=torch.float32)
+
+
+def _recovered(sae: SAE, directions: torch.Tensor) -> float:
+    """Share of directions that have a latent of their own at cosine >= 0.9."""
+    cosine = directions @ torch.nn.functional.normalize(sae.W_dec.detach(), dim=1).t()
+    best, latent = cosine.max(1)
+    return len({int(j) for j, c in zip(latent, best, strict=True) if c >= 0.9}) / len(directions)
+
+
+@pytest.fixture(scope="module")
+def rows() -> torch.Tensor:
+    return _planted(0, d_in=8, n_features=16, n=2_000, k=2)[0]
+
+
+TINY = {"steps": 30, "batch_size": 64, "seed": 1, "progress": False, "log_every": 1}
+
+
+def _tiny(**options):
+    return recipe("topk", d_in=8, d_sae=24, k=2, dead_after=200, **options)
+
+
+def _equal(a: Run, b: Run) -> bool:
+    same = [
+        torch.equal(x, y)
+        for x, y in zip(a.sae.state_dict().values(), b.sae.state_dict().values(), strict=True)
+    ]
+    return all(same) and a.history == b.history
+
+
+# what training does
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_topk_recovers_planted_directions_and_the_untrained_sae_does_not(seed):
+    x, directions = _planted(seed)
+    config = recipe("topk", d_in=32, d_sae=96, k=3)
+    run = train(config, x[:-2000], steps=900, batch_size=512, seed=seed, progress=False)
+    control = SAE.create(config, seed, x)
+    held_out = x[-2000:]
+    assert _recovered(run.sae, directions) >= 0.9
+    assert _recovered(control, directions) <= 0.05
+    assert fvu(held_out, run.sae(held_out).x_hat) < 0.1 < 0.4 < fvu(held_out, control(held_out).x_hat)
+
+
+def test_relu_trains_to_sparse_codes_and_more_l1_makes_them_sparser(rows):
+    runs = [
+        train(
+            recipe("relu", d_in=8, d_sae=24, l1=l1, **o),
+            rows,
+            steps=400,
+            batch_size=256,
+            lr=3e-3,
+            progress=False,
+        )
+        for l1, o in [(0.02, {}), (0.2, {}), (0.2, {"decoder_norm_weighted": False})]
+    ]
+    l0 = [run.history[-1].l0 for run in runs]
+    assert l0[0] > l0[1] > 0.5
+    assert all(run.history[-1].fvu < 0.5 for run in runs)
+    torch.testing.assert_close(runs[2].sae.W_dec.norm(dim=1), torch.ones(24))
+    assert (runs[1].sae.W_dec.norm(dim=1) - 1).abs().max() > 0.01
+
+
+def test_the_auxiliary_loss_revives_dead_latents():
+    """A third of the latents start dead: their pre-activations are too small ever to be among the largest."""
+    x = _planted(1, d_in=16, n_features=48, n=6_000, k=2)[0]
+    dead = {}
+
+    def kill(event):
+        if event.name == "start":
+            with torch.no_grad():
+                event.sae.W_enc[:, :16] *= 0.02
+
+    for coefficient in (0.0, 1 / 32):
+        config = recipe("topk", d_in=16, d_sae=48, k=2, dead_after=1_000, aux_coefficient=coefficient)
+        run = train(config, x, steps=500, batch_size=256, progress=False, callbacks=[kill])
+        dead[coefficient] = int(((run.sae.encode(x) != 0).sum(0)[:16] == 0).sum())
+    assert dead[0.0] >= 14
+    assert dead[1 / 32] <= 3
+
+
+def test_same_seed_same_bits_and_the_global_random_state_is_left_alone(rows):
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    a = train(_tiny(), rows, **TINY)
+    torch.manual_seed(99)
+    b = train(_tiny(), rows, **TINY)
+    assert _equal(a, b)
+    assert a.sae.fingerprint() != train(_tiny(), rows, **{**TINY, "seed": 2}).sae.fingerprint()
+    torch.set_rng_state(before)
+    train(_tiny(), rows, **TINY)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)
+
+
+def test_the_sparse_step_takes_the_path_of_the_dense_one(rows, monkeypatch):
+    fast = train(_tiny(), rows, **TINY)
+    dense = SAE.forward
+    monkeypatch.setattr(SAE, "forward", lambda self, x, *, sparse=False: dense(self, x, sparse=False))
+    plain = train(_tiny(), rows, **TINY)
+    for a, b in zip(fast.history, plain.history, strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-6)
+    torch.testing.assert_close(fast.sae.W_dec, plain.sae.W_dec, rtol=1e-3, atol=1e-3)
+
+
+def test_decoder_rows_have_unit_norm_after_every_step(rows):
+    norms = []
+    train(_tiny(), rows, callbacks=[lambda e: norms.append(e.sae.W_dec.detach().norm(dim=1))], **TINY)
+    assert len(norms) > 30
+    for norm in norms:
+        torch.testing.assert_close(norm, torch.ones(24), rtol=1e-5, atol=1e-5)
+
+
+def test_the_unit_norm_rule_leaves_only_the_gradient_across_the_rows():
+    sae = SAE.create(_tiny(), 0)
+    with torch.no_grad():
+        sae.W_dec.mul_(torch.linspace(0.5, 2, 24)[:, None])
+    generator = torch.Generator().manual_seed(0)
+    given = torch.randn(24, 8, generator=generator)
+    sae.W_dec.grad = given.clone()
+    RULES["unit_norm"]().gradient(sae, None, 0)
+    torch.testing.assert_close((sae.W_dec.grad * sae.W_dec).sum(1), torch.zeros(24), rtol=0, atol=1e-5)
+    removed = given - sae.W_dec.grad
+    cosine = torch.nn.functional.cosine_similarity(removed, sae.W_dec.detach(), dim=1).abs()
+    torch.testing.assert_close(cosine, torch.ones(24))
+    RULES["unit_norm"]()(sae, None, 0)
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(24))
+
+
+# the losses against their formulas
+
+
+def _progress(rows, dead=None):
+    progress = Progress(100, float((rows - rows.mean(0)).square().sum(1).mean()), Firing(24, 10))
+    if dead is not None:
+        progress.firing.since[dead] = 10
+    return progress
+
+
+def test_mse_over_the_rows_of_its_variance_is_the_fvu(rows):
+    sae = SAE.create(_tiny(), 0, rows)
+    forward = sae(rows)
+    loss = LOSSES["mse"](sae.config, _progress(rows))(sae, forward).detach()
+    assert float(loss) == pytest.approx(fvu(rows, forward.x_hat), rel=1e-4)
+
+
+def test_auxk_is_its_formula_and_moves_only_dead_latents(rows):
+    sae = SAE.create(_tiny(k_aux=3), 0, rows)
+    dead = torch.tensor([1, 4, 5, 9, 20])
+    x = rows[:50]
+    loss = LOSSES["auxk"](sae.config, _progress(rows, dead))(sae, sae(x, sparse=True))
+    with torch.no_grad():
+        error = (x - sae(x).x_hat) / sae.input_scale
+        pre = sae(x).pre[:, dead]
+        kept = pre.topk(3, dim=1)
+        e_hat = torch.zeros_like(pre).scatter(1, kept.indices, kept.values.relu()) @ sae.W_dec[dead]
+        expected = (error - e_hat).square().sum() / error.square().sum() / 32
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    alive = torch.tensor([j for j in range(24) if j not in dead.tolist()])
+    assert (sae.W_dec.grad[alive] == 0).all()
+    assert (sae.W_enc.grad[:, alive] == 0).all()
+    assert (sae.W_dec.grad[dead] != 0).any()
+
+
+def test_auxk_adds_nothing_while_nothing_is_dead_or_left_over(rows):
+    sae = SAE.create(_tiny(), 0, rows)
+    forward = sae(rows[:9], sparse=True)
+    assert float(LOSSES["auxk"](sae.config, _progress(rows))(sae, forward)) == 0
+    perfect = forward._replace(x_hat=forward.x)
+    assert float(LOSSES["auxk"](sae.config, _progress(rows, torch.arange(24)))(sae, perfect)) == 0
+    everything = LOSSES["auxk"](sae.config, _progress(rows, torch.arange(24)))(sae, forward)
+    assert 0 < float(everything.detach()) < math.inf
+
+
+def test_l1_is_its_formula_and_warms_up(rows):
+    config = recipe("relu", d_in=8, d_sae=24, l1=0.5, l1_warmup=0.1)
+    sae = SAE.create(config, 0, rows)
+    with torch.no_grad():
+        sae.W_dec.mul_(2)
+    progress = _progress(rows)
+    forward = sae(rows)
+    size = forward.codes.detach().sum() * 2 / len(rows) * sae.input_scale / progress.variance**0.5
+    loss = LOSSES["l1"](config, progress)
+    assert float(loss(sae, forward).detach()) == pytest.approx(float(size) * 0.5 / 10, rel=1e-5)
+    progress.step = 50
+    assert float(loss(sae, forward).detach()) == pytest.approx(float(size) * 0.5, rel=1e-5)
+
+
+def test_latents_die_after_the_stated_number_of_rows(rows):
+    firing = Firing(4, dead_after=6)
+    codes = torch.tensor([[1.0, 0, -1, 0]] * 3)
+    firing.update(codes)
+    assert not firing.dead.any()
+    firing.update(codes)
+    assert firing.dead.tolist() == [False, True, False, True]  # negative codes count as firing
+    firing.update(torch.tensor([[0.0, 2, 0, 0]]))
+    assert firing.since.tolist() == [1, 0, 1, 7]
+
+
+def test_the_schedule_rises_holds_and_falls():
+    settings = Settings(100, 1, 0, 1.0, 5, 20, 0.9, 0.999, 1.0, 1, 1, 1)
+    factors = [_schedule(step, settings) for step in range(100)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
+    assert factors[5:81] == [1] * 76
+    assert factors[81:] == pytest.approx([1 - 0.05 * i for i in range(1, 20)])
+    assert learning_rate(2**14) == pytest.approx(7.5e-4)
+    assert learning_rate(2**12) == pytest.approx(1.5e-3)
+
+
+# what a run gives
+
+
+def test_history_frame_figure_and_events(rows):
+    seen = []
+    run = train(
+        _tiny(),
+        rows,
+        steps=30,
+        batch_size=64,
+        log_every=10,
+        progress=False,
+        callbacks=[lambda e: seen.append(e)],
+    )
+    assert [r.step for r in run.history] == [1, 10, 20, 30]
+    assert [r.rows for r in run.history] == [64, 640, 1280, 1920]
+    assert [(e.name, e.step) for e in seen] == [
+        ("start", 0),
+        ("log", 1),
+        ("log", 10),
+        ("log", 20),
+        ("log", 30),
+        ("end", 30),
+    ]
+    assert seen[-1].record == run.history[-1]
+    frame = run.to_frame()
+    assert list(frame.columns) == ["step", "rows", "loss", "fvu", "l0", "dead", "lr"]
+    assert frame.fvu.iloc[-1] < frame.fvu.iloc[0]
+    assert (frame.l0 <= 2).all()
+    figure = run.figure()
+    assert list(figure.data[0].y) == [r.fvu for r in run.history]
+    assert list(figure.data[2].x) == [64, 640, 1280, 1920]
+    assert "FVU" in repr(run)
+    assert run.finished
+
+
+def test_nothing_is_printed_and_the_bar_tells_rows(rows, capsys):
+    train(_tiny(), rows, steps=5, batch_size=64, progress=False)
+    assert capsys.readouterr() == ("", "")
+    train(_tiny(), rows, steps=5, batch_size=64, log_every=1)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "rows/s" in shown.err
+    assert "FVU" in shown.err
+
+
+def test_a_finished_folder_reads_back_and_is_a_loadable_sae(rows, tmp_path):
+    run = train(_tiny(), rows, out=tmp_path / "run", **TINY)
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "config.json", "history.json", "run.json", "sae.safetensors",
+    ]  # fmt: skip
+    again = Run.load(tmp_path / "run")
+    assert _equal(run, again)
+    assert again.settings == run.settings
+    assert SAE.load(tmp_path / "run").fingerprint() == run.provenance["weights"]
+    assert _equal(run, train(_tiny(), rows, out=tmp_path / "run", **TINY))
+    (tmp_path / "run" / "run.json").write_text('{"format": "saelab-run", "version": 2}')
+    with pytest.raises(FormatError, match="Upgrade"):
+        Run.load(tmp_path / "run")
+    with pytest.raises(StoreError, match=r"run\.json"):
+        Run.load(tmp_path)
+
+
+# interruption
+
+
+@pytest.mark.parametrize("stop", [1, 13, 29])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(rows, tmp_path, stop):
+    def interrupt(event):
+        if event.name == "log" and event.step == stop:
+            raise KeyboardInterrupt
+
+    whole = train(_tiny(), rows, **TINY)
+    part = train(_tiny(), rows, out=tmp_path, callbacks=[interrupt], **TINY)
+    assert not part.finished
+    assert part.history == whole.history[:stop]
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoints"]
+    rest = train(_tiny(), rows, out=tmp_path, **TINY)
+    assert rest.finished
+    assert _equal(whole, rest)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_ctrl_c_in_the_middle_of_a_step_finishes_that_step(rows, tmp_path, monkeypatch):
+    whole = train(_tiny(), rows, **TINY)
+    step, rule = [], RULES["unit_norm"]
+
+    class Interrupting(rule):
+        def gradient(self, sae, forward, at):
+            step.append(at)
+            if at == 7:
+                os.kill(os.getpid(), signal.SIGINT)
+            super().gradient(sae, forward, at)
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setitem(RULES, "unit_norm", Interrupting)
+    part = train(_tiny(), rows, out=tmp_path, **TINY)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert (part.finished, part.history[-1].step, step[-1]) == (False, 8, 7)
+    assert part.history == whole.history[:8]
+    monkeypatch.setitem(RULES, "unit_norm", rule)
+    assert _equal(whole, train(_tiny(), rows, out=tmp_path, **TINY))
+
+
+def test_without_out_an_interrupt_still_gives_a_usable_sae(rows):
+    def interrupt(event):
+        if event.name == "log" and event.step == 5:
+            raise KeyboardInterrupt
+
+    run = train(_tiny(), rows, callbacks=[interrupt], **TINY)
+    assert not run.finished
+    assert "interrupted at step 5 of 30" in repr(run)
+    assert torch.isfinite(run.sae(rows).x_hat).all()
+
+
+class _Killed(BaseException):
+    """As kill -9: nothing runs after it."""
+
+
+def _kill_at(step):
+    def kill(event):
+        if event.name == "log" and event.step == step:
+            raise _Killed
+
+    return kill
+
+
+def test_killed_runs_continue_from_the_newest_whole_checkpoint(rows, tmp_path):
+    whole = train(_tiny(), rows, **TINY)
+    with pytest.raises(_Killed):
+        train(_tiny(), rows, out=tmp_path, checkpoint_every=4, callbacks=[_kill_at(27)], **TINY)
+    folders = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert folders == ["step-00000020", "step-00000024"]
+    newest = tmp_path / "checkpoints" / folders[-1] / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-5])
+    assert checkpoints.latest(tmp_path).step == 20
+    steps = []
+    rest = train(_tiny(), rows, out=tmp_path, callbacks=[lambda e: steps.append(e.step)], **TINY)
+    assert steps[0] == 20
+    assert _equal(whole, rest)
+
+
+def test_when_every_checkpoint_is_damaged_it_says_so(rows, tmp_path):
+    with pytest.raises(_Killed):
+        train(_tiny(), rows, out=tmp_path, checkpoint_every=4, callbacks=[_kill_at(10)], **TINY)
+    for path in tmp_path.rglob("checkpoint.json"):
+        path.write_text("{")
+    with pytest.raises(FormatError, match="resume=False"):
+        train(_tiny(), rows, out=tmp_path, **TINY)
+    assert train(_tiny(), rows, out=tmp_path, resume=False, **TINY).finished
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_changed_config_seed_or_data_is_refused_with_the_difference(rows, tmp_path, finished):
+    if finished:
+        train(_tiny(), rows, out=tmp_path, **TINY)
+    else:
+        with pytest.raises(_Killed):
+            train(_tiny(), rows, out=tmp_path, checkpoint_every=4, callbacks=[_kill_at(9)], **TINY)
+    for change, says in [
+        ((_tiny(k_aux=2), rows, TINY), r"config.options.k_aux: None -> 2"),
+        ((_tiny(), rows, {**TINY, "seed": 5}), r"settings.seed: 1 -> 5"),
+        ((_tiny(), rows, {**TINY, "steps": 31}), r"settings.steps: 30 -> 31"),
+        ((_tiny(), rows + 1, TINY), r"data: '"),
+    ]:
+        with pytest.raises(ConfigError, match=says):
+            train(change[0], change[1], out=tmp_path, **change[2])
+
+
+def test_a_full_disk_during_a_checkpoint_loses_nothing(rows, tmp_path, monkeypatch):
+    whole = train(_tiny(), rows, **TINY)
+    real = os.fsync
+
+    def full(event):
+        if event.step == 10:
+            monkeypatch.setattr(
+                "os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+            )
+
+    with pytest.raises(StoreError, match="No space left"):
+        train(_tiny(), rows, out=tmp_path, checkpoint_every=4, callbacks=[full], **TINY)
+    monkeypatch.setattr("os.fsync", real)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir() if "tmp" in p.name] == []
+    assert _equal(whole, train(_tiny(), rows, out=tmp_path, **TINY))
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"steps": 0}, ConfigError, r"steps must be an integer >= 1. Got 0"),
+        ({"steps": 2.5}, ConfigError, "steps must be an integer"),
+        ({"batch_size": 0}, ConfigError, "batch_size must be an integer >= 1"),
+        ({"batch_size": 2001}, ConfigError, r"at most the number of activations, 2000. Got 2001"),
+        ({"seed": -1}, ConfigError, "seed must be an integer >= 0"),
+        ({"lr": 0.0}, ConfigError, "lr must be a positive finite number"),
+        ({"lr": float("nan")}, ConfigError, "lr must be a positive finite number"),
+        ({"log_every": 0}, ConfigError, "log_every"),
+        ({"checkpoint_every": -1}, ConfigError, "checkpoint_every"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_before_any_work(rows, tmp_path, change, error, says):
+    with pytest.raises(error, match=says):
+        train(_tiny(), rows, out=tmp_path / "run", **{**TINY, **change})
+    assert not (tmp_path / "run").exists()
+
+
+def test_activations_that_do_not_fit_are_refused_before_any_work(rows, tmp_path):
+    bad = rows.clone()
+    bad[7, 3] = float("nan")
+    cases = [
+        (bad, NonFiniteError, "Got 1 NaN"),
+        (rows[:, :5], ShapeError, r"d_in=8\]. Got torch.float32 of shape \(2000, 5\)"),
+        (rows.long(), ShapeError, r"Got torch.int64"),
+        (rows[0], ShapeError, r"shape \(8,\)"),
+        (rows.numpy(), ShapeError, "Got ndarray"),
+        (None, ShapeError, "Got NoneType"),
+        (rows[:0], ConfigError, "number of activations, 0"),
+    ]
+    for acts, error, says in cases:
+        with pytest.raises(error, match=says):
+            train(_tiny(), acts, out=tmp_path / "run", **TINY)
+    with pytest.raises(ConfigError, match=r"needs an SAEConfig. Got dict"):
+        train({"d_in": 8}, rows, **TINY)
+    with pytest.raises(ConfigError, match="between 1 and d_sae=24"):
+        recipe("topk", d_in=8, d_sae=24, k=25)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_any_work(rows, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="must be writable"):
+        train(_tiny(), rows, out=tmp_path / "file" / "run", **TINY)
+
+
+def test_divergence_stops_with_the_step_and_a_remedy(rows):
+    with pytest.raises(NonFiniteError, match=r"step \d+ of 30. Pass a lower lr"):
+        train(recipe("relu", d_in=8, d_sae=24), rows, **TINY, lr=1e25)
+
+
+@pytest.mark.parametrize("level", [0.0, 5.0])
+def test_activations_that_never_vary_train_without_nan(level):
+    run = train(_tiny(), torch.full((100, 8), level), **TINY)
+    run.sae.check_parameters()
+    assert all(math.isfinite(r.loss) for r in run.history)
+
+
+# stores
+
+
+@pytest.fixture
+def store(rows, tmp_path):
+    from saelab.stores import ActivationStore
+
+    return ActivationStore.create(tmp_path / "acts", {"a": rows, "b": rows[:, :4]})
+
+
+def test_a_store_trains_as_its_tensor_does(rows, store, tmp_path):
+    config = recipe("topk", d_in=8, d_sae=24, k=2, hook="a")
+    run = train(config, store, out=tmp_path / "run", **TINY)
+    plain = train(config, rows, **TINY)
+    assert _equal(run, plain)
+    assert run.provenance["data"] == store.fingerprint()
+    assert _equal(run, train(config, store, out=tmp_path / "run", **TINY))
+
+
+def test_the_hook_comes_from_config_or_store(store):
+    with pytest.raises(HookError, match=r"several hooks needs the config's hook. Got hook=None and a, b"):
+        train(recipe("topk", d_in=8, d_sae=24, k=2), store, **TINY)
+    with pytest.raises(HookError, match=r"must be one of the store's: a, b. Got 'c'"):
+        train(recipe("topk", d_in=8, d_sae=24, k=2, hook="c"), store, **TINY)
+    with pytest.raises(ShapeError, match=r"width of the activations at b, 4. Got d_in=8"):
+        train(recipe("topk", d_in=8, d_sae=24, k=2, hook="b"), store, **TINY)

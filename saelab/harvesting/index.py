@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.corpora import Corpus
 from saelab.harvesting.batches import batches, check_hooks, corpus_of
 from saelab.stores import FeatureStore
 from saelab.stores.feature_writer import FeatureWriter
@@ -37,11 +39,14 @@ def index(
     """Run the corpus through subject and SAE once, and write down where every latent fires.
 
     Rows are those of `saelab.harvest`: every token but BOS and padding. Codes and rows are written as they
-    come; the sort by latent spills to disk. Nothing is left at `out` if it is interrupted.
+    come; the sort by latent spills to disk, so memory does not grow with the corpus. Nothing is left at
+    `out` if it is interrupted.
 
-    max_rows: stop there, exactly. n_examples: strongest windows kept of each latent; n_quantile: windows
-    spread over five equal parts of its range of values, chosen by `seed`. window: tokens before and after
-    the firing.
+    corpus: texts for language models, else samples that subject.prepare takes. max_rows: stop there, exactly.
+    batch_size: documents a forward pass; it does not change what is found. n_examples: strongest windows
+    kept of each latent, by |value|; n_quantile: windows spread over five equal parts of its range of values,
+    chosen by `seed`. window: tokens shown before and after the firing, within its document. long: documents
+    longer than the context are cut ("truncate"), read in pieces ("split") or refused ("error").
     Raises HookError, ShapeError where the SAE does not fit the hook point, CorpusError, NonFiniteError,
     ConfigError, StoreError.
     """
@@ -54,11 +59,15 @@ def index(
             "saelab.recipe(..., hook=...)."
         )
         raise HookError(message)
-    if min(n_examples, n_quantile, *window) < 0:
-        message = (
-            f"Numbers of examples and tokens must not be negative. Got {(n_examples, n_quantile, *window)}."
-        )
-        raise ConfigError(f"{message} Pass 0 for none.")
+    if not isinstance(window, tuple | list) or len(window) != 2:
+        message = f"window must be (tokens before, tokens after). Got {window!r}. Pass window=(10, 10)."
+        raise ConfigError(message)
+    options: dict[str, Any] = {
+        "window": (_count("window", window[0]), _count("window", window[1])),
+        "n_examples": _count("n_examples", n_examples),
+        "n_quantile": _count("n_quantile", n_quantile),
+        "seed": _count("seed", seed),
+    }
     texts = corpus_of(subject, corpus)
     (point,) = check_hooks(subject, [hook], texts)
     width = subject.width(point)
@@ -68,7 +77,6 @@ def index(
             "Pass the SAE of this hook point, or the subject that it was trained on."
         )
         raise ShapeError(message)
-    options = {"window": window, "n_examples": n_examples, "n_quantile": n_quantile, "seed": seed}
     with (
         building(out, overwrite) as folder,
         tqdm(total=max_rows, unit="row", unit_scale=True, desc="index", disable=not progress) as bar,
@@ -87,9 +95,16 @@ def index(
                     "hook": asdict(point),
                     "sae": sae.fingerprint(),
                     "subject": subject.fingerprint(),
-                    "corpus": texts.fingerprint() if hasattr(texts, "fingerprint") else None,
+                    "corpus": texts.fingerprint() if isinstance(texts, Corpus) else None,
                 }
             )
         finally:
             writer.close()
     return FeatureStore.open(out)
+
+
+def _count(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < 0:
+        message = f"{name} must be an integer of at least 0. Got {value!r}. Pass e.g. {name}=10."
+        raise ConfigError(message)
+    return int(value)

@@ -4,8 +4,11 @@ unaided.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import numbers
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saelab.stores import manifest as manifests
@@ -21,6 +25,8 @@ from saelab.types import HookPoint, RangeError, StoreError, nearest
 
 TABLES = ("latents", "examples", "codes_by_latent", "codes_by_row", "rows", "documents")
 KINDS = ("top", "quantile")
+FIELDS = {"n_latents": int, "n_rows": int, "n_documents": int, "hook": dict, "sae": str, "subject": str}
+READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ class FeatureStore:
     """An index of an SAE's latents over a corpus, read from a folder. Nothing is loaded before it is asked
     for.
 
-    n_latents, n_rows, n_documents. hook: the hook point. manifest: all that is known of it.
+    n_latents, n_rows, n_documents: sizes. hook: the HookPoint whose activations were encoded. folder: where
+    it is. manifest: all that is known of it, with the fingerprints of SAE, subject and corpus.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
@@ -94,6 +101,7 @@ class FeatureStore:
         self.n_rows: int = manifest["n_rows"]
         self.n_documents: int = manifest["n_documents"]
         self.hook = HookPoint(**manifest["hook"])
+        self._lock = threading.Lock()
 
     @classmethod
     def open(cls, folder: str | Path) -> FeatureStore:
@@ -101,21 +109,31 @@ class FeatureStore:
 
         Raises StoreError where there is no whole feature store of a known version.
         """
-        return cls(Path(folder), manifests.read_manifest(folder, KIND))
+        manifest = manifests.read_manifest(folder, KIND)
+        wrong = [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]
+        wrong += [f"files/{t}.parquet" for t in TABLES if f"{t}.parquet" not in manifest["files"]]
+        if wrong:
+            message = (
+                f"The manifest of a feature store must hold {', '.join(FIELDS)} and a file for each table. "
+                f"Got none or another type for {', '.join(wrong)} in {folder}. Write the store again."
+            )
+            raise StoreError(message)
+        return cls(Path(folder), manifest)
 
     def latent(self, latent: int) -> LatentRecord:
         """Statistics of one latent. Raises RangeError."""
-        row = self._latents.iloc[self._checked(latent)]
+        at = self._checked(latent)
+        columns = self._latents
         return LatentRecord(
-            latent=int(row["latent"]),
-            count=int(row["count"]),
-            density=float(row["density"]),
-            mean=float(row["mean"]),
-            min=float(row["min"]),
-            max=float(row["max"]),
-            histogram=np.asarray(row["histogram"], dtype=np.int64),
-            edges=np.asarray(row["edges"], dtype=np.float64),
-            top_tokens=list(row["top_tokens"]),
+            latent=at,
+            count=int(columns["count"][at]),
+            density=float(columns["density"][at]),
+            mean=float(columns["mean"][at]),
+            min=float(columns["min"][at]),
+            max=float(columns["max"][at]),
+            histogram=columns["histogram"][at].copy(),
+            edges=columns["edges"][at].copy(),
+            top_tokens=list(columns["top_tokens"][at]),
         )
 
     def examples(self, latent: int, n: int = 10, kind: str = "top") -> list[Example]:
@@ -123,8 +141,11 @@ class FeatureStore:
 
         kind: "top", strongest first; "quantile", from weak to strong, n of them evenly out of those that
         are kept.
-        Raises RangeError on a latent out of range, StoreError on an unknown kind.
+        Raises RangeError on a latent out of range or a negative n, StoreError on an unknown kind.
         """
+        if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 0:
+            message = f"n must be an integer of at least 0. Got {n!r}. Pass n=10."
+            raise RangeError(message)
         if kind not in KINDS:
             message = (
                 f"kind must be 'top' or 'quantile'. Got {kind!r}. {nearest(str(kind), KINDS)}Pass kind='top'."
@@ -132,8 +153,8 @@ class FeatureStore:
             raise StoreError(message)
         found = [e for e in self._examples(self._checked(latent)) if e.kind == kind]
         if kind == "quantile" and 0 < n < len(found):
-            found = [found[i] for i in np.linspace(0, len(found) - 1, n).round().astype(int)]
-        return found[: max(n, 0)]
+            found = [found[i] for i in np.linspace(0, len(found) - 1, int(n)).round().astype(int)]
+        return found[:n]
 
     def rows(self, row: int) -> RowRecord:
         """A token of the corpus with the latents that fire on it. Raises RangeError."""
@@ -159,19 +180,25 @@ class FeatureStore:
 
     def latents(self) -> pd.DataFrame:
         """Statistics of all latents, one row each: the table `latents` without its lists."""
-        return self._latents.drop(columns=["histogram", "edges", "top_tokens"])
+        names = ("latent", "count", "density", "mean", "min", "max")
+        return pd.DataFrame({name: self._latents[name].copy() for name in names})
 
     def top_tokens(self) -> dict[int, list[str]]:
         """The tokens that each latent fires on most often; latents that never fire are left out."""
-        frame = self._latents
-        return {int(j): list(t) for j, t in zip(frame["latent"], frame["top_tokens"], strict=True) if len(t)}
+        return {j: list(tokens) for j, tokens in enumerate(self._latents["top_tokens"]) if tokens}
 
     def query(self, sql: str) -> pd.DataFrame:
-        """Any SQL over the tables latents, examples, codes_by_latent, codes_by_row, rows and documents
-        (DuckDB).
+        """Any one SELECT of DuckDB's SQL over the tables latents, examples, codes_by_latent, codes_by_row,
+        rows and documents.
 
-        Raises StoreError with DuckDB's complaint.
+        Raises StoreError with DuckDB's complaint, or where the statement would write.
         """
+        try:
+            statements = duckdb.extract_statements(sql)
+        except (duckdb.Error, TypeError) as error:
+            raise StoreError(_complaint(error)) from error
+        if len(statements) != 1 or statements[0].type not in READS:
+            raise StoreError(_complaint(f"{sql!r}, which is not one SELECT"))
         return self._query(sql)
 
     def verify(self) -> None:
@@ -180,6 +207,11 @@ class FeatureStore:
 
     def check(self, part: Any) -> None:
         """Refuse an SAE or a subject that the store was not indexed with. Raises StoreError."""
+        if not hasattr(part, "fingerprint"):
+            message = (
+                f"A store is checked against an SAE or a subject. Got {type(part).__name__}. Load it first."
+            )
+            raise StoreError(message)
         kind = "sae" if hasattr(part, "encode_sparse") else "subject"
         if part.fingerprint() != self.manifest[kind]:
             message = (
@@ -197,11 +229,20 @@ class FeatureStore:
         return {"folder": self.folder, "manifest": self.manifest}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
+        self.__init__(state["folder"], state["manifest"])
 
     @functools.cached_property
-    def _latents(self) -> pd.DataFrame:
-        return pq.read_table(self.folder / "latents.parquet").to_pandas()
+    def _latents(self) -> dict[str, Any]:
+        """Columns of the table `latents`: arrays, top_tokens a list of lists."""
+        with self._reading("latents"):
+            table = pq.read_table(self.folder / "latents.parquet")
+            columns: dict[str, Any] = {"top_tokens": table.column("top_tokens").to_pylist()}
+            for name in ("latent", "count", "density", "mean", "min", "max"):
+                columns[name] = table.column(name).to_numpy()
+            for name in ("histogram", "edges"):
+                lists = table.column(name).combine_chunks()
+                columns[name] = lists.flatten().to_numpy().reshape(len(table), -1)
+        return columns
 
     @functools.cached_property
     def _example_file(self) -> tuple[pq.ParquetFile, np.ndarray, np.ndarray]:
@@ -211,16 +252,28 @@ class FeatureStore:
         return file, np.array([g.min for g in groups]), np.array([g.max for g in groups])
 
     def _examples(self, latent: int) -> list[Example]:
-        file, low, high = self._example_file
         out = []
-        for group in np.flatnonzero((low <= latent) & (latent <= high)):
-            table = file.read_row_group(int(group))
-            column = table.column("latent").to_numpy()
-            start, stop = np.searchsorted(column, [latent, latent + 1])
-            for entry in table.slice(start, stop - start).to_pylist():
-                values = np.array(entry.pop("values"), dtype=np.float32)
-                out.append(Example(**entry, values=values))
+        # one file reader serves every thread
+        with self._lock, self._reading("examples"):
+            file, low, high = self._example_file
+            for group in np.flatnonzero((low <= latent) & (latent <= high)):
+                table = file.read_row_group(int(group))
+                start, stop = np.searchsorted(table.column("latent").to_numpy(), [latent, latent + 1])
+                for entry in table.slice(start, stop - start).to_pylist():
+                    values = np.array(entry.pop("values"), dtype=np.float32)
+                    out.append(Example(**entry, values=values))
         return out
+
+    @contextlib.contextmanager
+    def _reading(self, table: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException, ValueError) as error:
+            message = (
+                f"{self.folder / table}.parquet must be as it was written. Got: {error}. "
+                "Find what changed by store.verify(), and write the store again."
+            )
+            raise StoreError(message) from error
 
     @functools.cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:
@@ -236,15 +289,19 @@ class FeatureStore:
             # a cursor of its own for each query, so that threads do not meet
             return self._connection.cursor().execute(sql, values or []).df()
         except duckdb.Error as error:
-            message = f"The query must be SQL over {', '.join(TABLES)}. Got: {error}. Correct the query."
-            raise StoreError(message) from error
+            raise StoreError(_complaint(error)) from error
 
     def _checked(self, latent: Any) -> int:
         return _index(latent, self.n_latents, "latent")
 
 
+def _complaint(got: object) -> str:
+    return f"A query must be one SELECT over {', '.join(TABLES)}. Got: {got}. Correct the query."
+
+
 def _index(value: Any, n: int, name: str) -> int:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral) or not 0 <= value < n:
+    known = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not known or not 0 <= int(value) < n:
         message = f"{name} must be an integer in 0..{n - 1}. Got {value!r}. Pass one of the store's {n:,}."
         raise RangeError(message)
     return int(value)

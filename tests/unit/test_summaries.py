@@ -1,0 +1,133 @@
+"""What a feature store keeps of each latent, against plain sorts; the sorted file, at some size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saelab.stores import FeatureStore, summaries
+from saelab.stores.feature_writer import FeatureWriter
+from saelab.stores.manifest import building
+from saelab.types import (
+    Codes,
+)
+
+
+def mixed(x):
+    """SplitMix64's finaliser in Python's integers."""
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)
+
+
+def test_draws_are_splitmix64():
+    # the first outputs of the published generator for seed 1234567
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    state, outputs = 1234567, []
+    for _ in published:
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        outputs.append(mixed(state))
+    assert outputs == published
+    found = summaries.draws(np.full(3, 1234567, np.uint64), np.arange(3))
+    np.testing.assert_array_equal(found, [(x >> 11) / 2**53 for x in published])
+    keys = summaries.latent_keys(7, np.array([0, 5]))
+    assert keys.tolist() == [mixed(mixed(j + 1) ^ mixed(7)) for j in (0, 5)]
+
+
+@st.composite
+def sorted_codes(draw):
+    """(fired, row, value, n): values from few levels, so that ties are many."""
+    lengths = draw(st.lists(st.integers(0, 150), min_size=1, max_size=5))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    levels = rng.normal(size=draw(st.integers(1, 200))).astype(np.float32)
+    fired = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    rows = [np.sort(rng.choice(1000, n, replace=False)) for n in lengths]
+    value = rng.choice(levels, len(fired))
+    return fired, np.concatenate(rows).astype(np.int64), value, len(lengths)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sorted_codes(), st.integers(0, 30))
+def test_strongest_equals_a_plain_sort(codes, keep):
+    fired, row, value, n = codes
+    at, rank = summaries.strongest(fired, value, n, keep)
+    for latent in range(n):
+        mine = np.flatnonzero(fired == latent)
+        best = sorted(mine, key=lambda c: (-abs(value[c]), row[c]))[:keep]
+        assert at[fired[at] == latent].tolist() == best
+        assert rank[fired[at] == latent].tolist() == list(range(len(best)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(sorted_codes(), st.integers(0, 30), st.integers(0, 3))
+def test_spread_takes_the_smallest_draws_of_each_stratum(codes, keep, seed):
+    fired, row, value, n = codes
+    stats = summaries.statistics(fired, value, n)
+    keys = summaries.latent_keys(seed, np.arange(n))
+    at, rank, stratum = summaries.spread(fired, row, value, stats, keys, keep)
+    quota = [keep // 5 + (s >= 5 - keep % 5) for s in range(5)]
+    for latent in range(n):
+        mine = np.flatnonzero(fired == latent)
+        low, high = float(stats.min[latent]), float(stats.max[latent])
+        groups = [[] for _ in range(5)]
+        for c in mine:
+            place = (float(value[c]) - low) / (high - low) * 5 if high > low else 4
+            draw = (mixed((int(keys[latent]) + (int(row[c]) + 1) * summaries.GAMMA) % 2**64) >> 11) / 2**53
+            groups[min(int(place), 4)].append((draw, c))
+        chosen = [c for group, m in zip(groups, quota, strict=True) for _, c in sorted(group)[:m]]
+        chosen.sort(key=lambda c: (value[c], row[c]))
+        here = fired[at] == latent
+        assert at[here].tolist() == chosen
+        assert rank[here].tolist() == list(range(len(chosen)))
+        belongs = {c: s for s, group in enumerate(groups) for _, c in group}
+        assert stratum[here].tolist() == [belongs[c] for c in chosen]
+
+
+def test_spread_finds_its_quota_where_low_draws_are_missing(monkeypatch):
+    """Where the first guess at a stratum's low draws holds too few, all of the stratum are sorted."""
+    n = 5000
+    fired, row = np.zeros(n, np.int32), np.arange(n)
+    value = np.linspace(1, 2, n).astype(np.float32)
+    stats = summaries.statistics(fired, value, 1)
+    monkeypatch.setattr(summaries, "draws", lambda key, row: 1 - 1e-6 * (row + 1.0))
+    at, _, stratum = summaries.spread(fired, row, value, stats, np.zeros(1, np.uint64), 10)
+    assert np.bincount(stratum).tolist() == [2] * 5
+    assert at[-2:].tolist() == [n - 2, n - 1]
+
+
+def write(folder, codes, d_sae, size=10_000, **options):
+    """A store of codes alone: one document a batch."""
+    with building(folder) as temporary:
+        writer = FeatureWriter(temporary, d_sae, **options)
+        for number, first in enumerate(range(0, len(codes), size)):
+            part = codes[first : first + size]
+            rows = np.stack([np.full(len(part), number), np.arange(len(part))], 1)
+            document = [(number, str(number), "", "")]
+            writer.add(Codes.from_dense(part), rows, ["t"] * len(part), np.zeros(len(part), int), document)
+        hook = {"name": "h", "io": "out", "n_heads": None}
+        writer.finish({"hook": hook, "sae": "s", "subject": "m", "corpus": None})
+    return FeatureStore.open(folder)
+
+
+def test_the_sort_holds_across_row_groups(tmp_path):
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(30_000, 40)).astype(np.float32)
+    dense[rng.random(dense.shape) < 0.6] = 0
+    store = write(tmp_path / "s", dense, 40)
+    assert pq.ParquetFile(store.folder / "codes_by_latent.parquet").num_row_groups > 1
+    frame = pd.read_parquet(store.folder / "codes_by_latent.parquet")
+    latent, row = np.nonzero(dense.T)
+    np.testing.assert_array_equal(frame["latent"], latent)
+    np.testing.assert_array_equal(frame["row"], row)
+    np.testing.assert_array_equal(frame["value"], dense[row, latent])
+
+
+def test_no_latent_fires(tmp_path):
+    store = write(tmp_path / "s", np.zeros((20, 3), np.float32), 3)
+    assert [store.latent(j).count for j in range(3)] == [0, 0, 0]
+    assert store.examples(1) == []
+    assert store.top_tokens() == {}
+    assert len(store.codes(2)[0]) == len(store.rows(19).latents) == 0

@@ -2,8 +2,7 @@
 or not at all.
 
 A configuration is a frozen dataclass of plain values (None, bool, int, float, str, lists, mappings with
-string keys,
-other dataclasses). Two optional class variables govern its life on disk:
+string keys, other dataclasses). Two optional class variables govern its life on disk:
 
     VERSION: ClassVar[int]            the version that this code writes (1 where absent)
     MIGRATIONS: ClassVar[dict[int, Callable[[dict], dict]]]   from version v to v + 1

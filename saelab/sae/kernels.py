@@ -1,10 +1,9 @@
 """Sparse arithmetic of SAEs: each fast path beside a plain reference of a few lines.
 
-Codes with few entries a row are kept as CSR on the device (`Sparse`). Products with them cost O(nnz *
-d_in), so that a
-training step is dominated by the one dense product x @ W_enc. All of them run as `embedding_bag`, which on
-CPU beats
-a dense product, index_add and the CSR product (`python -m benchmarks.train --parts` prints the comparison).
+Codes with few entries a row are kept as CSR on the device (`Sparse`). Products with them cost O(nnz * d_in),
+so that a training step is dominated by the one dense product x @ W_enc. All of them run as `embedding_bag`,
+which on CPU beats a dense product, index_add and the CSR product (`python benchmarks/train.py --parts` prints
+the comparison).
 """
 
 from __future__ import annotations
@@ -50,9 +49,8 @@ def top_k_reference(pre: Float[Tensor, "n d_sae"], k: int) -> Int[Tensor, "n k"]
 def top_k(pre: Float[Tensor, "n d_sae"], k: int) -> Int[Tensor, "n k"]:
     """Indices of the k largest of each row, in any order; ties at the boundary go to the lower index.
 
-    torch.topk leaves open which of several equal values it keeps. One value more than needed shows the
-    rows where
-    that matters (the k-th equals the next), and only these are selected again, by the definition.
+    torch.topk leaves open which of several equal values it keeps. One value more than needed shows the rows
+    where that matters (the k-th equals the next), and only these are selected again, by the definition.
     """
     d_sae = pre.shape[1]
     if k >= d_sae:
@@ -110,8 +108,7 @@ def _largest(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """(values, indices) [n k] of the k largest of each row, descending; any choice among equals.
 
     On CPU torch.topk is slow (its cost is that of the encoder product at d_in=128). The k largest of a row
-    lie in the
-    k groups with the largest maxima, and maxima of interleaved groups of eight are nearly free.
+    lie in the k groups with the largest maxima, and maxima of interleaved groups of eight are nearly free.
     """
     n, d_sae = pre.shape
     if pre.device.type != "cpu" or d_sae % 8 or d_sae // 8 < 2 * k or not pre.is_contiguous():

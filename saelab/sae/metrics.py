@@ -15,8 +15,8 @@ from saelab.types import ShapeError
 
 class FVU:
     """Streaming FVU: `update` with batches of any size, `value` at any time. Sums are in float64, and the
-    variance is
-    merged about running means (Chan et al. 1979), so large means and many batches cost no precision."""
+    variance is merged about running means (Chan et al. 1979), so large means and many batches cost no
+    precision."""
 
     def __init__(self) -> None:
         self.n = 0

@@ -71,11 +71,9 @@ class SAE(nn.Module):
         """An untrained SAE (the control of every score): random unit decoder rows, W_enc as the config says.
 
         rows: activations from which the input scale, b_dec and, with tied_init, the factor of W_enc are
-        taken, as
-        training does. The factor is the one whose reconstruction is best in least squares: latents
-        overlap, so that
-        W_enc = W_dec^T alone overshoots. Without rows the scale and factor are 1 and b_dec is 0. The same
-        seed gives the same weights, and the global random state is left alone.
+        taken, as training does. The factor is the one whose reconstruction is best in least squares: latents
+        overlap, so that W_enc = W_dec^T alone overshoots. Without rows the scale and factor are 1 and b_dec
+        is 0. The same seed gives the same weights, and the global random state is left alone.
         """
         sae = cls(config)
         # mixed, so that data drawn from the same small seed by the caller shares no number with the weights
@@ -127,9 +125,8 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def encode_sparse(self, x: Float[Tensor, "*lead d_in"]) -> Codes:
-        """The same codes as CSR rows on the CPU (leading axes flattened), without a dense code matrix
-        where the
-        sparsifier can select; pre-activations exist for a bounded number of rows at a time."""
+        """The same codes as CSR rows on the CPU (leading axes flattened), without a dense code matrix where
+        the sparsifier can select; pre-activations exist for a bounded number of rows at a time."""
         flat, _ = self._flat(x)
         parts = [self._codes(chunk) for chunk in self._chunks(flat)]
         if len(parts) == 1:
@@ -176,8 +173,8 @@ class SAE(nn.Module):
         """Encode and decode. `x_hat` equals `decode(encode(x))`.
 
         sparse=True is the fast path for training: leading axes are flattened, codes are `Sparse` where the
-        sparsifier
-        can select, and the gradients of all weights cost O(nnz * d_in); the input gets no gradient then.
+        sparsifier can select, and the gradients of all weights cost O(nnz * d_in); the input gets no gradient
+        then.
         """
         flat, lead = self._flat(x)
         if sparse:
@@ -192,18 +189,15 @@ class SAE(nn.Module):
         """Write config.json and sae.safetensors into `folder`, each by a temporary file and a rename.
 
         dtype: "float32", or "float16" / "bfloat16" to halve the size (loads as float32, `stored_dtype`
-        tells).
-        Raises StoreError where the folder cannot be written, NonFiniteError for weights that are not
-        finite (or
-        overflow in float16).
+        tells). Raises StoreError where the folder cannot be written, NonFiniteError for weights that are not
+        finite (or overflow in float16).
         """
         return storage.save(self, Path(folder), dtype)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> SAE:
         """The SAE that `save` wrote, bit-equal. Raises StoreError where there is none, FormatError for a
-        folder that
-        is truncated, altered, inconsistent or of a newer version."""
+        folder that is truncated, altered, inconsistent or of a newer version."""
         return storage.load(cls, Path(folder)).to(device)
 
     def fingerprint(self) -> str:

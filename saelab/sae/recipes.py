@@ -1,9 +1,8 @@
 """The named architectures, as data: each recipe is a sparsifier, a dictionary, losses, rules and checked
 options.
 
-A new architecture is a new part and an entry of `RECIPES`, never a new SAE class. Losses and rules are
-named here and
-live in `saelab.training`, so that loading an SAE needs no training code.
+A new architecture is a new part and an entry of `RECIPES`, never a new SAE class. Losses and rules are named
+here and live in `saelab.training`, so that loading an SAE needs no training code.
 """
 
 from __future__ import annotations
@@ -37,9 +36,8 @@ class Options(dict[str, Any]):
 class SAEConfig:
     """What an SAE is, as plain data; `saelab.config.to_dict` and `from_dict` take it through JSON.
 
-    d_in: width of the activations. d_sae: number of latents. recipe: a name out of `recipes()`.
-    hook: where the activations were read, or None. options: every option of the recipe (missing ones get
-    the default).
+    d_in: width of the activations. d_sae: number of latents. recipe: a name out of `recipes()`. hook: where
+    the activations were read, or None. options: every option of the recipe (missing ones get the default).
     Raises ConfigError for anything out of range and for unknown recipes or options.
     """
 

@@ -1,8 +1,7 @@
 """Sparsifier parts: which pre-activations become codes.
 
-A sparsifier is a small module that owns whatever state it learns (thresholds, gates). `SAE` calls it;
-nothing else of
-an architecture may live anywhere but in a sparsifier, a dictionary, a loss or a rule.
+A sparsifier is a small module that owns whatever state it learns (thresholds, gates). `SAE` calls it; nothing
+else of an architecture may live anywhere but in a sparsifier, a dictionary, a loss or a rule.
 """
 
 from __future__ import annotations

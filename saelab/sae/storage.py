@@ -1,11 +1,12 @@
 """An SAE on disk: `config.json` (read it first) beside `sae.safetensors`.
 
-config.json: {"format": "saelab", "version": 1, "config": SAEConfig, "weights": {"file", "dtype",
-"sha256"}, "units"}.
-sae.safetensors: W_enc [d_in d_sae], b_enc, b_dec, input_scale [], dictionary.*, sparsifier.* (scalars in
+config.json: {"format": "saelab", "version": 1, "config": SAEConfig, "weights": {"file", "dtype", "sha256"},
+"units": ...}.
+
+sae.safetensors: W_enc [d_in d_sae], b_enc, b_dec, input_scale [], dictionary.*, sparsifier.* (scalars always in
 float32).
-The weights are written first and config.json last, so a folder with a config.json that fits its hash is
-whole.
+
+The weights are written first and config.json last, so a folder whose config.json fits its hash is whole.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Checkpoints: everything that the rest of a run depends on, in a folder that is written whole or not at all.
 
-`<out>/checkpoints/step-00000120/` holds `state.safetensors` (weights, Adam's moments, rows since each
-latent fired) and
-`checkpoint.json` (identity of the run, step, history, hash of the state). It appears by one rename. The
-last two are
-kept, so that a damaged one leaves the one before.
+`<out>/checkpoints/step-00000120/` holds `state.safetensors` (weights, Adam's moments, rows since each latent
+fired) and `checkpoint.json` (identity of the run, step, history, hash of the state). It appears by one
+rename. The last two are kept, so that a damaged one leaves the one before.
 """
 
 from __future__ import annotations

@@ -21,9 +21,8 @@ class Rule:
 
 class UnitNorm(Rule):
     """Decoder rows keep norm 1: the part of each row's gradient along the row is removed (it would only
-    change the
-    norm, and Adam would count it), and rows are normalised after the step (Bricken et al. 2023; Gao et al.
-    2024)."""
+    change the norm, and Adam would count it), and rows are normalised after the step (Bricken et al. 2023;
+    Gao et al. 2024)."""
 
     @torch.no_grad()
     def gradient(self, sae: SAE, forward: Forward, step: int) -> None:

@@ -52,8 +52,7 @@ def learning_rate(d_sae: int) -> float:
     """The default learning rate: 7.5e-4 * sqrt(2^14 / d_sae).
 
     The scaling with width is that of Gao et al. (2024, figure 3); the factor is 3.75 times theirs, which
-    suits the
-    short runs (1,000 to 10,000 steps) of this library.
+    suits the short runs (1,000 to 10,000 steps) of this library.
     """
     return 7.5e-4 * math.sqrt(2**14 / d_sae)
 
@@ -77,25 +76,20 @@ def train(
     """Train an SAE.
 
     config: of `saelab.recipe`. acts: an ActivationStore (its hook is the config's, or its only one) or a
-    floating
-    tensor [n d_in]; rows are shuffled once a pass and passes repeat until `steps` batches of `batch_size`
-    are done.
-    Adam (0.9, 0.999); lr by default `learning_rate(d_sae)`, rising linearly over the first 5 % of the
-    steps (at most
-    1,000) and falling linearly to 0 over the last 20 %; gradients clipped to a total norm of 1.
+    floating tensor [n d_in]; rows are shuffled once a pass and passes repeat until `steps` batches of
+    `batch_size` are done. Adam (0.9, 0.999); lr by default `learning_rate(d_sae)`, rising linearly over the
+    first 5 % of the steps (at most 1,000) and falling linearly to 0 over the last 20 %; gradients clipped to
+    a total norm of 1.
 
     out: a folder for checkpoints (every `checkpoint_every` steps, by default a tenth of the run) and the
-    result.
-    With resume=True a call with the same arguments continues an interrupted run, and the result equals
-    that of an
-    uninterrupted one bit for bit; a finished run is read back. resume=False starts anew.
-    callbacks: called with an `Event` at the start, each logged step, each checkpoint and the end.
-    An interrupt (Ctrl-C) ends the current step, writes a checkpoint and returns the Run with finished=False.
+    result. With resume=True a call with the same arguments continues an interrupted run, and the result
+    equals that of an uninterrupted one bit for bit; a finished run is read back. resume=False starts anew.
+    callbacks: called with an `Event` at the start, each logged step, each checkpoint and the end. An
+    interrupt (Ctrl-C) ends the current step, writes a checkpoint and returns the Run with finished=False.
 
-    Same seed, same numbers (one machine, one thread count); the global random state is not touched.
-    Raises ConfigError, ShapeError, HookError, NonFiniteError before any work; NonFiniteError where
-    training diverges;
-    StoreError where `out` cannot be written.
+    Same seed, same numbers (one machine, one thread count); the global random state is not touched. Raises
+    ConfigError, ShapeError, HookError, NonFiniteError before any work; NonFiniteError where training
+    diverges; StoreError where `out` cannot be written.
     """
     _check_config(config)
     for name, value in (("steps", steps), ("batch_size", batch_size)):

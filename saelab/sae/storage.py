@@ -3,8 +3,8 @@
 config.json: {"format": "saelab", "version": 1, "config": SAEConfig, "weights": {"file", "dtype", "sha256"},
 "units": ...}.
 
-sae.safetensors: W_enc [d_in d_sae], b_enc, b_dec, input_scale [], dictionary.*, sparsifier.* (scalars always in
-float32).
+sae.safetensors: W_enc [d_in d_sae], b_enc, b_dec, input_scale [], dictionary.*, sparsifier.* (scalars always
+in float32).
 
 The weights are written first and config.json last, so a folder whose config.json fits its hash is whole.
 """

@@ -7,6 +7,7 @@ run has only `checkpoints/`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -40,6 +41,16 @@ class Record(NamedTuple):
     """Fraction of latents that have not fired for `dead_after` rows."""
     lr: float
     """Learning rate of that step."""
+
+    def to_plain(self) -> dict[str, float | None]:
+        """JSON data; an infinite FVU (a batch of equal rows) becomes None."""
+        return self._asdict() | {"fvu": self.fvu if math.isfinite(self.fvu) else None}
+
+    @classmethod
+    def from_plain(cls, data: dict[str, Any]) -> Record:
+        """What to_plain gave."""
+        fvu = math.inf if data["fvu"] is None else data["fvu"]
+        return cls(**{**data, "fvu": fvu})
 
 
 @dataclass(frozen=True)
@@ -146,7 +157,7 @@ class Run:
         data = read_manifest(folder / "run.json", FORMAT, VERSION)
         history = read_json(folder / "history.json", "run's history.json")
         try:
-            records = [Record(*(row[name] for name in Record._fields)) for row in history]
+            records = [Record.from_plain(row) for row in history]
             settings = from_dict(Settings, data["settings"])
             provenance = dict(data["provenance"])
         except (KeyError, TypeError, ValueError, ConfigError) as error:
@@ -158,7 +169,7 @@ class Run:
     def save(self, folder: Path) -> None:
         """Write SAE, history and, last, run.json."""
         self.sae.save(folder)
-        write_json(folder / "history.json", [r._asdict() for r in self.history])
+        write_json(folder / "history.json", [r.to_plain() for r in self.history])
         write_json(
             folder / "run.json",
             {

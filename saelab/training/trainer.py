@@ -235,6 +235,7 @@ class _Trainer:
         self.optimizer.step()
         for rule in self.rules:
             rule(sae, forward, step)
+        sae.dictionary.project()
         with torch.no_grad():
             codes = forward.codes
             sae.sparsifier.observe(codes)
@@ -262,7 +263,7 @@ class _Trainer:
         for name, parameter in self.parameters.items():
             tensors |= {f"adam.{key}.{name}": t for key, t in self.optimizer.state[parameter].items()}
         tensors["firing"] = self.firing.since
-        history = [record._asdict() for record in self.history]
+        history = [record.to_plain() for record in self.history]
         checkpoints.write(
             folder,
             checkpoints.Checkpoint(
@@ -280,7 +281,7 @@ class _Trainer:
                 self.optimizer.state[parameter][key] = state.copy_(saved)
         self.firing.since.copy_(found.tensors["firing"])
         self.progress.step = found.step
-        self.history = [Record(**values) for values in found.history]
+        self.history = [Record.from_plain(values) for values in found.history]
 
     def _bar(self, progress: bool) -> tqdm:
         batch = self.settings.batch_size

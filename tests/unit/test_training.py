@@ -486,8 +486,9 @@ def test_divergence_stops_with_the_step_and_a_remedy(rows):
 
 
 @pytest.mark.parametrize("level", [0.0, 5.0])
-def test_activations_that_never_vary_train_without_nan(level):
-    run = train(_tiny(), torch.full((100, 8), level), **TINY)
+def test_activations_that_never_vary_train_without_nan(level, tmp_path):
+    run = train(_tiny(), torch.full((100, 8), level), out=tmp_path, **TINY)
+    assert Run.load(tmp_path).history == run.history
     run.sae.check_parameters()
     assert all(math.isfinite(r.loss) for r in run.history)
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelab import analysis, corpora, embedded
 from saelab.harvesting import harvest, index
+from saelab.lab import Lab
 from saelab.sae import recipe
 from saelab.subjects import load_subject
 from saelab.training import train
 from saelab.types import ConfigError
+from saelab.widgets import Lines, Table, Text, Views, page
 
 if TYPE_CHECKING:
     from saelab.analysis import Concepts, Report
-    from saelab.lab import Lab
     from saelab.training import Run
 
 HOOK = "blocks.2.hook_resid_post"
@@ -40,16 +41,18 @@ class DemoResult:
 
     def lines(self) -> list[str]:
         """Three lines of what was found."""
-        best = self.concepts.found[0]
-        scores, untrained = self.report.sae, self.report.untrained
-        n_real = sum(c.f1 > 2 * c.f1_shuffled for c in self.concepts.found)
+        best, report = self.concepts.found[0], self.report
+        explained, by_chance = 1 - report.sae.fvu, 1 - report.untrained.fvu
+        kept, kept_by_chance = report.sae.loss_recovered, report.untrained.loss_recovered
+        strong = sum(c.f1 > 2 * c.f1_shuffled for c in self.concepts.found)
         return [
-            f"{scores.l0:.0f} of {self.lab.store.n_latents:,} latents a token explain {1 - scores.fvu:.1%} of the "
-            f"variance at {self.report.hook} (untrained SAE: {1 - untrained.fvu:.1%}).",
-            f"With the reconstruction in its place the model keeps {scores.loss_recovered:.1%} of what the layer "
-            f"gives to its loss (untrained SAE: {untrained.loss_recovered:.1%}).",
-            f"Latent {best.latent} fires on {best.label!r} (F1 {best.f1:.2f}, shuffled labels {best.f1_shuffled:.2f}); "
-            f"{n_real} of {len(self.concepts.found)} labels have a latent twice as good as chance.",
+            f"{report.sae.l0:.0f} of {self.lab.store.n_latents:,} latents a token explain {explained:.1%} of the "
+            f"variance at {report.hook} (untrained SAE: {by_chance:.1%}).",
+            f"With the reconstruction in its place the model keeps {kept:.1%} of what the layer gives to its loss "
+            f"(untrained SAE: {kept_by_chance:.1%}).",
+            f"Latent {best.latent} fires on {best.label!r}: F1 {best.f1:.2f}, with shuffled labels "
+            f"{best.f1_shuffled:.2f}. {strong} of {len(self.concepts.found)} labels have a latent twice as good "
+            "as chance.",
         ]
 
 
@@ -66,8 +69,8 @@ def demo(
 ) -> DemoResult:
     """Harvest, train, index, evaluate, and write `out/report.html`. Same seed, same numbers.
 
-    rows: activations to train on. steps: of 1,024 activations each. index_rows: tokens to find examples in, from
-    documents that neither the model nor the SAE was trained on.
+    rows: activations to train on. steps: of 1,024 activations each. index_rows: tokens to find examples in,
+    from documents that neither the model nor the SAE was trained on.
     Raises ConfigError on a number that is not positive, StoreError where `out` cannot be written.
     """
     for name, value in (("rows", rows), ("steps", steps), ("index_rows", index_rows)):
@@ -77,19 +80,82 @@ def demo(
     started = time.monotonic()
     out = Path(out)
     subject = load_subject(str(embedded.model_folder()))
-    # documents are numbered from the seed on; the model's own training used seed 0 (see embedded/provenance.json)
+    # documents are numbered from the seed on; the model's own training used seed 0 (see
+    # embedded/provenance.json)
     training = corpora.world(seed=seed + 1, n_documents=rows // 20)
     fresh = corpora.world(seed=seed + 2, n_documents=index_rows // 20)
 
     acts = harvest(subject, training, [HOOK], out / "acts", max_rows=rows, overwrite=True, progress=progress)
     config = recipe("topk", d_in=subject.width(HOOK), d_sae=d_sae, k=k, hook=HOOK)
-    run = train(config, acts, steps=steps, batch_size=1024, seed=seed, out=out / "run", progress=progress)
+    run = train(
+        config,
+        acts,
+        steps=steps,
+        batch_size=min(1024, acts.n_rows),
+        seed=seed,
+        out=out / "run",
+        progress=progress,
+        resume=False,
+    )
     store = index(
         subject, run.sae, fresh, out / "features", max_rows=index_rows, overwrite=True, progress=progress
     )
     report = analysis.evaluate(run.sae, subject, fresh, max_rows=20_000, seed=seed)
     found = analysis.concepts(store, corpora.row_labels(subject, store, fresh), seed=seed)
 
-    lab = Lab(subject, run.sae, store)
-    page = write_page(out / "report.html", lab, run, report, found)
-    return DemoResult(page, report, found, run, lab, time.monotonic() - started)
+    # latents that stand for a label well beyond chance are named after it
+    labels = {c.latent: c.label for c in reversed(found.found) if c.f1 > 0.5 and c.f1 > 2 * c.f1_shuffled}
+    lab = Lab(subject, run.sae, store, labels=labels)
+    result = DemoResult(out / "report.html", report, found, run, lab, 0.0)
+    write_report(result)
+    return replace(result, seconds=time.monotonic() - started)
+
+
+def write_report(result: DemoResult) -> None:
+    """The page: findings, scores beside their controls, the browser, three texts, the training curve."""
+    report, lab, run = result.report, result.lab, result.run
+    frame = report.to_frame()
+    scores = [
+        [name, *(f"{v:.4g}" for v in row)] for name, row in zip(frame.index, frame.to_numpy(), strict=True)
+    ]
+    best = [
+        [
+            c.label,
+            f"#{c.latent}",
+            f"{c.precision:.2f}",
+            f"{c.recall:.2f}",
+            f"{c.f1:.2f}",
+            f"{c.f1_shuffled:.2f}",
+        ]
+        for c in result.concepts.found[:20]
+    ]
+    history = run.to_frame()
+    views = [lab.tokens(text, with_card=False) for text in TEXTS.values()]
+    if result.concepts.found:
+        lab.selection.latent = result.concepts.found[0].latent
+    page(
+        result.page,
+        "What a small language model knows",
+        [
+            Text("", result.lines()),
+            Table("Scores beside an untrained SAE", ["", "this SAE", "untrained SAE"], scores),
+            Text(
+                "",
+                [
+                    "fvu: variance unexplained, 0 is perfect. l0: latents on per token. dead: "
+                    "latents that never fired. "
+                    "loss: nats with the reconstruction in place; the model alone has "
+                    f"{report.loss_clean:.3f}, with the layer's mean in place {report.loss_ablated:.3f}. "
+                    "loss_recovered: 1 is the model alone, 0 the mean.",
+                ],
+            ),
+            Views("Every latent", [lab.features()]),
+            Views("Three texts", views, list(TEXTS)),
+            Table(
+                "Latents that stand for a label, beside the best by chance",
+                ["label", "latent", "precision", "recall", "F1", "F1, labels shuffled"],
+                best,
+            ),
+            Lines("Training", list(history["step"]), {"FVU": list(history["fvu"])}, "step", "FVU"),
+        ],
+    )

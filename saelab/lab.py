@@ -81,14 +81,20 @@ class Lab:
 
         return self._check_same(SAE.load(self._sae))
 
-    def tokens(self, text: str, latent: int | None = None) -> TokensView:
+    def tokens(self, text: str, latent: int | None = None, *, with_card: bool = False) -> TokensView:
         """A heatmap of the text: hover over a token for its latents, click one to colour the text by it.
 
-        latent: chosen at the start, in every view of this Lab. Raises CorpusError on an empty or non-string
-        text or one longer than the model's context, RangeError on a latent out of range.
+        latent: chosen at the start, in every view of this Lab. with_card: show the chosen latent's card below.
+        Raises CorpusError on an empty or non-string text or one longer than the model's context, RangeError on a
+        latent out of range.
         """
         self._choose(latent)
-        return TokensView(self.codes(text), questions={"card": self.card}, selection=self.selection)
+        return TokensView(
+            self.codes(text),
+            questions={"card": self.card},
+            selection=self.selection,
+            with_card=with_card,
+        )
 
     def features(self) -> FeaturesView:
         """A browser over all latents: sort, search by a text that fires them, read their cards."""

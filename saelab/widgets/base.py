@@ -29,6 +29,7 @@ class View(anywidget.AnyWidget):
     error}` (see docs/widgets.md). The only synchronised state is what is chosen and a few options.
     """
 
+    _css = assets.css()
     latent = traitlets.Int(None, allow_none=True).tag(sync=True)
 
     def __init__(self, *, selection: Selection | None = None, **options: Any) -> None:
@@ -38,7 +39,7 @@ class View(anywidget.AnyWidget):
                 message = f"Unknown option {name!r}. {nearest(name, known)}Leave it out."
                 raise ConfigError(message)
         self.selection = selection if selection is not None else Selection()
-        super().__init__(_css=assets.css(), **options)
+        super().__init__(**options)
         if self.latent is not None:
             self.selection.latent = self.latent
         traitlets.link((self.selection, "latent"), (self, "latent"))
@@ -46,7 +47,8 @@ class View(anywidget.AnyWidget):
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
         """Question -> function of its arguments."""
-        raise ConfigError(f"{type(self).__name__} is no view. Got no answers. Use one of saelab.widgets.")
+        message = f"{type(self).__name__} is no view. Got no answers. Use one of saelab.widgets."
+        raise ConfigError(message)
 
     def text(self) -> str:
         """The view in words."""

@@ -157,7 +157,8 @@ def _section(section: Text | Table | Lines | Views) -> str:
 
 def _chart(section: Lines) -> str:
     """A small line chart; y starts at 0."""
-    width, height, left, bottom = 680, 260, 52, 36
+    width, height, left, right, bottom = 680, 260, 52, 570, 36
+    middle, x_label = (left + right) / 2, html.escape(section.x_label)
     x, colours = [float(v) for v in section.x], ("#d97706", "#2563eb", "#059669", "#7c3aed")
     values = [float(v) for ys in section.series.values() for v in ys]
     if not x or not values:
@@ -165,7 +166,7 @@ def _chart(section: Lines) -> str:
     x_low, x_high, y_high = min(x), max(x), max(*values, 1e-12)
 
     def px(v: float) -> float:
-        return left + (v - x_low) / ((x_high - x_low) or 1) * (width - left - 110)
+        return left + (v - x_low) / ((x_high - x_low) or 1) * (right - left)
 
     def py(v: float) -> float:
         return 12 + (1 - v / y_high) * (height - bottom - 12)
@@ -174,7 +175,7 @@ def _chart(section: Lines) -> str:
     for share in (0, 0.25, 0.5, 0.75, 1):
         y = py(share * y_high)
         parts.append(
-            f'<line x1="{left}" x2="{width - 110}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" opacity=".15"/>'
+            f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" opacity=".15"/>'
         )
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{share * y_high:.3g}</text>')
     for share in (0, 0.5, 1):
@@ -185,12 +186,11 @@ def _chart(section: Lines) -> str:
         points = " ".join(f"{px(a):.1f},{py(float(b)):.1f}" for a, b in zip(x, ys, strict=True))
         dash = ' stroke-dasharray="5 4"' if i % 2 else ""
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
-        parts.append(f'<text x="{width - 102}" y="{py(float(ys[-1])) + 4:.1f}">{html.escape(name)}</text>')
-    parts.append(
-        f'<text x="{(left + width - 110) / 2}" y="{height - 3}" text-anchor="middle">{html.escape(section.x_label)}</text>'
-    )
+        parts.append(f'<text x="{right + 8}" y="{py(float(ys[-1])) + 4:.1f}">{html.escape(name)}</text>')
+    parts.append(f'<text x="{middle}" y="{height - 3}" text-anchor="middle">{x_label}</text>')
     label = html.escape(f"{section.y_label or ', '.join(section.series)} over {section.x_label}")
-    return f'<svg class="sl-lines" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    box = f'viewBox="0 0 {width} {height}"'
+    return f'<svg class="sl-lines" {box} role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
 def _write(path: Path, text: str) -> Path:

@@ -1,0 +1,129 @@
+"""Exported pages, opened from disk in a real browser with no network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from saelab.analysis.results import (
+    Examples,
+    FeatureCard,
+    LatentStats,
+    LatentTable,
+    LogitLens,
+    TokenCodes,
+    Window,
+)
+from saelab.types import Codes
+from saelab.widgets import FeaturesView, Lines, Table, Text, TokensView, Views, page
+
+HOSTILE = [
+    "<img src=x onerror='window.hacked=1'>",
+    "\u202eabc",
+    "\u200b",
+    "\n",
+    "</script><script>window.hacked=2</script>",
+]
+N = 1_024
+
+
+def fake_card(latent: int) -> FeatureCard:
+    rng = np.random.default_rng(latent)
+    windows = []
+    for i in range(20):
+        values = (rng.random(21) * (rng.random(21) < 0.4)).astype(np.float32)
+        values[10] = 2.0 - i * 0.05
+        tokens = [*HOSTILE, *(f" word{j}" for j in rng.integers(0, 800, 16))]
+        windows.append(Window(3, i, 10, 0, float(values[10]), tokens, values))
+    counts = rng.integers(0, 50, 40)
+    stats = LatentStats(
+        latent, 9_999, int(counts.sum()), counts.sum() / 9_999, 0.5, 0.0, 2.0, counts, np.linspace(0, 2, 41)
+    )
+    lens = LogitLens(latent, ((" up", 1.0), (HOSTILE[0], 0.5)), ((" down", -1.0),), 0.3)
+    chosen = tuple(windows)
+    return FeatureCard(
+        stats, Examples(latent, "top", chosen), Examples(latent, "quantile", chosen), lens, f"label {latent}"
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    density = rng.random(N).astype(np.float32)
+    names = tuple(f"name{j}" for j in range(N))
+    table = LatentTable((density * 9_999).astype(np.int64), density, density, density * 2, names)
+    browser = FeaturesView(table, questions={"card": fake_card})
+    tokens = [*HOSTILE, " plain"]
+    codes = Codes.from_dense(rng.random((len(tokens), N)) * (rng.random((len(tokens), N)) < 0.01))
+    text = TokensView(
+        TokenCodes("".join(tokens), tokens, codes), questions={"card": fake_card}, selection=browser.selection
+    )
+    sections = [
+        Text("Heading <b>", ["A paragraph & more"]),
+        Table("Scores", ["", "a"], [["fvu", 0.1]]),
+        Views("All", [browser]),
+        Views("One", [text], ["caption"]),
+        Lines("Curve", [1, 2, 3], {"fvu": [0.5, 0.2, 0.1]}, "step"),
+    ]
+    return page(tmp_path_factory.mktemp("page") / "page's.html", "A page", sections)
+
+
+def test_size(exported):
+    assert exported.stat().st_size < 15e6
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_works_from_disk_with_no_network(exported, page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    asked = []
+    page.on("request", lambda r: asked.append(r.url))
+    page.goto(exported.as_uri())
+    page.wait_for_selector(".sl-row")
+    page.locator(".sl-row").nth(3).click()
+    latent = page.locator(".sl-row.sl-chosen").get_attribute("data-latent")
+    page.wait_for_selector(f'.sl-card[data-latent="{latent}"]')
+    assert page.locator(".sl-card h3").inner_text() == f"#{latent} label {latent}"
+    assert page.locator(".sl-card .sl-windows li").count() == 40
+    # every latent is in it: the last too
+    page.locator(".sl-box").fill(str(N - 1))
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f'.sl-card[data-latent="{N - 1}"]')
+    # the text follows the selection
+    assert f"#{N - 1}" in page.locator(".sl-legend").inner_text()
+    # a name filters; what needs a kernel says so
+    page.locator(".sl-box").fill("name77")
+    assert page.locator(".sl-row").count() == 11
+    # markup and directions are shown, not obeyed
+    assert page.evaluate("window.hacked") is None
+    shown = page.locator(".sl-text").inner_text()
+    assert "<img src=x" in shown
+    assert "U+202E" in shown
+    assert "U+200B" in shown
+    assert "↵" in shown
+    assert [u for u in asked if not u.startswith(("file:", "blob:", "data:"))] == []
+    assert page.errors == []
+
+
+def test_the_table_of_a_wide_sae_draws_few_rows(browser, tmp_path):
+    """65,536 latents: only the rows in sight are elements."""
+    n = 65_536
+    density = np.random.default_rng(0).random(n).astype(np.float32)
+    table = LatentTable(np.ones(n, np.int64), density, density, density, ("",) * n)
+    view = FeaturesView(table, questions={"card": fake_card})
+    from saelab.widgets import export
+
+    held = export._cards
+    try:
+        export._cards = lambda views: ([0], fake_card)
+        path = view.export(tmp_path / "wide.html")
+    finally:
+        export._cards = held
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector(".sl-row")
+    assert "65,536 of 65,536" in page.locator(".sl-count").inner_text()
+    assert page.locator(".sl-row").count() < 60
+    page.locator(".sl-list").evaluate("e => e.scrollTop = e.scrollHeight")
+    page.wait_for_function("() => document.querySelectorAll('.sl-row').length > 5")
+    assert page.locator(".sl-row").count() < 60
+    page.close()

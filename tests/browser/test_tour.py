@@ -1,0 +1,194 @@
+"""The tour in a real JupyterLab: run all, touch the views, change the theme, reload, lose the kernel."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# of the server and the lab themselves, offline; none of these is ours
+FOREIGN = re.compile(
+    r"favicon|404 \(Not Found\)|api/(contents|kernels|sessions)|WebSocket|Failed to load resource"
+)
+
+
+def own_errors(page) -> list[str]:
+    return [e for e in page.errors if not FOREIGN.search(e)]
+
+
+def open_notebook(page, jupyter, name: str) -> None:
+    page.goto(f"{jupyter.url}/doc/tree/{name}")
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
+
+
+def run_all(page, timeout: float) -> None:
+    """Run > Run All Cells, and wait until every code cell has its number."""
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    page.wait_for_function(
+        """() => {
+            const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e =>
+            e.textContent); return prompts.length > 0 && prompts.every(p => /\\[\\d+\\]/.test(p));
+        }""",
+        timeout=timeout,
+    )
+
+
+SMALL = """
+import saelab
+lab = saelab.Lab.embedded()
+lab.tokens("Tina gave the basket to Hugo.\\n<img src=x onerror='window.hacked=1'>", with_card=True)
+---
+lab.features()
+---
+lab.feature(3)
+"""
+
+
+@pytest.fixture
+def small(jupyter):
+    """A notebook of three views; gives its name."""
+    notebook = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    notebook.cells = [nbformat.v4.new_code_cell(source.strip()) for source in SMALL.split("---")]
+    nbformat.write(notebook, jupyter.folder / "small.ipynb")
+    yield "small.ipynb"
+    jupyter.kill_kernels()
+
+
+@pytest.mark.slow
+def test_the_tour_runs_and_its_views_are_linked(page, jupyter):
+    shutil.copy(ROOT / "notebooks" / "00_tour.ipynb", jupyter.folder)
+    open_notebook(page, jupyter, "00_tour.ipynb")
+    # the lab draws only cells near the screen: a tall window shows them all
+    page.set_viewport_size({"width": 1400, "height": 9000})
+    run_all(page, 400_000)
+    assert page.locator('[data-mime-type="application/vnd.jupyter.stderr"] >> text=Traceback').count() == 0
+    page.wait_for_selector(".sl-text .sl-token")
+    page.locator(".sl-text .sl-token").nth(4).click()
+    page.locator(".sl-detail .sl-chip").first.click()
+    chosen = page.locator(".sl-detail .sl-chip.sl-chosen .sl-number").first.inner_text()
+    page.wait_for_selector(f'.sl-card[data-latent="{chosen[1:]}"]')
+    assert own_errors(page) == []
+    jupyter.kill_kernels()
+
+
+def test_views_move_each_other(page, jupyter, small):
+    page.set_viewport_size({"width": 1400, "height": 3000})
+    open_notebook(page, jupyter, small)
+    run_all(page, 120_000)
+    page.wait_for_selector(".sl-row")
+    page.wait_for_selector('.sl-card[data-latent="3"]')
+    # a click in the browser: its card, the card alone, the text's colours
+    row = page.locator(".sl-row").nth(5)
+    latent = row.get_attribute("data-latent")
+    row.click()
+    page.wait_for_function(
+        f"() => document.querySelectorAll('.sl-card[data-latent=\"{latent}\"]').length === 3"
+    )
+    assert f"#{latent}" in page.locator(".sl-legend").first.inner_text()
+    # keyboard in the list
+    page.locator(".sl-list").focus()
+    page.keyboard.press("ArrowDown")
+    below = page.locator(".sl-row.sl-chosen").get_attribute("data-latent")
+    assert below != latent
+    page.wait_for_selector(f'.sl-card[data-latent="{below}"]')
+    # "/" leads to the box; a number jumps
+    page.keyboard.press("/")
+    page.keyboard.type("17")
+    page.keyboard.press("Enter")
+    page.wait_for_selector('.sl-card[data-latent="17"]')
+    # a text finds the latents that it fires
+    page.locator(".sl-box").fill("thank you")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=latents fire on this text")
+    # keyboard in the text
+    tokens = page.locator(".sl-text .sl-token")
+    tokens.nth(2).focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert tokens.nth(3).get_attribute("aria-pressed") == "true"
+    page.keyboard.press("Escape")
+    assert tokens.nth(3).get_attribute("aria-pressed") == "false"
+    # text is text
+    assert "<img src=x" in page.locator(".sl-text").inner_text().replace("\n", "")
+    assert page.evaluate("window.hacked") is None
+    assert own_errors(page) == []
+
+
+def test_hovering_needs_no_kernel(page, jupyter, small):
+    page.set_viewport_size({"width": 1400, "height": 3000})
+    open_notebook(page, jupyter, small)
+    run_all(page, 120_000)
+    page.wait_for_selector(".sl-text .sl-token")
+    page.evaluate(
+        "() => { window.sent = 0; const send = WebSocket.prototype.send;"
+        "WebSocket.prototype.send = function (...a) { window.sent++; return send.apply(this, a); }; }"
+    )
+    page.locator(".sl-text .sl-token").nth(3).hover()
+    page.wait_for_selector(".sl-detail .sl-chip")
+    assert "token 3" in page.locator(".sl-detail").first.inner_text()
+    assert page.evaluate("window.sent") == 0
+
+
+def test_the_theme_follows_the_lab(page, jupyter, small):
+    page.set_viewport_size({"width": 1400, "height": 3000})
+    open_notebook(page, jupyter, small)
+    run_all(page, 120_000)
+    page.wait_for_selector(".sl-card")
+
+    def colours():
+        return page.locator(".sl-root").first.evaluate(
+            "e => { const s = getComputedStyle(e); return [s.color, s.backgroundColor]; }"
+        )
+
+    before = colours()
+    page.get_by_role("menuitem", name="Settings", exact=True).click()
+    page.get_by_text("Theme", exact=True).hover()
+    page.get_by_text("JupyterLab Dark", exact=True).click()
+    page.wait_for_selector('[data-jp-theme-light="false"]')
+    page.wait_for_timeout(500)
+    assert colours() != before
+    page.get_by_role("menuitem", name="Settings", exact=True).click()
+    page.get_by_text("Theme", exact=True).hover()
+    page.get_by_text("JupyterLab Light", exact=True).click()
+    page.wait_for_selector('[data-jp-theme-light="true"]')
+
+
+def test_a_lost_kernel_is_said_and_what_was_shown_stays(page, jupyter, small):
+    page.set_viewport_size({"width": 1400, "height": 3000})
+    open_notebook(page, jupyter, small)
+    run_all(page, 120_000)
+    page.wait_for_selector(".sl-row")
+    page.wait_for_selector('.sl-card[data-latent="3"]')
+    page.get_by_role("menuitem", name="Kernel", exact=True).click()
+    page.get_by_text("Restart Kernel…", exact=True).click()
+    page.get_by_role("button", name="Confirm Kernel Restart").click()
+    page.wait_for_timeout(2_000)
+    page.locator(".sl-row").nth(7).click()
+    page.wait_for_selector(".sl-banner:not([hidden]) >> text=kernel does not answer", timeout=30_000)
+    assert page.locator(".sl-card").count() >= 1
+    assert page.locator(".sl-text .sl-token").count() > 3
+    # hovering needs no kernel, so it still works
+    page.locator(".sl-text .sl-token").nth(2).hover()
+    page.wait_for_selector(".sl-detail .sl-chip")
+
+
+def test_a_reloaded_page_shows_the_views_again(page, jupyter, small):
+    page.set_viewport_size({"width": 1400, "height": 3000})
+    open_notebook(page, jupyter, small)
+    run_all(page, 120_000)
+    page.wait_for_selector(".sl-row")
+    page.keyboard.press("Control+s")
+    page.wait_for_timeout(2_000)
+    page.reload()
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
+    # the kernel lives on, and so do the models of the widgets
+    page.wait_for_selector(".sl-row", timeout=60_000)
+    page.locator(".sl-row").nth(2).click()
+    page.wait_for_selector(".sl-browser .sl-card")

@@ -370,14 +370,16 @@ def _kill_at(step):
     return kill
 
 
-def test_killed_runs_continue_from_the_newest_whole_checkpoint(rows, tmp_path):
+@pytest.mark.parametrize("damage", ["truncated", "altered"])
+def test_killed_runs_continue_from_the_newest_whole_checkpoint(rows, tmp_path, damage):
     whole = train(_tiny(), rows, **TINY)
     with pytest.raises(_Killed):
         train(_tiny(), rows, out=tmp_path, checkpoint_every=4, callbacks=[_kill_at(27)], **TINY)
     folders = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert folders == ["step-00000020", "step-00000024"]
     newest = tmp_path / "checkpoints" / folders[-1] / "state.safetensors"
-    newest.write_bytes(newest.read_bytes()[:-5])
+    raw = newest.read_bytes()
+    newest.write_bytes(raw[:-5] if damage == "truncated" else raw[:-1] + bytes([raw[-1] ^ 1]))
     assert checkpoints.latest(tmp_path).step == 20
     steps = []
     rest = train(_tiny(), rows, out=tmp_path, callbacks=[lambda e: steps.append(e.step)], **TINY)

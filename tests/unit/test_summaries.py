@@ -50,6 +50,23 @@ def sorted_codes(draw):
 
 
 @settings(max_examples=60, deadline=None)
+@given(
+    st.floats(-3, 0, width=32) | st.just(0.0),
+    st.floats(0.125, 100, width=32) | st.integers(1, 900).map(float),
+)
+def test_values_on_an_edge_fall_where_numpy_puts_them(low, high):
+    steps = np.linspace(low, high, summaries.BINS + 1).astype(np.float32)
+    value = np.r_[steps, np.nextafter(steps, np.float32(-9)), np.nextafter(steps, np.float32(999))]
+    value = value[(value != 0) & (value >= np.float32(low)) & (value <= np.float32(high))]
+    fired = np.repeat(np.arange(2, dtype=np.int32), len(value))
+    stats = summaries.statistics(fired, np.r_[value, value * 2], 2)
+    for latent, values in enumerate((value, value * 2)):
+        expected, _ = np.histogram(values, bins=stats.edges[latent])
+        np.testing.assert_array_equal(stats.histogram[latent], expected)
+        assert stats.histogram[latent].sum() == stats.count[latent] == len(values)
+
+
+@settings(max_examples=60, deadline=None)
 @given(sorted_codes(), st.integers(0, 30))
 def test_strongest_equals_a_plain_sort(codes, keep):
     fired, row, value, n = codes

@@ -15,6 +15,8 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 def test_it_is_committed_without_outputs_and_can_fail(path):
     notebook = nbformat.read(path, as_version=4)
     cells = [c for c in notebook.cells if c.cell_type == "code"]
-    assert all(not c.outputs and c.execution_count is None for c in cells), "clear the outputs before committing"
+    assert all(not c.outputs and c.execution_count is None for c in cells), (
+        "clear the outputs before committing"
+    )
     tree = ast.parse("\n".join(c.source for c in cells))
     assert any(isinstance(node, ast.Assert) for node in ast.walk(tree)), "a notebook ends in assertions"

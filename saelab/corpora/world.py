@@ -1,4 +1,4 @@
-"""The synthetic world: short labelled texts of ten kinds, any number of them, the same on every machine.
+"""The synthetic world: short labelled texts of thirteen kinds, any number of them, the same on every machine.
 
 Every document comes from its own random source, keyed by seed and number, so document i can be written
 without the others. What the tests of the embedded model use (names, templates, years, argument and function
@@ -9,11 +9,32 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from saelab.corpora import world_families as plain
+from saelab.corpora import world_varied as varied
 from saelab.corpora.documents import Corpus, Document
-from saelab.corpora.world_families import FAMILIES, Writer
+from saelab.corpora.world_families import Writer
 from saelab.types import ConfigError, nearest
+
+# family -> (writer, weight among the documents). The plain ones keep their weights, so that a corpus of
+# them alone stays the same when a family is added.
+FAMILIES: dict[str, tuple[Callable[[Writer], None], float]] = {
+    "ioi": (plain.ioi, 0.24),
+    "years": (plain.years, 0.15),
+    "docstring": (plain.docstring, 0.17),
+    "story": (plain.story, 0.09),
+    "review": (plain.review, 0.07),
+    "manners": (plain.manners, 0.06),
+    "topic": (plain.topic, 0.07),
+    "chat": (plain.chat, 0.07),
+    "repeated": (plain.repeated, 0.04),
+    "counting": (plain.counting, 0.04),
+    "ioi varied": (varied.ioi, 0.45),
+    "years varied": (varied.years, 0.30),
+    "docstring varied": (varied.docstring, 0.25),
+}
+PLAIN = tuple(f for f in FAMILIES if not f.endswith("varied"))
 
 
 def world(
@@ -50,7 +71,7 @@ def world(
     def make() -> Iterator[Document]:
         return (document(seed, i, split, chosen) for i in range(n_documents))
 
-    key = f"world-1:{seed}:{n_documents}:{split}:{','.join(chosen)}"
+    key = f"world-2:{seed}:{n_documents}:{split}:{','.join(chosen)}"
     return Corpus(make, f"world(seed={seed}, {n_documents:,} documents, {split})", key)
 
 

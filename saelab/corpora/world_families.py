@@ -423,18 +423,3 @@ def _on_topic(w: Writer, name: str, sentences: int) -> None:
     for i in range(sentences):
         w.add(" " if i else "")
         w.fill(w.rng.choice(TOPIC_TEMPLATES), slots)
-
-
-# family -> (writer, share of the documents)
-FAMILIES: dict[str, tuple[Callable[[Writer], None], float]] = {
-    "ioi": (ioi, 0.24),
-    "years": (years, 0.15),
-    "docstring": (docstring, 0.17),
-    "story": (story, 0.09),
-    "review": (review, 0.07),
-    "manners": (manners, 0.06),
-    "topic": (topic, 0.07),
-    "chat": (chat, 0.07),
-    "repeated": (repeated, 0.04),
-    "counting": (counting, 0.04),
-}

@@ -26,7 +26,7 @@ from saelab.embedded.tokenizer import train_tokenizer
 from saelab.stores.manifest import sha256
 
 TOKENS = 34_000_000
-SAE_ROWS, SAE_STEPS, SAE_BATCH = 600_000, 6_000, 2_048
+SAE_ROWS, SAE_STEPS, SAE_BATCH = 600_000, 3_000, 2_048
 D_SAE, K = 1_024, 16
 STORE_ROWS = 50_000
 
@@ -47,13 +47,19 @@ def build_model(work: Path, tokens: int, seed: int, device: str) -> None:
 
     from saelab.embedded.data import natural_split
     from saelab.embedded.scores import TARGETS, all_scores, held_out_loss, reached
-    from saelab.embedded.training import Plan, new_model, train_model
+    from saelab.embedded.training import new_model, phases, train_model
 
     tokenizer = AutoTokenizer.from_pretrained(work / "tokenizer")
-    plan = Plan(tokens, seed)
-    model, history = train_model(
-        tokenizer, natural_split(held_out=False), work, plan, device=device, report=_say
-    )
+    paragraphs = natural_split(held_out=False)
+    model, plans = new_model(seed=seed), phases(tokens, seed)
+    curve, seen = [], 0
+    for number, plan in enumerate(plans, 1):
+        folder = work / f"phase-{number}"
+        model, history = train_model(
+            tokenizer, paragraphs, folder, plan, model=model, device=device, report=_say
+        )
+        curve += [[seen + int(h["tokens"]), round(h["loss"], 4)] for h in history]
+        seen += plan.steps * plan.tokens_per_step
     model = model.cpu()
     scores, control = all_scores(model, tokenizer), all_scores(new_model(seed=seed), tokenizer)
     _say(f"scores {scores}, untrained {control}")
@@ -70,9 +76,9 @@ def build_model(work: Path, tokens: int, seed: int, device: str) -> None:
         "model",
         {
             "seed": seed,
-            "tokens": plan.steps * plan.tokens_per_step,
-            "plan": plan._asdict(),
-            "loss_curve": [[h["tokens"], round(h["loss"], 4)] for h in history],
+            "tokens": seen,
+            "phases": [plan._asdict() for plan in plans],
+            "loss_curve": curve,
             "scores": scores,
             "scores_untrained": control,
             "targets": TARGETS,
@@ -177,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("embedded-build"), help="checkpoints live here")
     parser.add_argument("--stage", choices=["tokenizer", "model", "saes", "store", "all"], default="all")
-    parser.add_argument("--tokens", type=int, default=TOKENS, help="to train the language model on")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of the first phase of the language model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()

@@ -26,6 +26,7 @@ class Chunk(NamedTuple):
     rows: int
     length: int
     seed: int
+    families: tuple[str, ...]
 
 
 def natural_split(held_out: bool) -> list[str]:
@@ -35,10 +36,12 @@ def natural_split(held_out: bool) -> list[str]:
 
 def write_chunk(tokenizer: Any, paragraphs: list[str], chunk: Chunk, folder: Path) -> Path:
     """uint16 [rows length], each row beginning with a whole document; the same for the same arguments."""
-    path = folder / f"{chunk.seed}-{chunk.length}-{chunk.rows}-{chunk.index}.npy"
+    kinds = crc32(",".join(chunk.families).encode())
+    path = folder / f"{chunk.seed}-{kinds}-{chunk.length}-{chunk.rows}-{chunk.index}.npy"
     if path.exists():
         return path
-    rng = random.Random(f"rows-{chunk}")
+    key = f"Chunk(index={chunk.index}, rows={chunk.rows}, length={chunk.length}, seed={chunk.seed})"
+    rng = random.Random(f"rows-{key}")
     encoded = [tokenizer(p).input_ids for p in rng.sample(paragraphs, min(len(paragraphs), 2_000))]
     rows = np.zeros((chunk.rows, chunk.length), dtype=np.uint16)
     documents = _documents(tokenizer, encoded, chunk, rng)
@@ -69,7 +72,7 @@ def _documents(
     first = chunk.index * 10_000_000
     for block in itertools.count():
         numbers = range(first + 1_000 * block, first + 1_000 * (block + 1))
-        world = tokenizer([document(chunk.seed, i).text for i in numbers]).input_ids
+        world = tokenizer([document(chunk.seed, i, families=chunk.families).text for i in numbers]).input_ids
         for ids in world:
             while (draw := rng.random()) < NATURAL + REPEATED:
                 if draw < NATURAL:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from saelab.corpora.world import FAMILIES, PLAIN
 from saelab.embedded.data import Chunk, write_chunk
 from saelab.embedded.scores import all_scores
 
@@ -24,6 +25,7 @@ class Plan(NamedTuple):
 
     tokens: int
     seed: int = 0
+    families: tuple[str, ...] = tuple(FAMILIES)
     tokens_per_step: int = 8_192
     micro_batches: int = 2
     short: int = 128
@@ -138,6 +140,17 @@ def train_model(
     return model.eval(), history
 
 
+def phases(tokens: int, seed: int) -> list[Plan]:
+    """First the plain families, then all of them: what was learned on few templates is loosened from them.
+
+    tokens: of the first phase; the second takes 0.36 of that.
+    """
+    return [
+        Plan(tokens, seed, PLAIN),
+        Plan(int(tokens * 0.36), seed + 1, decay_share=0.6, lr_matrices=4e-3, lr_others=2e-3),
+    ]
+
+
 class _Chunks:
     """Rows of each step, the next chunk being written by another process while this one is read."""
 
@@ -172,4 +185,5 @@ class _Chunks:
 
     def _chunk(self, index: int) -> Chunk:
         length = self._plan.length(index * CHUNK_STEPS)
-        return Chunk(index, CHUNK_STEPS * (self._plan.tokens_per_step // length), length, self._plan.seed)
+        rows = CHUNK_STEPS * (self._plan.tokens_per_step // length)
+        return Chunk(index, rows, length, self._plan.seed, self._plan.families)

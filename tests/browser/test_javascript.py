@@ -1,0 +1,47 @@
+"""The views' JavaScript: its types (tsc) and its own tests (vitest), where node and the packages can be
+had.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+WIDGETS = Path(__file__).parents[2] / "widgets"
+
+
+@pytest.fixture(scope="module")
+def npm():
+    """Runs an npm command in widgets/, its packages installed."""
+    program, node = shutil.which("npm"), shutil.which("node")
+    if program is None or node is None:
+        pytest.skip("needs node and npm; `make test` says how to install them")
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
+    if int(re.match(r"v(\d+)", version)[1]) < 18:
+        pytest.skip(f"needs node 18 or newer, got {version.strip()}")
+    if not (WIDGETS / "node_modules" / ".package-lock.json").exists():
+        done = subprocess.run(
+            [program, "ci", "--no-audit", "--no-fund"], cwd=WIDGETS, capture_output=True, text=True
+        )
+        if done.returncode:
+            pytest.skip(f"needs vitest and typescript; npm could not install them: {done.stderr[-300:]}")
+
+    def run(*words):
+        return subprocess.run([program, *words], cwd=WIDGETS, capture_output=True, text=True)
+
+    return run
+
+
+def test_types(npm):
+    done = npm("run", "check")
+    assert done.returncode == 0, done.stdout
+
+
+def test_vitest(npm):
+    done = npm("test")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"Tests\s+\d+ passed", done.stdout), done.stdout

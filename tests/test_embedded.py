@@ -1,0 +1,164 @@
+"""The shipped assets: every score measured again from the weights, beside an untrained model."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import saelab
+from saelab import embedded
+from saelab.corpora import world_lexicon as lexicon
+from saelab.embedded import scores
+from saelab.embedded.data import Chunk, write_chunk
+from saelab.embedded.training import Plan, new_model
+from saelab.stores.manifest import sha256
+from saelab.types import HookError
+
+# seeds that the build never used
+SEEDS = (101, 202)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(embedded.model_folder())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(scores.TARGETS))
+def test_the_model_reaches_its_target_and_an_untrained_one_does_not(subject, tokenizer, name):
+    measure, target = getattr(scores, name), scores.TARGETS[name]
+    found = float(np.mean([measure(subject.model, tokenizer, seed=seed) for seed in SEEDS]))
+    control = measure(new_model(), tokenizer, seed=SEEDS[0])
+    if name == "repeat_loss_ratio":
+        assert found <= target < 0.9 < control
+    else:
+        assert found >= target
+        assert control <= 0.65
+    written = embedded.provenance()["model"]["scores"][name]
+    assert found == pytest.approx(written, abs=0.04)
+
+
+def test_the_assets_are_small_and_those_of_the_provenance():
+    files = [p for p in embedded.ASSETS.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) <= 20e6
+    hashes = embedded.provenance()["sha256"]
+    weights = {
+        p.relative_to(embedded.ASSETS).as_posix() for p in files if p.suffix in (".safetensors", ".parquet")
+    }
+    assert set(hashes) == weights
+    for name, digest in hashes.items():
+        assert sha256(embedded.ASSETS / name) == digest, name
+
+
+def test_provenance_says_how_it_was_made():
+    known = embedded.provenance()
+    assert {"model", "features", "sha256", *(f"sae {h}" for h in embedded.SAE_HOOKS)} == set(known)
+    model = known["model"]
+    assert model["command"] and model["versions"]["torch"]
+    curve = np.array(model["loss_curve"])
+    assert curve[-1, 0] == model["tokens"] >= 20e6
+    assert curve[-1, 1] < curve[0, 1]
+    assert scores.reached(model["scores"])
+    assert not scores.reached(model["scores_untrained"])
+    assert "/" not in json.dumps(known["model"]["versions"])
+
+
+@pytest.mark.parametrize("hook", embedded.SAE_HOOKS)
+def test_the_saes_fit_the_model_and_beat_their_untrained_twins(subject, hook):
+    sae = saelab.SAE.load(embedded.sae_folder(hook))
+    assert sae.config.d_in == subject.width(hook)
+    assert str(sae.config.hook) == hook
+    assert 1024 <= sae.config.d_sae <= 2048
+    report = saelab.evaluate(sae, subject, saelab.corpora.world(seed=900, n_documents=60), max_rows=3_000)
+    assert report.sae.fvu < 0.25
+    assert report.sae.fvu < 0.4 * report.untrained.fvu
+    assert report.sae.dead < 0.5
+    assert report.sae.loss_recovered > 0.9
+    # half precision costs next to nothing
+    exact = embedded.provenance()[f"sae {hook}"]["scores"]
+    assert exact["float16"]["loss"] <= 1.005 * exact["float32"]["loss"]
+
+
+def test_heads_are_known_where_they_are_concatenated(subject):
+    sae = saelab.SAE.load(embedded.sae_folder("blocks.1.attn.hook_z"))
+    assert sae.config.hook.n_heads == 8
+
+
+def test_the_store_is_that_of_the_model_and_the_sae(subject):
+    store = saelab.FeatureStore.open(embedded.store_folder())
+    store.verify()
+    store.check(subject)
+    store.check(saelab.SAE.load(embedded.sae_folder()))
+    assert store.n_rows >= 20_000
+
+
+def test_unknown_saes_are_refused_with_the_nearest():
+    with pytest.raises(HookError, match=r"blocks\.2\.attn\.hook_z"):
+        embedded.sae_folder("blocks.2.attn.hook_zz")
+
+
+def test_tokens_are_pairs_of_digits_and_markers(tokenizer):
+    assert len(tokenizer) == 1024
+    for text, tokens in {
+        "1732": ["17", "32"],
+        "<|user|>hi<|end|>": ["<|user|>"],
+        "The year 1999.": None,
+    }.items():
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        if tokens:
+            assert tokenizer.convert_ids_to_tokens(ids)[: len(tokens)] == tokens
+    for n in range(100):
+        assert len(tokenizer(f"{n:02}", add_special_tokens=False).input_ids) == 1
+    chat = [{"role": "user", "content": "hello"}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert text == "<|user|>hello<|end|><|assistant|>"
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "  spaces\t\n\n", "ünïcödé ☃ 漢字 \U0001f600", "\u202ertl\u200b", "1234567", "a\x00b"]
+)
+def test_any_text_survives_the_tokenizer(tokenizer, text):
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert tokenizer.decode(ids) == text
+
+
+def test_training_rows_are_the_same_anywhere_and_hold_no_held_out_name(tokenizer, tmp_path):
+    chunk = Chunk(3, 40, 128, seed=0)
+    paragraphs = ["A paragraph of natural text that is long enough to be one."] * 3
+    first = np.load(write_chunk(tokenizer, paragraphs, chunk, tmp_path / "a"))
+    again = np.load(write_chunk(tokenizer, paragraphs, chunk, tmp_path / "b"))
+    other = np.load(write_chunk(tokenizer, paragraphs, chunk._replace(index=4), tmp_path / "a"))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert (first[:, 0] == tokenizer.bos_token_id).all()
+    # whole documents of the world only; random token sequences may spell anything
+    text = tokenizer.decode(first[:8].ravel().tolist())
+    names = [n for n in lexicon.names("heldout") if f" {n} and " in text]
+    assert names == []
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    plan = Plan(tokens=8_192 * 1_000)
+    rates = [plan.lr(step) for step in range(plan.steps)]
+    assert rates[0] < 0.01
+    assert max(rates) == 1.0
+    assert rates[plan.warmup] == 1.0
+    assert rates[-1] < 0.01
+    assert plan.length(0) == plan.short
+    assert plan.length(plan.steps - 1) == plan.full
+
+
+def test_ioi_and_docstring_scores_tell_a_copying_model_from_chance(tokenizer):
+    """With logits of zero everything is a tie: the scores must not call that a success."""
+
+    class Flat(torch.nn.Module):
+        def forward(self, ids):
+            return type("Out", (), {"logits": torch.zeros(*ids.shape, 1024)})
+
+    assert scores.greater_than(Flat(), tokenizer, n=50) < 0.2
+    assert scores.repeat_loss_ratio(Flat(), tokenizer, n=4) == pytest.approx(1.0)
+    assert scores.docstring_accuracy(Flat(), tokenizer, n=50) < 0.6

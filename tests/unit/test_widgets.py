@@ -1,0 +1,292 @@
+"""The views' Python side: what goes over the wire is what the results hold, errors are answered, text is
+inert.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import zlib
+
+import numpy as np
+import pytest
+
+from saelab.analysis.results import (
+    Examples,
+    FeatureCard,
+    LatentStats,
+    LatentTable,
+    LogitLens,
+    TokenCodes,
+    Window,
+)
+from saelab.types import Codes, ConfigError, RangeError, StoreError
+from saelab.widgets import CardView, FeaturesView, Selection, Table, TokensView, assets, encode, page
+
+
+def card(latent: int = 3, windows: int = 20, signed: bool = False, lens: bool = True) -> FeatureCard:
+    rng = np.random.default_rng(latent)
+    made = []
+    for i in range(windows):
+        values = (rng.random(21) * (rng.random(21) < 0.5)).astype(np.float32) * (
+            rng.choice([-1, 1]) if signed else 1
+        )
+        tokens = [f" w{j}" for j in rng.integers(0, 400, 21)]
+        made.append(Window(i, 100 + i, 10, 0, float(values[10]), tokens, values))
+    stats = LatentStats(
+        latent, 1000, 40, 0.04, 0.5, -1.0 if signed else 0.0, 1.0, np.full(40, 1), np.linspace(0, 1, 41)
+    )
+    logits = LogitLens(latent, (("up", 1.0),), (("down", -1.0),), 0.2) if lens else None
+    half = windows // 2
+    return FeatureCard(
+        stats,
+        Examples(latent, "top", tuple(made[:half])),
+        Examples(latent, "quantile", tuple(made[half:])),
+        logits,
+        "a label",
+    )
+
+
+def codes() -> TokenCodes:
+    rng = np.random.default_rng(0)
+    dense = rng.standard_normal((5, 30)) * (rng.random((5, 30)) < 0.2)
+    return TokenCodes(
+        "abcde", list("abcde"), Codes.from_dense(dense), np.array([False, True, True, True, True])
+    )
+
+
+def table(n: int = 50) -> LatentTable:
+    rng = np.random.default_rng(1)
+    count = rng.integers(0, 100, n)
+    return LatentTable(count, count / 1000, rng.random(n), rng.random(n), tuple(f"n{i}" for i in range(n)))
+
+
+def decoded_windows(packed: encode.Packed) -> list[tuple[list[str], np.ndarray]]:
+    """What the browser makes of a card, in Python."""
+    header = packed.header
+    ids = np.frombuffer(packed.buffers[0], np.uint32 if header["wide"] else np.uint16)
+    if "quantum" in header:
+        values = (np.frombuffer(packed.buffers[1], np.uint8).astype(float) - header["zero"]) * header[
+            "quantum"
+        ]
+    else:
+        values = np.frombuffer(packed.buffers[1], np.float32)
+    out, at = [], 0
+    for w in header["windows"]:
+        part = slice(at, at + w["n"])
+        out.append(([header["vocabulary"][i] for i in ids[part]], values[part]))
+        at += w["n"]
+    return out
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_card_comes_back_as_it_went(signed, quantised):
+    result = card(signed=signed)
+    packed = encode.card(result, quantised=quantised)
+    windows = [*result.top.windows, *result.quantile.windows]
+    for (tokens, values), window in zip(decoded_windows(packed), windows, strict=True):
+        assert tokens == window.tokens
+        step = packed.header.get("quantum", 0.0)
+        np.testing.assert_allclose(values, window.values, atol=1.01 * step + 1e-6)
+        np.testing.assert_array_equal(values == 0, window.values == 0)
+    assert json.loads(json.dumps(packed.header)) == packed.header
+
+
+def test_a_card_is_small():
+    big = card(windows=40)
+    packed = encode.card(big)
+    assert len(json.dumps(packed.header)) + sum(map(len, packed.buffers)) <= 50_000
+
+
+def test_empty_and_lensless_cards():
+    packed = encode.card(card(windows=0, lens=False))
+    assert decoded_windows(packed) == []
+    assert packed.header["lens"] is None
+
+
+def test_codes_and_table_come_back_as_they_went():
+    packed = encode.codes(codes())
+    indptr, indices, values = (
+        np.frombuffer(b, t) for b, t in zip(packed.buffers, (np.int32, np.int32, np.float32), strict=True)
+    )
+    back = Codes(indptr.astype(np.int64), indices, values, 30)
+    np.testing.assert_array_equal(back.dense(), codes().codes.dense())
+    assert packed.header["counted"] == [False, True, True, True, True]
+    packed = encode.table(table())
+    np.testing.assert_array_equal(np.frombuffer(packed.buffers[0], np.int32), table().count)
+    assert sum(map(len, encode.table(table(65_536)).buffers)) == 16 * 65_536
+    assert json.loads(encode.names(table()).buffers[0]) == list(table().names)
+
+
+def test_lone_surrogates_do_not_break_the_wire():
+    packed = encode.names(LatentTable(*(np.zeros(1),) * 4, ("\ud800x",)))
+    assert json.loads(packed.buffers[0]) == ["?x"]
+
+
+# ---- asking
+
+
+class Sent(list):
+    def __call__(self, content, buffers=None):
+        self.append((content, buffers))
+
+
+def ask(view, **message):
+    sent = Sent()
+    view.send = sent
+    view._received(view, message, [])
+    (answer,) = sent
+    return answer
+
+
+def test_questions_are_answered_by_number():
+    view = CardView(3, questions={"card": card})
+    content, buffers = ask(view, id=7, ask="card", args={"latent": 5})
+    assert content["id"] == 7
+    assert content["ok"]["latent"] == 5
+    assert len(buffers) == 2
+    browser = FeaturesView(table(), questions={"card": card, "search": lambda text: [(4, 0.5)]})
+    assert ask(browser, id=1, ask="search", args={"text": "hi"})[0]["ok"]["found"] == [[4, 0.5]]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"id": 1, "ask": "card", "args": {"latent": 99}},
+        {"id": 1, "ask": "no such question"},
+        {"id": 1, "ask": "card", "args": {"latnet": 3}},
+        {"id": 1},
+        "text",
+        None,
+        {"id": 1, "ask": ["card"]},
+    ],
+)
+def test_every_failure_is_an_answer(message):
+    def refuse(latent):
+        raise RangeError("latent must be an integer in 0..9. Got 99.")
+
+    view = CardView(3, questions={"card": refuse})
+    sent = Sent()
+    view.send = sent
+    view._received(view, message, [])
+    ((content, _),) = sent
+    assert content["error"]
+    assert "ok" not in content
+    if isinstance(message, dict) and message.get("args") == {"latent": 99}:
+        assert content["error"] == "latent must be an integer in 0..9. Got 99."
+
+
+def test_searching_without_a_model_says_so():
+    browser = FeaturesView(table(), questions={"card": card})
+    assert "needs the model" in ask(browser, id=1, ask="search", args={"text": "hi"})[0]["error"]
+
+
+# ---- selection and options
+
+
+def test_views_share_the_selection():
+    selection = Selection()
+    views = [
+        CardView(3, questions={"card": card}, selection=selection),
+        FeaturesView(table(), questions={"card": card}, selection=selection),
+        TokensView(codes(), questions={"card": card}, selection=selection),
+    ]
+    assert [v.latent for v in views] == [3, 3, 3]
+    views[1].latent = 8
+    assert [v.latent for v in views] == [8, 8, 8]
+    selection.latent = None
+    assert [v.latent for v in views] == [None, None, None]
+    apart = CardView(1, questions={"card": card})
+    assert selection.latent is None
+    assert apart.latent == 1
+
+
+def test_unknown_options_are_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="with_card"):
+        TokensView(codes(), questions={"card": card}, with_cards=True)
+    with pytest.raises(ConfigError, match="'card'"):
+        CardView(1, questions={})
+
+
+def test_only_small_state_is_synchronised():
+    for view in (CardView(3, questions={"card": card}), TokensView(codes(), questions={"card": card})):
+        state = {
+            k: v
+            for k, v in view.get_state().items()
+            if not k.startswith("_") and k not in ("layout", "tabbable", "tooltip")
+        }
+        assert set(state) <= {"latent", "with_card"}
+
+
+def test_views_print_as_text():
+    assert "latent 3" in repr(CardView(3, questions={"card": card}))
+    assert "never fire" in repr(FeaturesView(table(), questions={"card": card}))
+    assert "'a'" in repr(TokensView(codes(), questions={"card": card}))
+    bundle = CardView(3, questions={"card": card})._repr_mimebundle_()
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    assert "latent 3" in data["text/plain"]
+    assert "application/vnd.jupyter.widget-view+json" in data
+
+
+# ---- the browser side
+
+
+def test_no_html_is_ever_made_of_text():
+    for path in [*assets.folder().glob("*.js"), *assets.folder().glob("shared/*.js")]:
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", path.read_text()
+        ), path
+
+
+@pytest.mark.parametrize("view", ["card", "tokens", "features"])
+def test_the_joined_module_parses_and_imports_nothing(view, tmp_path):
+    source = assets.module(view, f"render{view.title()}")
+    assert not re.search(r"^\s*import\b", source, re.M)
+    assert source.count("export ") == 1
+    if shutil.which("node") is None:
+        pytest.skip("needs node")
+    (tmp_path / "view.mjs").write_text(source)
+    subprocess.run(["node", "--check", tmp_path / "view.mjs"], check=True)
+
+
+# ---- exported pages
+
+
+def test_a_page_holds_every_card_once(tmp_path):
+    n = 130
+    browser = FeaturesView(table(n), questions={"card": card})
+    path = browser.export(tmp_path / "page.html")
+    text = path.read_text()
+    data = json.loads(re.search(r'id="saelab-data">(.*?)</script>', text, re.S)[1])
+    cards = {}
+    for chunk in data["chunks"].values():
+        cards |= json.loads(zlib.decompress(base64.b64decode(chunk)))
+    assert sorted(map(int, cards)) == list(range(n))
+    packed = encode.Packed(cards["7"]["header"], [base64.b64decode(b) for b in cards["7"]["buffers"]])
+    for (tokens, values), window in zip(decoded_windows(packed), card(7).top.windows, strict=False):
+        assert tokens == window.tokens
+        np.testing.assert_allclose(values, window.values, atol=0.01)
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", text)
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_page_text_is_escaped(tmp_path):
+    path = page(
+        tmp_path / "p.html", "<b>title", [Table("<i>", ["<u>"], [["</table><script>alert(1)</script>"]])]
+    )
+    text = path.read_text()
+    assert "<script>alert" not in text
+    assert "&lt;b&gt;title" in text
+    with pytest.raises(ConfigError):
+        page(tmp_path / "q.html", "t", ["text"])
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError):
+        page(tmp_path / "file" / "p.html", "t", [])
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

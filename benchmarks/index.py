@@ -1,6 +1,6 @@
 """What an index costs: its throughput beside the model's own forward, the latency of a card, bytes a code.
 
-python benchmarks/index.py [--out index.json] [--rows 200000] [--d-sae 1024] [--k 32] [--rounds 3]
+python benchmarks/index.py [--out index.json] [--rows 200000] [--d-sae 1024] [--k 32] [--hook NAME]
 
 The model has random weights and the shape of the embedded one, so nothing is downloaded. The model's own
 forward reads the same documents, tokenised and padded beforehand in the same batches; the index starts from
@@ -28,8 +28,6 @@ from saelab.sae import SAE
 from saelab.stores import FeatureStore
 from saelab.subjects import LanguageModel
 
-HOOK = "blocks.2.hook_resid_post"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What an index costs")
@@ -37,12 +35,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--d-sae", type=int, default=1024)
     parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--hook", default="blocks.2.hook_resid_post", help="blocks.3 is the deepest")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     subject = make_subject()
-    sae = make_sae(subject, options.d_sae, options.k)
+    sae = make_sae(subject, options.hook, options.d_sae, options.k)
     texts = take(subject, options.rows)
     inputs = padded(subject, texts)
     with tempfile.TemporaryDirectory() as folder:
@@ -117,9 +116,9 @@ def make_subject() -> LanguageModel:
     return LanguageModel(transformers.GPT2LMHeadModel(config).eval(), tokenizer)
 
 
-def make_sae(subject: LanguageModel, d_sae: int, k: int) -> SAE:
+def make_sae(subject: LanguageModel, hook: str, d_sae: int, k: int) -> SAE:
     """An untrained TopK SAE."""
-    return SAE.create(saelab.recipe("topk", d_in=subject.width(HOOK), d_sae=d_sae, k=k, hook=HOOK)).eval()
+    return SAE.create(saelab.recipe("topk", d_in=subject.width(hook), d_sae=d_sae, k=k, hook=hook)).eval()
 
 
 def take(subject: LanguageModel, rows: int) -> list[str]:

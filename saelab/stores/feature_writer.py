@@ -18,7 +18,8 @@ from saelab.types import Codes, CorpusError, NonFiniteError, ShapeError, StoreEr
 
 KIND = "features"
 SORT_MEMORY = "2GB"
-BLOCK_CODES = 4_000_000
+BLOCK_CODES = 400_000
+LATENTS_A_GROUP = 8_192
 EXAMPLES_A_GROUP = 2_560
 
 CODES = pa.schema([("row", pa.int64()), ("latent", pa.int32()), ("value", pa.float32())])
@@ -216,6 +217,7 @@ class FeatureWriter:
         place = np.empty(len(names), np.int32)  # of a token of `_vocabulary` in `names`
         place[[self._vocabulary[name] for name in names]] = np.arange(len(names))
         strings = np.array(names, dtype=object)
+        tables: list[pa.Table] = []
         with (
             _writer(self.folder / "latents.parquet", LATENTS) as latents,
             _writer(self.folder / "examples.parquet", EXAMPLES) as examples,
@@ -225,7 +227,10 @@ class FeatureWriter:
                 stats = summaries.statistics(fired, value, high - low)
                 tokens = summaries.top_tokens(fired, place[token[row]], names, high - low)
                 numbers = np.arange(low, high, dtype=np.int32)
-                latents.write_table(_latent_table(numbers, stats, tokens, self.n_rows))
+                tables.append(_latent_table(numbers, stats, tokens, self.n_rows))
+                if high == self.d_sae or sum(map(len, tables)) >= LATENTS_A_GROUP:
+                    latents.write_table(pa.concat_tables(tables))
+                    tables = []
                 at, *columns = self._choose(fired, row, value, stats, numbers)
                 for some in range(0, len(at), EXAMPLES_A_GROUP):
                     part = slice(some, some + EXAMPLES_A_GROUP)
@@ -254,7 +259,7 @@ class FeatureWriter:
         file = pq.ParquetFile(self.folder / "codes_by_latent.parquet")
         low, size = 0, 0
         waiting: list[list[np.ndarray]] = [[np.zeros(0, t) for t in (np.int32, np.int64, np.float32)]]
-        for batch in file.iter_batches(min(BLOCK_CODES, 1_000_000), columns=["latent", "row", "value"]):
+        for batch in file.iter_batches(BLOCK_CODES, columns=["latent", "row", "value"]):
             waiting.append([batch.column(i).to_numpy() for i in range(3)])
             size += len(batch)
             high = int(waiting[-1][0][-1])  # this latent may go on in the next batch

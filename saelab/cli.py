@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.metadata import version
 
-import saelab
 from saelab.types import SaelabError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 on success, 1 on an error of the user's (told in one line), 130 when interrupted."""
-    parser = argparse.ArgumentParser(prog="saelab", description=saelab.__doc__.splitlines()[0])
-    parser.add_argument("--version", action="version", version=saelab.__version__)
+    parser = argparse.ArgumentParser(prog="saelab", description="Sparse autoencoders from a notebook.")
+    parser.add_argument("--version", action="version", version=version("saelab"))
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="train an SAE on the embedded model and write a report")
     demo.add_argument("--out", default="demo", help="folder to write into (default: demo)")

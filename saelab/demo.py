@@ -45,14 +45,14 @@ class DemoResult:
         explained, by_chance = 1 - report.sae.fvu, 1 - report.untrained.fvu
         kept, kept_by_chance = report.sae.loss_recovered, report.untrained.loss_recovered
         strong = sum(c.f1 > 2 * c.f1_shuffled for c in self.concepts.found)
+        n, n_labels = self.lab.store.n_latents, len(self.concepts.found)
         return [
-            f"{report.sae.l0:.0f} of {self.lab.store.n_latents:,} latents a token explain {explained:.1%} of the "
-            f"variance at {report.hook} (untrained SAE: {by_chance:.1%}).",
-            f"With the reconstruction in its place the model keeps {kept:.1%} of what the layer gives to its loss "
-            f"(untrained SAE: {kept_by_chance:.1%}).",
+            f"{report.sae.l0:.0f} of {n:,} latents a token explain {explained:.1%} of the variance at "
+            f"{report.hook} (untrained SAE: {by_chance:.1%}).",
+            f"With the reconstruction in its place the model keeps {kept:.1%} of what the layer gives to "
+            f"its loss (untrained SAE: {kept_by_chance:.1%}).",
             f"Latent {best.latent} fires on {best.label!r}: F1 {best.f1:.2f}, with shuffled labels "
-            f"{best.f1_shuffled:.2f}. {strong} of {len(self.concepts.found)} labels have a latent twice as good "
-            "as chance.",
+            f"{best.f1_shuffled:.2f}. {strong} of {n_labels} labels have a latent twice as good as chance.",
         ]
 
 

@@ -84,9 +84,9 @@ class Lab:
     def tokens(self, text: str, latent: int | None = None, *, with_card: bool = False) -> TokensView:
         """A heatmap of the text: hover over a token for its latents, click one to colour the text by it.
 
-        latent: chosen at the start, in every view of this Lab. with_card: show the chosen latent's card below.
-        Raises CorpusError on an empty or non-string text or one longer than the model's context, RangeError on a
-        latent out of range.
+        latent: chosen at the start, in every view of this Lab. with_card: show the chosen latent's card.
+        Raises CorpusError on an empty or non-string text or one longer than the model's context, RangeError
+        on a latent out of range.
         """
         self._choose(latent)
         return TokensView(

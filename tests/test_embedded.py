@@ -58,7 +58,8 @@ def test_provenance_says_how_it_was_made():
     known = embedded.provenance()
     assert {"model", "features", "sha256", *(f"sae {h}" for h in embedded.SAE_HOOKS)} == set(known)
     model = known["model"]
-    assert model["command"] and model["versions"]["torch"]
+    assert model["command"]
+    assert model["versions"]["torch"]
     curve = np.array(model["loss_curve"])
     assert curve[-1, 0] == model["tokens"] >= 20e6
     assert curve[-1, 1] < curve[0, 1]

@@ -95,7 +95,12 @@ def jupyter(tmp_path_factory):
         "IPYTHONDIR": str(home / "ipython"),
     }
     options = ["--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0"]
-    options += ["--IdentityProvider.token=", "--LabApp.news_url=None", "--LabApp.check_for_updates_class="]
+    options += [
+        "--ServerApp.disable_check_xsrf=True",
+        "--IdentityProvider.token=",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=",
+    ]
     options[-1] += "jupyterlab.NeverCheckForUpdate"
     log = (home / "log").open("w")
     command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={folder}"]

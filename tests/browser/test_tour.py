@@ -23,6 +23,8 @@ def own_errors(page) -> list[str]:
 def open_notebook(page, jupyter, name: str) -> None:
     page.goto(f"{jupyter.url}/doc/tree/{name}")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
+    # cells that are run before the kernel is up make the lab ask which kernel is meant
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000)
 
 
 def run_all(page, timeout: float) -> None:

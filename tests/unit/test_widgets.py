@@ -167,7 +167,8 @@ def test_questions_are_answered_by_number():
 )
 def test_every_failure_is_an_answer(message):
     def refuse(latent):
-        raise RangeError("latent must be an integer in 0..9. Got 99.")
+        message = "latent must be an integer in 0..9. Got 99."
+        raise RangeError(message)
 
     view = CardView(3, questions={"card": refuse})
     sent = Sent()

@@ -1,0 +1,122 @@
+"""The Lab and the main job: lazy, linked, checked, the same for the same seed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+import saelab
+from saelab.cli import main
+from saelab.types import ConfigError, CorpusError, RangeError, StoreError
+
+
+def test_the_embedded_lab_opens_its_store_and_nothing_else():
+    code = (
+        "import sys, saelab\n"
+        "lab = saelab.Lab.embedded()\n"
+        "lab.features()\n"
+        "repr(lab)\n"
+        "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules), 'loaded too early'\n"
+        "lab.store.latent(3)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_choosing_a_latent_moves_every_view(small_lab):
+    text, browser, card = (
+        small_lab.tokens("Tina gave it to Hugo."),
+        small_lab.features(),
+        small_lab.feature(5),
+    )
+    assert {text.latent, browser.latent, card.latent, small_lab.selection.latent} == {5}
+    text.latent = 9
+    assert {browser.latent, card.latent, small_lab.selection.latent} == {9}
+    small_lab.tokens("more text", latent=2)
+    assert card.latent == 2
+    with pytest.raises(RangeError, match=r"0\.\.63"):
+        small_lab.feature(64)
+    assert card.latent == 2
+
+
+def test_two_labs_do_not_share_a_selection(small_lab):
+    other = saelab.Lab(small_lab.subject, small_lab.sae, small_lab.store)
+    other.feature(7)
+    assert small_lab.selection.latent != 7
+
+
+def test_what_the_views_say_is_what_analysis_says(small_lab):
+    latent = int(small_lab.store.latents()["count"].argmax())
+    card = saelab.analysis.card(small_lab.store, latent, small_lab.sae, small_lab.subject)
+    assert str(small_lab.card(latent)) == str(card) == repr(small_lab.feature(latent))
+    assert small_lab.search("hello there") == saelab.analysis.search(
+        small_lab.subject, small_lab.sae, "hello there"
+    )
+
+
+def test_labels_name_latents(small_lab):
+    lab = saelab.Lab(small_lab.subject, small_lab.sae, small_lab.store, labels={4: "names of people"})
+    assert lab.table.names[4] == "names of people"
+    assert lab.card(4).label == "names of people"
+    with pytest.raises(RangeError):
+        saelab.Lab(small_lab.subject, small_lab.sae, small_lab.store, labels={64: "x"})
+
+
+def test_a_store_of_another_sae_is_refused(small_lab):
+    other = saelab.SAE.create(small_lab.sae.config, seed=9)
+    with pytest.raises(StoreError, match="sae"):
+        saelab.Lab(small_lab.subject, other, small_lab.store)
+
+
+def test_folders_are_opened_when_needed(small_lab, tmp_path):
+    folder = small_lab.sae.save(tmp_path / "sae")
+    lab = saelab.Lab(saelab.embedded.model_folder(), tmp_path / "sae", small_lab.store.folder)
+    assert lab.codes("hello").codes.d_sae == 64
+    assert folder
+    with pytest.raises(StoreError):
+        saelab.Lab("model", "sae", tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("text", ["", "  ", None, 3, "word " * 5000])
+def test_bad_texts_are_refused(small_lab, text):
+    with pytest.raises(CorpusError):
+        small_lab.tokens(text)
+
+
+# ---- the main job
+
+
+@pytest.mark.slow
+def test_the_main_job_is_the_same_for_the_same_seed(tmp_path):
+    from saelab.demo import demo
+
+    small = {"rows": 4_000, "steps": 60, "d_sae": 64, "index_rows": 2_000, "progress": False}
+    first, second = demo(tmp_path / "a", **small), demo(tmp_path / "b", **small)
+    assert first.lines() == second.lines()
+    assert str(first.report) == str(second.report)
+    assert str(demo(tmp_path / "c", **small, seed=1).report) != str(first.report)
+    text = first.page.read_text()
+    assert "untrained SAE" in text
+    for line in first.lines():
+        assert line.split("(")[0].strip() in text.replace("&#x27;", "'")
+    data = json.loads(re.search(r'id="saelab-data">(.*?)</script>', text, re.S)[1])
+    assert [v["kind"] for v in data["views"]] == ["FeaturesView", "TokensView", "TokensView", "TokensView"]
+    assert "<polyline" in text
+    # twice in a row into the same folder
+    assert demo(tmp_path / "a", **small).lines() == first.lines()
+    with pytest.raises(ConfigError):
+        demo(tmp_path / "d", rows=0)
+
+
+def test_the_command_line_tells_errors_in_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["demo", "--out", str(tmp_path / "file")]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("saelab demo: ")
+    assert "Traceback" not in told
+    with pytest.raises(SystemExit):
+        main(["no-such-command"])

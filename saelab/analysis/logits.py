@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +29,7 @@ def logit_lens(sae: SAE, subject: LanguageModel, latent: int, n: int = 10) -> Lo
     not write to the residual stream.
     """
     d_sae = sae.config.d_sae
-    if isinstance(latent, bool) or not 0 <= int(latent) < d_sae or int(latent) != latent:
+    if isinstance(latent, bool) or not isinstance(latent, numbers.Integral) or not 0 <= latent < d_sae:
         message = (
             f"latent must be an integer in 0..{d_sae - 1}. Got {latent!r}. Pass an index below d_sae={d_sae}."
         )

@@ -225,8 +225,8 @@ class Writer:
 
 
 def ioi(w: Writer) -> None:
-    """Two names, one repeated as the giver: the other receives (Wang et al. 2022, indirect object "
-    "identification)."""
+    """Two names, one repeated as the giver: the other receives (Wang et al. 2022, indirect object
+    identification)."""
     for i in range(w.rng.randint(1, 4)):
         if i:
             w.add(" ")

@@ -109,14 +109,14 @@ MONTHS = "January February March April May June July August September October No
 
 
 def held_out(word: str) -> bool:
-    """Whether a name, an argument name or a function name is kept from training: CRC-32 of its "
-    "UTF-8, modulo 5, is 0."""
+    """Whether a name, an argument name or a function name is kept from training: CRC-32 of its
+    UTF-8, modulo 5, is 0."""
     return zlib.crc32(word.encode()) % 5 == 0
 
 
 def held_out_year(year: int) -> bool:
-    """Whether a year is kept from training: it leaves 3 when divided by 5. Its century and its last "
-    "digits are not."""
+    """Whether a year is kept from training: it leaves 3 when divided by 5. Its century and its last
+    digits are not."""
     return year % 5 == 3
 
 

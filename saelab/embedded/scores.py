@@ -20,8 +20,8 @@ TARGETS = {"ioi_accuracy": 0.95, "greater_than": 0.7, "docstring_accuracy": 0.8,
 
 
 def ioi_accuracy(model: Any, tokenizer: Any, n: int = 400, seed: int = 0) -> float:
-    """Share of prompts where the receiver's full name is likelier than the giver's (Wang et al. "
-    "2022, section 3)."""
+    """Share of prompts where the receiver's full name is likelier than the giver's (Wang et al.
+    2022, section 3)."""
     rng = random.Random(f"ioi-{seed}")
     texts, right, wrong = [], [], []
     for _ in range(n):
@@ -42,8 +42,8 @@ def ioi_accuracy(model: Any, tokenizer: Any, n: int = 400, seed: int = 0) -> flo
 
 
 def greater_than(model: Any, tokenizer: Any, n: int = 300, seed: int = 0) -> float:
-    """Mean of p(later year) - p(same or earlier), summed over pairs of digits (Hanna et al. 2023, "
-    "section 2)."""
+    """Mean of p(later year) - p(same or earlier), summed over pairs of digits (Hanna et al. 2023,
+    section 2)."""
     rng = random.Random(f"years-{seed}")
     texts, starts = [], []
     for _ in range(n):
@@ -87,8 +87,8 @@ def docstring_accuracy(model: Any, tokenizer: Any, n: int = 300, seed: int = 0) 
 
 
 def repeat_loss_ratio(model: Any, tokenizer: Any, n: int = 64, length: int = 50, seed: int = 0) -> float:
-    """Mean loss on the second copy of random tokens over that on the first (Olsson et al. 2022, "
-    "induction)."""
+    """Mean loss on the second copy of random tokens over that on the first (Olsson et al. 2022,
+    induction)."""
     rng = random.Random(f"repeat-{seed}")
     rows = [[tokenizer.bos_token_id, *repeated_tokens(rng, length, len(tokenizer))] for _ in range(n)]
     ids = torch.tensor(rows)

@@ -20,8 +20,8 @@ CHUNK_STEPS = 200
 
 
 class Plan(NamedTuple):
-    """How long and how to train. Most tokens come in short rows, the last part in rows of the full "
-    "context."""
+    """How long and how to train. Most tokens come in short rows, the last part in rows of the full
+    context."""
 
     tokens: int
     seed: int = 0
@@ -81,12 +81,16 @@ def train_model(
     work: Path,
     plan: Plan,
     *,
+    model: Any,
     device: str = "cpu",
     report: Callable[[str], None],
 ) -> tuple[Any, list[dict[str, float]]]:
-    """Train, or go on from the checkpoint in `work`. Gives the model and its history (step, tokens, "
-    "loss, scores)."""
-    model = new_model(plan.full, plan.seed).to(device)
+    """Train a model for one phase, or go on from the checkpoint in `work`.
+
+    Gives the model and the phase's history (step, tokens, loss, scores).
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    model = model.to(device).train()
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".h." in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".h." in n)]
     muon = torch.optim.Muon(matrices, lr=plan.lr_matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
@@ -143,11 +147,11 @@ def train_model(
 def phases(tokens: int, seed: int) -> list[Plan]:
     """First the plain families, then all of them: what was learned on few templates is loosened from them.
 
-    tokens: of the first phase; the second takes 0.36 of that.
+    tokens: of the first phase; the second takes 0.32 of that.
     """
     return [
         Plan(tokens, seed, PLAIN),
-        Plan(int(tokens * 0.36), seed + 1, decay_share=0.6, lr_matrices=4e-3, lr_others=2e-3),
+        Plan(int(tokens * 0.32), seed + 1, decay_share=0.6, lr_matrices=4e-3, lr_others=2e-3),
     ]
 
 

@@ -74,8 +74,8 @@ def corpus_of(subject: Subject, corpus: Any) -> Corpus | Sequence[Any]:
 def check_hooks(
     subject: Subject, hooks: Iterable[HookPoint | str], corpus: Corpus | Sequence[Any]
 ) -> list[HookPoint]:
-    """The hook points, each once, known to the subject and alive on the corpus's first sample. "
-    "Raises HookError."""
+    """The hook points, each once, known to the subject and alive on the corpus's first sample.
+    Raises HookError."""
     if isinstance(hooks, str | HookPoint):
         hooks = [hooks]
     points = list({str(h): HookPoint.of(h) for h in hooks}.values())

@@ -133,8 +133,8 @@ class LanguageModel(TorchSubject):
         return (vectors * self.final_norm_scale) @ self.unembed
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        """(start, end) characters of each token of `to_tokens(text)`; (0, 0) for BOS. Needs a fast "
-        "tokenizer."""
+        """(start, end) characters of each token of `to_tokens(text)`; (0, 0) for BOS. Needs a fast
+        tokenizer."""
         ids = self.to_tokens(text)
         found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         own = [tuple(pair) for pair in found["offset_mapping"]]

@@ -20,24 +20,32 @@ def own_errors(page) -> list[str]:
     return [e for e in page.errors if not FOREIGN.search(e)]
 
 
+PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
+
+
 def open_notebook(page, jupyter, name: str) -> None:
     page.goto(f"{jupyter.url}/doc/tree/{name}")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
-    # cells that are run before the kernel is up make the lab ask which kernel is meant
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000)
 
 
 def run_all(page, timeout: float) -> None:
     """Run > Run All Cells, and wait until every code cell has its number."""
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
-    page.wait_for_function(
-        """() => {
-            const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e =>
-            e.textContent); return prompts.length > 0 && prompts.every(p => /\\[\\d+\\]/.test(p));
-        }""",
-        timeout=timeout,
-    )
+    for _ in range(10):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        page.wait_for_timeout(1_000)
+        started = page.evaluate(f"() => {PROMPTS}.some(p => /[*\\d]/.test(p))")
+        if started and not page.locator(".jp-Dialog").count():
+            break
+        # the lab asks which kernel is meant where its session is not ready yet
+        if page.locator(".jp-Dialog").count():
+            page.get_by_role("button", name="Select Kernel").or_(
+                page.get_by_role("button", name="Select")
+            ).first.click()
+        page.wait_for_timeout(1_000)
+    ran = f"() => {{ const p = {PROMPTS}; return p.length > 0 && p.every(t => /\\[\\d+\\]/.test(t)); }}"
+    page.wait_for_function(ran, timeout=timeout)
 
 
 SMALL = """
@@ -153,13 +161,13 @@ def test_the_theme_follows_the_lab(page, jupyter, small):
     page.get_by_role("menuitem", name="Settings", exact=True).click()
     page.get_by_text("Theme", exact=True).hover()
     page.get_by_text("JupyterLab Dark", exact=True).click()
-    page.wait_for_selector('[data-jp-theme-light="false"]')
+    page.wait_for_selector('body[data-jp-theme-light="false"]', state="attached")
     page.wait_for_timeout(500)
     assert colours() != before
     page.get_by_role("menuitem", name="Settings", exact=True).click()
     page.get_by_text("Theme", exact=True).hover()
     page.get_by_text("JupyterLab Light", exact=True).click()
-    page.wait_for_selector('[data-jp-theme-light="true"]')
+    page.wait_for_selector('body[data-jp-theme-light="true"]', state="attached")
 
 
 def test_a_lost_kernel_is_said_and_what_was_shown_stays(page, jupyter, small):

@@ -14,6 +14,8 @@ export interface Bridge {
 /** The part of anywidget's model that views use; exported pages have one of their own, with a bridge. */
 export interface Model {
   bridge?: Bridge;
+  /** of the notebook; absent in exported pages, and its kernel in some front ends */
+  widget_manager?: { kernel?: any };
   get(name: string): any;
   set(name: string, value: any): void;
   save_changes(): void;

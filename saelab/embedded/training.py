@@ -147,11 +147,11 @@ def train_model(
 def phases(tokens: int, seed: int) -> list[Plan]:
     """First the plain families, then all of them: what was learned on few templates is loosened from them.
 
-    tokens: of the first phase; the second takes 0.32 of that.
+    tokens: of the first phase; the second takes 0.6 of that.
     """
     return [
         Plan(tokens, seed, PLAIN),
-        Plan(int(tokens * 0.32), seed + 1, decay_share=0.6, lr_matrices=4e-3, lr_others=2e-3),
+        Plan(int(tokens * 0.6), seed + 1, decay_share=0.6, lr_matrices=4e-3, lr_others=2e-3),
     ]
 
 

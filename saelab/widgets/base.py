@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anywidget
 import traitlets
@@ -12,6 +12,9 @@ import traitlets
 from saelab.types import ConfigError, SaelabError, nearest
 from saelab.widgets import assets
 from saelab.widgets.encode import Packed
+
+# a longer answer is not sent along with a view, but asked for
+OPENING_BYTES = 100_000
 
 
 class Selection(traitlets.HasTraits):
@@ -26,11 +29,15 @@ class View(anywidget.AnyWidget):
     """Base of the views.
 
     The front end sends `{id, ask, args}`; the kernel answers `{id, ok}` with binary buffers, or `{id,
-    error}` (see docs/widgets.md). The only synchronised state is what is chosen and a few options.
+    error}` (see docs/widgets.md). The only synchronised state is what is chosen, a few options, and the short
+    answers that a view paints first: a kernel that goes on to the next cell answers nothing until it is done.
     """
 
     _css = assets.css()
+    # the questions without arguments, whose answers a view paints first
+    own: ClassVar[tuple[str, ...]] = ()
     latent = traitlets.Int(None, allow_none=True).tag(sync=True)
+    opening = traitlets.Dict().tag(sync=True)
 
     def __init__(self, *, selection: Selection | None = None, **options: Any) -> None:
         known = [name for name in self.class_trait_names() if not name.startswith("_")]
@@ -43,6 +50,7 @@ class View(anywidget.AnyWidget):
         if self.latent is not None:
             self.selection.latent = self.latent
         traitlets.link((self.selection, "latent"), (self, "latent"))
+        self.opening = self._opening()
         self.on_msg(self._received)
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
@@ -73,6 +81,15 @@ class View(anywidget.AnyWidget):
         if data is not None:
             data["text/plain"] = self.text()
         return bundle
+
+    def _opening(self) -> dict[str, Any]:
+        """Answers to send along, by question, "card:7" for a card."""
+        asked: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in self.own]
+        if self.latent is not None and getattr(self, "with_card", True):
+            asked.append(("card", {"latent": self.latent}))
+        packed = {":".join([q, *map(str, a.values())]): self.answers()[q](**a) for q, a in asked}
+        short = {q: p for q, p in packed.items() if sum(map(len, p.buffers)) <= OPENING_BYTES}
+        return {q: {"header": p.header, "buffers": p.buffers} for q, p in short.items()}
 
     def _received(self, _: Any, content: Any, buffers: Any) -> None:
         number = content.get("id") if isinstance(content, dict) else None

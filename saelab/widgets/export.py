@@ -96,7 +96,7 @@ renderPage(JSON.parse(document.getElementById("saelab-data").textContent),
 def _data(views: Sequence[View]) -> dict[str, Any]:
     entries = []
     for view in views:
-        own = {name: view.answers()[name]().page() for name in _own(view)}
+        own = {name: view.answers()[name]().page() for name in view.own}
         state = {"with_card": isinstance(view, TokensView) and view.with_card}
         entries.append({"kind": type(view).__name__, "own": own, "state": state})
     latents, card = _cards(views)
@@ -108,12 +108,6 @@ def _data(views: Sequence[View]) -> dict[str, Any]:
     packed = {n: b64encode(zlib.compress(json.dumps(c).encode(), 9)).decode() for n, c in chunks.items()}
     latent = next((v.latent for v in views if v.latent is not None), None)
     return {"latent": latent, "views": entries, "chunks": packed, "per": CARDS_A_CHUNK}
-
-
-def _own(view: View) -> tuple[str, ...]:
-    if isinstance(view, FeaturesView):
-        return ("table", "names")
-    return ("codes",) if isinstance(view, TokensView) else ()
 
 
 def _cards(views: Sequence[View]) -> tuple[list[int], Any]:

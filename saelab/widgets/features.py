@@ -20,6 +20,7 @@ class FeaturesView(View):
     """
 
     _esm = assets.module("features", "renderFeatures")
+    own = ("table", "names")
 
     def __init__(
         self, table: LatentTable, questions: Mapping[str, Callable[..., Any]], **options: Any

@@ -21,6 +21,7 @@ class TokensView(View):
     """
 
     _esm = assets.module("tokens", "renderTokens")
+    own = ("codes",)
     with_card = traitlets.Bool(False).tag(sync=True)
 
     def __init__(

@@ -31,18 +31,16 @@ def open_notebook(page, jupyter, name: str) -> None:
 
 def run_all(page, timeout: float) -> None:
     """Run > Run All Cells, and wait until every code cell has its number."""
-    for _ in range(10):
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
-        page.wait_for_timeout(1_000)
-        started = page.evaluate(f"() => {PROMPTS}.some(p => /[*\\d]/.test(p))")
-        if started and not page.locator(".jp-Dialog").count():
-            break
+    dialog = page.locator(".jp-Dialog button.jp-mod-accept")
+    for _ in range(20):
         # the lab asks which kernel is meant where its session is not ready yet
-        if page.locator(".jp-Dialog").count():
-            page.get_by_role("button", name="Select Kernel").or_(
-                page.get_by_role("button", name="Select")
-            ).first.click()
+        if dialog.count():
+            dialog.first.click()
+        elif page.evaluate(f"() => {PROMPTS}.some(p => /[*\\d]/.test(p))"):
+            break
+        else:
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_text("Run All Cells", exact=True).click()
         page.wait_for_timeout(1_000)
     ran = f"() => {{ const p = {PROMPTS}; return p.length > 0 && p.every(t => /\\[\\d+\\]/.test(t)); }}"
     page.wait_for_function(ran, timeout=timeout)

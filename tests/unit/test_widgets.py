@@ -167,6 +167,8 @@ def test_questions_are_answered_by_number():
 )
 def test_every_failure_is_an_answer(message):
     def refuse(latent):
+        if latent != 99:
+            return card(latent)
         message = "latent must be an integer in 0..9. Got 99."
         raise RangeError(message)
 
@@ -220,7 +222,26 @@ def test_only_small_state_is_synchronised():
             for k, v in view.get_state().items()
             if not k.startswith("_") and k not in ("layout", "tabbable", "tooltip")
         }
-        assert set(state) <= {"latent", "with_card"}
+        assert set(state) <= {"latent", "with_card", "opening"}
+
+
+def test_what_a_view_paints_first_comes_along_if_it_is_short():
+    chosen = Selection(latent=3)
+    views = [
+        CardView(3, questions={"card": card}),
+        FeaturesView(table(), questions={"card": card}, selection=chosen),
+        TokensView(codes(), questions={"card": card}, selection=chosen),
+        TokensView(codes(), questions={"card": card}, selection=chosen, with_card=True),
+    ]
+    expected = [{"card:3"}, {"table", "names", "card:3"}, {"codes"}, {"codes", "card:3"}]
+    assert [set(v.opening) for v in views] == expected
+    for view in views:
+        for question, answer in view.opening.items():
+            name, _, latent = question.partition(":")
+            sent, buffers = ask(view, id=1, ask=name, args={"latent": int(latent)} if latent else {})
+            assert (sent["ok"], buffers) == (answer["header"], answer["buffers"])
+    wide = FeaturesView(table(60_000), questions={"card": card})
+    assert wide.opening == {}
 
 
 def test_views_print_as_text():

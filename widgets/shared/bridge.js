@@ -8,23 +8,26 @@
 
 export const SLOW_MS = 2500;
 export const DEAD_MS = 12000;
+const TICK_MS = 500;
+const GONE = ["dead", "restarting", "autorestarting", "terminating"];
 
 /**
- * Ask the kernel: `{id, ask, args}` goes out, `{id, ok}` with buffers or `{id, error}` comes back.
+ * Ask the kernel: `{id, ask, args}` goes out, `{id, ok}` with buffers or `{id, error}` comes back. What came along with
+ * the view is not asked for. A kernel that runs other cells is waited for; one that is idle and silent is given up.
  * @param {Model} model
  * @param {(message: string) => void} say shows a banner; "" takes it away
  * @returns {Bridge}
  */
 export function kernelBridge(model, say) {
   let next = 0;
-  /** @type {Map<number, {resolve: (a: Answer) => void, reject: (e: Error) => void, timers: any[]}>} */
+  /** @type {Map<number, {resolve: (a: Answer) => void, reject: (e: Error) => void, clock: any}>} */
   const waiting = new Map();
   /** @param {any} message @param {DataView[]} buffers */
   const receive = (message, buffers) => {
     const asked = waiting.get(message.id);
     if (!asked) return;
     waiting.delete(message.id);
-    asked.timers.forEach(clearTimeout);
+    clearInterval(asked.clock);
     say("");
     if (message.error) asked.reject(new Error(message.error));
     else asked.resolve({ header: message.ok, buffers: buffers.map(bytesOf) });
@@ -32,34 +35,42 @@ export function kernelBridge(model, say) {
   model.on("msg:custom", receive);
 
   const dead = "The kernel does not answer. Restart it and run the cell again; what is shown here stays readable.";
-  const kernel = /** @type {any} */ (model).widget_manager?.kernel;
+  const kernel = () => model.widget_manager?.kernel;
   /** @param {any} _ @param {string} status */
   const watch = (_, status) => {
-    if (["dead", "restarting", "autorestarting", "terminating"].includes(status)) say(dead);
+    if (GONE.includes(status)) say(dead);
   };
-  kernel?.statusChanged?.connect(watch);
+  const watched = kernel();
+  watched?.statusChanged?.connect(watch);
+  const opening = model.get("opening") ?? {};
 
   return {
     live: true,
     ask(name, args = {}) {
+      const along = opening[[name, ...Object.values(args)].join(":")];
+      if (along) return Promise.resolve({ header: along.header, buffers: along.buffers.map(bytesOf) });
       return new Promise((resolve, reject) => {
         const id = next++;
-        const timers = [
-          setTimeout(() => say("Waiting for the kernel…"), SLOW_MS),
-          setTimeout(() => {
+        let [total, silent] = [0, 0];
+        const clock = setInterval(() => {
+          const busy = kernel()?.status === "busy";
+          total += TICK_MS;
+          silent = busy ? 0 : silent + TICK_MS;
+          if (silent >= DEAD_MS) {
+            clearInterval(clock);
             waiting.delete(id);
             say(dead);
             reject(new Error(dead));
-          }, DEAD_MS),
-        ];
-        waiting.set(id, { resolve, reject, timers });
+          } else if (total >= SLOW_MS) say(busy ? "The kernel is busy with another cell; this goes on when it is free." : "Waiting for the kernel…");
+        }, TICK_MS);
+        waiting.set(id, { resolve, reject, clock });
         model.send({ id, ask: name, args });
       });
     },
     close() {
       model.off("msg:custom", receive);
-      kernel?.statusChanged?.disconnect(watch);
-      for (const { timers } of waiting.values()) timers.forEach(clearTimeout);
+      watched?.statusChanged?.disconnect(watch);
+      for (const { clock } of waiting.values()) clearInterval(clock);
       waiting.clear();
     },
   };

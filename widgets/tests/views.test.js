@@ -83,6 +83,29 @@ describe("bridge", () => {
     expect(await asked).toMatch(/does not answer/);
     expect(said.at(-1)).toMatch(/does not answer/);
   });
+  test("a kernel that runs other cells is waited for", async () => {
+    vi.useFakeTimers();
+    const said = [];
+    const model = new FakeModel({}, null);
+    model.widget_manager = { kernel: { status: "busy" } };
+    const asked = kernelBridge(model, (m) => said.push(m)).ask("card", { latent: 1 });
+    vi.advanceTimersByTime(10 * DEAD_MS);
+    expect(said.at(-1)).toMatch(/busy/);
+    model.emit("msg:custom", { id: 0, ok: "late" }, []);
+    expect((await asked).header).toBe("late");
+    expect(said.at(-1)).toBe("");
+  });
+  test("what came along with the view is not asked for", async () => {
+    const buffers = [new DataView(Uint8Array.from([1, 2]).buffer)];
+    const model = new FakeModel({ opening: { "card:7": { header: { latent: 7 }, buffers } } }, null);
+    const bridge = kernelBridge(model, () => {});
+    const card = await bridge.ask("card", { latent: 7 });
+    expect([...card.buffers[0]]).toEqual([1, 2]);
+    expect(model.sent).toEqual([]);
+    bridge.ask("card", { latent: 8 });
+    expect(model.sent.length).toBe(1);
+    bridge.close();
+  });
 });
 
 describe("tokens", () => {

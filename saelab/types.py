@@ -225,7 +225,10 @@ class Run:
 class Intervention(Protocol):
     """An edit of the activations at one hook point. The null edit is the identity, bit for bit."""
 
-    hook: HookPoint
+    @property
+    def hook(self) -> HookPoint:
+        """Where it edits."""
+        ...
 
     def __call__(self, acts: Tensor, rows: Tensor | None = None) -> Tensor:
         """acts [samples, positions, width] -> the same shape."""

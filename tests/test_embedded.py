@@ -12,9 +12,10 @@ from transformers import AutoTokenizer
 import saelab
 from saelab import embedded
 from saelab.corpora import world_lexicon as lexicon
+from saelab.corpora.world import FAMILIES
 from saelab.embedded import scores
 from saelab.embedded.data import Chunk, write_chunk
-from saelab.embedded.training import Plan, new_model
+from saelab.embedded.training import CHUNK_STEPS, Plan, new_model, phases
 from saelab.stores.manifest import sha256
 from saelab.types import HookError
 
@@ -128,7 +129,7 @@ def test_any_text_survives_the_tokenizer(tokenizer, text):
 
 
 def test_training_rows_are_the_same_anywhere_and_hold_no_held_out_name(tokenizer, tmp_path):
-    chunk = Chunk(3, 40, 128, seed=0)
+    chunk = Chunk(3, 40, 128, seed=0, families=tuple(FAMILIES))
     paragraphs = ["A paragraph of natural text that is long enough to be one."] * 3
     first = np.load(write_chunk(tokenizer, paragraphs, chunk, tmp_path / "a"))
     again = np.load(write_chunk(tokenizer, paragraphs, chunk, tmp_path / "b"))
@@ -149,8 +150,14 @@ def test_the_learning_rate_rises_stays_and_falls():
     assert max(rates) == 1.0
     assert rates[plan.warmup] == 1.0
     assert rates[-1] < 0.01
-    assert plan.length(0) == plan.short
-    assert plan.length(plan.steps - 1) == plan.full
+
+
+def test_every_row_length_has_its_share_of_the_steps():
+    for plan in (Plan(tokens=8_192 * 1_000), *phases(34_000_000, 0)):
+        lengths = [plan.length(step) for step in range(plan.steps)]
+        assert 0.1 < lengths.count(256) / plan.steps < 0.3
+        assert set(lengths) == {128, 256}
+        assert all(len(set(lengths[i : i + CHUNK_STEPS])) == 1 for i in range(0, plan.steps, CHUNK_STEPS))
 
 
 def test_ioi_and_docstring_scores_tell_a_copying_model_from_chance(tokenizer):

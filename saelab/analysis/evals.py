@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saelab.corpora import Corpus, Document, as_corpus
 from saelab.interventions import MeanAblate, Reconstruct
-from saelab.types import CorpusError, HookError, HookPoint, Inputs, Intervention, check_finite
+from saelab.types import CorpusError, HookPoint, Inputs, Intervention, check_finite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,22 +88,17 @@ def evaluate(
     """
     from saelab.sae import SAE
 
-    hook = sae.config.hook
-    if hook is None:
-        message = (
-            "An SAE must name its hook point to be evaluated. Got hook=None. Set it in the SAE's config."
-        )
-        raise HookError(message)
-    hook = subject.hook_point(str(hook))
+    hook = subject.hook_point(str(sae.hook))
     corpus = as_corpus(corpus)
     # the first pass finds the mean, the second measures: flat memory at the price of a partial forward
-    total: Tensor | float = 0.0
+    total: Tensor | None = None
     sample: Tensor | None = None
     n_rows = 0
     for _, x in _batches(subject, corpus, hook, max_rows, batch_size):
-        total, n_rows = total + x.double().sum(0), n_rows + len(x)
+        summed = x.double().sum(0)
+        total, n_rows = summed if total is None else total + summed, n_rows + len(x)
         sample = x if n_rows == len(x) else sample
-    if not n_rows:
+    if total is None or not n_rows:
         message = (
             f"A corpus must hold rows besides BOS to be scored. Got none in {corpus!r}. Pass longer texts."
         )
@@ -117,7 +112,7 @@ def evaluate(
     for inputs, x in _batches(subject, corpus, hook, max_rows, batch_size):
         clean += _summed_loss(subject, inputs)
         ablated += _summed_loss(subject, inputs, ablate)
-        n_targets += int((inputs.lengths - 1).sum())
+        n_targets += int((np.asarray(inputs.lengths) - 1).sum())
         for arm in arms:
             arm.add(x)
             arm.loss += _summed_loss(subject, inputs, Reconstruct(hook, arm.sae, keep_first=True))
@@ -158,7 +153,7 @@ def _summed_loss(subject: LanguageModel, inputs: Inputs, *edits: Intervention) -
     import torch
     import torch.nn.functional as F
 
-    logits = subject.run(inputs, edits=edits).output
+    logits: Any = subject.run(inputs, edits=edits).output
     ids = inputs.data["input_ids"]
     target = torch.arange(1, ids.shape[1]) < torch.as_tensor(inputs.lengths)[:, None]
     target = target.to(ids.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,10 +60,12 @@ def card(
     """
     lens = None
     if sae is not None and subject is not None:
-        try:
-            lens = logit_lens(sae, subject, latent)
-        except HookError:
-            lens = None  # the hook point does not write to the residual stream
+        from saelab.subjects import LanguageModel
+
+        # other subjects have no logits, and some hook points do not write to the residual stream
+        if isinstance(subject, LanguageModel):
+            with contextlib.suppress(HookError):
+                lens = logit_lens(sae, subject, latent)
     return FeatureCard(
         stats(store, latent),
         examples(store, latent, n_top, "top"),

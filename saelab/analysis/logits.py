@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saelab.analysis.results import LogitLens
-from saelab.types import HookError, RangeError
+from saelab.types import RangeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,13 +48,7 @@ def direct_logits(sae: SAE, subject: LanguageModel, latents: list[int]) -> np.nd
     """
     import torch
 
-    hook = sae.config.hook
-    if hook is None:
-        message = (
-            "The logit lens must know where the SAE reads. Got hook=None. Set the hook in the SAE's config."
-        )
-        raise HookError(message)
     with torch.no_grad():
-        directions: Tensor = subject.to_residual(hook, sae.W_dec[latents])
+        directions: Tensor = subject.to_residual(sae.hook, sae.W_dec[latents])
         logits = subject.residual_to_logits(directions)
         return (logits - logits.mean(-1, keepdim=True)).float().cpu().numpy()

@@ -20,8 +20,7 @@ def token_codes(subject: LanguageModel, sae: SAE, text: str) -> TokenCodes:
     has no hook point of this subject.
     """
     inputs = subject.prepare([text])
-    hook = sae.config.hook
-    acts = subject.run(inputs, read=[hook], output=False).acts[str(hook)][0]
+    acts = subject.run(inputs, read=[sae.hook], output=False).acts[str(sae.hook)][0]
     ids = inputs.data["input_ids"][0].tolist()
     counted = np.array([i != subject.bos_id or at > 0 for at, i in enumerate(ids)], dtype=bool)
     return TokenCodes(text, subject.token_strings(ids), sae.encode_sparse(acts), counted)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from saelab.corpora.documents import Corpus, Document
-from saelab.corpora.world_lexicon import forbidden_words, held_out_year
+from saelab.corpora.world_lexicon import forbidden_words, like_held_out_year
 
 SKIPPED = {"test", "tests", "idle_test", "site-packages", "lib2to3", "__pycache__", "turtledemo", "idlelib"}
 MIN_CHARACTERS = 60
@@ -61,5 +61,5 @@ def _texts(path: Path, relative: Path) -> list[str]:
 def _allowed(text: str) -> bool:
     words = re.findall(r"[A-Za-z_]+|\d+", text)
     return not any(
-        w in forbidden_words() or (w.isdigit() and len(w) == 4 and held_out_year(int(w))) for w in words
+        w in forbidden_words() or (w.isdigit() and len(w) == 4 and like_held_out_year(int(w))) for w in words
     )

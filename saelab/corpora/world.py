@@ -32,7 +32,7 @@ FAMILIES: dict[str, tuple[Callable[[Writer], None], float]] = {
     "counting": (plain.counting, 0.04),
     "ioi varied": (varied.ioi, 0.45),
     "years varied": (varied.years, 0.30),
-    "docstring varied": (varied.docstring, 0.25),
+    "docstring varied": (varied.docstring, 0.35),
 }
 PLAIN = tuple(f for f in FAMILIES if not f.endswith("varied"))
 

@@ -6,6 +6,8 @@ The tests' held-out templates (every fifth of the lists in `world_families`) can
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from saelab.corpora import world_lexicon as lexicon
 from saelab.corpora.world_families import Writer, year_span
 
@@ -186,7 +188,7 @@ def docstring(w: Writer) -> None:
     w.add(f'{indent}"""\n')
 
 
-def _filled(w: Writer, form: str, **parts: list[str]) -> str:
+def _filled(w: Writer, form: str, **parts: Sequence[str]) -> str:
     """The form with its parts drawn; other slots stay."""
     for name, choices in parts.items():
         while "{" + name + "}" in form:

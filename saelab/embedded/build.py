@@ -21,6 +21,7 @@ from typing import Any
 
 import saelab
 from saelab.corpora import Corpus, Document, natural, world
+from saelab.corpora.world import PLAIN
 from saelab.embedded import ASSETS, SAE_HOOKS, STORE_HOOK
 from saelab.embedded.tokenizer import train_tokenizer
 from saelab.stores.manifest import sha256
@@ -37,7 +38,7 @@ def build_tokenizer(work: Path) -> None:
 
     folder = work / "tokenizer"
     if not folder.exists():
-        texts = [d.text for d in world(seed=0, n_documents=60_000)]
+        texts = [d.text for d in world(seed=0, n_documents=60_000, families=PLAIN)]
         train_tokenizer(texts + natural_split(held_out=False)).save_pretrained(folder)
 
 

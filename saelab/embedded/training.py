@@ -20,17 +20,18 @@ CHUNK_STEPS = 200
 
 
 class Plan(NamedTuple):
-    """How long and how to train. Most tokens come in short rows, the last part in rows of the full
-    context."""
+    """How long and how to train.
+
+    lengths: tokens a row, each for an equal share of the steps; most come in short rows, some in rows of the
+    full context.
+    """
 
     tokens: int
     seed: int = 0
     families: tuple[str, ...] = tuple(FAMILIES)
     tokens_per_step: int = 8_192
     micro_batches: int = 2
-    short: int = 128
-    full: int = 256
-    full_share: float = 0.2
+    lengths: tuple[int, ...] = (128, 128, 128, 128, 256)
     warmup: int = 200
     decay_share: float = 0.35
     lr_matrices: float = 6e-3
@@ -43,7 +44,7 @@ class Plan(NamedTuple):
     def length(self, step: int) -> int:
         """Tokens a row at a step; the same within a chunk."""
         chunk_start = step - step % CHUNK_STEPS
-        return self.full if chunk_start >= self.steps * (1 - self.full_share) else self.short
+        return self.lengths[len(self.lengths) * chunk_start // self.steps]
 
     def lr(self, step: int) -> float:
         """Factor on both learning rates: warm up, stay, go down to 0 in a straight line."""
@@ -151,7 +152,15 @@ def phases(tokens: int, seed: int) -> list[Plan]:
     """
     return [
         Plan(tokens, seed, PLAIN),
-        Plan(int(tokens * 0.6), seed + 1, decay_share=0.6, lr_matrices=4e-3, lr_others=2e-3),
+        Plan(
+            int(tokens * 0.6),
+            seed + 1,
+            # the full context in between: after a last part of long rows the order of arguments was lost
+            lengths=(128, 128, 256, 128, 128, 128, 256, 128, 128, 128),
+            decay_share=0.6,
+            lr_matrices=4e-3,
+            lr_others=2e-3,
+        ),
     ]
 
 

@@ -84,7 +84,7 @@ def check_hooks(
         raise HookError(message)
     if not is_language(subject):
         # modules learn the shapes of their hook points from a sample
-        subject.run(subject.prepare([corpus[0]]), read=points, output=False)
+        subject.run(subject.prepare([next(iter(corpus))]), read=points, output=False)
     for point in points:
         subject.width(point)
     return points

@@ -13,7 +13,7 @@ from saelab.harvesting.batches import batches, check_hooks, corpus_of
 from saelab.stores import FeatureStore
 from saelab.stores.feature_writer import FeatureWriter
 from saelab.stores.manifest import building
-from saelab.types import ConfigError, HookError, ShapeError
+from saelab.types import ConfigError, ShapeError
 
 if TYPE_CHECKING:
     from saelab.sae import SAE
@@ -52,13 +52,7 @@ def index(
     """
     from tqdm.auto import tqdm
 
-    hook = sae.config.hook
-    if hook is None:
-        message = (
-            "An SAE must name the hook point that it reads. Got hook=None. Set it: "
-            "saelab.recipe(..., hook=...)."
-        )
-        raise HookError(message)
+    hook = sae.hook
     if not isinstance(window, tuple | list) or len(window) != 2:
         message = f"window must be (tokens before, tokens after). Got {window!r}. Pass window=(10, 10)."
         raise ConfigError(message)

@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from saelab.sae import storage
 from saelab.sae.kernels import Sparse, active_pre, sparse_decode
 from saelab.sae.recipes import RECIPES, SAEConfig
-from saelab.types import Codes, ConfigError, NonFiniteError, RangeError, Scale, ShapeError, check_finite
+from saelab.types import (
+    Codes,
+    ConfigError,
+    HookError,
+    HookPoint,
+    NonFiniteError,
+    RangeError,
+    Scale,
+    ShapeError,
+    check_finite,
+)
 
 
 class Forward(NamedTuple):
@@ -116,6 +126,17 @@ class SAE(nn.Module):
     def d_sae(self) -> int:
         """Number of latents."""
         return self.config.d_sae
+
+    @property
+    def hook(self) -> HookPoint:
+        """Where it reads. Raises HookError on an SAE that names no hook point."""
+        if self.config.hook is None:
+            message = (
+                "An SAE must name the hook point that it reads. Got hook=None. Set it: "
+                "saelab.recipe(..., hook=...)."
+            )
+            raise HookError(message)
+        return self.config.hook
 
     def encode(self, x: Float[Tensor, "*lead d_in"]) -> Float[Tensor, "*lead d_sae"]:
         """Dense codes, differentiable."""

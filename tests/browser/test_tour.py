@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from real_lab import open_notebook, run_all
 
 ROOT = Path(__file__).parents[2]
 # of the server and the lab themselves, offline; none of these is ours
@@ -18,32 +19,6 @@ FOREIGN = re.compile(
 
 def own_errors(page) -> list[str]:
     return [e for e in page.errors if not FOREIGN.search(e)]
-
-
-PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
-
-
-def open_notebook(page, jupyter, name: str) -> None:
-    page.goto(f"{jupyter.url}/doc/tree/{name}")
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000)
-
-
-def run_all(page, timeout: float) -> None:
-    """Run > Run All Cells, and wait until every code cell has its number."""
-    dialog = page.locator(".jp-Dialog button.jp-mod-accept")
-    for _ in range(20):
-        # the lab asks which kernel is meant where its session is not ready yet
-        if dialog.count():
-            dialog.first.click()
-        elif page.evaluate(f"() => {PROMPTS}.some(p => /[*\\d]/.test(p))"):
-            break
-        else:
-            page.get_by_role("menuitem", name="Run", exact=True).click()
-            page.get_by_text("Run All Cells", exact=True).click()
-        page.wait_for_timeout(1_000)
-    ran = f"() => {{ const p = {PROMPTS}; return p.length > 0 && p.every(t => /\\[\\d+\\]/.test(t)); }}"
-    page.wait_for_function(ran, timeout=timeout)
 
 
 SMALL = """

@@ -42,6 +42,22 @@ def test_training_never_sees_what_is_held_out(documents):
             assert not lexicon.held_out_year(int(year)), document
 
 
+def test_held_out_years_have_their_last_digits_in_training_but_not_in_plain_spans():
+    def starts(family, split="train"):
+        return {
+            int(d.text[c.start : c.end]) * 100 + int(d.text[y.start : y.end])
+            for d in world(seed=4, n_documents=4_000, split=split, families=[family])
+            for c, y in itertools.pairwise(d.spans)
+            if (c.label, y.label) == ("century", "start year")
+        }
+
+    held_out = starts("years", "heldout")
+    assert held_out
+    assert all(map(lexicon.held_out_year, held_out))
+    assert {y % 100 for y in held_out} <= {y % 100 for y in starts("years varied")}
+    assert not {y % 100 for y in held_out} & {y % 100 for y in starts("years")}
+
+
 def test_the_held_out_split_uses_only_held_out_names_and_templates(held_out_documents):
     held = lexicon.forbidden_words()
     seen = set()

@@ -70,8 +70,3 @@ export function tokenElement(text, attributes = {}) {
 export function tokenName(text) {
   return visibleParts(text).map((p) => p.text).join("").replace(/^ /, "·") || "∅";
 }
-
-/** Replace all children. @param {Element} parent @param {...(Node | string)} children */
-export function fill(parent, ...children) {
-  parent.replaceChildren(...children);
-}

@@ -1,0 +1,115 @@
+"""A real JupyterLab over an empty folder, for the browser tests and `benchmarks/browser.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
+
+
+@dataclass
+class Jupyter:
+    """A running server and the folder that it shows."""
+
+    url: str
+    folder: Path
+    process: subprocess.Popen
+
+    def kernels(self) -> list[dict]:
+        with urllib.request.urlopen(f"{self.url}/api/kernels", timeout=20) as answer:
+            return json.load(answer)
+
+    def kill_kernels(self) -> None:
+        for kernel in self.kernels():
+            request = urllib.request.Request(f"{self.url}/api/kernels/{kernel['id']}", method="DELETE")
+            urllib.request.urlopen(request, timeout=20).close()
+
+
+@contextmanager
+def running_lab(folder: Path, home: Path) -> Iterator[Jupyter]:
+    """JupyterLab on a free port, without a token. Settings and its log go to `home`.
+
+    Raises RuntimeError where it does not start within two minutes.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "IPYTHONDIR": str(home / "ipython"),
+    }
+    options = [
+        "--no-browser",
+        "--allow-root",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        "--ServerApp.disable_check_xsrf=True",
+        "--IdentityProvider.token=",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        f"--ServerApp.root_dir={folder}",
+    ]
+    with (home / "log").open("w") as log:
+        command = [sys.executable, "-m", "jupyterlab", *options]
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        server = Jupyter(f"http://127.0.0.1:{port}", folder, process)
+        try:
+            for _ in range(240):
+                try:
+                    server.kernels()
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            else:
+                message = f"JupyterLab did not start:\n{(home / 'log').read_text()}"
+                raise RuntimeError(message)
+            yield server
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def open_notebook(page, jupyter: Jupyter, name: str) -> None:
+    """Show a notebook, and wait for its cells."""
+    page.goto(f"{jupyter.url}/doc/tree/{name}")
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000)
+
+
+def run_all(page, timeout: float) -> None:
+    """Run > Run All Cells, and wait until every code cell has its number."""
+    dialog = page.locator(".jp-Dialog button.jp-mod-accept")
+    for _ in range(20):
+        # the lab asks which kernel is meant where its session is not ready yet
+        if dialog.count():
+            dialog.first.click()
+        elif page.evaluate(f"() => {PROMPTS}.some(p => /[*\\d]/.test(p))"):
+            break
+        else:
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_text("Run All Cells", exact=True).click()
+        page.wait_for_timeout(1_000)
+    ran = f"() => {{ const p = {PROMPTS}; return p.length > 0 && p.every(t => /\\[\\d+\\]/.test(t)); }}"
+    page.wait_for_function(ran, timeout=timeout)

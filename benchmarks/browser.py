@@ -5,7 +5,7 @@ python benchmarks/browser.py [--out browser.json] [--clicks 15]
 For each width an untrained SAE on the embedded model is indexed, and a notebook shows `lab.features()`.
 Clocks run in the page: `first paint` from the moment JupyterLab adds the cell's output to the first drawn
 row, `card` from a click on a row whose card was not fetched ahead to the drawn card, `next` the same for the
-row below the chosen one (its card is fetched ahead). Bytes are those of the kernel's answer on the web socket.
+row below the chosen one (its card is fetched ahead). Bytes are those of the answer on the web socket.
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ TOKENS = 34_000_000
 SAE_ROWS, SAE_STEPS, SAE_BATCH = 600_000, 3_000, 2_048
 D_SAE, K = 1_024, 16
 STORE_ROWS = 50_000
+# largest relative change of the held-out loss at which the weights are shipped in half precision
+HALF_TOLERANCE = 0.005
 
 
 def build_tokenizer(work: Path) -> None:
@@ -62,6 +64,14 @@ def build_model(work: Path, tokens: int, seed: int, device: str) -> None:
         curve += [[seen + int(h["tokens"]), round(h["loss"], 4)] for h in history]
         seen += plan.steps * plan.tokens_per_step
     model = model.cpu()
+    fresh = [d.text for d in world(seed=10**6, n_documents=400, split="heldout")]
+    texts = {"world": fresh, "natural": natural_split(held_out=True)}
+    exact = {name: held_out_loss(model, tokenizer, t) for name, t in texts.items()}
+    model.half().float()  # what half precision keeps; everything below is measured of that
+    loss = {name: held_out_loss(model, tokenizer, t) for name, t in texts.items()}
+    if any(abs(loss[name] / exact[name] - 1) > HALF_TOLERANCE for name in texts):
+        _say(f"half precision changes the held-out loss too much: {exact} to {loss}")
+        sys.exit(1)
     scores, control = all_scores(model, tokenizer), all_scores(new_model(seed=seed), tokenizer)
     _say(f"scores {scores}, untrained {control}")
     if not reached(scores):
@@ -70,9 +80,8 @@ def build_model(work: Path, tokens: int, seed: int, device: str) -> None:
 
     folder = ASSETS / "model"
     shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(folder)
+    model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    fresh = [d.text for d in world(seed=10**6, n_documents=400, split="heldout")]
     _record(
         "model",
         {
@@ -83,10 +92,8 @@ def build_model(work: Path, tokens: int, seed: int, device: str) -> None:
             "scores": scores,
             "scores_untrained": control,
             "targets": TARGETS,
-            "held_out_loss": {
-                "world": held_out_loss(model, tokenizer, fresh),
-                "natural": held_out_loss(model, tokenizer, natural_split(held_out=True)),
-            },
+            "held_out_loss": loss,
+            "held_out_loss_float32": exact,
             "natural_text": natural().fingerprint(),
         },
     )

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from saelab.sae import SAE
 from saelab.types import Codes, HookError, HookPoint, Inputs, Run
 
 BOS, WIDTH = 0, 6
@@ -74,6 +75,8 @@ class Letters(Bare):
 
 class Planted:
     """An SAE whose latents are planted: one never fires, one always, one has ties, one fires once or so."""
+
+    hook = SAE.hook
 
     def __init__(self, spoil=None):
         self.config = SimpleNamespace(hook=HookPoint("h"), d_in=WIDTH, d_sae=N_LATENTS)

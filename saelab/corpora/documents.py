@@ -33,13 +33,21 @@ class Corpus:
     """Documents that can be iterated any number of times, always in the same order.
 
     make: called at each iteration, gives the documents afresh. name: for people; key: what determines the
-    content, for the fingerprint (the documents' texts themselves where it is None).
+    content, for the fingerprint (the documents' texts themselves where it is None). n_documents: how many,
+    where that is known without reading them.
     """
 
-    def __init__(self, make: Callable[[], Iterable[Document]], name: str, key: str | None = None) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Iterable[Document]],
+        name: str,
+        key: str | None = None,
+        n_documents: int | None = None,
+    ) -> None:
         self._make = make
         self.name = name
         self._key = key
+        self.n_documents = n_documents
 
     def __iter__(self) -> Iterator[Document]:
         return iter(self._make())
@@ -50,7 +58,8 @@ class Corpus:
             message = f"take(n) needs n >= 1. Got {n}. Pass how many documents to keep."
             raise RangeError(message)
         key = None if self._key is None else f"{self._key}[:{n}]"
-        return Corpus(lambda: itertools.islice(iter(self), n), f"{self.name}[:{n}]", key)
+        kept = None if self.n_documents is None else min(n, self.n_documents)
+        return Corpus(lambda: itertools.islice(iter(self), n), f"{self.name}[:{n}]", key, kept)
 
     def shard(self, i: int, n: int) -> Corpus:
         """Every n-th document from the i-th on: the n shards hold each document once."""
@@ -60,7 +69,8 @@ class Corpus:
             )
             raise RangeError(message)
         key = None if self._key is None else f"{self._key}[{i}::{n}]"
-        return Corpus(lambda: itertools.islice(iter(self), i, None, n), f"{self.name}[{i}::{n}]", key)
+        kept = None if self.n_documents is None else len(range(i, self.n_documents, n))
+        return Corpus(lambda: itertools.islice(iter(self), i, None, n), f"{self.name}[{i}::{n}]", key, kept)
 
     def fingerprint(self) -> str:
         """Hex digest of what the corpus holds; equal for equal corpora."""
@@ -95,7 +105,7 @@ def as_corpus(texts: Corpus | Iterable[str | Document] | str) -> Corpus:
     if not documents:
         message = "A corpus must hold at least one document. Got none. Pass a non-empty list of strings."
         raise CorpusError(message)
-    return Corpus(lambda: documents, f"{len(documents)} documents")
+    return Corpus(lambda: documents, f"{len(documents)} documents", n_documents=len(documents))
 
 
 def token_labels(document: Document, offsets: Sequence[tuple[int, int]]) -> list[str]:

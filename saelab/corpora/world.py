@@ -72,7 +72,7 @@ def world(
         return (document(seed, i, split, chosen) for i in range(n_documents))
 
     key = f"world-2:{seed}:{n_documents}:{split}:{','.join(chosen)}"
-    return Corpus(make, f"world(seed={seed}, {n_documents:,} documents, {split})", key)
+    return Corpus(make, f"world(seed={seed}, {n_documents:,} documents, {split})", key, n_documents)
 
 
 def document(

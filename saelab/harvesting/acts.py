@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.harvesting.batches import batches, check_hooks, corpus_of
+from saelab.harvesting.progress import progress_bar
 from saelab.stores import ActivationStore, ActivationWriter
 from saelab.stores.manifest import building
 from saelab.types import CorpusError, HookPoint
@@ -42,14 +43,12 @@ def harvest(
     dtype: float32, float16 or bfloat16 on disk.
     Raises HookError, CorpusError, NonFiniteError (naming hook point and document), ConfigError, StoreError.
     """
-    from tqdm.auto import tqdm
-
     texts = corpus_of(subject, corpus)
     points = check_hooks(subject, hooks, texts)
     widths = {str(p): subject.width(p) for p in points}
     with (
         building(out, overwrite) as folder,
-        tqdm(total=max_rows, unit="row", unit_scale=True, desc="harvest", disable=not progress) as bar,
+        progress_bar("harvest", texts, max_rows, progress) as bar,
     ):
         import torch
 
@@ -57,7 +56,7 @@ def harvest(
         options = {"batch_size": batch_size, "max_rows": max_rows, "long": long, "include_bos": include_bos}
         for batch in batches(subject, texts, points, **options):
             writer.add(batch.acts, torch.from_numpy(batch.rows))
-            bar.update(len(batch.rows))
+            bar.add(batch)
         if not writer.n_rows:
             message = "A corpus must hold rows besides BOS. Got none. Pass longer texts, or include_bos=True."
             raise CorpusError(message)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from saelab.corpora import Corpus
 from saelab.harvesting.batches import batches, check_hooks, corpus_of
+from saelab.harvesting.progress import progress_bar
 from saelab.stores import FeatureStore
 from saelab.stores.feature_writer import FeatureWriter
 from saelab.stores.manifest import building
@@ -50,8 +51,6 @@ def index(
     Raises HookError, ShapeError where the SAE does not fit the hook point, CorpusError, NonFiniteError,
     ConfigError, StoreError.
     """
-    from tqdm.auto import tqdm
-
     hook = sae.hook
     if not isinstance(window, tuple | list) or len(window) != 2:
         message = f"window must be (tokens before, tokens after). Got {window!r}. Pass window=(10, 10)."
@@ -73,7 +72,7 @@ def index(
         raise ShapeError(message)
     with (
         building(out, overwrite) as folder,
-        tqdm(total=max_rows, unit="row", unit_scale=True, desc="index", disable=not progress) as bar,
+        progress_bar("index", texts, max_rows, progress) as bar,
     ):
         writer = FeatureWriter(folder, sae.config.d_sae, **options)
         try:
@@ -83,7 +82,7 @@ def index(
                 documents = [(batch.first + i, d.id, d.kind, d.text) for i, d in enumerate(batch.documents)]
                 codes = sae.encode_sparse(batch.acts[str(point)])
                 writer.add(codes, batch.rows, batch.tokens, batch.token_ids, documents)
-                bar.update(len(batch.rows))
+                bar.add(batch)
             writer.finish(
                 {
                     "hook": asdict(point),

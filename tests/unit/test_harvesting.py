@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import saelab
 from saelab.corpora import world
+from saelab.harvesting.progress import progress_bar
 from saelab.stores import ActivationStore
 from saelab.subjects import LanguageModel
 from saelab.types import (
@@ -269,3 +271,18 @@ def test_the_corpus_is_read_as_a_stream(subject, tmp_path):
         subject, world(seed=1, n_documents=10**9), HOOKS, tmp_path / "acts", max_rows=200, progress=False
     )
     assert store.n_rows == 200
+
+
+@pytest.mark.parametrize("max_rows", [None, 60, 10_000])
+def test_the_progress_bar_knows_what_is_left(max_rows):
+    documents = [f"{word} {word} {word}" for word in ("one", "two", "three", "four") * 20]
+    corpus = world(seed=1, n_documents=60)
+    assert corpus.take(7).n_documents == 7
+    assert corpus.shard(1, 7).n_documents == len(list(corpus.shard(1, 7))) == 9
+
+    with progress_bar("harvest", documents, max_rows, True) as bar:
+        for i in range(4):
+            batch = SimpleNamespace(rows=np.zeros((60, 2)), documents=documents[20 * i : 20 * (i + 1)])
+            bar.add(batch)
+            assert bar.bar.total == min(240, max_rows or 240)
+            assert bar.bar.n == 60 * (i + 1)

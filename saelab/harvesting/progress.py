@@ -1,0 +1,40 @@
+"""The progress bar of a pass over a corpus: rows a second and the time left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from saelab.harvesting.batches import Batch
+
+
+class Progress:
+    """Counts rows. How many there will be is `max_rows`, or what the documents read so far let expect of a
+    corpus whose number of documents is known, whichever is less."""
+
+    def __init__(self, bar: tqdm, max_rows: int | None, n_documents: int | None) -> None:
+        self.bar, self.max_rows, self.n_documents = bar, max_rows, n_documents
+        self.rows = self.documents = 0
+
+    def add(self, batch: Batch) -> None:
+        """Another batch is done."""
+        self.rows += len(batch.rows)
+        self.documents += len(batch.documents)
+        if self.n_documents:
+            expected = round(self.rows * self.n_documents / max(self.documents, 1))
+            self.bar.total = expected if self.max_rows is None else min(expected, self.max_rows)
+        self.bar.update(len(batch.rows))
+
+
+@contextmanager
+def progress_bar(name: str, corpus: Any, max_rows: int | None, shown: bool) -> Iterator[Progress]:
+    """A bar over the rows of a corpus."""
+    from tqdm.auto import tqdm
+
+    n_documents = len(corpus) if hasattr(corpus, "__len__") else getattr(corpus, "n_documents", None)
+    with tqdm(total=max_rows, unit="row", unit_scale=True, desc=name, disable=not shown) as bar:
+        yield Progress(bar, max_rows, n_documents)

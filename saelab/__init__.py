@@ -30,6 +30,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "load_subject": ("saelab.subjects", "load_subject"),
     "harvest": ("saelab.harvesting", "harvest"),
     "index": ("saelab.harvesting", "index"),
+    "stream": ("saelab.training", "stream"),
     "train": ("saelab.training", "train"),
     "evaluate": ("saelab.analysis", "evaluate"),
     "Lab": ("saelab.lab", "Lab"),
@@ -56,6 +57,7 @@ __all__ = [
     "recipe",
     "recipes",
     "stores",
+    "stream",
     "train",
     "types",
 ]
@@ -68,7 +70,7 @@ if TYPE_CHECKING:
     from saelab.sae import SAE, SAEConfig, recipe, recipes
     from saelab.stores import ActivationStore, FeatureStore
     from saelab.subjects import LanguageModel, TorchModule, load_subject
-    from saelab.training import train
+    from saelab.training import stream, train
     from saelab.types import HookPoint, SaelabError
 
 

@@ -99,12 +99,14 @@ def batches(
     max_rows: int | None = None,
     long: str = "truncate",
     include_bos: bool = False,
+    first: int = 0,
 ) -> Iterator[Batch]:
     """Batches of documents until the corpus or `max_rows` (exactly) is used up.
 
     Documents are sorted by length within a stretch of the corpus, so that padding costs little; the rows
     come back in document order. long: documents longer than the context are refused ("error"), cut
     ("truncate"), or read in pieces, each with its own BOS ("split").
+    first: leave out the documents before this one.
     Raises ConfigError, CorpusError, NonFiniteError naming hook point and document.
     """
     if long not in LONG:
@@ -117,7 +119,7 @@ def batches(
         )
         raise ConfigError(message)
     left = max_rows
-    for stretch in _stretches(corpus, 16 * batch_size):
+    for stretch in _stretches(corpus, 16 * batch_size, first):
         make = _language_batch if is_language(subject) else _sample_batch
         batch = make(subject, stretch, hooks, batch_size, long, include_bos)
         if left is not None and len(batch.rows) >= left:
@@ -128,8 +130,27 @@ def batches(
         yield batch
 
 
-def _stretches(corpus: Iterable[Any], size: int) -> Iterator[list[tuple[int, Any]]]:
-    numbered = iter(enumerate(corpus))
+def count_rows(
+    subject: Subject,
+    corpus: Corpus | Sequence[Any],
+    hooks: Sequence[HookPoint],
+    *,
+    batch_size: int = 16,
+    long: str = "truncate",
+) -> Iterator[tuple[int, int]]:
+    """(rows, documents) of each batch that `batches` would give, without a forward pass where the subject
+    reads tokens."""
+    if not is_language(subject):
+        for batch in batches(subject, corpus, hooks, batch_size=batch_size, long=long):
+            yield len(batch.rows), len(batch.documents)
+        return
+    for stretch in _stretches(corpus, 16 * batch_size, 0):
+        pieces = [p for number, document in stretch for p in _pieces(subject, number, document, long, False)]
+        yield sum(len(p.ids) - p.skip for p in pieces), len(stretch)
+
+
+def _stretches(corpus: Iterable[Any], size: int, first: int) -> Iterator[list[tuple[int, Any]]]:
+    numbered = itertools.islice(enumerate(corpus), first, None)
     while stretch := list(itertools.islice(numbered, size)):
         yield stretch
 

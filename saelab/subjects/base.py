@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -36,6 +37,8 @@ class TorchSubject(ABC):
         self.module = module.eval()
         self._widths: dict[tuple[str, str], int] = {}
         self._digest: tuple[Any, str] | None = None
+        # hooks hang on the module while it runs, and a stream runs it in a thread of its own
+        self._lock = threading.RLock()
 
     @abstractmethod
     def hooks(self) -> list[str]:
@@ -77,7 +80,8 @@ class TorchSubject(ABC):
         point = HookPoint.of(hook)
         key = self._key(point)
         if key not in self._widths:
-            self._check(point)
+            with self._lock:
+                self._check(point)
         return self._widths[key]
 
     def run(
@@ -89,7 +93,7 @@ class TorchSubject(ABC):
         output: bool = True,
         grad: bool = False,
     ) -> Run:
-        """One forward pass in eval mode.
+        """One forward pass in eval mode. Safe to call from several threads: one pass at a time.
 
         inputs: of `prepare`.
         read: hook points; `Run.acts` holds each under its name as [samples, positions, width]. Reading
@@ -107,10 +111,11 @@ class TorchSubject(ABC):
             msg = f"run() takes prepared inputs. Got {type(inputs).__name__}. Pass subject.prepare([...])."
             raise SubjectError(msg)
         reads, changes = normalise_reads(read), normalise_edits(edits)
-        for hook in [*reads, *(h for h, _ in changes)]:
-            if self._key(hook) not in self._widths:
-                self._check(hook, inputs)
-        acts, result = self._forward(inputs, reads, changes, output, grad)
+        with self._lock:
+            for hook in [*reads, *(h for h, _ in changes)]:
+                if self._key(hook) not in self._widths:
+                    self._check(hook, inputs)
+            acts, result = self._forward(inputs, reads, changes, output, grad)
         return Run(
             acts={h.name: acts[h.name] for h in reads}, output=main_tensor(result)[0] if output else None
         )

@@ -3,6 +3,7 @@
 from saelab.training.losses import LOSSES
 from saelab.training.rules import RULES
 from saelab.training.run import Record, Run, Settings
+from saelab.training.stream import stream
 from saelab.training.trainer import Event, learning_rate, train
 
-__all__ = ["LOSSES", "RULES", "Event", "Record", "Run", "Settings", "learning_rate", "train"]
+__all__ = ["LOSSES", "RULES", "Event", "Record", "Run", "Settings", "learning_rate", "stream", "train"]

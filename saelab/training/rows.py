@@ -54,6 +54,16 @@ class Rows(ABC):
         return torch.cat(list(islice(self.batches(size, seed), count)))
 
 
+class Stream(Rows):
+    """Rows that are made as they are needed, of one hook point: see `saelab.training.stream`."""
+
+    hooks: list[HookPoint]
+
+    @abstractmethod
+    def width(self, hook: HookPoint | str) -> int:
+        """d_in"""
+
+
 class TensorRows(Rows):
     """Rows of a tensor [n d_in]."""
 
@@ -101,7 +111,7 @@ def as_rows(acts: Any, config: SAEConfig, batch_size: int) -> tuple[Rows, SAECon
             raise ShapeError(message)
         check_finite(acts, "Activations")
         rows: Rows = TensorRows(acts.detach().reshape(-1, config.d_in))
-    elif all(hasattr(acts, name) for name in ("hooks", "width", "rows", "n_rows")):
+    elif isinstance(acts, Stream) or all(hasattr(acts, n) for n in ("hooks", "width", "rows", "n_rows")):
         hook = _hook(acts, config)
         width = acts.width(hook)
         if width != config.d_in:
@@ -110,13 +120,13 @@ def as_rows(acts: Any, config: SAEConfig, batch_size: int) -> tuple[Rows, SAECon
                 f"Make the config with d_in={width}."
             )
             raise ShapeError(message)
-        rows = StoreRows(acts, hook)
+        rows = acts if isinstance(acts, Stream) else StoreRows(acts, hook)
         if config.hook is None:
             config = replace(config, hook=HookPoint.of(hook))
     else:
         message = (
-            f"Activations must be an ActivationStore or a tensor [n, d_in]. Got {type(acts).__name__}. "
-            "Make a store by saelab.harvest(...), or pass torch.as_tensor(acts)."
+            "Activations must be an ActivationStore, a stream or a tensor [n, d_in]. "
+            f"Got {type(acts).__name__}. Make a store by saelab.harvest(...), or pass torch.as_tensor(acts)."
         )
         raise ShapeError(message)
     if rows.n_rows < batch_size:
@@ -128,7 +138,7 @@ def as_rows(acts: Any, config: SAEConfig, batch_size: int) -> tuple[Rows, SAECon
     return rows, config
 
 
-def _hook(store: ActivationStore, config: SAEConfig) -> str:
+def _hook(store: ActivationStore | Stream, config: SAEConfig) -> str:
     names = [str(h) for h in store.hooks]
     if config.hook is None:
         if len(names) == 1:

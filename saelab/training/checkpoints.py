@@ -7,10 +7,10 @@ rename. The last two are kept, so that a damaged one leaves the one before.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,23 +77,24 @@ def write(out: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def latest(out: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole, or None where there is none at all.
+def latest(outs: Sequence[Path]) -> list[Checkpoint] | None:
+    """The newest checkpoints of one step that are whole in every folder, or None where they share no step.
 
-    Raises FormatError where there are some but every one is damaged.
+    Raises FormatError where they share some but none is whole.
     """
+    shared = set.intersection(*({folder.name for folder in _folders(out)} for out in outs))
     damaged: list[str] = []
-    for folder in reversed(_folders(out)):
-        with contextlib.suppress(KeyError, TypeError):
-            try:
-                return _read(folder)
-            except (FormatError, StoreError) as error:
-                damaged.append(str(error))
-                continue
-        damaged.append(f"{folder} lacks an entry")
+    for name in sorted(shared, reverse=True):
+        folders = [out / "checkpoints" / name for out in outs]
+        try:
+            return [_read(folder) for folder in folders]
+        except (FormatError, StoreError) as error:
+            damaged.append(str(error))
+        except (KeyError, TypeError) as error:
+            damaged.append(f"{folders[0]} lacks an entry: {error!r}")
     if damaged:
         message = (
-            f"A run needs one whole checkpoint to continue. Got none in {out} ({damaged[0]}). Pass "
+            f"A run needs one whole checkpoint to continue. Got none in {outs[0]} ({damaged[0]}). Pass "
             f"resume=False."
         )
         raise FormatError(message)

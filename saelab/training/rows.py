@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,11 @@ class Rows(ABC):
     def fingerprint(self) -> str:
         """Hex digest; equal for equal data."""
 
-    def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
+    def key(self) -> str:
+        """Equal for rows of the same hook of one source: what several SAEs may share."""
+        return ""
+
+    def batches(self, size: int, seed: int, start: int = 0) -> Generator[Tensor, None, None]:
         """Endless full batches [size d_in] in an order that depends on the seed alone, from batch `start` on.
 
         The rows left over at the end of a pass are dropped; each pass has its own order.
@@ -87,6 +91,9 @@ class StoreRows(Rows):
     def __init__(self, store: ActivationStore, hook: str) -> None:
         self.store, self.hook = store, hook
         self.n_rows = store.n_rows
+
+    def key(self) -> str:
+        return self.hook
 
     def gather(self, at: Tensor) -> Tensor:
         return self.store.rows(at.numpy(), self.hook).acts.float()

@@ -6,7 +6,7 @@ import itertools
 import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ class ModelStream(Stream):
         ]
         return sha256(json.dumps(parts).encode()).hexdigest()
 
-    def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
+    def batches(self, size: int, seed: int, start: int = 0) -> Generator[Tensor, None, None]:
         """Endless full batches [size d_in], from batch `start` on."""
         per_block = max(1, self.buffer_rows // size)
         first, at = divmod(start, per_block)

@@ -1,33 +1,27 @@
-"""train: activations in, a Run out. One loop for every recipe."""
+"""train: activations in, Runs out. One loop for every recipe, and for many SAEs at once."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import platform
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from saelab.config import to_dict, write_bytes
-from saelab.sae.kernels import Sparse
-from saelab.sae.metrics import fvu
-from saelab.sae.model import SAE, Forward
-from saelab.sae.recipes import RECIPES, SAEConfig
+from saelab.sae.model import SAE
+from saelab.sae.recipes import SAEConfig
 from saelab.training import checkpoints
-from saelab.training.losses import LOSSES, Firing, Progress
+from saelab.training.interrupt import Interrupt
 from saelab.training.rows import Rows, as_rows
-from saelab.training.rules import RULES
 from saelab.training.run import Record, Run, Settings, differences
-from saelab.types import ConfigError, NonFiniteError
+from saelab.training.session import Session
+from saelab.types import ConfigError
 
 INIT_ROWS = 16_384
 
@@ -43,6 +37,8 @@ class Event(NamedTuple):
     """The newest record, None before the first."""
     sae: SAE
     """The SAE as it is now: read it, do not change it."""
+    number: int = 0
+    """Which of the configs, where several are trained at once."""
 
 
 Callback = Callable[[Event], None]
@@ -57,301 +53,212 @@ def learning_rate(d_sae: int) -> float:
     return 7.5e-4 * math.sqrt(2**14 / d_sae)
 
 
-def train(
-    config: SAEConfig,
+@overload
+def train(config: SAEConfig, acts: Any, **options: Any) -> Run: ...
+
+
+@overload
+def train(config: Sequence[SAEConfig], acts: Any, **options: Any) -> list[Run]: ...
+
+
+def train(  # pyright: ignore[reportInconsistentOverload]
+    config: SAEConfig | Sequence[SAEConfig],
     acts: Any,
     *,
-    steps: int,
+    steps: int | None = None,
+    tokens: int | None = None,
     batch_size: int,
     seed: int = 0,
     out: str | Path | None = None,
-    lr: float | None = None,
+    lr: float | str = "auto",
     device: str | torch.device | None = None,
     progress: bool = True,
     log_every: int | None = None,
     checkpoint_every: int | None = None,
     callbacks: Sequence[Callback] = (),
     resume: bool = True,
-) -> Run:
-    """Train an SAE.
+) -> Run | list[Run]:
+    """Train an SAE, or several on one pass over the activations.
 
-    config: of `saelab.recipe`. acts: an ActivationStore (its hook is the config's, or its only one) or a
-    floating tensor [n d_in]; rows are shuffled once a pass and passes repeat until `steps` batches of
-    `batch_size` are done. Adam (0.9, 0.999); lr by default `learning_rate(d_sae)`, rising linearly over the
+    config: of `saelab.recipe`; a list trains all of them on the same batches and gives a list of Runs. acts:
+    an ActivationStore (its hook is the config's, or its only one), a `saelab.stream`, or a floating tensor
+    [n d_in]; rows are shuffled once a pass and passes repeat until `steps` batches of `batch_size`, or
+    `tokens` rows, are done. Adam (0.9, 0.999); lr="auto" is `learning_rate(d_sae)`, rising linearly over the
     first 5 % of the steps (at most 1,000) and falling linearly to 0 over the last 20 %; gradients clipped to
     a total norm of 1.
 
     out: a folder for checkpoints (every `checkpoint_every` steps, by default a tenth of the run) and the
-    result. With resume=True a call with the same arguments continues an interrupted run, and the result
-    equals that of an uninterrupted one bit for bit; a finished run is read back. resume=False starts anew.
-    callbacks: called with an `Event` at the start, each logged step, each checkpoint and the end. An
-    interrupt (Ctrl-C) ends the current step, writes a checkpoint and returns the Run with finished=False.
+    result; for a list, one folder each inside, `0-topk`, `1-relu`, ... With resume=True a call with the same
+    arguments continues an interrupted run, and the result equals that of an uninterrupted one bit for bit; a
+    finished run is read back. resume=False starts anew. callbacks: called with an `Event` at the start, each
+    logged step, each checkpoint and the end. An interrupt (Ctrl-C) ends the current step, writes a
+    checkpoint and returns the Run with finished=False.
 
     Same seed, same numbers (one machine, one thread count); the global random state is not touched. Raises
     ConfigError, ShapeError, HookError, NonFiniteError before any work; NonFiniteError where training
     diverges; StoreError where `out` cannot be written.
     """
-    _check_config(config)
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
-        _check_whole(name, value, 1)
+    several = isinstance(config, Sequence)
+    configs = list(config) if isinstance(config, Sequence) else [config]
+    steps = _steps(steps, tokens, batch_size)
     for name, value in (("log_every", log_every), ("checkpoint_every", checkpoint_every)):
         if value is not None:
             _check_whole(name, value, 1)
     _check_whole("seed", seed, 0)
-    rows, config = as_rows(acts, config, batch_size)
-    settings = _settings(config, steps, batch_size, seed, lr, log_every)
-    folder = None if out is None else Path(out)
-    identity: dict[str, Any] = {"config": to_dict(config), "settings": to_dict(settings)}
-    found = None
-    if folder is not None:
-        write_bytes(folder / ".writable", b"")
-        (folder / ".writable").unlink()
-        identity["data"] = rows.fingerprint()
-        if resume:
-            if (folder / "run.json").is_file():
-                return _finished(folder, identity)
-            found = checkpoints.latest(folder)
-            if found is not None:
-                _check_same(found.identity, identity, folder)
-        else:
-            (folder / "run.json").unlink(missing_ok=True)
-            checkpoints.remove(folder)
+    _check_configs(configs)
+    jobs = []
+    for number, each in enumerate(configs):
+        rows, each = as_rows(acts, each, batch_size)
+        settings = _settings(each, steps, batch_size, seed, lr, log_every)
+        folder = None if out is None else Path(out) / f"{number}-{each.recipe}" if several else Path(out)
+        jobs.append(_Job(number, each, rows, settings, folder))
+    for job in jobs:
+        job.prepare(resume)
+    todo = [job for job in jobs if job.run is None]
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    trainer = _Trainer(config, rows, settings, where, identity, folder, callbacks, found)
-    return trainer.run(progress, checkpoint_every or max(1, steps // 10))
+    if todo:
+        found = checkpoints.latest([job.folder for job in todo if job.folder]) if out is not None else None
+        for i, job in enumerate(todo):
+            job.open(where, found[i] if found else None)
+        _loop(todo, progress, checkpoint_every or max(1, steps // 10), callbacks)
+    runs = [job.run for job in jobs if job.run is not None]
+    return runs if several else runs[0]
 
 
-class _Trainer:
-    """One run's state and its loop."""
+@dataclass
+class _Job:
+    """One of the SAEs that a call trains."""
 
-    def __init__(
-        self,
-        config: SAEConfig,
-        rows: Rows,
-        settings: Settings,
-        device: torch.device,
-        identity: dict[str, Any],
-        folder: Path | None,
-        callbacks: Sequence[Callback],
-        found: checkpoints.Checkpoint | None,
-    ) -> None:
-        self.rows, self.settings, self.device, self.identity = rows, settings, device, identity
-        self.folder, self.callbacks = folder, callbacks
-        self.history: list[Record] = []
-        self.firing = Firing(config.d_sae, settings.dead_after, device)
-        if found is None:
-            first = rows.first(settings.init_rows, settings.batch_size, settings.seed)
-            self.sae = SAE.create(config, settings.seed, first).to(device)
-            variance = float((first - first.mean(0)).double().square().sum(1).mean())
-        else:
-            self.sae, variance = SAE(config).to(device), found.variance
-        self.progress = Progress(settings.steps, max(variance, torch.finfo(torch.float32).tiny), self.firing)
-        self.parameters = dict(self.sae.named_parameters())
-        self.optimizer = torch.optim.Adam(
-            self.parameters.values(),
-            lr=settings.lr,
-            betas=(settings.beta1, settings.beta2),
-            fused=True,
-        )
-        recipe = RECIPES[config.recipe]
-        self.losses = [LOSSES[name](config, self.progress) for name in recipe.losses(config)]
-        self.rules = [RULES[name]() for name in recipe.rules(config)]
-        if found is not None:
-            self._restore(found)
+    number: int
+    config: SAEConfig
+    rows: Rows
+    settings: Settings
+    folder: Path | None
+    identity: dict[str, Any] = field(default_factory=dict)
+    run: Run | None = None
 
-    def run(self, progress: bool, checkpoint_every: int) -> Run:
-        settings = self.settings
-        started, first_step = time.perf_counter(), self.progress.step
-        self._emit("start")
-        with _Interrupt() as interrupt, self._bar(progress) as bar:
-            batches = self.rows.batches(settings.batch_size, settings.seed, start=first_step)
-            try:
-                while self.progress.step < settings.steps:
-                    batch = next(batches)
-                    with interrupt.held():
-                        record = self._step(batch)
-                        if record is not None:
-                            self.history.append(record)
-                    bar.update(settings.batch_size)
-                    if record is not None:
-                        bar.set_postfix_str(
-                            f"loss {record.loss:.4f}, FVU {record.fvu:.4f}, L0 {record.l0:.1f}, "
-                            f"dead {record.dead:.1%}",
-                            refresh=False,
-                        )
-                        self._emit("log")
-                    due = self.progress.step % checkpoint_every == 0 and self.progress.step < settings.steps
-                    if self.folder is not None and due:
-                        with interrupt.held():
-                            self._checkpoint(self.folder)
-                        self._emit("checkpoint")
-            except KeyboardInterrupt:
-                if interrupt.broken:  # a second Ctrl-C cut a step in half: what was on disk stays valid
-                    raise
-                if self.folder is not None and self.progress.step < settings.steps:
-                    self._checkpoint(self.folder)
-        finished = self.progress.step == settings.steps
-        seconds = time.perf_counter() - started
-        done = (self.progress.step - first_step) * settings.batch_size
-        self.sae.eval()
-        provenance = {
-            "data": self.identity.get("data"),
-            "weights": self.sae.fingerprint(),
-            "seconds": round(seconds, 3),
-            "rows_per_second": round(done / max(seconds, 1e-9)),
-            "device": str(self.device),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "saelab": _saelab_version(),
-            "python": platform.python_version(),
-        }
-        run = Run(self.sae, self.history, self.sae.config, settings, finished, provenance, self.folder)
-        if finished and self.folder is not None:
-            run.save(self.folder)
+    def prepare(self, resume: bool) -> None:
+        """Check the folder, and read the run back if it is finished."""
+        self.identity = {"config": to_dict(self.config), "settings": to_dict(self.settings)}
+        if self.folder is None:
+            return
+        write_bytes(self.folder / ".writable", b"")
+        (self.folder / ".writable").unlink()
+        self.identity["data"] = self.rows.fingerprint()
+        if not resume:
+            (self.folder / "run.json").unlink(missing_ok=True)
             checkpoints.remove(self.folder)
-        self._emit("end" if finished else "interrupted")
-        return run
+        elif (self.folder / "run.json").is_file():
+            self.run = _finished(self.folder, self.identity)
 
-    def _step(self, batch: Tensor) -> Record | None:
-        """One update. Counts as done only at its end."""
-        sae, step, settings = self.sae, self.progress.step, self.settings
-        forward = sae(batch.to(self.device), sparse=True)
-        loss = torch.stack([term(sae, forward) for term in self.losses]).sum()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            message = (
-                f"The loss must stay finite. Got {value} at step {step + 1} of {settings.steps}. "
-                f"Pass a lower lr than {settings.lr:.2g}, or look for outliers in the activations."
-            )
-            raise NonFiniteError(message)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for rule in self.rules:
-            rule.gradient(sae, forward, step)
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)
-        lr = settings.lr * _schedule(step, settings)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        for rule in self.rules:
-            rule(sae, forward, step)
-        sae.dictionary.project()
-        with torch.no_grad():
-            codes = forward.codes
-            sae.sparsifier.observe(codes)
-            self.firing.update(codes)
-        self.progress.step = step + 1
-        if (step + 1) % settings.log_every and step + 1 != settings.steps and step:
-            return None
-        return self._record(forward, value, lr)
-
-    @torch.no_grad()
-    def _record(self, forward: Forward, loss: float, lr: float) -> Record:
-        codes = forward.codes.values if isinstance(forward.codes, Sparse) else forward.codes
-        return Record(
-            step=self.progress.step,
-            rows=self.progress.step * self.settings.batch_size,
-            loss=loss,
-            fvu=fvu(forward.x, forward.x_hat),
-            l0=int((codes != 0).sum()) / len(forward.x),
-            dead=float(self.firing.dead.float().mean()),
-            lr=lr,
-        )
-
-    def _checkpoint(self, folder: Path) -> None:
-        tensors = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
-        for name, parameter in self.parameters.items():
-            tensors |= {f"adam.{key}.{name}": t for key, t in self.optimizer.state[parameter].items()}
-        tensors["firing"] = self.firing.since
-        history = [record.to_plain() for record in self.history]
-        checkpoints.write(
-            folder,
-            checkpoints.Checkpoint(
-                self.progress.step, self.identity, history, self.progress.variance, tensors
-            ),
-        )
-
-    def _restore(self, found: checkpoints.Checkpoint) -> None:
-        self.sae.load_state_dict({n[4:]: t for n, t in found.tensors.items() if n.startswith("sae.")})
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            for name, parameter in self.parameters.items():
-                saved = found.tensors[f"adam.{key}.{name}"].to(self.device)
-                # Adam works on the memory as it lies: moments must have their parameter's layout
-                state = torch.empty_like(parameter if saved.ndim else saved, dtype=saved.dtype)
-                self.optimizer.state[parameter][key] = state.copy_(saved)
-        self.firing.since.copy_(found.tensors["firing"])
-        self.progress.step = found.step
-        self.history = [Record.from_plain(values) for values in found.history]
-
-    def _bar(self, progress: bool) -> tqdm:
-        batch = self.settings.batch_size
-        return tqdm(
-            total=self.settings.steps * batch,
-            initial=self.progress.step * batch,
-            desc="train",
-            unit=" rows",
-            unit_scale=True,
-            disable=not progress,
-        )
-
-    def _emit(self, name: str) -> None:
-        record = self.history[-1] if self.history else None
-        for callback in self.callbacks:
-            callback(Event(name, self.progress.step, record, self.sae))
+    def open(self, device: torch.device, found: checkpoints.Checkpoint | None) -> None:
+        """Make the session, from a checkpoint if there is one."""
+        settings = self.settings
+        if found is not None and self.folder is not None:
+            _check_same(found.identity, self.identity, self.folder)
+        start = found or self.rows.first(settings.init_rows, settings.batch_size, settings.seed)
+        self.session = Session(self.config, settings, device, self.identity, self.folder, start)
 
 
-class _Interrupt:
-    """Within `held()`, Ctrl-C waits for the end of the block, so that no step is half done. A second one
-    does not wait; `broken` tells that it left a block half done."""
+def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Sequence[Callback]) -> None:
+    """Step all jobs through the same batches until the end or an interrupt; fills in their runs."""
+    settings = jobs[0].settings
+    sessions = [job.session for job in jobs]
+    first_step = done = sessions[0].progress.step
+    started = time.perf_counter()
 
-    def __init__(self) -> None:
-        self.pending = self.holding = self.broken = False
+    def emit(name: str) -> None:
+        for job in jobs:
+            history = job.session.history
+            event = Event(name, done, history[-1] if history else None, job.session.sae, job.number)
+            for callback in callbacks:
+                callback(event)
 
-    def __enter__(self) -> _Interrupt:
-        self.previous: Any = None
-        if threading.current_thread() is threading.main_thread():
-            self.previous = signal.getsignal(signal.SIGINT)
-            if self.previous is not None:
-                signal.signal(signal.SIGINT, self._arrived)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.previous is not None:
-            signal.signal(signal.SIGINT, self.previous)
-
-    def _arrived(self, signum: int, frame: Any) -> None:
-        if not self.holding or self.pending:
-            raise KeyboardInterrupt
-        self.pending = True
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        self.holding = True
+    emit("start")
+    # jobs that read the same hook share its batches
+    sources = {job.rows.key(): job.rows for job in jobs}
+    with ExitStack() as stack, Interrupt() as interrupt, _bar(settings, first_step, progress) as bar:
+        batches = {}
+        for key, rows in sources.items():
+            given = rows.batches(settings.batch_size, settings.seed, start=first_step)
+            batches[key] = stack.enter_context(closing(given))
         try:
-            yield
-        except BaseException:
-            self.broken = True
-            raise
-        finally:
-            self.holding = False
-        if self.pending:
-            self.pending = False
-            raise KeyboardInterrupt
+            while done < settings.steps:
+                batch = {key: next(given) for key, given in batches.items()}
+                with interrupt.held():
+                    records = [job.session.step(batch[job.rows.key()]) for job in jobs]
+                    for session, record in zip(sessions, records, strict=True):
+                        if record is not None:
+                            session.history.append(record)
+                    done += 1
+                bar.update(settings.batch_size)
+                logged = [record for record in records if record is not None]
+                if logged:
+                    bar.set_postfix_str(_line(logged), refresh=False)
+                    emit("log")
+                if done % checkpoint_every == 0 and done < settings.steps and jobs[0].folder is not None:
+                    with interrupt.held():
+                        for session in sessions:
+                            session.checkpoint()
+                    emit("checkpoint")
+        except KeyboardInterrupt:
+            if interrupt.broken:  # a second Ctrl-C cut a step in half: what was on disk stays valid
+                raise
+            if done < settings.steps:
+                for session in sessions:
+                    session.checkpoint()
+    seconds = time.perf_counter() - started
+    for job in jobs:
+        job.run = job.session.finish((done - first_step) * settings.batch_size, seconds)
+    emit("end" if done == settings.steps else "interrupted")
 
 
-def _schedule(step: int, settings: Settings) -> float:
-    """Factor of the learning rate at a step (from 0): linear rise, plateau, linear fall towards 0."""
-    rise = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-    fall = min(1.0, (settings.steps - step) / settings.decay_steps) if settings.decay_steps else 1.0
-    return rise * fall
+def _line(records: list[Record]) -> str:
+    """Of one SAE its figures, of several their ranges."""
+
+    def span(name: str, form: str) -> str:
+        values = sorted(getattr(r, name) for r in records)
+        low, high = format(values[0], form), format(values[-1], form)
+        return low if low == high else f"{low}..{high}"
+
+    parts = {"loss": ".4f", "FVU": ".4f", "L0": ".1f", "dead": ".1%"}
+    return ", ".join(f"{name} {span(name.lower(), form)}" for name, form in parts.items())
+
+
+def _bar(settings: Settings, step: int, progress: bool) -> tqdm:
+    batch = settings.batch_size
+    return tqdm(
+        total=settings.steps * batch,
+        initial=step * batch,
+        desc="train",
+        unit=" rows",
+        unit_scale=True,
+        disable=not progress,
+    )
+
+
+def _steps(steps: int | None, tokens: int | None, batch_size: Any) -> int:
+    """Steps in all: as given, or the batches that hold `tokens` rows."""
+    _check_whole("batch_size", batch_size, 1)
+    if (steps is None) == (tokens is None):
+        message = (
+            f"train needs steps or tokens, one of them. Got steps={steps!r}, tokens={tokens!r}. "
+            "Pass e.g. steps=1000."
+        )
+        raise ConfigError(message)
+    if tokens is not None:
+        _check_whole("tokens", tokens, 1)
+        return -(-tokens // batch_size)
+    _check_whole("steps", steps, 1)
+    return steps  # type: ignore[return-value]
 
 
 def _settings(
-    config: SAEConfig, steps: int, batch_size: int, seed: int, lr: float | None, log_every: int | None
+    config: SAEConfig, steps: int, batch_size: int, seed: int, lr: float | str, log_every: int | None
 ) -> Settings:
-    lr = learning_rate(config.d_sae) if lr is None else lr
+    lr = learning_rate(config.d_sae) if lr == "auto" else lr
     if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not 0 < lr < math.inf:
-        message = f"lr must be a positive finite number. Got {lr!r}. Pass lr=None for the default."
+        message = f"lr must be a positive finite number or 'auto'. Got {lr!r}. Leave it out for 'auto'."
         raise ConfigError(message)
     return Settings(
         steps=steps,
@@ -369,10 +276,13 @@ def _settings(
     )
 
 
-def _check_config(config: Any) -> None:
-    if not isinstance(config, SAEConfig):
-        message = f"train needs an SAEConfig. Got {type(config).__name__}. Make one by saelab.recipe(...)."
-        raise ConfigError(message)
+def _check_configs(configs: list[Any]) -> None:
+    for config in configs or [None]:
+        if not isinstance(config, SAEConfig):
+            message = (
+                f"train needs an SAEConfig. Got {type(config).__name__}. Make one by saelab.recipe(...)."
+            )
+            raise ConfigError(message)
 
 
 def _check_whole(name: str, value: Any, low: int) -> None:
@@ -401,13 +311,6 @@ def _finished(folder: Path, identity: dict[str, Any]) -> Run:
     }
     _check_same(old, identity, folder)
     return run
-
-
-def _saelab_version() -> str:
-    try:
-        return version("saelab")
-    except PackageNotFoundError:  # a checkout that is not installed
-        return "unknown"
 
 
 __all__ = ["Callback", "Event", "learning_rate", "train"]

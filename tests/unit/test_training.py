@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from saelab.sae import SAE, fvu, recipe
 from saelab.training import LOSSES, RULES, Run, Settings, checkpoints, learning_rate, train
 from saelab.training.losses import Firing, Progress
-from saelab.training.trainer import _schedule
+from saelab.training.session import schedule
 from saelab.types import (
     ConfigError,
     FormatError,
@@ -235,7 +236,7 @@ def test_latents_die_after_the_stated_number_of_rows(rows):
 
 def test_the_schedule_rises_holds_and_falls():
     settings = Settings(100, 1, 0, 1.0, 5, 20, 0.9, 0.999, 1.0, 1, 1, 1)
-    factors = [_schedule(step, settings) for step in range(100)]
+    factors = [schedule(step, settings) for step in range(100)]
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
     assert factors[5:81] == [1] * 76
     assert factors[81:] == pytest.approx([1 - 0.05 * i for i in range(1, 20)])
@@ -380,7 +381,7 @@ def test_killed_runs_continue_from_the_newest_whole_checkpoint(rows, tmp_path, d
     newest = tmp_path / "checkpoints" / folders[-1] / "state.safetensors"
     raw = newest.read_bytes()
     newest.write_bytes(raw[:-5] if damage == "truncated" else raw[:-1] + bytes([raw[-1] ^ 1]))
-    assert checkpoints.latest(tmp_path).step == 20
+    assert [c.step for c in checkpoints.latest([tmp_path])] == [20]
     steps = []
     rest = train(_tiny(), rows, out=tmp_path, callbacks=[lambda e: steps.append(e.step)], **TINY)
     assert steps[0] == 20
@@ -521,3 +522,94 @@ def test_the_hook_comes_from_config_or_store(store):
         train(recipe("topk", d_in=8, d_sae=24, k=2, hook="c"), store, **TINY)
     with pytest.raises(ShapeError, match=r"width of the activations at b, 4. Got d_in=8"):
         train(recipe("topk", d_in=8, d_sae=24, k=2, hook="b"), store, **TINY)
+
+
+# ---- several at once
+
+
+def _several():
+    return [
+        recipe("topk", d_in=32, d_sae=64, k=3),
+        recipe("relu", d_in=32, d_sae=48),
+        recipe("topk", d_in=32, d_sae=16, k=1),
+    ]
+
+
+def test_several_on_one_pass_equal_each_alone(tmp_path):
+    rows, _ = _planted(0, n=4_000)
+    arguments = {"batch_size": 256, "seed": 4, "progress": False}
+    runs = train(_several(), rows, tokens=50 * 256 - 3, out=tmp_path, **arguments)
+    assert [run.settings.steps for run in runs] == [50, 50, 50]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0-topk", "1-relu", "2-topk"]
+    for run, config in zip(runs, _several(), strict=True):
+        alone = train(config, rows, steps=50, **arguments)
+        assert run.history == alone.history
+        assert run.sae.fingerprint() == alone.sae.fingerprint()
+    again = train(_several(), rows, steps=50, out=tmp_path, **arguments)
+    assert [run.history for run in again] == [run.history for run in runs]
+
+
+@pytest.mark.parametrize("lost", [None, "1-relu", "all of one"])
+def test_several_go_on_from_the_newest_checkpoint_that_all_have(tmp_path, lost):
+    rows, _ = _planted(0, n=4_000)
+    arguments = {"steps": 50, "batch_size": 256, "seed": 4, "progress": False, "checkpoint_every": 10}
+    whole = train(_several(), rows, **arguments)
+
+    def stop(event):
+        if event.name == "checkpoint" and event.step == 30:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train(_several(), rows, out=tmp_path, callbacks=[stop], **arguments)
+    first = []
+    if lost == "1-relu":  # killed between the checkpoints of two SAEs
+        shutil.rmtree(tmp_path / "1-relu" / "checkpoints" / "step-00000030")
+    elif lost:
+        shutil.rmtree(tmp_path / "1-relu" / "checkpoints")
+    events = [lambda event: first.append((event.number, event.step)) if event.name == "start" else None]
+    runs = train(_several(), rows, out=tmp_path, callbacks=events, **arguments)
+    step = {None: 30, "1-relu": 20, "all of one": 0}[lost]
+    assert first == [(0, step), (1, step), (2, step)]
+    for run, expected in zip(runs, whole, strict=True):
+        assert run.sae.fingerprint() == expected.sae.fingerprint()
+        assert run.history == expected.history
+
+
+def test_several_hooks_of_a_store_are_read_once_each(tmp_path):
+    from saelab.stores import ActivationStore, ActivationWriter
+    from saelab.stores.manifest import building
+
+    rows, _ = _planted(0, n=2_000)
+    with building(tmp_path / "acts", False) as folder:
+        writer = ActivationWriter(folder, {"a": 32, "b": 16}, "float32", 500)
+        numbers = torch.stack([torch.arange(2_000), torch.zeros(2_000, dtype=torch.long)], 1)
+        writer.add({"a": rows, "b": rows[:, :16]}, numbers)
+        writer.finish({"subject": "s", "corpus": None})
+    store = ActivationStore.open(tmp_path / "acts")
+    configs = [
+        recipe("topk", d_in=32, d_sae=64, k=3, hook="a"),
+        recipe("topk", d_in=16, d_sae=64, k=3, hook="b"),
+        recipe("topk", d_in=32, d_sae=32, k=3, hook="a"),
+    ]
+    runs = train(configs, store, steps=5, batch_size=100, progress=False)
+    for run, config in zip(runs, configs, strict=True):
+        alone = train(config, store, steps=5, batch_size=100, progress=False)
+        assert run.sae.fingerprint() == alone.sae.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"steps": None}, "steps or tokens"),
+        ({"tokens": 100}, "steps or tokens"),
+        ({"steps": None, "tokens": 0}, "tokens must be"),
+        ({"lr": "fast"}, "lr must be"),
+        ({"lr": None}, "lr must be"),
+    ],
+)
+def test_lengths_and_rates_that_make_no_sense(change, match):
+    arguments = {"steps": 3, "batch_size": 8} | change
+    with pytest.raises(ConfigError, match=match):
+        train(recipe("topk", d_in=4, d_sae=8, k=2), torch.randn(20, 4), **arguments)
+    with pytest.raises(ConfigError, match="SAEConfig"):
+        train([], torch.randn(20, 4), steps=3, batch_size=8)

@@ -1,0 +1,174 @@
+"""One SAE in training: its state, one step, its checkpoints."""
+
+from __future__ import annotations
+
+import math
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saelab.sae.kernels import Sparse
+from saelab.sae.metrics import fvu
+from saelab.sae.model import SAE, Forward
+from saelab.sae.recipes import RECIPES, SAEConfig
+from saelab.training import checkpoints
+from saelab.training.losses import LOSSES, Firing, Progress
+from saelab.training.rules import RULES
+from saelab.training.run import Record, Run, Settings
+from saelab.types import NonFiniteError
+
+
+class Session:
+    """What the rest of a run depends on.
+
+    start: the rows that training begins with, from which everything is made anew, or a checkpoint to go on
+    from.
+    """
+
+    def __init__(
+        self,
+        config: SAEConfig,
+        settings: Settings,
+        device: torch.device,
+        identity: dict[str, Any],
+        folder: Path | None,
+        start: Tensor | checkpoints.Checkpoint,
+    ) -> None:
+        self.settings, self.device, self.identity, self.folder = settings, device, identity, folder
+        self.history: list[Record] = []
+        self.firing = Firing(config.d_sae, settings.dead_after, device)
+        if isinstance(start, Tensor):
+            self.sae = SAE.create(config, settings.seed, start).to(device)
+            variance = float((start - start.mean(0)).double().square().sum(1).mean())
+        else:
+            self.sae, variance = SAE(config).to(device), start.variance
+        self.sae.train()
+        self.progress = Progress(settings.steps, max(variance, torch.finfo(torch.float32).tiny), self.firing)
+        self.parameters = dict(self.sae.named_parameters())
+        self.optimizer = torch.optim.Adam(
+            self.parameters.values(),
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            fused=True,
+        )
+        recipe = RECIPES[config.recipe]
+        self.losses = [LOSSES[name](config, self.progress) for name in recipe.losses(config)]
+        self.rules = [RULES[name]() for name in recipe.rules(config)]
+        if not isinstance(start, Tensor):
+            self._restore(start)
+
+    def step(self, batch: Tensor) -> Record | None:
+        """One update. Counts as done only at its end."""
+        sae, step, settings = self.sae, self.progress.step, self.settings
+        forward = sae(batch.to(self.device), sparse=True)
+        loss = torch.stack([term(sae, forward) for term in self.losses]).sum()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            message = (
+                f"The loss must stay finite. Got {value} at step {step + 1} of {settings.steps}. "
+                f"Pass a lower lr than {settings.lr:.2g}, or look for outliers in the activations."
+            )
+            raise NonFiniteError(message)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for rule in self.rules:
+            rule.gradient(sae, forward, step)
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)
+        lr = settings.lr * schedule(step, settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        for rule in self.rules:
+            rule(sae, forward, step)
+        sae.dictionary.project()
+        with torch.no_grad():
+            codes = forward.codes
+            sae.sparsifier.observe(codes)
+            self.firing.update(codes)
+        self.progress.step = step + 1
+        if (step + 1) % settings.log_every and step + 1 != settings.steps and step:
+            return None
+        return self._record(forward, value, lr)
+
+    @torch.no_grad()
+    def _record(self, forward: Forward, loss: float, lr: float) -> Record:
+        codes = forward.codes.values if isinstance(forward.codes, Sparse) else forward.codes
+        return Record(
+            step=self.progress.step,
+            rows=self.progress.step * self.settings.batch_size,
+            loss=loss,
+            fvu=fvu(forward.x, forward.x_hat),
+            l0=int((codes != 0).sum()) / len(forward.x),
+            dead=float(self.firing.dead.float().mean()),
+            lr=lr,
+        )
+
+    def checkpoint(self) -> None:
+        """Write one, if the run has a folder. Raises StoreError."""
+        if self.folder is None:
+            return
+        tensors = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
+        for name, parameter in self.parameters.items():
+            tensors |= {f"adam.{key}.{name}": t for key, t in self.optimizer.state[parameter].items()}
+        tensors["firing"] = self.firing.since
+        history = [record.to_plain() for record in self.history]
+        checkpoints.write(
+            self.folder,
+            checkpoints.Checkpoint(
+                self.progress.step, self.identity, history, self.progress.variance, tensors
+            ),
+        )
+
+    def _restore(self, found: checkpoints.Checkpoint) -> None:
+        self.sae.load_state_dict({n[4:]: t for n, t in found.tensors.items() if n.startswith("sae.")})
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            for name, parameter in self.parameters.items():
+                saved = found.tensors[f"adam.{key}.{name}"].to(self.device)
+                # Adam works on the memory as it lies: moments must have their parameter's layout
+                state = torch.empty_like(parameter if saved.ndim else saved, dtype=saved.dtype)
+                self.optimizer.state[parameter][key] = state.copy_(saved)
+        self.firing.since.copy_(found.tensors["firing"])
+        self.progress.step = found.step
+        self.history = [Record.from_plain(values) for values in found.history]
+
+    def finish(self, rows: int, seconds: float) -> Run:
+        """The Run as it is now; written and rid of its checkpoints if every step is done.
+
+        rows, seconds: of this call.
+        """
+        self.sae.eval()
+        finished = self.progress.step == self.settings.steps
+        provenance = {
+            "data": self.identity.get("data"),
+            "weights": self.sae.fingerprint(),
+            "seconds": round(seconds, 3),
+            "rows_per_second": round(rows / max(seconds, 1e-9)),
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "saelab": _saelab_version(),
+            "python": platform.python_version(),
+        }
+        run = Run(self.sae, self.history, self.sae.config, self.settings, finished, provenance, self.folder)
+        if finished and self.folder is not None:
+            run.save(self.folder)
+            checkpoints.remove(self.folder)
+        return run
+
+
+def schedule(step: int, settings: Settings) -> float:
+    """Factor of the learning rate at a step (from 0): linear rise, plateau, linear fall towards 0."""
+    rise = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    fall = min(1.0, (settings.steps - step) / settings.decay_steps) if settings.decay_steps else 1.0
+    return rise * fall
+
+
+def _saelab_version() -> str:
+    try:
+        return version("saelab")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "unknown"

@@ -1,0 +1,17 @@
+"""kill -9 at random times, then the same call: it ends bit-equal to the uninterrupted run."""
+
+from __future__ import annotations
+
+import pytest
+from killing import finish, killed_runs
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_three_times_ends_bit_equal(tmp_path):
+    expected = finish(tmp_path / "whole")
+    printed, left = killed_runs(tmp_path / "killed", 3, seed=0)
+    assert len(left) == 3
+    assert left == sorted(left)
+    assert left[0] != "none"
+    assert printed == expected
+    assert not (tmp_path / "killed" / "checkpoints").exists()

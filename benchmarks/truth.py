@@ -4,9 +4,9 @@ python benchmarks/truth.py [topk relu:l1=0.3 ...] [--data even uneven signed tre
     [--steps 1200] [--out truth.json] [--log LOG.md]
 
 A recipe is a name of `saelab.recipes()` and options (d_sae among them), `name:option=value,option=value`;
-where it has an option k that is not given, k is the true number of active features, rounded up. Each seed draws its own
-features, rows and weights. Figures are means over seeds with their standard deviation, on held-out rows;
-features are matched to latents one to one. The table is Markdown; --log appends it to a file.
+where it has an option k that is not given, k is the true number of active features, rounded up. Each seed
+draws its own features, rows and weights. Figures are means over seeds with their standard deviation, on
+held-out rows; features are matched to latents one to one. The table is Markdown; --log appends it to a file.
 """
 
 from __future__ import annotations

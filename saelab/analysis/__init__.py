@@ -4,6 +4,7 @@ from saelab.analysis.concepts import Concept, Concepts, concepts
 from saelab.analysis.evals import Report, Scores, evaluate
 from saelab.analysis.latents import card, examples, latent_table, stats
 from saelab.analysis.logits import direct_logits, logit_lens
+from saelab.analysis.recovery import Match, Recovery, RecoveryScores, match, recovery
 from saelab.analysis.results import (
     Examples,
     FeatureCard,
@@ -23,6 +24,9 @@ __all__ = [
     "LatentStats",
     "LatentTable",
     "LogitLens",
+    "Match",
+    "Recovery",
+    "RecoveryScores",
     "Report",
     "Scores",
     "TokenCodes",
@@ -34,6 +38,8 @@ __all__ = [
     "examples",
     "latent_table",
     "logit_lens",
+    "match",
+    "recovery",
     "search",
     "stats",
     "token_codes",

@@ -1,8 +1,22 @@
-"""Texts to run subjects on: a user's own, the labelled synthetic world, English from the standard library."""
+"""What subjects are run on: texts (a user's own, the labelled synthetic world, English from the standard
+library); and activations whose features are known, to try SAEs on."""
 
 from saelab.corpora.documents import Corpus, Document, Span, as_corpus, token_labels
 from saelab.corpora.labels import row_labels
 from saelab.corpora.natural import natural
+from saelab.corpora.synthetic import Synthetic, SyntheticRows, synthetic
 from saelab.corpora.world import world
 
-__all__ = ["Corpus", "Document", "Span", "as_corpus", "natural", "row_labels", "token_labels", "world"]
+__all__ = [
+    "Corpus",
+    "Document",
+    "Span",
+    "Synthetic",
+    "SyntheticRows",
+    "as_corpus",
+    "natural",
+    "row_labels",
+    "synthetic",
+    "token_labels",
+    "world",
+]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeGuard
 
 from saelab.sae.dictionaries import Dictionary, Free
-from saelab.sae.sparsifiers import ReLU, Sparsifier, TopK
+from saelab.sae.sparsifiers import BatchTopK, ReLU, Sparsifier, TopK
 from saelab.types import ConfigError, HookPoint, nearest
 
 
@@ -205,25 +205,55 @@ _COMMON = {
     ),
 }
 
+_DEAD = {
+    "dead_after": Option(
+        None,
+        _whole(1, optional=True),
+        "Rows without firing after which a latent counts as dead; None means a tenth of the "
+        "run, at most 10M.",
+    ),
+}
+
+_REVIVAL = {
+    "aux_coefficient": Option(1 / 32, _real(0), "Weight of the auxk loss; 0 turns it off."),
+    "k_aux": Option(
+        None, _whole(1, "d_sae", optional=True), "Dead latents used in each row; None means d_in / 2."
+    ),
+    **_DEAD,
+}
+
+_BATCH = {
+    "k": Option(32, _whole(1, "d_sae"), "Latents kept in each row, on average over a training batch."),
+    "threshold_decay": Option(
+        0.99,
+        _real(0, 0.999999),
+        "Weight of the past in the moving average of the inference threshold, a step.",
+    ),
+}
+
+
+def _with_auxk(*losses: str) -> Callable[[SAEConfig], tuple[str, ...]]:
+    """These losses, and auxk unless its coefficient is 0."""
+    return lambda c: (*losses, "auxk") if c.options["aux_coefficient"] else losses
+
+
 RECIPES: dict[str, Recipe] = {
     "topk": Recipe(
         line="TopK: the k largest pre-activations of a row, dead latents revived by auxk (Gao et al. 2024).",
         options={
             "k": Option(32, _whole(1, "d_sae"), "Latents kept in each row."),
-            "aux_coefficient": Option(1 / 32, _real(0), "Weight of the auxk loss; 0 turns it off."),
-            "k_aux": Option(
-                None, _whole(1, "d_sae", optional=True), "Dead latents used in each row; None means d_in / 2."
-            ),
-            "dead_after": Option(
-                None,
-                _whole(1, optional=True),
-                "Rows without firing after which a latent counts as dead; None means a tenth of the "
-                "run, at most 10M.",
-            ),
+            **_REVIVAL,
             **_COMMON,
         },
         sparsifier=lambda c: TopK(c.options["k"]),
-        losses=lambda c: ("mse", "auxk") if c.options["aux_coefficient"] else ("mse",),
+        losses=_with_auxk("mse"),
+        rules=lambda c: ("unit_norm",),
+    ),
+    "batchtopk": Recipe(
+        line="BatchTopK: k a row on average over a batch, a learned threshold afterwards (Bussmann 2024).",
+        options={**_BATCH, **_REVIVAL, **_COMMON},
+        sparsifier=lambda c: BatchTopK(c.options["k"], c.options["threshold_decay"]),
+        losses=_with_auxk("mse"),
         rules=lambda c: ("unit_norm",),
     ),
     "relu": Recipe(
@@ -240,12 +270,7 @@ RECIPES: dict[str, Recipe] = {
                 "April 2024); "
                 "False: sum_j f_j, and decoder rows keep unit norm.",
             ),
-            "dead_after": Option(
-                None,
-                _whole(1, optional=True),
-                "Rows without firing after which a latent counts as dead; None means a tenth of the "
-                "run, at most 10M.",
-            ),
+            **_DEAD,
             **_COMMON,
         },
         sparsifier=lambda c: ReLU(),

@@ -9,20 +9,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saelab.sae.kernels import top_k
+from saelab.sae.kernels import Sparse, batch_top_k, to_csr, top_k
 
 
 class Sparsifier(nn.Module, ABC):
     """pre [n d_sae] -> codes [n d_sae]. Rows are independent of each other in eval mode.
 
     `uses_dec_norm`: whether `dec_norm` (Euclidean norm of each decoder row, [d_sae]) is needed; else None
-    is passed.
+    is passed. `signed`: whether codes may be negative.
     """
 
     uses_dec_norm: bool = False
+    signed: bool = False
 
     @abstractmethod
     def forward(
@@ -37,17 +38,23 @@ class Sparsifier(nn.Module, ABC):
         """The fast path: (indptr [n + 1], indices [nnz]) of the entries whose codes may differ from 0,
         else None.
 
-        The codes there are `activation(pre[row, index])`. Called without gradient.
+        The codes there are `activation(pre[row, index], index)`. Called without gradient.
         """
         return None
 
-    def activation(self, pre: Tensor) -> Tensor:
-        """Elementwise: the code of a selected pre-activation."""
+    def activation(self, pre: Float[Tensor, " nnz"], indices: Int[Tensor, " nnz"]) -> Tensor:
+        """Elementwise: the codes of selected pre-activations; indices: their latents."""
         return pre
 
-    def observe(self, codes: Tensor) -> None:
+    def observe(self, codes: Float[Tensor, "n d_sae"] | Sparse) -> None:
         """Hook for learned thresholds: called once a training step with the step's codes, without
         gradient."""
+
+    def scatter(self, pre: Tensor, indptr: Tensor, indices: Tensor) -> Float[Tensor, "n d_sae"]:
+        """Dense codes of a selection, differentiable: zeros but for `activation` at the selected entries."""
+        rows = torch.repeat_interleave(torch.arange(len(pre), device=pre.device), indptr.diff())
+        values = self.activation(pre[rows, indices], indices)
+        return torch.zeros_like(pre).index_put((rows, indices), values)
 
 
 class TopK(Sparsifier):
@@ -62,7 +69,7 @@ class TopK(Sparsifier):
 
     def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
         indices = top_k(pre.detach(), self.k)
-        values = self.activation(pre.gather(1, indices))
+        values = pre.gather(1, indices).relu()
         return torch.zeros_like(pre).scatter(1, indices, values)
 
     def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
@@ -70,11 +77,54 @@ class TopK(Sparsifier):
         n, k = indices.shape
         return torch.arange(0, n * k + 1, k, device=pre.device), indices.reshape(-1)
 
-    def activation(self, pre: Tensor) -> Tensor:
+    def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return pre.relu()
 
     def extra_repr(self) -> str:
         return f"k={self.k}"
+
+
+class BatchTopK(Sparsifier):
+    """In training, keep the k * n largest positive pre-activations of the whole batch, so that rows share
+    the budget; in eval mode keep what exceeds a learned threshold, so that rows are independent (Bussmann et
+    al. 2024).
+
+    pre [n d_sae] -> codes [n d_sae], on training batches k non-zero a row on average.
+
+    Buffers: threshold [], in units of `pre`, the moving average of the smallest code that each batch kept: a
+    plain mean at first, then exponential with weight 1 - decay for the newest. seen []: how many batches it
+    averages. Before the first batch the threshold is 0 and every positive pre-activation counts.
+    """
+
+    def __init__(self, k: int, decay: float) -> None:
+        super().__init__()
+        self.k, self.decay = k, decay
+        self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros(()))
+        self.threshold: Tensor
+        self.seen: Tensor
+
+    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+        if self.training:
+            return self.scatter(pre, *self.select(pre.detach(), x, dec_norm))
+        return torch.where(pre > self.threshold, pre, 0.0)
+
+    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor]:
+        n, d_sae = pre.shape
+        flat = batch_top_k(pre, n * self.k) if self.training else _above(pre, self.threshold)
+        return to_csr(flat, n, d_sae)
+
+    @torch.no_grad()
+    def observe(self, codes: Tensor | Sparse) -> None:
+        values = codes.values if isinstance(codes, Sparse) else codes
+        values = values[values > 0]
+        if len(values):
+            weight = (1 / (self.seen + 1)).clamp_min(1 - self.decay)
+            self.threshold.lerp_(values.min(), weight)
+            self.seen.copy_((self.seen + 1).clamp_max(1 / (1 - self.decay)))
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, decay={self.decay}"
 
 
 class ReLU(Sparsifier):
@@ -82,3 +132,8 @@ class ReLU(Sparsifier):
 
     def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
         return pre.relu()
+
+
+def _above(pre: Tensor, threshold: Tensor) -> Int[Tensor, " kept"]:
+    """Flat indices, ascending, of the entries greater than a threshold ([] or [d_sae])."""
+    return (pre > threshold).reshape(-1).nonzero()[:, 0]

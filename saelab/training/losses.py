@@ -75,8 +75,8 @@ def auxk(config: SAEConfig, progress: Progress) -> Loss:
 
     The k_aux dead latents with the largest pre-activations of each row predict what the SAE left over:
     ||e - e_hat||^2 / ||e||^2 with e = x - x_hat (without gradient: the error is a target, not something to
-    enlarge) and e_hat = relu(pre_dead) @ W_dec without the bias. 0 while nothing is
-    dead or left over.
+    enlarge) and e_hat = relu(pre_dead) @ W_dec without the bias; where codes are signed, the largest
+    |pre_dead| with their signs. 0 while nothing is dead or left over.
     """
     coefficient = config.options["aux_coefficient"]
     k_aux = config.options["k_aux"] or max(1, config.d_in // 2)
@@ -88,11 +88,13 @@ def auxk(config: SAEConfig, progress: Progress) -> Loss:
         if not len(dead) or not energy > 0:
             return forward.x_hat.new_zeros(())
         k = min(k_aux, len(dead))
+        signed = sae.sparsifier.signed
         with torch.no_grad():
             pre = forward.pre.detach()
-            indices = dead[top_k(pre[:, dead], k)]
+            score = pre[:, dead].abs() if signed else pre[:, dead]
+            indices = dead[top_k(score, k)]
         indptr = torch.arange(0, len(pre) * k + 1, k, device=pre.device)
-        codes = sae.attach(forward.x, pre, indptr, indices.reshape(-1))
+        codes = sae.attach(forward.x, pre, indptr, indices.reshape(-1), torch.clone if signed else torch.relu)
         return coefficient * (error - sparse_decode(codes, sae.W_dec)).square().sum() / energy
 
     return loss

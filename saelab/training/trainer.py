@@ -145,6 +145,7 @@ class _Trainer:
             variance = float((first - first.mean(0)).double().square().sum(1).mean())
         else:
             self.sae, variance = SAE(config).to(device), found.variance
+        self.sae.train()
         self.progress = Progress(settings.steps, max(variance, torch.finfo(torch.float32).tiny), self.firing)
         self.parameters = dict(self.sae.named_parameters())
         self.optimizer = torch.optim.Adam(

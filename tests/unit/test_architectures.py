@@ -1,0 +1,128 @@
+"""What is particular to one architecture: its equations against closed forms and brute force, its training.
+
+What all have in common is in tests/contracts/test_sparsifiers.py.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saelab.sae import SAE, Sparse, fvu, recipe
+from saelab.sae.kernels import batch_top_k, batch_top_k_reference, to_csr
+from saelab.sae.sparsifiers import BatchTopK
+from saelab.training import train
+
+
+def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _planted(seed: int, d_in: int = 16, n: int = 8_000, k: float = 2.0, signed: bool = False):
+    """(rows [n d_in], directions [2 d_in, d_in]): k of the directions a row on average, not in each."""
+    generator = torch.Generator().manual_seed(100 + seed)
+    directions = torch.nn.functional.normalize(torch.randn(2 * d_in, d_in, generator=generator), dim=1)
+    active = torch.rand(n, 2 * d_in, generator=generator) < k / (2 * d_in)
+    codes = active * (0.5 + torch.rand(n, 2 * d_in, generator=generator))
+    if signed:
+        codes *= 2 * (torch.rand(n, 2 * d_in, generator=generator) < 0.5) - 1
+    return codes @ directions + 0.01 * torch.randn(n, d_in, generator=generator), directions
+
+
+def _recovered(sae: SAE, directions: torch.Tensor) -> float:
+    """Share of directions that have a latent of their own at cosine >= 0.9."""
+    cosine = directions @ torch.nn.functional.normalize(sae.W_dec.detach(), dim=1).t()
+    best, latent = cosine.max(1)
+    return len({int(j) for j, c in zip(latent, best, strict=True) if c >= 0.9}) / len(directions)
+
+
+def _l0(sae: SAE, x: torch.Tensor) -> float:
+    return float((sae.encode(x) != 0).sum(1).float().mean())
+
+
+# batchtopk
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_batch_top_k_is_its_definition(data):
+    n, d_sae = data.draw(st.integers(0, 12)), data.draw(st.sampled_from([1, 7, 61, 122, 1000]))
+    kind = data.draw(st.sampled_from(["normal", "ties", "equal", "negative", "one row", "column"]))
+    score = _normal(n, d_sae, seed=data.draw(st.integers(0, 99)))
+    if kind == "ties":
+        score = score.round()
+    elif kind == "equal":
+        score = torch.ones(n, d_sae)
+    elif kind == "negative":
+        score = -score.abs()
+    elif kind == "one row":
+        score[1:] = 0
+    elif kind == "column":
+        score[:, ::61] += 100  # all that the sample sees, where d_sae is a multiple of its stride
+    total = data.draw(st.integers(0, n * d_sae))
+    assert torch.equal(batch_top_k(score, total), batch_top_k_reference(score, total))
+
+
+def test_flat_indices_become_csr():
+    indptr, indices = to_csr(torch.tensor([1, 4, 9, 10]), 4, 4)
+    assert indptr.tolist() == [0, 1, 2, 4, 4]
+    assert indices.tolist() == [1, 0, 1, 2]
+
+
+def test_batchtopk_shares_the_budget_in_training_and_thresholds_afterwards():
+    part = BatchTopK(2, 0.9)
+    pre = torch.tensor([[5.0, 4, 3, 2], [1, 0.5, -7, 0], [0.2, -1, -1, -1]])
+    codes = part(pre, pre, None)
+    assert codes.tolist() == [[5, 4, 3, 2], [1, 0.5, 0, 0], [0, 0, 0, 0]]
+    part.observe(codes)
+    part.eval()
+    assert part(pre, pre, None).tolist() == [[5, 4, 3, 2], [1, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_the_threshold_is_a_mean_at_first_and_an_exponential_average_later():
+    part, smallest = BatchTopK(2, 0.75), [4.0, 2.0, 6.0, 8.0, 10.0, 1.0]
+    seen = []
+    for i, value in enumerate(smallest):
+        codes = torch.tensor([[value, 0.0, 20.0]])
+        part.observe(
+            Sparse(torch.tensor([0, 2]), torch.tensor([0, 2]), codes[0, [0, 2]], 3) if i % 2 else codes
+        )
+        seen.append(float(part.threshold))
+    assert seen == pytest.approx([4, 3, 4, 5, 6.25, 4.9375])
+    part.observe(torch.zeros(3, 3))  # nothing fired: nothing learned
+    assert float(part.threshold) == pytest.approx(4.9375)
+
+
+def test_batchtopk_trains_its_threshold_is_saved_and_inference_keeps_as_many(tmp_path):
+    x, directions = _planted(0)
+    config = recipe("batchtopk", d_in=16, d_sae=48, k=2)
+    control = SAE.create(config, 0, x)
+    run = train(config, x[:-1000], steps=600, batch_size=256, progress=False, out=tmp_path)
+    assert not run.sae.training
+    assert run.history[-1].l0 == pytest.approx(2, rel=0.01)
+    for sae in (run.sae, SAE.load(tmp_path), control):
+        assert _l0(sae, x[-1000:]) == pytest.approx(2, rel=0.1)
+    loaded = SAE.load(tmp_path)
+    assert loaded.sparsifier.threshold == run.sae.sparsifier.threshold > 0
+    counts = (loaded.encode(x) != 0).sum(1)
+    assert counts.min() == 0 < 5 <= counts.max()  # rows get what they need
+    assert _recovered(run.sae, directions) >= 0.9 > 0.1 > _recovered(control, directions)
+    assert fvu(x[-1000:], run.sae(x[-1000:]).x_hat) < 0.1
+
+
+def test_batchtopk_resumes_bit_for_bit_with_its_threshold(tmp_path):
+    x, _ = _planted(0, n=2_000)
+    config = recipe("batchtopk", d_in=16, d_sae=40, k=2)
+    arguments = {"steps": 30, "batch_size": 64, "progress": False, "log_every": 1}
+
+    def interrupt(event):
+        if event.name == "log" and event.step == 13:
+            raise KeyboardInterrupt
+
+    whole = train(config, x, **arguments)
+    assert not train(config, x, out=tmp_path, callbacks=[interrupt], **arguments).finished
+    again = train(config, x, out=tmp_path, **arguments)
+    assert again.sae.fingerprint() == whole.sae.fingerprint()
+    assert again.history == whole.history

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeGuard
 
 from saelab.sae.dictionaries import Dictionary, Free
-from saelab.sae.sparsifiers import BatchTopK, ReLU, Sparsifier, TopK
+from saelab.sae.sparsifiers import BatchTopK, JumpReLU, ReLU, Sparsifier, TopK
 from saelab.types import ConfigError, HookPoint, nearest
 
 
@@ -170,6 +170,13 @@ def _real(low: float, high: float | None = None) -> Callable[[str, Any, SAEConfi
     return check
 
 
+def _positive(name: str, value: Any, config: SAEConfig) -> None:
+    _real(0)(name, value, config)
+    if value == 0:
+        msg = f"{name} must be greater than 0. Got {value!r}. Pass a small number instead."
+        raise ConfigError(msg)
+
+
 def _flag(name: str, value: Any, config: SAEConfig) -> None:
     if not isinstance(value, bool):
         msg = f"{name} must be True or False. Got {value!r}. Pass a bool."
@@ -255,6 +262,31 @@ RECIPES: dict[str, Recipe] = {
         sparsifier=lambda c: BatchTopK(c.options["k"], c.options["threshold_decay"]),
         losses=_with_auxk("mse"),
         rules=lambda c: ("unit_norm",),
+    ),
+    "jumprelu": Recipe(
+        line="JumpReLU: a learned threshold a latent, under an L0 or tanh penalty (Rajamanoharan et al. 2024b).",
+        options={
+            "penalty": Option(
+                "l0",
+                _one_of("l0", "tanh"),
+                "'l0': the number of codes, decoder rows keep unit norm (Rajamanoharan 2024); 'tanh': "
+                "sum_j tanh(c f_j ||W_dec_j||), decoder norms are free (Anthropic, January 2025).",
+            ),
+            "l0": Option(1e-3, _real(0), "Weight of the penalty, relative to the normalised squared error."),
+            "l0_warmup": Option(0.1, _real(0, 1), "Share of the run over which that weight rises from 0."),
+            "tanh_scale": Option(
+                4.0, _real(0), "c of the tanh penalty, for inputs scaled to norm sqrt(d_in)."
+            ),
+            "bandwidth": Option(
+                0.03, _positive, "Width of the box about the threshold that gives gradients, in units of pre."
+            ),
+            "threshold": Option(0.03, _positive, "Where every threshold starts, in units of pre."),
+            **_REVIVAL,
+            **_COMMON,
+        },
+        sparsifier=lambda c: JumpReLU(c.d_sae, c.options["threshold"], c.options["bandwidth"]),
+        losses=lambda c: _with_auxk("mse", c.options["penalty"])(c),
+        rules=lambda c: ("unit_norm",) if c.options["penalty"] == "l0" else (),
     ),
     "relu": Recipe(
         line="ReLU with an L1 penalty on codes times decoder norms, or on codes (Bricken et al. 2023).",

@@ -6,13 +6,18 @@ else of an architecture may live anywhere but in a sparsifier, a dictionary, a l
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saelab.sae.kernels import Sparse, batch_top_k, to_csr, top_k
+
+DENSE = 16
+"""In training, codes of which more than one in DENSE may differ from 0 are cheaper as a dense matrix."""
 
 
 class Sparsifier(nn.Module, ABC):
@@ -132,6 +137,80 @@ class ReLU(Sparsifier):
 
     def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
         return pre.relu()
+
+
+class JumpReLU(Sparsifier):
+    """Keep what exceeds a learned threshold of its latent, whole: f = pre * H(pre - theta) (Rajamanoharan et
+    al. 2024b, eq. 3), with their straight-through gradients (eq. 11, 12; K the unit box, eps the bandwidth):
+
+        df/dpre = H(pre - theta)     df/dtheta = -(theta / eps) K((pre - theta) / eps)
+                                     dH/dtheta = -(1 / eps) K((pre - theta) / eps)
+
+    pre [n d_sae] -> codes [n d_sae]. Parameter: log_threshold [d_sae], theta = exp(log_threshold) in units
+    of `pre`.
+    """
+
+    def __init__(self, d_sae: int, threshold: float, bandwidth: float) -> None:
+        super().__init__()
+        self.bandwidth = bandwidth
+        self.log_threshold = nn.Parameter(torch.full((d_sae,), math.log(threshold)))
+
+    @property
+    def threshold(self) -> Float[Tensor, " d_sae"]:
+        """theta, differentiable."""
+        return self.log_threshold.exp()
+
+    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+        return _Jump.apply(pre, self.threshold, self.bandwidth)  # type: ignore[return-value]
+
+    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        # the box below the threshold too: there the code is 0, but not its gradient
+        at = ((pre - self.threshold) / self.bandwidth > -0.5).reshape(-1).nonzero()[:, 0]
+        if self.training and len(at) > pre.numel() // DENSE:
+            return None
+        return to_csr(at, *pre.shape)
+
+    def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
+        return _Jump.apply(pre, self.threshold[indices], self.bandwidth)  # type: ignore[return-value]
+
+    def count(self, codes: Tensor | Sparse, pre: Tensor) -> Tensor:
+        """[]: how many codes are not 0, with a gradient for the thresholds alone. pre: what codes came from."""
+        threshold = self.threshold
+        if isinstance(codes, Sparse):
+            pre, threshold = pre[codes.rows(), codes.indices], threshold[codes.indices]
+        return _Step.apply(pre.detach(), threshold, self.bandwidth).sum()  # type: ignore[union-attr]
+
+    def extra_repr(self) -> str:
+        return f"bandwidth={self.bandwidth}"
+
+
+class _Jump(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return torch.where(pre > threshold, pre, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        pre, threshold = ctx.saved_tensors
+        box = ((pre - threshold) / ctx.bandwidth).abs() < 0.5
+        d_threshold = (grads[0] * box * (-threshold / ctx.bandwidth)).sum_to_size(threshold.shape)
+        return torch.where(pre > threshold, grads[0], 0.0), d_threshold, None
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return (pre > threshold).to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        pre, threshold = ctx.saved_tensors
+        box = ((pre - threshold) / ctx.bandwidth).abs() < 0.5
+        return None, (grads[0] * box / -ctx.bandwidth).sum_to_size(threshold.shape), None
 
 
 def _above(pre: Tensor, threshold: Tensor) -> Int[Tensor, " kept"]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from saelab.sae.kernels import Sparse, sparse_decode, top_k
 from saelab.sae.model import SAE, Forward
 from saelab.sae.recipes import SAEConfig
+from saelab.sae.sparsifiers import JumpReLU
 
 Loss = Callable[[SAE, Forward], Tensor]
 
@@ -54,6 +55,10 @@ class Progress:
     variance: float
     firing: Firing
     step: int = 0
+
+    def ramp(self, share: float) -> float:
+        """Factor in [0, 1] of the step under way: it rises linearly over the first `share` of the run."""
+        return min(1.0, (self.step + 1) / (share * self.steps)) if share else 1.0
 
 
 def mse(config: SAEConfig, progress: Progress) -> Loss:
@@ -106,12 +111,11 @@ def l1(config: SAEConfig, progress: Progress) -> Loss:
 
     With `decoder_norm_weighted=False` the norms are left out (decoder rows keep unit norm by a rule instead).
     """
-    weight, warmup = config.options["l1"], config.options["l1_warmup"] * progress.steps
-    weighted = config.options["decoder_norm_weighted"]
+    weight, weighted = config.options["l1"], config.options["decoder_norm_weighted"]
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
         assert isinstance(forward.codes, Tensor)
-        ramp = min(1.0, (progress.step + 1) / warmup) if warmup else 1.0
+        ramp = progress.ramp(config.options["l1_warmup"])
         sizes = forward.codes.abs().sum(0)
         total = (sizes * sae.W_dec.norm(dim=1)).sum() if weighted else sizes.sum()
         return weight * ramp * total * sae.input_scale / (len(forward.x) * progress.variance**0.5)
@@ -119,4 +123,40 @@ def l1(config: SAEConfig, progress: Progress) -> Loss:
     return loss
 
 
-LOSSES: dict[str, Callable[[SAEConfig, Progress], Loss]] = {"mse": mse, "auxk": auxk, "l1": l1}
+def l0(config: SAEConfig, progress: Progress) -> Loss:
+    """l0 * mean_i ||f_i||_0 of JumpReLU codes, its weight rising over the warm-up. Only the thresholds get a
+    gradient, by a straight-through estimate (Rajamanoharan et al. 2024b, eq. 9, 12)."""
+
+    def loss(sae: SAE, forward: Forward) -> Tensor:
+        assert isinstance(sae.sparsifier, JumpReLU)
+        weight = config.options["l0"] * progress.ramp(config.options["l0_warmup"])
+        return weight * sae.sparsifier.count(forward.codes, forward.pre) / len(forward.x)
+
+    return loss
+
+
+def tanh(config: SAEConfig, progress: Progress) -> Loss:
+    """l0 * mean_i sum_j tanh(c sqrt(d_in) f_ij ||W_dec_j||), its weight rising over the warm-up: about the
+    number of codes, but smooth, so that every weight gets a gradient (Anthropic, January 2025; there inputs
+    have norm sqrt(d_in), here 1, hence the factor)."""
+    scale = config.options["tanh_scale"] * config.d_in**0.5
+
+    def loss(sae: SAE, forward: Forward) -> Tensor:
+        weight = config.options["l0"] * progress.ramp(config.options["l0_warmup"])
+        norms = sae.W_dec.norm(dim=1)
+        if isinstance(forward.codes, Sparse):
+            sizes = forward.codes.values * norms[forward.codes.indices]
+        else:
+            sizes = forward.codes * norms
+        return weight * (scale * sizes).tanh().sum() / len(forward.x)
+
+    return loss
+
+
+LOSSES: dict[str, Callable[[SAEConfig, Progress], Loss]] = {
+    "mse": mse,
+    "auxk": auxk,
+    "l1": l1,
+    "l0": l0,
+    "tanh": tanh,
+}

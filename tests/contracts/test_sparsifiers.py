@@ -22,6 +22,7 @@ COMMON = [
 CASES = {
     "topk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
     "batchtopk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
+    "jumprelu": [{}, {"penalty": "tanh"}, {"threshold": 0.3, "bandwidth": 0.5}],
     "relu": [{}, {"decoder_norm_weighted": False}],
 }
 # recipes that keep exactly k in each row

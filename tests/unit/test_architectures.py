@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from saelab.sae import SAE, Sparse, fvu, recipe
 from saelab.sae.kernels import batch_top_k, batch_top_k_reference, to_csr
-from saelab.sae.sparsifiers import BatchTopK
-from saelab.training import train
+from saelab.sae.sparsifiers import BatchTopK, JumpReLU
+from saelab.training import LOSSES, train
+from saelab.training.losses import Firing, Progress
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -126,3 +127,76 @@ def test_batchtopk_resumes_bit_for_bit_with_its_threshold(tmp_path):
     again = train(config, x, out=tmp_path, **arguments)
     assert again.sae.fingerprint() == whole.sae.fingerprint()
     assert again.history == whole.history
+
+
+# jumprelu
+
+
+def test_jumprelu_is_its_equation_with_the_straight_through_gradients_of_its_paper():
+    part = JumpReLU(4, threshold=0.5, bandwidth=0.2)
+    pre = torch.tensor([[0.45, 0.55, 3.0, 0.3], [0.5, 0.61, -1.0, 0.59]], requires_grad=True)
+    codes = part(pre, pre, None)
+    torch.testing.assert_close(codes, torch.tensor([[0, 0.55, 3, 0], [0, 0.61, 0, 0.59]]))
+    weight = torch.tensor([[2.0, 3, 5, 7], [11, 13, 17, 19]])
+    (codes * weight).sum().backward()
+    torch.testing.assert_close(pre.grad, torch.tensor([[0.0, 3, 5, 0], [0, 13, 0, 19]]))
+    # the box reaches from .4 to .6: -(theta / eps) a unit of gradient there, times theta for its logarithm
+    inside = torch.tensor([2.0 + 11, 3, 0, 19])
+    torch.testing.assert_close(part.log_threshold.grad, -0.5 * 0.5 / 0.2 * inside)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_the_l0_penalty_counts_codes_and_moves_only_thresholds(sparse):
+    config = recipe("jumprelu", d_in=8, d_sae=24, l0=0.5, l0_warmup=0.0, threshold=0.1, bandwidth=0.08)
+    x = _normal(60, 8)
+    sae = SAE.create(config, 0, x)
+    forward = sae(x, sparse=sparse)
+    loss = LOSSES["l0"](config, Progress(10, 1.0, Firing(24, 10)))(sae, forward)
+    assert float(loss.detach()) == pytest.approx(0.5 * _l0(sae, x))
+    loss.backward()
+    assert all(p.grad is None for name, p in sae.named_parameters() if name != "sparsifier.log_threshold")
+    box = ((forward.pre - 0.1).abs() < 0.04).sum(0)
+    assert box.sum() > 10
+    torch.testing.assert_close(sae.sparsifier.log_threshold.grad, -0.5 / 60 / 0.08 * 0.1 * box)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_the_tanh_penalty_is_its_formula(sparse):
+    config = recipe("jumprelu", d_in=8, d_sae=24, penalty="tanh", l0=0.5, l0_warmup=0.5, bandwidth=0.1)
+    x = _normal(60, 8)
+    sae = SAE.create(config, 0, x)
+    with torch.no_grad():
+        sae.W_dec.mul_(3)
+    progress = Progress(10, 1.0, Firing(24, 10))
+    penalty = LOSSES["tanh"](config, progress)
+    loss = penalty(sae, sae(x, sparse=sparse))
+    expected = (4 * 8**0.5 * sae.encode(x) * 3).tanh().sum() / 60 * 0.5 / 5
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert (sae.sparsifier.log_threshold.grad < 0).any()  # to raise the threshold lowers the penalty
+    assert (sae.sparsifier.log_threshold.grad <= 0).all()
+    progress.step = 4
+    torch.testing.assert_close(penalty(sae, sae(x)), expected * 5)
+
+
+@pytest.mark.parametrize(("penalty", "l0"), [("l0", 0.03), ("tanh", 0.02)])
+def test_jumprelu_recovers_planted_directions_and_learns_its_thresholds(penalty, l0):
+    x, directions = _planted(0)
+    config = recipe("jumprelu", d_in=16, d_sae=48, penalty=penalty, l0=l0, bandwidth=0.1)
+    run = train(config, x[:-1000], steps=900, batch_size=256, progress=False)
+    threshold = run.sae.sparsifier.threshold.detach()
+    assert threshold.std() > 0.01
+    assert _recovered(run.sae, directions) >= 0.9
+    assert 1.5 < _l0(run.sae, x[-1000:]) < 2.5
+    norms = run.sae.W_dec.norm(dim=1)
+    assert bool(((norms - 1).abs() < 1e-5).all()) == (penalty == "l0")
+
+
+def test_jumprelu_trains_by_the_dense_path_while_many_codes_are_left():
+    x, _ = _planted(0, n=500)
+    sae = SAE.create(recipe("jumprelu", d_in=16, d_sae=48, threshold=1e-3), 0, x)
+    assert isinstance(sae(x, sparse=True).codes, Sparse)
+    assert isinstance(sae.train()(x, sparse=True).codes, torch.Tensor)
+    with torch.no_grad():
+        sae.sparsifier.log_threshold.fill_(0.0)
+    assert isinstance(sae(x, sparse=True).codes, Sparse)

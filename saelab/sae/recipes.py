@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeGuard
 
 from saelab.sae.dictionaries import Dictionary, Free
-from saelab.sae.sparsifiers import BatchTopK, JumpReLU, ReLU, Sparsifier, TopK
+from saelab.sae.sparsifiers import AbsTopK, BatchTopK, JumpReLU, ReLU, Sparsifier, TopK
 from saelab.types import ConfigError, HookPoint, nearest
 
 
@@ -263,8 +263,19 @@ RECIPES: dict[str, Recipe] = {
         losses=_with_auxk("mse"),
         rules=lambda c: ("unit_norm",),
     ),
+    "abs_topk": Recipe(
+        line="AbsTopK: the k largest magnitudes of a row with their signs, two poles a latent (2510.00404).",
+        options={
+            "k": Option(32, _whole(1, "d_sae"), "Latents kept in each row."),
+            **_REVIVAL,
+            **_COMMON,
+        },
+        sparsifier=lambda c: AbsTopK(c.options["k"]),
+        losses=_with_auxk("mse"),
+        rules=lambda c: ("unit_norm",),
+    ),
     "jumprelu": Recipe(
-        line="JumpReLU: a learned threshold a latent, under an L0 or tanh penalty (Rajamanoharan et al. 2024b).",
+        line="JumpReLU: learned thresholds, under an L0 or tanh penalty (Rajamanoharan et al. 2024b).",
         options={
             "penalty": Option(
                 "l0",

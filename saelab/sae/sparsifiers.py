@@ -89,6 +89,34 @@ class TopK(Sparsifier):
         return f"k={self.k}"
 
 
+class AbsTopK(Sparsifier):
+    """Keep the k largest |pre| of each row with their signs: hard thresholding, the proximal step of an L0
+    constraint without the sign constraint of TopK (AbsTopK, arXiv 2510.00404). One latent then holds both
+    poles of an axis.
+
+    pre [n d_sae] -> codes [n d_sae], at most k non-zero in a row; ties go to the lower index. Equal to TopK
+    applied to [pre, -pre] and folded back.
+    """
+
+    signed = True
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+        indices = top_k(pre.detach().abs(), self.k)
+        return torch.zeros_like(pre).scatter(1, indices, pre.gather(1, indices))
+
+    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        indices = top_k(pre.abs(), self.k)
+        n, k = indices.shape
+        return torch.arange(0, n * k + 1, k, device=pre.device), indices.reshape(-1)
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}"
+
+
 class BatchTopK(Sparsifier):
     """In training, keep the k * n largest positive pre-activations of the whole batch, so that rows share
     the budget; in eval mode keep what exceeds a learned threshold, so that rows are independent (Bussmann et
@@ -174,7 +202,7 @@ class JumpReLU(Sparsifier):
         return _Jump.apply(pre, self.threshold[indices], self.bandwidth)  # type: ignore[return-value]
 
     def count(self, codes: Tensor | Sparse, pre: Tensor) -> Tensor:
-        """[]: how many codes are not 0, with a gradient for the thresholds alone. pre: what codes came from."""
+        """[]: how many codes are not 0, with a gradient for the thresholds alone; pre: of the same pass."""
         threshold = self.threshold
         if isinstance(codes, Sparse):
             pre, threshold = pre[codes.rows(), codes.indices], threshold[codes.indices]

@@ -5,6 +5,8 @@ What all have in common is in tests/contracts/test_sparsifiers.py.
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from saelab.sae import SAE, Sparse, fvu, recipe
 from saelab.sae.kernels import batch_top_k, batch_top_k_reference, to_csr
-from saelab.sae.sparsifiers import BatchTopK, JumpReLU
+from saelab.sae.sparsifiers import AbsTopK, BatchTopK, JumpReLU, TopK
 from saelab.training import LOSSES, train
 from saelab.training.losses import Firing, Progress
 
@@ -200,3 +202,71 @@ def test_jumprelu_trains_by_the_dense_path_while_many_codes_are_left():
     with torch.no_grad():
         sae.sparsifier.log_threshold.fill_(0.0)
     assert isinstance(sae(x, sparse=True).codes, Sparse)
+
+
+# abs_topk
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_abs_topk_is_the_best_of_all_supports(seed):
+    """Hard thresholding is the projection onto {||z||_0 <= k}: brute force over supports."""
+    pre = _normal(1, 7, seed=seed)
+    codes = AbsTopK(3)(pre, pre, None)
+    supports = itertools.combinations(range(7), 3)
+    best = min(supports, key=lambda s: float((pre[0] ** 2).sum() - (pre[0, list(s)] ** 2).sum()))
+    assert tuple(codes[0].nonzero()[:, 0].tolist()) == best
+    assert torch.equal(codes[0, list(best)], pre[0, list(best)])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_abs_topk_is_topk_of_both_signs_folded_back(ties):
+    pre = _normal(200, 40)
+    if ties:
+        pre = pre.round() + 0.25  # never 0, never equal in magnitude with opposite signs
+    both = TopK(6)(torch.cat([pre, -pre], 1), pre, None)
+    codes = AbsTopK(6)(pre, pre, None)
+    assert (codes < 0).any()
+    if not ties:
+        assert torch.equal(codes, both[:, :40] - both[:, 40:])
+    else:  # among equals both keep the lower index of their own order: as many, of the same magnitudes
+        folded = (both[:, :40] - both[:, 40:]).abs()
+        assert torch.equal(codes.abs().sort(1).values, folded.sort(1).values)
+
+
+def test_abs_topk_holds_both_poles_and_beats_topk_on_signed_data():
+    """The data of the method sheet: 64 axes in 48 dimensions, four active a row, of either sign."""
+    generator = torch.Generator().manual_seed(11)
+    directions = torch.nn.functional.normalize(torch.randn(64, 48, generator=generator), dim=1)
+    active = torch.rand(12_000, 64, generator=generator).argsort(1)[:, :4]
+    size = (0.5 + torch.rand(12_000, 4, generator=generator)) * (
+        2 * (torch.rand(12_000, 4, generator=generator) < 0.5) - 1
+    )
+    x = torch.zeros(12_000, 64).scatter(1, active, size) @ directions
+    score = {}
+    for name in ("abs_topk", "topk"):
+        config = recipe(name, d_in=48, d_sae=64, k=4)
+        sae = train(config, x[:-1000], steps=700, batch_size=256, progress=False).sae
+        score[name] = fvu(x[-1000:], sae(x[-1000:]).x_hat)
+        if name == "abs_topk":
+            codes = sae.encode(x)
+            both = ((codes > 0).sum(0) > 20) & ((codes < 0).sum(0) > 20)
+            assert both.float().mean() >= 0.9
+            cosine = torch.nn.functional.normalize(sae.W_dec, dim=1) @ directions.t()
+            assert (cosine.abs().max(0).values > 0.9).float().mean() >= 0.9
+            assert int((codes != 0).sum()) == 4 * len(x)
+    assert score["abs_topk"] <= 0.25 * score["topk"]
+
+
+def test_the_auxiliary_loss_revives_signed_latents_by_magnitude():
+    config = recipe("abs_topk", d_in=8, d_sae=24, k=2, k_aux=3)
+    x = _normal(50, 8)
+    sae = SAE.create(config, 0, x)
+    progress = Progress(10, 1.0, Firing(24, 10))
+    dead = torch.tensor([1, 4, 5, 9, 20])
+    progress.firing.since[dead] = 10
+    loss = LOSSES["auxk"](config, progress)(sae, sae(x, sparse=True))
+    with torch.no_grad():
+        error = (x - sae(x).x_hat) / sae.input_scale
+        e_hat = AbsTopK(3)(sae(x).pre[:, dead], x, None) @ sae.W_dec[dead]
+        expected = (error - e_hat).square().sum() / error.square().sum() / 32
+    torch.testing.assert_close(loss.detach(), expected)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeGuard
 
 from saelab.sae.dictionaries import Dictionary, Free
-from saelab.sae.sparsifiers import AbsTopK, BatchTopK, JumpReLU, ReLU, Sparsifier, TopK
+from saelab.sae.sparsifiers import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, Sparsifier, TopK
 from saelab.types import ConfigError, HookPoint, nearest
 
 
@@ -212,6 +212,8 @@ _COMMON = {
     ),
 }
 
+_L1_WARMUP = Option(0.05, _real(0, 1), "Share of the run over which the L1 weight rises from 0.")
+
 _DEAD = {
     "dead_after": Option(
         None,
@@ -299,13 +301,29 @@ RECIPES: dict[str, Recipe] = {
         losses=lambda c: _with_auxk("mse", c.options["penalty"])(c),
         rules=lambda c: ("unit_norm",) if c.options["penalty"] == "l0" else (),
     ),
+    "gated": Recipe(
+        line="Gated: one path chooses latents, another their size (Rajamanoharan et al. 2024a).",
+        options={
+            "l1": Option(
+                0.3,
+                _real(0),
+                "Weight of the L1 penalty on the gate, relative to the normalised squared error.",
+            ),
+            "l1_warmup": _L1_WARMUP,
+            **_REVIVAL,
+            **_COMMON,
+        },
+        sparsifier=lambda c: Gated(c.d_sae),
+        losses=_with_auxk("mse", "gate"),
+        rules=lambda c: ("unit_norm",),
+    ),
     "relu": Recipe(
         line="ReLU with an L1 penalty on codes times decoder norms, or on codes (Bricken et al. 2023).",
         options={
             "l1": Option(
                 0.1, _real(0), "Weight of the L1 penalty, relative to the normalised squared error."
             ),
-            "l1_warmup": Option(0.05, _real(0, 1), "Share of the run over which the L1 weight rises from 0."),
+            "l1_warmup": _L1_WARMUP,
             "decoder_norm_weighted": Option(
                 True,
                 _flag,

@@ -212,6 +212,31 @@ class JumpReLU(Sparsifier):
         return f"bandwidth={self.bandwidth}"
 
 
+class Gated(Sparsifier):
+    """One path decides which latents are on, another how much: f = H(pre) * relu(exp(r_mag) * pre + b_mag)
+    (Rajamanoharan et al. 2024a, eq. 6, 7; W_mag is W_gate rescaled by latent, pre the gate's input).
+
+    pre [n d_sae] -> codes [n d_sae]. Parameters: r_mag, b_mag [d_sae]. b_mag counts from the rescaled gate
+    bias: the magnitude bias of the paper is exp(r_mag) * b_enc + b_mag, which spans the same functions.
+    The gate itself gets no gradient here; the loss `gate` trains it.
+    """
+
+    def __init__(self, d_sae: int) -> None:
+        super().__init__()
+        self.r_mag = nn.Parameter(torch.zeros(d_sae))
+        self.b_mag = nn.Parameter(torch.zeros(d_sae))
+
+    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+        return torch.where(pre > 0, (self.r_mag.exp() * pre + self.b_mag).relu(), 0.0)
+
+    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        at = _above(pre, 0)
+        return None if self.training and len(at) > pre.numel() // DENSE else to_csr(at, *pre.shape)
+
+    def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
+        return (self.r_mag[indices].exp() * pre + self.b_mag[indices]).relu()
+
+
 class _Jump(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
@@ -241,6 +266,6 @@ class _Step(torch.autograd.Function):
         return None, (grads[0] * box / -ctx.bandwidth).sum_to_size(threshold.shape), None
 
 
-def _above(pre: Tensor, threshold: Tensor) -> Int[Tensor, " kept"]:
+def _above(pre: Tensor, threshold: Tensor | float) -> Int[Tensor, " kept"]:
     """Flat indices, ascending, of the entries greater than a threshold ([] or [d_sae])."""
     return (pre > threshold).reshape(-1).nonzero()[:, 0]

@@ -153,10 +153,33 @@ def tanh(config: SAEConfig, progress: Progress) -> Loss:
     return loss
 
 
+def gate(config: SAEConfig, progress: Progress) -> Loss:
+    """What trains the gate of a Gated SAE, g = relu(pre): an L1 penalty on g, as `l1` without norms, and the
+    error of reconstructing from g by the decoder held fixed, ||x - x_hat(g)||^2 / variance, so that what is
+    on is what can explain x (Rajamanoharan et al. 2024a, eq. 8)."""
+
+    def loss(sae: SAE, forward: Forward) -> Tensor:
+        if isinstance(forward.codes, Sparse):
+            on: Tensor | Sparse = sae.attach(forward.x, forward.pre, *forward.codes[:2], torch.relu)
+            total = on.values.sum()
+            product = sparse_decode(on, sae.W_dec.detach())
+        else:
+            on = forward.pre.relu()
+            total = on.sum()
+            product = on @ sae.W_dec.detach()
+        x_hat = (product + sae.b_dec.detach()) * sae.input_scale
+        penalty = config.options["l1"] * progress.ramp(config.options["l1_warmup"])
+        error = (forward.x - x_hat).square().sum() / progress.variance
+        return (error + penalty * total * sae.input_scale / progress.variance**0.5) / len(forward.x)
+
+    return loss
+
+
 LOSSES: dict[str, Callable[[SAEConfig, Progress], Loss]] = {
     "mse": mse,
     "auxk": auxk,
     "l1": l1,
     "l0": l0,
     "tanh": tanh,
+    "gate": gate,
 }

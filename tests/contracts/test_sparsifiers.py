@@ -24,8 +24,11 @@ CASES = {
     "batchtopk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
     "jumprelu": [{}, {"penalty": "tanh"}, {"threshold": 0.3, "bandwidth": 0.5}],
     "abs_topk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
+    "gated": [{}],
     "relu": [{}, {"decoder_norm_weighted": False}],
 }
+# recipe -> what a code that is not 0 equals, where that is not its pre-activation
+CODE = {"gated": lambda part, pre: (part.r_mag.exp() * pre + part.b_mag).expand_as(pre)}
 # recipes that keep exactly k in each row
 PER_ROW = {"topk", "abs_topk"}
 SHAPES = [(16, 64), (5, 1), (1, 9), (13, 37), (8, 160)]
@@ -87,7 +90,8 @@ def test_it_computes_its_equation(sae):
     codes = sae.encode(x)
     torch.testing.assert_close(sae(x).pre.double(), pre, rtol=1e-4, atol=1e-4)
     kept = codes != 0
-    torch.testing.assert_close(codes[kept].double(), pre[kept], rtol=1e-4, atol=1e-4)
+    expected = CODE.get(sae.config.recipe, lambda part, pre: pre)(sae.sparsifier, pre)
+    torch.testing.assert_close(codes[kept].double(), expected[kept], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
         sae.decode(codes).double(),
         (codes.double() @ sae.W_dec.double() + b_dec) * scale,

@@ -6,6 +6,7 @@ What all have in common is in tests/contracts/test_sparsifiers.py.
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from saelab.sae import SAE, Sparse, fvu, recipe
 from saelab.sae.kernels import batch_top_k, batch_top_k_reference, to_csr
-from saelab.sae.sparsifiers import AbsTopK, BatchTopK, JumpReLU, TopK
+from saelab.sae.sparsifiers import AbsTopK, BatchTopK, Gated, JumpReLU, TopK
 from saelab.training import LOSSES, train
 from saelab.training.losses import Firing, Progress
 
@@ -270,3 +271,68 @@ def test_the_auxiliary_loss_revives_signed_latents_by_magnitude():
         e_hat = AbsTopK(3)(sae(x).pre[:, dead], x, None) @ sae.W_dec[dead]
         expected = (error - e_hat).square().sum() / error.square().sum() / 32
     torch.testing.assert_close(loss.detach(), expected)
+
+
+# gated
+
+
+def test_gated_is_its_equation_and_its_gate_gets_no_gradient_from_the_codes():
+    part = Gated(3)
+    with torch.no_grad():
+        part.r_mag.copy_(torch.tensor([0.5, -1.0, 0.0]))
+        part.b_mag.copy_(torch.tensor([0.1, -0.2, -0.3]))
+    pre = torch.tensor([[1.0, 2, 0.2], [-0.01, 0.3, 4]], requires_grad=True)
+    codes = part(pre, pre, None)
+    rise = [math.exp(0.5), math.exp(-1), 1]
+    # the gate shuts out -.01, whose magnitude would be positive; the magnitude path two that the gate lets in
+    expected = [[rise[0] + 0.1, 2 * rise[1] - 0.2, 0], [0, 0, 3.7]]
+    torch.testing.assert_close(codes, torch.tensor(expected))
+    codes.sum().backward()
+    torch.testing.assert_close(pre.grad, torch.tensor([[rise[0], rise[1], 0], [0, 0, 1]]))
+    assert part.b_mag.grad.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_the_gate_loss_is_its_formula_and_holds_the_decoder_fixed(sparse):
+    config = recipe("gated", d_in=8, d_sae=24, l1=0.3, l1_warmup=0.0)
+    x = _normal(60, 8) + 1
+    sae = SAE.create(config, 0, x)
+    with torch.no_grad():
+        sae.sparsifier.r_mag.fill_(0.7)
+        sae.b_enc.sub_(0.1)
+    progress = Progress(10, 3.0, Firing(24, 10))
+    loss = LOSSES["gate"](config, progress)(sae, sae(x, sparse=sparse))
+    with torch.no_grad():
+        on = sae(x).pre.relu()
+        error = (x - (on @ sae.W_dec + sae.b_dec) * sae.input_scale).square().sum(1).mean() / 3
+        expected = error + 0.3 * on.sum(1).mean() * sae.input_scale / 3**0.5
+    torch.testing.assert_close(loss.detach(), expected)
+    loss.backward()
+    gradients = {name: p.grad for name, p in sae.named_parameters()}
+    assert all(gradients[n] is None for n in ("dictionary.W_dec", "sparsifier.r_mag", "sparsifier.b_mag"))
+    assert (gradients["W_enc"] != 0).any()
+    plain = torch.autograd.grad(
+        LOSSES["gate"](config, progress)(sae, sae(x)), [sae.W_enc, sae.b_enc, sae.b_dec]
+    )
+    for name, grad in zip(("W_enc", "b_enc", "b_dec"), plain, strict=True):
+        torch.testing.assert_close(gradients[name], grad, rtol=1e-4, atol=1e-5)
+
+
+def test_gated_recovers_planted_directions_without_shrinking_what_it_reads():
+    """At half the L0 of ReLU with L1 it reconstructs better, and as long as it should."""
+    x, directions = _planted(0)
+    centre, held_out = x.mean(0), x[-1000:]
+    l0, error, shrinkage = {}, {}, {}
+    for name, l1 in (("gated", 0.8), ("relu", 0.3)):
+        config = recipe(name, d_in=16, d_sae=48, l1=l1)
+        sae = train(config, x[:-1000], steps=900, batch_size=256, progress=False).sae
+        x_hat = sae(held_out).x_hat.detach()
+        l0[name], error[name] = _l0(sae, held_out), fvu(held_out, x_hat)
+        # the factor by which reconstructions would have to grow to fit best
+        factor = ((x_hat - centre) * (held_out - centre)).sum() / (x_hat - centre).square().sum()
+        shrinkage[name] = float(factor)
+        assert _recovered(sae, directions) >= 0.9
+    assert l0["gated"] < 0.7 * l0["relu"]
+    assert error["gated"] < error["relu"]
+    assert shrinkage["gated"] == pytest.approx(1, abs=0.03)
+    assert shrinkage["relu"] > 1.1

@@ -64,6 +64,48 @@ def top_k(pre: Float[Tensor, "n d_sae"], k: int) -> Int[Tensor, "n k"]:
     return indices
 
 
+def batch_top_k_reference(score: Float[Tensor, "n d_sae"], total: int) -> Int[Tensor, " kept"]:
+    """Flat indices, ascending, of the `total` largest positive entries of the whole batch (all, where fewer
+    are positive); ties go to the lower index. The definition, slow."""
+    flat = score.reshape(-1)
+    order = torch.sort(flat, descending=True, stable=True).indices[: min(total, int((flat > 0).sum()))]
+    return order.sort().values
+
+
+def batch_top_k(score: Float[Tensor, "n d_sae"], total: int) -> Int[Tensor, " kept"]:
+    """Flat indices, ascending, of the `total` largest positive entries of the whole batch; ties as in the
+    definition.
+
+    A strided sample guesses a bound that a little more than `total` entries exceed, and only these are
+    ranked. Where the guess lets too few pass, every positive entry is ranked instead, so the result is exact.
+    """
+    flat = score.reshape(-1)
+    sample = flat[::61]  # a prime: no latent is left out of the sample unless d_sae is a multiple of it
+    rank = int(1.1 * total / 61 + 8 * (total / 61) ** 0.5) + 1
+    at = None
+    if total and rank < len(sample) // 2:
+        bound = sample.kthvalue(len(sample) - rank + 1).values.clamp_min(0)
+        at = (flat > bound).nonzero()[:, 0]
+    if at is None or len(at) < total:
+        at = (flat > 0).nonzero()[:, 0]
+    if len(at) <= total:
+        return at
+    if not total:
+        return at[:0]
+    values = flat[at]
+    last = values.kthvalue(len(values) - total + 1).values
+    keep = values > last
+    ties = (values == last).nonzero()[:, 0]
+    keep[ties[: total - int(keep.sum())]] = True
+    return at[keep]
+
+
+def to_csr(flat: Int[Tensor, " kept"], n: int, d_sae: int) -> tuple[Tensor, Tensor]:
+    """(indptr [n + 1], indices [kept]) of ascending flat indices into [n d_sae]."""
+    counts = torch.bincount(flat // d_sae, minlength=n)
+    return F.pad(counts.cumsum(0), (1, 0)), flat % d_sae
+
+
 def sparse_decode_reference(codes: Sparse, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "n d_in"]:
     """codes @ W_dec by the dense product."""
     return codes.dense() @ W_dec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +83,8 @@ class SAE(nn.Module):
         rows: activations from which the input scale, b_dec and, with tied_init, the factor of W_enc are
         taken, as training does. The factor is the one whose reconstruction is best in least squares: latents
         overlap, so that W_enc = W_dec^T alone overshoots. Without rows the scale and factor are 1 and b_dec
-        is 0. The same seed gives the same weights, and the global random state is left alone.
+        is 0. It comes in eval mode. The same seed gives the same weights, and the global random state is left
+        alone.
         """
         sae = cls(config)
         # mixed, so that data drawn from the same small seed by the caller shares no number with the weights
@@ -100,7 +101,9 @@ class SAE(nn.Module):
                 sae.b_dec.copy_(_centre(rows / sae.input_scale, config.options["b_dec_init"]))
                 if config.options["tied_init"]:
                     sae.W_enc.mul_(_gain(sae, rows[:4096]))
-        return sae
+                if len(rows):  # so that a learned threshold fits the untrained SAE too
+                    sae.sparsifier.observe(sae(rows[:4096], sparse=True).codes)
+        return sae.eval()
 
     @property
     def W_dec(self) -> Float[Tensor, "d_sae d_in"]:
@@ -269,8 +272,8 @@ class SAE(nn.Module):
 
     def _chunks(self, flat: Tensor) -> Iterator[Tensor]:
         """Rows in pieces whose pre-activations take at most 64 MB in float32; one (empty) piece for no
-        rows."""
-        size = max(1, 2**24 // self.d_sae)
+        rows. In training mode one piece: the codes of a row may depend on the others."""
+        size = max(1, len(flat) if self.training else 2**24 // self.d_sae)
         for start in range(0, max(1, len(flat)), size):
             yield flat[start : start + size]
 
@@ -291,7 +294,7 @@ class SAE(nn.Module):
             return Codes.from_dense(self._sparsify(pre, centred))
         indptr, indices = selected
         rows = torch.repeat_interleave(torch.arange(len(pre), device=pre.device), indptr.diff())
-        values = self.sparsifier.activation(pre[rows, indices])
+        values = self.sparsifier.activation(pre[rows, indices], indices)
         keep = values != 0
         rows, indices, values = rows[keep], indices[keep], values[keep]
         order = torch.argsort(rows * self.d_sae + indices)
@@ -319,12 +322,20 @@ class SAE(nn.Module):
             codes = self.attach(flat, pre, *selected)
         return Forward(flat, pre, codes, self._decode(codes, None), None)
 
-    def attach(self, flat: Float[Tensor, "n d_in"], pre: Tensor, indptr: Tensor, indices: Tensor) -> Sparse:
+    def attach(
+        self,
+        flat: Float[Tensor, "n d_in"],
+        pre: Tensor,
+        indptr: Tensor,
+        indices: Tensor,
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ) -> Sparse:
         """Codes at a chosen CSR pattern, differentiable in the weights. pre: this SAE's pre-activations of
-        `flat`."""
+        `flat`. activation: what makes a code of a pre-activation, by default the sparsifier's."""
         x = flat / self.input_scale
         at = active_pre(pre, x, self.b_in(), self.W_enc, self.b_enc, indptr, indices)
-        return Sparse(indptr, indices, self.sparsifier.activation(at), self.d_sae)
+        values = self.sparsifier.activation(at, indices) if activation is None else activation(at)
+        return Sparse(indptr, indices, values, self.d_sae)
 
 
 def _gain(sae: SAE, rows: Tensor) -> Tensor:

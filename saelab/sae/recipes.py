@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeGuard
 
 from saelab.sae.dictionaries import Dictionary, Free
-from saelab.sae.sparsifiers import ReLU, Sparsifier, TopK
+from saelab.sae.sparsifiers import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, Sparsifier, TopK
 from saelab.types import ConfigError, HookPoint, nearest
 
 
@@ -170,6 +170,13 @@ def _real(low: float, high: float | None = None) -> Callable[[str, Any, SAEConfi
     return check
 
 
+def _positive(name: str, value: Any, config: SAEConfig) -> None:
+    _real(0)(name, value, config)
+    if value == 0:
+        msg = f"{name} must be greater than 0. Got {value!r}. Pass a small number instead."
+        raise ConfigError(msg)
+
+
 def _flag(name: str, value: Any, config: SAEConfig) -> None:
     if not isinstance(value, bool):
         msg = f"{name} must be True or False. Got {value!r}. Pass a bool."
@@ -205,25 +212,109 @@ _COMMON = {
     ),
 }
 
+_L1_WARMUP = Option(0.05, _real(0, 1), "Share of the run over which the L1 weight rises from 0.")
+
+_DEAD = {
+    "dead_after": Option(
+        None,
+        _whole(1, optional=True),
+        "Rows without firing after which a latent counts as dead; None means a tenth of the "
+        "run, at most 10M.",
+    ),
+}
+
+_REVIVAL = {
+    "aux_coefficient": Option(1 / 32, _real(0), "Weight of the auxk loss; 0 turns it off."),
+    "k_aux": Option(
+        None, _whole(1, "d_sae", optional=True), "Dead latents used in each row; None means d_in / 2."
+    ),
+    **_DEAD,
+}
+
+_BATCH = {
+    "k": Option(32, _whole(1, "d_sae"), "Latents kept in each row, on average over a training batch."),
+    "threshold_decay": Option(
+        0.99,
+        _real(0, 0.999999),
+        "Weight of the past in the moving average of the inference threshold, a step.",
+    ),
+}
+
+
+def _with_auxk(*losses: str) -> Callable[[SAEConfig], tuple[str, ...]]:
+    """These losses, and auxk unless its coefficient is 0."""
+    return lambda c: (*losses, "auxk") if c.options["aux_coefficient"] else losses
+
+
 RECIPES: dict[str, Recipe] = {
     "topk": Recipe(
         line="TopK: the k largest pre-activations of a row, dead latents revived by auxk (Gao et al. 2024).",
         options={
             "k": Option(32, _whole(1, "d_sae"), "Latents kept in each row."),
-            "aux_coefficient": Option(1 / 32, _real(0), "Weight of the auxk loss; 0 turns it off."),
-            "k_aux": Option(
-                None, _whole(1, "d_sae", optional=True), "Dead latents used in each row; None means d_in / 2."
-            ),
-            "dead_after": Option(
-                None,
-                _whole(1, optional=True),
-                "Rows without firing after which a latent counts as dead; None means a tenth of the "
-                "run, at most 10M.",
-            ),
+            **_REVIVAL,
             **_COMMON,
         },
         sparsifier=lambda c: TopK(c.options["k"]),
-        losses=lambda c: ("mse", "auxk") if c.options["aux_coefficient"] else ("mse",),
+        losses=_with_auxk("mse"),
+        rules=lambda c: ("unit_norm",),
+    ),
+    "batchtopk": Recipe(
+        line="BatchTopK: k a row on average over a batch, a learned threshold afterwards (Bussmann 2024).",
+        options={**_BATCH, **_REVIVAL, **_COMMON},
+        sparsifier=lambda c: BatchTopK(c.options["k"], c.options["threshold_decay"]),
+        losses=_with_auxk("mse"),
+        rules=lambda c: ("unit_norm",),
+    ),
+    "abs_topk": Recipe(
+        line="AbsTopK: the k largest magnitudes of a row with their signs, two poles a latent (2510.00404).",
+        options={
+            "k": Option(32, _whole(1, "d_sae"), "Latents kept in each row."),
+            **_REVIVAL,
+            **_COMMON,
+        },
+        sparsifier=lambda c: AbsTopK(c.options["k"]),
+        losses=_with_auxk("mse"),
+        rules=lambda c: ("unit_norm",),
+    ),
+    "jumprelu": Recipe(
+        line="JumpReLU: learned thresholds, under an L0 or tanh penalty (Rajamanoharan et al. 2024b).",
+        options={
+            "penalty": Option(
+                "l0",
+                _one_of("l0", "tanh"),
+                "'l0': the number of codes, decoder rows keep unit norm (Rajamanoharan 2024); 'tanh': "
+                "sum_j tanh(c f_j ||W_dec_j||), decoder norms are free (Anthropic, January 2025).",
+            ),
+            "l0": Option(1e-3, _real(0), "Weight of the penalty, relative to the normalised squared error."),
+            "l0_warmup": Option(0.1, _real(0, 1), "Share of the run over which that weight rises from 0."),
+            "tanh_scale": Option(
+                4.0, _real(0), "c of the tanh penalty, for inputs scaled to norm sqrt(d_in)."
+            ),
+            "bandwidth": Option(
+                0.03, _positive, "Width of the box about the threshold that gives gradients, in units of pre."
+            ),
+            "threshold": Option(0.03, _positive, "Where every threshold starts, in units of pre."),
+            **_REVIVAL,
+            **_COMMON,
+        },
+        sparsifier=lambda c: JumpReLU(c.d_sae, c.options["threshold"], c.options["bandwidth"]),
+        losses=lambda c: _with_auxk("mse", c.options["penalty"])(c),
+        rules=lambda c: ("unit_norm",) if c.options["penalty"] == "l0" else (),
+    ),
+    "gated": Recipe(
+        line="Gated: one path chooses latents, another their size (Rajamanoharan et al. 2024a).",
+        options={
+            "l1": Option(
+                0.3,
+                _real(0),
+                "Weight of the L1 penalty on the gate, relative to the normalised squared error.",
+            ),
+            "l1_warmup": _L1_WARMUP,
+            **_REVIVAL,
+            **_COMMON,
+        },
+        sparsifier=lambda c: Gated(c.d_sae),
+        losses=_with_auxk("mse", "gate"),
         rules=lambda c: ("unit_norm",),
     ),
     "relu": Recipe(
@@ -232,7 +323,7 @@ RECIPES: dict[str, Recipe] = {
             "l1": Option(
                 0.1, _real(0), "Weight of the L1 penalty, relative to the normalised squared error."
             ),
-            "l1_warmup": Option(0.05, _real(0, 1), "Share of the run over which the L1 weight rises from 0."),
+            "l1_warmup": _L1_WARMUP,
             "decoder_norm_weighted": Option(
                 True,
                 _flag,
@@ -240,12 +331,7 @@ RECIPES: dict[str, Recipe] = {
                 "April 2024); "
                 "False: sum_j f_j, and decoder rows keep unit norm.",
             ),
-            "dead_after": Option(
-                None,
-                _whole(1, optional=True),
-                "Rows without firing after which a latent counts as dead; None means a tenth of the "
-                "run, at most 10M.",
-            ),
+            **_DEAD,
             **_COMMON,
         },
         sparsifier=lambda c: ReLU(),

@@ -6,23 +6,29 @@ else of an architecture may live anywhere but in a sparsifier, a dictionary, a l
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saelab.sae.kernels import top_k
+from saelab.sae.kernels import Sparse, batch_top_k, to_csr, top_k
+
+DENSE = 16
+"""In training, codes of which more than one in DENSE may differ from 0 are cheaper as a dense matrix."""
 
 
 class Sparsifier(nn.Module, ABC):
     """pre [n d_sae] -> codes [n d_sae]. Rows are independent of each other in eval mode.
 
     `uses_dec_norm`: whether `dec_norm` (Euclidean norm of each decoder row, [d_sae]) is needed; else None
-    is passed.
+    is passed. `signed`: whether codes may be negative.
     """
 
     uses_dec_norm: bool = False
+    signed: bool = False
 
     @abstractmethod
     def forward(
@@ -37,17 +43,23 @@ class Sparsifier(nn.Module, ABC):
         """The fast path: (indptr [n + 1], indices [nnz]) of the entries whose codes may differ from 0,
         else None.
 
-        The codes there are `activation(pre[row, index])`. Called without gradient.
+        The codes there are `activation(pre[row, index], index)`. Called without gradient.
         """
         return None
 
-    def activation(self, pre: Tensor) -> Tensor:
-        """Elementwise: the code of a selected pre-activation."""
+    def activation(self, pre: Float[Tensor, " nnz"], indices: Int[Tensor, " nnz"]) -> Tensor:
+        """Elementwise: the codes of selected pre-activations; indices: their latents."""
         return pre
 
-    def observe(self, codes: Tensor) -> None:
+    def observe(self, codes: Float[Tensor, "n d_sae"] | Sparse) -> None:
         """Hook for learned thresholds: called once a training step with the step's codes, without
         gradient."""
+
+    def scatter(self, pre: Tensor, indptr: Tensor, indices: Tensor) -> Float[Tensor, "n d_sae"]:
+        """Dense codes of a selection, differentiable: zeros but for `activation` at the selected entries."""
+        rows = torch.repeat_interleave(torch.arange(len(pre), device=pre.device), indptr.diff())
+        values = self.activation(pre[rows, indices], indices)
+        return torch.zeros_like(pre).index_put((rows, indices), values)
 
 
 class TopK(Sparsifier):
@@ -62,7 +74,7 @@ class TopK(Sparsifier):
 
     def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
         indices = top_k(pre.detach(), self.k)
-        values = self.activation(pre.gather(1, indices))
+        values = pre.gather(1, indices).relu()
         return torch.zeros_like(pre).scatter(1, indices, values)
 
     def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
@@ -70,11 +82,82 @@ class TopK(Sparsifier):
         n, k = indices.shape
         return torch.arange(0, n * k + 1, k, device=pre.device), indices.reshape(-1)
 
-    def activation(self, pre: Tensor) -> Tensor:
+    def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return pre.relu()
 
     def extra_repr(self) -> str:
         return f"k={self.k}"
+
+
+class AbsTopK(Sparsifier):
+    """Keep the k largest |pre| of each row with their signs: hard thresholding, the proximal step of an L0
+    constraint without the sign constraint of TopK (AbsTopK, arXiv 2510.00404). One latent then holds both
+    poles of an axis.
+
+    pre [n d_sae] -> codes [n d_sae], at most k non-zero in a row; ties go to the lower index. Equal to TopK
+    applied to [pre, -pre] and folded back.
+    """
+
+    signed = True
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+        indices = top_k(pre.detach().abs(), self.k)
+        return torch.zeros_like(pre).scatter(1, indices, pre.gather(1, indices))
+
+    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        indices = top_k(pre.abs(), self.k)
+        n, k = indices.shape
+        return torch.arange(0, n * k + 1, k, device=pre.device), indices.reshape(-1)
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}"
+
+
+class BatchTopK(Sparsifier):
+    """In training, keep the k * n largest positive pre-activations of the whole batch, so that rows share
+    the budget; in eval mode keep what exceeds a learned threshold, so that rows are independent (Bussmann et
+    al. 2024).
+
+    pre [n d_sae] -> codes [n d_sae], on training batches k non-zero a row on average.
+
+    Buffers: threshold [], in units of `pre`, the moving average of the smallest code that each batch kept: a
+    plain mean at first, then exponential with weight 1 - decay for the newest. seen []: how many batches it
+    averages. Before the first batch the threshold is 0 and every positive pre-activation counts.
+    """
+
+    def __init__(self, k: int, decay: float) -> None:
+        super().__init__()
+        self.k, self.decay = k, decay
+        self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros(()))
+        self.threshold: Tensor
+        self.seen: Tensor
+
+    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+        if self.training:
+            return self.scatter(pre, *self.select(pre.detach(), x, dec_norm))
+        return torch.where(pre > self.threshold, pre, 0.0)
+
+    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor]:
+        n, d_sae = pre.shape
+        flat = batch_top_k(pre, n * self.k) if self.training else _above(pre, self.threshold)
+        return to_csr(flat, n, d_sae)
+
+    @torch.no_grad()
+    def observe(self, codes: Tensor | Sparse) -> None:
+        values = codes.values if isinstance(codes, Sparse) else codes
+        values = values[values > 0]
+        if len(values):
+            weight = (1 / (self.seen + 1)).clamp_min(1 - self.decay)
+            self.threshold.lerp_(values.min(), weight)
+            self.seen.copy_((self.seen + 1).clamp_max(1 / (1 - self.decay)))
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, decay={self.decay}"
 
 
 class ReLU(Sparsifier):
@@ -82,3 +165,107 @@ class ReLU(Sparsifier):
 
     def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
         return pre.relu()
+
+
+class JumpReLU(Sparsifier):
+    """Keep what exceeds a learned threshold of its latent, whole: f = pre * H(pre - theta) (Rajamanoharan et
+    al. 2024b, eq. 3), with their straight-through gradients (eq. 11, 12; K the unit box, eps the bandwidth):
+
+        df/dpre = H(pre - theta)     df/dtheta = -(theta / eps) K((pre - theta) / eps)
+                                     dH/dtheta = -(1 / eps) K((pre - theta) / eps)
+
+    pre [n d_sae] -> codes [n d_sae]. Parameter: log_threshold [d_sae], theta = exp(log_threshold) in units
+    of `pre`.
+    """
+
+    def __init__(self, d_sae: int, threshold: float, bandwidth: float) -> None:
+        super().__init__()
+        self.bandwidth = bandwidth
+        self.log_threshold = nn.Parameter(torch.full((d_sae,), math.log(threshold)))
+
+    @property
+    def threshold(self) -> Float[Tensor, " d_sae"]:
+        """theta, differentiable."""
+        return self.log_threshold.exp()
+
+    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+        return _Jump.apply(pre, self.threshold, self.bandwidth)  # type: ignore[return-value]
+
+    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        # the box below the threshold too: there the code is 0, but not its gradient
+        at = ((pre - self.threshold) / self.bandwidth > -0.5).reshape(-1).nonzero()[:, 0]
+        if self.training and len(at) > pre.numel() // DENSE:
+            return None
+        return to_csr(at, *pre.shape)
+
+    def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
+        return _Jump.apply(pre, self.threshold[indices], self.bandwidth)  # type: ignore[return-value]
+
+    def count(self, codes: Tensor | Sparse, pre: Tensor) -> Tensor:
+        """[]: how many codes are not 0, with a gradient for the thresholds alone; pre: of the same pass."""
+        threshold = self.threshold
+        if isinstance(codes, Sparse):
+            pre, threshold = pre[codes.rows(), codes.indices], threshold[codes.indices]
+        return _Step.apply(pre.detach(), threshold, self.bandwidth).sum()  # type: ignore[union-attr]
+
+    def extra_repr(self) -> str:
+        return f"bandwidth={self.bandwidth}"
+
+
+class Gated(Sparsifier):
+    """One path decides which latents are on, another how much: f = H(pre) * relu(exp(r_mag) * pre + b_mag)
+    (Rajamanoharan et al. 2024a, eq. 6, 7; W_mag is W_gate rescaled by latent, pre the gate's input).
+
+    pre [n d_sae] -> codes [n d_sae]. Parameters: r_mag, b_mag [d_sae]. b_mag counts from the rescaled gate
+    bias: the magnitude bias of the paper is exp(r_mag) * b_enc + b_mag, which spans the same functions.
+    The gate itself gets no gradient here; the loss `gate` trains it.
+    """
+
+    def __init__(self, d_sae: int) -> None:
+        super().__init__()
+        self.r_mag = nn.Parameter(torch.zeros(d_sae))
+        self.b_mag = nn.Parameter(torch.zeros(d_sae))
+
+    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+        return torch.where(pre > 0, (self.r_mag.exp() * pre + self.b_mag).relu(), 0.0)
+
+    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        at = _above(pre, 0)
+        return None if self.training and len(at) > pre.numel() // DENSE else to_csr(at, *pre.shape)
+
+    def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
+        return (self.r_mag[indices].exp() * pre + self.b_mag[indices]).relu()
+
+
+class _Jump(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return torch.where(pre > threshold, pre, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        pre, threshold = ctx.saved_tensors
+        box = ((pre - threshold) / ctx.bandwidth).abs() < 0.5
+        d_threshold = (grads[0] * box * (-threshold / ctx.bandwidth)).sum_to_size(threshold.shape)
+        return torch.where(pre > threshold, grads[0], 0.0), d_threshold, None
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return (pre > threshold).to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        pre, threshold = ctx.saved_tensors
+        box = ((pre - threshold) / ctx.bandwidth).abs() < 0.5
+        return None, (grads[0] * box / -ctx.bandwidth).sum_to_size(threshold.shape), None
+
+
+def _above(pre: Tensor, threshold: Tensor | float) -> Int[Tensor, " kept"]:
+    """Flat indices, ascending, of the entries greater than a threshold ([] or [d_sae])."""
+    return (pre > threshold).reshape(-1).nonzero()[:, 0]

@@ -34,6 +34,8 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 _UNITS = {
     "input_scale": "mean Euclidean norm of the raw inputs at the start of training; 1 without normalisation",
     "codes": "multiples of W_dec rows, in units of x / input_scale",
+    "sparsifier.threshold": "units of pre, the pre-activations of x / input_scale",
+    "sparsifier.log_threshold": "natural logarithm of thresholds in units of pre",
     "b_enc, b_dec, W_dec": "units of x / input_scale",
 }
 

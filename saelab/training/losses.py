@@ -11,6 +11,7 @@ from torch import Tensor
 from saelab.sae.kernels import Sparse, sparse_decode, top_k
 from saelab.sae.model import SAE, Forward
 from saelab.sae.recipes import SAEConfig
+from saelab.sae.sparsifiers import JumpReLU
 
 Loss = Callable[[SAE, Forward], Tensor]
 
@@ -55,6 +56,10 @@ class Progress:
     firing: Firing
     step: int = 0
 
+    def ramp(self, share: float) -> float:
+        """Factor in [0, 1] of the step under way: it rises linearly over the first `share` of the run."""
+        return min(1.0, (self.step + 1) / (share * self.steps)) if share else 1.0
+
 
 def mse(config: SAEConfig, progress: Progress) -> Loss:
     """Normalised squared error: mean_i ||x_i - x_hat_i||^2 / variance. An estimate of the FVU (Gao et al.
@@ -75,8 +80,8 @@ def auxk(config: SAEConfig, progress: Progress) -> Loss:
 
     The k_aux dead latents with the largest pre-activations of each row predict what the SAE left over:
     ||e - e_hat||^2 / ||e||^2 with e = x - x_hat (without gradient: the error is a target, not something to
-    enlarge) and e_hat = relu(pre_dead) @ W_dec without the bias. 0 while nothing is
-    dead or left over.
+    enlarge) and e_hat = relu(pre_dead) @ W_dec without the bias; where codes are signed, the largest
+    |pre_dead| with their signs. 0 while nothing is dead or left over.
     """
     coefficient = config.options["aux_coefficient"]
     k_aux = config.options["k_aux"] or max(1, config.d_in // 2)
@@ -88,11 +93,13 @@ def auxk(config: SAEConfig, progress: Progress) -> Loss:
         if not len(dead) or not energy > 0:
             return forward.x_hat.new_zeros(())
         k = min(k_aux, len(dead))
+        signed = sae.sparsifier.signed
         with torch.no_grad():
             pre = forward.pre.detach()
-            indices = dead[top_k(pre[:, dead], k)]
+            score = pre[:, dead].abs() if signed else pre[:, dead]
+            indices = dead[top_k(score, k)]
         indptr = torch.arange(0, len(pre) * k + 1, k, device=pre.device)
-        codes = sae.attach(forward.x, pre, indptr, indices.reshape(-1))
+        codes = sae.attach(forward.x, pre, indptr, indices.reshape(-1), torch.clone if signed else torch.relu)
         return coefficient * (error - sparse_decode(codes, sae.W_dec)).square().sum() / energy
 
     return loss
@@ -104,12 +111,11 @@ def l1(config: SAEConfig, progress: Progress) -> Loss:
 
     With `decoder_norm_weighted=False` the norms are left out (decoder rows keep unit norm by a rule instead).
     """
-    weight, warmup = config.options["l1"], config.options["l1_warmup"] * progress.steps
-    weighted = config.options["decoder_norm_weighted"]
+    weight, weighted = config.options["l1"], config.options["decoder_norm_weighted"]
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
         assert isinstance(forward.codes, Tensor)
-        ramp = min(1.0, (progress.step + 1) / warmup) if warmup else 1.0
+        ramp = progress.ramp(config.options["l1_warmup"])
         sizes = forward.codes.abs().sum(0)
         total = (sizes * sae.W_dec.norm(dim=1)).sum() if weighted else sizes.sum()
         return weight * ramp * total * sae.input_scale / (len(forward.x) * progress.variance**0.5)
@@ -117,4 +123,63 @@ def l1(config: SAEConfig, progress: Progress) -> Loss:
     return loss
 
 
-LOSSES: dict[str, Callable[[SAEConfig, Progress], Loss]] = {"mse": mse, "auxk": auxk, "l1": l1}
+def l0(config: SAEConfig, progress: Progress) -> Loss:
+    """l0 * mean_i ||f_i||_0 of JumpReLU codes, its weight rising over the warm-up. Only the thresholds get a
+    gradient, by a straight-through estimate (Rajamanoharan et al. 2024b, eq. 9, 12)."""
+
+    def loss(sae: SAE, forward: Forward) -> Tensor:
+        assert isinstance(sae.sparsifier, JumpReLU)
+        weight = config.options["l0"] * progress.ramp(config.options["l0_warmup"])
+        return weight * sae.sparsifier.count(forward.codes, forward.pre) / len(forward.x)
+
+    return loss
+
+
+def tanh(config: SAEConfig, progress: Progress) -> Loss:
+    """l0 * mean_i sum_j tanh(c sqrt(d_in) f_ij ||W_dec_j||), its weight rising over the warm-up: about the
+    number of codes, but smooth, so that every weight gets a gradient (Anthropic, January 2025; there inputs
+    have norm sqrt(d_in), here 1, hence the factor)."""
+    scale = config.options["tanh_scale"] * config.d_in**0.5
+
+    def loss(sae: SAE, forward: Forward) -> Tensor:
+        weight = config.options["l0"] * progress.ramp(config.options["l0_warmup"])
+        norms = sae.W_dec.norm(dim=1)
+        if isinstance(forward.codes, Sparse):
+            sizes = forward.codes.values * norms[forward.codes.indices]
+        else:
+            sizes = forward.codes * norms
+        return weight * (scale * sizes).tanh().sum() / len(forward.x)
+
+    return loss
+
+
+def gate(config: SAEConfig, progress: Progress) -> Loss:
+    """What trains the gate of a Gated SAE, g = relu(pre): an L1 penalty on g, as `l1` without norms, and the
+    error of reconstructing from g by the decoder held fixed, ||x - x_hat(g)||^2 / variance, so that what is
+    on is what can explain x (Rajamanoharan et al. 2024a, eq. 8)."""
+
+    def loss(sae: SAE, forward: Forward) -> Tensor:
+        if isinstance(forward.codes, Sparse):
+            on: Tensor | Sparse = sae.attach(forward.x, forward.pre, *forward.codes[:2], torch.relu)
+            total = on.values.sum()
+            product = sparse_decode(on, sae.W_dec.detach())
+        else:
+            on = forward.pre.relu()
+            total = on.sum()
+            product = on @ sae.W_dec.detach()
+        x_hat = (product + sae.b_dec.detach()) * sae.input_scale
+        penalty = config.options["l1"] * progress.ramp(config.options["l1_warmup"])
+        error = (forward.x - x_hat).square().sum() / progress.variance
+        return (error + penalty * total * sae.input_scale / progress.variance**0.5) / len(forward.x)
+
+    return loss
+
+
+LOSSES: dict[str, Callable[[SAEConfig, Progress], Loss]] = {
+    "mse": mse,
+    "auxk": auxk,
+    "l1": l1,
+    "l0": l0,
+    "tanh": tanh,
+    "gate": gate,
+}

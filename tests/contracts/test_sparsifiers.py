@@ -21,8 +21,16 @@ COMMON = [
 # recipe -> the options that change what its SAE computes
 CASES = {
     "topk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
+    "batchtopk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
+    "jumprelu": [{}, {"penalty": "tanh"}, {"threshold": 0.3, "bandwidth": 0.5}],
+    "abs_topk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
+    "gated": [{}],
     "relu": [{}, {"decoder_norm_weighted": False}],
 }
+# recipe -> what a code that is not 0 equals, where that is not its pre-activation
+CODE = {"gated": lambda part, pre: (part.r_mag.exp() * pre + part.b_mag).expand_as(pre)}
+# recipes that keep exactly k in each row
+PER_ROW = {"topk", "abs_topk"}
 SHAPES = [(16, 64), (5, 1), (1, 9), (13, 37), (8, 160)]
 
 
@@ -82,7 +90,8 @@ def test_it_computes_its_equation(sae):
     codes = sae.encode(x)
     torch.testing.assert_close(sae(x).pre.double(), pre, rtol=1e-4, atol=1e-4)
     kept = codes != 0
-    torch.testing.assert_close(codes[kept].double(), pre[kept], rtol=1e-4, atol=1e-4)
+    expected = CODE.get(sae.config.recipe, lambda part, pre: pre)(sae.sparsifier, pre)
+    torch.testing.assert_close(codes[kept].double(), expected[kept], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
         sae.decode(codes).double(),
         (codes.double() @ sae.W_dec.double() + b_dec) * scale,
@@ -123,7 +132,7 @@ def test_sparse_and_dense_agree_on_every_row_and_stay_finite(sae, kind):
     assert (codes.values != 0).all()
     for i in range(len(codes)):
         assert (np.diff(codes.row(i)[0]) > 0).all()
-    size = float(dense.abs().max().clamp_min(1))
+    size = float(dense.detach().abs().max().clamp_min(1))
     assert np.array_equal(codes.dense() != 0, dense.detach().numpy() != 0)
     np.testing.assert_allclose(codes.dense(), dense.detach().numpy(), atol=1e-6 * size, rtol=1e-6)
     if isinstance(fast.codes, Sparse):
@@ -138,26 +147,64 @@ def test_equal_latents_are_chosen_alike_by_both_paths(sae):
     x = _rows(sae.d_in, 9) * 0.01
     dense, codes = sae.encode(x), sae.encode_sparse(x)
     assert np.array_equal(codes.dense() != 0, dense.detach().numpy() != 0)
-    k = sae.config.options.get("k")
     pre = sae(x).pre
-    if k and (pre == pre[:, :1]).all():  # the product gives equal columns unequal bits on some machines
+    if (
+        sae.config.recipe in PER_ROW and (pre == pre[:, :1]).all()
+    ):  # the product gives equal columns unequal bits on some machines
+        k = sae.config.options["k"]
         assert torch.equal((dense != 0).nonzero()[:, 1].reshape(9, k), torch.arange(k).expand(9, k))
 
 
-def test_sparse_gradients_are_those_of_the_dense_path(sae):
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_sparse_gradients_are_those_of_the_dense_path(sae, mode):
+    sae.train(mode == "train")
     x = _rows(sae.d_in, 40) * 2 + 1
     target = _rows(sae.d_in, 40, seed=4)
 
     def gradients(sparse: bool):
         sae.zero_grad()
-        (sae(x, sparse=sparse).x_hat * target).sum().backward()
-        return {name: p.grad.clone() for name, p in sae.named_parameters()}
+        out = sae(x, sparse=sparse)
+        (out.x_hat * target).sum().backward()
+        codes = out.codes.dense() if isinstance(out.codes, Sparse) else out.codes
+        return codes, {name: p.grad.clone() for name, p in sae.named_parameters()}
 
-    fast, plain = gradients(True), gradients(False)
+    (fast_codes, fast), (codes, plain) = gradients(True), gradients(False)
+    assert torch.equal(fast_codes, codes)
     for name in plain:
         torch.testing.assert_close(
             fast[name], plain[name], rtol=1e-4, atol=1e-4 * float(plain[name].abs().max() + 1)
         )
+
+
+def test_training_mode_is_finite_on_every_row_and_inference_then_keeps_as_many(sae):
+    """Thresholds that are learned are learned by `observe`; every other recipe is unmoved by it."""
+    sae.train()
+    for hard in HARD.values():
+        assert torch.isfinite(sae(hard(sae.d_in), sparse=True).x_hat).all()
+    batches = [_rows(sae.d_in, 256, seed=10 + i) * 2 + 1 for i in range(60)]
+    with torch.no_grad():
+        l0 = []
+        for x in batches:
+            codes = sae(x, sparse=True).codes
+            sae.sparsifier.observe(codes)
+            values = codes.values if isinstance(codes, Sparse) else codes
+            l0.append(int((values != 0).sum()) / 256)
+        sae.eval()
+        held_out = (sae.encode(torch.cat(batches[-20:])) != 0).float().sum(1).mean()
+    assert float(held_out) == pytest.approx(np.mean(l0[-20:]), rel=0.1)
+    for name, tensor in sae.state_dict().items():
+        assert torch.isfinite(tensor).all(), name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_gpu_and_cpu_agree(sae):
+    x = _rows(sae.d_in, 50) * 2 + 1
+    there = SAE.create(sae.config).to("cuda")
+    there.load_state_dict(sae.state_dict())
+    for mode in (False, True):
+        here, gpu = sae.train(mode)(x), there.train(mode)(x.cuda(), sparse=True)
+        size = float(here.x_hat.abs().max())
+        torch.testing.assert_close(gpu.x_hat.cpu(), here.x_hat, rtol=1e-3, atol=1e-4 * size)
 
 
 def test_saved_and_loaded_bit_for_bit(sae, tmp_path):

@@ -1,0 +1,338 @@
+"""What is particular to one architecture: its equations against closed forms and brute force, its training.
+
+What all have in common is in tests/contracts/test_sparsifiers.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saelab.sae import SAE, Sparse, fvu, recipe
+from saelab.sae.kernels import batch_top_k, batch_top_k_reference, to_csr
+from saelab.sae.sparsifiers import AbsTopK, BatchTopK, Gated, JumpReLU, TopK
+from saelab.training import LOSSES, train
+from saelab.training.losses import Firing, Progress
+
+
+def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _planted(seed: int, d_in: int = 16, n: int = 8_000, k: float = 2.0, signed: bool = False):
+    """(rows [n d_in], directions [2 d_in, d_in]): k of the directions a row on average, not in each."""
+    generator = torch.Generator().manual_seed(100 + seed)
+    directions = torch.nn.functional.normalize(torch.randn(2 * d_in, d_in, generator=generator), dim=1)
+    active = torch.rand(n, 2 * d_in, generator=generator) < k / (2 * d_in)
+    codes = active * (0.5 + torch.rand(n, 2 * d_in, generator=generator))
+    if signed:
+        codes *= 2 * (torch.rand(n, 2 * d_in, generator=generator) < 0.5) - 1
+    return codes @ directions + 0.01 * torch.randn(n, d_in, generator=generator), directions
+
+
+def _recovered(sae: SAE, directions: torch.Tensor) -> float:
+    """Share of directions that have a latent of their own at cosine >= 0.9."""
+    cosine = directions @ torch.nn.functional.normalize(sae.W_dec.detach(), dim=1).t()
+    best, latent = cosine.max(1)
+    return len({int(j) for j, c in zip(latent, best, strict=True) if c >= 0.9}) / len(directions)
+
+
+def _l0(sae: SAE, x: torch.Tensor) -> float:
+    return float((sae.encode(x) != 0).sum(1).float().mean())
+
+
+# batchtopk
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_batch_top_k_is_its_definition(data):
+    n, d_sae = data.draw(st.integers(0, 12)), data.draw(st.sampled_from([1, 7, 61, 122, 1000]))
+    kind = data.draw(st.sampled_from(["normal", "ties", "equal", "negative", "one row", "column"]))
+    score = _normal(n, d_sae, seed=data.draw(st.integers(0, 99)))
+    if kind == "ties":
+        score = score.round()
+    elif kind == "equal":
+        score = torch.ones(n, d_sae)
+    elif kind == "negative":
+        score = -score.abs()
+    elif kind == "one row":
+        score[1:] = 0
+    elif kind == "column":
+        score[:, ::61] += 100  # all that the sample sees, where d_sae is a multiple of its stride
+    total = data.draw(st.integers(0, n * d_sae))
+    assert torch.equal(batch_top_k(score, total), batch_top_k_reference(score, total))
+
+
+def test_flat_indices_become_csr():
+    indptr, indices = to_csr(torch.tensor([1, 4, 9, 10]), 4, 4)
+    assert indptr.tolist() == [0, 1, 2, 4, 4]
+    assert indices.tolist() == [1, 0, 1, 2]
+
+
+def test_batchtopk_shares_the_budget_in_training_and_thresholds_afterwards():
+    part = BatchTopK(2, 0.9)
+    pre = torch.tensor([[5.0, 4, 3, 2], [1, 0.5, -7, 0], [0.2, -1, -1, -1]])
+    codes = part(pre, pre, None)
+    assert codes.tolist() == [[5, 4, 3, 2], [1, 0.5, 0, 0], [0, 0, 0, 0]]
+    part.observe(codes)
+    part.eval()
+    assert part(pre, pre, None).tolist() == [[5, 4, 3, 2], [1, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_the_threshold_is_a_mean_at_first_and_an_exponential_average_later():
+    part, smallest = BatchTopK(2, 0.75), [4.0, 2.0, 6.0, 8.0, 10.0, 1.0]
+    seen = []
+    for i, value in enumerate(smallest):
+        codes = torch.tensor([[value, 0.0, 20.0]])
+        part.observe(
+            Sparse(torch.tensor([0, 2]), torch.tensor([0, 2]), codes[0, [0, 2]], 3) if i % 2 else codes
+        )
+        seen.append(float(part.threshold))
+    assert seen == pytest.approx([4, 3, 4, 5, 6.25, 4.9375])
+    part.observe(torch.zeros(3, 3))  # nothing fired: nothing learned
+    assert float(part.threshold) == pytest.approx(4.9375)
+
+
+def test_batchtopk_trains_its_threshold_is_saved_and_inference_keeps_as_many(tmp_path):
+    x, directions = _planted(0)
+    config = recipe("batchtopk", d_in=16, d_sae=48, k=2)
+    control = SAE.create(config, 0, x)
+    run = train(config, x[:-1000], steps=600, batch_size=256, progress=False, out=tmp_path)
+    assert not run.sae.training
+    assert run.history[-1].l0 == pytest.approx(2, rel=0.01)
+    for sae in (run.sae, SAE.load(tmp_path), control):
+        assert _l0(sae, x[-1000:]) == pytest.approx(2, rel=0.1)
+    loaded = SAE.load(tmp_path)
+    assert loaded.sparsifier.threshold == run.sae.sparsifier.threshold > 0
+    counts = (loaded.encode(x) != 0).sum(1)
+    assert counts.min() == 0 < 5 <= counts.max()  # rows get what they need
+    assert _recovered(run.sae, directions) >= 0.9 > 0.1 > _recovered(control, directions)
+    assert fvu(x[-1000:], run.sae(x[-1000:]).x_hat) < 0.1
+
+
+def test_batchtopk_resumes_bit_for_bit_with_its_threshold(tmp_path):
+    x, _ = _planted(0, n=2_000)
+    config = recipe("batchtopk", d_in=16, d_sae=40, k=2)
+    arguments = {"steps": 30, "batch_size": 64, "progress": False, "log_every": 1}
+
+    def interrupt(event):
+        if event.name == "log" and event.step == 13:
+            raise KeyboardInterrupt
+
+    whole = train(config, x, **arguments)
+    assert not train(config, x, out=tmp_path, callbacks=[interrupt], **arguments).finished
+    again = train(config, x, out=tmp_path, **arguments)
+    assert again.sae.fingerprint() == whole.sae.fingerprint()
+    assert again.history == whole.history
+
+
+# jumprelu
+
+
+def test_jumprelu_is_its_equation_with_the_straight_through_gradients_of_its_paper():
+    part = JumpReLU(4, threshold=0.5, bandwidth=0.2)
+    pre = torch.tensor([[0.45, 0.55, 3.0, 0.3], [0.5, 0.61, -1.0, 0.59]], requires_grad=True)
+    codes = part(pre, pre, None)
+    torch.testing.assert_close(codes, torch.tensor([[0, 0.55, 3, 0], [0, 0.61, 0, 0.59]]))
+    weight = torch.tensor([[2.0, 3, 5, 7], [11, 13, 17, 19]])
+    (codes * weight).sum().backward()
+    torch.testing.assert_close(pre.grad, torch.tensor([[0.0, 3, 5, 0], [0, 13, 0, 19]]))
+    # the box reaches from .4 to .6: -(theta / eps) a unit of gradient there, times theta for its logarithm
+    inside = torch.tensor([2.0 + 11, 3, 0, 19])
+    torch.testing.assert_close(part.log_threshold.grad, -0.5 * 0.5 / 0.2 * inside)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_the_l0_penalty_counts_codes_and_moves_only_thresholds(sparse):
+    config = recipe("jumprelu", d_in=8, d_sae=24, l0=0.5, l0_warmup=0.0, threshold=0.1, bandwidth=0.08)
+    x = _normal(60, 8)
+    sae = SAE.create(config, 0, x)
+    forward = sae(x, sparse=sparse)
+    loss = LOSSES["l0"](config, Progress(10, 1.0, Firing(24, 10)))(sae, forward)
+    assert float(loss.detach()) == pytest.approx(0.5 * _l0(sae, x))
+    loss.backward()
+    assert all(p.grad is None for name, p in sae.named_parameters() if name != "sparsifier.log_threshold")
+    box = ((forward.pre - 0.1).abs() < 0.04).sum(0)
+    assert box.sum() > 10
+    torch.testing.assert_close(sae.sparsifier.log_threshold.grad, -0.5 / 60 / 0.08 * 0.1 * box)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_the_tanh_penalty_is_its_formula(sparse):
+    config = recipe("jumprelu", d_in=8, d_sae=24, penalty="tanh", l0=0.5, l0_warmup=0.5, bandwidth=0.1)
+    x = _normal(60, 8)
+    sae = SAE.create(config, 0, x)
+    with torch.no_grad():
+        sae.W_dec.mul_(3)
+    progress = Progress(10, 1.0, Firing(24, 10))
+    penalty = LOSSES["tanh"](config, progress)
+    loss = penalty(sae, sae(x, sparse=sparse))
+    expected = (4 * 8**0.5 * sae.encode(x) * 3).tanh().sum() / 60 * 0.5 / 5
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert (sae.sparsifier.log_threshold.grad < 0).any()  # to raise the threshold lowers the penalty
+    assert (sae.sparsifier.log_threshold.grad <= 0).all()
+    progress.step = 4
+    torch.testing.assert_close(penalty(sae, sae(x)), expected * 5)
+
+
+@pytest.mark.parametrize(("penalty", "l0"), [("l0", 0.03), ("tanh", 0.02)])
+def test_jumprelu_recovers_planted_directions_and_learns_its_thresholds(penalty, l0):
+    x, directions = _planted(0)
+    config = recipe("jumprelu", d_in=16, d_sae=48, penalty=penalty, l0=l0, bandwidth=0.1)
+    run = train(config, x[:-1000], steps=900, batch_size=256, progress=False)
+    threshold = run.sae.sparsifier.threshold.detach()
+    assert threshold.std() > 0.01
+    assert _recovered(run.sae, directions) >= 0.9
+    assert 1.5 < _l0(run.sae, x[-1000:]) < 2.5
+    norms = run.sae.W_dec.norm(dim=1)
+    assert bool(((norms - 1).abs() < 1e-5).all()) == (penalty == "l0")
+
+
+def test_jumprelu_trains_by_the_dense_path_while_many_codes_are_left():
+    x, _ = _planted(0, n=500)
+    sae = SAE.create(recipe("jumprelu", d_in=16, d_sae=48, threshold=1e-3), 0, x)
+    assert isinstance(sae(x, sparse=True).codes, Sparse)
+    assert isinstance(sae.train()(x, sparse=True).codes, torch.Tensor)
+    with torch.no_grad():
+        sae.sparsifier.log_threshold.fill_(0.0)
+    assert isinstance(sae(x, sparse=True).codes, Sparse)
+
+
+# abs_topk
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_abs_topk_is_the_best_of_all_supports(seed):
+    """Hard thresholding is the projection onto {||z||_0 <= k}: brute force over supports."""
+    pre = _normal(1, 7, seed=seed)
+    codes = AbsTopK(3)(pre, pre, None)
+    supports = itertools.combinations(range(7), 3)
+    best = min(supports, key=lambda s: float((pre[0] ** 2).sum() - (pre[0, list(s)] ** 2).sum()))
+    assert tuple(codes[0].nonzero()[:, 0].tolist()) == best
+    assert torch.equal(codes[0, list(best)], pre[0, list(best)])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_abs_topk_is_topk_of_both_signs_folded_back(ties):
+    pre = _normal(200, 40)
+    if ties:
+        pre = pre.round() + 0.25  # never 0, never equal in magnitude with opposite signs
+    both = TopK(6)(torch.cat([pre, -pre], 1), pre, None)
+    codes = AbsTopK(6)(pre, pre, None)
+    assert (codes < 0).any()
+    if not ties:
+        assert torch.equal(codes, both[:, :40] - both[:, 40:])
+    else:  # among equals both keep the lower index of their own order: as many, of the same magnitudes
+        folded = (both[:, :40] - both[:, 40:]).abs()
+        assert torch.equal(codes.abs().sort(1).values, folded.sort(1).values)
+
+
+def test_abs_topk_holds_both_poles_and_beats_topk_on_signed_data():
+    """The data of the method sheet: 64 axes in 48 dimensions, four active a row, of either sign."""
+    generator = torch.Generator().manual_seed(11)
+    directions = torch.nn.functional.normalize(torch.randn(64, 48, generator=generator), dim=1)
+    active = torch.rand(12_000, 64, generator=generator).argsort(1)[:, :4]
+    size = (0.5 + torch.rand(12_000, 4, generator=generator)) * (
+        2 * (torch.rand(12_000, 4, generator=generator) < 0.5) - 1
+    )
+    x = torch.zeros(12_000, 64).scatter(1, active, size) @ directions
+    score = {}
+    for name in ("abs_topk", "topk"):
+        config = recipe(name, d_in=48, d_sae=64, k=4)
+        sae = train(config, x[:-1000], steps=700, batch_size=256, progress=False).sae
+        score[name] = fvu(x[-1000:], sae(x[-1000:]).x_hat)
+        if name == "abs_topk":
+            codes = sae.encode(x)
+            both = ((codes > 0).sum(0) > 20) & ((codes < 0).sum(0) > 20)
+            assert both.float().mean() >= 0.9
+            cosine = torch.nn.functional.normalize(sae.W_dec, dim=1) @ directions.t()
+            assert (cosine.abs().max(0).values > 0.9).float().mean() >= 0.9
+            assert int((codes != 0).sum()) == 4 * len(x)
+    assert score["abs_topk"] <= 0.25 * score["topk"]
+
+
+def test_the_auxiliary_loss_revives_signed_latents_by_magnitude():
+    config = recipe("abs_topk", d_in=8, d_sae=24, k=2, k_aux=3)
+    x = _normal(50, 8)
+    sae = SAE.create(config, 0, x)
+    progress = Progress(10, 1.0, Firing(24, 10))
+    dead = torch.tensor([1, 4, 5, 9, 20])
+    progress.firing.since[dead] = 10
+    loss = LOSSES["auxk"](config, progress)(sae, sae(x, sparse=True))
+    with torch.no_grad():
+        error = (x - sae(x).x_hat) / sae.input_scale
+        e_hat = AbsTopK(3)(sae(x).pre[:, dead], x, None) @ sae.W_dec[dead]
+        expected = (error - e_hat).square().sum() / error.square().sum() / 32
+    torch.testing.assert_close(loss.detach(), expected)
+
+
+# gated
+
+
+def test_gated_is_its_equation_and_its_gate_gets_no_gradient_from_the_codes():
+    part = Gated(3)
+    with torch.no_grad():
+        part.r_mag.copy_(torch.tensor([0.5, -1.0, 0.0]))
+        part.b_mag.copy_(torch.tensor([0.1, -0.2, -0.3]))
+    pre = torch.tensor([[1.0, 2, 0.2], [-0.01, 0.3, 4]], requires_grad=True)
+    codes = part(pre, pre, None)
+    rise = [math.exp(0.5), math.exp(-1), 1]
+    # the gate shuts out -.01, whose magnitude would be positive; the magnitude path two that the gate lets in
+    expected = [[rise[0] + 0.1, 2 * rise[1] - 0.2, 0], [0, 0, 3.7]]
+    torch.testing.assert_close(codes, torch.tensor(expected))
+    codes.sum().backward()
+    torch.testing.assert_close(pre.grad, torch.tensor([[rise[0], rise[1], 0], [0, 0, 1]]))
+    assert part.b_mag.grad.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_the_gate_loss_is_its_formula_and_holds_the_decoder_fixed(sparse):
+    config = recipe("gated", d_in=8, d_sae=24, l1=0.3, l1_warmup=0.0)
+    x = _normal(60, 8) + 1
+    sae = SAE.create(config, 0, x)
+    with torch.no_grad():
+        sae.sparsifier.r_mag.fill_(0.7)
+        sae.b_enc.sub_(0.1)
+    progress = Progress(10, 3.0, Firing(24, 10))
+    loss = LOSSES["gate"](config, progress)(sae, sae(x, sparse=sparse))
+    with torch.no_grad():
+        on = sae(x).pre.relu()
+        error = (x - (on @ sae.W_dec + sae.b_dec) * sae.input_scale).square().sum(1).mean() / 3
+        expected = error + 0.3 * on.sum(1).mean() * sae.input_scale / 3**0.5
+    torch.testing.assert_close(loss.detach(), expected)
+    loss.backward()
+    gradients = {name: p.grad for name, p in sae.named_parameters()}
+    assert all(gradients[n] is None for n in ("dictionary.W_dec", "sparsifier.r_mag", "sparsifier.b_mag"))
+    assert (gradients["W_enc"] != 0).any()
+    plain = torch.autograd.grad(
+        LOSSES["gate"](config, progress)(sae, sae(x)), [sae.W_enc, sae.b_enc, sae.b_dec]
+    )
+    for name, grad in zip(("W_enc", "b_enc", "b_dec"), plain, strict=True):
+        torch.testing.assert_close(gradients[name], grad, rtol=1e-4, atol=1e-5)
+
+
+def test_gated_recovers_planted_directions_without_shrinking_what_it_reads():
+    """At half the L0 of ReLU with L1 it reconstructs better, and as long as it should."""
+    x, directions = _planted(0)
+    centre, held_out = x.mean(0), x[-1000:]
+    l0, error, shrinkage = {}, {}, {}
+    for name, l1 in (("gated", 0.8), ("relu", 0.3)):
+        config = recipe(name, d_in=16, d_sae=48, l1=l1)
+        sae = train(config, x[:-1000], steps=900, batch_size=256, progress=False).sae
+        x_hat = sae(held_out).x_hat.detach()
+        l0[name], error[name] = _l0(sae, held_out), fvu(held_out, x_hat)
+        # the factor by which reconstructions would have to grow to fit best
+        factor = ((x_hat - centre) * (held_out - centre)).sum() / (x_hat - centre).square().sum()
+        shrinkage[name] = float(factor)
+        assert _recovered(sae, directions) >= 0.9
+    assert l0["gated"] < 0.7 * l0["relu"]
+    assert error["gated"] < error["relu"]
+    assert shrinkage["gated"] == pytest.approx(1, abs=0.03)
+    assert shrinkage["relu"] > 1.1

@@ -71,7 +71,9 @@ class SAEConfig:
                     f"Its options are {', '.join(known)}."
                 )
                 raise ConfigError(msg)
-        values = Options({name: self.options.get(name, option.default) for name, option in known.items()})
+        given = {name: self.options.get(name, option.default) for name, option in known.items()}
+        # JSON knows no tuples, and options must be hashable
+        values = Options({name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
         object.__setattr__(self, "options", values)
         for name, option in known.items():
             option.check(name, values[name], self)
@@ -170,6 +172,18 @@ def _real(low: float, high: float | None = None) -> Callable[[str, Any, SAEConfi
     return check
 
 
+def _groups(name: str, value: Any, config: SAEConfig) -> None:
+    if value is None:
+        return
+    good = isinstance(value, tuple) and all(_is_int(size) and size >= 1 for size in value)
+    if not good or sum(value) != config.d_sae:
+        msg = (
+            f"{name} must be sizes of at least 1 that add up to d_sae={config.d_sae}, or None. Got "
+            f"{value!r}. Pass a list like [d_sae // 4, d_sae - d_sae // 4]."
+        )
+        raise ConfigError(msg)
+
+
 def _positive(name: str, value: Any, config: SAEConfig) -> None:
     _real(0)(name, value, config)
     if value == 0:
@@ -263,6 +277,31 @@ RECIPES: dict[str, Recipe] = {
         options={**_BATCH, **_REVIVAL, **_COMMON},
         sparsifier=lambda c: BatchTopK(c.options["k"], c.options["threshold_decay"]),
         losses=_with_auxk("mse"),
+        rules=lambda c: ("unit_norm",),
+    ),
+    "matryoshka": Recipe(
+        line="Matryoshka: BatchTopK whose nested prefixes each reconstruct alone (Bussmann et al. 2025).",
+        options={
+            "groups": Option(
+                None,
+                _groups,
+                "Latents that each prefix adds to the one before; None means 1/16, 1/16, 1/8, 1/4, 1/2.",
+            ),
+            "bias_level": Option(
+                False,
+                _flag,
+                "Whether the decoder bias alone counts as a prefix, as in the code of Bussmann et al.; "
+                "else only the groups, as in dictionary_learning.",
+            ),
+            "random_prefixes": Option(
+                False, _flag, "Whether inner prefixes are drawn anew each step, P(length) ~ 1 / length."
+            ),
+            **_BATCH,
+            **_REVIVAL,
+            **_COMMON,
+        },
+        sparsifier=lambda c: BatchTopK(c.options["k"], c.options["threshold_decay"]),
+        losses=_with_auxk("prefixes"),
         rules=lambda c: ("unit_norm",),
     ),
     "abs_topk": Recipe(

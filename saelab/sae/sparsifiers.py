@@ -169,7 +169,7 @@ class ReLU(Sparsifier):
 
 class JumpReLU(Sparsifier):
     """Keep what exceeds a learned threshold of its latent, whole: f = pre * H(pre - theta) (Rajamanoharan et
-    al. 2024b, eq. 3), with their straight-through gradients (eq. 11, 12; K the unit box, eps the bandwidth):
+    al. 2024b), with their straight-through gradients (K the unit box, eps the bandwidth):
 
         df/dpre = H(pre - theta)     df/dtheta = -(theta / eps) K((pre - theta) / eps)
                                      dH/dtheta = -(1 / eps) K((pre - theta) / eps)
@@ -214,7 +214,7 @@ class JumpReLU(Sparsifier):
 
 class Gated(Sparsifier):
     """One path decides which latents are on, another how much: f = H(pre) * relu(exp(r_mag) * pre + b_mag)
-    (Rajamanoharan et al. 2024a, eq. 6, 7; W_mag is W_gate rescaled by latent, pre the gate's input).
+    (Rajamanoharan et al. 2024a; W_mag is W_gate rescaled by latent, pre the gate's input).
 
     pre [n d_sae] -> codes [n d_sae]. Parameters: r_mag, b_mag [d_sae]. b_mag counts from the rescaled gate
     bias: the magnitude bias of the paper is exp(r_mag) * b_enc + b_mag, which spans the same functions.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from saelab.sae.kernels import Sparse, sparse_decode, top_k
@@ -75,6 +78,55 @@ def mse(config: SAEConfig, progress: Progress) -> Loss:
     return loss
 
 
+def prefixes(config: SAEConfig, progress: Progress) -> Loss:
+    """Matryoshka: the mean, over nested prefixes of the latents, of the normalised squared error of the
+    reconstruction from that prefix alone (Bussmann et al. 2025). The last prefix is all latents; with
+    `bias_level` the empty one counts too.
+
+    Random prefixes depend on the step alone, so that a resumed run draws the same.
+    """
+    fixed = prefix_lengths(config)
+
+    def loss(sae: SAE, forward: Forward) -> Tensor:
+        lengths = fixed
+        if config.options["random_prefixes"]:
+            uniform = torch.rand(len(fixed) - 1, generator=torch.Generator().manual_seed(progress.step))
+            inner = (config.d_sae**uniform).long().clamp_max(config.d_sae)
+            lengths = [*sorted(inner.tolist()), config.d_sae]
+        x_hat = (_nested(sae, forward.codes, lengths) + sae.b_dec) * sae.input_scale
+        error = (forward.x - x_hat).square().sum()
+        if config.options["bias_level"]:
+            error = error + (forward.x - sae.b_dec * sae.input_scale).square().sum()
+        levels = len(lengths) + config.options["bias_level"]
+        return error / (levels * len(forward.x) * progress.variance)
+
+    return loss
+
+
+def prefix_lengths(config: SAEConfig) -> list[int]:
+    """How many latents each nested prefix of a matryoshka config has, ascending, the last d_sae."""
+    groups = config.options["groups"]
+    if groups is not None:
+        return list(itertools.accumulate(groups))
+    return sorted({math.ceil(config.d_sae / 2**i) for i in range(5)})
+
+
+def _nested(sae: SAE, codes: Tensor | Sparse, lengths: list[int]) -> Tensor:
+    """[levels n d_in]: codes @ W_dec of each prefix. The groups between prefixes are decoded at once, as the
+    rows of one sparse product, and summed up."""
+    if isinstance(codes, Tensor):
+        starts = [0, *lengths[:-1]]
+        parts = [codes[:, a:b] @ sae.W_dec[a:b] for a, b in zip(starts, lengths, strict=True)]
+        return torch.stack(parts).cumsum(0)
+    n = len(codes.indptr) - 1
+    group = torch.bucketize(codes.indices, torch.tensor(lengths, device=codes.indices.device), right=True)
+    row = group * n + codes.rows()
+    order = torch.argsort(row, stable=True)
+    indptr = F.pad(torch.bincount(row, minlength=len(lengths) * n).cumsum(0), (1, 0))
+    grouped = Sparse(indptr, codes.indices[order], codes.values[order], codes.d_sae)
+    return sparse_decode(grouped, sae.W_dec).unflatten(0, (len(lengths), n)).cumsum(0)
+
+
 def auxk(config: SAEConfig, progress: Progress) -> Loss:
     """Auxiliary loss that revives dead latents (Gao et al. 2024, appendix A.2).
 
@@ -125,7 +177,7 @@ def l1(config: SAEConfig, progress: Progress) -> Loss:
 
 def l0(config: SAEConfig, progress: Progress) -> Loss:
     """l0 * mean_i ||f_i||_0 of JumpReLU codes, its weight rising over the warm-up. Only the thresholds get a
-    gradient, by a straight-through estimate (Rajamanoharan et al. 2024b, eq. 9, 12)."""
+    gradient, by a straight-through estimate (Rajamanoharan et al. 2024b)."""
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
         assert isinstance(sae.sparsifier, JumpReLU)
@@ -156,7 +208,7 @@ def tanh(config: SAEConfig, progress: Progress) -> Loss:
 def gate(config: SAEConfig, progress: Progress) -> Loss:
     """What trains the gate of a Gated SAE, g = relu(pre): an L1 penalty on g, as `l1` without norms, and the
     error of reconstructing from g by the decoder held fixed, ||x - x_hat(g)||^2 / variance, so that what is
-    on is what can explain x (Rajamanoharan et al. 2024a, eq. 8)."""
+    on is what can explain x (Rajamanoharan et al. 2024a)."""
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
         if isinstance(forward.codes, Sparse):
@@ -177,6 +229,7 @@ def gate(config: SAEConfig, progress: Progress) -> Loss:
 
 LOSSES: dict[str, Callable[[SAEConfig, Progress], Loss]] = {
     "mse": mse,
+    "prefixes": prefixes,
     "auxk": auxk,
     "l1": l1,
     "l0": l0,

@@ -23,6 +23,7 @@ CASES = {
     "topk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
     "batchtopk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
     "jumprelu": [{}, {"penalty": "tanh"}, {"threshold": 0.3, "bandwidth": 0.5}],
+    "matryoshka": [{"k": 7}, {"k": 1, "groups": "halves", "bias_level": True, "random_prefixes": True}],
     "abs_topk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
     "gated": [{}],
     "relu": [{}, {"decoder_norm_weighted": False}],
@@ -37,7 +38,8 @@ SHAPES = [(16, 64), (5, 1), (1, 9), (13, 37), (8, 160)]
 def _configs():
     for name, own in CASES.items():
         for (d_in, d_sae), options, common in itertools.product(SHAPES, own, COMMON):
-            options = {key: d_sae if value == "d_sae" else value for key, value in options.items()}
+            sizes = {"d_sae": d_sae, "halves": [d_sae // 2, d_sae - d_sae // 2] if d_sae > 1 else [1]}
+            options = {k: sizes.get(v, v) if isinstance(v, str) else v for k, v in options.items()}
             if options.get("k", 1) <= d_sae:
                 yield recipe(name, d_in=d_in, d_sae=d_sae, **options, **common)
 

@@ -17,7 +17,8 @@ from saelab.sae import SAE, Sparse, fvu, recipe
 from saelab.sae.kernels import batch_top_k, batch_top_k_reference, to_csr
 from saelab.sae.sparsifiers import AbsTopK, BatchTopK, Gated, JumpReLU, TopK
 from saelab.training import LOSSES, train
-from saelab.training.losses import Firing, Progress
+from saelab.training.losses import Firing, Progress, prefix_lengths
+from saelab.types import ConfigError
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -336,3 +337,71 @@ def test_gated_recovers_planted_directions_without_shrinking_what_it_reads():
     assert error["gated"] < error["relu"]
     assert shrinkage["gated"] == pytest.approx(1, abs=0.03)
     assert shrinkage["relu"] > 1.1
+
+
+# matryoshka
+
+
+def _matryoshka(**options):
+    return recipe("matryoshka", d_in=8, d_sae=24, k=3, **{"groups": [3, 5, 16], **options})
+
+
+@pytest.mark.parametrize("bias_level", [False, True])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_prefix_loss_is_the_mean_over_prefixes_with_its_gradients(bias_level, sparse):
+    config = _matryoshka(bias_level=bias_level)
+    x = _normal(60, 8) + 1
+    sae = SAE.create(config, 0, x).train()
+    forward = sae(x, sparse=sparse)
+    assert isinstance(forward.codes, Sparse) == sparse
+    loss = LOSSES["prefixes"](config, Progress(10, 3.0, Firing(24, 10)))(sae, forward)
+    got = torch.autograd.grad(loss, list(sae.parameters()))
+    codes = sae(x).codes
+    lengths = [0, 3, 8, 24] if bias_level else [3, 8, 24]
+    x_hat = [(codes[:, :m] @ sae.W_dec[:m] + sae.b_dec) * sae.input_scale for m in lengths]
+    expected = torch.stack([(x - one).square().sum(1).mean() / 3 for one in x_hat]).mean()
+    torch.testing.assert_close(loss, expected)
+    plain = torch.autograd.grad(expected, list(sae.parameters()))
+    for (name, _), a, b in zip(sae.named_parameters(), got, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_prefixes_follow_the_groups_or_halve():
+    assert prefix_lengths(_matryoshka()) == [3, 8, 24]
+    assert prefix_lengths(_matryoshka(groups=None)) == [2, 3, 6, 12, 24]
+    assert prefix_lengths(recipe("matryoshka", d_in=2, d_sae=1, k=1)) == [1]
+    assert prefix_lengths(recipe("matryoshka", d_in=2, d_sae=4096)) == [256, 512, 1024, 2048, 4096]
+
+
+@pytest.mark.parametrize("groups", [[3, 5], [0, 24], [25, -1], 24, "24", [12.0, 12.0], [], [True, 23]])
+def test_groups_that_are_no_partition_are_refused(groups):
+    with pytest.raises(ConfigError, match="add up to d_sae=24"):
+        _matryoshka(groups=groups)
+
+
+def test_random_prefixes_change_from_step_to_step_and_repeat_themselves():
+    config = _matryoshka(random_prefixes=True)
+    x = _normal(60, 8) + 1
+    sae, progress = SAE.create(config, 0, x).train(), Progress(10, 3.0, Firing(24, 10))
+    penalty = LOSSES["prefixes"](config, progress)
+    seen = []
+    for progress.step in (0, 1, 2, 0):
+        seen.append(float(penalty(sae, sae(x, sparse=True)).detach()))
+    assert len(set(seen)) == 3
+    assert seen[0] == seen[3]
+
+
+def test_matryoshka_prefixes_reconstruct_alone_where_those_of_batchtopk_do_not():
+    x, _ = _planted(0)
+    error = {}
+    for name, options in (("matryoshka", {"groups": [8, 8, 32]}), ("batchtopk", {})):
+        config = recipe(name, d_in=16, d_sae=48, k=2, **options)
+        sae = train(config, x[:-1000], steps=500, batch_size=256, progress=False).sae
+        held_out = x[-1000:]
+        assert _l0(sae, held_out) == pytest.approx(2, rel=0.1)
+        codes = sae.encode(held_out)
+        prefixes = [codes * (torch.arange(48) < m) for m in (8, 16, 48)]
+        error[name] = [fvu(held_out, sae.decode(one)) for one in prefixes]
+        assert error[name][0] > error[name][1] > error[name][2]
+    assert error["matryoshka"][0] < error["batchtopk"][0] - 0.1
+    assert error["matryoshka"][2] < 2.5 * error["batchtopk"][2]

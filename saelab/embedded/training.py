@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
     def length(self, step: int) -> int:
         """Tokens a row at a step; the same within a chunk."""
-        chunk_start = step - step % CHUNK_STEPS
+        chunk_start = min(step - step % CHUNK_STEPS, self.steps - 1)
         return self.lengths[len(self.lengths) * chunk_start // self.steps]
 
     def lr(self, step: int) -> float:

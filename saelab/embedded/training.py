@@ -163,7 +163,7 @@ def phases(tokens: int, seed: int) -> list[Plan]:
     # a family that is named three times has three times its weight
     docstrings = tuple(f for f in FAMILIES if f.startswith("docstring"))
     families = (*FAMILIES, *docstrings, *docstrings)
-    last = later._replace(tokens=int(tokens * 0.3), seed=seed + 2, families=families, decay_share=0.8)
+    last = later._replace(tokens=int(tokens * 0.3), seed=seed + 1_000, families=families, decay_share=0.8)
     return [Plan(tokens, seed, PLAIN), later, last]
 
 

@@ -149,7 +149,7 @@ def phases(tokens: int, seed: int) -> list[Plan]:
     """First the plain families, then all of them: what was learned on few templates is loosened from them.
     Last with more docstrings, whose order of arguments is learned last.
 
-    tokens: of the first phase; the others take 0.6 and 0.3 of that.
+    tokens: of the first phase; the others take 0.6, 0.3 and 0.3 of that.
     """
     later = Plan(
         int(tokens * 0.6),
@@ -163,8 +163,10 @@ def phases(tokens: int, seed: int) -> list[Plan]:
     # a family that is named three times has three times its weight
     docstrings = tuple(f for f in FAMILIES if f.startswith("docstring"))
     families = (*FAMILIES, *docstrings, *docstrings)
-    last = later._replace(tokens=int(tokens * 0.3), seed=seed + 1_000, families=families, decay_share=0.8)
-    return [Plan(tokens, seed, PLAIN), later, last]
+    more = later._replace(tokens=int(tokens * 0.3), seed=seed + 1_000, families=families, decay_share=0.8)
+    # long rows first: the order of arguments comes back only in short ones
+    last = more._replace(seed=seed + 2_000, lengths=(256, *[128] * 9), lr_matrices=3e-3, lr_others=1.5e-3)
+    return [Plan(tokens, seed, PLAIN), later, more, last]
 
 
 class _Chunks:

@@ -80,8 +80,8 @@ def demo(
     started = time.monotonic()
     out = Path(out)
     subject = load_subject(str(embedded.model_folder()))
-    # documents are numbered from the seed on; the model's own training used seeds 0 and 1 (see
-    # embedded/provenance.json)
+    # documents are numbered from the seed on; the model's own training used 0, 1, 1000 and 2000
+    # (see embedded/provenance.json)
     training = corpora.world(seed=seed + 1, n_documents=rows // 20)
     fresh = corpora.world(seed=seed + 2, n_documents=index_rows // 20)
 

@@ -100,9 +100,9 @@ def repeat_loss_ratio(model: Any, tokenizer: Any, n: int = 64, length: int = 50,
 
 
 def held_out_loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
-    """Next-token cross-entropy in nats, mean over all tokens of the texts."""
+    """Next-token cross-entropy in nats, mean over all tokens of the texts, each cut at the context."""
     total, count = 0.0, 0
-    for batch, lengths in _padded(tokenizer, texts, len(texts)):
+    for batch, lengths in _padded(tokenizer, texts, model.config.n_positions):
         with torch.no_grad():
             logits = model(batch).logits[:, :-1].float()
         kept = torch.arange(1, batch.shape[1]) < lengths[:, None]
@@ -151,8 +151,8 @@ def continuation_logprob(model: Any, tokenizer: Any, texts: Sequence[str], ends:
     return torch.stack(out)
 
 
-def _padded(tokenizer: Any, texts: Sequence[str], limit: int | None = None):
-    for ids, lengths, _ in _batches([tokenizer(t).input_ids for t in texts[:limit]]):
+def _padded(tokenizer: Any, texts: Sequence[str], n_ctx: int | None = None):
+    for ids, lengths, _ in _batches([tokenizer(t).input_ids[:n_ctx] for t in texts]):
         yield ids, lengths
 
 

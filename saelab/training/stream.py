@@ -6,13 +6,15 @@ import itertools
 import json
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from saelab.corpora import Corpus
 from saelab.harvesting.batches import batches, check_hooks, corpus_of, count_rows
 from saelab.training.rows import Stream
 from saelab.types import ConfigError, CorpusError, HookPoint
@@ -56,7 +58,7 @@ class ModelStream(Stream):
         raise ConfigError(message)
 
     def fingerprint(self) -> str:
-        corpus = self.corpus.fingerprint() if hasattr(self.corpus, "fingerprint") else repr(len(self.corpus))
+        corpus = self.corpus.fingerprint() if isinstance(self.corpus, Corpus) else _digest(self.corpus)
         parts = [
             self.subject.fingerprint(),
             corpus,
@@ -138,6 +140,14 @@ def stream(
         message = f"buffer_rows must be an integer of at least 1. Got {buffer_rows!r}. Pass e.g. 65_536."
         raise ConfigError(message)
     return ModelStream(subject, corpus, hook, buffer_rows, batch_size, long)
+
+
+def _digest(samples: Sequence[Any]) -> str:
+    """Of arrays and tensors their bytes, of other samples what they print as."""
+    digest = sha256()
+    for sample in samples:
+        digest.update(np.asarray(sample).tobytes() if hasattr(sample, "__array__") else repr(sample).encode())
+    return digest.hexdigest()
 
 
 def _some(rows: int, corpus: Any) -> int:

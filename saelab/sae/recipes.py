@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeGuard
 
 from saelab.sae.dictionaries import Dictionary, Free, Scaled
-from saelab.sae.sparsifiers import AbsTopK, BatchTopK, Gated, GroupBias, JumpReLU, ReLU, Sparsifier, TopK
+from saelab.sae.sparsifiers import (
+    AbsTopK,
+    BatchTopK,
+    Gated,
+    GroupBias,
+    JumpReLU,
+    ReLU,
+    Sparsifier,
+    TopAFA,
+    TopK,
+)
 from saelab.types import ConfigError, HookPoint, nearest
 
 
@@ -318,6 +328,17 @@ RECIPES: dict[str, Recipe] = {
         },
         sparsifier=lambda c: AbsTopK(c.options["k"]),
         losses=_with_auxk("mse"),
+        rules=lambda c: ("unit_norm",),
+    ),
+    "top_afa": Recipe(
+        line="top-AFA: as many latents as make a row's code as long as its input (2503.24277).",
+        options={
+            "afa": Option(1 / 32, _real(0), "Weight of the squared difference of these lengths."),
+            **_REVIVAL,
+            **_COMMON,
+        },
+        sparsifier=lambda c: TopAFA(),
+        losses=_with_auxk("mse", "afa"),
         rules=lambda c: ("unit_norm",),
     ),
     "jumprelu": Recipe(

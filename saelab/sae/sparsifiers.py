@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saelab.sae.kernels import Sparse, batch_top_k, to_csr, top_k
+from saelab.sae.kernels import Sparse, batch_top_k, largest, to_csr, top_k
 
 DENSE = 16
 """In training, codes of which more than one in DENSE may differ from 0 are cheaper as a dense matrix."""
@@ -337,6 +337,52 @@ class GroupBias(Sparsifier):
         )
         for buffer in (self.fired, self.peak, self.rows, self.batches):
             buffer.zero_()
+
+
+class TopAFA(Sparsifier):
+    """Keep as many latents of a row as bring the norm of its codes nearest to that of its input (top-AFA,
+    arXiv 2503.24277). With near-orthogonal decoder rows d_j a good code has ||f * ||d||| = ||x||.
+
+    With s = relu(pre) * ||d||, descending, and c_k the norm of its first k: k = argmin_k |c_k - ||x|||,
+    the smallest among equals. x [n d_in] is the centred, normalised input; ties go to the lower index.
+    """
+
+    uses_dec_norm = True
+
+    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+        return torch.where(self._kept(pre.detach(), x.detach(), dec_norm), pre, 0.0)
+
+    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        at = self._kept(pre, x, dec_norm).reshape(-1).nonzero()[:, 0]
+        return None if self.training and len(at) > pre.numel() // DENSE else to_csr(at, *pre.shape)
+
+    @torch.no_grad()
+    def _kept(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+        """bool [n d_sae]"""
+        assert dec_norm is not None
+        score = pre.relu() * dec_norm
+        last, count = (
+            score.new_zeros(len(pre), 1),
+            torch.zeros(len(pre), 1, dtype=torch.long, device=pre.device),
+        )
+        todo, k = torch.arange(len(pre), device=pre.device), 64
+        while len(
+            todo
+        ):  # most rows need few of their largest scores: the others are looked at again with more
+            k = min(k, pre.shape[1])
+            values = largest(score[todo], k)
+            target = x[todo].norm(dim=1, keepdim=True)
+            norms = values.double().square().cumsum(1).sqrt()
+            best = (norms - target).abs().argmin(1, keepdim=True)
+            last[todo], count[todo] = values.gather(1, best), best + 1
+            enough = (norms[:, -1:] >= target) | (values[:, -1:] <= 0)
+            todo, k = todo[~enough[:, 0]] if k < pre.shape[1] else todo[:0], 8 * k
+        above = score > last
+        ties = (score == last) & (last > 0)
+        wanted = count - above.sum(1, keepdim=True)
+        crowded = (ties.sum(1, keepdim=True) > wanted)[:, 0]
+        ties[crowded] &= ties[crowded].cumsum(1) <= wanted[crowded]
+        return above | ties
 
 
 class _Jump(torch.autograd.Function):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from saelab.sae import SAE, Sparse, fvu, recipe
 from saelab.sae.kernels import batch_top_k, batch_top_k_reference, to_csr
-from saelab.sae.sparsifiers import AbsTopK, BatchTopK, Gated, GroupBias, JumpReLU, TopK
+from saelab.sae.sparsifiers import AbsTopK, BatchTopK, Gated, GroupBias, JumpReLU, TopAFA, TopK
 from saelab.training import LOSSES, RULES, train
 from saelab.training.losses import Firing, Progress, prefix_lengths
 from saelab.types import ConfigError
@@ -59,6 +59,7 @@ def _l0(sae: SAE, x: torch.Tensor) -> float:
         ("gated", {}),
         ("abs_topk", {"k": 2}),
         ("matryoshka", {"k": 2, "random_prefixes": True}),
+        ("top_afa", {}),
         ("gba", {"every": 4, "rate": 0.1}),
     ],
 )
@@ -526,3 +527,71 @@ def test_gba_resonates_at_the_frequency_of_the_features():
         recovered[times] = float((cosine.max(1).values > 0.95).float().mean())
     assert recovered[1] >= 0.9
     assert recovered[6] <= 0.1
+
+
+# top_afa
+
+
+def _afa_by_brute_force(pre: torch.Tensor, x: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+    """Every prefix of every row, in float64; ties to the lower index and the smaller prefix."""
+    kept = torch.zeros_like(pre, dtype=torch.bool)
+    for i in range(len(pre)):
+        score = pre[i].relu() * norm
+        order = sorted(range(len(score)), key=lambda j: (-float(score[j]), j))
+        target = float(x[i].norm())
+        errors = [abs(float(score[order[:k]].double().norm()) - target) for k in range(1, len(order) + 1)]
+        best = min(range(len(order)), key=lambda k: (round(errors[k], 9), k)) + 1
+        kept[i, order[:best]] = True
+    return torch.where(kept, pre.relu(), 0.0)
+
+
+@pytest.mark.parametrize("d_sae", [1, 9, 160, 700])
+@pytest.mark.parametrize("length", [0.0, 1e-3, 1.0, 4.0, 1e6])
+@pytest.mark.parametrize("ties", [False, True])
+def test_top_afa_is_the_nearest_of_all_prefixes(d_sae, length, ties):
+    pre, norm = _normal(12, d_sae), torch.linspace(0.3, 3, d_sae)
+    if ties:
+        pre, norm = pre.round(), torch.ones(d_sae)
+    x = _normal(12, 5, seed=1) * length
+    part = TopAFA().eval()
+    expected = _afa_by_brute_force(pre, x, norm)
+    assert torch.equal(part(pre, x, norm), expected)
+    indptr, indices = part.select(pre, x, norm)
+    rows = torch.repeat_interleave(torch.arange(12), indptr.diff())
+    assert torch.equal(torch.zeros(12, d_sae).index_put((rows, indices), pre[rows, indices]), expected)
+
+
+def test_top_afa_finds_every_support_on_an_orthonormal_dictionary():
+    directions = torch.linalg.qr(_normal(32, 32))[0]
+    generator = torch.Generator().manual_seed(3)
+    codes = torch.rand(4_000, 32, generator=generator) * (torch.rand(4_000, 32, generator=generator) < 0.15)
+    codes = torch.where(codes > 0.05, codes, 0.0)
+    x = codes @ directions
+    found = TopAFA()(x @ directions.t(), x, torch.ones(32))
+    assert torch.equal(found > 1e-5, codes > 0)
+    torch.testing.assert_close(found, codes, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_the_afa_loss_is_its_formula(sparse):
+    config = recipe("top_afa", d_in=8, d_sae=24, afa=0.25)
+    x = _normal(60, 8) + 1
+    sae = SAE.create(config, 0, x)
+    with torch.no_grad():
+        sae.W_dec.mul_(torch.linspace(0.5, 2, 24)[:, None])
+    loss = LOSSES["afa"](config, Progress(10, 3.0, Firing(24, 10)))(sae, sae(x, sparse=sparse))
+    lengths = (sae.encode(x) * torch.linspace(0.5, 2, 24)).norm(dim=1)
+    expected = (lengths - (x / sae.input_scale - sae.b_dec).norm(dim=1)).square().mean() / 4
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in sae.parameters() if p.grad is not None)
+
+
+def test_top_afa_makes_codes_as_long_as_inputs():
+    """All that its theory promises. It does not find the directions: they have latents, but so has noise."""
+    x, _ = _planted(0)
+    run = train(recipe("top_afa", d_in=16, d_sae=48), x[:-1000], steps=500, batch_size=256, progress=False)
+    held_out = x[-1000:]
+    target = (held_out / run.sae.input_scale - run.sae.b_dec).norm(dim=1)
+    ratio = (run.sae.encode(held_out) * run.sae.W_dec.norm(dim=1)).norm(dim=1) / target
+    assert float(ratio[target > 0.1].median().detach()) == pytest.approx(1, abs=0.02)

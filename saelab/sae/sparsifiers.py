@@ -127,8 +127,8 @@ class BatchTopK(Sparsifier):
     pre [n d_sae] -> codes [n d_sae], on training batches k non-zero a row on average.
 
     Buffers: threshold [], in units of `pre`, the moving average of the smallest code that each batch kept: a
-    plain mean at first, then exponential with weight 1 - decay for the newest. seen []: how many batches it
-    averages. Before the first batch the threshold is 0 and every positive pre-activation counts.
+    plain mean at first, then exponential with weight 1 - decay for the newest. seen []: how many batches
+    there were. Before the first batch the threshold is 0 and every positive pre-activation counts.
     """
 
     def __init__(self, k: int, decay: float) -> None:
@@ -156,7 +156,7 @@ class BatchTopK(Sparsifier):
         if len(values):
             weight = (1 / (self.seen + 1)).clamp_min(1 - self.decay)
             self.threshold.lerp_(values.min(), weight)
-            self.seen.copy_((self.seen + 1).clamp_max(1 / (1 - self.decay)))
+            self.seen += 1
 
     def extra_repr(self) -> str:
         return f"k={self.k}, decay={self.decay}"

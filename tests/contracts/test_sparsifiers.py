@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from saelab.sae import SAE, SAEConfig, Sparse, recipe, recipe_options, recipes
+from saelab.sae.recipes import RECIPES
+from saelab.training.losses import LOSSES, Firing, Progress
 from saelab.types import Codes, NonFiniteError, ShapeError
 
 COMMON = [
@@ -203,6 +205,25 @@ def test_training_mode_is_finite_on_every_row_and_inference_then_keeps_as_many(s
     assert float(held_out) == pytest.approx(np.mean(l0[-20:]), rel=0.1)
     for name, tensor in sae.state_dict().items():
         assert torch.isfinite(tensor).all(), name
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_every_loss_has_finite_gradients_on_every_row(sae, sparse):
+    sae.train()
+    frozen = {name for name, p in sae.named_parameters() if not p.requires_grad}
+    for kind, hard in HARD.items():
+        x = hard(sae.d_in)
+        variance = float((x - x.mean(0)).double().square().sum(1).mean())
+        firing = Firing(sae.d_sae, 10)
+        firing.since[::2] = 10
+        progress = Progress(10, max(variance, 1.0), firing)
+        sae.zero_grad()
+        forward = sae(x, sparse=sparse)
+        terms = [LOSSES[name](sae.config, progress) for name in RECIPES[sae.config.recipe].losses(sae.config)]
+        torch.stack([term(sae, forward) for term in terms]).sum().backward()
+        for name, parameter in sae.named_parameters():
+            assert parameter.grad is None or torch.isfinite(parameter.grad).all(), (kind, name)
+            assert parameter.grad is None or name not in frozen
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -106,6 +106,11 @@ def to_csr(flat: Int[Tensor, " kept"], n: int, d_sae: int) -> tuple[Tensor, Tens
     return F.pad(counts.cumsum(0), (1, 0)), flat % d_sae
 
 
+def largest(pre: Float[Tensor, "n d_sae"], k: int) -> Float[Tensor, "n k"]:
+    """The k largest values of each row, descending."""
+    return _largest(pre, k)[0]
+
+
 def sparse_decode_reference(codes: Sparse, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "n d_in"]:
     """codes @ W_dec by the dense product."""
     return codes.dense() @ W_dec

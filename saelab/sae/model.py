@@ -71,8 +71,9 @@ class SAE(nn.Module):
         self.dictionary = entry.dictionary(config)
         # the memory is [d_sae d_in], so that the rows the sparse gradients touch are contiguous
         self.W_enc = nn.Parameter(torch.zeros(config.d_sae, config.d_in).t())
-        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
-        self.b_dec = nn.Parameter(torch.zeros(config.d_in))
+        learned = self.sparsifier.trains_biases
+        self.b_enc = nn.Parameter(torch.zeros(config.d_sae), requires_grad=learned)
+        self.b_dec = nn.Parameter(torch.zeros(config.d_in), requires_grad=learned)
         self.register_buffer("input_scale", torch.ones(()))
         self.input_scale: Tensor
 
@@ -93,14 +94,18 @@ class SAE(nn.Module):
         sae.dictionary.set(W_dec)
         other = nn.functional.normalize(torch.randn(config.d_sae, config.d_in, generator=generator), dim=1)
         with torch.no_grad():
-            sae.W_enc.copy_((sae.W_dec if config.options["tied_init"] else other).t())
+            tied = config.options.get("tied_init", True)  # without the option the recipe is always tied
+            sae.W_enc.copy_((sae.W_dec if tied else other).t())
             if rows is not None:
                 rows, _ = sae._flat(rows)
                 if config.options["normalise"] == "scalar":
                     sae.input_scale.fill_(rows.norm(dim=1).mean().clamp_min(torch.finfo(rows.dtype).tiny))
                 sae.b_dec.copy_(_centre(rows / sae.input_scale, config.options["b_dec_init"]))
-                if config.options["tied_init"]:
-                    sae.W_enc.mul_(_gain(sae, rows[:4096]))
+                gain = _gain(sae, rows[:4096]) if tied else 1
+                if sae.dictionary.tied:
+                    sae.dictionary.set(sae.W_dec * gain)
+                else:
+                    sae.W_enc.mul_(gain)
                 if len(rows):  # so that a learned threshold fits the untrained SAE too
                     sae.sparsifier.observe(sae(rows[:4096], sparse=True).codes)
         return sae.eval()

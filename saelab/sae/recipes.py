@@ -11,8 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeGuard
 
-from saelab.sae.dictionaries import Dictionary, Free
-from saelab.sae.sparsifiers import AbsTopK, BatchTopK, Gated, JumpReLU, ReLU, Sparsifier, TopK
+from saelab.sae.dictionaries import Dictionary, Free, Scaled
+from saelab.sae.sparsifiers import (
+    AbsTopK,
+    BatchTopK,
+    Gated,
+    GroupBias,
+    JumpReLU,
+    ReLU,
+    Sparsifier,
+    TopAFA,
+    TopK,
+)
 from saelab.types import ConfigError, HookPoint, nearest
 
 
@@ -191,6 +201,11 @@ def _positive(name: str, value: Any, config: SAEConfig) -> None:
         raise ConfigError(msg)
 
 
+def _positive_share(name: str, value: Any, config: SAEConfig) -> None:
+    _real(0, 1)(name, value, config)
+    _positive(name, value, config)
+
+
 def _flag(name: str, value: Any, config: SAEConfig) -> None:
     if not isinstance(value, bool):
         msg = f"{name} must be True or False. Got {value!r}. Pass a bool."
@@ -315,6 +330,17 @@ RECIPES: dict[str, Recipe] = {
         losses=_with_auxk("mse"),
         rules=lambda c: ("unit_norm",),
     ),
+    "top_afa": Recipe(
+        line="top-AFA: as many latents as make a row's code as long as its input (2503.24277).",
+        options={
+            "afa": Option(1 / 32, _real(0), "Weight of the squared difference of these lengths."),
+            **_REVIVAL,
+            **_COMMON,
+        },
+        sparsifier=lambda c: TopAFA(),
+        losses=_with_auxk("mse", "afa"),
+        rules=lambda c: ("unit_norm",),
+    ),
     "jumprelu": Recipe(
         line="JumpReLU: learned thresholds, under an L0 or tanh penalty (Rajamanoharan et al. 2024b).",
         options={
@@ -339,6 +365,34 @@ RECIPES: dict[str, Recipe] = {
         sparsifier=lambda c: JumpReLU(c.d_sae, c.options["threshold"], c.options["bandwidth"]),
         losses=lambda c: _with_auxk("mse", c.options["penalty"])(c),
         rules=lambda c: ("unit_norm",) if c.options["penalty"] == "l0" else (),
+    ),
+    "gba": Recipe(
+        line="Group bias adaptation: feedback, not gradients, sets how often each latent fires (2506.14002).",
+        options={
+            "groups": Option(10, _whole(1), "Equal groups of latents, each with a target frequency."),
+            "high": Option(0.5, _positive_share, "Target frequency of the first group."),
+            "low": Option(1e-3, _positive_share, "Target frequency of the last group; geometric between."),
+            "rate": Option(0.01, _positive, "Share of the largest pre-activation by which a bias moves."),
+            "every": Option(50, _whole(1), "Steps between two moves of the biases."),
+            "never": Option(1e-6, _real(0, 1), "Share of rows below which a latent's bias rises again."),
+            "magnitude": Option(
+                "pre",
+                _one_of("pre", "biased"),
+                "What a latent that is on gives: 'pre', its input without the bias, or 'biased', with it.",
+            ),
+            **_DEAD,
+            **{name: option for name, option in _COMMON.items() if name != "tied_init"},
+        },
+        sparsifier=lambda c: GroupBias.geometric(
+            c.d_sae,
+            **{
+                key: c.options[key]
+                for key in ("groups", "high", "low", "rate", "every", "never", "magnitude")
+            },
+        ),
+        losses=lambda c: ("mse",),
+        rules=lambda c: ("tied",),
+        dictionary=lambda c: Scaled(c.d_sae, c.d_in),
     ),
     "gated": Recipe(
         line="Gated: one path chooses latents, another their size (Rajamanoharan et al. 2024a).",

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saelab.sae.kernels import Sparse, batch_top_k, to_csr, top_k
+from saelab.sae.kernels import Sparse, batch_top_k, largest, to_csr, top_k
 
 DENSE = 16
 """In training, codes of which more than one in DENSE may differ from 0 are cheaper as a dense matrix."""
@@ -24,11 +24,13 @@ class Sparsifier(nn.Module, ABC):
     """pre [n d_sae] -> codes [n d_sae]. Rows are independent of each other in eval mode.
 
     `uses_dec_norm`: whether `dec_norm` (Euclidean norm of each decoder row, [d_sae]) is needed; else None
-    is passed. `signed`: whether codes may be negative.
+    is passed. `signed`: whether codes may be negative. `trains_biases`: whether b_enc and b_dec are weights
+    like others; else they stay as they start and get no gradient.
     """
 
     uses_dec_norm: bool = False
     signed: bool = False
+    trains_biases: bool = True
 
     @abstractmethod
     def forward(
@@ -125,8 +127,8 @@ class BatchTopK(Sparsifier):
     pre [n d_sae] -> codes [n d_sae], on training batches k non-zero a row on average.
 
     Buffers: threshold [], in units of `pre`, the moving average of the smallest code that each batch kept: a
-    plain mean at first, then exponential with weight 1 - decay for the newest. seen []: how many batches it
-    averages. Before the first batch the threshold is 0 and every positive pre-activation counts.
+    plain mean at first, then exponential with weight 1 - decay for the newest. seen []: how many batches
+    there were. Before the first batch the threshold is 0 and every positive pre-activation counts.
     """
 
     def __init__(self, k: int, decay: float) -> None:
@@ -154,7 +156,7 @@ class BatchTopK(Sparsifier):
         if len(values):
             weight = (1 / (self.seen + 1)).clamp_min(1 - self.decay)
             self.threshold.lerp_(values.min(), weight)
-            self.seen.copy_((self.seen + 1).clamp_max(1 / (1 - self.decay)))
+            self.seen += 1
 
     def extra_repr(self) -> str:
         return f"k={self.k}, decay={self.decay}"
@@ -235,6 +237,152 @@ class Gated(Sparsifier):
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return (self.r_mag[indices].exp() * pre + self.b_mag[indices]).relu()
+
+
+class GroupBias(Sparsifier):
+    """Group bias adaptation: no penalty and no gradient makes codes sparse, but biases b that feedback moves
+    until each latent fires about as often as its group should (GBA, arXiv 2506.14002).
+
+        f = pre * H(pre + b)  (magnitude "pre")    or    relu(pre + b)  (magnitude "biased")
+
+    pre [n d_sae] -> codes [n d_sae]. Latents are divided into equal groups whose target frequencies fall
+    geometrically from `high` to `low`. Every `every` batches, with p the share of rows on which a latent
+    fired, r = max(0, max(pre + b)) and T the mean positive r of its group:
+
+        b <- max(b - rate * r, -1)  where p > target;    b <- min(b + rate * T, 0)  where p < never
+
+    Gradients reach no bias, b_dec included: through b_dec every latent could escape its own bias. Latents
+    that are rare but alive are left alone. Where no latent of a group fired, T is the mean over all.
+
+    Buffers: bias [d_sae] in [-1, 0], in units of pre; fired, peak [d_sae] and rows, batches [], the
+    statistics since the last move.
+    """
+
+    trains_biases = False
+
+    def __init__(self, d_sae: int, magnitude: str, target: Tensor, group: Tensor, rate: float, never: float,
+                 every: int) -> None:  # fmt: skip
+        super().__init__()
+        self.magnitude, self.rate, self.never, self.every = magnitude, rate, never, every
+        self.register_buffer("target", target, persistent=False)
+        self.register_buffer("group", group, persistent=False)
+        for name, shape in (
+            ("bias", d_sae),
+            ("fired", d_sae),
+            ("peak", d_sae),
+            ("rows", ()),
+            ("batches", ()),
+        ):
+            self.register_buffer(name, torch.zeros(shape))
+        self.bias: Tensor
+        self.fired: Tensor
+        self.peak: Tensor
+        self.rows: Tensor
+        self.batches: Tensor
+        self.group: Tensor
+        self.target: Tensor
+
+    @classmethod
+    def geometric(cls, d_sae: int, groups: int, high: float, low: float, **options: Any) -> GroupBias:
+        """Equal groups (as equal as d_sae allows) with targets in geometric sequence."""
+        group = torch.arange(d_sae) * groups // d_sae
+        share = group / max(1, groups - 1)
+        return cls(d_sae, target=high ** (1 - share) * low**share, group=group, **options)
+
+    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+        on = pre + self.bias > 0
+        return torch.where(on, pre if self.magnitude == "pre" else pre + self.bias, 0.0)
+
+    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        at = _above(pre + self.bias, 0)
+        return None if self.training and len(at) > pre.numel() // DENSE else to_csr(at, *pre.shape)
+
+    def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
+        return pre if self.magnitude == "pre" else pre + self.bias[indices]
+
+    @torch.no_grad()
+    def observe(self, codes: Tensor | Sparse) -> None:
+        d_sae = len(self.bias)
+        if isinstance(codes, Sparse):
+            on = codes.values != 0
+            indices, values, n = codes.indices[on], codes.values[on], len(codes.indptr) - 1
+        else:
+            at = codes.reshape(-1, d_sae).nonzero()
+            indices, values, n = (
+                at[:, 1],
+                codes.reshape(-1, d_sae)[at[:, 0], at[:, 1]],
+                codes.numel() // d_sae,
+            )
+        height = values + self.bias[indices] if self.magnitude == "pre" else values
+        self.fired += torch.bincount(indices, minlength=d_sae)
+        self.peak.scatter_reduce_(0, indices, height, "amax")
+        self.rows += n
+        self.batches += 1
+        if self.batches >= self.every and self.rows > 0:
+            self._move()
+
+    def _move(self) -> None:
+        """One feedback step on the collected statistics, which start anew."""
+        share = self.fired / self.rows
+        alive = (self.peak > 0).to(self.peak.dtype)
+        shape = int(self.group.max()) + 1
+        count = torch.zeros(shape, device=self.bias.device).index_add_(0, self.group, alive)
+        total = torch.zeros(shape, device=self.bias.device).index_add_(0, self.group, self.peak)
+        overall = self.peak.sum() / alive.sum() if alive.any() else self.peak.new_ones(())
+        rise = torch.where(count > 0, total / count.clamp_min(1), overall)[self.group]
+        lower = (self.bias - self.rate * self.peak).clamp_min(-1)
+        higher = (self.bias + self.rate * rise).clamp_max(0)
+        self.bias.copy_(
+            torch.where(share > self.target, lower, torch.where(share < self.never, higher, self.bias))
+        )
+        for buffer in (self.fired, self.peak, self.rows, self.batches):
+            buffer.zero_()
+
+
+class TopAFA(Sparsifier):
+    """Keep as many latents of a row as bring the norm of its codes nearest to that of its input (top-AFA,
+    arXiv 2503.24277). With near-orthogonal decoder rows d_j a good code has ||f * ||d||| = ||x||.
+
+    With s = relu(pre) * ||d||, descending, and c_k the norm of its first k: k = argmin_k |c_k - ||x|||,
+    the smallest among equals. x [n d_in] is the centred, normalised input; ties go to the lower index.
+    """
+
+    uses_dec_norm = True
+
+    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+        return torch.where(self._kept(pre.detach(), x.detach(), dec_norm), pre, 0.0)
+
+    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        at = self._kept(pre, x, dec_norm).reshape(-1).nonzero()[:, 0]
+        return None if self.training and len(at) > pre.numel() // DENSE else to_csr(at, *pre.shape)
+
+    @torch.no_grad()
+    def _kept(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+        """bool [n d_sae]"""
+        assert dec_norm is not None
+        score = pre.relu() * dec_norm
+        last, count = (
+            score.new_zeros(len(pre), 1),
+            torch.zeros(len(pre), 1, dtype=torch.long, device=pre.device),
+        )
+        todo, k = torch.arange(len(pre), device=pre.device), 64
+        while len(
+            todo
+        ):  # most rows need few of their largest scores: the others are looked at again with more
+            k = min(k, pre.shape[1])
+            values = largest(score[todo], k)
+            target = x[todo].norm(dim=1, keepdim=True)
+            norms = values.double().square().cumsum(1).sqrt()
+            best = (norms - target).abs().argmin(1, keepdim=True)
+            last[todo], count[todo] = values.gather(1, best), best + 1
+            enough = (norms[:, -1:] >= target) | (values[:, -1:] <= 0)
+            todo, k = todo[~enough[:, 0]] if k < pre.shape[1] else todo[:0], 8 * k
+        above = score > last
+        ties = (score == last) & (last > 0)
+        wanted = count - above.sum(1, keepdim=True)
+        crowded = (ties.sum(1, keepdim=True) > wanted)[:, 0]
+        ties[crowded] &= ties[crowded].cumsum(1) <= wanted[crowded]
+        return above | ties
 
 
 class _Jump(torch.autograd.Function):

@@ -36,6 +36,7 @@ _UNITS = {
     "codes": "multiples of W_dec rows, in units of x / input_scale",
     "sparsifier.threshold": "units of pre, the pre-activations of x / input_scale",
     "sparsifier.log_threshold": "natural logarithm of thresholds in units of pre",
+    "sparsifier.bias": "units of pre",
     "b_enc, b_dec, W_dec": "units of x / input_scale",
 }
 

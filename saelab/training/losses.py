@@ -227,6 +227,25 @@ def gate(config: SAEConfig, progress: Progress) -> Loss:
     return loss
 
 
+def afa(config: SAEConfig, progress: Progress) -> Loss:
+    """afa * mean_i (||f_i * ||d||| - ||x_i||)^2, so that codes are as long as their inputs (top-AFA, arXiv
+    2503.24277). x is centred and normalised as the selection sees it, and a target: it gets no gradient."""
+
+    def loss(sae: SAE, forward: Forward) -> Tensor:
+        norms, codes = sae.W_dec.norm(dim=1), forward.codes
+        if isinstance(codes, Sparse):
+            squares = (codes.values * norms[codes.indices]).square()
+            total = squares.new_zeros(len(forward.x)).index_add(0, codes.rows(), squares)
+        else:
+            total = (codes * norms).square().sum(1)
+        # the slope of a root is infinite at 0
+        length = total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()
+        target = (forward.x / sae.input_scale - sae.b_in()).norm(dim=1).detach()
+        return config.options["afa"] * (length - target).square().mean()
+
+    return loss
+
+
 LOSSES: dict[str, Callable[[SAEConfig, Progress], Loss]] = {
     "mse": mse,
     "prefixes": prefixes,
@@ -235,4 +254,5 @@ LOSSES: dict[str, Callable[[SAEConfig, Progress], Loss]] = {
     "l0": l0,
     "tanh": tanh,
     "gate": gate,
+    "afa": afa,
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from saelab.sae.dictionaries import Scaled
 from saelab.sae.model import SAE, Forward
+from saelab.types import ConfigError
 
 
 class Rule:
@@ -40,4 +42,32 @@ class UnitNorm(Rule):
             W_dec.div_(torch.linalg.vector_norm(W_dec, dim=1, keepdim=True).clamp_min(1e-30))
 
 
-RULES: dict[str, type[Rule]] = {"unit_norm": UnitNorm}
+class Tied(Rule):
+    """The encoder is w^T of a Scaled dictionary: its gradient is added to that of w, of which only the part
+    across w is kept, as in UnitNorm; after the step w has unit norm again and is copied to the encoder."""
+
+    @torch.no_grad()
+    def gradient(self, sae: SAE, forward: Forward, step: int) -> None:
+        w = _directions(sae)
+        if sae.W_enc.grad is None or w.grad is None:
+            return
+        w.grad.add_(sae.W_enc.grad.t())
+        w.grad.sub_(torch.linalg.vecdot(w.grad, w)[:, None] * w)
+        sae.W_enc.grad.zero_()
+
+    @torch.no_grad()
+    def __call__(self, sae: SAE, forward: Forward, step: int) -> None:
+        w = _directions(sae)
+        w.div_(torch.linalg.vector_norm(w, dim=1, keepdim=True).clamp_min(1e-30))
+        sae.W_enc.copy_(w.t())
+
+
+def _directions(sae: SAE) -> Tensor:
+    if not isinstance(sae.dictionary, Scaled):
+        got = type(sae.dictionary).__name__
+        msg = f"The rule 'tied' needs a Scaled dictionary. Got {got}. Give the recipe one."
+        raise ConfigError(msg)
+    return sae.dictionary.w
+
+
+RULES: dict[str, type[Rule]] = {"unit_norm": UnitNorm, "tied": Tied}

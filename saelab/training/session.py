@@ -127,6 +127,8 @@ class Session:
         self.sae.load_state_dict({n[4:]: t for n, t in found.tensors.items() if n.startswith("sae.")})
         for key in ("step", "exp_avg", "exp_avg_sq"):
             for name, parameter in self.parameters.items():
+                if f"adam.{key}.{name}" not in found.tensors:  # a weight that gets no gradient
+                    continue
                 saved = found.tensors[f"adam.{key}.{name}"].to(self.device)
                 # Adam works on the memory as it lies: moments must have their parameter's layout
                 state = torch.empty_like(parameter if saved.ndim else saved, dtype=saved.dtype)

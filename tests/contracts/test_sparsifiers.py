@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from saelab.sae import SAE, SAEConfig, Sparse, recipe, recipes
+from saelab.sae import SAE, SAEConfig, Sparse, recipe, recipe_options, recipes
+from saelab.sae.recipes import RECIPES
+from saelab.training.losses import LOSSES, Firing, Progress
 from saelab.types import Codes, NonFiniteError, ShapeError
 
 COMMON = [
@@ -26,10 +28,15 @@ CASES = {
     "matryoshka": [{"k": 7}, {"k": 1, "groups": "halves", "bias_level": True, "random_prefixes": True}],
     "abs_topk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
     "gated": [{}],
+    "top_afa": [{}],
+    "gba": [{}, {"magnitude": "biased", "groups": 3, "high": 0.2}],
     "relu": [{}, {"decoder_norm_weighted": False}],
 }
 # recipe -> what a code that is not 0 equals, where that is not its pre-activation
-CODE = {"gated": lambda part, pre: (part.r_mag.exp() * pre + part.b_mag).expand_as(pre)}
+CODE = {
+    "gated": lambda part, pre: part.r_mag.exp() * pre + part.b_mag,
+    "gba": lambda part, pre: pre if part.magnitude == "pre" else pre + part.bias,
+}
 # recipes that keep exactly k in each row
 PER_ROW = {"topk", "abs_topk"}
 SHAPES = [(16, 64), (5, 1), (1, 9), (13, 37), (8, 160)]
@@ -40,7 +47,7 @@ def _configs():
         for (d_in, d_sae), options, common in itertools.product(SHAPES, own, COMMON):
             sizes = {"d_sae": d_sae, "halves": [d_sae // 2, d_sae - d_sae // 2] if d_sae > 1 else [1]}
             options = {k: sizes.get(v, v) if isinstance(v, str) else v for k, v in options.items()}
-            if options.get("k", 1) <= d_sae:
+            if options.get("k", 1) <= d_sae and set(common) <= set(recipe_options(name)):
                 yield recipe(name, d_in=d_in, d_sae=d_sae, **options, **common)
 
 
@@ -58,6 +65,8 @@ def sae(request) -> SAE:
     with torch.no_grad():
         for parameter in sae.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        if hasattr(sae.sparsifier, "bias"):  # learned without gradients
+            sae.sparsifier.bias.sub_(0.2 * torch.rand(config.d_sae, generator=generator))
     return sae.eval()
 
 
@@ -168,7 +177,7 @@ def test_sparse_gradients_are_those_of_the_dense_path(sae, mode):
         out = sae(x, sparse=sparse)
         (out.x_hat * target).sum().backward()
         codes = out.codes.dense() if isinstance(out.codes, Sparse) else out.codes
-        return codes, {name: p.grad.clone() for name, p in sae.named_parameters()}
+        return codes, {name: p.grad.clone() for name, p in sae.named_parameters() if p.requires_grad}
 
     (fast_codes, fast), (codes, plain) = gradients(True), gradients(False)
     assert torch.equal(fast_codes, codes)
@@ -196,6 +205,25 @@ def test_training_mode_is_finite_on_every_row_and_inference_then_keeps_as_many(s
     assert float(held_out) == pytest.approx(np.mean(l0[-20:]), rel=0.1)
     for name, tensor in sae.state_dict().items():
         assert torch.isfinite(tensor).all(), name
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_every_loss_has_finite_gradients_on_every_row(sae, sparse):
+    sae.train()
+    frozen = {name for name, p in sae.named_parameters() if not p.requires_grad}
+    for kind, hard in HARD.items():
+        x = hard(sae.d_in)
+        variance = float((x - x.mean(0)).double().square().sum(1).mean())
+        firing = Firing(sae.d_sae, 10)
+        firing.since[::2] = 10
+        progress = Progress(10, max(variance, 1.0), firing)
+        sae.zero_grad()
+        forward = sae(x, sparse=sparse)
+        terms = [LOSSES[name](sae.config, progress) for name in RECIPES[sae.config.recipe].losses(sae.config)]
+        torch.stack([term(sae, forward) for term in terms]).sum().backward()
+        for name, parameter in sae.named_parameters():
+            assert parameter.grad is None or torch.isfinite(parameter.grad).all(), (kind, name)
+            assert parameter.grad is None or name not in frozen
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -181,6 +181,7 @@ def test_sparse_gradients_are_those_of_the_dense_path(sae, mode):
 
     (fast_codes, fast), (codes, plain) = gradients(True), gradients(False)
     assert torch.equal(fast_codes, codes)
+    assert torch.equal(sae.encode(x), codes)  # the batch is one in training mode, in encode too
     for name in plain:
         torch.testing.assert_close(
             fast[name], plain[name], rtol=1e-4, atol=1e-4 * float(plain[name].abs().max() + 1)

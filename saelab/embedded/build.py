@@ -30,6 +30,7 @@ TOKENS = 34_000_000
 SAE_ROWS, SAE_STEPS, SAE_BATCH = 600_000, 3_000, 2_048
 D_SAE, K = 1_024, 16
 STORE_ROWS = 50_000
+SCORE_SEEDS = (0, 1, 2, 3, 4)
 # largest relative change of the held-out loss at which the weights are shipped in half precision
 HALF_TOLERANCE = 0.005
 
@@ -72,7 +73,8 @@ def build_model(work: Path, tokens: int, seed: int, device: str) -> None:
     if any(abs(loss[name] / exact[name] - 1) > HALF_TOLERANCE for name in texts):
         _say(f"half precision changes the held-out loss too much: {exact} to {loss}")
         sys.exit(1)
-    scores, control = all_scores(model, tokenizer), all_scores(new_model(seed=seed), tokenizer)
+    scores = all_scores(model, tokenizer, SCORE_SEEDS)
+    control = all_scores(new_model(seed=seed), tokenizer)
     _say(f"scores {scores}, untrained {control}")
     if not reached(scores):
         _say(f"short of the targets {TARGETS}: train on more tokens")
@@ -90,6 +92,7 @@ def build_model(work: Path, tokens: int, seed: int, device: str) -> None:
             "phases": [plan._asdict() for plan in plans],
             "loss_curve": curve,
             "scores": scores,
+            "score_seeds": SCORE_SEEDS,
             "scores_untrained": control,
             "targets": TARGETS,
             "held_out_loss": loss,

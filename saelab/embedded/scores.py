@@ -111,14 +111,15 @@ def held_out_loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
     return total / count
 
 
-def all_scores(model: Any, tokenizer: Any, seed: int = 0) -> dict[str, float]:
-    """Every score that has a target."""
+def all_scores(model: Any, tokenizer: Any, seeds: Sequence[int] = (0,)) -> dict[str, float]:
+    """Every score that has a target, each the mean over the seeds: 300 prompts leave an accuracy of 0.8
+    uncertain by 0.023.
+    """
     model.eval()
+    measures = (ioi_accuracy, greater_than, docstring_accuracy, repeat_loss_ratio)
     return {
-        "ioi_accuracy": ioi_accuracy(model, tokenizer, seed=seed),
-        "greater_than": greater_than(model, tokenizer, seed=seed),
-        "docstring_accuracy": docstring_accuracy(model, tokenizer, seed=seed),
-        "repeat_loss_ratio": repeat_loss_ratio(model, tokenizer, seed=seed),
+        measure.__name__: sum(measure(model, tokenizer, seed=seed) for seed in seeds) / len(seeds)
+        for measure in measures
     }
 
 

@@ -65,7 +65,7 @@ def test_logit_lens_of_a_head_latent_goes_through_the_output_projection(subject)
     ln_f = subject.model.transformer.ln_f
     expected = ((residual - residual.mean()) * ln_f.weight) @ subject.model.lm_head.weight.T
     expected = (expected - expected.mean()).detach().numpy()
-    np.testing.assert_allclose(analysis.direct_logits(sae, subject, [3])[0], expected, atol=1e-5)
+    np.testing.assert_allclose(analysis.direct_logits(sae, subject, [3])[0], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("latent", [-1, 64, 1.5, True, None])

@@ -31,7 +31,7 @@ CELL = """
 import saelab
 subject = saelab.load_subject(str(saelab.embedded.model_folder()))
 lab = saelab.Lab(subject, saelab.SAE.load("sae-{d_sae}"), saelab.FeatureStore.open("store-{d_sae}"))
-lab.card(0)
+first = lab.card(0)
 ---
 lab.features()
 """
@@ -40,7 +40,7 @@ WATCH = """
   window.clocks = {};
   new MutationObserver(() => {
     const now = performance.now();
-    if (document.querySelector('.jp-OutputArea-output .widget-subarea')) window.clocks.output ??= now;
+    if (document.querySelector('.jp-OutputArea-child')) window.clocks.output ??= now;
     if (document.querySelector('.sl-row')) window.clocks.row ??= now;
     const card = document.querySelector('.sl-browser .sl-card');
     if (card && window.wanted === card.dataset.latent) { window.clocks.card = now; window.wanted = null; }

@@ -44,13 +44,24 @@ class Rows(ABC):
         per_pass = self.n_rows // size
         epoch, at = divmod(start, per_pass)
         while True:
-            # mixed, so that a pass shares its order neither with the next nor with what callers draw from
-            # a seed
-            mixed = (seed * 0x9E3779B1 + epoch * 0x85EBCA6B + 0x5AE1AB) % 2**63
-            order = torch.randperm(self.n_rows, generator=torch.Generator().manual_seed(mixed))
+            order = self._order(epoch, seed)
             for i in range(at, per_pass):
                 yield self.gather(order[i * size : (i + 1) * size])
             epoch, at = epoch + 1, 0
+
+    def origin(self, size: int, seed: int, step: int, i: int) -> str:
+        """Where row i of batch `step` (from 0) comes from, for people."""
+        epoch, at = divmod(step, self.n_rows // size)
+        return self._origin(int(self._order(epoch, seed)[at * size + i]))
+
+    def _order(self, epoch: int, seed: int) -> Tensor:
+        """Row numbers in the order of a pass."""
+        # mixed, so that a pass shares its order neither with the next nor with what callers draw from a seed
+        mixed = (seed * 0x9E3779B1 + epoch * 0x85EBCA6B + 0x5AE1AB) % 2**63
+        return torch.randperm(self.n_rows, generator=torch.Generator().manual_seed(mixed))
+
+    def _origin(self, row: int) -> str:
+        return f"row {row}"
 
     def first(self, n: int, size: int, seed: int) -> Tensor:
         """The first rows that training with this batch size and seed will see: about n, at most one pass."""
@@ -66,6 +77,9 @@ class Stream(Rows):
     @abstractmethod
     def width(self, hook: HookPoint | str) -> int:
         """d_in"""
+
+    def origin(self, size: int, seed: int, step: int, i: int) -> str:
+        return f"row {i} of the batch"
 
 
 class TensorRows(Rows):
@@ -94,6 +108,10 @@ class StoreRows(Rows):
 
     def key(self) -> str:
         return self.hook
+
+    def _origin(self, row: int) -> str:
+        document, position = self.store.rows([row], self.hook).rows[0].tolist()
+        return f"row {row} (document {document}, position {position})"
 
     def gather(self, at: Tensor) -> Tensor:
         return self.store.rows(at.numpy(), self.hook).acts.float()

@@ -19,7 +19,10 @@ from saelab.training import checkpoints
 from saelab.training.losses import LOSSES, Firing, Progress
 from saelab.training.rules import RULES
 from saelab.training.run import Record, Run, Settings
-from saelab.types import NonFiniteError
+
+
+class Diverged(Exception):
+    """The loss of a step is not finite; the step was not done."""
 
 
 class Session:
@@ -68,11 +71,7 @@ class Session:
         loss = torch.stack([term(sae, forward) for term in self.losses]).sum()
         value = float(loss.detach())
         if not math.isfinite(value):
-            message = (
-                f"The loss must stay finite. Got {value} at step {step + 1} of {settings.steps}. "
-                f"Pass a lower lr than {settings.lr:.2g}, or look for outliers in the activations."
-            )
-            raise NonFiniteError(message)
+            raise Diverged(value)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for rule in self.rules:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from saelab.config import to_dict, write_bytes
@@ -20,8 +21,8 @@ from saelab.training import checkpoints
 from saelab.training.interrupt import Interrupt
 from saelab.training.rows import Rows, as_rows
 from saelab.training.run import Record, Run, Settings, differences
-from saelab.training.session import Session
-from saelab.types import ConfigError
+from saelab.training.session import Diverged, Session
+from saelab.types import ConfigError, NonFiniteError
 
 INIT_ROWS = 16_384
 
@@ -186,7 +187,7 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
             while done < settings.steps:
                 batch = {key: next(given) for key, given in batches.items()}
                 with interrupt.held():
-                    records = [job.session.step(batch[job.rows.key()]) for job in jobs]
+                    records = [_step(job, batch[job.rows.key()]) for job in jobs]
                     for session, record in zip(sessions, records, strict=True):
                         if record is not None:
                             session.history.append(record)
@@ -211,6 +212,27 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
     for job in jobs:
         job.run = job.session.finish((done - first_step) * settings.batch_size, seconds)
     emit("end" if done == settings.steps else "interrupted")
+
+
+def _step(job: _Job, batch: Tensor) -> Record | None:
+    """One update. Raises NonFiniteError saying where it diverged, and what is left."""
+    try:
+        return job.session.step(batch)
+    except Diverged as error:
+        settings, step = job.settings, job.session.progress.step
+        norms = batch.double().norm(dim=1)
+        worst = int(norms.argmax())
+        where = job.rows.origin(settings.batch_size, settings.seed, step, worst)
+        kept = "no checkpoint yet"
+        if job.folder is not None and (found := checkpoints.latest([job.folder])):
+            kept = f"the checkpoint of step {found[0].step} in {job.folder} is whole"
+        message = (
+            f"The loss must stay finite. Got {error} at step {step + 1} of {settings.steps} "
+            f"({job.config.recipe}; {kept}). Pass a lower lr than {settings.lr:.2g}, or look for outliers: "
+            f"the longest activation of this batch is {where}, of norm {float(norms[worst]):.3g}, the median "
+            f"norm is {float(norms.median()):.3g}."
+        )
+        raise NonFiniteError(message) from None
 
 
 def _line(records: list[Record]) -> str:

@@ -12,6 +12,7 @@ import torch
 from saelab.sae import SAE, fvu, recipe
 from saelab.training import LOSSES, RULES, Run, Settings, checkpoints, learning_rate, train
 from saelab.training.losses import Firing, Progress
+from saelab.training.rows import TensorRows
 from saelab.training.session import schedule
 from saelab.types import (
     ConfigError,
@@ -484,8 +485,23 @@ def test_an_out_that_cannot_be_written_is_refused_before_any_work(rows, tmp_path
 
 
 def test_divergence_stops_with_the_step_and_a_remedy(rows):
-    with pytest.raises(NonFiniteError, match=r"step \d+ of 30. Pass a lower lr"):
+    with pytest.raises(NonFiniteError, match=r"step \d+ of 30 \(relu; no checkpoint yet\). Pass a lower lr"):
         train(recipe("relu", d_in=8, d_sae=24), rows, **TINY, lr=1e25)
+
+
+def test_divergence_names_the_longest_row_and_the_checkpoint_that_is_left(tmp_path):
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    x[37] *= 1e21  # its square is infinite in float32
+    size, seed = 8, 0
+    batches = TensorRows(x).batches(size, seed)
+    step = next(i for i, batch in enumerate(batches) if (batch.double().norm(dim=1) > 1e10).any())
+    assert step > 0
+    options = {"steps": 40, "batch_size": size, "seed": seed, "progress": False, "checkpoint_every": 1}
+    config = recipe("topk", d_in=8, d_sae=16, k=2, normalise="none", b_dec_init="zeros")
+    says = rf"step {step + 1} of 40 \(topk; the checkpoint of step {step} .*row 37, of norm \d"
+    with pytest.raises(NonFiniteError, match=says):
+        train(config, x, out=tmp_path, **options)
+    assert [c.step for c in checkpoints.latest([tmp_path])] == [step]
 
 
 @pytest.mark.parametrize("level", [0.0, 5.0])

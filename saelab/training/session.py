@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saelab.sae.architectures import RECIPES
 from saelab.sae.kernels import Sparse
 from saelab.sae.metrics import fvu
 from saelab.sae.model import SAE, Forward
-from saelab.sae.recipes import RECIPES, SAEConfig
+from saelab.sae.recipes import SAEConfig
 from saelab.training import checkpoints
 from saelab.training.losses import LOSSES, Firing, Progress
 from saelab.training.rules import RULES
@@ -45,8 +46,11 @@ class Session:
         self.history: list[Record] = []
         self.firing = Firing(config.d_sae, settings.dead_after, device)
         if isinstance(start, Tensor):
-            self.sae = SAE.create(config, settings.seed, start).to(device)
-            variance = float((start - start.mean(0)).double().square().sum(1).mean())
+            x, y = split(start, config)
+            sae = SAE.create(config, settings.seed, x, y)
+            wanted = sae.target(x, y)
+            variance = float((wanted - wanted.mean(0)).double().square().sum(1).mean())
+            self.sae = sae.to(device)
         else:
             self.sae, variance = SAE(config).to(device), start.variance
         self.sae.train()
@@ -60,14 +64,17 @@ class Session:
         )
         recipe = RECIPES[config.recipe]
         self.losses = [LOSSES[name](config, self.progress) for name in recipe.losses(config)]
-        self.rules = [RULES[name]() for name in recipe.rules(config)]
+        self.rules = [RULES[name](config, self.progress) for name in recipe.rules(config)]
         if not isinstance(start, Tensor):
             self._restore(start)
 
     def step(self, batch: Tensor) -> Record | None:
         """One update. Counts as done only at its end."""
         sae, step, settings = self.sae, self.progress.step, self.settings
-        forward = sae(batch.to(self.device), sparse=True)
+        x, y = split(batch.to(self.device), sae.config)
+        for rule in self.rules:
+            rule.before(sae)
+        forward = sae(x, y, sparse=True)
         loss = torch.stack([term(sae, forward) for term in self.losses]).sum()
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -75,18 +82,18 @@ class Session:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for rule in self.rules:
-            rule.gradient(sae, forward, step)
+            rule.gradient(sae, forward)
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)
         lr = settings.lr * schedule(step, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         for rule in self.rules:
-            rule(sae, forward, step)
+            rule.after(sae, forward, self.optimizer)
         sae.dictionary.project()
         with torch.no_grad():
             codes = forward.codes
-            sae.sparsifier.observe(codes)
+            sae.sparsifier.observe(codes, forward.pre.detach(), sae.dictionary)
             self.firing.update(codes)
         self.progress.step = step + 1
         if (step + 1) % settings.log_every and step + 1 != settings.steps and step:
@@ -96,11 +103,12 @@ class Session:
     @torch.no_grad()
     def _record(self, forward: Forward, loss: float, lr: float) -> Record:
         codes = forward.codes.values if isinstance(forward.codes, Sparse) else forward.codes
+        assert forward.y is not None
         return Record(
             step=self.progress.step,
             rows=self.progress.step * self.settings.batch_size,
             loss=loss,
-            fvu=fvu(forward.x, forward.x_hat),
+            fvu=fvu(forward.y, forward.x_hat),
             l0=int((codes != 0).sum()) / len(forward.x),
             dead=float(self.firing.dead.float().mean()),
             lr=lr,
@@ -113,7 +121,7 @@ class Session:
         tensors = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
         for name, parameter in self.parameters.items():
             tensors |= {f"adam.{key}.{name}": t for key, t in self.optimizer.state[parameter].items()}
-        tensors["firing"] = self.firing.since
+        tensors |= {"firing": self.firing.since, "density": self.firing.density}
         history = [record.to_plain() for record in self.history]
         checkpoints.write(
             self.folder,
@@ -133,6 +141,8 @@ class Session:
                 state = torch.empty_like(parameter if saved.ndim else saved, dtype=saved.dtype)
                 self.optimizer.state[parameter][key] = state.copy_(saved)
         self.firing.since.copy_(found.tensors["firing"])
+        self.firing.density.copy_(found.tensors["density"])
+        self.firing.rows = found.step * self.settings.batch_size
         self.progress.step = found.step
         self.history = [Record.from_plain(values) for values in found.history]
 
@@ -159,6 +169,11 @@ class Session:
             run.save(self.folder)
             checkpoints.remove(self.folder)
         return run
+
+
+def split(rows: Tensor, config: SAEConfig) -> tuple[Tensor, Tensor | None]:
+    """(inputs, targets) of training rows, which hold both side by side for a transcoder."""
+    return (rows, None) if config.d_out is None else (rows[:, : config.d_in], rows[:, config.d_in :])
 
 
 def schedule(step: int, settings: Settings) -> float:

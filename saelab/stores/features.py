@@ -50,7 +50,7 @@ class LatentRecord:
     histogram: np.ndarray
     """int64 [bins]: firings in each bin, sums to count"""
     edges: np.ndarray
-    """float64 [bins + 1]: from min(0, min) to max(0, max); with both signs a little beyond, with an edge at 0"""
+    """float64 [bins + 1]: from min(0, min) to max(0, max); with both signs a little beyond, one of them 0"""
     top_tokens: list[str]
     """tokens on which it is > 0 most often, at most three"""
     bottom_tokens: list[str]

@@ -107,9 +107,8 @@ def card(result: FeatureCard, *, quantised: bool = False) -> Packed:
         return Packed(header, [tokens, _bytes(values, np.float32)])
     low = min(float(values.min(initial=0)), 0.0)
     span = float(values.max(initial=0)) - low
-    # 0 must stay 0, so that a token where the latent does not fire shows as such; with both signs one step is
-    # spent on keeping room on either side of it
-    header["quantum"] = span / (254 if low < 0 else 255) if span else 1.0
+    header["quantum"] = span / 255 if span else 1.0
+    # 0 must stay 0, so that a token where the latent does not fire shows as such, with room for either sign
     header["zero"] = min(max(round(-low / header["quantum"]), 1), 254) if low < 0 else 0
     steps = np.rint(values / header["quantum"]) + header["zero"]
     steps = np.where((values != 0) & (steps == header["zero"]), header["zero"] + np.sign(values), steps)

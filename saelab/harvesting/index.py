@@ -44,10 +44,11 @@ def index(
     `out` if it is interrupted.
 
     corpus: texts for language models, else samples that subject.prepare takes. max_rows: stop there, exactly.
-    batch_size: documents a forward pass; it does not change what is found. n_examples: strongest windows
-    kept of each latent, by |value|; n_quantile: windows spread over five equal parts of its range of values,
-    chosen by `seed`. window: tokens shown before and after the firing, within its document. long: documents
-    longer than the context are cut ("truncate"), read in pieces ("split") or refused ("error").
+    batch_size: documents a forward pass; it does not change what is found. n_examples: strongest windows kept
+    of each latent, and as many of its negative values where it has any; n_quantile: windows spread over five
+    equal parts of the range of its |value|s, chosen by `seed`. window: tokens shown before and after the
+    firing, within its document. long: documents longer than the context are cut ("truncate"), read in pieces
+    ("split") or refused ("error").
     Raises HookError, ShapeError where the SAE does not fit the hook point, CorpusError, NonFiniteError,
     ConfigError, StoreError.
     """

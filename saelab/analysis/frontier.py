@@ -78,8 +78,9 @@ class Frontier:
         return pd.DataFrame(list(found.values()), index=index, columns=["fvu", "loss_recovered"])
 
     def figure(self) -> go.Figure:
-        """FVU and loss recovered over L0: a line a name, told apart by marker, dash and colour, and the
-        untrained controls as crosses. An SAE that never fires has no place on the logarithmic axes."""
+        """FVU and loss recovered over L0: a line a name, told apart by marker, dash and colour. The untrained
+        controls, crosses, show on a click in the legend: they lie so far off that they would squeeze the
+        lines. An SAE that never fires has no place on the logarithmic axis of L0."""
         from plotly.subplots import make_subplots
 
         figure = make_subplots(cols=2, horizontal_spacing=0.1)
@@ -99,14 +100,15 @@ class Frontier:
                 x=[p.untrained.l0 for p in self.points],
                 y=[getattr(p.untrained, score) for p in self.points],
                 text=[p.name for p in self.points],
-                name="untrained", legendgroup="untrained", showlegend=column == 1, mode="markers",
+                name="untrained", legendgroup="untrained", showlegend=column == 1,
+                mode="markers", visible="legendonly",
                 marker={"symbol": "x-thin", "size": 9, "line": {"width": 2, "color": "#777777"}},
                 hovertemplate="%{text}, untrained<br>L0 %{x:.1f}<br>%{y:.4f}<extra></extra>",
                 row=1, col=column,
             )  # fmt: skip
             figure.update_yaxes(title_text=title, row=1, col=column)
-        figure.update_xaxes(type="log", dtick="D2", title_text="L0, latents on per token (log)")
-        figure.update_yaxes(type="log", dtick="D2", col=1)
+        ticks = [m * 10.0**e for e in range(-1, 5) for m in (1, 2, 3, 5, 7)]
+        figure.update_xaxes(type="log", tickvals=ticks, title_text="L0, latents on per token (log)")
         figure.update_layout(
             title=f"{self.hook}, {self.n_rows:,} rows", template="plotly_white", height=460,
             margin={"l": 60, "r": 20, "t": 50, "b": 50},

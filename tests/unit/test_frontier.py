@@ -63,6 +63,7 @@ def test_the_figure_shows_every_sae_and_every_control_in_both_panels(two):
     assert list(by_name["b", "x2"].y) == [0.8, 0.98]
     assert list(by_name["untrained", "x2"].x) == [16, 64, 32, 128]
     assert list(by_name["untrained", "x2"].y) == [0.4] * 4
+    assert {t.name for t in figure.data if t.visible == "legendonly"} == {"untrained"}
     assert [t.name for t in figure.data if t.showlegend] == ["b", "a", "untrained"]
 
 

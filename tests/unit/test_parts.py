@@ -311,3 +311,54 @@ def test_layernorm_takes_out_the_size_and_mean_of_rows():
     with pytest.raises(ShapeError, match="needs the rows' scale"):
         sae.decode(forward.codes)
     assert fvu(x, sae(x).x_hat) < 0.5 * fvu(x, SAE.create(config, 0, x)(x).x_hat)
+
+
+# what is measured of them in a model
+
+
+@pytest.fixture(scope="module")
+def model():
+    lab = saelab.Lab.embedded()
+    texts = [d.text for d in saelab.corpora.world(seed=77, n_documents=60)]
+    return lab.subject, texts
+
+
+def test_a_transcoder_of_the_identity_leaves_the_loss_alone(model):
+    """Every latent on, both directions of each axis: x_hat is the target, bit for bit nearly."""
+    subject, texts = model
+    mlp, out = "blocks.1.hook_mlp_out", "blocks.1.hook_mlp_out"
+    config = recipe(
+        "transcoder", d_in=128, d_out=128, d_sae=256, k=256, hook=mlp, hook_out=out, normalise="none",
+        b_dec_init="zeros",
+    )  # fmt: skip
+    sae = SAE(config).eval()
+    with torch.no_grad():
+        both = torch.cat([torch.eye(128), -torch.eye(128)])
+        sae.W_enc.copy_(both.t())
+        sae.dictionary.set(both)
+    report = saelab.evaluate(sae, subject, texts[:20])
+    assert report.sae.fvu < 1e-9
+    assert report.sae.loss == pytest.approx(report.loss_clean, abs=1e-5)
+    assert report.sae.loss_recovered == pytest.approx(1, abs=1e-3)
+    assert report.untrained.loss_recovered < 0.9
+
+
+def test_transcoders_and_crosscoders_are_scored_and_indexed_in_a_model(model, tmp_path):
+    subject, texts = model
+    first, second = "blocks.1.hook_resid_mid", "blocks.1.hook_mlp_out"
+    acts = saelab.harvest(subject, texts, [first, second], tmp_path / "acts", progress=False)
+    configs = [
+        recipe("skip_transcoder", d_in=128, d_out=128, d_sae=256, k=16, hook=first, hook_out=second),
+        recipe("crosscoder", d_in=256, d_sae=256, k=16, widths=(128, 128), hooks=(first, second)),
+    ]
+    runs = train(configs, acts, steps=150, batch_size=256, progress=False)
+    for run, name in zip(runs, (f"{first} -> {second}", f"{first} + {second}"), strict=True):
+        report = saelab.evaluate(run.sae, subject, texts[:20])
+        assert report.hook == name
+        assert report.sae.fvu < 0.6 * report.untrained.fvu
+        assert report.sae.loss < report.untrained.loss
+        store = saelab.index(subject, run.sae, texts[:20], tmp_path / run.config.recipe, progress=False)
+        codes = run.sae.encode_sparse(torch.cat([acts.rows(range(30), h).acts for h in run.sae.reads], 1))
+        assert sorted(store.rows(7).latents.tolist()) == codes.row(7)[0].tolist()
+        lens = saelab.analysis.logit_lens(run.sae, subject, 3)
+        assert lens.latent == 3

@@ -77,10 +77,10 @@ class Planted:
     """An SAE whose latents are planted: one never fires, one always, one has ties, one fires once or so, one
     has both signs, one is only negative."""
 
-    hook = SAE.hook
+    hook, reads, writes = SAE.hook, SAE.reads, SAE.writes
 
     def __init__(self, spoil=None):
-        self.config = SimpleNamespace(hook=HookPoint("h"), d_in=WIDTH, d_sae=N_LATENTS)
+        self.config = SimpleNamespace(hook=HookPoint("h"), hooks=(), d_in=WIDTH, d_sae=N_LATENTS, d_out=None)
         self.spoil = spoil
 
     def dense(self, x):

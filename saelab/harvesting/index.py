@@ -32,6 +32,7 @@ def index(
     n_examples: int = 20,
     n_quantile: int = 20,
     window: tuple[int, int] = (10, 10),
+    packing: str = "document",
     long: str = "truncate",
     seed: int = 0,
     overwrite: bool = False,
@@ -47,8 +48,8 @@ def index(
     batch_size: documents a forward pass; it does not change what is found. n_examples: strongest windows kept
     of each latent, and as many of its negative values where it has any; n_quantile: windows spread over five
     equal parts of the range of its |value|s, chosen by `seed`. window: tokens shown before and after the
-    firing, within its document. long: documents longer than the context are cut ("truncate"), read in pieces
-    ("split") or refused ("error").
+    firing, within its document. packing: see `saelab.harvest`. long: documents longer than the context are
+    cut ("truncate"), read in pieces ("split") or refused ("error").
     Raises HookError, ShapeError where the SAE does not fit the hook point, CorpusError, NonFiniteError,
     ConfigError, StoreError.
     """
@@ -77,7 +78,9 @@ def index(
     ):
         writer = FeatureWriter(folder, sae.config.d_sae, **options)
         try:
-            for batch in batches(subject, texts, points, batch_size=batch_size, max_rows=max_rows, long=long):
+            for batch in batches(
+                subject, texts, points, batch_size=batch_size, max_rows=max_rows, packing=packing, long=long
+            ):
                 documents = [(batch.first + i, d.id, d.kind, d.text) for i, d in enumerate(batch.documents)]
                 codes = sae.encode_sparse(side_by_side(batch.acts, points))
                 writer.add(codes, batch.rows, batch.tokens, batch.token_ids, documents)
@@ -88,6 +91,7 @@ def index(
                     "sae": sae.fingerprint(),
                     "subject": subject.fingerprint(),
                     "corpus": texts.fingerprint() if isinstance(texts, Corpus) else None,
+                    "packing": packing,
                 }
             )
         finally:

@@ -284,7 +284,8 @@ class SAE(nn.Module):
 
     def _pre(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         centred = flat / self.input_scale - self.b_in()
-        return torch.addmm(self.b_enc, centred, self.W_enc), centred
+        # under torch.autocast the product is bfloat16; everything after it is not
+        return torch.addmm(self.b_enc, centred, self.W_enc).to(self.dtype), centred
 
     def _dec_norm(self) -> Tensor | None:
         return self.W_dec.norm(dim=1) if self.sparsifier.uses_dec_norm else None

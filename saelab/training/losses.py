@@ -30,16 +30,18 @@ class Firing:
         self.dead_after = dead_after
 
     @torch.no_grad()
-    def update(self, codes: Tensor | Sparse) -> None:
-        """Count the rows of one batch."""
-        if isinstance(codes, Sparse):
-            fired = codes.indices[codes.values != 0]
-            n = len(codes.indptr) - 1
-        else:
-            fired = (codes != 0).any(0)
-            n = len(codes)
+    def update(self, *parts: Tensor | Sparse) -> None:
+        """Count the rows of one batch, given by the codes of its micro-batches."""
+        n, fired = 0, []
+        for codes in parts:
+            if isinstance(codes, Sparse):
+                fired.append(codes.indices[codes.values != 0])
+                n += len(codes.indptr) - 1
+            else:
+                fired.append((codes != 0).any(0).nonzero()[:, 0])
+                n += len(codes)
         self.since += n
-        self.since[fired] = 0
+        self.since[torch.cat(fired)] = 0
 
     @property
     def dead(self) -> Tensor:

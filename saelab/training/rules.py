@@ -12,7 +12,8 @@ from saelab.types import ConfigError
 
 class Rule:
     """`gradient` runs between backward pass and optimizer step, the call after the optimizer step. Both
-    without grad."""
+    without grad. forward: the pass of the batch, without graph; where the batch is split into micro-batches
+    that of the last, without `pre`."""
 
     def gradient(self, sae: SAE, forward: Forward, step: int) -> None:
         """Change gradients in place."""

@@ -8,9 +8,10 @@ run has only `checkpoints/`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from saelab.config import from_dict, read_json, to_dict, write_json
 from saelab.sae.model import SAE
@@ -58,7 +59,10 @@ class Settings:
     """Everything besides config and data that the numbers depend on. Rates are per step, lengths in steps
     or rows."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[dict[int, Callable[[dict], dict]]] = {
+        1: lambda old: old | {"precision": "float32", "accumulate": 1},
+    }
 
     steps: int
     batch_size: int
@@ -72,6 +76,8 @@ class Settings:
     dead_after: int
     init_rows: int
     log_every: int
+    precision: Literal["float32", "bfloat16"] = "float32"
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from saelab.sae.kernels import Sparse
-from saelab.sae.metrics import fvu
+from saelab.sae.metrics import FVU
 from saelab.sae.model import SAE, Forward
 from saelab.sae.recipes import RECIPES, SAEConfig
 from saelab.training import checkpoints
@@ -65,43 +65,70 @@ class Session:
             self._restore(start)
 
     def step(self, batch: Tensor) -> Record | None:
-        """One update. Counts as done only at its end."""
+        """One update, from the gradients of all micro-batches of a batch. Counts as done only at its end."""
         sae, step, settings = self.sae, self.progress.step, self.settings
-        forward = sae(batch.to(self.device), sparse=True)
-        loss = torch.stack([term(sae, forward) for term in self.losses]).sum()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise Diverged(value)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, done = 0.0, []
+        for rows in batch.to(self.device).tensor_split(settings.accumulate):
+            forward, share = self._backward(rows, len(rows) / len(batch))
+            loss += share
+            done.append(forward)
         for rule in self.rules:
-            rule.gradient(sae, forward, step)
+            rule.gradient(sae, done[-1], step)
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)
         lr = settings.lr * schedule(step, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         for rule in self.rules:
-            rule(sae, forward, step)
+            rule(sae, done[-1], step)
         sae.dictionary.project()
         with torch.no_grad():
-            codes = forward.codes
-            sae.sparsifier.observe(codes)
-            self.firing.update(codes)
+            for forward in done:
+                sae.sparsifier.observe(forward.codes)
+            self.firing.update(*(forward.codes for forward in done))
         self.progress.step = step + 1
         if (step + 1) % settings.log_every and step + 1 != settings.steps and step:
             return None
-        return self._record(forward, value, lr)
+        return self._record(done, loss, lr)
+
+    def _backward(self, rows: Tensor, share: float) -> tuple[Forward, float]:
+        """Add a micro-batch's part of the gradient: (its pass, without graph; its part of the loss)."""
+        # in older torch a cast cached without gradient kept it from later ones (pytorch issue 65766); the
+        # first of the two encoder products of a dense pass is such a one
+        precision = torch.autocast(
+            self.device.type,
+            torch.bfloat16,
+            enabled=self.settings.precision == "bfloat16",
+            cache_enabled=False,
+        )
+        with precision:
+            forward = self.sae(rows, sparse=True)
+        loss = torch.stack([term(self.sae, forward) for term in self.losses]).sum() * share
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise Diverged(value)
+        loss.backward()
+        codes = forward.codes
+        codes = codes._replace(values=codes.values.detach()) if isinstance(codes, Sparse) else codes.detach()
+        pre = forward.pre.detach()
+        if share < 1:  # what micro-batches are there to save
+            pre = pre.new_empty(0, self.sae.d_sae)
+        return forward._replace(pre=pre, codes=codes, x_hat=forward.x_hat.detach()), value
 
     @torch.no_grad()
-    def _record(self, forward: Forward, loss: float, lr: float) -> Record:
-        codes = forward.codes.values if isinstance(forward.codes, Sparse) else forward.codes
+    def _record(self, done: list[Forward], loss: float, lr: float) -> Record:
+        explained, nonzero = FVU(), 0
+        for forward in done:
+            explained.update(forward.x, forward.x_hat)
+            codes = forward.codes.values if isinstance(forward.codes, Sparse) else forward.codes
+            nonzero += int((codes != 0).sum())
         return Record(
             step=self.progress.step,
             rows=self.progress.step * self.settings.batch_size,
             loss=loss,
-            fvu=fvu(forward.x, forward.x_hat),
-            l0=int((codes != 0).sum()) / len(forward.x),
+            fvu=explained.value,
+            l0=nonzero / explained.n,
             dead=float(self.firing.dead.float().mean()),
             lr=lr,
         )

@@ -101,13 +101,14 @@ class SAE(nn.Module):
                 if config.options["normalise"] == "scalar":
                     sae.input_scale.fill_(rows.norm(dim=1).mean().clamp_min(torch.finfo(rows.dtype).tiny))
                 sae.b_dec.copy_(_centre(rows / sae.input_scale, config.options["b_dec_init"]))
-                gain = _gain(sae, rows[:4096]) if tied else 1
+                some = rows[: start_rows(config.d_sae)]
+                gain = _gain(sae, some) if tied else 1
                 if sae.dictionary.tied:
                     sae.dictionary.set(sae.W_dec * gain)
                 else:
                     sae.W_enc.mul_(gain)
                 if len(rows):  # so that a learned threshold fits the untrained SAE too
-                    sae.sparsifier.observe(sae(rows[:4096], sparse=True).codes)
+                    sae.sparsifier.observe(sae(some, sparse=True).codes)
         return sae.eval()
 
     @property
@@ -342,6 +343,11 @@ class SAE(nn.Module):
         at = active_pre(pre, x, self.b_in(), self.W_enc, self.b_enc, indptr, indices)
         values = self.sparsifier.activation(at, indices) if activation is None else activation(at)
         return Sparse(indptr, indices, values, self.d_sae)
+
+
+def start_rows(d_sae: int) -> int:
+    """Rows whose codes an SAE is started from: 4,096, fewer where these have more than 2^26 codes."""
+    return min(4096, max(256, 2**26 // d_sae))
 
 
 def _gain(sae: SAE, rows: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -18,11 +19,14 @@ from saelab.sae.model import SAE
 from saelab.sae.recipes import SAEConfig
 from saelab.training import checkpoints
 from saelab.training.arguments import check_configs, check_whole, complete, count_steps
+from saelab.training.estimates import check_fits, device_of, plan
 from saelab.training.interrupt import Interrupt
 from saelab.training.rows import Rows, as_rows
 from saelab.training.run import Record, Run, Settings, differences
 from saelab.training.session import Diverged, Session
-from saelab.types import ConfigError, NonFiniteError
+from saelab.types import ConfigError, DeviceMemoryError, NonFiniteError
+
+logger = logging.getLogger(__name__)
 
 
 class Event(NamedTuple):
@@ -96,9 +100,13 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     whole, which sees the micro-batch: the choice and threshold of batchtopk and matryoshka, the moves of gba
     and the error by which `auxk` divides.
 
+    What the run will take (`saelab.training.estimate`) is logged, by `logging` at level INFO, before it
+    starts.
+
     Same seed, same numbers (one machine, one thread count); the global random state is not touched. Raises
-    ConfigError, ShapeError, HookError, NonFiniteError before any work; NonFiniteError where training
-    diverges; StoreError where `out` cannot be written.
+    ConfigError, ShapeError, HookError, NonFiniteError before any work, DeviceMemoryError where it cannot fit;
+    NonFiniteError where training diverges, DeviceMemoryError where a step runs out of memory, both with the
+    step and the checkpoint that is left; StoreError where `out` cannot be written.
     """
     several = isinstance(config, Sequence)
     configs = list(config) if isinstance(config, Sequence) else [config]
@@ -117,14 +125,24 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     for job in jobs:
         job.prepare(resume)
     todo = [job for job in jobs if job.run is None]
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if todo:
+        where = device_of(device)
+        _announce(todo, where)
         found = checkpoints.latest([job.folder for job in todo if job.folder]) if out is not None else None
         for i, job in enumerate(todo):
             job.open(where, found[i] if found else None)
         _loop(todo, progress, checkpoint_every or max(1, steps // 10), callbacks)
     runs = [job.run for job in jobs if job.run is not None]
     return runs if several else runs[0]
+
+
+def _announce(jobs: list[_Job], device: torch.device) -> None:
+    """Log what the run will take; refuse one that cannot fit."""
+    configs, settings = [job.config for job in jobs], jobs[0].settings
+    out = any(job.folder is not None for job in jobs)
+    needed = plan(configs, settings, device, out, timed=logger.isEnabledFor(logging.INFO))
+    check_fits(configs, settings, device, out, needed)
+    logger.info("training %s on %s: %s", ", ".join(c.recipe for c in configs), device, needed)
 
 
 @dataclass
@@ -216,7 +234,8 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
 
 
 def _step(job: _Job, batch: Tensor) -> Record | None:
-    """One update. Raises NonFiniteError saying where it diverged, and what is left."""
+    """One update. Raises NonFiniteError saying where it diverged, DeviceMemoryError saying what to lower,
+    both saying what is left."""
     try:
         return job.session.step(batch)
     except Diverged as error:
@@ -224,16 +243,41 @@ def _step(job: _Job, batch: Tensor) -> Record | None:
         norms = batch.double().norm(dim=1)
         worst = int(norms.argmax())
         where = job.rows.origin(settings.batch_size, settings.seed, step, worst)
-        kept = "no checkpoint yet"
-        if job.folder is not None and (found := checkpoints.latest([job.folder])):
-            kept = f"the checkpoint of step {found[0].step} in {job.folder} is whole"
         message = (
             f"The loss must stay finite. Got {error} at step {step + 1} of {settings.steps} "
-            f"({job.config.recipe}; {kept}). Pass a lower lr than {settings.lr:.2g}, or look for outliers: "
-            f"the longest activation of this batch is {where}, of norm {float(norms[worst]):.3g}, the median "
-            f"norm is {float(norms.median()):.3g}."
+            f"({job.config.recipe}; {_kept(job)}). Pass a lower lr than {settings.lr:.2g}, or look for "
+            f"outliers: the longest activation of this batch is {where}, of norm {float(norms[worst]):.3g}, "
+            f"the median norm is {float(norms.median()):.3g}."
         )
         raise NonFiniteError(message) from None
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        settings, step = job.settings, job.session.progress.step
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        message = (
+            f"A step must fit into the memory of its device. Got, at step {step + 1} of {settings.steps} on "
+            f"{job.session.device} ({job.config.recipe}; {_kept(job)}): {first} Pass "
+            f"accumulate={min(2 * settings.accumulate, settings.batch_size)} or more, or lower batch_size "
+            f"({settings.batch_size}) or d_sae ({job.config.d_sae}). Each of these starts a run of its own; "
+            "with more memory the same call continues."
+        )
+        raise DeviceMemoryError(message) from error
+
+
+def _kept(job: _Job) -> str:
+    """What a run that stops in a step leaves behind."""
+    if job.folder is not None and (found := checkpoints.latest([job.folder])):
+        return f"the checkpoint of step {found[0].step} in {job.folder} is whole"
+    return "no checkpoint yet"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # on CPU torch raises a plain RuntimeError
+    says = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in says for words in ("not enough memory", "can't allocate memory", "out of memory")
+    )
 
 
 def _line(records: list[Record]) -> str:

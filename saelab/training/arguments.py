@@ -32,6 +32,8 @@ def complete(
     log_every: int | None = None,
     precision: str = "float32",
     accumulate: int = 1,
+    held_out: Any = None,
+    evaluate_every: int | None = None,
 ) -> Settings:
     """The Settings of one SAE. Raises ConfigError."""
     lr = learning_rate(config.d_sae) if lr == "auto" else lr
@@ -40,8 +42,17 @@ def complete(
         raise ConfigError(message)
     check_whole("seed", seed, 0)
     check_whole("accumulate", accumulate, 1)
-    if log_every is not None:
-        check_whole("log_every", log_every, 1)
+    for name, value in (("log_every", log_every), ("evaluate_every", evaluate_every)):
+        if value is not None:
+            check_whole(name, value, 1)
+    if isinstance(held_out, int):
+        check_whole("held_out", held_out, 2)  # one row has no variance
+    elif held_out is None and evaluate_every is not None:
+        message = (
+            f"evaluate_every needs held-out rows. Got evaluate_every={evaluate_every} and no held_out. "
+            "Pass held_out=1000 or rows of their own."
+        )
+        raise ConfigError(message)
     if accumulate > batch_size:
         message = (
             f"accumulate must be at most batch_size={batch_size}: a micro-batch has a row or more. "
@@ -69,6 +80,8 @@ def complete(
         log_every=log_every or max(1, steps // 100),
         precision=precision,  # type: ignore[arg-type]
         accumulate=accumulate,
+        held_out=held_out if isinstance(held_out, int) else 0,
+        evaluate_every=None if held_out is None else evaluate_every or max(1, steps // 10),
     )
 
 

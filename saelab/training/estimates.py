@@ -30,7 +30,7 @@ class Estimate:
     """What training is about to take. Sizes in bytes, float32 where nothing else is said.
 
     `memory` is within a factor of 1.4 of the measured peak where it exceeds some hundred megabytes, `seconds`
-    of the time within one of 2 or 3 where a step takes more than some milliseconds. Activations that are in
+    is a rough one: products times what a step took as a multiple of them. Activations that are in
     memory already are not counted. Of several SAEs, weights, gradients and moments add up, the rest is that
     of the largest.
     """

@@ -42,10 +42,14 @@ class Record(NamedTuple):
     """Fraction of latents that have not fired for `dead_after` rows."""
     lr: float
     """Learning rate of that step."""
+    held_out_fvu: float | None = None
+    """FVU on the held-out rows after the update, in eval mode; None where it was not measured."""
+    held_out_l0: float | None = None
+    """Mean number of codes != 0 of a held-out row, in eval mode."""
 
     def to_plain(self) -> dict[str, float | None]:
         """JSON data; an infinite FVU (a batch of equal rows) becomes None."""
-        return self._asdict() | {"fvu": self.fvu if math.isfinite(self.fvu) else None}
+        return {k: v if v is not None and math.isfinite(v) else None for k, v in self._asdict().items()}
 
     @classmethod
     def from_plain(cls, data: dict[str, Any]) -> Record:
@@ -61,7 +65,7 @@ class Settings:
 
     VERSION: ClassVar[int] = 2
     MIGRATIONS: ClassVar[dict[int, Callable[[dict], dict]]] = {
-        1: lambda old: old | {"precision": "float32", "accumulate": 1},
+        1: lambda old: old | {"precision": "float32", "accumulate": 1, "held_out": 0, "evaluate_every": None},
     }
 
     steps: int
@@ -78,6 +82,8 @@ class Settings:
     log_every: int
     precision: Literal["float32", "bfloat16"] = "float32"
     accumulate: int = 1
+    held_out: int = 0
+    evaluate_every: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,8 @@ class Run:
         return pandas.DataFrame(self.history, columns=list(Record._fields))
 
     def figure(self) -> plotly.graph_objects.Figure:
-        """The training curve: FVU (left axis, log), L0 and dead fraction over the activations seen."""
+        """The training curve: FVU (log; held-out FVU dotted), L0 and dead fraction over the activations
+        seen."""
         try:
             from plotly.subplots import make_subplots
         except ImportError as error:
@@ -127,6 +134,17 @@ class Run:
             )
             figure.update_yaxes(
                 title_text=title, rangemode="tozero" if name == "dead" else "normal", row=i, col=1
+            )
+        measured = [r for r in self.history if r.held_out_fvu is not None]
+        if measured:
+            figure.add_scatter(
+                x=[r.rows for r in measured],
+                y=[r.held_out_fvu for r in measured],
+                name="held-out FVU",
+                mode="lines+markers",
+                line={"color": "#000000", "width": 1, "dash": "dot"},
+                row=1,
+                col=1,
             )
         figure.update_yaxes(type="log", row=1, col=1)
         figure.update_xaxes(title_text="activations seen", row=3, col=1)

@@ -17,6 +17,7 @@ from saelab.sae.model import SAE, Forward
 from saelab.sae.recipes import RECIPES, SAEConfig
 from saelab.training import checkpoints
 from saelab.training.losses import LOSSES, Firing, Progress
+from saelab.training.rows import Rows
 from saelab.training.rules import RULES
 from saelab.training.run import Record, Run, Settings
 
@@ -40,8 +41,10 @@ class Session:
         identity: dict[str, Any],
         folder: Path | None,
         start: Tensor | checkpoints.Checkpoint,
+        held_out: Rows | None = None,
     ) -> None:
         self.settings, self.device, self.identity, self.folder = settings, device, identity, folder
+        self.held_out = held_out
         self.history: list[Record] = []
         self.firing = Firing(config.d_sae, settings.dead_after, device)
         if isinstance(start, Tensor):
@@ -88,9 +91,12 @@ class Session:
                 sae.sparsifier.observe(forward.codes)
             self.firing.update(*(forward.codes for forward in done))
         self.progress.step = step + 1
-        if (step + 1) % settings.log_every and step + 1 != settings.steps and step:
+        last = step + 1 == settings.steps
+        evaluated = bool(settings.evaluate_every) and (last or (step + 1) % settings.evaluate_every == 0)
+        if (step + 1) % settings.log_every and not last and step and not evaluated:
             return None
-        return self._record(done, loss, lr)
+        record = self._record(done, loss, lr)
+        return record._replace(**self._evaluate()) if evaluated else record
 
     def _backward(self, rows: Tensor, share: float) -> tuple[Forward, float]:
         """Add a micro-batch's part of the gradient: (its pass, without graph; its part of the loss)."""
@@ -121,8 +127,7 @@ class Session:
         explained, nonzero = FVU(), 0
         for forward in done:
             explained.update(forward.x, forward.x_hat)
-            codes = forward.codes.values if isinstance(forward.codes, Sparse) else forward.codes
-            nonzero += int((codes != 0).sum())
+            nonzero += _nonzero(forward)
         return Record(
             step=self.progress.step,
             rows=self.progress.step * self.settings.batch_size,
@@ -132,6 +137,20 @@ class Session:
             dead=float(self.firing.dead.float().mean()),
             lr=lr,
         )
+
+    @torch.no_grad()
+    def _evaluate(self) -> dict[str, float]:
+        """FVU and L0 on the held-out rows, as after training: in eval mode and float32."""
+        assert self.held_out is not None
+        explained, nonzero = FVU(), 0
+        size = -(-self.settings.batch_size // self.settings.accumulate)
+        self.sae.eval()
+        for at in torch.arange(self.held_out.n_rows).split(size):
+            forward = self.sae(self.held_out.gather(at).to(self.device), sparse=True)
+            explained.update(forward.x, forward.x_hat)
+            nonzero += _nonzero(forward)
+        self.sae.train()
+        return {"held_out_fvu": explained.value, "held_out_l0": nonzero / explained.n}
 
     def checkpoint(self) -> None:
         """Write one, if the run has a folder. Raises StoreError."""
@@ -172,6 +191,7 @@ class Session:
         finished = self.progress.step == self.settings.steps
         provenance = {
             "data": self.identity.get("data"),
+            "held_out": self.identity.get("held_out"),
             "weights": self.sae.fingerprint(),
             "seconds": round(seconds, 3),
             "rows_per_second": round(rows / max(seconds, 1e-9)),
@@ -186,6 +206,11 @@ class Session:
             run.save(self.folder)
             checkpoints.remove(self.folder)
         return run
+
+
+def _nonzero(forward: Forward) -> int:
+    codes = forward.codes.values if isinstance(forward.codes, Sparse) else forward.codes
+    return int((codes != 0).sum())
 
 
 def schedule(step: int, settings: Settings) -> float:

@@ -21,7 +21,7 @@ from saelab.training import checkpoints
 from saelab.training.arguments import check_configs, check_whole, complete, count_steps
 from saelab.training.estimates import check_fits, device_of, plan
 from saelab.training.interrupt import Interrupt
-from saelab.training.rows import Rows, as_rows
+from saelab.training.rows import Rows, as_held_out, as_rows, check_enough
 from saelab.training.run import Record, Run, Settings, differences
 from saelab.training.session import Diverged, Session
 from saelab.types import ConfigError, DeviceMemoryError, NonFiniteError
@@ -73,6 +73,8 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     resume: bool = True,
     precision: str = "float32",
     accumulate: int = 1,
+    held_out: Any = None,
+    evaluate_every: int | None = None,
 ) -> Run | list[Run]:
     """Train an SAE, or several on one pass over the activations.
 
@@ -100,6 +102,11 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     whole, which sees the micro-batch: the choice and threshold of batchtopk and matryoshka, the moves of gba
     and the error by which `auxk` divides.
 
+    held_out: rows that training does not see, on which FVU and L0 are measured in eval mode every
+    `evaluate_every` steps (by default ten times a run) and at the end: a tensor or store as for acts, or how
+    many rows to take off the end of acts (of a store the last documents'). These steps have a record in the
+    history with `held_out_fvu` and `held_out_l0`.
+
     What the run will take (`saelab.training.estimate`) is logged, by `logging` at level INFO, before it
     starts.
 
@@ -116,12 +123,15 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     check_configs(configs)
     asked = {"steps": steps, "batch_size": batch_size, "seed": seed, "lr": lr, "log_every": log_every}
     asked |= {"precision": precision, "accumulate": accumulate}
-    jobs = []
+    asked |= {"held_out": held_out, "evaluate_every": evaluate_every}
+    jobs, taken = [], {}
     for number, each in enumerate(configs):
         settings = complete(each, **asked)
-        rows, each = as_rows(acts, each, batch_size)
+        rows, each = as_rows(acts, each)
+        unseen = as_held_out(held_out, each, rows, taken)
+        check_enough(rows, batch_size)
         folder = None if out is None else Path(out) / f"{number}-{each.recipe}" if several else Path(out)
-        jobs.append(_Job(number, each, rows, settings, folder))
+        jobs.append(_Job(number, each, rows, settings, folder, unseen))
     for job in jobs:
         job.prepare(resume)
     todo = [job for job in jobs if job.run is None]
@@ -154,6 +164,7 @@ class _Job:
     rows: Rows
     settings: Settings
     folder: Path | None
+    held_out: Rows | None
     identity: dict[str, Any] = field(default_factory=dict)
     run: Run | None = None
 
@@ -165,6 +176,8 @@ class _Job:
         write_bytes(self.folder / ".writable", b"")
         (self.folder / ".writable").unlink()
         self.identity["data"] = self.rows.fingerprint()
+        if self.held_out is not None and not self.settings.held_out:
+            self.identity["held_out"] = self.held_out.fingerprint()
         if not resume:
             (self.folder / "run.json").unlink(missing_ok=True)
             checkpoints.remove(self.folder)
@@ -177,7 +190,9 @@ class _Job:
         if found is not None and self.folder is not None:
             _check_same(found.identity, self.identity, self.folder)
         start = found or self.rows.first(settings.init_rows, settings.batch_size, settings.seed)
-        self.session = Session(self.config, settings, device, self.identity, self.folder, start)
+        self.session = Session(
+            self.config, settings, device, self.identity, self.folder, start, self.held_out
+        )
 
 
 def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Sequence[Callback]) -> None:
@@ -289,7 +304,10 @@ def _line(records: list[Record]) -> str:
         return low if low == high else f"{low}..{high}"
 
     parts = {"loss": ".4f", "FVU": ".4f", "L0": ".1f", "dead": ".1%"}
-    return ", ".join(f"{name} {span(name.lower(), form)}" for name, form in parts.items())
+    if all(record.held_out_fvu is not None for record in records):
+        parts["held-out FVU"] = ".4f"
+    named = {name: name.lower().replace("-", "_").replace(" ", "_") for name in parts}
+    return ", ".join(f"{name} {span(named[name], form)}" for name, form in parts.items())
 
 
 def _bar(settings: Settings, step: int, progress: bool) -> tqdm:
@@ -322,6 +340,7 @@ def _finished(folder: Path, identity: dict[str, Any]) -> Run:
         "config": to_dict(run.config),
         "settings": to_dict(run.settings),
         "data": run.provenance.get("data"),
+        "held_out": run.provenance.get("held_out"),
     }
     _check_same(old, identity, folder)
     return run

@@ -1,5 +1,6 @@
 """Training: losses, rules, and one trainer for every recipe."""
 
+from saelab.training.adapters import TensorBoard, WandB
 from saelab.training.arguments import learning_rate
 from saelab.training.estimates import Estimate, estimate
 from saelab.training.losses import LOSSES
@@ -16,6 +17,8 @@ __all__ = [
     "Record",
     "Run",
     "Settings",
+    "TensorBoard",
+    "WandB",
     "estimate",
     "learning_rate",
     "stream",

@@ -2,11 +2,13 @@
 
 A finished run's folder: `config.json` and `sae.safetensors` (the SAE, see saelab.sae.storage), `history.json`
 (one record for each logged step) and, written last, `run.json` (settings, data, provenance). An unfinished
-run has only `checkpoints/`.
+run has `checkpoints/` and `history.jsonl` (the same records, a line each, for `pandas.read_json(path,
+lines=True)` and `tail -f`).
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 FORMAT, VERSION = "saelab-run", 1
+LINES = "history.jsonl"
 
 
 class Record(NamedTuple):
@@ -203,6 +206,19 @@ class Run:
                 "provenance": self.provenance,
             },
         )
+
+
+def append_lines(folder: Path, records: list[Record]) -> None:
+    """Add records to the history of a run that is not finished. Raises StoreError."""
+    try:
+        with (folder / LINES).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record.to_plain(), allow_nan=False) + "\n" for record in records)
+    except OSError as error:
+        message = (
+            f"{folder / LINES} must be writable. Got: {error.strerror or error}. Free some space or choose "
+            "another out."
+        )
+        raise StoreError(message) from error
 
 
 def read_manifest(path: Path, name: str, version: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from saelab.training import checkpoints
 from saelab.training.losses import LOSSES, Firing, Progress
 from saelab.training.rows import Rows
 from saelab.training.rules import RULES
-from saelab.training.run import Record, Run, Settings
+from saelab.training.run import LINES, Record, Run, Settings, append_lines
 
 
 class Diverged(Exception):
@@ -66,6 +66,9 @@ class Session:
         self.rules = [RULES[name]() for name in recipe.rules(config)]
         if not isinstance(start, Tensor):
             self._restore(start)
+        if folder is not None:  # what a run that was killed logged after its checkpoint comes again
+            (folder / LINES).unlink(missing_ok=True)
+            append_lines(folder, self.history)
 
     def step(self, batch: Tensor) -> Record | None:
         """One update, from the gradients of all micro-batches of a batch. Counts as done only at its end."""
@@ -97,6 +100,12 @@ class Session:
             return None
         record = self._record(done, loss, lr)
         return record._replace(**self._evaluate()) if evaluated else record
+
+    def log(self, record: Record) -> None:
+        """Add to the history, and to its file if the run has a folder. Raises StoreError."""
+        self.history.append(record)
+        if self.folder is not None:
+            append_lines(self.folder, [record])
 
     def _backward(self, rows: Tensor, share: float) -> tuple[Forward, float]:
         """Add a micro-batch's part of the gradient: (its pass, without graph; its part of the loss)."""
@@ -205,6 +214,7 @@ class Session:
         if finished and self.folder is not None:
             run.save(self.folder)
             checkpoints.remove(self.folder)
+            (self.folder / LINES).unlink(missing_ok=True)
         return run
 
 

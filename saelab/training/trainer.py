@@ -40,6 +40,7 @@ class Event(NamedTuple):
     """The newest record, None before the first."""
     sae: SAE
     """The SAE as it is now: read it, do not change it."""
+    settings: Settings
     number: int = 0
     """Which of the configs, where several are trained at once."""
 
@@ -86,11 +87,12 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     a total norm of 1.
 
     out: a folder for checkpoints (every `checkpoint_every` steps, by default a tenth of the run) and the
-    result; for a list, one folder each inside, `0-topk`, `1-relu`, ... With resume=True a call with the same
-    arguments continues an interrupted run, and the result equals that of an uninterrupted one bit for bit; a
-    finished run is read back. resume=False starts anew. callbacks: called with an `Event` at the start, each
-    logged step, each checkpoint and the end. An interrupt (Ctrl-C) ends the current step, writes a
-    checkpoint and returns the Run with finished=False.
+    result, and meanwhile `history.jsonl`, a line for each record; for a list, one folder each inside,
+    `0-topk`, `1-relu`, ... With resume=True a call with the same arguments continues an interrupted run, and
+    the result equals that of an uninterrupted one bit for bit; a finished run is read back. resume=False
+    starts anew. callbacks: called with an `Event` at the start, each logged step, each checkpoint and the
+    end; `saelab.training.TensorBoard` and `WandB` are such. An interrupt (Ctrl-C) ends the current step,
+    writes a checkpoint and returns the Run with finished=False.
 
     precision: "bfloat16" computes the dense products (x @ W_enc; of dense codes codes @ W_dec) in bfloat16;
     weights, Adam, losses and sums stay float32. Pre-activations, and so codes, are then off by at most
@@ -205,7 +207,9 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
     def emit(name: str) -> None:
         for job in jobs:
             history = job.session.history
-            event = Event(name, done, history[-1] if history else None, job.session.sae, job.number)
+            event = Event(
+                name, done, history[-1] if history else None, job.session.sae, job.settings, job.number
+            )
             for callback in callbacks:
                 callback(event)
 
@@ -224,7 +228,7 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
                     records = [_step(job, batch[job.rows.key()]) for job in jobs]
                     for session, record in zip(sessions, records, strict=True):
                         if record is not None:
-                            session.history.append(record)
+                            session.log(record)
                     done += 1
                 bar.update(settings.batch_size)
                 logged = [record for record in records if record is not None]

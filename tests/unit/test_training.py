@@ -6,6 +6,7 @@ import shutil
 import signal
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -323,11 +324,13 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(rows, tmp_path
     part = train(_tiny(), rows, out=tmp_path, callbacks=[interrupt], **TINY)
     assert not part.finished
     assert part.history == whole.history[:stop]
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoints"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "history.jsonl"]
+    assert pandas.read_json(tmp_path / "history.jsonl", lines=True).step.tolist() == list(range(1, stop + 1))
     rest = train(_tiny(), rows, out=tmp_path, **TINY)
     assert rest.finished
     assert _equal(whole, rest)
     assert not (tmp_path / "checkpoints").exists()
+    assert not (tmp_path / "history.jsonl").exists()
 
 
 def test_ctrl_c_in_the_middle_of_a_step_finishes_that_step(rows, tmp_path, monkeypatch):

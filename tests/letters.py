@@ -51,6 +51,8 @@ class Bare:
         acts = torch.stack([torch.sin(ids * (i + 1.3) + position * 0.37) for i in range(WIDTH)], -1)
         return Run({str(h): acts for h in read}, None)
 
+    special_ids = frozenset()
+
     def label(self, inputs, sample, position):
         return chr(int(inputs.data["input_ids"][sample, position]))
 

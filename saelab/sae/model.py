@@ -392,7 +392,8 @@ class SAE(nn.Module):
 
     def _pre(self, flat: Tensor) -> tuple[Tensor, Tensor, Scale | None]:
         centred, scale = self.centred(flat)
-        return torch.addmm(self.b_enc, centred, self.W_enc), centred, scale
+        # under torch.autocast the product is bfloat16; everything after it is not
+        return torch.addmm(self.b_enc, centred, self.W_enc).to(self.dtype), centred, scale
 
     def _dense(self, flat: Tensor) -> tuple[Tensor, Tensor, Scale | None]:
         """(pre, codes, scale) of a chunk, differentiable."""

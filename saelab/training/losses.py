@@ -35,14 +35,16 @@ class Firing:
         self.dead_after = dead_after
 
     @torch.no_grad()
-    def update(self, codes: Tensor | Sparse) -> None:
-        """Count the rows of one batch."""
-        if isinstance(codes, Sparse):
-            fired = torch.bincount(codes.indices[codes.values != 0], minlength=len(self.since))
-            n = len(codes.indptr) - 1
-        else:
-            fired = (codes != 0).sum(0)
-            n = len(codes)
+    def update(self, *parts: Tensor | Sparse) -> None:
+        """Count the rows of one batch, given by the codes of its micro-batches."""
+        n, fired = 0, torch.zeros_like(self.since)
+        for codes in parts:
+            if isinstance(codes, Sparse):
+                fired += torch.bincount(codes.indices[codes.values != 0], minlength=len(fired))
+                n += len(codes.indptr) - 1
+            else:
+                fired += (codes != 0).sum(0)
+                n += len(codes)
         if not n:
             return
         self.since += n

@@ -56,6 +56,10 @@ class FormatError(SaelabError):
     """A file in an unknown, unsafe or inconsistent format."""
 
 
+class RankError(SaelabError):
+    """A process of a distributed run that failed, was lost, or was given something else than the others."""
+
+
 class MissingDependency(SaelabError, ImportError):
     """An optional library that is not installed; the message gives the pip command."""
 

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab import dist
+
 
 class Sparse(NamedTuple):
     """Codes of n rows in CSR form, differentiable in `values`. The torch twin of `types.Codes`; zeros are
@@ -78,25 +80,29 @@ def batch_top_k(score: Float[Tensor, "n d_sae"], total: int) -> Int[Tensor, " ke
 
     A strided sample guesses a bound that a little more than `total` entries exceed, and only these are
     ranked. Where the guess lets too few pass, every positive entry is ranked instead, so the result is exact.
+    Where ranks share the batch, `score` is this rank's part of it and so is the result.
     """
     flat = score.reshape(-1)
-    sample = flat[::61]  # a prime: no latent is left out of the sample unless d_sae is a multiple of it
-    rank = int(1.1 * total / 61 + 8 * (total / 61) ** 0.5) + 1
-    at = None
-    if total and rank < len(sample) // 2:
-        bound = sample.kthvalue(len(sample) - rank + 1).values.clamp_min(0)
-        at = (flat > bound).nonzero()[:, 0]
-    if at is None or len(at) < total:
-        at = (flat > 0).nonzero()[:, 0]
-    if len(at) <= total:
-        return at
     if not total:
-        return at[:0]
+        return torch.empty(0, dtype=torch.int64, device=flat.device)
+    share = total / dist.size()
+    sample = flat[::61]  # a prime: no latent is left out of the sample unless d_sae is a multiple of it
+    rank = int(1.1 * share / 61 + 8 * (share / 61) ** 0.5) + 1
+    bound = flat.new_zeros(())
+    if rank < len(sample) // 2:
+        bound = sample.kthvalue(len(sample) - rank + 1).values.clamp_min(0)
+    bound = dist.least(bound)
+    at = (flat > bound).nonzero()[:, 0]
+    if dist.count(len(at)) < total and bound > 0:
+        at = (flat > 0).nonzero()[:, 0]
+    if dist.count(len(at)) <= total:
+        return at
     values = flat[at]
-    last = values.kthvalue(len(values) - total + 1).values
+    last = dist.kth_largest(values, total)
     keep = values > last
     ties = (values == last).nonzero()[:, 0]
-    keep[ties[: total - int(keep.sum())]] = True
+    room = total - dist.count(int(keep.sum())) - dist.before(len(ties))
+    keep[ties[: max(0, room)]] = True
     return at[keep]
 
 

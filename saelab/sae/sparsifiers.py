@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from saelab import dist
 from saelab.sae.kernels import Sparse, batch_top_k, largest, to_csr, top_k
 
 DENSE = 16
@@ -146,16 +147,17 @@ class BatchTopK(Sparsifier):
 
     def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor]:
         n, d_sae = pre.shape
-        flat = batch_top_k(pre, n * self.k) if self.training else _above(pre, self.threshold)
+        flat = batch_top_k(pre, dist.count(n) * self.k) if self.training else _above(pre, self.threshold)
         return to_csr(flat, n, d_sae)
 
     @torch.no_grad()
     def observe(self, codes: Tensor | Sparse) -> None:
         values = codes.values if isinstance(codes, Sparse) else codes
         values = values[values > 0]
-        if len(values):
+        smallest = dist.least(values.min() if len(values) else values.new_full((), math.inf))
+        if smallest < math.inf:
             weight = (1 / (self.seen + 1)).clamp_min(1 - self.decay)
-            self.threshold.lerp_(values.min(), weight)
+            self.threshold.lerp_(smallest, weight)
             self.seen += 1
 
     def extra_repr(self) -> str:
@@ -314,9 +316,10 @@ class GroupBias(Sparsifier):
                 codes.numel() // d_sae,
             )
         height = values + self.bias[indices] if self.magnitude == "pre" else values
-        self.fired += torch.bincount(indices, minlength=d_sae)
-        self.peak.scatter_reduce_(0, indices, height, "amax")
-        self.rows += n
+        told = dist.total(nn.functional.pad(torch.bincount(indices, minlength=d_sae), (0, 1), value=n))
+        self.fired += told[:-1]
+        self.peak.copy_(dist.most(self.peak.scatter_reduce(0, indices, height, "amax")))
+        self.rows += told[-1]
         self.batches += 1
         if self.batches >= self.every and self.rows > 0:
             self._move()

@@ -1,4 +1,8 @@
-"""Losses: `Loss(SAE, Forward) -> scalar`, each dimensionless, added up by the trainer. Recipes name them."""
+"""Losses: `Loss(SAE, Forward) -> scalar`, each dimensionless, added up by the trainer. Recipes name them.
+
+Each is a mean over the rows of its pass, so that the loss of a batch that is divided among ranks is the mean
+of theirs, weighted by rows.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saelab import dist
 from saelab.sae.kernels import Sparse, sparse_decode, top_k
 from saelab.sae.model import SAE, Forward
 from saelab.sae.recipes import SAEConfig
@@ -33,13 +38,15 @@ class Firing:
     def update(self, codes: Tensor | Sparse) -> None:
         """Count the rows of one batch."""
         if isinstance(codes, Sparse):
-            fired = codes.indices[codes.values != 0]
+            fired = torch.zeros_like(self.since, dtype=torch.bool)
+            fired[codes.indices[codes.values != 0]] = True
             n = len(codes.indptr) - 1
         else:
             fired = (codes != 0).any(0)
             n = len(codes)
-        self.since += n
-        self.since[fired] = 0
+        told = dist.total(F.pad(fired.long(), (0, 1), value=n))
+        self.since += told[-1]
+        self.since[told[:-1] > 0] = 0
 
     @property
     def dead(self) -> Tensor:
@@ -141,7 +148,7 @@ def auxk(config: SAEConfig, progress: Progress) -> Loss:
     def loss(sae: SAE, forward: Forward) -> Tensor:
         dead = progress.firing.dead.nonzero()[:, 0]
         error = ((forward.x - forward.x_hat) / sae.input_scale).detach()
-        energy = error.square().sum()
+        energy = dist.pooled(error.square().sum(), len(error))
         if not len(dead) or not energy > 0:
             return forward.x_hat.new_zeros(())
         k = min(k_aux, len(dead))

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saelab import dist
 from saelab.sae.kernels import Sparse
-from saelab.sae.metrics import fvu
+from saelab.sae.metrics import FVU
 from saelab.sae.model import SAE, Forward
 from saelab.sae.recipes import RECIPES, SAEConfig
 from saelab.training import checkpoints
@@ -45,8 +46,10 @@ class Session:
         self.history: list[Record] = []
         self.firing = Firing(config.d_sae, settings.dead_after, device)
         if isinstance(start, Tensor):
-            self.sae = SAE.create(config, settings.seed, start).to(device)
-            variance = float((start - start.mean(0)).double().square().sum(1).mean())
+            with dist.alone():
+                self.sae = SAE.create(config, settings.seed, start).to(device)
+            dist.from_first(list(self.sae.state_dict().values()))
+            variance = dist.share(float((start - start.mean(0)).double().square().sum(1).mean()))
         else:
             self.sae, variance = SAE(config).to(device), start.variance
         self.sae.train()
@@ -65,15 +68,18 @@ class Session:
             self._restore(start)
 
     def step(self, batch: Tensor) -> Record | None:
-        """One update. Counts as done only at its end."""
+        """One update, where ranks share the batch with this rank's part of it. Counts as done only at its
+        end."""
         sae, step, settings = self.sae, self.progress.step, self.settings
         forward = sae(batch.to(self.device), sparse=True)
-        loss = torch.stack([term(sae, forward) for term in self.losses]).sum()
-        value = float(loss.detach())
+        terms = torch.stack([term(sae, forward) for term in self.losses])
+        loss = terms.sum() * (len(batch) / settings.batch_size)
+        value = float(dist.total(loss.detach()))
         if not math.isfinite(value):
             raise Diverged(value)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        dist.sum_gradients(list(self.parameters.values()))
         for rule in self.rules:
             rule.gradient(sae, forward, step)
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)
@@ -96,19 +102,21 @@ class Session:
     @torch.no_grad()
     def _record(self, forward: Forward, loss: float, lr: float) -> Record:
         codes = forward.codes.values if isinstance(forward.codes, Sparse) else forward.codes
+        fvu = FVU()
+        fvu.update(forward.x, forward.x_hat)
         return Record(
             step=self.progress.step,
             rows=self.progress.step * self.settings.batch_size,
             loss=loss,
-            fvu=fvu(forward.x, forward.x_hat),
-            l0=int((codes != 0).sum()) / len(forward.x),
+            fvu=fvu.over_ranks().value,
+            l0=dist.count(int((codes != 0).sum())) / self.settings.batch_size,
             dead=float(self.firing.dead.float().mean()),
             lr=lr,
         )
 
     def checkpoint(self) -> None:
-        """Write one, if the run has a folder. Raises StoreError."""
-        if self.folder is None:
+        """Write one, if the run has a folder; rank 0 does. Raises StoreError."""
+        if self.folder is None or not dist.first():
             return
         tensors = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
         for name, parameter in self.parameters.items():
@@ -149,13 +157,14 @@ class Session:
             "seconds": round(seconds, 3),
             "rows_per_second": round(rows / max(seconds, 1e-9)),
             "device": str(self.device),
+            "ranks": dist.size(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "saelab": _saelab_version(),
             "python": platform.python_version(),
         }
         run = Run(self.sae, self.history, self.sae.config, self.settings, finished, provenance, self.folder)
-        if finished and self.folder is not None:
+        if finished and self.folder is not None and dist.first():
             run.save(self.folder)
             checkpoints.remove(self.folder)
         return run

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from saelab import dist
 from saelab.config import to_dict, write_bytes
 from saelab.sae.model import SAE
 from saelab.sae.recipes import SAEConfig
@@ -22,9 +23,11 @@ from saelab.training.interrupt import Interrupt
 from saelab.training.rows import Rows, as_rows
 from saelab.training.run import Record, Run, Settings, differences
 from saelab.training.session import Diverged, Session
-from saelab.types import ConfigError, NonFiniteError
+from saelab.types import ConfigError, NonFiniteError, RankError
 
 INIT_ROWS = 16_384
+DIVISIBLE = ("relu", "jumprelu", "gated", "topk", "batchtopk", "matryoshka", "abs_topk", "top_afa", "gba")
+"""Recipes whose step over a batch that ranks share is the step over the whole batch."""
 
 
 class Event(NamedTuple):
@@ -62,6 +65,7 @@ def train(config: SAEConfig, acts: Any, **options: Any) -> Run: ...
 def train(config: Sequence[SAEConfig], acts: Any, **options: Any) -> list[Run]: ...
 
 
+@dist.joined()
 def train(  # pyright: ignore[reportInconsistentOverload]
     config: SAEConfig | Sequence[SAEConfig],
     acts: Any,
@@ -95,35 +99,84 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     logged step, each checkpoint and the end. An interrupt (Ctrl-C) ends the current step, writes a
     checkpoint and returns the Run with finished=False.
 
+    Under torchrun every process makes the same call and gets the same Runs: `batch_size` is divided among
+    them, rank 0 alone calls the callbacks and writes `out` (docs/scale.md).
+
     Same seed, same numbers (one machine, one thread count); the global random state is not touched. Raises
     ConfigError, ShapeError, HookError, NonFiniteError before any work; NonFiniteError where training
-    diverges; StoreError where `out` cannot be written.
+    diverges; StoreError where `out` cannot be written; RankError where another process fails.
     """
     several = isinstance(config, Sequence)
-    configs = list(config) if isinstance(config, Sequence) else [config]
-    steps = _steps(steps, tokens, batch_size)
-    for name, value in (("log_every", log_every), ("checkpoint_every", checkpoint_every)):
-        if value is not None:
-            _check_whole(name, value, 1)
-    _check_whole("seed", seed, 0)
-    _check_configs(configs)
-    jobs = []
-    for number, each in enumerate(configs):
-        rows, each = as_rows(acts, each, batch_size)
-        settings = _settings(each, steps, batch_size, seed, lr, log_every)
-        folder = None if out is None else Path(out) / f"{number}-{each.recipe}" if several else Path(out)
-        jobs.append(_Job(number, each, rows, settings, folder))
+    with dist.together(), dist.alone():
+        configs = list(config) if isinstance(config, Sequence) else [config]
+        steps = _steps(steps, tokens, batch_size)
+        for name, value in (("log_every", log_every), ("checkpoint_every", checkpoint_every)):
+            if value is not None:
+                _check_whole(name, value, 1)
+        _check_whole("seed", seed, 0)
+        _check_configs(configs)
+        jobs = []
+        for number, each in enumerate(configs):
+            rows, each = as_rows(acts, each, batch_size)
+            settings = _settings(each, steps, batch_size, seed, lr, log_every)
+            folder = None if out is None else Path(out) / f"{number}-{each.recipe}" if several else Path(out)
+            jobs.append(_Job(number, each, rows, settings, folder))
+    checkpoint_every = checkpoint_every or max(1, steps // 10)
+    with dist.together():
+        _check_ranks(jobs, checkpoint_every)
+    with dist.together(), dist.alone():
+        for job in jobs if dist.first() else []:
+            job.prepare(resume)
     for job in jobs:
-        job.prepare(resume)
+        job.run = dist.share(job.run)
     todo = [job for job in jobs if job.run is None]
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if todo:
-        found = checkpoints.latest([job.folder for job in todo if job.folder]) if out is not None else None
+        found = _found([job.folder for job in todo if job.folder])
+        where = torch.device(device or dist.local_device())
         for i, job in enumerate(todo):
             job.open(where, found[i] if found else None)
-        _loop(todo, progress, checkpoint_every or max(1, steps // 10), callbacks)
+        _loop(todo, progress, checkpoint_every, callbacks)
     runs = [job.run for job in jobs if job.run is not None]
     return runs if several else runs[0]
+
+
+def _check_ranks(jobs: list[_Job], checkpoint_every: int) -> None:
+    """Every rank must have been given the same, and something that can be divided. Raises ConfigError,
+    RankError."""
+    if dist.size() == 1:
+        return
+    batch_size = jobs[0].settings.batch_size
+    if batch_size < dist.size():
+        message = (
+            f"batch_size is divided among the ranks and must be at least their number, {dist.size()}. Got "
+            f"{batch_size}. Pass more, or start fewer ranks."
+        )
+        raise ConfigError(message)
+    for job in jobs:
+        if job.config.recipe not in DIVISIBLE:
+            message = (
+                f"Ranks can share the batches of {', '.join(DIVISIBLE)}. Got {job.config.recipe!r}. Train it "
+                "in one process."
+            )
+            raise ConfigError(message)
+    mine = {str(job.number): job.identity | {"data": job.rows.fingerprint()} for job in jobs}
+    mine["out"] = {"checkpoint_every": checkpoint_every, "given": jobs[0].folder is not None}
+    told = dist.everyone(mine)
+    for rank, other in enumerate(told):
+        if found := differences(told[0], other):
+            message = (
+                "Every rank must be given the same config, settings and data. Got on rank 0 -> on rank "
+                f"{rank}: {'; '.join(found)[:600]}. Make the same call with the same rows everywhere; each "
+                "rank reads its own part of every batch."
+            )
+            raise RankError(message)
+
+
+def _found(folders: list[Path]) -> list[checkpoints.Checkpoint] | None:
+    """The newest checkpoints in the folders, which rank 0 reads for all."""
+    with dist.together(), dist.alone():
+        found = checkpoints.latest(folders) if folders and dist.first() else None
+    return dist.share(found)
 
 
 @dataclass
@@ -135,12 +188,15 @@ class _Job:
     rows: Rows
     settings: Settings
     folder: Path | None
-    identity: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, Any] = field(init=False)
+    session: Session = field(init=False)
     run: Run | None = None
+
+    def __post_init__(self) -> None:
+        self.identity = {"config": to_dict(self.config), "settings": to_dict(self.settings)}
 
     def prepare(self, resume: bool) -> None:
         """Check the folder, and read the run back if it is finished."""
-        self.identity = {"config": to_dict(self.config), "settings": to_dict(self.settings)}
         if self.folder is None:
             return
         write_bytes(self.folder / ".writable", b"")
@@ -155,9 +211,10 @@ class _Job:
     def open(self, device: torch.device, found: checkpoints.Checkpoint | None) -> None:
         """Make the session, from a checkpoint if there is one."""
         settings = self.settings
-        if found is not None and self.folder is not None:
-            _check_same(found.identity, self.identity, self.folder)
-        start = found or self.rows.first(settings.init_rows, settings.batch_size, settings.seed)
+        with dist.together(), dist.alone():
+            if found is not None and self.folder is not None:
+                _check_same(found.identity, self.identity, self.folder)
+            start = found or self.rows.first(settings.init_rows, settings.batch_size, settings.seed)
         self.session = Session(self.config, settings, device, self.identity, self.folder, start)
 
 
@@ -167,25 +224,28 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
     sessions = [job.session for job in jobs]
     first_step = done = sessions[0].progress.step
     started = time.perf_counter()
+    interrupt = Interrupt()
 
     def emit(name: str) -> None:
-        for job in jobs:
-            history = job.session.history
-            event = Event(name, done, history[-1] if history else None, job.session.sae, job.number)
-            for callback in callbacks:
-                callback(event)
+        with dist.together(), dist.alone(), interrupt.waiting():
+            for job in jobs if dist.first() else []:
+                history = job.session.history
+                event = Event(name, done, history[-1] if history else None, job.session.sae, job.number)
+                for callback in callbacks:
+                    callback(event)
 
     emit("start")
     # jobs that read the same hook share its batches
     sources = {job.rows.key(): job.rows for job in jobs}
-    with ExitStack() as stack, Interrupt() as interrupt, _bar(settings, first_step, progress) as bar:
+    with ExitStack() as stack, interrupt, _bar(settings, first_step, progress) as bar:
         batches = {}
         for key, rows in sources.items():
             given = rows.batches(settings.batch_size, settings.seed, start=first_step)
             batches[key] = stack.enter_context(closing(given))
         try:
             while done < settings.steps:
-                batch = {key: next(given) for key, given in batches.items()}
+                with dist.together():
+                    batch = {key: next(given) for key, given in batches.items()}
                 with interrupt.held():
                     records = [_step(job, batch[job.rows.key()]) for job in jobs]
                     for session, record in zip(sessions, records, strict=True):
@@ -199,19 +259,24 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
                     emit("log")
                 if done % checkpoint_every == 0 and done < settings.steps and jobs[0].folder is not None:
                     with interrupt.held():
-                        for session in sessions:
-                            session.checkpoint()
+                        _checkpoint(sessions)
                     emit("checkpoint")
         except KeyboardInterrupt:
             if interrupt.broken:  # a second Ctrl-C cut a step in half: what was on disk stays valid
                 raise
             if done < settings.steps:
-                for session in sessions:
-                    session.checkpoint()
+                _checkpoint(sessions)
     seconds = time.perf_counter() - started
-    for job in jobs:
-        job.run = job.session.finish((done - first_step) * settings.batch_size, seconds)
+    with dist.together():
+        for job in jobs:
+            job.run = job.session.finish((done - first_step) * settings.batch_size, seconds)
     emit("end" if done == settings.steps else "interrupted")
+
+
+def _checkpoint(sessions: list[Session]) -> None:
+    with dist.together():
+        for session in sessions:
+            session.checkpoint()
 
 
 def _step(job: _Job, batch: Tensor) -> Record | None:
@@ -222,7 +287,8 @@ def _step(job: _Job, batch: Tensor) -> Record | None:
         settings, step = job.settings, job.session.progress.step
         norms = batch.double().norm(dim=1)
         worst = int(norms.argmax())
-        where = job.rows.origin(settings.batch_size, settings.seed, step, worst)
+        offset, _ = dist.bounds(settings.batch_size)
+        where = job.rows.origin(settings.batch_size, settings.seed, step, offset + worst)
         kept = "no checkpoint yet"
         if job.folder is not None and (found := checkpoints.latest([job.folder])):
             kept = f"the checkpoint of step {found[0].step} in {job.folder} is whole"
@@ -255,7 +321,7 @@ def _bar(settings: Settings, step: int, progress: bool) -> tqdm:
         desc="train",
         unit=" rows",
         unit_scale=True,
-        disable=not progress,
+        disable=not progress or not dist.first(),
     )
 
 

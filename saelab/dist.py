@@ -25,6 +25,10 @@ TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others, of a group that saelab makes itself."""
 
 
+class _Lost(RankError):
+    """The ranks can no longer speak to each other."""
+
+
 class _State:
     joined = False
     """Whether this process acts as one of several."""
@@ -93,7 +97,7 @@ def together() -> Iterator[None]:
     error = None
     try:
         yield
-    except RankError:
+    except _Lost:
         raise
     except Exception as caught:
         error = caught
@@ -132,14 +136,14 @@ def local_device() -> torch.device:
 
 def bounds(n: int) -> tuple[int, int]:
     """Where this rank's part of n rows begins and ends; parts differ by at most one row."""
-    i, of = (rank(), size()) if size() > 1 else (0, 1)
+    i, of = rank() if size() > 1 else 0, size()
     return n * i // of, n * (i + 1) // of
 
 
 def part(rows: Tensor) -> Tensor:
     """This rank's part of the rows."""
     start, end = bounds(len(rows))
-    return rows[start:end]
+    return rows if size() == 1 else rows[start:end]
 
 
 def total(x: Tensor) -> Tensor:
@@ -289,4 +293,4 @@ def _call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
             f"{str(error)[:300]}. Look for the first error of the other ranks, then start all of them again: "
             "with out= the run continues."
         )
-        raise RankError(message) from error
+        raise _Lost(message) from error

@@ -159,7 +159,8 @@ def _check_ranks(jobs: list[_Job], checkpoint_every: int) -> None:
                 "in one process."
             )
             raise ConfigError(message)
-    mine = {str(job.number): job.identity | {"data": job.rows.fingerprint()} for job in jobs}
+        job.identity["data"] = job.rows.fingerprint()
+    mine = {str(job.number): job.identity | {"rows": job.rows.n_rows} for job in jobs}
     mine["out"] = {"checkpoint_every": checkpoint_every, "given": jobs[0].folder is not None}
     told = dist.everyone(mine)
     for rank, other in enumerate(told):
@@ -201,7 +202,8 @@ class _Job:
             return
         write_bytes(self.folder / ".writable", b"")
         (self.folder / ".writable").unlink()
-        self.identity["data"] = self.rows.fingerprint()
+        if "data" not in self.identity:
+            self.identity["data"] = self.rows.fingerprint()
         if not resume:
             (self.folder / "run.json").unlink(missing_ok=True)
             checkpoints.remove(self.folder)

@@ -173,10 +173,10 @@ def _selections(rank: int) -> list[Any]:
         whole = kernels.batch_top_k_reference(score, total)
         kth = positive.sort(descending=True).values[k - 1]
         with dist.joined():
-            start, end = dist.bounds(n)
-            part = dist.part(score)
+            start, end = dist.rows.bounds(n)
+            part = dist.rows.part(score)
             mine = kernels.batch_top_k(part, total) + start * d_sae
-            got = dist.kth_largest(part[part > 0], k)
+            got = dist.ranks.kth_largest(part[part > 0], k)
         expected = whole[(whole >= start * d_sae) & (whole < end * d_sae)]
         found.append((torch.equal(mine, expected), float(got) == float(kth), len(whole)))
     return found

@@ -44,7 +44,7 @@ class FVU:
         """That of the rows of all ranks."""
         mean = None if self._mean is None else self._mean.cpu()
         whole = FVU()
-        for n, error, centre, deviation in dist.everyone((self.n, self.error, mean, self._deviation)):
+        for n, error, centre, deviation in dist.rows.everyone((self.n, self.error, mean, self._deviation)):
             if centre is not None:
                 whole._add(n, error, centre, deviation)
         return whole

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saelab import dist
 from saelab.sae import storage
 from saelab.sae.kernels import Sparse, active_pre, sparse_decode
 from saelab.sae.recipes import RECIPES, SAEConfig
@@ -25,6 +26,9 @@ from saelab.types import (
     ShapeError,
     check_finite,
 )
+
+DRAWN = 2**14
+"""Rows that are drawn at a time, a multiple of 16, where each rank needs few of them."""
 
 
 class Forward(NamedTuple):
@@ -90,9 +94,9 @@ class SAE(nn.Module):
         sae = cls(config)
         # mixed, so that data drawn from the same small seed by the caller shares no number with the weights
         generator = torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + 0x5AE1AB) % 2**63)
-        W_dec = nn.functional.normalize(torch.randn(config.d_sae, config.d_in, generator=generator), dim=1)
+        W_dec = _directions(config.d_sae, config.d_in, generator)
         sae.dictionary.set(W_dec)
-        other = nn.functional.normalize(torch.randn(config.d_sae, config.d_in, generator=generator), dim=1)
+        other = _directions(config.d_sae, config.d_in, generator)
         with torch.no_grad():
             tied = config.options.get("tied_init", True)  # without the option the recipe is always tied
             sae.W_enc.copy_((sae.W_dec if tied else other).t())
@@ -313,7 +317,7 @@ class SAE(nn.Module):
 
     def _decode(self, codes: Tensor | Sparse, scale: Scale | None) -> Tensor:
         product = sparse_decode(codes, self.W_dec) if isinstance(codes, Sparse) else codes @ self.W_dec
-        x_hat = (product + self.b_dec) * self.input_scale
+        x_hat = (dist.latents.summed(product) + self.b_dec) * self.input_scale
         return x_hat if scale is None else x_hat * scale.norm + scale.mean
 
     def _forward_sparse(self, flat: Tensor) -> Forward:
@@ -338,9 +342,26 @@ class SAE(nn.Module):
         """Codes at a chosen CSR pattern, differentiable in the weights. pre: this SAE's pre-activations of
         `flat`. activation: what makes a code of a pre-activation, by default the sparsifier's."""
         x = flat / self.input_scale
-        at = active_pre(pre, x, self.b_in(), self.W_enc, self.b_enc, indptr, indices)
+        b_in = dist.latents.used_by_all(self.b_in())
+        at = active_pre(pre, x, b_in, self.W_enc, self.b_enc, indptr, indices)
         values = self.sparsifier.activation(at, indices) if activation is None else activation(at)
         return Sparse(indptr, indices, values, self.d_sae)
+
+
+def _directions(d_sae: int, d_in: int, generator: torch.Generator) -> Tensor:
+    """Random unit rows [d_sae d_in]. Where ranks share the latents, this rank's of those that one process
+    would draw, of which it holds a few at a time."""
+    whole = dist.latents.count(d_sae)
+    start, end = dist.latents.bounds(whole)
+    kept, at = [], 0
+    while at < whole:
+        # torch draws in blocks of 16 numbers, of which the last may be short: pieces end with a block
+        n = DRAWN if whole - at >= 2 * DRAWN and dist.latents.size > 1 else whole - at
+        drawn = torch.randn(n, d_in, generator=generator)
+        kept.append(drawn[max(0, start - at) : max(0, end - at)].clone() if n < whole else drawn)
+        at += n
+    rows = torch.cat(kept) if len(kept) > 1 else kept[0][start:end]
+    return nn.functional.normalize(rows, dim=1)
 
 
 def _gain(sae: SAE, rows: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saelab import dist
-from saelab.sae.kernels import Sparse, batch_top_k, largest, to_csr, top_k
+from saelab.sae.kernels import Sparse, batch_top_k, largest, to_csr, top_k, top_k_csr
 
 DENSE = 16
 """In training, codes of which more than one in DENSE may differ from 0 are cheaper as a dense matrix."""
@@ -76,14 +76,10 @@ class TopK(Sparsifier):
         self.k = k
 
     def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
-        indices = top_k(pre.detach(), self.k)
-        values = pre.gather(1, indices).relu()
-        return torch.zeros_like(pre).scatter(1, indices, values)
+        return self.scatter(pre, *top_k_csr(pre.detach(), self.k))
 
     def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        indices = top_k(pre, self.k)
-        n, k = indices.shape
-        return torch.arange(0, n * k + 1, k, device=pre.device), indices.reshape(-1)
+        return top_k_csr(pre, self.k)
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return pre.relu()
@@ -112,9 +108,7 @@ class AbsTopK(Sparsifier):
         return torch.zeros_like(pre).scatter(1, indices, pre.gather(1, indices))
 
     def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        indices = top_k(pre.abs(), self.k)
-        n, k = indices.shape
-        return torch.arange(0, n * k + 1, k, device=pre.device), indices.reshape(-1)
+        return top_k_csr(pre.abs(), self.k)
 
     def extra_repr(self) -> str:
         return f"k={self.k}"
@@ -147,14 +141,14 @@ class BatchTopK(Sparsifier):
 
     def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor]:
         n, d_sae = pre.shape
-        flat = batch_top_k(pre, dist.count(n) * self.k) if self.training else _above(pre, self.threshold)
+        flat = batch_top_k(pre, dist.rows.count(n) * self.k) if self.training else _above(pre, self.threshold)
         return to_csr(flat, n, d_sae)
 
     @torch.no_grad()
     def observe(self, codes: Tensor | Sparse) -> None:
         values = codes.values if isinstance(codes, Sparse) else codes
         values = values[values > 0]
-        smallest = dist.least(values.min() if len(values) else values.new_full((), math.inf))
+        smallest = dist.ranks.least(values.min() if len(values) else values.new_full((), math.inf))
         if smallest < math.inf:
             weight = (1 / (self.seen + 1)).clamp_min(1 - self.decay)
             self.threshold.lerp_(smallest, weight)
@@ -316,9 +310,9 @@ class GroupBias(Sparsifier):
                 codes.numel() // d_sae,
             )
         height = values + self.bias[indices] if self.magnitude == "pre" else values
-        told = dist.total(nn.functional.pad(torch.bincount(indices, minlength=d_sae), (0, 1), value=n))
+        told = dist.rows.total(nn.functional.pad(torch.bincount(indices, minlength=d_sae), (0, 1), value=n))
         self.fired += told[:-1]
-        self.peak.copy_(dist.most(self.peak.scatter_reduce(0, indices, height, "amax")))
+        self.peak.copy_(dist.rows.most(self.peak.scatter_reduce(0, indices, height, "amax")))
         self.rows += told[-1]
         self.batches += 1
         if self.batches >= self.every and self.rows > 0:

@@ -20,7 +20,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.pending = self.holding = self.broken = False
-        self.shared = dist.size() > 1
+        self.shared = dist.ranks.size > 1
 
     def __enter__(self) -> Interrupt:
         self.previous: Any = None
@@ -49,7 +49,7 @@ class Interrupt:
             raise
         finally:
             self.holding = False
-        if dist.count(self.pending):
+        if dist.ranks.count(self.pending):
             self.pending = False
             raise KeyboardInterrupt
 

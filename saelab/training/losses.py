@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saelab import dist
-from saelab.sae.kernels import Sparse, sparse_decode, top_k
+from saelab.sae.kernels import Sparse, sparse_decode, top_k_csr
 from saelab.sae.model import SAE, Forward
 from saelab.sae.recipes import SAEConfig
 from saelab.sae.sparsifiers import JumpReLU
@@ -44,7 +44,7 @@ class Firing:
         else:
             fired = (codes != 0).any(0)
             n = len(codes)
-        told = dist.total(F.pad(fired.long(), (0, 1), value=n))
+        told = dist.rows.total(F.pad(fired.long(), (0, 1), value=n))
         self.since += told[-1]
         self.since[told[:-1] > 0] = 0
 
@@ -148,18 +148,18 @@ def auxk(config: SAEConfig, progress: Progress) -> Loss:
     def loss(sae: SAE, forward: Forward) -> Tensor:
         dead = progress.firing.dead.nonzero()[:, 0]
         error = ((forward.x - forward.x_hat) / sae.input_scale).detach()
-        energy = dist.pooled(error.square().sum(), len(error))
-        if not len(dead) or not energy > 0:
+        energy = dist.rows.pooled(error.square().sum(), len(error))
+        n_dead = dist.latents.count(len(dead))
+        if not n_dead or not energy > 0:
             return forward.x_hat.new_zeros(())
-        k = min(k_aux, len(dead))
         signed = sae.sparsifier.signed
         with torch.no_grad():
             pre = forward.pre.detach()
             score = pre[:, dead].abs() if signed else pre[:, dead]
-            indices = dead[top_k(score, k)]
-        indptr = torch.arange(0, len(pre) * k + 1, k, device=pre.device)
-        codes = sae.attach(forward.x, pre, indptr, indices.reshape(-1), torch.clone if signed else torch.relu)
-        return coefficient * (error - sparse_decode(codes, sae.W_dec)).square().sum() / energy
+            indptr, at = top_k_csr(score, min(k_aux, n_dead))
+        codes = sae.attach(forward.x, pre, indptr, dead[at], torch.clone if signed else torch.relu)
+        e_hat = dist.latents.summed(sparse_decode(codes, sae.W_dec))
+        return coefficient * (error - e_hat).square().sum() / energy
 
     return loss
 

@@ -48,7 +48,7 @@ class Rows(ABC):
         while True:
             order = self._order(epoch, seed)
             for i in range(at, per_pass):
-                yield self.gather(dist.part(order[i * size : (i + 1) * size]))
+                yield self.gather(dist.rows.part(order[i * size : (i + 1) * size]))
             epoch, at = epoch + 1, 0
 
     def origin(self, size: int, seed: int, step: int, i: int) -> str:

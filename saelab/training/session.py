@@ -16,7 +16,7 @@ from saelab.sae.kernels import Sparse
 from saelab.sae.metrics import FVU
 from saelab.sae.model import SAE, Forward
 from saelab.sae.recipes import RECIPES, SAEConfig
-from saelab.training import checkpoints
+from saelab.training import checkpoints, shards
 from saelab.training.losses import LOSSES, Firing, Progress
 from saelab.training.rules import RULES
 from saelab.training.run import Record, Run, Settings
@@ -42,16 +42,19 @@ class Session:
         folder: Path | None,
         start: Tensor | checkpoints.Checkpoint,
     ) -> None:
-        self.settings, self.device, self.identity, self.folder = settings, device, identity, folder
+        self.config, self.settings, self.device = config, settings, device
+        self.identity, self.folder = identity, folder
         self.history: list[Record] = []
-        self.firing = Firing(config.d_sae, settings.dead_after, device)
+        own = shards.local(config)
+        self.firing = Firing(own.d_sae, settings.dead_after, device)
         if isinstance(start, Tensor):
-            with dist.alone():
-                self.sae = SAE.create(config, settings.seed, start).to(device)
-            dist.from_first(list(self.sae.state_dict().values()))
-            variance = dist.share(float((start - start.mean(0)).double().square().sum(1).mean()))
+            with dist.same_rows():
+                self.sae = SAE.create(own, settings.seed, start).to(device)
+            for tensor in self.sae.state_dict().values():
+                tensor.copy_(dist.rows.spread(tensor))
+            variance = dist.ranks.share(float((start - start.mean(0)).double().square().sum(1).mean()))
         else:
-            self.sae, variance = SAE(config).to(device), start.variance
+            self.sae, variance = SAE(own).to(device), start.variance
         self.sae.train()
         self.progress = Progress(settings.steps, max(variance, torch.finfo(torch.float32).tiny), self.firing)
         self.parameters = dict(self.sae.named_parameters())
@@ -74,15 +77,15 @@ class Session:
         forward = sae(batch.to(self.device), sparse=True)
         terms = torch.stack([term(sae, forward) for term in self.losses])
         loss = terms.sum() * (len(batch) / settings.batch_size)
-        value = float(dist.total(loss.detach()))
+        value = float(dist.rows.total(loss.detach()))
         if not math.isfinite(value):
             raise Diverged(value)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        dist.sum_gradients(list(self.parameters.values()))
+        dist.rows.sum_gradients(list(self.parameters.values()))
         for rule in self.rules:
             rule.gradient(sae, forward, step)
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)
+        self._clip()
         lr = settings.lr * schedule(step, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -99,6 +102,18 @@ class Session:
             return None
         return self._record(forward, value, lr)
 
+    def _clip(self) -> None:
+        """Bring the gradient of the whole SAE to a norm of at most `clip`."""
+        own = [p for name, p in self.parameters.items() if name != "b_dec" and p.grad is not None]
+        if dist.latents.size == 1:
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
+            return
+        norm = torch.nn.utils.get_total_norm([p.grad for p in own if p.grad is not None])
+        square = dist.latents.total(norm.square())
+        if self.sae.b_dec.grad is not None:  # which all hold
+            square = square + self.sae.b_dec.grad.square().sum()
+        torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.settings.clip, square.sqrt())
+
     @torch.no_grad()
     def _record(self, forward: Forward, loss: float, lr: float) -> Record:
         codes = forward.codes.values if isinstance(forward.codes, Sparse) else forward.codes
@@ -109,38 +124,48 @@ class Session:
             rows=self.progress.step * self.settings.batch_size,
             loss=loss,
             fvu=fvu.over_ranks().value,
-            l0=dist.count(int((codes != 0).sum())) / self.settings.batch_size,
-            dead=float(self.firing.dead.float().mean()),
+            l0=dist.ranks.count(int((codes != 0).sum())) / self.settings.batch_size,
+            dead=dist.latents.count(int(self.firing.dead.sum())) / self.config.d_sae,
             lr=lr,
         )
 
     def checkpoint(self) -> None:
         """Write one, if the run has a folder; rank 0 does. Raises StoreError."""
-        if self.folder is None or not dist.first():
+        if self.folder is None:
             return
         tensors = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
         for name, parameter in self.parameters.items():
             tensors |= {f"adam.{key}.{name}": t for key, t in self.optimizer.state[parameter].items()}
         tensors["firing"] = self.firing.since
+        given = shards.given(tensors, self.config.d_sae)
         history = [record.to_plain() for record in self.history]
-        checkpoints.write(
-            self.folder,
-            checkpoints.Checkpoint(
-                self.progress.step, self.identity, history, self.progress.variance, tensors
-            ),
+        made = checkpoints.Checkpoint(
+            self.progress.step, self.identity, history, self.progress.variance, given
         )
+        try:
+            if dist.first():
+                checkpoints.write(self.folder, made)
+        finally:  # the others read the pieces too, or rank 0 would wait for them
+            for tensor in given.values():
+                for _ in tensor.pieces if isinstance(tensor, shards.Pieces) else ():
+                    pass
 
     def _restore(self, found: checkpoints.Checkpoint) -> None:
-        self.sae.load_state_dict({n[4:]: t for n, t in found.tensors.items() if n.startswith("sae.")})
+        tensors = {
+            name: shards.received(name, tensor, self.config.d_sae)
+            for name, tensor in found.tensors.items()
+            if isinstance(tensor, Tensor)
+        }
+        self.sae.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("sae.")})
         for key in ("step", "exp_avg", "exp_avg_sq"):
             for name, parameter in self.parameters.items():
-                if f"adam.{key}.{name}" not in found.tensors:  # a weight that gets no gradient
+                if f"adam.{key}.{name}" not in tensors:  # a weight that gets no gradient
                     continue
-                saved = found.tensors[f"adam.{key}.{name}"].to(self.device)
+                saved = tensors[f"adam.{key}.{name}"].to(self.device)
                 # Adam works on the memory as it lies: moments must have their parameter's layout
                 state = torch.empty_like(parameter if saved.ndim else saved, dtype=saved.dtype)
                 self.optimizer.state[parameter][key] = state.copy_(saved)
-        self.firing.since.copy_(found.tensors["firing"])
+        self.firing.since.copy_(tensors["firing"])
         self.progress.step = found.step
         self.history = [Record.from_plain(values) for values in found.history]
 
@@ -149,21 +174,21 @@ class Session:
 
         rows, seconds: of this call.
         """
-        self.sae.eval()
+        sae = shards.whole(self.sae, self.config).eval()
         finished = self.progress.step == self.settings.steps
         provenance = {
             "data": self.identity.get("data"),
-            "weights": self.sae.fingerprint(),
+            "weights": sae.fingerprint(),
             "seconds": round(seconds, 3),
             "rows_per_second": round(rows / max(seconds, 1e-9)),
             "device": str(self.device),
-            "ranks": dist.size(),
+            "ranks": dist.ranks.size,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "saelab": _saelab_version(),
             "python": platform.python_version(),
         }
-        run = Run(self.sae, self.history, self.sae.config, self.settings, finished, provenance, self.folder)
+        run = Run(sae, self.history, self.config, self.settings, finished, provenance, self.folder)
         if finished and self.folder is not None and dist.first():
             run.save(self.folder)
             checkpoints.remove(self.folder)

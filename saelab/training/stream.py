@@ -82,7 +82,7 @@ class ModelStream(Stream):
                 mixed = (seed * 0x9E3779B1 + number * 0x85EBCA6B + 0x5AE1AB) % 2**63
                 order = torch.randperm(len(block), generator=torch.Generator().manual_seed(mixed))
                 for i in range(at, per_block):
-                    yield block[dist.part(order[i * size : (i + 1) * size]).to(block.device)]
+                    yield block[dist.rows.part(order[i * size : (i + 1) * size]).to(block.device)]
                 at = 0
 
     def _blocks(self, rows: int, first: int) -> Iterator[Tensor]:

@@ -18,12 +18,12 @@ from saelab import dist
 from saelab.config import to_dict, write_bytes
 from saelab.sae.model import SAE
 from saelab.sae.recipes import SAEConfig
-from saelab.training import checkpoints
+from saelab.training import checkpoints, shards
 from saelab.training.interrupt import Interrupt
 from saelab.training.rows import Rows, as_rows
 from saelab.training.run import Record, Run, Settings, differences
 from saelab.training.session import Diverged, Session
-from saelab.types import ConfigError, NonFiniteError, RankError
+from saelab.types import ConfigError, NonFiniteError, RankError, nearest
 
 INIT_ROWS = 16_384
 DIVISIBLE = ("relu", "jumprelu", "gated", "topk", "batchtopk", "matryoshka", "abs_topk", "top_afa", "gba")
@@ -82,6 +82,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     checkpoint_every: int | None = None,
     callbacks: Sequence[Callback] = (),
     resume: bool = True,
+    shard: str = "data",
 ) -> Run | list[Run]:
     """Train an SAE, or several on one pass over the activations.
 
@@ -99,8 +100,9 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     logged step, each checkpoint and the end. An interrupt (Ctrl-C) ends the current step, writes a
     checkpoint and returns the Run with finished=False.
 
-    Under torchrun every process makes the same call and gets the same Runs: `batch_size` is divided among
-    them, rank 0 alone calls the callbacks and writes `out` (docs/scale.md).
+    Under torchrun every process makes the same call and gets the same Runs; rank 0 alone calls the callbacks
+    and writes `out`. shard: what they divide, the rows of each batch ("data") or, for widths beyond one
+    device, the latents ("latents": topk and batchtopk). docs/scale.md says how to launch and what is exact.
 
     Same seed, same numbers (one machine, one thread count); the global random state is not touched. Raises
     ConfigError, ShapeError, HookError, NonFiniteError before any work; NonFiniteError where training
@@ -121,14 +123,19 @@ def train(  # pyright: ignore[reportInconsistentOverload]
             settings = _settings(each, steps, batch_size, seed, lr, log_every)
             folder = None if out is None else Path(out) / f"{number}-{each.recipe}" if several else Path(out)
             jobs.append(_Job(number, each, rows, settings, folder))
+        if shard not in ("data", "latents"):
+            hint = nearest(str(shard), ("data", "latents"))
+            message = f"shard must be 'data' or 'latents'. Got {shard!r}. {hint}Leave it out for 'data'."
+            raise ConfigError(message)
     checkpoint_every = checkpoint_every or max(1, steps // 10)
     with dist.together():
-        _check_ranks(jobs, checkpoint_every)
+        _check_ranks(jobs, shard, checkpoint_every)
+    dist.divide("rows" if shard == "data" else "latents")
     with dist.together(), dist.alone():
         for job in jobs if dist.first() else []:
             job.prepare(resume)
     for job in jobs:
-        job.run = dist.share(job.run)
+        job.run = dist.ranks.share(job.run)
     todo = [job for job in jobs if job.run is None]
     if todo:
         found = _found([job.folder for job in todo if job.folder])
@@ -140,29 +147,16 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     return runs if several else runs[0]
 
 
-def _check_ranks(jobs: list[_Job], checkpoint_every: int) -> None:
+def _check_ranks(jobs: list[_Job], shard: str, checkpoint_every: int) -> None:
     """Every rank must have been given the same, and something that can be divided. Raises ConfigError,
     RankError."""
-    if dist.size() == 1:
+    if dist.ranks.size == 1:
         return
-    batch_size = jobs[0].settings.batch_size
-    if batch_size < dist.size():
-        message = (
-            f"batch_size is divided among the ranks and must be at least their number, {dist.size()}. Got "
-            f"{batch_size}. Pass more, or start fewer ranks."
-        )
-        raise ConfigError(message)
     for job in jobs:
-        if job.config.recipe not in DIVISIBLE:
-            message = (
-                f"Ranks can share the batches of {', '.join(DIVISIBLE)}. Got {job.config.recipe!r}. Train it "
-                "in one process."
-            )
-            raise ConfigError(message)
         job.identity["data"] = job.rows.fingerprint()
     mine = {str(job.number): job.identity | {"rows": job.rows.n_rows} for job in jobs}
-    mine["out"] = {"checkpoint_every": checkpoint_every, "given": jobs[0].folder is not None}
-    told = dist.everyone(mine)
+    mine["call"] = {"checkpoint_every": checkpoint_every, "shard": shard, "out": jobs[0].folder is not None}
+    told = dist.ranks.everyone(mine)
     for rank, other in enumerate(told):
         if found := differences(told[0], other):
             message = (
@@ -171,13 +165,30 @@ def _check_ranks(jobs: list[_Job], checkpoint_every: int) -> None:
                 "rank reads its own part of every batch."
             )
             raise RankError(message)
+    batch_size = jobs[0].settings.batch_size
+    if shard == "data" and batch_size < dist.ranks.size:
+        message = (
+            f"batch_size is divided among the ranks and must be at least their number, {dist.ranks.size}. "
+            f"Got {batch_size}. Pass more, or start fewer ranks."
+        )
+        raise ConfigError(message)
+    for job in jobs:
+        if shard == "latents":
+            shards.check(job.config, dist.ranks.size)
+        elif job.config.recipe not in DIVISIBLE:
+            message = (
+                f"Ranks can share the batches of {', '.join(DIVISIBLE)}. Got {job.config.recipe!r}. Train it "
+                "in one process."
+            )
+            raise ConfigError(message)
 
 
 def _found(folders: list[Path]) -> list[checkpoints.Checkpoint] | None:
     """The newest checkpoints in the folders, which rank 0 reads for all."""
     with dist.together(), dist.alone():
         found = checkpoints.latest(folders) if folders and dist.first() else None
-    return dist.share(found)
+    told = dist.ranks.share([checkpoints.outline(each) for each in found] if found else None)
+    return found or told
 
 
 @dataclass
@@ -289,7 +300,7 @@ def _step(job: _Job, batch: Tensor) -> Record | None:
         settings, step = job.settings, job.session.progress.step
         norms = batch.double().norm(dim=1)
         worst = int(norms.argmax())
-        offset, _ = dist.bounds(settings.batch_size)
+        offset, _ = dist.rows.bounds(settings.batch_size)
         where = job.rows.origin(settings.batch_size, settings.seed, step, offset + worst)
         kept = "no checkpoint yet"
         if job.folder is not None and (found := checkpoints.latest([job.folder])):

@@ -142,15 +142,18 @@ def test_ctrl_c_on_one_rank_stops_all_after_the_same_step(tmp_path):
 # one process
 
 
-def test_alone_every_function_is_a_no_op():
+def test_alone_everything_is_a_no_op():
     x = torch.tensor([3.0, 1, 2])
     with dist.joined(), dist.together(), dist.alone():
-        assert (dist.size(), dist.rank(), dist.first()) == (1, 0, True)
-        for function in (dist.total, dist.least, dist.most, dist.part, dist.share):
-            assert function(x) is x
-        assert dist.everyone(x) == [x]
-        assert (dist.count(3), dist.before(3), dist.bounds(7)) == (3, 0, (0, 7))
-        assert dist.pooled(x, 9) is x
-        assert dist.kth_largest(x, 2) == 2
+        assert dist.first()
+        for axis in (dist.ranks, dist.rows, dist.latents):
+            assert (axis.size, axis.rank, axis.count(3), axis.bounds(7)) == (1, 0, 3, (0, 7))
+            for name in ("total", "least", "most", "part", "share", "spread", "summed", "used_by_all"):
+                assert getattr(axis, name)(x) is x
+            assert axis.pooled(x, 9) is x
+            assert axis.everyone(x) == [x]
+            assert axis.kth_largest(x, 2) == 2
+            for matrix, along in ((torch.arange(6.0).view(3, 2), 0), (torch.arange(6.0).view(3, 2), 1)):
+                assert torch.equal(torch.cat(list(axis.pieces(matrix, along, matrix.shape[along]))), matrix)
     with pytest.raises(KeyError, match="own"), dist.together():
         {}["its own error"]

@@ -85,12 +85,14 @@ def data(n: int = 2_000) -> torch.Tensor:
 
 
 def run(recipe: str, **options: Any) -> Any:
-    """A Run of 60 steps on batches that two ranks cannot halve."""
+    """A Run of 60 steps on batches, and of latents, that two ranks cannot halve."""
     import saelab
 
     given = {"steps": 60, "batch_size": 65, "seed": 0, "lr": 1e-3, "log_every": 20, "progress": False}
-    rows = options.pop("rows", None)
-    config = saelab.recipe(recipe, d_in=12, d_sae=48, dead_after=300, **OPTIONS[recipe])
+    rows, k = options.pop("rows", None), options.pop("k", None)
+    config = saelab.recipe(
+        recipe, d_in=12, d_sae=49, dead_after=130, **(OPTIONS[recipe] | ({"k": k} if k else {}))
+    )
     return saelab.train(config, data() if rows is None else rows, **(given | options))
 
 
@@ -112,6 +114,25 @@ def _fail(event: Any) -> None:
     if event.step == 20:
         message = "the callback's own error"
         raise ValueError(message)
+
+
+def _full_disk(rank: int, folder: Path) -> Any:
+    """Rank 0 cannot finish its second checkpoint, of which the other goes on to send its pieces."""
+    from saelab.training import checkpoints
+
+    write, calls = checkpoints._write_tensors, []
+
+    def full(path: Path, tensors: Any) -> str:
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return write(path, tensors)
+
+    checkpoints._write_tensors = full
+    try:
+        return run("topk", shard="latents", checkpoint_every=20, out=folder / "full")
+    finally:
+        checkpoints._write_tensors = write
 
 
 def _broken_rows(rank: int) -> Any:
@@ -182,11 +203,99 @@ def _selections(rank: int) -> list[Any]:
     return found
 
 
+def _shared_latents(rank: int) -> list[Any]:
+    """top_k_csr and batch_top_k of latents that ranks share, beside those of the whole."""
+    from saelab import dist
+    from saelab.sae import kernels
+
+    generator = torch.Generator().manual_seed(6)
+    found = []
+    for i in range(24):
+        n, d_sae = (7, 31) if i % 2 else (41, 300)
+        score = torch.randn(n, d_sae, generator=generator)
+        if i % 3 == 1:  # many ties, at the boundary too
+            score = (score * 2).round()
+        if i % 4 == 3:  # one rank has nothing positive
+            score[:, : d_sae // 2] = -score[:, : d_sae // 2].abs()
+        k = int(torch.randint(1, d_sae // (8 if i % 5 else 1), (), generator=generator))
+        total = int(torch.randint(1, n * d_sae // (2 if i % 5 else 1), (), generator=generator))
+        chosen, flat = torch.zeros_like(score, dtype=torch.bool), torch.zeros(n * d_sae, dtype=torch.bool)
+        chosen.scatter_(1, kernels.top_k_reference(score, k), True)
+        flat[kernels.batch_top_k_reference(score, total)] = True
+        with dist.joined():
+            dist.divide("latents")
+            start, end = dist.latents.bounds(d_sae)
+            part = score[:, start:end].contiguous()
+            indptr, indices = kernels.top_k_csr(part, k)
+            mine = kernels.batch_top_k(part, total)
+        got = kernels.Sparse(indptr, indices, torch.ones(len(indices)), end - start).dense() > 0
+        batch = torch.zeros(n * (end - start), dtype=torch.bool).index_fill(0, mine, True).view(n, -1)
+        found.append(
+            (torch.equal(got, chosen[:, start:end]), torch.equal(batch, flat.view(n, -1)[:, start:end]))
+        )
+    return found
+
+
+def _drawn(rank: int) -> list[Any]:
+    """The random directions of this rank, drawn a few at a time, beside those of one process."""
+    from saelab import dist
+    from saelab.sae import model
+
+    model.DRAWN, found = 16, []
+    for d_sae, d_in in [(49, 12), (16, 3), (33, 5), (200, 7), (2, 1)]:
+        alone = torch.Generator().manual_seed(2)
+        whole = model._directions(d_sae, d_in, alone)
+        shared = torch.Generator().manual_seed(2)
+        with dist.joined():
+            dist.divide("latents")
+            start, end = dist.latents.bounds(d_sae)
+            mine = model._directions(end - start, d_in, shared)
+        found.append(
+            (torch.equal(mine, whole[start:end]), torch.equal(alone.get_state(), shared.get_state()))
+        )
+    return found
+
+
+def _pieces(rank: int) -> list[Any]:
+    """Whole tensors put together from parts, by few numbers at a time."""
+    from saelab import dist
+
+    dist.PIECE, found = 64, []
+    for shape, axis in [((49, 12), 0), ((12, 49), 1), ((49,), 0), ((3, 1), 0), ((1, 2), 1)]:
+        whole = torch.arange(49 * 12)[: torch.Size(shape).numel()].reshape(shape)
+        with dist.joined():
+            dist.divide("latents")
+            start, end = dist.latents.bounds(shape[axis])
+            part = whole.narrow(axis, start, end - start)
+            pieces = list(dist.latents.pieces(part, axis, shape[axis]))
+        found.append((torch.equal(torch.cat(pieces), whole), len(pieces)))
+    return found
+
+
 def task(name: str, rank: int, folder: Path) -> Any:
     if name in OPTIONS:
         return state(run(name))
     if name == "selections":
         return _selections(rank)
+    if name == "shared_latents":
+        return _shared_latents(rank)
+    if name == "drawn":
+        return _drawn(rank)
+    if name == "pieces":
+        return _pieces(rank)
+    if name.startswith("latents:"):
+        return state(run(name.removeprefix("latents:"), shard="latents"))
+    if name == "narrow":
+        return state(run("topk", shard="latents", k=25))
+    if name == "mixed":
+        return state(run("topk", shard="latents" if rank else "data"))
+    if name == "stopped_latents":
+        out = folder / f"latents{rank or ''}"
+        return state(run("batchtopk", shard="latents", callbacks=[_interrupt], out=out))
+    if name in ("continued_latents", "again_latents"):
+        return state(run("batchtopk", shard="latents", out=folder / f"latents{rank or ''}"))
+    if name == "full":
+        return _full_disk(rank, folder)
     if name == "uneven":
         return state(run("topk", rows=data()[: 2_000 - rank]))
     if name == "other":

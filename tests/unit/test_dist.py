@@ -10,7 +10,7 @@ import torch
 from ranks import OPTIONS, data, finish, read, run, start, state, torchrun
 
 from saelab import dist
-from saelab.sae import recipes
+from saelab.sae import SAE, recipes
 from saelab.training.trainer import DIVISIBLE
 from saelab.types import ConfigError, NonFiniteError, RankError, StoreError
 
@@ -49,6 +49,35 @@ def test_two_ranks_equal_one_process_at_the_same_global_batch(names, tmp_path):
         _close(one, first)
 
 
+def test_latents_divided_among_two_ranks_equal_one_process(tmp_path):
+    tasks = ["latents:topk", "latents:batchtopk", "stopped_latents", "continued_latents", "again_latents"]
+    finish(start(2, tmp_path, *tasks))
+    for name in ("topk", "batchtopk"):
+        first, second = read(tmp_path, f"latents:{name}")
+        assert _same(first, second)
+        _close(state(run(name)), first)
+    stopped, continued, again = (
+        read(tmp_path, f"{name}_latents") for name in ("stopped", "continued", "again")
+    )
+    assert not stopped[0]["finished"]
+    assert stopped[0]["state"]["W_enc"].shape == (12, 49)
+    assert _same(stopped[0], stopped[1])
+    whole = read(tmp_path, "latents:batchtopk")[0]
+    for each in (*continued, *again):
+        assert all(torch.equal(t, each["state"][name]) for name, t in whole["state"].items())
+        assert each["history"] == whole["history"]
+    saved = SAE.load(tmp_path / "latents")
+    assert all(torch.equal(t, whole["state"][name]) for name, t in saved.state_dict().items())
+    assert not (tmp_path / "latents1").exists()
+
+
+@pytest.mark.parametrize("task", ["stopped", "stopped_latents"])
+def test_one_process_goes_on_with_what_several_began(task, tmp_path):
+    finish(start(2, tmp_path, task))
+    recipe, folder = ("topk", "stopped") if task == "stopped" else ("batchtopk", "latents")
+    _close(state(run(recipe)), state(run(recipe, out=tmp_path / folder)))
+
+
 def test_the_comparison_would_see_what_it_must(tmp_path):
     """Latents die and are revived, thresholds are learned, and the rank's parts differ in length."""
     for name in ("topk", "batchtopk", "matryoshka"):
@@ -61,7 +90,10 @@ def test_the_comparison_would_see_what_it_must(tmp_path):
 def shared(tmp_path_factory):
     """A launch by torchrun: what one rank refuses, all do, and can then go on."""
     folder = tmp_path_factory.mktemp("ranks")
-    tasks = "selections uneven other nonfinite small checkpoints unwritable callback stopped continued again"
+    tasks = (
+        "selections shared_latents drawn pieces uneven other nonfinite small checkpoints unwritable callback "
+        "latents:relu narrow mixed full stopped continued again"
+    )
     torchrun(2, folder, *tasks.split())
     return folder
 
@@ -70,6 +102,20 @@ def test_selections_over_ranks_are_those_of_the_whole_batch(shared):
     for found in read(shared, "selections"):
         assert len(found) == 24
         assert all(same and kth for same, kth, _ in found), found
+
+
+def test_selections_over_shared_latents_are_those_of_whole_rows(shared):
+    for found in read(shared, "shared_latents"):
+        assert len(found) == 24
+        assert all(row and batch for row, batch in found), found
+
+
+def test_directions_are_drawn_as_one_process_would_and_pieces_make_the_whole(shared):
+    for found in read(shared, "drawn"):
+        assert all(rows and state for rows, state in found), found
+    for found in read(shared, "pieces"):
+        assert all(whole for whole, _ in found), found
+        assert all(n > 1 for _, n in found[:3])
 
 
 # what one rank refuses, all refuse
@@ -85,6 +131,10 @@ def test_selections_over_ranks_are_those_of_the_whole_batch(shared):
         ("checkpoints", (RankError, RankError), "checkpoint_every: 10 -> 11"),
         ("unwritable", (StoreError, RankError), "writable"),
         ("callback", (ValueError, RankError), "own error"),
+        ("latents:relu", (ConfigError, ConfigError), "topk and batchtopk can be divided.*Got 'relu'"),
+        ("narrow", (ConfigError, ConfigError), "at least k=25 latents. Got d_sae=49 on 2 ranks, 24 each"),
+        ("mixed", (RankError, RankError), "shard: 'data' -> 'latents'"),
+        ("full", (StoreError, RankError), "No space left"),
     ],
 )
 def test_what_fails_on_one_rank_fails_on_all(shared, task, errors, says):

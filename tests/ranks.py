@@ -90,9 +90,8 @@ def run(recipe: str, **options: Any) -> Any:
 
     given = {"steps": 60, "batch_size": 65, "seed": 0, "lr": 1e-3, "log_every": 20, "progress": False}
     rows, k = options.pop("rows", None), options.pop("k", None)
-    config = saelab.recipe(
-        recipe, d_in=12, d_sae=49, dead_after=130, **(OPTIONS[recipe] | ({"k": k} if k else {}))
-    )
+    own = OPTIONS[recipe] | ({"k": k} if k else {})
+    config = saelab.recipe(recipe, d_in=12, d_sae=49, dead_after=130, **own)
     return saelab.train(config, data() if rows is None else rows, **(given | options))
 
 
@@ -289,11 +288,11 @@ def task(name: str, rank: int, folder: Path) -> Any:
         return state(run("topk", shard="latents", k=25))
     if name == "mixed":
         return state(run("topk", shard="latents" if rank else "data"))
-    if name == "stopped_latents":
-        out = folder / f"latents{rank or ''}"
+    if name in ("stopped_latents", "left_latents"):
+        out = folder / f"{name}{rank or ''}"
         return state(run("batchtopk", shard="latents", callbacks=[_interrupt], out=out))
     if name in ("continued_latents", "again_latents"):
-        return state(run("batchtopk", shard="latents", out=folder / f"latents{rank or ''}"))
+        return state(run("batchtopk", shard="latents", out=folder / f"stopped_latents{rank or ''}"))
     if name == "full":
         return _full_disk(rank, folder)
     if name == "uneven":
@@ -308,7 +307,7 @@ def task(name: str, rank: int, folder: Path) -> Any:
         return state(run("topk", batch_size=1))
     if name == "checkpoints":
         return state(run("topk", checkpoint_every=10 + rank, out=folder / name))
-    if name == "stopped":
+    if name in ("stopped", "left"):
         # rank 1 has a folder of its own, in which it must write nothing
         return state(run("topk", callbacks=[_interrupt], out=folder / f"{name}{rank or ''}"))
     if name == "continued":

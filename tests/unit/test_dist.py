@@ -56,9 +56,7 @@ def test_latents_divided_among_two_ranks_equal_one_process(tmp_path):
         first, second = read(tmp_path, f"latents:{name}")
         assert _same(first, second)
         _close(state(run(name)), first)
-    stopped, continued, again = (
-        read(tmp_path, f"{name}_latents") for name in ("stopped", "continued", "again")
-    )
+    stopped, continued, again = (read(tmp_path, name) for name in tasks[2:])
     assert not stopped[0]["finished"]
     assert stopped[0]["state"]["W_enc"].shape == (12, 49)
     assert _same(stopped[0], stopped[1])
@@ -66,16 +64,9 @@ def test_latents_divided_among_two_ranks_equal_one_process(tmp_path):
     for each in (*continued, *again):
         assert all(torch.equal(t, each["state"][name]) for name, t in whole["state"].items())
         assert each["history"] == whole["history"]
-    saved = SAE.load(tmp_path / "latents")
+    saved = SAE.load(tmp_path / "stopped_latents")
     assert all(torch.equal(t, whole["state"][name]) for name, t in saved.state_dict().items())
-    assert not (tmp_path / "latents1").exists()
-
-
-@pytest.mark.parametrize("task", ["stopped", "stopped_latents"])
-def test_one_process_goes_on_with_what_several_began(task, tmp_path):
-    finish(start(2, tmp_path, task))
-    recipe, folder = ("topk", "stopped") if task == "stopped" else ("batchtopk", "latents")
-    _close(state(run(recipe)), state(run(recipe, out=tmp_path / folder)))
+    assert not (tmp_path / "stopped_latents1").exists()
 
 
 def test_the_comparison_would_see_what_it_must(tmp_path):
@@ -92,7 +83,7 @@ def shared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     tasks = (
         "selections shared_latents drawn pieces uneven other nonfinite small checkpoints unwritable callback "
-        "latents:relu narrow mixed full stopped continued again"
+        "latents:relu narrow mixed full stopped continued again left left_latents"
     )
     torchrun(2, folder, *tasks.split())
     return folder
@@ -174,6 +165,12 @@ def test_an_interrupted_run_continues_and_rank_0_alone_writes(shared):
     _close(state(run("topk")), continued[0])
     assert (shared / "stopped" / "run.json").exists()
     assert not (shared / "stopped1").exists()
+
+
+@pytest.mark.parametrize(("task", "recipe"), [("left", "topk"), ("left_latents", "batchtopk")])
+def test_one_process_goes_on_with_what_several_began(shared, task, recipe):
+    assert not read(shared, task)[0]["finished"]
+    _close(state(run(recipe)), state(run(recipe, out=shared / task)))
 
 
 def test_ctrl_c_on_one_rank_stops_all_after_the_same_step(tmp_path):

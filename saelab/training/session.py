@@ -50,8 +50,7 @@ class Session:
         if isinstance(start, Tensor):
             with dist.same_rows():
                 self.sae = SAE.create(own, settings.seed, start).to(device)
-            for tensor in self.sae.state_dict().values():
-                tensor.copy_(dist.rows.spread(tensor))
+            shards.align(self.sae)
             variance = dist.ranks.share(float((start - start.mean(0)).double().square().sum(1).mean()))
         else:
             self.sae, variance = SAE(own).to(device), start.variance

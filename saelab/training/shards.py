@@ -53,6 +53,13 @@ def local(config: SAEConfig) -> SAEConfig:
     return replace(config, d_sae=end - start)
 
 
+def align(sae: SAE) -> None:
+    """Give every rank what rank 0 holds, of all that is not divided: machines may round differently."""
+    for name, tensor in sae.state_dict().items():
+        if dist.latents.size == 1 or _axis(name) is None:
+            tensor.copy_(dist.ranks.spread(tensor))
+
+
 def whole(sae: SAE, config: SAEConfig) -> SAE:
     """The SAE of all latents, on the CPU of every rank; itself where they are not divided."""
     if dist.latents.size == 1:

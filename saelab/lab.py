@@ -113,7 +113,7 @@ class Lab:
         return token_codes(self.subject, self.sae, text)
 
     def search(self, text: str) -> list[tuple[int, float]]:
-        """(latent, largest value) of the latents that a text fires, strongest first. Raises CorpusError."""
+        """(latent, strongest value) of the latents that a text fires, strongest first. Raises CorpusError."""
         from saelab.analysis import search
 
         return search(self.subject, self.sae, text)

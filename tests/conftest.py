@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 
 ROOT = Path(__file__).parents[1]
+HOOK = "blocks.2.hook_resid_post"
 
 
 @pytest.fixture(scope="session")
@@ -30,25 +31,43 @@ def subject():
 
 
 @pytest.fixture(scope="session")
-def small_sae(subject, tmp_path_factory):
-    """64 latents on the embedded model, trained for a moment."""
+def small_acts(subject, tmp_path_factory):
+    """8,000 activations of the embedded model."""
     import saelab
 
-    hook = "blocks.2.hook_resid_post"
     corpus = saelab.corpora.world(seed=5, n_documents=400)
-    acts = saelab.harvest(
-        subject, corpus, [hook], tmp_path_factory.mktemp("small") / "acts", max_rows=8_000, progress=False
-    )
-    config = saelab.recipe("topk", d_in=128, d_sae=64, k=8, hook=hook)
-    return saelab.train(config, acts, steps=150, batch_size=512, seed=0, progress=False).sae.eval()
+    folder = tmp_path_factory.mktemp("small") / "acts"
+    return saelab.harvest(subject, corpus, [HOOK], folder, max_rows=8_000, progress=False)
+
+
+@pytest.fixture(scope="session")
+def small_sae(small_acts):
+    """64 latents on the embedded model, trained for a moment."""
+    return _trained(small_acts, "topk")
 
 
 @pytest.fixture(scope="session")
 def small_lab(subject, small_sae, tmp_path_factory):
     """A Lab over 3,000 tokens."""
+    return _lab(subject, small_sae, tmp_path_factory.mktemp("small_store"))
+
+
+@pytest.fixture(scope="session")
+def signed_lab(subject, small_acts, tmp_path_factory):
+    """The same of an SAE whose codes have both signs."""
+    return _lab(subject, _trained(small_acts, "abs_topk"), tmp_path_factory.mktemp("signed_store"))
+
+
+def _trained(acts, recipe):
+    import saelab
+
+    config = saelab.recipe(recipe, d_in=128, d_sae=64, k=8, hook=HOOK)
+    return saelab.train(config, acts, steps=150, batch_size=512, seed=0, progress=False).sae.eval()
+
+
+def _lab(subject, sae, folder):
     import saelab
 
     corpus = saelab.corpora.world(seed=6, n_documents=300)
-    folder = tmp_path_factory.mktemp("small_store") / "features"
-    store = saelab.index(subject, small_sae, corpus, folder, max_rows=3_000, progress=False)
-    return saelab.Lab(subject, small_sae, store)
+    store = saelab.index(subject, sae, corpus, folder / "features", max_rows=3_000, progress=False)
+    return saelab.Lab(subject, sae, store)

@@ -11,7 +11,7 @@ from saelab.sae import SAE
 from saelab.types import Codes, HookError, HookPoint, Inputs, Run
 
 BOS, WIDTH = 0, 6
-NEVER, ALWAYS, TIED, LONE, SIGNED = 0, 1, 2, 3, 4
+NEVER, ALWAYS, TIED, LONE, SIGNED, NEGATIVE = 0, 1, 2, 3, 4, 6
 N_LATENTS = 12
 TEXTS = [
     "hello there",
@@ -74,7 +74,8 @@ class Letters(Bare):
 
 
 class Planted:
-    """An SAE whose latents are planted: one never fires, one always, one has ties, one fires once or so."""
+    """An SAE whose latents are planted: one never fires, one always, one has ties, one fires once or so, one
+    has both signs, one is only negative."""
 
     hook = SAE.hook
 
@@ -90,6 +91,7 @@ class Planted:
         codes[:, SIGNED] = x[:, 3] * (x[:, 3].abs() > 0.5)
         weights = torch.linspace(-1, 1, WIDTH * (N_LATENTS - 5)).sin().reshape(WIDTH, -1)
         codes[:, 5:] = (x @ weights - 0.6).relu()
+        codes[:, NEGATIVE] *= -1
         if self.spoil is not None:
             codes[-1, 7] = self.spoil
         return codes

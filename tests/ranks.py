@@ -19,9 +19,10 @@ import torch
 LIMIT = 100
 """Seconds after which a rank counts as hanging."""
 OPTIONS: dict[str, dict[str, Any]] = {
-    "topk": {"k": 3, "aux_coefficient": 5.0},  # enough for gradients that are clipped
+    # 5: enough for gradients that are clipped
+    "topk": {"k": 3, "aux_coefficient": 5.0, "multi_topk": 0.125, "k_start": 6, "k_anneal": 0.5},
     "batchtopk": {"k": 3},
-    "matryoshka": {"k": 3},
+    "matryoshka": {"k": 3, "random_prefixes": True},
     "jumprelu": {},
     "gba": {"every": 7},
     "relu": {},
@@ -89,8 +90,7 @@ def run(recipe: str, **options: Any) -> Any:
     import saelab
 
     given = {"steps": 60, "batch_size": 65, "seed": 0, "lr": 1e-3, "log_every": 20, "progress": False}
-    rows, k = options.pop("rows", None), options.pop("k", None)
-    own = OPTIONS[recipe] | ({"k": k} if k else {})
+    rows, own = options.pop("rows", None), OPTIONS[recipe] | options.pop("own", {})
     config = saelab.recipe(recipe, d_in=12, d_sae=49, dead_after=130, **own)
     return saelab.train(config, data() if rows is None else rows, **(given | options))
 
@@ -238,17 +238,17 @@ def _shared_latents(rank: int) -> list[Any]:
 def _drawn(rank: int) -> list[Any]:
     """The random directions of this rank, drawn a few at a time, beside those of one process."""
     from saelab import dist
-    from saelab.sae import model
+    from saelab.sae import initial
 
-    model.DRAWN, found = 16, []
+    initial.DRAWN, found = 16, []
     for d_sae, d_in in [(49, 12), (16, 3), (33, 5), (200, 7), (2, 1)]:
         alone = torch.Generator().manual_seed(2)
-        whole = model._directions(d_sae, d_in, alone)
+        whole = initial._directions(d_sae, d_in, alone)
         shared = torch.Generator().manual_seed(2)
         with dist.joined():
             dist.divide("latents")
             start, end = dist.latents.bounds(d_sae)
-            mine = model._directions(end - start, d_in, shared)
+            mine = initial._directions(end - start, d_in, shared)
         found.append(
             (torch.equal(mine, whole[start:end]), torch.equal(alone.get_state(), shared.get_state()))
         )
@@ -285,7 +285,11 @@ def task(name: str, rank: int, folder: Path) -> Any:
     if name.startswith("latents:"):
         return state(run(name.removeprefix("latents:"), shard="latents"))
     if name == "narrow":
-        return state(run("topk", shard="latents", k=25))
+        return state(run("topk", shard="latents", own={"k": 25, "k_start": None}))
+    if name == "resampling":
+        return state(run("topk", own={"resample_every": 10}))
+    if name == "hull":
+        return state(run("topk", shard="latents", own={"dictionary": "archetypal"}))
     if name == "mixed":
         return state(run("topk", shard="latents" if rank else "data"))
     if name in ("stopped_latents", "left_latents"):

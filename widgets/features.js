@@ -160,8 +160,10 @@ export const renderFeatures = rendering((view) => {
   card.show(view.latent());
   view.ask("table").then((answer) => {
     if (!answer || closed) return;
-    const [counts, density, mean, max] = answer.buffers;
+    const [counts, density, mean, max, min] = answer.buffers;
     table = { n: answer.header.n, count: new Int32Array(counts.buffer), density: new Float32Array(density.buffer), mean: new Float32Array(mean.buffer), max: new Float32Array(max.buffer) };
+    // the larger of the poles; of latents that are never negative there is no min
+    if (min) new Float32Array(min.buffer).forEach((v, j) => (table.max[j] = Math.max(table.max[j], -v)));
     table.most = table.density.reduce((/** @type {number} */ m, /** @type {number} */ v) => Math.max(m, v), 1e-9);
     arrange();
     return view.ask("names").then((found) => {

@@ -3,7 +3,7 @@
  */
 import { cardElement } from "./shared/card.js";
 import { h, tokenElement, tokenName } from "./shared/dom.js";
-import { paint, short } from "./shared/scales.js";
+import { paint, short, spoken } from "./shared/scales.js";
 import { cardPlace, rendering } from "./shared/view.js";
 
 const SHOWN = 12;
@@ -48,11 +48,12 @@ export const renderTokens = rendering((view) => {
     const max = values.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
     elements.forEach((element, at) => {
       paint(element, values[at], max);
-      element.setAttribute("aria-label", `${tokenName(codes.tokens[at])}, ${values[at] ? short(values[at]) : "0"}`);
+      element.setAttribute("aria-label", `${tokenName(codes.tokens[at])}, ${spoken(values[at])}`);
     });
     const what = latent === null ? "strongest latent of each token" : `latent #${latent}`;
-    const least = values.some((v) => v < 0) ? short(-max) : "0";
-    legend.replaceChildren(h("span", {}, what), h("span", { class: "sl-ramp", "aria-hidden": true }), h("span", {}, `${least} to ${short(max)}`),
+    const both = values.some((v) => v < 0);
+    legend.replaceChildren(h("span", {}, what), h("span", { class: both ? "sl-ramp sl-both" : "sl-ramp", "aria-hidden": true }), h("span", {}, `${both ? short(-max) : "0"} to ${short(max)}`),
+      ...(both ? [h("span", {}, tokenElement("dashed", { class: "sl-negative sl-key" }), " is negative")] : []),
       latent === null ? h("span", { class: "sl-hint" }, "hover a token, click to pin its latents") : h("button", { class: "sl-clear", type: "button", onclick: () => view.choose(null) }, "clear"));
     elements.forEach((element, at) => element.classList.toggle("sl-pinned", at === pinned));
   }
@@ -72,7 +73,7 @@ export const renderTokens = rendering((view) => {
         own === null ? null : h("span", {}, `#${chosen}: ${short(own)}`), codes.counted[at] ? null : h("span", { class: "sl-hint" }, "not counted in statistics")),
       h("ul", { class: "sl-latents" }, ...found.map(([latent, value]) =>
         h("li", {}, h("button", { type: "button", class: latent === chosen ? "sl-chip sl-chosen" : "sl-chip", "aria-pressed": latent === chosen, onclick: () => view.choose(latent) },
-          h("span", { class: "sl-number" }, `#${latent}`), h("span", { class: "sl-meter", "aria-hidden": true, style: { "--sl-share": `${(100 * Math.abs(value)) / most}%` } }), h("span", { class: "sl-value" }, short(value))))),
+          h("span", { class: "sl-number" }, `#${latent}`), h("span", { class: value < 0 ? "sl-meter sl-negative" : "sl-meter", "aria-hidden": true, style: { "--sl-share": `${(100 * Math.abs(value)) / most}%` } }), h("span", { class: "sl-value" }, short(value))))),
         found.length ? null : h("li", { class: "sl-hint" }, "no latent fires here")));
   }
 

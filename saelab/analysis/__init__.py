@@ -2,6 +2,7 @@
 
 from saelab.analysis.concepts import Concept, Concepts, concepts
 from saelab.analysis.evals import Report, Scores, evaluate
+from saelab.analysis.frontier import Frontier, Point, frontier
 from saelab.analysis.latents import card, examples, latent_table, stats
 from saelab.analysis.logits import direct_logits, logit_lens
 from saelab.analysis.recovery import Match, Recovery, RecoveryScores, match, recovery
@@ -21,10 +22,12 @@ __all__ = [
     "Concepts",
     "Examples",
     "FeatureCard",
+    "Frontier",
     "LatentStats",
     "LatentTable",
     "LogitLens",
     "Match",
+    "Point",
     "Recovery",
     "RecoveryScores",
     "Report",
@@ -36,6 +39,7 @@ __all__ = [
     "direct_logits",
     "evaluate",
     "examples",
+    "frontier",
     "latent_table",
     "logit_lens",
     "match",

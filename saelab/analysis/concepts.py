@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from saelab.stores import FeatureStore
 
+POLES = ("", "+", "-")
+
 
 @dataclass(frozen=True)
 class Concept:
@@ -22,6 +24,8 @@ class Concept:
 
     label: str
     latent: int
+    pole: str
+    """"+" or "-" where firing means that sign alone, "" where it means either"""
     precision: float
     """of the rows where the latent fires, the share that carry the label"""
     recall: float
@@ -55,6 +59,9 @@ class Concepts:
 def concepts(store: FeatureStore, labels: Sequence[str], *, min_rows: int = 20, seed: int = 0) -> Concepts:
     """For each label, the latent with the best F1 between "fires" and "carries the label" over all rows.
 
+    A latent fires where it is != 0. One that is ever negative may stand for two things: its poles > 0 and < 0
+    take part too, in the control as well.
+
     labels: one string a row of the store, "" for none. Labels on fewer than `min_rows` rows are left out.
     The control repeats the search with labels shuffled among the rows (same base rates, no truth).
     Raises ShapeError where the number of labels is not the number of rows.
@@ -67,13 +74,18 @@ def concepts(store: FeatureStore, labels: Sequence[str], *, min_rows: int = 20, 
         )
         raise ShapeError(message)
     names, group = np.unique(labels_of_rows.astype(str), return_inverse=True)
-    codes = store.query("select latent, row from codes_by_latent")
-    latent, row = codes["latent"].to_numpy(), codes["row"].to_numpy()
+    codes = store.query("select latent, row, value from codes_by_latent")
+    n, latent, row = store.n_latents, codes["latent"].to_numpy(), codes["row"].to_numpy()
+    if store.signed:
+        # the poles are two more lots of latents; of equals the first is taken, which is both poles
+        negative = codes["value"].to_numpy() < 0
+        latent, row = np.r_[latent, latent + n * (1 + negative)], np.r_[row, row]
+        n *= len(POLES)
 
-    together = _counts(latent, group[row], store.n_latents, len(names))
+    together = _counts(latent, group[row], n, len(names))
     shuffled_group = np.random.default_rng(seed).permutation(group)
-    by_chance = _counts(latent, shuffled_group[row], store.n_latents, len(names))
-    fires = np.bincount(latent, minlength=store.n_latents)
+    by_chance = _counts(latent, shuffled_group[row], n, len(names))
+    fires = np.bincount(latent, minlength=n)
     carries = np.bincount(group, minlength=len(names))
 
     f1 = _f1(together, fires, carries)
@@ -87,7 +99,8 @@ def concepts(store: FeatureStore, labels: Sequence[str], *, min_rows: int = 20, 
         found.append(
             Concept(
                 label=str(name),
-                latent=best,
+                latent=best % store.n_latents,
+                pole=POLES[best // store.n_latents],
                 precision=float(hits / max(fires[best], 1)),
                 recall=float(hits / carries[at]),
                 f1=float(f1[best, at]),

@@ -29,15 +29,18 @@ def stats(store: FeatureStore, latent: int) -> LatentStats:
         mean=record.mean,
         min=record.min,
         max=record.max,
+        negative=record.negative,
+        mean_abs=record.mean_abs,
         histogram=record.histogram,
         edges=record.edges,
     )
 
 
 def examples(store: FeatureStore, latent: int, n: int = 10, kind: str = "top") -> Examples:
-    """Windows around firings of a latent: the n strongest, or n spread over its range of values.
+    """Windows around firings of a latent: the n strongest of a sign, or n spread over its |value|s.
 
-    kind: "top" or "quantile". Raises RangeError on a latent out of range, StoreError on an unknown kind.
+    kind: "top" (values > 0), "bottom" (< 0) or "quantile". Raises RangeError on a latent out of range,
+    StoreError on an unknown kind.
     """
     found = store.examples(latent, n=n, kind=kind)
     strata = tuple(e.stratum for e in found) if kind == "quantile" else ()
@@ -56,7 +59,7 @@ def card(
 ) -> FeatureCard:
     """Everything that a card shows of one latent; no logit lens where no model is given or none applies.
 
-    Raises RangeError on a latent out of range.
+    n_top: strongest windows, of each pole. Raises RangeError on a latent out of range.
     """
     lens = None
     if sae is not None and subject is not None:
@@ -66,27 +69,34 @@ def card(
         if isinstance(subject, LanguageModel):
             with contextlib.suppress(HookError):
                 lens = logit_lens(sae, subject, latent)
+    found = stats(store, latent)
     return FeatureCard(
-        stats(store, latent),
+        found,
         examples(store, latent, n_top, "top"),
         examples(store, latent, n_quantile, "quantile"),
         lens,
         label,
+        examples(store, latent, n_top, "bottom") if found.negative else None,
     )
 
 
 def latent_table(store: FeatureStore, labels: dict[int, str] | None = None) -> LatentTable:
-    """One line a latent. Its name is its label, else the tokens that it fires on most."""
+    """One line a latent. Its name is its label, else the tokens that it fires on most: those of its negative
+    pole, if it has one, after a minus sign.
+    """
     frame = store.latents()
     names = [""] * store.n_latents
     for latent, tokens in store.top_tokens().items():
         names[latent] = "  ".join(_visible(t) for t in tokens)
+    for latent, tokens in store.bottom_tokens().items():
+        names[latent] = "  ".join([names[latent], "\N{MINUS SIGN}", *map(_visible, tokens)]).strip()
     for latent, label in (labels or {}).items():
         names[latent] = label
     return LatentTable(
         count=frame["count"].to_numpy().astype(np.int64),
         density=frame["density"].to_numpy().astype(np.float32),
         mean=frame["mean"].to_numpy().astype(np.float32),
+        min=frame["min"].to_numpy().astype(np.float32),
         max=frame["max"].to_numpy().astype(np.float32),
         names=tuple(names),
     )

@@ -47,7 +47,8 @@ class Recovery:
     n_features: int
     n_rows: int
     either_sign: bool
-    """whether a latent that points the opposite way counts, as it should where coefficients are signed"""
+    """whether a latent that points the opposite way counts, as it should where coefficients or codes are
+    signed"""
     l0_true: float
     """active features per row, mean"""
     fvu_true: float
@@ -130,8 +131,8 @@ def recovery(
     """Which known features an SAE has found, and what its codes are like on held-out rows.
 
     Decoder rows are matched to the true directions one to one, whichever way a latent points where the
-    truth is signed. FVU, L0 and dead latents are of rows start..start+n_rows-1; from the default on no
-    training has seen them. The SAE is scored in eval mode and left in the mode that it was in.
+    truth or the codes are signed. FVU, L0 and dead latents are of rows start..start+n_rows-1; from the
+    default on no training has seen them. The SAE is scored in eval mode and left in the mode that it was in.
 
     seed: of the untrained SAE, which knows of the data what training begins with: the mean and scale of
     the first rows. Raises ShapeError where the widths differ, ConfigError, MissingDependency without scipy.
@@ -160,12 +161,13 @@ def recovery(
         l0_true, fvu_true = _measure(arms, truth, n_rows, start)
     finally:
         sae.train(mode)
-    matches = [match(_rows(arm.sae), truth.directions, either_sign=truth.signed) for arm in arms]
+    either_sign = truth.signed or sae.sparsifier.signed
+    matches = [match(_rows(arm.sae), truth.directions, either_sign=either_sign) for arm in arms]
     scores = [arm.scores(found, l0_true) for arm, found in zip(arms, matches, strict=True)]
     return Recovery(
         n_features=truth.n_features,
         n_rows=n_rows,
-        either_sign=truth.signed,
+        either_sign=either_sign,
         l0_true=float(l0_true.mean()),
         fvu_true=fvu_true,
         latents=matches[0].latents,

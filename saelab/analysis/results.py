@@ -31,6 +31,10 @@ class LatentStats:
     """mean value over the rows where it fires; 0 if it never does"""
     min: float
     max: float
+    negative: int
+    """rows where the latent < 0"""
+    mean_abs: float
+    """mean |value| over the rows where it fires; 0 if it never does"""
     histogram: np.ndarray
     """int64 [bins]: firings per bin; sums to count"""
     edges: np.ndarray
@@ -58,6 +62,9 @@ class LatentStats:
         if not self.count:
             return f"latent {self.latent}: never fires on {self.n_rows:,} rows"
         fires = f"fires on {self.count:,} of {self.n_rows:,} rows ({self.density:.3%})"
+        if self.negative:
+            share = f"{self.negative / self.count:.1%} of them negative, mean |value| {self.mean_abs:.3g}"
+            return f"latent {self.latent}: {fires}, {share}, from {self.min:.3g} to {self.max:.3g}"
         return f"latent {self.latent}: {fires}, mean {self.mean:.3g}, max {self.max:.3g}"
 
 
@@ -86,7 +93,8 @@ class Window:
 
 @dataclass(frozen=True)
 class Examples:
-    """Windows of one latent, strongest first ("top") or spread over its range of values ("quantile")."""
+    """Windows of one latent: strongest first, of its values > 0 ("top") or < 0 ("bottom"), or from weak to
+    strong, spread over the range of its |value|s ("quantile")."""
 
     latent: int
     kind: str
@@ -144,6 +152,8 @@ class FeatureCard:
     lens: LogitLens | None = None
     """None where the hook point does not write to the residual stream, or no model is at hand"""
     label: str = ""
+    bottom: Examples | None = None
+    """of the negative pole; None where the latent is never negative"""
 
     @property
     def latent(self) -> int:
@@ -151,7 +161,11 @@ class FeatureCard:
 
     def __str__(self) -> str:
         parts = [str(self.stats) + (f"  «{self.label}»" if self.label else ""), str(self.top)]
-        return "\n".join(parts + ([str(self.lens)] if self.lens else []))
+        if self.bottom is not None:
+            parts[1:] = ["positive pole", str(self.top), "negative pole", str(self.bottom)]
+        if self.lens is not None:
+            parts += ["logits per unit of the positive pole"] * (self.bottom is not None) + [str(self.lens)]
+        return "\n".join(parts)
 
 
 @dataclass(frozen=True)
@@ -202,9 +216,15 @@ class LatentTable:
     count: np.ndarray
     density: np.ndarray
     mean: np.ndarray
+    min: np.ndarray
     max: np.ndarray
     names: tuple[str, ...]
-    """a label, or the tokens that it fires on most; "" where it never fires"""
+    """a label, or the tokens that it fires on most, by pole where it has two; "" where it never fires"""
+
+    @property
+    def signed(self) -> bool:
+        """Whether any latent is ever negative."""
+        return bool((self.min < 0).any())
 
     def __len__(self) -> int:
         return len(self.count)

@@ -5,7 +5,7 @@ size.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,14 @@ class Batch:
     """int32 [n]; -1 where the subject has no tokens"""
     tokens: list[str]
     """text of each row, for people"""
+
+
+def side_by_side(acts: Mapping[str, Tensor], hooks: Sequence[HookPoint]) -> Tensor:
+    """The activations of several hooks as one input [.. sum of widths]."""
+    import torch
+
+    first = acts[str(hooks[0])]
+    return first if len(hooks) == 1 else torch.cat([acts[str(hook)] for hook in hooks], dim=-1)
 
 
 @dataclass

@@ -8,6 +8,7 @@ the comparison).
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -124,6 +125,48 @@ def batch_top_k(score: Float[Tensor, "n d_sae"], total: int) -> Int[Tensor, " ke
     room = total - dist.ranks.count(int(keep.sum()))
     keep[ties[_first_of(at[ties] // score.shape[1], room, len(score))]] = True
     return at[keep]
+
+
+def column_top_k_reference(pre: Float[Tensor, "n d_sae"], m: Int[Tensor, " d_sae"]) -> Int[Tensor, " kept"]:
+    """Flat indices, ascending, of the m_j largest positive entries of each column j (all, where fewer are
+    positive); ties go to the lower row. The definition, slow."""
+    rank = torch.sort(pre, dim=0, descending=True, stable=True).indices.argsort(0)
+    return ((rank < m) & (pre > 0)).reshape(-1).nonzero()[:, 0]
+
+
+def column_top_k(pre: Float[Tensor, "n d_sae"], m: Int[Tensor, " d_sae"]) -> Int[Tensor, " kept"]:
+    """Flat indices, ascending, of the m_j largest positive entries of each column j, as in the definition."""
+    last = column_order(pre, m)[0]
+    keep = pre > last
+    ties = (pre == last) & (last > 0)
+    spare = m - keep.sum(0)
+    crowded = (ties.sum(0) > spare).nonzero()[:, 0]
+    if len(crowded):
+        ties[:, crowded] &= ties[:, crowded].cumsum(0) <= spare[crowded]
+    return (keep | ties).reshape(-1).nonzero()[:, 0]
+
+
+def column_order(pre: Float[Tensor, "n d_sae"], m: Int[Tensor, " d_sae"]) -> tuple[Tensor, Tensor]:
+    """(m_j-th, (m_j + 1)-th largest value, at least 0) of each column j: what is just kept, and what just
+    not. Infinite, and the largest, where m_j is 0; 0 where there are no more.
+
+    Columns with similar m are ranked together, so that few pay for a large m.
+    """
+    n, d_sae = pre.shape
+    last, after = pre.new_zeros(d_sae), pre.new_zeros(d_sae)
+    if not n:
+        return last, after
+    size = 1
+    while size // 2 <= n:
+        columns = ((m >= size // 2) & (m < size)).nonzero()[:, 0]  # of which size values are enough
+        if len(columns):
+            values = _largest(pre[:, columns].t().contiguous(), min(size, n))[0].clamp_min(0)
+            values = F.pad(values, (1, max(0, size - n)))
+            values[:, 0] = math.inf
+            at = m[columns, None]
+            last[columns], after[columns] = values.gather(1, at)[:, 0], values.gather(1, at + 1)[:, 0]
+        size *= 2
+    return last, after
 
 
 def _first_of(rows: Int[Tensor, " ties"], room: int, n: int) -> Tensor:

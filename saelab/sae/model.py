@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from saelab import dist
 from saelab.sae import storage
+from saelab.sae.architectures import RECIPES
+from saelab.sae.initial import create
 from saelab.sae.kernels import Sparse, active_pre, sparse_decode
-from saelab.sae.recipes import RECIPES, SAEConfig
+from saelab.sae.recipes import SAEConfig
 from saelab.types import (
     Codes,
     ConfigError,
@@ -27,24 +29,23 @@ from saelab.types import (
     check_finite,
 )
 
-DRAWN = 2**14
-"""Rows that are drawn at a time, a multiple of 16, where each rank needs few of them."""
-
 
 class Forward(NamedTuple):
     """What one pass through an SAE gave. All are differentiable unless stated."""
 
     x: Tensor
     """[.. d_in]: the input as it came, in raw units."""
+    y: Tensor | None
+    """[.. d_out]: what x_hat should be, in raw units: the input, or the target of a transcoder if given."""
     pre: Tensor
     """[.. d_sae]: pre-activations, in units of the normalised input. Without gradient where codes are
     `Sparse`."""
     codes: Tensor | Sparse
     """[.. d_sae], or `Sparse` where `forward(x, sparse=True)` was asked for."""
     x_hat: Tensor
-    """[.. d_in]: the reconstruction, in raw units."""
+    """[.. d_out]: the reconstruction, in raw units."""
     scale: Scale | None
-    """Per-row normalisation that the decoder undid, or None where the recipe has none."""
+    """Per-row normalisation [.. 1] that the decoder undid, or None without normalise="layernorm"."""
 
 
 class SAE(nn.Module):
@@ -54,9 +55,15 @@ class SAE(nn.Module):
         codes = sparsifier(pre)
         x_hat = (codes @ W_dec + b_dec) * input_scale
 
-    Parameters: W_enc [d_in d_sae], b_enc [d_sae], W_dec [d_sae d_in] (of the dictionary), b_dec [d_in].
+    Parameters: W_enc [d_in d_sae], b_enc [d_sae], W_dec [d_sae d_out] (of the dictionary), b_dec [d_out].
     Buffer: input_scale [], the mean Euclidean norm of the raw inputs that training began with (1 without
-    normalisation); codes, biases and W_dec are in units of x / input_scale.
+    normalisation); codes, biases and W_dec are in units of x / input_scale. With normalise="layernorm" each
+    row is centred and divided by its norm instead, which the decoder undoes (`Scale`).
+
+    d_out is d_in but for transcoders, whose output is another activation y than their input: they have an
+    output_scale [] of their own, never subtract b_dec from the input and, as skip_transcoder, add
+    x / input_scale @ W_skip [d_in d_out] to the normalised output. A crosscoder's input is the concatenation
+    of several activations, with an input_scale [d_in] that is constant within each.
 
     Inputs have any leading shape; they must be floating point, finite, on the SAE's device and of width d_in
     (ShapeError, NonFiniteError). Make one by `SAE.create`, `SAE.load` or `saelab.train`; `SAE(config)` alone
@@ -77,45 +84,34 @@ class SAE(nn.Module):
         self.W_enc = nn.Parameter(torch.zeros(config.d_sae, config.d_in).t())
         learned = self.sparsifier.trains_biases
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae), requires_grad=learned)
-        self.b_dec = nn.Parameter(torch.zeros(config.d_in), requires_grad=learned)
-        self.register_buffer("input_scale", torch.ones(()))
+        self.b_dec = nn.Parameter(torch.zeros(config.width_out), requires_grad=learned)
+        self.register_buffer("input_scale", torch.ones((config.d_in,) if config.widths else ()))
         self.input_scale: Tensor
+        if config.d_out is not None:
+            self.register_buffer("output_scale", torch.ones(()))
+        skip = torch.zeros(config.d_in, config.width_out)
+        self.W_skip = nn.Parameter(skip) if entry.skip else None
 
     @classmethod
-    def create(cls, config: SAEConfig, seed: int = 0, rows: Float[Tensor, "n d_in"] | None = None) -> SAE:
+    def create(
+        cls,
+        config: SAEConfig,
+        seed: int = 0,
+        rows: Float[Tensor, "n d_in"] | None = None,
+        targets: Float[Tensor, "n d_out"] | None = None,
+    ) -> SAE:
         """An untrained SAE (the control of every score): random unit decoder rows, W_enc as the config says.
 
-        rows: activations from which the input scale, b_dec and, with tied_init, the factor of W_enc are
-        taken, as training does. The factor is the one whose reconstruction is best in least squares: latents
-        overlap, so that W_enc = W_dec^T alone overshoots. Without rows the scale and factor are 1 and b_dec
-        is 0. It comes in eval mode. The same seed gives the same weights, and the global random state is left
-        alone.
+        rows: activations from which the scales, b_dec, an archetypal dictionary and, with tied_init, the
+        factor of W_enc are taken, as training does; targets: of the same rows, for transcoders. The factor is
+        the one whose reconstruction is best in least squares: latents overlap, so that W_enc = W_dec^T alone
+        overshoots. Without rows the scales and the factor are 1 and b_dec is 0. It comes in eval mode. The
+        same seed gives the same weights, and the global random state is left alone.
         """
-        sae = cls(config)
-        # mixed, so that data drawn from the same small seed by the caller shares no number with the weights
-        generator = torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + 0x5AE1AB) % 2**63)
-        W_dec = _directions(config.d_sae, config.d_in, generator)
-        sae.dictionary.set(W_dec)
-        other = _directions(config.d_sae, config.d_in, generator)
-        with torch.no_grad():
-            tied = config.options.get("tied_init", True)  # without the option the recipe is always tied
-            sae.W_enc.copy_((sae.W_dec if tied else other).t())
-            if rows is not None:
-                rows, _ = sae._flat(rows)
-                if config.options["normalise"] == "scalar":
-                    sae.input_scale.fill_(rows.norm(dim=1).mean().clamp_min(torch.finfo(rows.dtype).tiny))
-                sae.b_dec.copy_(_centre(rows / sae.input_scale, config.options["b_dec_init"]))
-                gain = _gain(sae, rows[:4096]) if tied else 1
-                if sae.dictionary.tied:
-                    sae.dictionary.set(sae.W_dec * gain)
-                else:
-                    sae.W_enc.mul_(gain)
-                if len(rows):  # so that a learned threshold fits the untrained SAE too
-                    sae.sparsifier.observe(sae(rows[:4096], sparse=True).codes)
-        return sae.eval()
+        return create(cls(config), seed, rows, targets)
 
     @property
-    def W_dec(self) -> Float[Tensor, "d_sae d_in"]:
+    def W_dec(self) -> Float[Tensor, "d_sae d_out"]:
         """The decoder matrix: one direction a row, in units of the normalised input."""
         return self.dictionary()
 
@@ -140,6 +136,16 @@ class SAE(nn.Module):
         return self.config.d_sae
 
     @property
+    def d_out(self) -> int:
+        """Width of the reconstruction: d_in but for transcoders."""
+        return self.config.width_out
+
+    @property
+    def out_scale(self) -> Tensor:
+        """What normalised outputs are multiplied by: [], or [d_out] of a crosscoder."""
+        return self.output_scale if self.config.d_out is not None else self.input_scale  # type: ignore[return-value]
+
+    @property
     def hook(self) -> HookPoint:
         """Where it reads. Raises HookError on an SAE that names no hook point."""
         if self.config.hook is None:
@@ -150,10 +156,28 @@ class SAE(nn.Module):
             raise HookError(message)
         return self.config.hook
 
+    @property
+    def reads(self) -> tuple[HookPoint, ...]:
+        """The hook points whose activations, side by side, are its input: several of a crosscoder."""
+        return self.config.hooks or (self.hook,)
+
+    @property
+    def writes(self) -> tuple[HookPoint, ...]:
+        """The hook points that its reconstruction stands for, side by side. Raises HookError on a transcoder
+        that names no target."""
+        if self.config.d_out is None:
+            return self.reads
+        if self.config.hook_out is None:
+            message = (
+                "A transcoder must name its target. Got hook_out=None. Set it: recipe(..., hook_out=...)."
+            )
+            raise HookError(message)
+        return (self.config.hook_out,)
+
     def encode(self, x: Float[Tensor, "*lead d_in"]) -> Float[Tensor, "*lead d_sae"]:
         """Dense codes, differentiable."""
         flat, lead = self._flat(x)
-        parts = [self._sparsify(*self._pre(chunk)) for chunk in self._chunks(flat)]
+        parts = [self._dense(chunk)[1] for chunk in self._chunks(flat)]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(*lead, self.d_sae)
 
     @torch.no_grad()
@@ -174,12 +198,26 @@ class SAE(nn.Module):
         )
 
     def decode(
-        self, codes: Float[Tensor, "*lead d_sae"] | Sparse | Codes, scale: Scale | None = None
-    ) -> Float[Tensor, "*lead d_in"]:
-        """x_hat of dense codes of any leading shape, or [n d_in] of sparse ones, in raw units.
+        self,
+        codes: Float[Tensor, "*lead d_sae"] | Sparse | Codes,
+        scale: Scale | None = None,
+        x: Float[Tensor, "*lead d_in"] | None = None,
+    ) -> Float[Tensor, "*lead d_out"]:
+        """x_hat of dense codes of any leading shape, or [n d_out] of sparse ones, in raw units.
 
-        scale: per-row normalisation to undo (x_hat * norm + mean), of the same leading shape.
+        scale: per-row normalisation to undo (x_hat * norm + mean), of the same leading shape: `scale(x)`.
+        x: the inputs, which a skip connection needs. Raises ShapeError where one of them is needed and
+        missing.
         """
+        if self.W_skip is not None and x is None:
+            msg = "The decoder of a skip transcoder needs the inputs. Got x=None. Pass decode(codes, x=x)."
+            raise ShapeError(msg)
+        if self.per_row and scale is None:
+            msg = (
+                "The decoder of an SAE with normalise='layernorm' needs the rows' scale. Got scale=None. "
+                "Pass decode(codes, scale=sae.scale(x))."
+            )
+            raise ShapeError(msg)
         if isinstance(codes, Codes):
             codes = Sparse(
                 torch.from_numpy(np.ascontiguousarray(codes.indptr)).to(self.device),
@@ -200,23 +238,43 @@ class SAE(nn.Module):
         else:
             codes = self._checked(codes, self.d_sae, "d_sae", "Codes")
             check_finite(codes, "Codes")
-        return self._decode(codes, scale)
+        if x is not None:
+            flat, lead = self._flat(x)
+            x = flat if isinstance(codes, Sparse) else flat.reshape(*lead, self.d_in)
+        return self.restore(self.product(codes), scale, x)
 
-    def forward(self, x: Float[Tensor, "*lead d_in"], *, sparse: bool = False) -> Forward:
-        """Encode and decode. `x_hat` equals `decode(encode(x))`.
+    def forward(
+        self,
+        x: Float[Tensor, "*lead d_in"],
+        y: Float[Tensor, "*lead d_out"] | None = None,
+        *,
+        sparse: bool = False,
+    ) -> Forward:
+        """Encode and decode. `x_hat` equals `decode(encode(x), scale(x), x)`. y: the target of a transcoder,
+        carried along for its loss.
 
         sparse=True is the fast path for training: leading axes are flattened, codes are `Sparse` where the
         sparsifier can select, and the gradients of all weights cost O(nnz * d_in); the input gets no gradient
         then.
         """
         flat, lead = self._flat(x)
+        if self.config.d_out is None:
+            y = None
+        elif y is not None:
+            y = self._checked(y, self.d_out, "d_out", "Targets")
         if sparse:
-            return self._forward_sparse(flat)
-        pre, centred = self._pre(flat)
-        codes = self._sparsify(pre, centred)
-        x_hat = self._decode(codes, None)
+            return self._forward_sparse(flat, flat if self.config.d_out is None else _flattened(y))
+        pre, codes, scale = self._dense(flat)
+        x_hat = self.restore(self.product(codes), scale, flat).reshape(*lead, self.d_out)
         shape = (*lead, self.d_sae)
-        return Forward(x, pre.reshape(shape), codes.reshape(shape), x_hat.reshape(*lead, self.d_in), None)
+        if scale is not None:
+            scale = Scale(scale.mean.reshape(*lead, 1), scale.norm.reshape(*lead, 1))
+        target = x if self.config.d_out is None else y
+        return Forward(x, target, pre.reshape(shape), codes.reshape(shape), x_hat, scale)
+
+    def scale(self, x: Float[Tensor, "*lead d_in"]) -> Scale | None:
+        """What `decode` needs to undo a per-row normalisation: mean and norm [*lead 1], None without one."""
+        return self.normalised(self._checked(x, self.d_in, "d_in", "Activations"))[1]
 
     def save(self, folder: str | Path, dtype: str = "float32") -> Path:
         """Write config.json and sae.safetensors into `folder`, each by a temporary file and a rename.
@@ -249,11 +307,54 @@ class SAE(nn.Module):
 
     def extra_repr(self) -> str:
         at = f", hook={self.config.hook.name!r}" if self.config.hook else ""
-        return f"{self.config.recipe!r}, d_in={self.d_in}, d_sae={self.d_sae}{at}"
+        out = f", d_out={self.d_out}" if self.config.d_out is not None else ""
+        return f"{self.config.title!r}, d_in={self.d_in}, d_sae={self.d_sae}{out}{at}"
 
     def b_in(self) -> Float[Tensor, " d_in"]:
         """What is subtracted from the normalised input: b_dec, or zeros where the config says so."""
-        return self.b_dec if self.config.options["apply_b_dec_to_input"] else torch.zeros_like(self.b_dec)
+        if self.config.options.get("apply_b_dec_to_input", False):
+            return self.b_dec
+        return self.b_dec.new_zeros(self.d_in)
+
+    @property
+    def per_row(self) -> bool:
+        """Whether each row is normalised by itself."""
+        return self.config.options["normalise"] == "layernorm"
+
+    def normalised(self, x: Float[Tensor, "*lead d_in"]) -> tuple[Tensor, Scale | None]:
+        """(inputs in the units that the weights see, what undoes that for each row)."""
+        if not self.per_row:
+            return x / self.input_scale, None
+        mean = x.mean(-1, keepdim=True)
+        centred = x - mean
+        # squares of tiny numbers vanish: the largest entry is taken out first
+        size = centred.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+        norm = (centred / size).norm(dim=-1, keepdim=True).clamp_min(1) * size
+        return centred / norm, Scale(mean, norm)
+
+    def target(self, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"] | None = None) -> Tensor:
+        """[n d_out]: what the decoder should give, in normalised units. Raises ShapeError for a transcoder
+        without y."""
+        if self.config.d_out is None:
+            return self.normalised(x)[0]
+        if y is None:
+            msg = "A transcoder's loss needs its targets. Got y=None. Pass sae(x, y)."
+            raise ShapeError(msg)
+        return y / self.out_scale
+
+    def product(self, codes: Float[Tensor, "*lead d_sae"] | Sparse) -> Float[Tensor, "*lead d_out"]:
+        """codes @ W_dec"""
+        sparse = isinstance(codes, Sparse)
+        return dist.latents.summed(sparse_decode(codes, self.W_dec) if sparse else codes @ self.W_dec)
+
+    def restore(self, product: Tensor, scale: Scale | None, x: Tensor | None) -> Tensor:
+        """Normalised outputs without bias [.. d_out] -> outputs in raw units. x: raw inputs, read where there
+        is a skip connection."""
+        out = product + self.b_dec
+        if self.W_skip is not None and x is not None:
+            out = out + (x / self.input_scale) @ self.W_skip
+        out = out * self.out_scale
+        return out if scale is None else out * scale.norm + scale.mean
 
     def _flat(self, x: Tensor) -> tuple[Float[Tensor, "n d_in"], torch.Size]:
         """The one place where leading axes are flattened and inputs are checked."""
@@ -286,21 +387,25 @@ class SAE(nn.Module):
         for start in range(0, max(1, len(flat)), size):
             yield flat[start : start + size]
 
-    def _pre(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        centred = flat / self.input_scale - self.b_in()
-        return torch.addmm(self.b_enc, centred, self.W_enc), centred
+    def centred(self, flat: Float[Tensor, "n d_in"]) -> tuple[Tensor, Scale | None]:
+        """(what the encoder multiplies, what undoes the rows' normalisation)"""
+        inputs, scale = self.normalised(flat)
+        return inputs - self.b_in(), scale
 
-    def _dec_norm(self) -> Tensor | None:
-        return self.W_dec.norm(dim=1) if self.sparsifier.uses_dec_norm else None
+    def _pre(self, flat: Tensor) -> tuple[Tensor, Tensor, Scale | None]:
+        centred, scale = self.centred(flat)
+        return torch.addmm(self.b_enc, centred, self.W_enc), centred, scale
 
-    def _sparsify(self, pre: Tensor, centred: Tensor) -> Tensor:
-        return self.sparsifier(pre, centred, self._dec_norm())
+    def _dense(self, flat: Tensor) -> tuple[Tensor, Tensor, Scale | None]:
+        """(pre, codes, scale) of a chunk, differentiable."""
+        pre, centred, scale = self._pre(flat)
+        return pre, self.sparsifier(pre, centred, self.dictionary), scale
 
     def _codes(self, flat: Tensor) -> Codes:
-        pre, centred = self._pre(flat)
-        selected = self.sparsifier.select(pre, centred, self._dec_norm())
+        pre, centred, _ = self._pre(flat)
+        selected = self.sparsifier.select(pre, centred, self.dictionary)
         if selected is None:
-            return Codes.from_dense(self._sparsify(pre, centred))
+            return Codes.from_dense(self.sparsifier(pre, centred, self.dictionary))
         indptr, indices = selected
         rows = torch.repeat_interleave(torch.arange(len(pre), device=pre.device), indptr.diff())
         values = self.sparsifier.activation(pre[rows, indices], indices)
@@ -315,21 +420,15 @@ class SAE(nn.Module):
             self.d_sae,
         )
 
-    def _decode(self, codes: Tensor | Sparse, scale: Scale | None) -> Tensor:
-        product = sparse_decode(codes, self.W_dec) if isinstance(codes, Sparse) else codes @ self.W_dec
-        x_hat = (dist.latents.summed(product) + self.b_dec) * self.input_scale
-        return x_hat if scale is None else x_hat * scale.norm + scale.mean
-
-    def _forward_sparse(self, flat: Tensor) -> Forward:
+    def _forward_sparse(self, flat: Tensor, y: Tensor | None) -> Forward:
         with torch.no_grad():
-            pre, centred = self._pre(flat)
-            selected = self.sparsifier.select(pre, centred, self._dec_norm())
+            pre, centred, scale = self._pre(flat)
+            selected = self.sparsifier.select(pre, centred, self.dictionary)
         if selected is None:
-            pre, centred = self._pre(flat)
-            codes: Tensor | Sparse = self._sparsify(pre, centred)
+            pre, codes, scale = self._dense(flat)
         else:
             codes = self.attach(flat, pre, *selected)
-        return Forward(flat, pre, codes, self._decode(codes, None), None)
+        return Forward(flat, y, pre, codes, self.restore(self.product(codes), scale, flat), scale)
 
     def attach(
         self,
@@ -341,51 +440,15 @@ class SAE(nn.Module):
     ) -> Sparse:
         """Codes at a chosen CSR pattern, differentiable in the weights. pre: this SAE's pre-activations of
         `flat`. activation: what makes a code of a pre-activation, by default the sparsifier's."""
-        x = flat / self.input_scale
+        x, _ = self.normalised(flat)
         b_in = dist.latents.used_by_all(self.b_in())
         at = active_pre(pre, x, b_in, self.W_enc, self.b_enc, indptr, indices)
         values = self.sparsifier.activation(at, indices) if activation is None else activation(at)
         return Sparse(indptr, indices, values, self.d_sae)
 
 
-def _directions(d_sae: int, d_in: int, generator: torch.Generator) -> Tensor:
-    """Random unit rows [d_sae d_in]. Where ranks share the latents, this rank's of those that one process
-    would draw, of which it holds a few at a time."""
-    whole = dist.latents.count(d_sae)
-    start, end = dist.latents.bounds(whole)
-    kept, at = [], 0
-    while at < whole:
-        # torch draws in blocks of 16 numbers, of which the last may be short: pieces end with a block
-        n = DRAWN if whole - at >= 2 * DRAWN and dist.latents.size > 1 else whole - at
-        drawn = torch.randn(n, d_in, generator=generator)
-        kept.append(drawn[max(0, start - at) : max(0, end - at)].clone() if n < whole else drawn)
-        at += n
-    rows = torch.cat(kept) if len(kept) > 1 else kept[0][start:end]
-    return nn.functional.normalize(rows, dim=1)
-
-
-def _gain(sae: SAE, rows: Tensor) -> Tensor:
-    """The factor a that minimises sum ||x - b - a (x_hat - b)||^2, b the decoder bias in raw units."""
-    bias = sae.b_dec * sae.input_scale
-    target, output = rows - bias, sae(rows).x_hat - bias
-    gain = (target * output).sum() / output.square().sum()
-    return gain if torch.isfinite(gain) and gain > 0 else torch.ones_like(gain)
-
-
-def _centre(rows: Tensor, how: str) -> Tensor:
-    """Mean, geometric median (Weiszfeld's iteration) or zeros of [n d_in]."""
-    if how == "zeros" or not len(rows):
-        return rows.new_zeros(rows.shape[1])
-    centre = rows.mean(0)
-    if how == "mean":
-        return centre
-    for _ in range(100):
-        weights = 1 / (rows - centre).norm(dim=1, keepdim=True).clamp_min(1e-8)
-        new = (weights * rows).sum(0) / weights.sum()
-        moved, centre = (new - centre).norm(), new
-        if moved <= 1e-6 * centre.norm():
-            break
-    return centre
+def _flattened(y: Tensor | None) -> Tensor | None:
+    return None if y is None else y.reshape(-1, y.shape[-1])
 
 
 __all__ = ["SAE", "Forward", "SAEConfig"]

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saelab import dist
-from saelab.sae.kernels import Sparse, batch_top_k, largest, to_csr, top_k, top_k_csr
+from saelab.sae.dictionaries import Dictionary
+from saelab.sae.kernels import Sparse, largest, to_csr, top_k, top_k_csr
 
 DENSE = 16
 """In training, codes of which more than one in DENSE may differ from 0 are cheaper as a dense matrix."""
@@ -24,12 +24,10 @@ DENSE = 16
 class Sparsifier(nn.Module, ABC):
     """pre [n d_sae] -> codes [n d_sae]. Rows are independent of each other in eval mode.
 
-    `uses_dec_norm`: whether `dec_norm` (Euclidean norm of each decoder row, [d_sae]) is needed; else None
-    is passed. `signed`: whether codes may be negative. `trains_biases`: whether b_enc and b_dec are weights
-    like others; else they stay as they start and get no gradient.
+    `signed`: whether codes may be negative. `trains_biases`: whether b_enc and b_dec are weights like others;
+    else they stay as they start and get no gradient.
     """
 
-    uses_dec_norm: bool = False
     signed: bool = False
     trains_biases: bool = True
 
@@ -38,11 +36,12 @@ class Sparsifier(nn.Module, ABC):
         self,
         pre: Float[Tensor, "n d_sae"],
         x: Float[Tensor, "n d_in"],
-        dec_norm: Float[Tensor, " d_sae"] | None,
+        dictionary: Dictionary,
     ) -> Float[Tensor, "n d_sae"]:
-        """Dense codes, differentiable: the reference. x is the centred, normalised input."""
+        """Dense codes, differentiable: the reference. x is the centred, normalised input, dictionary the
+        SAE's, for parts that need its directions or their norms."""
 
-    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
         """The fast path: (indptr [n + 1], indices [nnz]) of the entries whose codes may differ from 0,
         else None.
 
@@ -54,9 +53,11 @@ class Sparsifier(nn.Module, ABC):
         """Elementwise: the codes of selected pre-activations; indices: their latents."""
         return pre
 
-    def observe(self, codes: Float[Tensor, "n d_sae"] | Sparse) -> None:
-        """Hook for learned thresholds: called once a training step with the step's codes, without
-        gradient."""
+    def observe(
+        self, codes: Float[Tensor, "n d_sae"] | Sparse, pre: Float[Tensor, "n d_sae"], dictionary: Dictionary
+    ) -> None:
+        """Hook for learned thresholds: called once a training step with the step's codes and
+        pre-activations, without gradient."""
 
     def scatter(self, pre: Tensor, indptr: Tensor, indices: Tensor) -> Float[Tensor, "n d_sae"]:
         """Dense codes of a selection, differentiable: zeros but for `activation` at the selected entries."""
@@ -75,10 +76,10 @@ class TopK(Sparsifier):
         super().__init__()
         self.k = k
 
-    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+    def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
         return self.scatter(pre, *top_k_csr(pre.detach(), self.k))
 
-    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
         return top_k_csr(pre, self.k)
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
@@ -103,65 +104,155 @@ class AbsTopK(Sparsifier):
         super().__init__()
         self.k = k
 
-    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+    def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
         indices = top_k(pre.detach().abs(), self.k)
         return torch.zeros_like(pre).scatter(1, indices, pre.gather(1, indices))
 
-    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
         return top_k_csr(pre.abs(), self.k)
 
     def extra_repr(self) -> str:
         return f"k={self.k}"
 
 
-class BatchTopK(Sparsifier):
-    """In training, keep the k * n largest positive pre-activations of the whole batch, so that rows share
-    the budget; in eval mode keep what exceeds a learned threshold, so that rows are independent (Bussmann et
-    al. 2024).
+class GroupMax(Sparsifier):
+    """Divide the latents into k neighbouring groups, as equal as d_sae allows, and keep the largest
+    pre-activation of each, clipped at zero: TopK without a sort (sparsify's groupmax).
 
-    pre [n d_sae] -> codes [n d_sae], on training batches k non-zero a row on average.
-
-    Buffers: threshold [], in units of `pre`, the moving average of the smallest code that each batch kept: a
-    plain mean at first, then exponential with weight 1 - decay for the newest. seen []: how many batches
-    there were. Before the first batch the threshold is 0 and every positive pre-activation counts.
+    pre [n d_sae] -> codes [n d_sae], at most k non-zero in a row; ties go to the lower index.
     """
 
-    def __init__(self, k: int, decay: float) -> None:
+    def __init__(self, d_sae: int, k: int) -> None:
         super().__init__()
-        self.k, self.decay = k, decay
-        self.register_buffer("threshold", torch.zeros(()))
-        self.register_buffer("seen", torch.zeros(()))
-        self.threshold: Tensor
-        self.seen: Tensor
+        self.k = k
+        starts = torch.arange(k + 1) * d_sae // k
+        width = int(starts.diff().max())
+        # [k width]: the latents of each group, the last one again where a group is smaller
+        members = (starts[:-1, None] + torch.arange(width)).minimum(starts[1:, None] - 1)
+        self.register_buffer("members", members, persistent=False)
+        self.members: Tensor
 
-    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
-        if self.training:
-            return self.scatter(pre, *self.select(pre.detach(), x, dec_norm))
-        return torch.where(pre > self.threshold, pre, 0.0)
+    def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
+        return self.scatter(pre, *self.select(pre.detach(), x, dictionary))
 
-    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor]:
-        n, d_sae = pre.shape
-        flat = batch_top_k(pre, dist.rows.count(n) * self.k) if self.training else _above(pre, self.threshold)
-        return to_csr(flat, n, d_sae)
+    def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor]:
+        n = len(pre)
+        best = pre[:, self.members].argmax(-1)
+        indices = self.members.expand(n, *self.members.shape).gather(2, best[..., None])[..., 0]
+        return torch.arange(0, n * self.k + 1, self.k, device=pre.device), indices.reshape(-1)
 
-    @torch.no_grad()
-    def observe(self, codes: Tensor | Sparse) -> None:
-        values = codes.values if isinstance(codes, Sparse) else codes
-        values = values[values > 0]
-        smallest = dist.ranks.least(values.min() if len(values) else values.new_full((), math.inf))
-        if smallest < math.inf:
-            weight = (1 / (self.seen + 1)).clamp_min(1 - self.decay)
-            self.threshold.lerp_(smallest, weight)
-            self.seen += 1
+    def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
+        return pre.relu()
 
     def extra_repr(self) -> str:
-        return f"k={self.k}, decay={self.decay}"
+        return f"k={self.k}"
+
+
+class Gaussian(Sparsifier):
+    """A variational code: in training z = mu + sigma * eps with mu = relu(pre) and eps standard normal, in
+    eval mode z = mu; of it the k largest of each row are kept, clipped at zero (vSAE, arXiv 2509.22994).
+
+    sigma: a number, or None for a second linear encoder, log sigma^2 = x @ W_var + b_var in [-10, 2]. With
+    sampling=False nothing is drawn, sigma is 1 and the divergence (`kl`) is an L2 penalty: a deterministic
+    TopK under another name.
+
+    pre [n d_sae] -> codes [n d_sae]. Parameters, without sigma: W_var [d_in d_sae], b_var [d_sae]. Buffer:
+    draws [], how many training batches were drawn, from which the noise of the next follows.
+    """
+
+    def __init__(
+        self, d_in: int, d_sae: int, k: int, sampling: bool, sigma: float | None, start: float
+    ) -> None:
+        super().__init__()
+        self.k, self.sampling, self.sigma = k, sampling, sigma
+        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+        self.draws: Tensor
+        if sigma is None:
+            self.W_var = nn.Parameter(torch.zeros(d_in, d_sae))
+            self.b_var = nn.Parameter(torch.full((d_sae,), start))
+
+    def log_variance(self, x: Float[Tensor, "n d_in"]) -> Tensor:
+        """log sigma^2: [n d_sae], or [] for a fixed one."""
+        if self.sigma is None:
+            return (x @ self.W_var + self.b_var).clamp(-10, 2)
+        return x.new_tensor(2 * math.log(self.sigma))
+
+    def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
+        z = pre.relu()
+        if self.training and self.sampling:
+            generator = torch.Generator(pre.device).manual_seed(0x5AE1AB + int(self.draws))
+            self.draws += 1
+            eps = torch.randn(pre.shape, generator=generator, device=pre.device, dtype=pre.dtype)
+            z = z + (self.log_variance(x) / 2).exp() * eps
+        indices = top_k(z.detach(), self.k)
+        return torch.zeros_like(z).scatter(1, indices, z.gather(1, indices).relu())
+
+    def kl(self, pre: Float[Tensor, "n d_sae"], x: Float[Tensor, "n d_in"]) -> Float[Tensor, " n"]:
+        """KL(N(mu, sigma^2) || N(0, 1)) of each row, over all latents, kept or not:
+        1/2 sum_j (mu_j^2 + sigma_j^2 - 1 - log sigma_j^2)."""
+        log_variance = self.log_variance(x)
+        rest = (log_variance.exp() - 1 - log_variance).expand_as(pre)
+        return 0.5 * (pre.relu().square() + rest).sum(1)
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, sampling={self.sampling}, sigma={self.sigma}"
+
+
+class MatchingPursuit(Sparsifier):
+    """Codes by pursuit on the decoder directions d_j: again and again the direction with the largest inner
+    product with the residual r takes its share of it (MP-SAE, Costa et al., arXiv 2506.03093):
+
+        j = argmax <r, d_j>,   v = max(0, <r, d_j>) / ||d_j||^2,   f_j += v,   r -= v d_j,   from r = x
+
+    A row ends after `max_iterations`, or when ||r|| <= residual_threshold (in units of the normalised input),
+    or when no direction has a positive product, or, with stop_on_duplicate, when a direction would be taken
+    twice. Gradients flow through the chain of residuals. The encoder is not used: a rule keeps it at W_dec^T,
+    so that `pre` are the products of the first iteration.
+
+    pre [n d_sae], x [n d_in] -> codes [n d_sae]
+    """
+
+    def __init__(self, max_iterations: int, residual_threshold: float, stop_on_duplicate: bool) -> None:
+        super().__init__()
+        self.max_iterations, self.residual_threshold = max_iterations, residual_threshold
+        self.stop_on_duplicate = stop_on_duplicate
+
+    def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
+        W_dec = dictionary()
+        squares = W_dec.detach().square().sum(1).clamp_min(torch.finfo(x.dtype).tiny)
+        todo = torch.arange(len(x), device=x.device)
+        residual, product = x, x.detach() @ W_dec.detach().t()
+        rows, latents, values = [], [], []
+        taken = torch.zeros(pre.shape, dtype=torch.bool, device=pre.device)
+        for _ in range(self.max_iterations):
+            best, chosen = product.max(1)
+            go = (best > 0) & (residual.detach().norm(dim=1) > self.residual_threshold)
+            if self.stop_on_duplicate:
+                go &= ~taken[todo, chosen]
+            todo, chosen, residual = todo[go], chosen[go], residual[go]
+            if not len(todo):
+                break
+            taken[todo, chosen] = True
+            direction = W_dec[chosen]
+            value = (residual * direction).sum(1) / squares[chosen]
+            residual = residual - value[:, None] * direction
+            rows.append(todo)
+            latents.append(chosen)
+            values.append(value)
+            product = residual.detach() @ W_dec.detach().t()
+        codes = torch.zeros_like(pre)
+        if not rows:
+            return codes
+        return codes.index_put((torch.cat(rows), torch.cat(latents)), torch.cat(values), accumulate=True)
+
+    def extra_repr(self) -> str:
+        return f"max_iterations={self.max_iterations}, residual_threshold={self.residual_threshold}"
 
 
 class ReLU(Sparsifier):
     """Clip at zero; sparsity comes from an L1 loss (Bricken et al. 2023)."""
 
-    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+    def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
         return pre.relu()
 
 
@@ -186,10 +277,10 @@ class JumpReLU(Sparsifier):
         """theta, differentiable."""
         return self.log_threshold.exp()
 
-    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+    def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
         return _Jump.apply(pre, self.threshold, self.bandwidth)  # type: ignore[return-value]
 
-    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
         # the box below the threshold too: there the code is 0, but not its gradient
         at = ((pre - self.threshold) / self.bandwidth > -0.5).reshape(-1).nonzero()[:, 0]
         if self.training and len(at) > pre.numel() // DENSE:
@@ -224,116 +315,15 @@ class Gated(Sparsifier):
         self.r_mag = nn.Parameter(torch.zeros(d_sae))
         self.b_mag = nn.Parameter(torch.zeros(d_sae))
 
-    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+    def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
         return torch.where(pre > 0, (self.r_mag.exp() * pre + self.b_mag).relu(), 0.0)
 
-    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        at = _above(pre, 0)
+    def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
+        at = above(pre, 0)
         return None if self.training and len(at) > pre.numel() // DENSE else to_csr(at, *pre.shape)
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return (self.r_mag[indices].exp() * pre + self.b_mag[indices]).relu()
-
-
-class GroupBias(Sparsifier):
-    """Group bias adaptation: no penalty and no gradient makes codes sparse, but biases b that feedback moves
-    until each latent fires about as often as its group should (GBA, arXiv 2506.14002).
-
-        f = pre * H(pre + b)  (magnitude "pre")    or    relu(pre + b)  (magnitude "biased")
-
-    pre [n d_sae] -> codes [n d_sae]. Latents are divided into equal groups whose target frequencies fall
-    geometrically from `high` to `low`. Every `every` batches, with p the share of rows on which a latent
-    fired, r = max(0, max(pre + b)) and T the mean positive r of its group:
-
-        b <- max(b - rate * r, -1)  where p > target;    b <- min(b + rate * T, 0)  where p < never
-
-    Gradients reach no bias, b_dec included: through b_dec every latent could escape its own bias. Latents
-    that are rare but alive are left alone. Where no latent of a group fired, T is the mean over all.
-
-    Buffers: bias [d_sae] in [-1, 0], in units of pre; fired, peak [d_sae] and rows, batches [], the
-    statistics since the last move.
-    """
-
-    trains_biases = False
-
-    def __init__(self, d_sae: int, magnitude: str, target: Tensor, group: Tensor, rate: float, never: float,
-                 every: int) -> None:  # fmt: skip
-        super().__init__()
-        self.magnitude, self.rate, self.never, self.every = magnitude, rate, never, every
-        self.register_buffer("target", target, persistent=False)
-        self.register_buffer("group", group, persistent=False)
-        for name, shape in (
-            ("bias", d_sae),
-            ("fired", d_sae),
-            ("peak", d_sae),
-            ("rows", ()),
-            ("batches", ()),
-        ):
-            self.register_buffer(name, torch.zeros(shape))
-        self.bias: Tensor
-        self.fired: Tensor
-        self.peak: Tensor
-        self.rows: Tensor
-        self.batches: Tensor
-        self.group: Tensor
-        self.target: Tensor
-
-    @classmethod
-    def geometric(cls, d_sae: int, groups: int, high: float, low: float, **options: Any) -> GroupBias:
-        """Equal groups (as equal as d_sae allows) with targets in geometric sequence."""
-        group = torch.arange(d_sae) * groups // d_sae
-        share = group / max(1, groups - 1)
-        return cls(d_sae, target=high ** (1 - share) * low**share, group=group, **options)
-
-    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
-        on = pre + self.bias > 0
-        return torch.where(on, pre if self.magnitude == "pre" else pre + self.bias, 0.0)
-
-    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        at = _above(pre + self.bias, 0)
-        return None if self.training and len(at) > pre.numel() // DENSE else to_csr(at, *pre.shape)
-
-    def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
-        return pre if self.magnitude == "pre" else pre + self.bias[indices]
-
-    @torch.no_grad()
-    def observe(self, codes: Tensor | Sparse) -> None:
-        d_sae = len(self.bias)
-        if isinstance(codes, Sparse):
-            on = codes.values != 0
-            indices, values, n = codes.indices[on], codes.values[on], len(codes.indptr) - 1
-        else:
-            at = codes.reshape(-1, d_sae).nonzero()
-            indices, values, n = (
-                at[:, 1],
-                codes.reshape(-1, d_sae)[at[:, 0], at[:, 1]],
-                codes.numel() // d_sae,
-            )
-        height = values + self.bias[indices] if self.magnitude == "pre" else values
-        told = dist.rows.total(nn.functional.pad(torch.bincount(indices, minlength=d_sae), (0, 1), value=n))
-        self.fired += told[:-1]
-        self.peak.copy_(dist.rows.most(self.peak.scatter_reduce(0, indices, height, "amax")))
-        self.rows += told[-1]
-        self.batches += 1
-        if self.batches >= self.every and self.rows > 0:
-            self._move()
-
-    def _move(self) -> None:
-        """One feedback step on the collected statistics, which start anew."""
-        share = self.fired / self.rows
-        alive = (self.peak > 0).to(self.peak.dtype)
-        shape = int(self.group.max()) + 1
-        count = torch.zeros(shape, device=self.bias.device).index_add_(0, self.group, alive)
-        total = torch.zeros(shape, device=self.bias.device).index_add_(0, self.group, self.peak)
-        overall = self.peak.sum() / alive.sum() if alive.any() else self.peak.new_ones(())
-        rise = torch.where(count > 0, total / count.clamp_min(1), overall)[self.group]
-        lower = (self.bias - self.rate * self.peak).clamp_min(-1)
-        higher = (self.bias + self.rate * rise).clamp_max(0)
-        self.bias.copy_(
-            torch.where(share > self.target, lower, torch.where(share < self.never, higher, self.bias))
-        )
-        for buffer in (self.fired, self.peak, self.rows, self.batches):
-            buffer.zero_()
 
 
 class TopAFA(Sparsifier):
@@ -344,20 +334,17 @@ class TopAFA(Sparsifier):
     the smallest among equals. x [n d_in] is the centred, normalised input; ties go to the lower index.
     """
 
-    uses_dec_norm = True
+    def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
+        return torch.where(self._kept(pre.detach(), x.detach(), dictionary), pre, 0.0)
 
-    def forward(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
-        return torch.where(self._kept(pre.detach(), x.detach(), dec_norm), pre, 0.0)
-
-    def select(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        at = self._kept(pre, x, dec_norm).reshape(-1).nonzero()[:, 0]
+    def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
+        at = self._kept(pre, x, dictionary).reshape(-1).nonzero()[:, 0]
         return None if self.training and len(at) > pre.numel() // DENSE else to_csr(at, *pre.shape)
 
     @torch.no_grad()
-    def _kept(self, pre: Tensor, x: Tensor, dec_norm: Tensor | None) -> Tensor:
+    def _kept(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
         """bool [n d_sae]"""
-        assert dec_norm is not None
-        score = pre.relu() * dec_norm
+        score = pre.relu() * dictionary.norms()
         last, count = (
             score.new_zeros(len(pre), 1),
             torch.zeros(len(pre), 1, dtype=torch.long, device=pre.device),
@@ -411,6 +398,6 @@ class _Step(torch.autograd.Function):
         return None, (grads[0] * box / -ctx.bandwidth).sum_to_size(threshold.shape), None
 
 
-def _above(pre: Tensor, threshold: Tensor | float) -> Int[Tensor, " kept"]:
+def above(pre: Tensor, threshold: Tensor | float) -> Int[Tensor, " kept"]:
     """Flat indices, ascending, of the entries greater than a threshold ([] or [d_sae])."""
     return (pre > threshold).reshape(-1).nonzero()[:, 0]

@@ -4,7 +4,7 @@ config.json: {"format": "saelab", "version": 1, "config": SAEConfig, "weights": 
 "units": ...}.
 
 sae.safetensors: W_enc [d_in d_sae], b_enc, b_dec, input_scale [], dictionary.*, sparsifier.* (scalars always
-in float32).
+in float32), of transcoders output_scale [] and W_skip.
 
 The weights are written first and config.json last, so a folder whose config.json fits its hash is whole.
 """
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from saelab.config import from_dict, read_json, to_dict, write_bytes, write_json
+from saelab.sae.architectures import RECIPES
 from saelab.sae.recipes import SAEConfig
 from saelab.types import ConfigError, FormatError, NonFiniteError, StoreError, nearest
 
@@ -33,8 +34,10 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "sae.safetensors"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _UNITS = {
     "input_scale": "mean Euclidean norm of the raw inputs at the start of training; 1 without normalisation",
+    "output_scale": "the same of a transcoder's raw targets",
     "codes": "multiples of W_dec rows, in units of x / input_scale",
-    "sparsifier.threshold": "units of pre, the pre-activations of x / input_scale",
+    "sparsifier.threshold": "units of pre, the pre-activations of x / input_scale; of a crosscoder, of pre "
+    "times the summed norms of a latent's directions",
     "sparsifier.log_threshold": "natural logarithm of thresholds in units of pre",
     "sparsifier.bias": "units of pre",
     "b_enc, b_dec, W_dec": "units of x / input_scale",
@@ -106,7 +109,7 @@ def load(cls: type[SAE], folder: Path) -> SAE:
             )
             raise FormatError(message)
     for name, tensor in expected.items():
-        _check_tensor(name, tensors, tuple(tensor.shape), folder / WEIGHTS_FILE)
+        _check_tensor(name, tensors, tuple(tensor.shape), folder / WEIGHTS_FILE, tensor.dtype)
     sae.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()})
     sae.stored_dtype = weights["dtype"]
     try:
@@ -114,18 +117,24 @@ def load(cls: type[SAE], folder: Path) -> SAE:
     except NonFiniteError as error:
         msg = f"The weights in {folder} must be usable. {error}"
         raise FormatError(msg) from error
-    if not float(sae.input_scale) > 0:
-        msg = (
-            f"input_scale must be > 0. Got {float(sae.input_scale)} in {folder}. The file was altered: "
-            f"save it again."
-        )
+    least = min(float(sae.input_scale.min()), float(sae.out_scale.min()))
+    if not least > 0:
+        msg = f"Input and output scales must be > 0. Got {least} in {folder}. Save the SAE again."
         raise FormatError(msg)
     return sae.eval()
 
 
 def fingerprint(sae: SAE) -> str:
-    """See SAE.fingerprint."""
-    digest = hashlib.sha256(json.dumps(to_dict(sae.config), sort_keys=True).encode())
+    """See SAE.fingerprint. Of the config only what differs from the defaults, so that an SAE keeps its
+    fingerprint when recipes get new options."""
+    config = to_dict(sae.config)
+    known = RECIPES[sae.config.recipe].options
+    chosen = {name: v for name, v in sae.config.options.items() if v != known[name].default}
+    config = {
+        name: config[name] for name in ("d_in", "d_sae", "recipe", "hook", "d_out", "hook_out", "hooks")
+    }
+    said = {name: value for name, value in config.items() if value not in (None, [])} | {"options": chosen}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for name, tensor in sorted(_tensors(sae).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
@@ -196,14 +205,21 @@ def _read_tensors(path: Path, sha256: Any) -> dict[str, Tensor]:
         raise FormatError(msg) from error
 
 
-def _check_tensor(name: str, tensors: dict[str, Tensor], shape: tuple[int, ...], path: Path) -> None:
+def _check_tensor(
+    name: str,
+    tensors: dict[str, Tensor],
+    shape: tuple[int, ...],
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     if name not in tensors:
         message = f"{path} must hold {name!r}. Got only {sorted(tensors)}. Save the SAE again."
         raise FormatError(message)
     got = tensors[name]
-    if tuple(got.shape) != shape or not got.is_floating_point():
+    if tuple(got.shape) != shape or got.is_floating_point() != dtype.is_floating_point:
+        kind = "floating point" if dtype.is_floating_point else str(dtype)
         message = (
-            f"{name} in {path} must be of shape {shape} and floating point, as the config says. "
+            f"{name} in {path} must be of shape {shape} and {kind}, as the config says. "
             f"Got {tuple(got.shape)}, {got.dtype}. The files do not belong together: copy both again."
         )
         raise FormatError(message)

@@ -55,6 +55,8 @@ LATENTS = pa.schema(
         ("top_tokens", pa.list_(pa.string())),
     ]
 )
+# of a store in which some code is negative
+SIGNED = [("negative", pa.int64()), ("mean_abs", pa.float64()), ("bottom_tokens", pa.list_(pa.string()))]
 EXAMPLES = pa.schema(
     [
         ("latent", pa.int32()),
@@ -76,7 +78,7 @@ class FeatureWriter:
     """Fills a folder that `manifest.building` made: `add` for each batch, then `finish`, at last `close`.
 
     d_sae: latents. window: tokens shown before and after a firing. n_examples: strongest windows of each
-    latent; n_quantile: windows spread over the range of its values, chosen by `seed`.
+    pole of a latent; n_quantile: windows spread over the range of its |value|s, chosen by `seed`.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class FeatureWriter:
         self.folder, self.d_sae, self.seed = folder, d_sae, seed
         self.window, self.n_examples, self.n_quantile = window, n_examples, n_quantile
         self.n_rows = self.n_documents = self.n_codes = 0
+        self.signed = False  # until a code is negative
         # what the windows need of each row, as raw numbers that are mapped rather than loaded
         self._scratch = folder / "scratch"
         self._scratch.mkdir()
@@ -141,6 +144,7 @@ class FeatureWriter:
         self.n_rows += n
         self.n_documents += len(documents)
         self.n_codes += len(row)
+        self.signed = self.signed or bool((codes.values < 0).any())
 
     def finish(self, fields: Mapping[str, Any]) -> None:
         """Sort the codes by latent, summarise them, write the manifest.
@@ -163,6 +167,8 @@ class FeatureWriter:
             "window": list(self.window),
             "seed": self.seed,
         }
+        if self.signed:
+            own["signed"] = True
         manifests.write_manifest(self.folder, KIND, {**own, **fields})
 
     def close(self) -> None:
@@ -218,20 +224,24 @@ class FeatureWriter:
         place[[self._vocabulary[name] for name in names]] = np.arange(len(names))
         strings = np.array(names, dtype=object)
         tables: list[pa.Table] = []
+        schema = pa.schema([*LATENTS, *SIGNED]) if self.signed else LATENTS
         with (
-            _writer(self.folder / "latents.parquet", LATENTS) as latents,
+            _writer(self.folder / "latents.parquet", schema) as latents,
             _writer(self.folder / "examples.parquet", EXAMPLES) as examples,
         ):
             for low, high, latent, row, value in self._blocks():
                 fired = latent - low
                 stats = summaries.statistics(fired, value, high - low)
-                tokens = summaries.top_tokens(fired, place[token[row]], names, high - low)
                 numbers = np.arange(low, high, dtype=np.int32)
-                tables.append(_latent_table(numbers, stats, tokens, self.n_rows))
+                tokens = [
+                    summaries.top_tokens(fired[pole], place[token[row[pole]]], names, high - low)
+                    for pole in ([value > 0, value < 0] if self.signed else [slice(None)])
+                ]
+                tables.append(_latent_table(schema, numbers, stats, tokens, self.n_rows))
                 if high == self.d_sae or sum(map(len, tables)) >= LATENTS_A_GROUP:
                     latents.write_table(pa.concat_tables(tables))
                     tables = []
-                at, *columns = self._choose(fired, row, value, stats, numbers)
+                at, *columns = self._choose(fired, row, value, numbers)
                 for some in range(0, len(at), EXAMPLES_A_GROUP):
                     part = slice(some, some + EXAMPLES_A_GROUP)
                     chosen = at[part]
@@ -278,28 +288,40 @@ class FeatureWriter:
         fired: np.ndarray,
         row: np.ndarray,
         value: np.ndarray,
-        stats: summaries.Statistics,
         latents: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(code number, kind, rank, stratum) of every example, sorted by latent, "quantile" before "top",
-        rank.
+        """(code number, kind, rank, stratum) of every example, sorted by latent, kind ("bottom" before
+        "quantile" before "top"), rank.
         """
-        top, top_rank = summaries.strongest(fired, value, len(latents), self.n_examples)
+
+        def strongest(pole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            at, rank = summaries.strongest(fired[pole], value[pole], len(latents), self.n_examples)
+            return pole[at], rank
+
+        bottom, bottom_rank = strongest(np.flatnonzero(value < 0))
+        top, top_rank = strongest(np.flatnonzero(value > 0))
         keys = summaries.latent_keys(self.seed, latents)
-        quantile, rank, stratum = summaries.spread(fired, row, value, stats, keys, self.n_quantile)
-        at = np.r_[quantile, top]
-        kind = np.repeat(np.array(["quantile", "top"], dtype=object), [len(quantile), len(top)])
-        rank = np.r_[rank, top_rank].astype(np.int32)
-        stratum = np.r_[stratum, np.full(len(top), -1)].astype(np.int32)
+        quantile, rank, stratum = summaries.spread(fired, row, value, keys, self.n_quantile)
+        at = np.r_[bottom, quantile, top]
+        sizes = [len(bottom), len(quantile), len(top)]
+        kind = np.repeat(np.array(["bottom", "quantile", "top"], dtype=object), sizes)
+        rank = np.r_[bottom_rank, rank, top_rank].astype(np.int32)
+        stratum = np.r_[np.full(len(bottom), -1), stratum, np.full(len(top), -1)].astype(np.int32)
         order = np.argsort(fired[at], kind="stable")
         return at[order], kind[order], rank[order], stratum[order]
 
 
 def _latent_table(
-    latents: np.ndarray, stats: summaries.Statistics, tokens: list[list[str]], n_rows: int
+    schema: pa.Schema,
+    latents: np.ndarray,
+    stats: summaries.Statistics,
+    tokens: list[list[list[str]]],
+    n_rows: int,
 ) -> pa.Table:
+    """tokens: of each pole that the schema has, of each latent."""
+    signed = [stats.negative, stats.mean_abs, tokens[1]] if len(tokens) > 1 else []
     return _table(
-        LATENTS,
+        schema,
         latents,
         stats.count,
         stats.count / n_rows,
@@ -308,7 +330,8 @@ def _latent_table(
         stats.max,
         _lists(stats.histogram),
         _lists(stats.edges),
-        tokens,
+        tokens[0],
+        *signed,
     )
 
 

@@ -24,7 +24,8 @@ from saelab.stores.feature_writer import KIND
 from saelab.types import HookPoint, RangeError, StoreError, nearest
 
 TABLES = ("latents", "examples", "codes_by_latent", "codes_by_row", "rows", "documents")
-KINDS = ("top", "quantile")
+KINDS = ("top", "bottom", "quantile")
+NUMBERS = ("latent", "count", "density", "mean", "min", "max", "negative", "mean_abs")
 FIELDS = {"n_latents": int, "n_rows": int, "n_documents": int, "hook": dict, "sae": str, "subject": str}
 READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
@@ -42,12 +43,18 @@ class LatentRecord:
     """mean value where it fires; 0 if it never does"""
     min: float
     max: float
+    negative: int
+    """rows where it is < 0"""
+    mean_abs: float
+    """mean |value| where it fires; 0 if it never does"""
     histogram: np.ndarray
     """int64 [bins]: firings in each bin, sums to count"""
     edges: np.ndarray
-    """float64 [bins + 1]: from min(0, min) to max(0, max)"""
+    """float64 [bins + 1]: from min(0, min) to max(0, max); with both signs a little beyond, one of them 0"""
     top_tokens: list[str]
-    """tokens that it fires on most often, at most three"""
+    """tokens on which it is > 0 most often, at most three"""
+    bottom_tokens: list[str]
+    """tokens on which it is < 0 most often, at most three"""
 
 
 @dataclass(frozen=True)
@@ -56,10 +63,11 @@ class Example:
 
     latent: int
     kind: str
-    """"top": the largest |value|s, ties to the lower row; "quantile": spread over the range of values"""
+    """"top": the largest values > 0, "bottom": the smallest < 0, ties to the lower row; "quantile": spread
+    over the range of |value|s"""
     rank: int
     stratum: int
-    """for "quantile" the fifth of the range [min, max] that the value lies in, 0 the lowest; -1 for "top" """
+    """for "quantile" the fifth of the range of |value|s that its own lies in, 0 the lowest; else -1"""
     row: int
     document: int
     position: int
@@ -90,8 +98,9 @@ class FeatureStore:
     """An index of an SAE's latents over a corpus, read from a folder. Nothing is loaded before it is asked
     for.
 
-    n_latents, n_rows, n_documents: sizes. hook: the HookPoint whose activations were encoded. folder: where
-    it is. manifest: all that is known of it, with the fingerprints of SAE, subject and corpus.
+    n_latents, n_rows, n_documents: sizes. signed: whether any code is negative. hook: the HookPoint whose
+    activations were encoded. folder: where it is. manifest: all that is known of it, with the fingerprints of
+    SAE, subject and corpus.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
@@ -100,6 +109,7 @@ class FeatureStore:
         self.n_latents: int = manifest["n_latents"]
         self.n_rows: int = manifest["n_rows"]
         self.n_documents: int = manifest["n_documents"]
+        self.signed: bool = manifest.get("signed", False)
         self.hook = HookPoint(**manifest["hook"])
         self._lock = threading.Lock()
 
@@ -131,16 +141,19 @@ class FeatureStore:
             mean=float(columns["mean"][at]),
             min=float(columns["min"][at]),
             max=float(columns["max"][at]),
+            negative=int(columns["negative"][at]),
+            mean_abs=float(columns["mean_abs"][at]),
             histogram=columns["histogram"][at].copy(),
             edges=columns["edges"][at].copy(),
             top_tokens=list(columns["top_tokens"][at]),
+            bottom_tokens=list(columns["bottom_tokens"][at]),
         )
 
     def examples(self, latent: int, n: int = 10, kind: str = "top") -> list[Example]:
         """At most n windows around firings of a latent.
 
-        kind: "top", strongest first; "quantile", from weak to strong, n of them evenly out of those that
-        are kept.
+        kind: "top", the largest values > 0, or "bottom", the smallest < 0, strongest first; "quantile", both
+        signs from weak to strong, n of them evenly out of those that are kept.
         Raises RangeError on a latent out of range or a negative n, StoreError on an unknown kind.
         """
         if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 0:
@@ -148,7 +161,8 @@ class FeatureStore:
             raise RangeError(message)
         if kind not in KINDS:
             message = (
-                f"kind must be 'top' or 'quantile'. Got {kind!r}. {nearest(str(kind), KINDS)}Pass kind='top'."
+                f"kind must be one of {', '.join(map(repr, KINDS))}. Got {kind!r}. "
+                f"{nearest(str(kind), KINDS)}Pass kind='top'."
             )
             raise StoreError(message)
         found = [e for e in self._examples(self._checked(latent)) if e.kind == kind]
@@ -180,12 +194,15 @@ class FeatureStore:
 
     def latents(self) -> pd.DataFrame:
         """Statistics of all latents, one row each: the table `latents` without its lists."""
-        names = ("latent", "count", "density", "mean", "min", "max")
-        return pd.DataFrame({name: self._latents[name].copy() for name in names})
+        return pd.DataFrame({name: self._latents[name].copy() for name in NUMBERS})
 
     def top_tokens(self) -> dict[int, list[str]]:
-        """The tokens that each latent fires on most often; latents that never fire are left out."""
+        """The tokens on which each latent is > 0 most often; latents that never are are left out."""
         return {j: list(tokens) for j, tokens in enumerate(self._latents["top_tokens"]) if tokens}
+
+    def bottom_tokens(self) -> dict[int, list[str]]:
+        """The tokens on which each latent is < 0 most often; latents that never are are left out."""
+        return {j: list(tokens) for j, tokens in enumerate(self._latents["bottom_tokens"]) if tokens}
 
     def query(self, sql: str) -> pd.DataFrame:
         """Any one SELECT of DuckDB's SQL over the tables latents, examples, codes_by_latent, codes_by_row,
@@ -233,15 +250,23 @@ class FeatureStore:
 
     @functools.cached_property
     def _latents(self) -> dict[str, Any]:
-        """Columns of the table `latents`: arrays, top_tokens a list of lists."""
+        """Columns of the table `latents`: arrays, tokens as lists of lists."""
         with self._reading("latents"):
             table = pq.read_table(self.folder / "latents.parquet")
-            columns: dict[str, Any] = {"top_tokens": table.column("top_tokens").to_pylist()}
-            for name in ("latent", "count", "density", "mean", "min", "max"):
-                columns[name] = table.column(name).to_numpy()
-            for name in ("histogram", "edges"):
-                lists = table.column(name).combine_chunks()
-                columns[name] = lists.flatten().to_numpy().reshape(len(table), -1)
+            columns: dict[str, Any] = {}
+            for name in table.column_names:
+                column = table.column(name)
+                if name in ("histogram", "edges"):
+                    columns[name] = column.combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+                else:
+                    columns[name] = column.to_pylist() if name.endswith("_tokens") else column.to_numpy()
+            if not self.signed:
+                if (columns["min"] < 0).any():
+                    message = "both signs, and no account of the negative one; index the corpus again"
+                    raise ValueError(message)
+                columns["negative"] = np.zeros(len(table), np.int64)
+                columns["mean_abs"] = columns["mean"]
+                columns["bottom_tokens"] = [[]] * len(table)
         return columns
 
     @functools.cached_property
@@ -281,7 +306,10 @@ class FeatureStore:
         connection.execute("set enable_progress_bar = false")
         for name in TABLES:
             path = str(self.folder / f"{name}.parquet").replace("'", "''")
-            connection.execute(f"create view {name} as select * from read_parquet('{path}')")
+            # what the file of a store without negative codes leaves out
+            more = ", 0::bigint as negative, mean as mean_abs, []::varchar[] as bottom_tokens"
+            columns = f"*{more}" if name == "latents" and not self.signed else "*"
+            connection.execute(f"create view {name} as select {columns} from read_parquet('{path}')")
         return connection
 
     def _query(self, sql: str, values: list[Any] | None = None) -> pd.DataFrame:

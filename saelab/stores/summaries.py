@@ -27,33 +27,65 @@ class Statistics(NamedTuple):
     """float32 [n]"""
     max: np.ndarray
     """float32 [n]"""
+    negative: np.ndarray
+    """int64 [n]: of the count, how many are < 0"""
+    mean_abs: np.ndarray
+    """float64 [n], of |value| over firings"""
     histogram: np.ndarray
     """int64 [n BINS]: np.histogram(values, edges)"""
     edges: np.ndarray
-    """float64 [n BINS+1]: equal steps from min(0, min) to max(0, max)"""
+    """float64 [n BINS+1]: equal steps, see `_edges`"""
 
 
 def statistics(fired: np.ndarray, value: np.ndarray, n: int) -> Statistics:
     """Count, mean, range and histogram of each latent's values."""
     count = np.bincount(fired, minlength=n)
-    total = np.bincount(fired, weights=value.astype(np.float64), minlength=n)
-    alive = count > 0
-    low, high = np.zeros(n, np.float32), np.zeros(n, np.float32)
-    starts = np.searchsorted(fired, np.flatnonzero(alive))
-    if len(starts):
-        low[alive] = np.minimum.reduceat(value, starts)
-        high[alive] = np.maximum.reduceat(value, starts)
-    left = np.minimum(low, 0).astype(np.float64)
-    right = np.where(alive, np.maximum(high, 0).astype(np.float64), 1.0)
-    edges = left[:, None] + (right - left)[:, None] * np.linspace(0, 1, BINS + 1)
-    edges[:, -1] = right
+    negative = np.bincount(fired[value < 0], minlength=n)
+    wide = value.astype(np.float64)
+    mean = np.bincount(fired, weights=wide, minlength=n) / np.maximum(count, 1)
+    mean_abs = np.bincount(fired, weights=np.abs(wide), minlength=n) / np.maximum(count, 1)
+    low, high = _range(fired, value, n)
+    edges = _edges(low.astype(np.float64), high.astype(np.float64))
+    left, right = edges[:, 0], edges[:, -1]
     place = (value - left[fired]) / (right - left)[fired] * BINS
     bins = np.clip(place.astype(np.int64), 0, BINS - 1)
     # rounding may put a value beside its bin: the edges decide, as in np.histogram
     bins -= value < edges[fired, bins]
     bins += (value >= edges[fired, bins + 1]) & (bins < BINS - 1)
     histogram = np.bincount(fired * np.int64(BINS) + bins, minlength=n * BINS).reshape(n, BINS)
-    return Statistics(count, total / np.maximum(count, 1), low, high, histogram, edges)
+    return Statistics(count, mean, low, high, negative, mean_abs, histogram, edges)
+
+
+def _range(fired: np.ndarray, value: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(least, largest) value of each latent, float32 [n]; 0 where it never fires."""
+    low, high = np.zeros(n, np.float32), np.zeros(n, np.float32)
+    alive = np.flatnonzero(np.bincount(fired, minlength=n))
+    starts = np.searchsorted(fired, alive)
+    if len(starts):
+        low[alive] = np.minimum.reduceat(value, starts)
+        high[alive] = np.maximum.reduceat(value, starts)
+    return low, high
+
+
+def _edges(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """float64 [n BINS+1]: edges of the bins of latents whose values go from low to high, float64 [n].
+
+    Equal steps from min(0, low) to max(0, high), 0..1 where both are 0. Where a latent has both signs, 0 is
+    an edge, so that no bin mixes them: of the ways to share out the bins the one with the smallest step that
+    reaches both low and high.
+    """
+    left = np.minimum(low, 0)
+    right = np.where((low == 0) & (high == 0), 1.0, np.maximum(high, 0))
+    edges = left[:, None] + (right - left)[:, None] * np.linspace(0, 1, BINS + 1)
+    both = np.flatnonzero((low < 0) & (high > 0))
+    below = np.arange(1, BINS)  # bins left of 0
+    steps = np.maximum(-low[both, None] / below, high[both, None] / (BINS - below))
+    best = steps.argmin(1)
+    step = np.take_along_axis(steps, best[:, None], 1)
+    edges[both] = step * (np.arange(BINS + 1) - below[best][:, None])
+    # rounding must not leave the extreme values outside
+    edges[:, 0], edges[:, -1] = np.minimum(edges[:, 0], left), np.maximum(edges[:, -1], right)
+    return edges
 
 
 def top_tokens(fired: np.ndarray, token: np.ndarray, names: list[str], n: int) -> list[list[str]]:
@@ -86,18 +118,20 @@ def strongest(fired: np.ndarray, value: np.ndarray, n: int, keep: int) -> tuple[
 
 
 def spread(
-    fired: np.ndarray, row: np.ndarray, value: np.ndarray, stats: Statistics, keys: np.ndarray, keep: int
+    fired: np.ndarray, row: np.ndarray, value: np.ndarray, keys: np.ndarray, keep: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(code number, rank, stratum) of `keep` firings of each latent from weak to strong, spread over its
-    values.
+    |value|s.
 
-    The strata are five equal parts of [min, max]; each gives a fifth of `keep` (the strong ones the
-    remainder), or all of its firings where it has fewer. The chosen are those with the smallest `draws`,
-    which depend on seed, latent and row alone: any order of work chooses the same. Of equal values the lower
-    row comes first.
+    The strata are five equal parts of [min |value|, max |value|]; each gives a fifth of `keep` (the strong
+    ones the remainder), or all of its firings where it has fewer. The chosen are those with the smallest
+    `draws`, which depend on seed, latent and row alone: any order of work chooses the same. Of equal |value|s
+    the lower row comes first. keys: of each latent's draws, uint64 [n].
     """
-    width = stats.max.astype(np.float64) - stats.min
-    share = (value - stats.min.astype(np.float64)[fired]) / np.where(width > 0, width, 1)[fired]
+    strength = np.abs(value)
+    low, high = _range(fired, strength, len(keys))
+    width = high.astype(np.float64) - low
+    share = (strength - low.astype(np.float64)[fired]) / np.where(width > 0, width, 1)[fired]
     stratum = np.minimum((share * STRATA).astype(np.int64), STRATA - 1)
     stratum[width[fired] == 0] = STRATA - 1  # a single value is the top of its range
     group = fired * np.int64(STRATA) + stratum
@@ -114,7 +148,7 @@ def spread(
     order = left[np.lexsort((draw[left], group[left]))]
     chosen, _ = first_of_each(order, group, quota)
 
-    chosen = chosen[np.lexsort((row[chosen], value[chosen], fired[chosen]))]
+    chosen = chosen[np.lexsort((row[chosen], strength[chosen], fired[chosen]))]
     chosen, rank = first_of_each(chosen, fired, len(chosen) + 1)
     return chosen, rank, stratum[chosen]
 

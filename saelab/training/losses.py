@@ -16,37 +16,46 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saelab import dist
+from saelab.sae.batchwise import zipf
 from saelab.sae.kernels import Sparse, sparse_decode, top_k_csr
 from saelab.sae.model import SAE, Forward
 from saelab.sae.recipes import SAEConfig
-from saelab.sae.sparsifiers import JumpReLU
+from saelab.sae.sparsifiers import Gaussian, JumpReLU
 
 Loss = Callable[[SAE, Forward], Tensor]
 
 
 class Firing:
-    """Rows seen since each latent last fired (code != 0), and which latents are dead by that.
+    """How often latents fire (code != 0), and which are dead.
 
-    since: int64 [d_sae]. dead_after: rows without firing after which a latent counts as dead.
+    since: int64 [d_sae], rows seen since each last fired. density: float32 [d_sae], share of rows on which
+    each fires, a moving average over about `dead_after` rows (a plain mean at first). rows: seen so far.
+    dead_after: rows without firing after which a latent counts as dead.
     """
 
     def __init__(self, d_sae: int, dead_after: int, device: torch.device | str = "cpu") -> None:
         self.since = torch.zeros(d_sae, dtype=torch.int64, device=device)
+        self.density = torch.zeros(d_sae, device=device)
+        self.rows = 0
         self.dead_after = dead_after
 
     @torch.no_grad()
     def update(self, codes: Tensor | Sparse) -> None:
         """Count the rows of one batch."""
         if isinstance(codes, Sparse):
-            fired = torch.zeros_like(self.since, dtype=torch.bool)
-            fired[codes.indices[codes.values != 0]] = True
+            fired = torch.bincount(codes.indices[codes.values != 0], minlength=len(self.since))
             n = len(codes.indptr) - 1
         else:
-            fired = (codes != 0).any(0)
+            fired = (codes != 0).sum(0)
             n = len(codes)
-        told = dist.rows.total(F.pad(fired.long(), (0, 1), value=n))
-        self.since += told[-1]
-        self.since[told[:-1] > 0] = 0
+        told = dist.rows.total(F.pad(fired, (0, 1), value=n))
+        fired, n = told[:-1], int(told[-1])
+        if not n:
+            return
+        self.since += n
+        self.since[fired > 0] = 0
+        self.rows += n
+        self.density.lerp_(fired / n, n / min(self.rows, max(self.dead_after, n)))
 
     @property
     def dead(self) -> Tensor:
@@ -58,7 +67,8 @@ class Firing:
 class Progress:
     """What losses may know about the run besides the SAE and its pass.
 
-    step: steps done. steps: steps in all. variance: mean squared distance of the raw inputs from their mean.
+    step: steps done. steps: steps in all. variance: mean squared distance of the targets from their mean, in
+    normalised units.
     """
 
     steps: int
@@ -71,16 +81,30 @@ class Progress:
         return min(1.0, (self.step + 1) / (share * self.steps)) if share else 1.0
 
 
+def target(sae: SAE, forward: Forward) -> Tensor:
+    """[n d_out]: what the decoder should give, in normalised units."""
+    return sae.target(forward.x, forward.y)
+
+
+def output(sae: SAE, forward: Forward) -> Tensor:
+    """[n d_out]: x_hat in normalised units."""
+    x_hat = forward.x_hat
+    if forward.scale is not None:
+        return (x_hat - forward.scale.mean) / forward.scale.norm
+    return x_hat / sae.out_scale
+
+
 def mse(config: SAEConfig, progress: Progress) -> Loss:
-    """Normalised squared error: mean_i ||x_i - x_hat_i||^2 / variance. An estimate of the FVU (Gao et al.
-    2024, 2.1).
+    """Normalised squared error: mean_i ||x_i - x_hat_i||^2 / variance, in normalised units. An estimate of
+    the FVU (Gao et al. 2024, 2.1).
 
     The variance is estimated once, on the rows that the run starts with, so that every batch has the same
     weight.
     """
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
-        return (forward.x - forward.x_hat).square().sum() / (len(forward.x) * progress.variance)
+        error = target(sae, forward) - output(sae, forward)
+        return error.square().sum() / (len(forward.x) * progress.variance)
 
     return loss
 
@@ -100,10 +124,10 @@ def prefixes(config: SAEConfig, progress: Progress) -> Loss:
             uniform = torch.rand(len(fixed) - 1, generator=torch.Generator().manual_seed(progress.step))
             inner = (config.d_sae**uniform).long().clamp_max(config.d_sae)
             lengths = [*sorted(inner.tolist()), config.d_sae]
-        x_hat = (_nested(sae, forward.codes, lengths) + sae.b_dec) * sae.input_scale
-        error = (forward.x - x_hat).square().sum()
+        wanted = target(sae, forward)
+        error = (wanted - _nested(sae, forward.codes, lengths) - sae.b_dec).square().sum()
         if config.options["bias_level"]:
-            error = error + (forward.x - sae.b_dec * sae.input_scale).square().sum()
+            error = error + (wanted - sae.b_dec).square().sum()
         levels = len(lengths) + config.options["bias_level"]
         return error / (levels * len(forward.x) * progress.variance)
 
@@ -142,24 +166,70 @@ def auxk(config: SAEConfig, progress: Progress) -> Loss:
     enlarge) and e_hat = relu(pre_dead) @ W_dec without the bias; where codes are signed, the largest
     |pre_dead| with their signs. 0 while nothing is dead or left over.
     """
+    return _revival(config, lambda: progress.firing.dead)
+
+
+def aux_zipf(config: SAEConfig, progress: Progress) -> Loss:
+    """auxk for latents that are dying as well as dead: those whose density is below zipf_floor times the one
+    that a Zipf law gives to their rank, min(1, k d_sae-th share of (rank + bump)^-alpha) (arXiv 2411.02124).
+    With zipf_floor 0 it is auxk."""
+    options = config.options
+    expected = (options["k"] * zipf(config.d_sae, options["alpha"], options["bump"])).clamp_max(1).float()
+
+    def chosen() -> Tensor:
+        firing = progress.firing
+        rank = torch.sort(firing.density, descending=True, stable=True).indices.argsort()
+        floor = options["zipf_floor"] * expected.to(rank.device)[rank]
+        return firing.dead | ((firing.density < floor) & (firing.rows >= firing.dead_after))
+
+    return _revival(config, chosen)
+
+
+def _revival(config: SAEConfig, chosen: Callable[[], Tensor]) -> Loss:
+    """The loss of auxk for chosen latents (bool [d_sae])."""
     coefficient = config.options["aux_coefficient"]
     k_aux = config.options["k_aux"] or max(1, config.d_in // 2)
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
-        dead = progress.firing.dead.nonzero()[:, 0]
-        error = ((forward.x - forward.x_hat) / sae.input_scale).detach()
+        latents = chosen().nonzero()[:, 0]
+        error = (target(sae, forward) - output(sae, forward)).detach()
         energy = dist.rows.pooled(error.square().sum(), len(error))
-        n_dead = dist.latents.count(len(dead))
-        if not n_dead or not energy > 0:
+        found = dist.latents.count(len(latents))
+        if not found or not energy > 0:
             return forward.x_hat.new_zeros(())
         signed = sae.sparsifier.signed
         with torch.no_grad():
             pre = forward.pre.detach()
-            score = pre[:, dead].abs() if signed else pre[:, dead]
-            indptr, at = top_k_csr(score, min(k_aux, n_dead))
-        codes = sae.attach(forward.x, pre, indptr, dead[at], torch.clone if signed else torch.relu)
-        e_hat = dist.latents.summed(sparse_decode(codes, sae.W_dec))
-        return coefficient * (error - e_hat).square().sum() / energy
+            score = pre[:, latents].abs() if signed else pre[:, latents]
+            indptr, at = top_k_csr(score, min(k_aux, found))
+        codes = sae.attach(forward.x, pre, indptr, latents[at], torch.clone if signed else torch.relu)
+        return coefficient * (error - sae.product(codes)).square().sum() / energy
+
+    return loss
+
+
+def multi_topk(config: SAEConfig, progress: Progress) -> Loss:
+    """multi_topk * the normalised squared error of keeping 4 k latents instead of k, so that codes stay
+    progressive beyond k (Gao et al. 2024, 6.3)."""
+    weight, k = config.options["multi_topk"], min(4 * config.options["k"], config.d_sae)
+
+    def loss(sae: SAE, forward: Forward) -> Tensor:
+        pre = forward.pre.detach()
+        codes = sae.attach(forward.x, pre, *top_k_csr(pre, k), torch.relu)
+        error = target(sae, forward) - sae.b_dec - sae.product(codes)
+        return weight * error.square().sum() / (len(pre) * progress.variance)
+
+    return loss
+
+
+def kl(config: SAEConfig, progress: Progress) -> Loss:
+    """kl * mean_i KL(N(mu_i, sigma_i^2) || N(0, 1)) over all latents, its weight rising over the warm-up
+    (vSAE, arXiv 2509.22994). Without sampling it is kl / 2 * mean_i ||mu_i||^2: an L2 penalty."""
+
+    def loss(sae: SAE, forward: Forward) -> Tensor:
+        assert isinstance(sae.sparsifier, Gaussian)
+        weight = config.options["kl"] * progress.ramp(config.options["kl_warmup"])
+        return weight * sae.sparsifier.kl(forward.pre, sae.centred(forward.x)[0]).mean()
 
     return loss
 
@@ -169,15 +239,31 @@ def l1(config: SAEConfig, progress: Progress) -> Loss:
     the warm-up.
 
     With `decoder_norm_weighted=False` the norms are left out (decoder rows keep unit norm by a rule instead).
+    With p_end < 1 the sum is of (|f_ij| ||W_dec_j||)^p, p falling from 1 to p_end over the run after its
+    first fifth, times the factor that keeps its size that of the L1 penalty (p-annealing, Karvonen et al.
+    2024).
     """
-    weight, weighted = config.options["l1"], config.options["decoder_norm_weighted"]
+    options = config.options
+    weight, weighted = options["l1"], options.get("decoder_norm_weighted", True)
+    p_end = options["p_end"]
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
-        assert isinstance(forward.codes, Tensor)
-        ramp = progress.ramp(config.options["l1_warmup"])
-        sizes = forward.codes.abs().sum(0)
-        total = (sizes * sae.W_dec.norm(dim=1)).sum() if weighted else sizes.sum()
-        return weight * ramp * total * sae.input_scale / (len(forward.x) * progress.variance**0.5)
+        codes = forward.codes
+        ramp = progress.ramp(options["l1_warmup"])
+        values = codes.values if isinstance(codes, Sparse) else codes
+        sizes = values.abs()
+        if weighted:
+            norms = sae.dictionary.norms()
+            sizes = sizes * (norms[codes.indices] if isinstance(codes, Sparse) else norms)
+        total = sizes.sum()
+        past = max(0.0, progress.step / progress.steps - 0.2) / 0.8
+        p = 1 + (p_end - 1) * past
+        if p < 1:
+            # the slope of a power below 1 is infinite at 0
+            powers = sizes.clamp_min(torch.finfo(sizes.dtype).tiny).pow(p).masked_fill(sizes == 0, 0).sum()
+            size, of = dist.rows.total(torch.stack([total, powers]).detach())
+            total = powers * (size / of.clamp_min(torch.finfo(sizes.dtype).tiny))
+        return weight * ramp * total / (len(forward.x) * progress.variance**0.5)
 
     return loss
 
@@ -202,7 +288,7 @@ def tanh(config: SAEConfig, progress: Progress) -> Loss:
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
         weight = config.options["l0"] * progress.ramp(config.options["l0_warmup"])
-        norms = sae.W_dec.norm(dim=1)
+        norms = sae.dictionary.norms()
         if isinstance(forward.codes, Sparse):
             sizes = forward.codes.values * norms[forward.codes.indices]
         else:
@@ -226,10 +312,9 @@ def gate(config: SAEConfig, progress: Progress) -> Loss:
             on = forward.pre.relu()
             total = on.sum()
             product = on @ sae.W_dec.detach()
-        x_hat = (product + sae.b_dec.detach()) * sae.input_scale
         penalty = config.options["l1"] * progress.ramp(config.options["l1_warmup"])
-        error = (forward.x - x_hat).square().sum() / progress.variance
-        return (error + penalty * total * sae.input_scale / progress.variance**0.5) / len(forward.x)
+        error = (target(sae, forward) - product - sae.b_dec.detach()).square().sum() / progress.variance
+        return (error + penalty * total / progress.variance**0.5) / len(forward.x)
 
     return loss
 
@@ -239,7 +324,7 @@ def afa(config: SAEConfig, progress: Progress) -> Loss:
     2503.24277). x is centred and normalised as the selection sees it, and a target: it gets no gradient."""
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
-        norms, codes = sae.W_dec.norm(dim=1), forward.codes
+        norms, codes = sae.dictionary.norms(), forward.codes
         if isinstance(codes, Sparse):
             squares = (codes.values * norms[codes.indices]).square()
             total = squares.new_zeros(len(forward.x)).index_add(0, codes.rows(), squares)
@@ -247,8 +332,8 @@ def afa(config: SAEConfig, progress: Progress) -> Loss:
             total = (codes * norms).square().sum(1)
         # the slope of a root is infinite at 0
         length = total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()
-        target = (forward.x / sae.input_scale - sae.b_in()).norm(dim=1).detach()
-        return config.options["afa"] * (length - target).square().mean()
+        wanted = sae.centred(forward.x)[0].norm(dim=1).detach()
+        return config.options["afa"] * (length - wanted).square().mean()
 
     return loss
 
@@ -257,6 +342,9 @@ LOSSES: dict[str, Callable[[SAEConfig, Progress], Loss]] = {
     "mse": mse,
     "prefixes": prefixes,
     "auxk": auxk,
+    "aux_zipf": aux_zipf,
+    "multi_topk": multi_topk,
+    "kl": kl,
     "l1": l1,
     "l0": l0,
     "tanh": tanh,

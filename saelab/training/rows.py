@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -72,13 +72,17 @@ class Rows(ABC):
 
 
 class Stream(Rows):
-    """Rows that are made as they are needed, of one hook point: see `saelab.training.stream`."""
+    """Rows that are made as they are needed: see `saelab.training.stream`."""
 
     hooks: list[HookPoint]
 
     @abstractmethod
     def width(self, hook: HookPoint | str) -> int:
-        """d_in"""
+        """Of the activations at one of its hooks."""
+
+    @abstractmethod
+    def reading(self, hooks: Sequence[str]) -> Stream:
+        """Itself, giving the activations of these hooks side by side."""
 
     def origin(self, size: int, seed: int, step: int, i: int) -> str:
         return f"row {i} of the batch"
@@ -122,63 +126,152 @@ class StoreRows(Rows):
         return self.store.fingerprint()
 
 
-def as_rows(acts: Any, config: SAEConfig, batch_size: int) -> tuple[Rows, SAEConfig]:
-    """The rows behind `acts` and the config with its hook filled in, everything checked before any work.
+class JoinedRows(Rows):
+    """Rows of several sources side by side: a transcoder's input and target, or what a crosscoder reads."""
 
-    Raises ShapeError, NonFiniteError, HookError, ConfigError.
+    def __init__(self, parts: list[Rows]) -> None:
+        self.parts = parts
+        self.n_rows = parts[0].n_rows
+
+    def key(self) -> str:
+        return "|".join(part.key() for part in self.parts)
+
+    def gather(self, at: Tensor) -> Tensor:
+        return torch.cat([part.gather(at) for part in self.parts], dim=1)
+
+    def _origin(self, row: int) -> str:
+        return self.parts[0]._origin(row)
+
+    def fingerprint(self) -> str:
+        told = [part.fingerprint() for part in self.parts]
+        return told[0] if len(set(told)) == 1 else hashlib.sha256("".join(told).encode()).hexdigest()
+
+
+def as_rows(acts: Any, config: SAEConfig, batch_size: int) -> tuple[Rows, SAEConfig]:
+    """The rows behind `acts` and the config with its hooks filled in, everything checked before any work.
+
+    A transcoder's rows hold input and target side by side. Raises ShapeError, NonFiniteError, HookError,
+    ConfigError.
     """
-    if isinstance(acts, Tensor):
-        if acts.ndim < 2 or acts.shape[-1] != config.d_in or not acts.is_floating_point():
-            message = (
-                f"Activations must be a floating-point tensor [n, d_in={config.d_in}]. "
-                f"Got {acts.dtype} of shape {tuple(acts.shape)}. Pass "
-                f"d_in={acts.shape[-1] if acts.ndim else 1} "
-                "to the recipe, or other activations."
-            )
-            raise ShapeError(message)
-        check_finite(acts, "Activations")
-        rows: Rows = TensorRows(acts.detach().reshape(-1, config.d_in))
-    elif isinstance(acts, Stream) or all(hasattr(acts, n) for n in ("hooks", "width", "rows", "n_rows")):
-        hook = _hook(acts, config)
-        width = acts.width(hook)
-        if width != config.d_in:
-            message = (
-                f"d_in must be the width of the activations at {hook}, {width}. Got d_in={config.d_in}. "
-                f"Make the config with d_in={width}."
-            )
-            raise ShapeError(message)
-        rows = acts if isinstance(acts, Stream) else StoreRows(acts, hook)
-        if config.hook is None:
-            config = replace(config, hook=HookPoint.of(hook))
-    else:
+    sides = _sides(config)
+    several = isinstance(acts, (tuple, list))
+    if several and len(acts) != len(sides):
         message = (
-            "Activations must be an ActivationStore, a stream or a tensor [n, d_in]. "
-            f"Got {type(acts).__name__}. Make a store by saelab.harvest(...), or pass torch.as_tensor(acts)."
+            f"The recipe {config.recipe!r} needs {len(sides)} kinds of activations here. Got {len(acts)}. "
+            "Pass (inputs, targets) for a transcoder, one for each of a crosscoder's widths, else just one."
         )
         raise ShapeError(message)
+    if isinstance(acts, Tensor) and len(sides) > 1 and config.d_out is None:
+        sides = [(None, config.d_in)]  # already side by side
+    given = list(acts) if several else [acts] * len(sides)
+    if isinstance(acts, Tensor) and len(sides) > 1:
+        message = "A transcoder needs inputs and targets. Got one tensor. Pass (inputs, targets)."
+        raise ShapeError(message)
+    if isinstance(acts, Stream):
+        hooks = [_hook(acts, hook) for hook, _ in sides]
+        rows: Rows = acts.reading(hooks)
+    else:
+        parts, hooks = zip(*(_part(a, *side) for a, side in zip(given, sides, strict=True)), strict=True)
+        _check_aligned(parts)
+        rows = parts[0] if len(parts) == 1 else JoinedRows(list(parts))
+    for hook, (_, width) in zip(hooks, sides, strict=True):
+        if isinstance(acts, Stream):
+            _check_width(acts.width(hook), width, hook)
     if rows.n_rows < batch_size:
         message = (
             f"batch_size must be at most the number of activations, {rows.n_rows}. Got {batch_size}. "
             f"Pass batch_size<={rows.n_rows} or harvest more."
         )
         raise ConfigError(message)
-    return rows, config
+    return rows, _filled(config, hooks)
 
 
-def _hook(store: ActivationStore | Stream, config: SAEConfig) -> str:
+def _sides(config: SAEConfig) -> list[tuple[HookPoint | None, int]]:
+    """(hook if known, width) of everything that a row holds."""
+    if config.widths:
+        hooks = config.hooks or (None,) * len(config.widths)
+        return list(zip(hooks, config.widths, strict=True))
+    target = [] if config.d_out is None else [(config.hook_out, config.d_out)]
+    return [(config.hook, config.d_in), *target]
+
+
+def _filled(config: SAEConfig, hooks: Sequence[str | None]) -> SAEConfig:
+    """The config with the hooks that the activations name."""
+    points = [None if hook is None else HookPoint.of(hook) for hook in hooks]
+    if config.widths:
+        known = not config.hooks and len(points) == len(config.widths) and None not in points
+        return replace(config, hooks=tuple(points)) if known else config
+    if config.hook is None and points[0] is not None:
+        config = replace(config, hook=points[0])
+    if config.d_out is not None and config.hook_out is None and points[1] is not None:
+        config = replace(config, hook_out=points[1])
+    return config
+
+
+def _part(acts: Any, hook: HookPoint | None, width: int) -> tuple[Rows, str | None]:
+    """The rows of one kind of activations, and their hook if they name it."""
+    if isinstance(acts, Tensor):
+        if acts.ndim < 2 or acts.shape[-1] != width or not acts.is_floating_point():
+            message = (
+                f"Activations must be a floating-point tensor [n, d_in={width}]. "
+                f"Got {acts.dtype} of shape {tuple(acts.shape)}. Pass "
+                f"d_in={acts.shape[-1] if acts.ndim else 1} "
+                "to the recipe, or other activations."
+            )
+            raise ShapeError(message)
+        check_finite(acts, "Activations")
+        return TensorRows(acts.detach().reshape(-1, width)), None
+    if not all(hasattr(acts, n) for n in ("hooks", "width", "rows", "n_rows")):
+        message = (
+            "Activations must be an ActivationStore, a stream or a tensor [n, d_in]. "
+            f"Got {type(acts).__name__}. Make a store by saelab.harvest(...), or pass torch.as_tensor(acts)."
+        )
+        raise ShapeError(message)
+    name = _hook(acts, hook)
+    _check_width(acts.width(name), width, name)
+    return StoreRows(acts, name), name
+
+
+def _check_width(found: int, width: int, hook: str | None) -> None:
+    if found != width:
+        message = (
+            f"d_in must be the width of the activations at {hook}, {found}. Got d_in={width}. "
+            f"Make the config with d_in={found} (d_out for a target, widths for a crosscoder)."
+        )
+        raise ShapeError(message)
+
+
+def _check_aligned(parts: Sequence[Rows]) -> None:
+    """Rows that are put side by side must be of the same documents and positions."""
+    counts = [part.n_rows for part in parts]
+    if len(set(counts)) > 1:
+        message = f"Activations side by side must be as many. Got {counts} rows. Harvest the same corpus."
+        raise ShapeError(message)
+    stores = [part for part in parts if isinstance(part, StoreRows)]
+    at = torch.randperm(counts[0], generator=torch.Generator().manual_seed(0))[:1000].numpy()
+    origins = [part.store.rows(at, part.hook).rows for part in stores]
+    if any(not torch.equal(origins[0], other) for other in origins[1:]):
+        message = (
+            "Activations side by side must be of the same documents and positions, row by row. Got stores "
+            "whose rows differ. Harvest the same corpus with the same tokenizer."
+        )
+        raise ShapeError(message)
+
+
+def _hook(store: ActivationStore | Stream, hook: HookPoint | None) -> str:
     names = [str(h) for h in store.hooks]
-    if config.hook is None:
+    if hook is None:
         if len(names) == 1:
             return names[0]
         message = (
             f"A store of several hooks needs the config's hook. Got hook=None and {', '.join(names)}. "
-            f"Make the config with hook={names[0]!r} or another of these."
+            f"Make the config with hook={names[0]!r} or another of these (hook_out for a target)."
         )
         raise HookError(message)
-    if config.hook.name not in names:
+    if hook.name not in names:
         message = (
-            f"The config's hook must be one of the store's: {', '.join(names)}. Got {config.hook.name!r}. "
-            f"{nearest(config.hook.name, names)}Harvest that hook or change the config."
+            f"The config's hook must be one of the store's: {', '.join(names)}. Got {hook.name!r}. "
+            f"{nearest(hook.name, names)}Harvest that hook or change the config."
         )
         raise HookError(message)
-    return config.hook.name
+    return hook.name

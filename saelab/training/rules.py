@@ -1,33 +1,43 @@
-"""Rules: what a recipe does to gradients and weights around each optimizer step. Recipes name them."""
+"""Rules: what a recipe does to an SAE around each optimizer step. Recipes name them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from saelab.sae.dictionaries import Scaled
+from saelab.sae.dictionaries import Free, Scaled
 from saelab.sae.model import SAE, Forward
+from saelab.sae.recipes import SAEConfig
+from saelab.training.losses import Progress, output, target
 from saelab.types import ConfigError
 
 
 class Rule:
-    """`gradient` runs between backward pass and optimizer step, the call after the optimizer step. Both
-    without grad."""
+    """Called around each step, without gradient: `before` the forward pass, `gradient` between backward pass
+    and optimizer step, `after` the optimizer step."""
 
-    def gradient(self, sae: SAE, forward: Forward, step: int) -> None:
+    def __init__(self, config: SAEConfig, progress: Progress) -> None:
+        self.config, self.progress = config, progress
+
+    def before(self, sae: SAE) -> None:
+        """Change what the coming pass will use."""
+
+    def gradient(self, sae: SAE, forward: Forward) -> None:
         """Change gradients in place."""
 
-    def __call__(self, sae: SAE, forward: Forward, step: int) -> None:
-        """Change weights in place."""
+    def after(self, sae: SAE, forward: Forward, optimizer: torch.optim.Optimizer) -> None:
+        """Change weights, and the optimizer's state of them, in place."""
 
 
 class UnitNorm(Rule):
-    """Decoder rows keep norm 1: the part of each row's gradient along the row is removed (it would only
+    """Free decoder rows keep norm 1: the part of each row's gradient along the row is removed (it would only
     change the norm, and Adam would count it), and rows are normalised after the step (Bricken et al. 2023;
-    Gao et al. 2024)."""
+    Gao et al. 2024). Other dictionaries have rules of their own."""
 
     @torch.no_grad()
-    def gradient(self, sae: SAE, forward: Forward, step: int) -> None:
+    def gradient(self, sae: SAE, forward: Forward) -> None:
+        if not isinstance(sae.dictionary, Free):
+            return
         W_dec = sae.W_dec
         if W_dec.grad is not None:
             along = torch.linalg.vecdot(W_dec.grad, W_dec) / torch.linalg.vecdot(W_dec, W_dec).clamp_min(
@@ -36,9 +46,9 @@ class UnitNorm(Rule):
             W_dec.grad.sub_(along[:, None] * W_dec)
 
     @torch.no_grad()
-    def __call__(self, sae: SAE, forward: Forward, step: int) -> None:
-        W_dec = sae.W_dec
-        if isinstance(W_dec, nn.Parameter):
+    def after(self, sae: SAE, forward: Forward, optimizer: torch.optim.Optimizer) -> None:
+        if isinstance(sae.dictionary, Free):
+            W_dec = sae.W_dec
             W_dec.div_(torch.linalg.vector_norm(W_dec, dim=1, keepdim=True).clamp_min(1e-30))
 
 
@@ -47,7 +57,7 @@ class Tied(Rule):
     across w is kept, as in UnitNorm; after the step w has unit norm again and is copied to the encoder."""
 
     @torch.no_grad()
-    def gradient(self, sae: SAE, forward: Forward, step: int) -> None:
+    def gradient(self, sae: SAE, forward: Forward) -> None:
         w = _directions(sae)
         if sae.W_enc.grad is None or w.grad is None:
             return
@@ -56,10 +66,74 @@ class Tied(Rule):
         sae.W_enc.grad.zero_()
 
     @torch.no_grad()
-    def __call__(self, sae: SAE, forward: Forward, step: int) -> None:
+    def after(self, sae: SAE, forward: Forward, optimizer: torch.optim.Optimizer) -> None:
         w = _directions(sae)
         w.div_(torch.linalg.vector_norm(w, dim=1, keepdim=True).clamp_min(1e-30))
         sae.W_enc.copy_(w.t())
+
+
+class EncoderIsDecoder(Rule):
+    """W_enc = W_dec^T and b_enc = 0, for codes that are found with the dictionary alone."""
+
+    @torch.no_grad()
+    def before(self, sae: SAE) -> None:
+        sae.W_enc.copy_(sae.W_dec.t())
+
+    @torch.no_grad()
+    def after(self, sae: SAE, forward: Forward, optimizer: torch.optim.Optimizer) -> None:
+        sae.W_enc.copy_(sae.W_dec.t())
+
+
+class AnnealK(Rule):
+    """k falls linearly from k_start to k over the first `k_anneal` of the run."""
+
+    def before(self, sae: SAE) -> None:
+        options = self.config.options
+        start, k = options["k_start"], options["k"]
+        left = 1 - self.progress.ramp(options["k_anneal"])
+        sae.sparsifier.k = k if start is None else round(k + (start - k) * left)  # type: ignore[assignment]
+
+
+class Resample(Rule):
+    """Every `resample_every` steps, up to half of the run, each dead latent starts anew at a row of the
+    batch, drawn with probability in proportion to the square of its loss: the decoder row becomes the
+    direction of that row's centred target, the encoder column the direction of its centred input with
+    `resample_scale` times the mean norm of living columns, the bias 0 and Adam's moments 0 (neuron
+    resampling, Bricken et al. 2023).
+
+    The draw follows from the step alone, so that a resumed run draws the same.
+    """
+
+    @torch.no_grad()
+    def after(self, sae: SAE, forward: Forward, optimizer: torch.optim.Optimizer) -> None:
+        step, firing = self.progress.step + 1, self.progress.firing
+        every = self.config.options["resample_every"]
+        if every is None or step % every or 2 * step > self.progress.steps:
+            return
+        wanted = target(sae, forward)
+        error = (wanted - output(sae, forward)).square().sum(1)
+        usable = int((error > 0).sum())
+        dead = firing.dead.nonzero()[:usable, 0]
+        if not len(dead):
+            return
+        generator = torch.Generator().manual_seed(step)
+        weights = (error / error.max()).double().square().cpu()
+        weights = weights.clamp_min(1e-12 * (weights > 0))
+        rows = torch.multinomial(weights, len(dead), generator=generator).to(dead.device)
+        alive = ~firing.dead
+        norms = sae.W_enc.norm(dim=0)
+        size = self.config.options["resample_scale"] * (norms[alive] if alive.any() else norms).mean()
+        inputs = sae.centred(forward.x[rows])[0]
+        unit = nn.functional.normalize
+        sae.W_enc[:, dead] = unit(inputs, dim=1).t() * size
+        sae.b_enc[dead] = 0
+        W_dec = sae.W_dec
+        W_dec[dead] = unit(wanted[rows] - sae.b_dec, dim=1) * W_dec.norm(dim=1).mean()
+        for parameter, at in ((sae.W_enc, (slice(None), dead)), (sae.b_enc, dead), (W_dec, dead)):
+            for key in ("exp_avg", "exp_avg_sq"):
+                if key in optimizer.state[parameter]:
+                    optimizer.state[parameter][key][at] = 0
+        firing.since[dead] = 0
 
 
 def _directions(sae: SAE) -> Tensor:
@@ -70,4 +144,10 @@ def _directions(sae: SAE) -> Tensor:
     return sae.dictionary.w
 
 
-RULES: dict[str, type[Rule]] = {"unit_norm": UnitNorm, "tied": Tied}
+RULES: dict[str, type[Rule]] = {
+    "unit_norm": UnitNorm,
+    "tied": Tied,
+    "encoder_is_decoder": EncoderIsDecoder,
+    "anneal_k": AnnealK,
+    "resample": Resample,
+}

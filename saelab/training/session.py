@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from saelab import dist
+from saelab.sae.architectures import RECIPES
 from saelab.sae.kernels import Sparse
 from saelab.sae.metrics import FVU
 from saelab.sae.model import SAE, Forward
-from saelab.sae.recipes import RECIPES, SAEConfig
+from saelab.sae.recipes import SAEConfig
 from saelab.training import checkpoints, shards
 from saelab.training.losses import LOSSES, Firing, Progress
 from saelab.training.rules import RULES
@@ -48,10 +49,13 @@ class Session:
         own = shards.local(config)
         self.firing = Firing(own.d_sae, settings.dead_after, device)
         if isinstance(start, Tensor):
+            x, y = split(start, config)
             with dist.same_rows():
-                self.sae = SAE.create(own, settings.seed, start).to(device)
-            shards.align(self.sae)
-            variance = dist.ranks.share(float((start - start.mean(0)).double().square().sum(1).mean()))
+                sae = SAE.create(own, settings.seed, x, y)
+            shards.align(sae)
+            wanted = sae.target(x, y)
+            variance = dist.ranks.share(float((wanted - wanted.mean(0)).double().square().sum(1).mean()))
+            self.sae = sae.to(device)
         else:
             self.sae, variance = SAE(own).to(device), start.variance
         self.sae.train()
@@ -65,7 +69,7 @@ class Session:
         )
         recipe = RECIPES[config.recipe]
         self.losses = [LOSSES[name](config, self.progress) for name in recipe.losses(config)]
-        self.rules = [RULES[name]() for name in recipe.rules(config)]
+        self.rules = [RULES[name](config, self.progress) for name in recipe.rules(config)]
         if not isinstance(start, Tensor):
             self._restore(start)
 
@@ -73,7 +77,10 @@ class Session:
         """One update, where ranks share the batch with this rank's part of it. Counts as done only at its
         end."""
         sae, step, settings = self.sae, self.progress.step, self.settings
-        forward = sae(batch.to(self.device), sparse=True)
+        x, y = split(batch.to(self.device), sae.config)
+        for rule in self.rules:
+            rule.before(sae)
+        forward = sae(x, y, sparse=True)
         terms = torch.stack([term(sae, forward) for term in self.losses])
         loss = terms.sum() * (len(batch) / settings.batch_size)
         value = float(dist.rows.total(loss.detach()))
@@ -83,18 +90,18 @@ class Session:
         loss.backward()
         dist.rows.sum_gradients(list(self.parameters.values()))
         for rule in self.rules:
-            rule.gradient(sae, forward, step)
+            rule.gradient(sae, forward)
         self._clip()
         lr = settings.lr * schedule(step, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         for rule in self.rules:
-            rule(sae, forward, step)
+            rule.after(sae, forward, self.optimizer)
         sae.dictionary.project()
         with torch.no_grad():
             codes = forward.codes
-            sae.sparsifier.observe(codes)
+            sae.sparsifier.observe(codes, forward.pre.detach(), sae.dictionary)
             self.firing.update(codes)
         self.progress.step = step + 1
         if (step + 1) % settings.log_every and step + 1 != settings.steps and step:
@@ -116,8 +123,9 @@ class Session:
     @torch.no_grad()
     def _record(self, forward: Forward, loss: float, lr: float) -> Record:
         codes = forward.codes.values if isinstance(forward.codes, Sparse) else forward.codes
+        assert forward.y is not None
         fvu = FVU()
-        fvu.update(forward.x, forward.x_hat)
+        fvu.update(forward.y, forward.x_hat)
         return Record(
             step=self.progress.step,
             rows=self.progress.step * self.settings.batch_size,
@@ -135,7 +143,7 @@ class Session:
         tensors = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
         for name, parameter in self.parameters.items():
             tensors |= {f"adam.{key}.{name}": t for key, t in self.optimizer.state[parameter].items()}
-        tensors["firing"] = self.firing.since
+        tensors |= {"firing": self.firing.since, "density": self.firing.density}
         given = shards.given(tensors, self.config.d_sae)
         history = [record.to_plain() for record in self.history]
         made = checkpoints.Checkpoint(
@@ -165,6 +173,8 @@ class Session:
                 state = torch.empty_like(parameter if saved.ndim else saved, dtype=saved.dtype)
                 self.optimizer.state[parameter][key] = state.copy_(saved)
         self.firing.since.copy_(tensors["firing"])
+        self.firing.density.copy_(tensors["density"])
+        self.firing.rows = found.step * self.settings.batch_size
         self.progress.step = found.step
         self.history = [Record.from_plain(values) for values in found.history]
 
@@ -192,6 +202,11 @@ class Session:
             run.save(self.folder)
             checkpoints.remove(self.folder)
         return run
+
+
+def split(rows: Tensor, config: SAEConfig) -> tuple[Tensor, Tensor | None]:
+    """(inputs, targets) of training rows, which hold both side by side for a transcoder."""
+    return (rows, None) if config.d_out is None else (rows[:, : config.d_in], rows[:, config.d_in :])
 
 
 def schedule(step: int, settings: Settings) -> float:

@@ -17,8 +17,11 @@ from saelab.sae.model import SAE
 from saelab.sae.recipes import SAEConfig
 from saelab.types import ConfigError
 
-RECIPES = ("topk", "batchtopk")
-"""Recipes whose latents can be divided."""
+RECIPES = {
+    "data": ("relu", "jumprelu", "gated", "topk", "batchtopk", "matryoshka", "abs_topk", "top_afa", "gba"),
+    "latents": ("topk", "batchtopk"),
+}
+"""Recipes whose step is that of one process, where ranks divide the rows of a batch or the latents."""
 
 
 @dataclass
@@ -30,15 +33,30 @@ class Pieces:
     pieces: Iterator[Tensor]
 
 
-def check(config: SAEConfig, ranks: int) -> None:
-    """Raises ConfigError where the latents of this SAE cannot be divided."""
-    if config.recipe not in RECIPES:
+def check(config: SAEConfig, shard: str, ranks: int) -> None:
+    """Raises ConfigError where ranks cannot train this SAE together."""
+    options, known = config.options, RECIPES[shard]
+    if config.recipe not in known:
         message = (
-            f"The latents of {' and '.join(RECIPES)} can be divided among ranks. Got {config.recipe!r}. Pass "
-            "shard='data', or one of these recipes."
+            f"With shard={shard!r} ranks can train {', '.join(known)}. Got {config.recipe!r}. Train it in "
+            "one process, or choose one of these."
         )
         raise ConfigError(message)
-    least, k = config.d_sae // ranks, config.options["k"]
+    if options.get("resample_every") is not None:
+        message = (
+            f"Ranks cannot resample dead latents together. Got resample_every={options['resample_every']}. "
+            "Pass None, or train in one process."
+        )
+        raise ConfigError(message)
+    if shard == "data":
+        return
+    if options["dictionary"] != "free":
+        message = (
+            f"Only free decoder rows can be divided. Got dictionary={options['dictionary']!r}. Pass 'free', "
+            "or shard='data'."
+        )
+        raise ConfigError(message)
+    least, k = config.d_sae // ranks, max(options["k"], options["k_start"] or 0)
     if least < k:
         message = (
             f"Each rank must hold at least k={k} latents. Got d_sae={config.d_sae} on {ranks} ranks, {least} "
@@ -111,7 +129,7 @@ def _axis(name: str) -> int | None:
     if name.startswith("adam.step."):
         return None
     last = name.rsplit(".", 1)[-1]
-    return {"W_enc": 1, "b_enc": 0, "W_dec": 0, "firing": 0}.get(last)
+    return {"W_enc": 1, "b_enc": 0, "W_dec": 0, "firing": 0, "density": 0}.get(last)
 
 
 def _pieces(name: str, tensor: Tensor, d_sae: int) -> Iterator[Tensor]:

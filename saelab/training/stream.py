@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ModelStream(Stream):
-    """Rows of one hook point, made as they are needed; see `saelab.stream`.
+    """Rows of hook points, made as they are needed; see `saelab.stream`.
 
     The corpus is read in passes, without end. Rows gather in blocks of about `buffer_rows`; a block is
     shuffled and given out whole, so what a batch holds depends on the seed and on its own block alone: a run
@@ -37,19 +37,24 @@ class ModelStream(Stream):
         self,
         subject: Subject,
         corpus: Any,
-        hook: HookPoint | str,
+        hooks: Sequence[HookPoint | str],
         buffer_rows: int,
         batch_size: int,
         long: str,
     ) -> None:
         self.subject, self.corpus = subject, corpus_of(subject, corpus)
-        self.hooks = check_hooks(subject, [hook], self.corpus)
-        (self.hook,) = self.hooks
+        self.hooks = check_hooks(subject, hooks, self.corpus)
         self.buffer_rows, self.batch_size, self.long = buffer_rows, batch_size, long
         self.n_rows = buffer_rows
 
     def width(self, hook: HookPoint | str) -> int:
         return self.subject.width(hook)
+
+    def reading(self, hooks: Sequence[str]) -> ModelStream:
+        return ModelStream(self.subject, self.corpus, hooks, self.buffer_rows, self.batch_size, self.long)
+
+    def key(self) -> str:
+        return "|".join(map(str, self.hooks))
 
     def gather(self, at: Tensor) -> Tensor:
         """A stream has no row numbers; batches come in order."""
@@ -63,7 +68,7 @@ class ModelStream(Stream):
         parts = [
             self.subject.fingerprint(),
             corpus,
-            str(self.hook),
+            self.key(),
             self.buffer_rows,
             self.batch_size,
             self.long,
@@ -71,8 +76,8 @@ class ModelStream(Stream):
         return sha256(json.dumps(parts).encode()).hexdigest()
 
     def batches(self, size: int, seed: int, start: int = 0) -> Generator[Tensor, None, None]:
-        """Endless full batches [size d_in], from batch `start` on; where ranks share them, this rank's part
-        of each (all of them run the model on everything)."""
+        """Endless full batches [size width], the hooks side by side, from batch `start` on; where ranks share
+        them, this rank's part of each (all of them run the model on everything)."""
         per_block = max(1, self.buffer_rows // size)
         first, at = divmod(start, per_block)
         with _Ahead(self._blocks(per_block * size, first)) as blocks:
@@ -86,7 +91,7 @@ class ModelStream(Stream):
                 at = 0
 
     def _blocks(self, rows: int, first: int) -> Iterator[Tensor]:
-        """Blocks [rows d_in] in corpus order, pass after pass, from block `first` on."""
+        """Blocks [rows width] in corpus order, pass after pass, from block `first` on."""
         held: list[Tensor] = []
         n = 0
         for acts in self._acts(first * rows):
@@ -98,12 +103,12 @@ class ModelStream(Stream):
                 held, n = [joined[rows:]], n - rows
 
     def _acts(self, skip: int) -> Iterator[Tensor]:
-        """Activations [n d_in] in corpus order, pass after pass, without the first `skip` rows."""
+        """Activations [n width] in corpus order, pass after pass, without the first `skip` rows."""
         options = {"batch_size": self.batch_size, "long": self.long}
         while True:
             first = passed = 0
             if skip:
-                for n_rows, n_documents in count_rows(self.subject, self.corpus, [self.hook], **options):
+                for n_rows, n_documents in count_rows(self.subject, self.corpus, self.hooks, **options):
                     if passed + n_rows > skip:
                         break
                     passed, first = passed + n_rows, first + n_documents
@@ -112,8 +117,8 @@ class ModelStream(Stream):
                     continue
                 skip -= passed
             seen = 0
-            for batch in batches(self.subject, self.corpus, [self.hook], first=first, **options):
-                acts = batch.acts[str(self.hook)].float()
+            for batch in batches(self.subject, self.corpus, self.hooks, first=first, **options):
+                acts = torch.cat([batch.acts[str(hook)].float() for hook in self.hooks], dim=1)
                 seen += len(acts)
                 cut = min(skip, len(acts))
                 skip -= cut
@@ -125,7 +130,7 @@ class ModelStream(Stream):
 def stream(
     subject: Subject,
     corpus: Any,
-    hook: HookPoint | str,
+    hook: HookPoint | str | Sequence[HookPoint | str],
     *,
     buffer_rows: int = 65_536,
     batch_size: int = 16,
@@ -135,13 +140,15 @@ def stream(
 
     The model reads the corpus in passes, a thread ahead of the trainer. Rows are mixed within blocks of
     `buffer_rows`: pass at least what some hundreds of documents hold, or the rows of a batch share few
-    documents. batch_size: documents a forward pass. long: see `saelab.harvest`.
+    documents. hook: one, or several, of which each config reads its own. batch_size: documents a forward
+    pass. long: see `saelab.harvest`.
     Raises HookError, CorpusError, ConfigError.
     """
     if isinstance(buffer_rows, bool) or not isinstance(buffer_rows, int) or buffer_rows < 1:
         message = f"buffer_rows must be an integer of at least 1. Got {buffer_rows!r}. Pass e.g. 65_536."
         raise ConfigError(message)
-    return ModelStream(subject, corpus, hook, buffer_rows, batch_size, long)
+    hooks = [hook] if isinstance(hook, (str, HookPoint)) else list(hook)
+    return ModelStream(subject, corpus, hooks, buffer_rows, batch_size, long)
 
 
 def _digest(samples: Sequence[Any]) -> str:

@@ -26,8 +26,6 @@ from saelab.training.session import Diverged, Session
 from saelab.types import ConfigError, NonFiniteError, RankError, nearest
 
 INIT_ROWS = 16_384
-DIVISIBLE = ("relu", "jumprelu", "gated", "topk", "batchtopk", "matryoshka", "abs_topk", "top_afa", "gba")
-"""Recipes whose step over a batch that ranks share is the step over the whole batch."""
 
 
 class Event(NamedTuple):
@@ -173,14 +171,7 @@ def _check_ranks(jobs: list[_Job], shard: str, checkpoint_every: int) -> None:
         )
         raise ConfigError(message)
     for job in jobs:
-        if shard == "latents":
-            shards.check(job.config, dist.ranks.size)
-        elif job.config.recipe not in DIVISIBLE:
-            message = (
-                f"Ranks can share the batches of {', '.join(DIVISIBLE)}. Got {job.config.recipe!r}. Train it "
-                "in one process."
-            )
-            raise ConfigError(message)
+        shards.check(job.config, shard, dist.ranks.size)
 
 
 def _found(folders: list[Path]) -> list[checkpoints.Checkpoint] | None:

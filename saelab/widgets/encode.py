@@ -33,8 +33,11 @@ def codes(result: TokenCodes) -> Packed:
 
 
 def table(result: LatentTable) -> Packed:
-    """Columns of all latents: count int32, density, mean, max float32. 16 bytes a latent."""
-    columns = [_bytes(getattr(result, name), np.float32) for name in ("density", "mean", "max")]
+    """Columns of all latents: count int32, density, mean, max float32; where any is ever negative, min too.
+    16 or 20 bytes a latent.
+    """
+    names = ("density", "mean", "max", "min") if result.signed else ("density", "mean", "max")
+    columns = [_bytes(getattr(result, name), np.float32) for name in names]
     return Packed({"n": len(result)}, [_bytes(result.count, np.int32), *columns])
 
 
@@ -47,10 +50,16 @@ def card(result: FeatureCard, *, quantised: bool = False) -> Packed:
     """A card: the windows' token numbers (of the card's own vocabulary) and values, one window after the
     other.
 
-    quantised: values in 255 steps (`quantum`) instead of float32; each is off by half a step at most.
+    quantised: values in 255 steps (`quantum`) instead of float32; each is off by one step at most, and keeps
+    its sign.
     """
-    windows = [*result.top.windows, *result.quantile.windows]
-    kinds = ["top"] * len(result.top.windows) + ["quantile"] * len(result.quantile.windows)
+    groups = (
+        [result.top, result.quantile]
+        if result.bottom is None
+        else [result.top, result.bottom, result.quantile]
+    )
+    windows = [w for group in groups for w in group.windows]
+    kinds = [group.kind for group in groups for _ in group.windows]
     vocabulary: dict[str, int] = {}
     ids = [vocabulary.setdefault(clean(t), len(vocabulary)) for w in windows for t in w.tokens]
     wide = len(vocabulary) > 0xFFFF
@@ -66,6 +75,8 @@ def card(result: FeatureCard, *, quantised: bool = False) -> Packed:
             "mean": _rounded(stats.mean),
             "min": _rounded(stats.min),
             "max": _rounded(stats.max),
+            "negative": stats.negative,
+            "mean_abs": _rounded(stats.mean_abs),
             "low": _rounded(stats.edges[0]),
             "high": _rounded(stats.edges[-1]),
             "histogram": [int(c) for c in stats.histogram],
@@ -97,8 +108,8 @@ def card(result: FeatureCard, *, quantised: bool = False) -> Packed:
     low = min(float(values.min(initial=0)), 0.0)
     span = float(values.max(initial=0)) - low
     header["quantum"] = span / 255 if span else 1.0
-    # 0 must stay 0, so that a token where the latent does not fire shows as such
-    header["zero"] = round(-low / header["quantum"])
+    # 0 must stay 0, so that a token where the latent does not fire shows as such, with room for either sign
+    header["zero"] = min(max(round(-low / header["quantum"]), 1), 254) if low < 0 else 0
     steps = np.rint(values / header["quantum"]) + header["zero"]
     steps = np.where((values != 0) & (steps == header["zero"]), header["zero"] + np.sign(values), steps)
     return Packed(header, [tokens, _bytes(np.clip(steps, 0, 255), np.uint8)])

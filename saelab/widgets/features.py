@@ -42,7 +42,8 @@ class FeaturesView(View):
         dead = int((table.count == 0).sum())
         lines = [f"{len(table):,} latents, {dead:,} never fire; the most frequent:"]
         for j in (-table.density).argsort(kind="stable")[:10]:
-            lines.append(f"{j:>7}  {table.density[j]:8.3%}  max {table.max[j]:7.3f}  {table.names[j]}")
+            least = f"min {table.min[j]:7.3f}  " if table.signed else ""
+            lines.append(f"{j:>7}  {table.density[j]:8.3%}  {least}max {table.max[j]:7.3f}  {table.names[j]}")
         return "\n".join(lines)
 
     def _search(self, text: str) -> encode.Packed:

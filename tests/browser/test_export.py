@@ -15,7 +15,8 @@ from saelab.analysis.results import (
     Window,
 )
 from saelab.types import Codes
-from saelab.widgets import FeaturesView, Lines, Table, Text, TokensView, Views, page
+from saelab.widgets import FeaturesView, Lines, Table, Text, TokensView, Views
+from saelab.widgets import page as views_page
 
 HOSTILE = [
     "<img src=x onerror='window.hacked=1'>",
@@ -36,8 +37,9 @@ def fake_card(latent: int) -> FeatureCard:
         tokens = [*HOSTILE, *(f" word{j}" for j in rng.integers(0, 800, 16))]
         windows.append(Window(3, i, 10, 0, float(values[10]), tokens, values))
     counts = rng.integers(0, 50, 40)
+    edges = np.linspace(0, 2, 41)
     stats = LatentStats(
-        latent, 9_999, int(counts.sum()), counts.sum() / 9_999, 0.5, 0.0, 2.0, counts, np.linspace(0, 2, 41)
+        latent, 9_999, int(counts.sum()), counts.sum() / 9_999, 0.5, 0.0, 2.0, 0, 0.5, counts, edges
     )
     lens = LogitLens(latent, ((" up", 1.0), (HOSTILE[0], 0.5)), ((" down", -1.0),), 0.3)
     chosen = tuple(windows)
@@ -51,7 +53,7 @@ def exported(tmp_path_factory):
     rng = np.random.default_rng(0)
     density = rng.random(N).astype(np.float32)
     names = tuple(f"name{j}" for j in range(N))
-    table = LatentTable((density * 9_999).astype(np.int64), density, density, density * 2, names)
+    table = LatentTable((density * 9_999).astype(np.int64), density, density, density, density * 2, names)
     browser = FeaturesView(table, questions={"card": fake_card})
     tokens = [*HOSTILE, " plain"]
     codes = Codes.from_dense(rng.random((len(tokens), N)) * (rng.random((len(tokens), N)) < 0.01))
@@ -65,7 +67,7 @@ def exported(tmp_path_factory):
         Views("One", [text], ["caption"]),
         Lines("Curve", [1, 2, 3], {"fvu": [0.5, 0.2, 0.1]}, "step"),
     ]
-    return page(tmp_path_factory.mktemp("page") / "page's.html", "A page", sections)
+    return views_page(tmp_path_factory.mktemp("page") / "page's.html", "A page", sections)
 
 
 def test_size(exported):
@@ -108,7 +110,7 @@ def test_the_table_of_a_wide_sae_draws_few_rows(browser, tmp_path):
     """65,536 latents: only the rows in sight are elements."""
     n = 65_536
     density = np.random.default_rng(0).random(n).astype(np.float32)
-    table = LatentTable(np.ones(n, np.int64), density, density, density, ("",) * n)
+    table = LatentTable(np.ones(n, np.int64), density, density, density, density, ("",) * n)
     view = FeaturesView(table, questions={"card": fake_card})
     from saelab.widgets import export
 
@@ -127,3 +129,47 @@ def test_the_table_of_a_wide_sae_draws_few_rows(browser, tmp_path):
     page.wait_for_function("() => document.querySelectorAll('.sl-row').length > 5")
     assert page.locator(".sl-row").count() < 60
     page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_signed_latent_shows_both_poles(signed_lab, page, tmp_path, scheme):
+    """From training to a page: an abs_topk SAE of the embedded model."""
+    frame = signed_lab.store.latents()
+    latent = int(np.minimum(frame["negative"], frame["count"] - frame["negative"]).to_numpy().argmax())
+    text = signed_lab.tokens("Rosa gave the basket to Hugo in 1732, and Hugo gave it back.", latent)
+    path = views_page(
+        tmp_path / "poles.html", "Poles", [Views("One", [text]), Views("All", [signed_lab.features()])]
+    )
+    page.emulate_media(color_scheme=scheme)
+    page.goto(path.as_uri())
+    page.wait_for_selector(f'.sl-card[data-latent="{latent}"]')
+
+    # the card: what the store holds of each pole
+    sections = page.locator(".sl-card section").filter(has=page.locator(".sl-windows"))
+    for at, (kind, title) in enumerate({"top": "positive pole", "bottom": "negative pole"}.items()):
+        section = sections.nth(at)
+        assert title in section.locator("h4").inner_text()
+        stored = [e.value for e in signed_lab.store.examples(latent, 20, kind)]
+        shown = section.locator("li > .sl-value").all_inner_texts()
+        assert [float(v.replace("\N{MINUS SIGN}", "-")) for v in shown] == pytest.approx(stored, rel=5e-3)
+        peaks = section.locator(".sl-peak")
+        signs = {"sl-negative" in c for c in peaks.evaluate_all("all => all.map((e) => e.className)")}
+        assert signs == {kind == "bottom"}
+    assert page.locator(".sl-lens h5").all_inner_texts() == ["+positive pole", "\N{MINUS SIGN}negative pole"]
+    assert page.locator(".sl-zero").count() == 1
+
+    # hue and line differ by sign, on the card and in the text
+    looks = {}
+    names = "['backgroundColor', 'backgroundImage', 'boxShadow']"
+    style = f"e => {names}.map((name) => getComputedStyle(e)[name])"
+    for name, at in (("positive", 0), ("negative", 1)):
+        looks[name] = sections.nth(at).locator(".sl-peak").first.evaluate(style)
+    assert looks["positive"][0] != looks["negative"][0]
+    assert (looks["positive"][1], looks["negative"][2]) == ("none", "none")
+    assert "repeating-linear-gradient" in looks["negative"][1]
+    codes = signed_lab.codes("Rosa gave the basket to Hugo in 1732, and Hugo gave it back.").of(latent)
+    labels = page.locator(".sl-text .sl-token").evaluate_all("all => all.map((e) => e.ariaLabel)")
+    assert [("minus" in label) for label in labels] == (codes < 0).tolist()
+    page.locator(".sl-text .sl-token").nth(int(np.abs(codes).argmax())).hover()
+    page.wait_for_selector(".sl-detail .sl-chip")
+    assert page.errors == []

@@ -142,6 +142,47 @@ def test_table_has_a_line_a_latent(small_lab):
     assert all(bool(name) == bool(count) for name, count in zip(table.names, table.count, strict=True))
 
 
+def test_a_signed_card_shows_both_poles_of_what_the_store_holds(signed_lab):
+    store = signed_lab.store
+    frame = store.latents()
+    latent = int(np.minimum(frame["negative"], frame["count"] - frame["negative"]).to_numpy().argmax())
+    rows, values = store.codes(latent)
+    card = signed_lab.card(latent)
+    assert 0 < card.stats.negative == (values < 0).sum() < len(values)
+    assert card.stats.mean_abs == pytest.approx(np.abs(values).mean(), rel=1e-5)
+    for examples, sign in ((card.top, 1), (card.bottom, -1)):
+        best = sorted(
+            (r for r, v in zip(rows, values, strict=True) if v * sign > 0),
+            key=dict(zip(rows, -np.abs(values), strict=True)).get,
+        )[:20]
+        assert [w.row for w in examples.windows] == best
+    strength = [abs(w.value) for w in card.quantile.windows]
+    assert strength == sorted(strength)
+
+    # the poles' logits: what one unit of either raises most
+    effect = analysis.direct_logits(signed_lab.sae, signed_lab.subject, [latent])[0]
+    for pairs, logits in ((card.lens.top, effect), (card.lens.bottom, -effect)):
+        best = np.argsort(-logits, kind="stable")[: len(pairs)]
+        assert [t for t, _ in pairs] == signed_lab.subject.token_strings(best.tolist())
+
+    name = signed_lab.table.names[latent]
+    up, down = (
+        [t.strip() or repr(t)[1:-1].replace(" ", "␣") for t in tokens[latent]]
+        for tokens in (store.top_tokens(), store.bottom_tokens())
+    )
+    assert name == "  ".join([*up, "\N{MINUS SIGN}", *down])
+
+
+def test_search_keeps_the_sign(signed_lab):
+    text = "counting: 1 2 3 4 5 6"
+    dense = analysis.token_codes(signed_lab.subject, signed_lab.sae, text).codes.dense()[1:]
+    strongest = dense[np.abs(dense).argmax(0), np.arange(dense.shape[1])]
+    found = analysis.search(signed_lab.subject, signed_lab.sae, text, n=10)
+    assert [j for j, _ in found] == np.argsort(-np.abs(strongest), kind="stable")[:10].tolist()
+    assert all(value == strongest[j] for j, value in found)
+    assert min(value for _, value in found) < 0
+
+
 # ---- scores --------------------------------------------------------------------------------------
 
 
@@ -196,6 +237,7 @@ class PlantedStore:
 
     n_latents = 6
     n_rows = 4000
+    signed = False
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -204,7 +246,7 @@ class PlantedStore:
         )
         pairs = [(1, r) for r in np.flatnonzero(self.labels == "a")]
         pairs += [(j, r) for j in (0, 2, 3, 4) for r in np.flatnonzero(rng.random(self.n_rows) < 0.1)]
-        self.codes = pd.DataFrame(sorted(pairs), columns=["latent", "row"])
+        self.codes = pd.DataFrame(sorted(pairs), columns=["latent", "row"]).assign(value=1.0)
 
     def query(self, sql: str) -> pd.DataFrame:
         return self.codes
@@ -215,11 +257,27 @@ def test_concepts_finds_the_planted_latent_and_nothing_by_chance(seed):
     store = PlantedStore(seed)
     found = analysis.concepts(store, store.labels, seed=seed)
     a, b = found["a"], found["b"]
-    assert (a.latent, a.precision, a.recall, a.f1) == (1, 1.0, 1.0, 1.0)
+    assert (a.latent, a.pole, a.precision, a.recall, a.f1) == (1, "", 1.0, 1.0, 1.0)
     assert a.base_rate == pytest.approx((store.labels == "a").mean())
     assert a.f1_shuffled < 0.2
     assert b.f1 < 1.6 * b.f1_shuffled  # nothing was planted for b
     assert {c.label for c in found.found} == {"a", "b"}
+
+
+def test_concepts_finds_what_each_pole_stands_for():
+    store = PlantedStore(0)
+    store.signed = True
+    # latent 1 is > 0 on the rows labelled "a", < 0 on those labelled "b", and 5 is != 0 on both
+    rng = np.random.default_rng(0)
+    pairs = [(1, r, 1.0 if store.labels[r] == "a" else -1.0) for r in np.flatnonzero(store.labels != "")]
+    pairs += [(j, r, rng.choice([-1.0, 1.0])) for j in (0, 2) for r in rng.choice(4000, 400, replace=False)]
+    store.codes = pd.DataFrame(sorted(pairs), columns=["latent", "row", "value"])
+    found = analysis.concepts(store, store.labels)
+    for label, pole in (("a", "+"), ("b", "-")):
+        best = found[label]
+        assert (best.latent, best.pole, best.precision, best.recall, best.f1) == (1, pole, 1.0, 1.0, 1.0)
+    either = analysis.concepts(store, np.where(store.labels != "", "any", ""))["any"]
+    assert (either.latent, either.pole, either.f1) == (1, "", 1.0)
 
 
 def test_concepts_wants_a_label_a_row():

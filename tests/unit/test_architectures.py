@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelab.sae import SAE, Sparse, fvu, recipe
+from saelab.sae.batchwise import BatchTopK, GroupBias
+from saelab.sae.dictionaries import Free
 from saelab.sae.kernels import batch_top_k, batch_top_k_reference, to_csr
-from saelab.sae.sparsifiers import AbsTopK, BatchTopK, Gated, GroupBias, JumpReLU, TopAFA, TopK
+from saelab.sae.sparsifiers import AbsTopK, Gated, JumpReLU, TopAFA, TopK
 from saelab.training import LOSSES, RULES, train
 from saelab.training.losses import Firing, Progress, prefix_lengths
 from saelab.types import ConfigError
@@ -113,7 +115,7 @@ def test_batchtopk_shares_the_budget_in_training_and_thresholds_afterwards():
     pre = torch.tensor([[5.0, 4, 3, 2], [1, 0.5, -7, 0], [0.2, -1, -1, -1]])
     codes = part(pre, pre, None)
     assert codes.tolist() == [[5, 4, 3, 2], [1, 0.5, 0, 0], [0, 0, 0, 0]]
-    part.observe(codes)
+    part.observe(codes, codes, None)
     part.eval()
     assert part(pre, pre, None).tolist() == [[5, 4, 3, 2], [1, 0, 0, 0], [0, 0, 0, 0]]
 
@@ -123,12 +125,11 @@ def test_the_threshold_is_a_mean_at_first_and_an_exponential_average_later():
     seen = []
     for i, value in enumerate(smallest):
         codes = torch.tensor([[value, 0.0, 20.0]])
-        part.observe(
-            Sparse(torch.tensor([0, 2]), torch.tensor([0, 2]), codes[0, [0, 2]], 3) if i % 2 else codes
-        )
+        sparse = Sparse(torch.tensor([0, 2]), torch.tensor([0, 2]), codes[0, [0, 2]], 3)
+        part.observe(sparse if i % 2 else codes, codes, None)
         seen.append(float(part.threshold))
     assert seen == pytest.approx([4, 3, 4, 5, 6.25, 4.9375])
-    part.observe(torch.zeros(3, 3))  # nothing fired: nothing learned
+    part.observe(torch.zeros(3, 3), torch.zeros(3, 3), None)  # nothing fired: nothing learned
     assert float(part.threshold) == pytest.approx(4.9375)
 
 
@@ -317,7 +318,7 @@ def test_the_gate_loss_is_its_formula_and_holds_the_decoder_fixed(sparse):
     with torch.no_grad():
         sae.sparsifier.r_mag.fill_(0.7)
         sae.b_enc.sub_(0.1)
-    progress = Progress(10, 3.0, Firing(24, 10))
+    progress = Progress(10, 3.0 / float(sae.input_scale) ** 2, Firing(24, 10))
     loss = LOSSES["gate"](config, progress)(sae, sae(x, sparse=sparse))
     with torch.no_grad():
         on = sae(x).pre.relu()
@@ -370,7 +371,8 @@ def test_the_prefix_loss_is_the_mean_over_prefixes_with_its_gradients(bias_level
     sae = SAE.create(config, 0, x).train()
     forward = sae(x, sparse=sparse)
     assert isinstance(forward.codes, Sparse) == sparse
-    loss = LOSSES["prefixes"](config, Progress(10, 3.0, Firing(24, 10)))(sae, forward)
+    progress = Progress(10, 3.0 / float(sae.input_scale) ** 2, Firing(24, 10))
+    loss = LOSSES["prefixes"](config, progress)(sae, forward)
     got = torch.autograd.grad(loss, list(sae.parameters()))
     codes = sae(x).codes
     lengths = [0, 3, 8, 24] if bias_level else [3, 8, 24]
@@ -442,7 +444,7 @@ def test_biases_move_by_the_rule_of_the_paper(magnitude, sparse):
             indptr, indices = part.eval().select(pre, pre, None)
             rows = torch.repeat_interleave(torch.arange(2), indptr.diff())
             codes = Sparse(indptr, indices, part.activation(pre[rows, indices], indices), 4)
-        part.observe(codes)
+        part.observe(codes, codes, None)
         assert int(part.batches) == 1 - i
     # heights pre + bias: .8, .5, none, 4.02; the first and last fired on all rows, the second on half of them
     rise = (0.8 + 0.5 + 4.02) / 3
@@ -457,7 +459,7 @@ def test_groups_have_geometric_targets_and_share_only_their_own_heights():
     part.bias.fill_(-0.9)
     codes = torch.zeros(10, 8)
     codes[0, 0], codes[0, 2] = 1.0, 1.2  # the first and second group have heights .1 and .3, the others none
-    part.observe(codes)
+    part.observe(codes, codes, None)
     rise = torch.tensor([0, 0.1, 0, 0.3, 0.2, 0.2, 0.2, 0.2])
     torch.testing.assert_close(part.bias, -0.9 + 0.1 * rise)
 
@@ -473,8 +475,8 @@ def test_gba_is_tied_and_no_gradient_touches_a_bias():
     assert sae.b_dec.grad is None
     assert not sae.sparsifier.bias.requires_grad
     # the gradient of the tied weights, by central differences along one direction across w
-    rule, w = RULES["tied"](), sae.dictionary.w
-    rule.gradient(sae, forward, 0)
+    rule, w = RULES["tied"](config, None), sae.dictionary.w
+    rule.gradient(sae, forward)
     assert not sae.W_enc.grad.any()
     across = _normal(48, 16)
     across -= (across * w).sum(1, keepdim=True) * w
@@ -553,10 +555,11 @@ def test_top_afa_is_the_nearest_of_all_prefixes(d_sae, length, ties):
     if ties:
         pre, norm = pre.round(), torch.ones(d_sae)
     x = _normal(12, 5, seed=1) * length
-    part = TopAFA().eval()
+    part, dictionary = TopAFA().eval(), Free(d_sae, 1)
+    dictionary.set(norm[:, None])
     expected = _afa_by_brute_force(pre, x, norm)
-    assert torch.equal(part(pre, x, norm), expected)
-    indptr, indices = part.select(pre, x, norm)
+    assert torch.equal(part(pre, x, dictionary), expected)
+    indptr, indices = part.select(pre, x, dictionary)
     rows = torch.repeat_interleave(torch.arange(12), indptr.diff())
     assert torch.equal(torch.zeros(12, d_sae).index_put((rows, indices), pre[rows, indices]), expected)
 
@@ -567,7 +570,9 @@ def test_top_afa_finds_every_support_on_an_orthonormal_dictionary():
     codes = torch.rand(4_000, 32, generator=generator) * (torch.rand(4_000, 32, generator=generator) < 0.15)
     codes = torch.where(codes > 0.05, codes, 0.0)
     x = codes @ directions
-    found = TopAFA()(x @ directions.t(), x, torch.ones(32))
+    dictionary = Free(32, 32)
+    dictionary.set(torch.eye(32))
+    found = TopAFA()(x @ directions.t(), x, dictionary)
     assert torch.equal(found > 1e-5, codes > 0)
     torch.testing.assert_close(found, codes, rtol=1e-4, atol=1e-5)
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import subjects_zoo as zoo
 import torch
-from letters import ALWAYS, LONE, N_LATENTS, NEVER, SIGNED, TEXTS, TIED, Bare, Letters, Planted
+from letters import ALWAYS, LONE, N_LATENTS, NEGATIVE, NEVER, SIGNED, TEXTS, TIED, Bare, Letters, Planted
 
 import saelab
 from saelab.corpora import Document
@@ -66,6 +66,8 @@ def test_planted_latents_are_what_the_tests_need(truth):
     assert len(np.unique(truth.codes[:, TIED])) == 3
     assert 0 < fired[LONE] < 20
     assert truth.codes[:, SIGNED].min() < -0.5 < 0.5 < truth.codes[:, SIGNED].max()
+    assert truth.codes[:, NEGATIVE].min() < truth.codes[:, NEGATIVE].max() == 0
+    assert (truth.codes < 0).any(0).nonzero()[0].tolist() == [SIGNED, NEGATIVE]
 
 
 @pytest.mark.parametrize("latent", range(N_LATENTS))
@@ -76,19 +78,31 @@ def test_statistics_equal_brute_force(store, truth, latent):
     assert (record.latent, record.count) == (latent, len(values))
     assert record.density == len(values) / len(column)
     low, high = (min(values.min(), 0), max(values.max(), 0)) if len(values) else (0, 1)
-    np.testing.assert_allclose(record.edges, np.linspace(low, high, 41), atol=1e-7)
+    if low < 0 < high:
+        # 0 is an edge; of all such bins of equal width that hold every value, the narrowest
+        step = min(max(-low / n, high / (40 - n)) for n in range(1, 40))
+        np.testing.assert_allclose(np.diff(record.edges), step, rtol=1e-6)
+        assert record.edges[0] <= low < high <= record.edges[-1]
+        assert 0 in record.edges
+    else:
+        np.testing.assert_allclose(record.edges, np.linspace(low, high, 41), atol=1e-7)
     np.testing.assert_array_equal(record.histogram, np.histogram(values, bins=record.edges)[0])
     assert (record.histogram.dtype, record.edges.dtype) == (np.int64, np.float64)
     if len(values):
         assert record.mean == pytest.approx(values.mean(), rel=1e-5)
+        assert record.mean_abs == pytest.approx(np.abs(values).mean(), rel=1e-5)
         assert (record.min, record.max) == (values.min(), values.max())
     else:
-        assert (record.mean, record.min, record.max) == (0, 0, 0)
+        assert (record.mean, record.mean_abs, record.min, record.max) == (0, 0, 0, 0)
+    assert record.negative == (column < 0).sum()
 
-    names = [t for t, v in zip(truth.tokens, column, strict=True) if v]
-    expected = sorted(set(names), key=lambda t: (-names.count(t), t))[:3]
-    assert record.top_tokens == expected
-    assert store.top_tokens().get(latent, []) == expected
+    for sign, of_record, of_store in (
+        (1, record.top_tokens, store.top_tokens()),
+        (-1, record.bottom_tokens, store.bottom_tokens()),
+    ):
+        names = [t for t, v in zip(truth.tokens, column, strict=True) if v * sign > 0]
+        expected = sorted(set(names), key=lambda t: (-names.count(t), t))[:3]
+        assert of_record == of_store.get(latent, []) == expected
 
 
 @pytest.mark.parametrize("latent", range(N_LATENTS))
@@ -99,22 +113,24 @@ def test_codes_and_top_examples_equal_brute_force(store, truth, latent):
     np.testing.assert_array_equal(found_rows, rows)
     np.testing.assert_array_equal(found_values, column[rows])
 
-    best = sorted(rows, key=lambda r: (-abs(column[r]), r))[:7]
-    found = store.examples(latent, n=100, kind="top")
-    assert [e.row for e in found] == best
-    assert [e.rank for e in found] == list(range(len(best)))
-    for example in found:
-        check_window(example, truth, column)
-        assert (example.kind, example.stratum) == ("top", -1)
+    for kind, sign in (("top", 1), ("bottom", -1)):
+        pole = rows[column[rows] * sign > 0]
+        best = sorted(pole, key=lambda r: (-abs(column[r]), r))[:7]
+        found = store.examples(latent, n=100, kind=kind)
+        assert [e.row for e in found] == best
+        assert [e.rank for e in found] == list(range(len(best)))
+        for example in found:
+            check_window(example, truth, column)
+            assert (example.kind, example.stratum) == (kind, -1)
 
 
 @pytest.mark.parametrize("latent", range(N_LATENTS))
 def test_quantile_examples_cover_each_fifth_of_the_range(store, truth, latent):
     column = truth.codes[:, latent].astype(np.float64)
-    values = column[column != 0]
+    values = np.abs(column[column != 0])
     found = store.examples(latent, n=100, kind="quantile")
     assert len({e.row for e in found}) == len(found)
-    assert [e.value for e in found] == sorted(e.value for e in found)
+    assert [abs(e.value) for e in found] == sorted(abs(e.value) for e in found)
     assert [e.rank for e in found] == list(range(len(found)))
     if not len(values):
         assert found == []
@@ -126,7 +142,7 @@ def test_quantile_examples_cover_each_fifth_of_the_range(store, truth, latent):
     assert [sum(e.stratum == s for e in found) for s in range(5)] == expected
     for example in found:
         check_window(example, truth, truth.codes[:, latent])
-        place = min(int((example.value - low) / width * 5), 4) if width else 4
+        place = min(int((abs(example.value) - low) / width * 5), 4) if width else 4
         assert example.stratum == place
 
 
@@ -165,7 +181,8 @@ def test_tables_hold_rows_and_documents(store, truth):
     assert [chr(i) for i in rows["token_id"]] == truth.tokens
     frame = store.latents()
     assert frame["count"].tolist() == (truth.codes != 0).sum(0).tolist()
-    assert list(frame) == ["latent", "count", "density", "mean", "min", "max"]
+    assert list(frame) == ["latent", "count", "density", "mean", "min", "max", "negative", "mean_abs"]
+    assert frame["negative"].tolist() == (truth.codes < 0).sum(0).tolist()
     frame.loc[0, "count"] = 99
     assert store.latent(0).count == 0
 
@@ -196,8 +213,9 @@ def test_batch_and_block_sizes_change_nothing(store, parts, tmp_path, monkeypatc
     for name in ("latents", "examples", "codes_by_latent", "codes_by_row", "rows", "documents"):
         query = f"select * from {name}"
         pd.testing.assert_frame_equal(other.query(query), store.query(query))
-    first, second = store.examples(5, 3), other.examples(5, 3)
-    assert [e.row for e in first] == [e.row for e in second]
+    for kind in ("top", "bottom"):
+        first, second = store.examples(SIGNED, 3, kind), other.examples(SIGNED, 3, kind)
+        assert [e.row for e in first] == [e.row for e in second] != []
 
 
 def test_same_seed_same_files_other_seed_other_quantile_examples(parts, tmp_path):
@@ -233,6 +251,37 @@ def test_documents_keep_id_and_kind_and_long_ones_are_cut_or_split(parts, tmp_pa
     with pytest.raises(CorpusError, match="first"):
         saelab.index(*parts, documents, tmp_path / "no", long="error", progress=False)
     assert not (tmp_path / "no").exists()
+
+
+def test_a_store_without_negative_codes_is_as_it_was_before_there_were_any(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(Planted, "dense", lambda self, x, dense=Planted.dense: dense(self, x).abs())
+    store = saelab.index(*parts, TEXTS, tmp_path / "s", progress=False)
+    assert not store.signed
+    assert "signed" not in store.manifest
+    assert pq.read_schema(store.folder / "latents.parquet").names == [
+        *("latent", "count", "density", "mean", "min", "max", "histogram", "edges", "top_tokens")
+    ]
+    assert set(pd.read_parquet(store.folder / "examples.parquet")["kind"]) == {"top", "quantile"}
+    # what its file leaves out is there all the same, the same way for SQL
+    frame = store.latents()
+    assert (frame["negative"] == 0).all()
+    assert frame["mean_abs"].equals(frame["mean"].rename("mean_abs"))
+    pd.testing.assert_frame_equal(store.query(f"select {', '.join(frame)} from latents"), frame)
+    assert store.latent(SIGNED).bottom_tokens == store.examples(SIGNED, kind="bottom") == []
+    assert store.query("select any_value(bottom_tokens) as t from latents")["t"][0].tolist() == []
+
+
+def test_a_signed_store_says_so(store):
+    assert store.signed is store.manifest["signed"] is True
+    columns = ", ".join(store.latents())
+    pd.testing.assert_frame_equal(store.query(f"select {columns} from latents"), store.latents())
+
+
+def test_negative_codes_without_an_account_of_them_are_refused(store):
+    copy = pickle.loads(pickle.dumps(store))
+    copy.signed = False
+    with pytest.raises(StoreError, match="index the corpus again"):
+        copy.latent(SIGNED)
 
 
 def test_no_examples_no_window(parts, tmp_path):

@@ -63,7 +63,7 @@ def test_rows_out_of_range(store, row):
 
 @pytest.mark.parametrize("kind", ["tops", "", None, 3])
 def test_unknown_kind(store, kind):
-    with pytest.raises(StoreError, match="kind must be 'top' or 'quantile'"):
+    with pytest.raises(StoreError, match="kind must be one of 'top', 'bottom', 'quantile'"):
         store.examples(0, kind=kind)
 
 

@@ -20,6 +20,8 @@ from saelab.types import ConfigError, MissingDependency, ShapeError
 class Signed(Sparsifier):
     """Codes of either sign: pre-activations of at least .1 in size."""
 
+    signed = True
+
     def forward(self, pre, x_centred, dec_norm):
         return pre * (pre.abs() >= 0.1)
 
@@ -159,7 +161,14 @@ def test_signed_codes_are_counted_and_axes_recovered_from_either_end():
     assert result.sae.dead == 0
     assert result.sae.fvu < 1e-10
     unsigned = synthetic(16, 12, coherence="orthonormal", active=3, exact=True)
-    assert recovery(sae, unsigned, n_rows=100).sae.recovered_80 == 0
+    # where codes are signed, a latent that points the opposite way holds an unsigned feature as well
+    result = recovery(sae, unsigned, n_rows=100)
+    assert result.either_sign
+    assert (result.sae.recovered_95, result.untrained.recovered_95) == (1, 0)
+    assert result.sae.fvu < 1e-10
+    result = recovery(_perfect(unsigned, sign=-1.0), unsigned, n_rows=100)
+    assert not result.either_sign
+    assert result.sae.recovered_80 == 0
 
 
 def test_features_without_a_latent_count_as_not_recovered():

@@ -318,7 +318,7 @@ HOSTILE = {
     "nan": (lambda f, t: _weights(f, {**t, "b_enc": t["b_enc"] * float("nan")}), "must be finite"),
     "scale of zero": (
         lambda f, t: _weights(f, {**t, "input_scale": torch.zeros(())}),
-        "input_scale must be > 0",
+        "scales must be > 0",
     ),
 }
 

@@ -133,7 +133,7 @@ def test_same_seed_same_bits_and_the_global_random_state_is_left_alone(rows):
 def test_the_sparse_step_takes_the_path_of_the_dense_one(rows, monkeypatch):
     fast = train(_tiny(), rows, **TINY)
     dense = SAE.forward
-    monkeypatch.setattr(SAE, "forward", lambda self, x, *, sparse=False: dense(self, x, sparse=False))
+    monkeypatch.setattr(SAE, "forward", lambda self, x, y=None, *, sparse=False: dense(self, x, y))
     plain = train(_tiny(), rows, **TINY)
     for a, b in zip(fast.history, plain.history, strict=True):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-6)
@@ -155,12 +155,13 @@ def test_the_unit_norm_rule_leaves_only_the_gradient_across_the_rows():
     generator = torch.Generator().manual_seed(0)
     given = torch.randn(24, 8, generator=generator)
     sae.W_dec.grad = given.clone()
-    RULES["unit_norm"]().gradient(sae, None, 0)
+    rule = RULES["unit_norm"](sae.config, None)
+    rule.gradient(sae, None)
     torch.testing.assert_close((sae.W_dec.grad * sae.W_dec).sum(1), torch.zeros(24), rtol=0, atol=1e-5)
     removed = given - sae.W_dec.grad
     cosine = torch.nn.functional.cosine_similarity(removed, sae.W_dec.detach(), dim=1).abs()
     torch.testing.assert_close(cosine, torch.ones(24))
-    RULES["unit_norm"]()(sae, None, 0)
+    rule.after(sae, None, None)
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(24))
 
 
@@ -168,7 +169,8 @@ def test_the_unit_norm_rule_leaves_only_the_gradient_across_the_rows():
 
 
 def _progress(rows, dead=None):
-    progress = Progress(100, float((rows - rows.mean(0)).square().sum(1).mean()), Firing(24, 10))
+    unit = rows / rows.norm(dim=1).mean()
+    progress = Progress(100, float((unit - unit.mean(0)).square().sum(1).mean()), Firing(24, 10))
     if dead is not None:
         progress.firing.since[dead] = 10
     return progress
@@ -217,7 +219,7 @@ def test_l1_is_its_formula_and_warms_up(rows):
         sae.W_dec.mul_(2)
     progress = _progress(rows)
     forward = sae(rows)
-    size = forward.codes.detach().sum() * 2 / len(rows) * sae.input_scale / progress.variance**0.5
+    size = forward.codes.detach().sum() * 2 / len(rows) / progress.variance**0.5
     loss = LOSSES["l1"](config, progress)
     assert float(loss(sae, forward).detach()) == pytest.approx(float(size) * 0.5 / 10, rel=1e-5)
     progress.step = 50
@@ -333,11 +335,11 @@ def test_ctrl_c_in_the_middle_of_a_step_finishes_that_step(rows, tmp_path, monke
     step, rule = [], RULES["unit_norm"]
 
     class Interrupting(rule):
-        def gradient(self, sae, forward, at):
-            step.append(at)
-            if at == 7:
+        def gradient(self, sae, forward):
+            step.append(self.progress.step)
+            if step[-1] == 7:
                 os.kill(os.getpid(), signal.SIGINT)
-            super().gradient(sae, forward, at)
+            super().gradient(sae, forward)
 
     handler = signal.getsignal(signal.SIGINT)
     monkeypatch.setitem(RULES, "unit_norm", Interrupting)

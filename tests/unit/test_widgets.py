@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,18 +37,17 @@ def card(latent: int = 3, windows: int = 20, signed: bool = False, lens: bool = 
         )
         tokens = [f" w{j}" for j in rng.integers(0, 400, 21)]
         made.append(Window(i, 100 + i, 10, 0, float(values[10]), tokens, values))
+    low = -1.0 if signed else 0.0
+    edges = np.linspace(low, 1, 41)
     stats = LatentStats(
-        latent, 1000, 40, 0.04, 0.5, -1.0 if signed else 0.0, 1.0, np.full(40, 1), np.linspace(0, 1, 41)
+        latent, 1000, 40, 0.04, 0.25, low, 1.0, 15 if signed else 0, 0.5, np.full(40, 1), edges
     )
     logits = LogitLens(latent, (("up", 1.0),), (("down", -1.0),), 0.2) if lens else None
-    half = windows // 2
-    return FeatureCard(
-        stats,
-        Examples(latent, "top", tuple(made[:half])),
-        Examples(latent, "quantile", tuple(made[half:])),
-        logits,
-        "a label",
-    )
+    groups = {"top": made[::2], "quantile": made[1::2]}
+    if signed:
+        groups = {kind: made[i::3] for i, kind in enumerate(("top", "bottom", "quantile"))}
+    shown = {kind: Examples(latent, kind, tuple(some)) for kind, some in groups.items()}
+    return FeatureCard(stats, shown["top"], shown["quantile"], logits, "a label", bottom=shown.get("bottom"))
 
 
 def codes() -> TokenCodes:
@@ -61,7 +61,8 @@ def codes() -> TokenCodes:
 def table(n: int = 50) -> LatentTable:
     rng = np.random.default_rng(1)
     count = rng.integers(0, 100, n)
-    return LatentTable(count, count / 1000, rng.random(n), rng.random(n), tuple(f"n{i}" for i in range(n)))
+    names = tuple(f"n{i}" for i in range(n))
+    return LatentTable(count, count / 1000, rng.random(n), np.zeros(n), rng.random(n), names)
 
 
 def decoded_windows(packed: encode.Packed) -> list[tuple[list[str], np.ndarray]]:
@@ -87,13 +88,34 @@ def decoded_windows(packed: encode.Packed) -> list[tuple[list[str], np.ndarray]]
 def test_a_card_comes_back_as_it_went(signed, quantised):
     result = card(signed=signed)
     packed = encode.card(result, quantised=quantised)
-    windows = [*result.top.windows, *result.quantile.windows]
+    groups = [result.top, *([result.bottom] if signed else []), result.quantile]
+    windows = [w for group in groups for w in group.windows]
+    kinds = [group.kind for group in groups for _ in group.windows]
+    assert [w["kind"] for w in packed.header["windows"]] == kinds
+    assert packed.header["stats"]["negative"] == (15 if signed else 0)
     for (tokens, values), window in zip(decoded_windows(packed), windows, strict=True):
         assert tokens == window.tokens
         step = packed.header.get("quantum", 0.0)
         np.testing.assert_allclose(values, window.values, atol=1.01 * step + 1e-6)
-        np.testing.assert_array_equal(values == 0, window.values == 0)
+        np.testing.assert_array_equal(np.sign(values), np.sign(window.values))
     assert json.loads(json.dumps(packed.header)) == packed.header
+
+
+@pytest.mark.parametrize("few", [1e-4, 0.002, 0.5, 1.0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_weaker_pole_keeps_its_sign_in_an_exported_page(few, sign):
+    """One pole hardly reaches past 0: its values must not fall on the 0 of a token that does not fire."""
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(10):
+        values = rng.random(21).astype(np.float32) * rng.choice([0, sign, -few * sign], 21).astype(np.float32)
+        made.append(Window(i, i, 10, 0, float(values[10]), ["a"] * 21, values))
+    none = card(signed=True, windows=0)
+    result = replace(none, top=Examples(3, "top", tuple(made)))
+    packed = encode.card(result, quantised=True)
+    for (_, values), window in zip(decoded_windows(packed), made, strict=True):
+        np.testing.assert_array_equal(np.sign(values), np.sign(window.values))
+        np.testing.assert_allclose(values, window.values, atol=1.01 * packed.header["quantum"])
 
 
 def test_a_card_is_small():
@@ -120,10 +142,14 @@ def test_codes_and_table_come_back_as_they_went():
     np.testing.assert_array_equal(np.frombuffer(packed.buffers[0], np.int32), table().count)
     assert sum(map(len, encode.table(table(65_536)).buffers)) == 16 * 65_536
     assert json.loads(encode.names(table()).buffers[0]) == list(table().names)
+    both = replace(table(), min=np.linspace(-2, 0, 50))
+    least = encode.table(both).buffers
+    assert least[:4] == packed.buffers
+    np.testing.assert_array_equal(np.frombuffer(least[4], np.float32), both.min.astype(np.float32))
 
 
 def test_lone_surrogates_do_not_break_the_wire():
-    packed = encode.names(LatentTable(*(np.zeros(1),) * 4, ("\ud800x",)))
+    packed = encode.names(LatentTable(*(np.zeros(1),) * 5, ("\ud800x",)))
     assert json.loads(packed.buffers[0]) == ["?x"]
 
 
@@ -247,6 +273,13 @@ def test_what_a_view_paints_first_comes_along_if_it_is_short():
 def test_views_print_as_text():
     assert "latent 3" in repr(CardView(3, questions={"card": card}))
     assert "never fire" in repr(FeaturesView(table(), questions={"card": card}))
+    both = str(card(signed=True))
+    assert "37.5% of them negative" in both
+    assert both.index("positive pole") < both.index("negative pole") < both.index("raises")
+    assert "pole" not in str(card())
+    assert "min  -2.000" in repr(
+        FeaturesView(replace(table(), min=np.full(50, -2.0)), questions={"card": card})
+    )
     assert "'a'" in repr(TokensView(codes(), questions={"card": card}))
     bundle = CardView(3, questions={"card": card})._repr_mimebundle_()
     data = bundle[0] if isinstance(bundle, tuple) else bundle

@@ -44,12 +44,24 @@ function luminance(colour) {
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 
-/** Three significant digits. @param {number} value */
+/** Three significant digits. @param {number} value @returns {string} */
 export function short(value) {
   if (value === 0) return "0";
-  const size = Math.abs(value);
+  // a minus sign, which screen readers say: of a hyphen they say nothing
+  if (value < 0) return `−${short(-value)}`;
+  const size = value;
   if (size >= 1e5 || size < 1e-3) return value.toExponential(1);
   return size >= 100 ? value.toFixed(0) : size >= 10 ? value.toFixed(1) : value.toFixed(size >= 1 ? 2 : 3);
+}
+
+/** With its sign whatever it is. @param {number} value */
+export function signed(value) {
+  return value > 0 ? `+${short(value)}` : short(value);
+}
+
+/** For labels, the sign as a word. @param {number} value */
+export function spoken(value) {
+  return short(value).replace("−", "minus ");
 }
 
 /** @param {number} share */

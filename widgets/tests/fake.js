@@ -51,7 +51,7 @@ export function card(latent, options = {}) {
   return {
     header: {
       latent, label: options.label ?? "a label", wide: false, lens: { top: [["up", 1]], bottom: [["down", -2]], spread: 0.5 }, vocabulary,
-      stats: { count: 4, n_rows: 100, density: 0.04, mean: 0.5, min: -0.5, max: 1.5, low: -0.5, high: 1.5, histogram: [1, 0, 3] },
+      stats: { count: 4, n_rows: 100, density: 0.04, mean: 0.5, min: 0.5, max: 1.5, negative: 0, mean_abs: 0.5, low: 0, high: 1.5, histogram: [1, 0, 3] },
       windows: [{ kind: "top", peak: 1, value: 1.5, document: 0, start: 0, n: 4 }],
       ...options.header,
     },
@@ -59,11 +59,25 @@ export function card(latent, options = {}) {
   };
 }
 
+/** The card of a latent with two poles. */
+export function poles(latent) {
+  const stats = { count: 4, n_rows: 100, density: 0.04, mean: 0.25, min: -2, max: 1.5, negative: 1, mean_abs: 1.25, low: -2, high: 2, histogram: [1, 0, 1, 2] };
+  const windows = ["top", "bottom", "quantile"].map((kind, i) => ({ kind, peak: 1, value: [1.5, -2, 0.5][i], document: 0, start: 0, n: 2 }));
+  const made = card(latent, { header: { stats, windows, vocabulary: ["a", " b"] } });
+  return { ...made, buffers: [Uint16Array.from([0, 1, 0, 1, 0, 1]), Float32Array.from([0, 1.5, 0.25, -2, 0, 0.5])] };
+}
+
 export function codes() {
   return {
     header: { tokens: ["<s>", " one", " two", "\n"], counted: [false, true, true, true] },
     buffers: [Int32Array.from([0, 1, 3, 4, 4]), Int32Array.from([9, 2, 5, 2]), Float32Array.from([9, 1, 3, 2])],
   };
+}
+
+/** Codes of both signs: latent 5 is -3 on the third token. */
+export function signedCodes() {
+  const { header, buffers } = codes();
+  return { header, buffers: [...buffers.slice(0, 2), Float32Array.from([9, 1, -3, 2])] };
 }
 
 export function table(n) {

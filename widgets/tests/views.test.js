@@ -4,9 +4,9 @@ import { renderCard } from "../card.js";
 import { renderFeatures } from "../features.js";
 import { DEAD_MS, SLOW_MS, kernelBridge } from "../shared/bridge.js";
 import { tokenElement, visibleParts } from "../shared/dom.js";
-import { MAX_ALPHA, PALETTE, blend, contrast, heat, short } from "../shared/scales.js";
+import { MAX_ALPHA, PALETTE, blend, contrast, heat, short, signed, spoken } from "../shared/scales.js";
 import { renderTokens } from "../tokens.js";
-import { FakeModel, card, codes, names, settle, table } from "./fake.js";
+import { FakeModel, card, codes, names, poles, settle, signedCodes, table } from "./fake.js";
 
 let el;
 beforeEach(() => {
@@ -60,6 +60,86 @@ describe("scales", () => {
   });
   test("numbers are short", () => {
     expect([0, 0.12345, 1.2345, 12.345, 123.45, 1e7, 1e-5].map(short)).toEqual(["0", "0.123", "1.23", "12.3", "123", "1.0e+7", "1.0e-5"]);
+  });
+});
+
+describe("signs", () => {
+  test("numbers tell theirs, to the eye and to the ear", () => {
+    expect([-1.2345, -1e-5, 0].map(short)).toEqual(["−1.23", "−1.0e-5", "0"]);
+    expect([1.5, -1.5, 0].map(signed)).toEqual(["+1.50", "−1.50", "0"]);
+    expect([1.5, -1.5, -1e-5, 0].map(spoken)).toEqual(["1.50", "minus 1.50", "minus 1.0e-5", "0"]);
+  });
+  test("a text shows both signs, and says so", async () => {
+    renderTokens({ model: new FakeModel({}, { ...answers(), codes: signedCodes }), el });
+    await settle();
+    const tokens = $$(".sl-text .sl-token");
+    expect(tokens.map((t) => t.classList.contains("sl-negative"))).toEqual([false, true, false, false]);
+    expect(tokens[1].getAttribute("aria-label")).toBe("·one, minus 3.00");
+    expect(tokens[2].getAttribute("aria-label")).toBe("·two, 2.00");
+    expect($(".sl-legend").textContent).toContain("−3.00 to 3.00");
+    expect($(".sl-legend .sl-key").classList.contains("sl-negative")).toBe(true);
+    expect($(".sl-ramp").classList.contains("sl-both")).toBe(true);
+    tokens[1].dispatchEvent(new Event("pointerover", { bubbles: true }));
+    // the negative one is the stronger
+    expect($$(".sl-detail .sl-value").map((v) => v.textContent)).toEqual(["−3.00", "1.00"]);
+    expect($$(".sl-detail .sl-meter").map((m) => m.classList.contains("sl-negative"))).toEqual([true, false]);
+    expect($$(".sl-detail .sl-meter")[0].style.getPropertyValue("--sl-share")).toBe("100%");
+  });
+  test("a text without negative codes says nothing of them", async () => {
+    renderTokens({ model: new FakeModel({}, answers()), el });
+    await settle();
+    expect($(".sl-legend .sl-key")).toBe(null);
+    expect($(".sl-legend").textContent).not.toContain("null");
+  });
+  test("a card shows both poles", async () => {
+    renderCard({ model: new FakeModel({ latent: 3 }, { card: ({ latent }) => poles(latent) }), el });
+    await settle();
+    const sections = $$(".sl-card section").filter((s) => s.querySelector(".sl-windows"));
+    expect(sections.map((s) => s.querySelector("h4").textContent)).toEqual(["+Strongest of the positive pole", "−Strongest of the negative pole", "From weak to strong"]);
+    expect(sections.map((s) => s.querySelector("li .sl-value").textContent)).toEqual(["+1.50", "−2.00", "+0.500"]);
+    const [weak, peak] = sections[1].querySelectorAll(".sl-token");
+    expect([weak, peak].map((t) => t.classList.contains("sl-negative"))).toEqual([false, true]);
+    expect([weak.title, peak.title]).toEqual(["a  +0.250", "·b  −2.00"]);
+    // one scale for both poles: the strongest of either is the darkest
+    const alpha = (t) => parseFloat(t.style.getPropertyValue("--sl-alpha"));
+    expect(alpha(peak)).toBeCloseTo(100 * MAX_ALPHA, 1);
+    expect(alpha(sections[0].querySelector(".sl-peak"))).toBeLessThan(alpha(peak));
+    expect($(".sl-stats").textContent).toContain("25.0 %");
+    expect($(".sl-stats").textContent).toContain("−2.00 to +1.50");
+  });
+  test("each pole has the tokens that it raises", async () => {
+    renderCard({ model: new FakeModel({ latent: 3 }, { card: ({ latent }) => poles(latent) }), el });
+    await settle();
+    const sides = [...$(".sl-lens").children].map((side) => [side.querySelector("h5").textContent, side.querySelector("li").textContent]);
+    expect(sides).toEqual([["+positive pole", "up+1.00"], ["−negative pole", "down+2.00"]]);
+    el.replaceChildren();
+    renderCard({ model: new FakeModel({ latent: 3 }, answers()), el });
+    await settle();
+    expect($$(".sl-lens li").map((li) => li.textContent)).toEqual(["up+1.00", "down−2.00"]);
+    expect($(".sl-lens h5")).toBe(null);
+  });
+  test("a histogram has its signs on the two sides of 0", async () => {
+    renderCard({ model: new FakeModel({ latent: 3 }, { card: ({ latent }) => poles(latent) }), el });
+    await settle();
+    expect($$(".sl-bar").map((b) => b.classList.contains("sl-negative"))).toEqual([true, true, false, false]);
+    expect($(".sl-zero").getAttribute("x1")).toBe("11.5");
+    expect($(".sl-histogram").getAttribute("aria-label")).toBe("histogram of 4 values from minus 2.00 to 2.00, 1 of them negative");
+    el.replaceChildren();
+    renderCard({ model: new FakeModel({ latent: 3 }, answers()), el });
+    await settle();
+    expect($(".sl-zero")).toBe(null);
+    expect($$(".sl-bar.sl-negative").length).toBe(0);
+  });
+  test("strongest is by either sign", async () => {
+    const header = { n: 3 };
+    const [density, max, min] = [[0.3, 0.2, 0.1], [1, 2, 0], [-0.5, 0, -5]].map((v) => Float32Array.from(v));
+    const signedTable = () => ({ header, buffers: [Int32Array.from([5, 5, 5]), density, density, max, min] });
+    renderFeatures({ model: new FakeModel({}, { ...answers(3), table: signedTable }), el });
+    await settle();
+    const order = $("select");
+    order.value = "max";
+    order.dispatchEvent(new Event("change"));
+    expect($$(".sl-row").map((row) => row.dataset.latent)).toEqual(["2", "1", "0"]);
   });
 });
 

@@ -1,0 +1,136 @@
+"""Options of recipes and their checks: (name, value, config) -> None, raising ConfigError."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from saelab.types import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from saelab.sae.recipes import SAEConfig
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a recipe: its default, its check (name, value, config; raises ConfigError) and a line
+    about it."""
+
+    default: Any
+    check: Callable[[str, Any, SAEConfig], None]
+    line: str
+
+
+def is_int(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def whole(
+    low: int, high: str | None = None, *, optional: bool = False
+) -> Callable[[str, Any, SAEConfig], None]:
+    """An integer from `low` to the config's field `high`."""
+
+    def check(name: str, value: Any, config: SAEConfig) -> None:
+        if value is None and optional:
+            return
+        top = 2**63 if high is None else getattr(config, high)
+        if is_int(value) and low <= value <= top:
+            return
+        if high is None:
+            msg = f"{name} must be an integer >= {low}. Got {value!r}. Pass {name}={low} or more."
+            raise ConfigError(msg)
+        remedy = "Pass a whole number." if not is_int(value) else f"Pass {name}>={low}."
+        if is_int(value) and value > top:
+            remedy = f"Pass {name}<={top} or widen the SAE."
+        msg = f"{name} must be between {low} and {high}={top}. Got {value!r}. {remedy}"
+        raise ConfigError(msg)
+
+    return check
+
+
+def real(low: float, high: float | None = None) -> Callable[[str, Any, SAEConfig], None]:
+    def check(name: str, value: Any, config: SAEConfig) -> None:
+        good = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not good or not low <= value <= (float("inf") if high is None else high) or value == float("inf"):
+            upper = "finite" if high is None else f"at most {high}"
+            msg = f"{name} must be a number of at least {low} and {upper}. Got {value!r}. Pass one."
+            raise ConfigError(msg)
+
+    return check
+
+
+def groups(name: str, value: Any, config: SAEConfig) -> None:
+    if value is None:
+        return
+    good = isinstance(value, tuple) and all(is_int(size) and size >= 1 for size in value)
+    if not good or sum(value) != config.d_sae:
+        msg = (
+            f"{name} must be sizes of at least 1 that add up to d_sae={config.d_sae}, or None. Got "
+            f"{value!r}. Pass a list like [d_sae // 4, d_sae - d_sae // 4]."
+        )
+        raise ConfigError(msg)
+
+
+def positive(name: str, value: Any, config: SAEConfig) -> None:
+    real(0)(name, value, config)
+    if value == 0:
+        msg = f"{name} must be greater than 0. Got {value!r}. Pass a small number instead."
+        raise ConfigError(msg)
+
+
+def positive_share(name: str, value: Any, config: SAEConfig) -> None:
+    real(0, 1)(name, value, config)
+    positive(name, value, config)
+
+
+def flag(name: str, value: Any, config: SAEConfig) -> None:
+    if not isinstance(value, bool):
+        msg = f"{name} must be True or False. Got {value!r}. Pass a bool."
+        raise ConfigError(msg)
+
+
+def one_of(*choices: str) -> Callable[[str, Any, SAEConfig], None]:
+    def check(name: str, value: Any, config: SAEConfig) -> None:
+        if value not in choices:
+            hint = nearest(str(value), choices)
+            raise ConfigError(
+                f"{name} must be one of {', '.join(map(repr, choices))}. Got {value!r}. {hint}".strip()
+            )
+
+    return check
+
+
+def start_of_k(name: str, value: Any, config: SAEConfig) -> None:
+    whole(1, "d_sae", optional=True)(name, value, config)
+    if value is not None and value < config.options["k"]:
+        msg = f"{name} must be at least k={config.options['k']}. Got {value}. Pass more, or None."
+        raise ConfigError(msg)
+
+
+def resampling(name: str, value: Any, config: SAEConfig) -> None:
+    whole(1, optional=True)(name, value, config)
+    if value is not None and config.options.get("dictionary", "free") != "free":
+        msg = f"{name} needs free decoder rows. Got {value} with an archetypal dictionary. Pass None."
+        raise ConfigError(msg)
+
+
+def sigma(name: str, value: Any, config: SAEConfig) -> None:
+    if value is not None:
+        positive(name, value, config)
+    if not config.options["sampling"] and value != 1:
+        msg = f"Without sampling {name} must be 1. Got {value!r}. Pass {name}=1, or sampling=True."
+        raise ConfigError(msg)
+
+
+def widths(name: str, value: Any, config: SAEConfig) -> None:
+    good = isinstance(value, tuple) and len(value) > 1 and all(is_int(w) and w >= 1 for w in value)
+    if not good or sum(value) != config.d_in:
+        msg = (
+            f"{name} must be two or more widths that add up to d_in={config.d_in}. Got {value!r}. "
+            "Pass the width of each activation that the crosscoder reads."
+        )
+        raise ConfigError(msg)
+    if config.hooks and len(config.hooks) != len(value):
+        msg = f"{name} must be one for each of the {len(config.hooks)} hooks. Got {len(value)}. Pass as many."
+        raise ConfigError(msg)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from saelab import dist
 from saelab.sae.architectures import RECIPES
 from saelab.sae.dictionaries import Free
 from saelab.sae.initial import start_rows
@@ -149,8 +150,8 @@ def check_fits(
 
 
 def device_of(device: str | torch.device | None) -> torch.device:
-    """As asked, by default a GPU where there is one."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """As asked, by default this process's GPU where there is one."""
+    return torch.device(device or dist.local_device())
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -32,6 +32,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+SPLIT: dict[str, Any] = {"accumulate": 5, "held_out": 100, "evaluate_every": 20}
+
+
 def start(n: int, folder: Path, *tasks: str) -> list[subprocess.Popen]:
     """n ranks as torchrun would start them, without the agent that ends all where one ends."""
     with socket.socket() as free:
@@ -297,6 +300,8 @@ def task(name: str, rank: int, folder: Path) -> Any:
         return state(run("batchtopk", shard="latents", callbacks=[_interrupt], out=out))
     if name in ("continued_latents", "again_latents"):
         return state(run("batchtopk", shard="latents", out=folder / f"stopped_latents{rank or ''}"))
+    if name.startswith("options:"):
+        return state(run(name[8:], shard="latents" if name == "options:topk" else "data", **SPLIT))
     if name == "full":
         return _full_disk(rank, folder)
     if name == "uneven":

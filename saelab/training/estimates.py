@@ -53,14 +53,15 @@ class Estimate:
     start: int
     """What initialisation takes besides weights and rows, before the first step."""
     checkpoint: int
-    """The copy of weights and moments from which a checkpoint is written; 0 where none is."""
+    """The copies of the weights from which the result is written, 0 where it is not; checkpoints go to disk
+    piece by piece."""
     steps: int
     seconds: float | None
     """All steps, from one measured product on this device; None where it was not measured."""
 
     @property
     def memory(self) -> int:
-        """The peak: of initialisation, of a step or of a checkpoint, whichever is largest."""
+        """The peak: of initialisation, of a step or of writing, whichever is largest."""
         start = 2 * self.weights + self.start
         step = self.weights + self.gradients + self.optimizer + self.activations
         checkpoint = self.weights + self.gradients // 2 + self.optimizer + self.checkpoint
@@ -120,7 +121,7 @@ def plan(
         activations=max(activations),
         rows=4 * widest * (6 * batch + 2 * settings.init_rows),
         start=max(start),
-        checkpoint=int(2.2 * 3 * max(sizes)) if out else 0,
+        checkpoint=int(2.2 * max(sizes)) if out else 0,
         steps=settings.steps,
         seconds=settings.steps * products / _speed(configs[0], settings, device) if timed else None,
     )

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from ranks import OPTIONS, finish, read, run, start, state, torchrun
+from ranks import OPTIONS, SPLIT, finish, read, run, start, state, torchrun
 
 from saelab import dist
 from saelab.sae import SAE, recipes
@@ -22,7 +22,9 @@ def _close(one, two):
     for name, tensor in one["state"].items():
         torch.testing.assert_close(two["state"][name], tensor, rtol=1e-5, atol=1e-5)
     for a, b in zip(one["history"], two["history"], strict=True):
-        assert b == pytest.approx(a, rel=1e-5, abs=1e-5)
+        assert [v is None for v in b] == [v is None for v in a]
+        numbers = [[v for v in record if v is not None] for record in (a, b)]
+        assert numbers[1] == pytest.approx(numbers[0], rel=1e-5, abs=1e-5)
 
 
 def _same(a, b):
@@ -47,6 +49,17 @@ def test_two_ranks_equal_one_process_at_the_same_global_batch(names, tmp_path):
         assert [r.step for r in first["history"]] == [1, 20, 40, 60]
         assert _same(first, second)
         _close(one, first)
+
+
+def test_ranks_split_their_parts_and_measure_held_out_rows_as_one_process_does(tmp_path):
+    names = ["relu", "batchtopk", "topk"]
+    finish(start(2, tmp_path, *(f"options:{name}" for name in names)))
+    for name in names:
+        first, second = read(tmp_path, f"options:{name}")
+        assert _same(first, second)
+        assert all(r.held_out_fvu is not None for r in first["history"][1:])
+        if name != "batchtopk":  # whose micro-batches are others
+            _close(state(run(name, **SPLIT)), first)
 
 
 def test_latents_divided_among_two_ranks_equal_one_process(tmp_path):
@@ -120,7 +133,7 @@ def test_directions_are_drawn_as_one_process_would_and_pieces_make_the_whole(sha
         ("uneven", (RankError, RankError), "rank 1: .*rows: 2000 -> 1999"),
         ("other", (RankError, RankError), "rank 1: .*data"),
         ("nonfinite", (RankError, NonFiniteError), "NaN"),
-        ("small", (ConfigError, ConfigError), "at least their number, 2"),
+        ("small", (ConfigError, ConfigError), "must be at least 2"),
         ("checkpoints", (RankError, RankError), "checkpoint_every: 10 -> 11"),
         ("unwritable", (StoreError, RankError), "writable"),
         ("callback", (ValueError, RankError), "own error"),

@@ -23,7 +23,7 @@ from saelab.types import DeviceMemoryError
 # Peak memory of a step in matrices [rows d_sae] of float32 and its time in products of [rows d_in] and
 # [d_in d_sae], measured on one CPU thread: matrices topk 1.15, batchtopk and matryoshka 1.35 (codes stay
 # sparse), jumprelu 3.1, relu 4.3, top_afa 4.6, gba 5.6 (they may be dense); 0.45 more in bfloat16; at
-# initialisation topk 3, relu 2.
+# initialisation as much where codes stay sparse, else 2.
 SPARSE, DENSE, ROUNDED, START = 1.3, 5.0, 0.5, 2.5
 SPARSE_TIME, DENSE_TIME = 2.0, 6.5
 PROBE = {"cpu": 2**28, "cuda": 2**36}
@@ -111,7 +111,7 @@ def plan(
         activations.append(int(4 * config.d_sae * (matrices * part + kept)))
         on_device = device.type == "cpu"
         some = min(settings.init_rows, start_rows(config.d_sae))
-        start.append(int(START * 4 * config.d_sae * some) * on_device)
+        start.append(int((START if is_dense else SPARSE) * 4 * config.d_sae * some) * on_device)
         products += (DENSE_TIME if is_dense else SPARSE_TIME) * 2 * batch * config.d_in * config.d_sae
     widest = max(config.d_in for config in configs)
     return Estimate(

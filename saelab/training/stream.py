@@ -1,4 +1,4 @@
-"""Activations made while training: the model runs ahead in a thread of its own, rows are mixed in blocks."""
+"""Activations made while training: the model runs ahead in a thread, its rows are mixed in a buffer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saelab import dist
 from saelab.corpora import Corpus
 from saelab.harvesting.batches import batches, check_hooks, corpus_of, count_rows
 from saelab.harvesting.packing import check_packing
@@ -28,10 +27,12 @@ if TYPE_CHECKING:
 class ModelStream(Stream):
     """Rows of hook points, made as they are needed; see `saelab.stream`.
 
-    The corpus is read in passes, without end. Rows gather in blocks of about `buffer_rows`; a block is
-    shuffled and given out whole, so what a batch holds depends on the seed and on its own block alone: a run
-    that continues counts the rows before its block (without a forward pass where the subject has tokens) and
-    makes only that block again. At most three blocks and a few model batches are in memory.
+    The corpus is read in passes, without end. Rows are mixed in a buffer of about `buffer_rows`, as FAST does
+    (arXiv 2506.07691): it is shuffled, half of it is given out, and that half is filled again. So every row
+    is given out once a pass, and rows of a document are spread over several refills. What a batch holds
+    follows from the seed: a run that continues works out which rows are in the buffer and makes only those
+    again, from the oldest on (about sixteen halves back; the rows before are counted without a forward pass
+    where the subject has tokens). At most the buffer, two halves and a few model batches are in memory.
     """
 
     def __init__(
@@ -80,25 +81,28 @@ class ModelStream(Stream):
         return sha256(json.dumps(parts).encode()).hexdigest()
 
     def batches(self, size: int, seed: int, start: int = 0) -> Generator[Tensor, None, None]:
-        """Endless full batches [size width], the hooks side by side, from batch `start` on; where ranks share
-        them, this rank's part of each (all of them run the model on everything)."""
-        per_block = max(1, self.buffer_rows // size)
-        first, at = divmod(start, per_block)
-        with _Ahead(self._blocks(per_block * size, first)) as blocks:
-            for number in itertools.count(first):
-                block = next(blocks)
-                # mixed, so that neighbouring blocks and seeds share no order
-                mixed = (seed * 0x9E3779B1 + number * 0x85EBCA6B + 0x5AE1AB) % 2**63
-                order = torch.randperm(len(block), generator=torch.Generator().manual_seed(mixed))
-                for i in range(at, per_block):
-                    yield block[dist.rows.part(order[i * size : (i + 1) * size]).to(block.device)]
+        """Endless full batches [size width], the hooks side by side, from batch `start` on."""
+        batches_of_half = max(1, self.buffer_rows // 2 // size)
+        half = batches_of_half * size
+        first, at = divmod(start, batches_of_half)
+        numbers = _buffer(half, seed, first)
+        low = int(numbers.min())
+        with _Ahead(self._blocks(half, low)) as blocks:
+            reader = _Reader(blocks, low)
+            buffer = reader.pick(numbers)
+            for refill in itertools.count(first):
+                order = _shuffled(half, seed, refill).to(buffer.device)
+                out = buffer[order[:half]]
+                for i in range(at, batches_of_half):
+                    yield out[i * size : (i + 1) * size]
                 at = 0
+                buffer = torch.cat([buffer[order[half:]], reader.take(half)])
 
-    def _blocks(self, rows: int, first: int) -> Iterator[Tensor]:
-        """Blocks [rows width] in corpus order, pass after pass, from block `first` on."""
+    def _blocks(self, rows: int, skip: int) -> Iterator[Tensor]:
+        """Blocks [rows width] in corpus order, pass after pass, without the first `skip` rows."""
         held: list[Tensor] = []
         n = 0
-        for acts in self._acts(first * rows):
+        for acts in self._acts(skip):
             held.append(acts)
             n += len(acts)
             while n >= rows:
@@ -143,10 +147,10 @@ def stream(
 ) -> ModelStream:
     """Activations for `saelab.train`, made while it trains; nothing is stored.
 
-    The model reads the corpus in passes, a thread ahead of the trainer. Rows are mixed within blocks of
-    `buffer_rows`: pass at least what some hundreds of documents hold, or the rows of a batch share few
-    documents. hook: one, or several, of which each config reads its own. batch_size: documents a forward
-    pass. packing, long: see `saelab.harvest`.
+    The model reads the corpus in passes, a thread ahead of the trainer. Rows are mixed in a buffer of
+    `buffer_rows`, of which half is given out and filled again: pass at least what some hundreds of documents
+    hold, or the rows of a batch share few documents. hook: one, or several, of which each config reads its
+    own. batch_size: documents a forward pass. packing, long: see `saelab.harvest`.
     Raises HookError, CorpusError, ConfigError.
     """
     if isinstance(buffer_rows, bool) or not isinstance(buffer_rows, int) or buffer_rows < 1:
@@ -169,6 +173,58 @@ def _some(rows: int, corpus: Any) -> int:
         message = f"A corpus must hold rows besides BOS. Got none in {corpus!r}. Pass longer texts."
         raise CorpusError(message)
     return rows
+
+
+def _shuffled(half: int, seed: int, refill: int) -> Tensor:
+    """The order of the buffer at a refill: its first half is given out, the rest stays."""
+    # mixed, so that neighbouring refills and seeds share no order
+    mixed = (seed * 0x9E3779B1 + refill * 0x85EBCA6B + 0x5AE1AB) % 2**63
+    return torch.randperm(2 * half, generator=torch.Generator().manual_seed(mixed))
+
+
+def _buffer(half: int, seed: int, refill: int) -> Tensor:
+    """int64 [2 half]: numbers, counted over all passes, of the rows that the buffer holds at a refill."""
+    numbers = torch.arange(2 * half)
+    for before in range(refill):
+        fresh = torch.arange((before + 2) * half, (before + 3) * half)
+        numbers = torch.cat([numbers[_shuffled(half, seed, before)[half:]], fresh])
+    return numbers
+
+
+class _Reader:
+    """Rows by number out of blocks that come in order."""
+
+    def __init__(self, blocks: _Ahead, low: int) -> None:
+        self._blocks, self._at = blocks, low
+        self._left: Tensor | None = None
+
+    def pick(self, numbers: Tensor) -> Tensor:
+        """The rows of these numbers [n width], in their order; those before the largest are gone then."""
+        ordered, order = numbers.sort()
+        out: Tensor | None = None
+        done = 0
+        while done < len(ordered):
+            block = next(self._blocks)
+            end = self._at + len(block)
+            upto = int(torch.searchsorted(ordered, end))
+            if out is None:
+                out = block.new_empty(len(numbers), block.shape[1])
+            rows = (ordered[done:upto] - self._at).to(block.device)
+            out[order[done:upto].to(block.device)] = block[rows]
+            done = upto
+            if done == len(ordered):
+                self._left = block[int(ordered[-1]) + 1 - self._at :]
+            self._at = end
+        assert out is not None
+        return out
+
+    def take(self, n: int) -> Tensor:
+        """The next n rows."""
+        assert self._left is not None
+        while len(self._left) < n:
+            self._left = torch.cat([self._left, next(self._blocks)])
+        rows, self._left = self._left[:n], self._left[n:]
+        return rows
 
 
 class _Ahead:

@@ -16,6 +16,7 @@ from saelab.harvesting import harvest
 from saelab.sae import recipe
 from saelab.subjects import LanguageModel
 from saelab.training import stream, train
+from saelab.training.stream import _buffer, _shuffled
 from saelab.types import ConfigError, CorpusError, HookError, ShapeError
 
 HOOK = "blocks.0.hook_resid_post"
@@ -48,23 +49,45 @@ def as_set(rows):
 
 
 @pytest.mark.parametrize(("buffer_rows", "size"), [(512, 64), (500, 96), (64, 64), (10, 64)])
-def test_each_block_holds_the_corpus_rows_in_another_order(subject, corpus, harvested, buffer_rows, size):
-    per_block = max(1, buffer_rows // size)
+@pytest.mark.parametrize("refills", [1, 2, 5])
+def test_every_row_is_given_once_and_half_of_the_buffer_waits(
+    subject, corpus, harvested, buffer_rows, size, refills
+):
+    per_half = max(1, buffer_rows // 2 // size)
+    half = per_half * size
     given = stream(subject, corpus, HOOK, buffer_rows=buffer_rows).batches(size, seed=3)
-    for block in range(3):
-        rows = rows_of(given, per_block)
-        expected = harvested[block * per_block * size : (block + 1) * per_block * size]
-        assert as_set(rows) == as_set(expected)
-        if per_block > 1:
-            assert not torch.allclose(rows, expected, atol=1e-4)
+    rows = rows_of(given, refills * per_half)
+    waiting = _buffer(half, 3, refills)
+    assert len(waiting) == len(waiting.unique()) == 2 * half
+    read = torch.arange((refills + 2) * half)
+    out = read[~torch.isin(read, waiting)]
+    assert len(out) == len(rows) == refills * half
+    passes = torch.cat([harvested] * (1 + len(read) // len(harvested)))
+    assert as_set(rows) == as_set(passes[out])
+    assert not torch.allclose(rows, passes[out], atol=1e-4)
 
 
-def test_passes_follow_each_other(subject, corpus, harvested):
+def test_neighbours_in_a_batch_share_a_document_as_often_as_chance_says():
+    """Documents of 20 rows; once the buffer has been mixed for a while, within three standard deviations."""
+    half, pairs, same, expected = 4_000, 0, 0, 0.0
+    for refill in range(3, 40):
+        rows = _buffer(half, 7, refill)[_shuffled(half, 7, refill)]
+        document = rows // 20
+        same += int((document[: half - 1] == document[1:half]).sum())
+        counts = torch.bincount(document - document.min()).double()
+        expected += float((counts * (counts - 1)).sum() / (2 * half * (2 * half - 1))) * (half - 1)
+        pairs += half - 1
+    assert abs(same - expected) < 3 * expected**0.5
+    assert expected / pairs < 0.002
+
+
+def test_a_small_corpus_fills_the_buffer_in_several_passes(subject, corpus, harvested):
     n = len(harvested)
     size = n // 3 + 5
-    rows = rows_of(stream(subject, corpus, HOOK, buffer_rows=size).batches(size, seed=0), 4)
-    twice = torch.cat([harvested, harvested])
-    assert as_set(rows) == as_set(twice[: 4 * size])
+    rows = rows_of(stream(subject, corpus, HOOK, buffer_rows=2 * size).batches(size, seed=0), 4)
+    waiting = _buffer(size, 0, 4)
+    read = torch.arange(6 * size)
+    assert as_set(rows) == as_set(harvested[read[~torch.isin(read, waiting)] % n])
 
 
 @pytest.mark.parametrize("start", [1, 4, 7, 23, 90])

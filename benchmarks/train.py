@@ -6,12 +6,12 @@ python benchmarks/train.py [--scaling | --parts] [--rounds 7] [--threads 1] [--s
 
 Each library runs in a process of its own (peers/worker.py), on the same rows, of which no latent is dead, and
 all take turns: a turn of a few steps, between two turns of the bare product. Ours is `saelab.train` as it
-stands (batches gathered, encoding, top-k, sparse decoding, gradients, unit-norm rules, clipping, Adam, counts).
-The plain one is the same mathematics as one would write it down: torch.topk, a dense code matrix, autograd,
-fused Adam. SAELens and dictionary_learning are stepped by their trainers, sparsify by the lines of its trainer
-around its coder. Times are medians over rounds, on one thread of CPU time; the range of the multiples is that
-of all rounds. Memory is what one turn adds to weights, Adam's moments and rows, in processes whose allocator
-gives freed memory back at once.
+stands (batches gathered, encoding, top-k, sparse decoding, gradients, unit-norm rules, clipping, Adam,
+counts). The plain one is the same mathematics as one would write it down: torch.topk, a dense code matrix,
+autograd, fused Adam. SAELens and dictionary_learning are stepped by their trainers, sparsify by the lines of
+its trainer around its coder, all with Adam. Times are medians over rounds, on one thread of CPU time; ranges
+are those of all rounds. Memory is what a turn adds to weights, Adam's moments and rows, in processes whose
+allocator gives freed memory back at once.
 
 --scaling: how the time of a step grows with d_sae and with the batch, and a step with 131,072 latents.
 --parts: ways of decoding and of selecting, instead.
@@ -26,6 +26,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,10 +47,19 @@ TURN = 2
 
 
 class Worker:
-    """One library in its process; see peers/worker.py. The first turn, which warms it up, is done."""
+    """One library in its process; see peers/worker.py. The first turn, which warms it up, is done.
+
+    What it says on stderr is shown only where it fails: then ChildProcessError is raised.
+    """
 
     def __init__(
-        self, name: str, shape: str, threads: int = 1, device: str = "cpu", exact_memory: bool = False
+        self,
+        name: str,
+        shape: str,
+        threads: int,
+        device: str = "cpu",
+        turn: int = TURN,
+        exact_memory: bool = False,
     ) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -57,12 +67,12 @@ class Worker:
             environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
         program = str(PEERS) if name in THEIRS else sys.executable
         script = str(ROOT / "benchmarks" / "peers" / "worker.py")
-        self.name = name
+        self.name, self.said = name, tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [program, script, name, shape, str(TURN), str(threads), device],
+            [program, script, name, shape, str(turn), str(threads), device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.said,
             env=environment,
             text=True,
         )
@@ -79,7 +89,10 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"The worker of {self.name} ended. Run it alone: {' '.join(self.process.args)}")  # type: ignore[arg-type]
+            self.said.seek(0)
+            print(self.said.read(), file=sys.stderr)
+            message = f"The worker of {self.name} ended; what it said is above."
+            raise ChildProcessError(message)
         return json.loads(line)
 
     def close(self) -> None:
@@ -128,23 +141,27 @@ def measure_steps(names: list[str], shape: str, rounds: int, threads: int) -> di
         found["bytes"] = [worker.turn()["bytes"] for _ in range(2)]
         worker.close()
     print(f"d_in, d_sae, k, batch = {shape}; {threads} thread(s)\n")
-    print("| | ms | x product | range | x our topk | memory, MB | of sparsify's |\n|---|---:|---:|---|---:|---:|---:|")
+    print("| | ms | x product | range | x our topk | memory, MB | of sparsify's |")
+    print("|---|---:|---:|---|---:|---:|---:|")
     topk = figures.get("saelab:topk", {}).get("multiples")
     most = max(figures["sparsify"]["bytes"]) if "sparsify" in figures else None
     for name, found in figures.items():
         multiples, peak = found["multiples"], max(found["bytes"])
         ours = f"{statistics.median(multiples) / statistics.median(topk):.2f}" if topk else ""
         share = f"{peak / most:.0%}" if most else ""
+        milliseconds = statistics.median(found["seconds"]) * 1e3
         print(
-            f"| {name} | {statistics.median(found['seconds']) * 1e3:.0f} | {statistics.median(multiples):.2f} "
+            f"| {name} | {milliseconds:.0f} | {statistics.median(multiples):.2f} "
             f"| {min(multiples):.2f} .. {max(multiples):.2f} | {ours} | {peak / 1e6:.0f} | {share} |"
         )
     return {"steps": figures}
 
 
-def in_turns(jobs: dict[str, tuple[str, str]], rounds: int, threads: int) -> dict[str, dict[str, list[float]]]:
-    """{job: seconds a step, and their multiples of the product just before and after, round by round}. A job is
-    a worker's name and shape; all processes live at once, and each is idle but in its turn."""
+def in_turns(
+    jobs: dict[str, tuple[str, str]], rounds: int, threads: int
+) -> dict[str, dict[str, list[float]]]:
+    """{job: seconds a step, and their multiples of the product just before and after, round by round}. A job
+    is a worker's name and shape; all processes live at once, and each is idle but in its turn."""
     products = {shape: Worker("product", shape, threads) for _, shape in jobs.values()}
     workers = {job: Worker(*how, threads) for job, how in jobs.items()}
     found: dict[str, dict[str, list[float]]] = {job: {"seconds": [], "multiples": []} for job in jobs}

@@ -1,10 +1,10 @@
 """One training loop in a process of its own: `worker.py NAME d_in,d_sae,k,batch TURN THREADS DEVICE`.
 
-It is run by saelab's interpreter or by that of the peers' environment, and imports only the library that it is
-asked for. Each line on stdin has it do TURN steps, which it answers by a line of JSON on stdout: {"seconds": a
-step, "bytes": by which memory rose above what weights, Adam's moments and rows take, "held": bytes then}. The
-first turn is done unasked, to warm up. Seconds on one CPU thread are CPU time, which other processes on the
-machine do not lengthen; on several threads, or a GPU, they are wall time.
+It is run by saelab's interpreter or by that of the peers' environment, and imports only the library that it
+is asked for. Each line on stdin has it do TURN steps, which it answers by a line of JSON on stdout:
+{"seconds": a step, "bytes": by which memory rose above what weights, Adam's moments and rows take, "held":
+bytes then}. The first turn is done unasked, to warm up. Seconds on one CPU thread are CPU time, which is not
+longer where other processes take turns on the core; on several threads, or a GPU, they are wall time.
 
 NAME: "product", the bare x @ W_enc; "encode", saelab's encode_sparse; "plain"; "saelab:RECIPE"; "sparsify";
 "saelens"; "saelens_sparse"; "dictionary_learning". No latent is dead, so that no loss of dead latents runs.
@@ -200,7 +200,9 @@ def sparsify(server: Server, shape: Shape) -> None:
 
 
 def saelens(server: Server, shape: Shape, sparse: bool = False) -> None:
-    """SAELens' SAETrainer.step of its TopKTrainingSAE, with or without use_sparse_activations."""
+    """SAELens' SAETrainer.step of its TopKTrainingSAE, with its defaults or with use_sparse_activations,
+    which needs rescale_acts_by_decoder_norm off: the product of sparse codes and norms has no backward pass.
+    """
     from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import LoggingConfig, SAETrainerConfig
 
@@ -209,7 +211,7 @@ def saelens(server: Server, shape: Shape, sparse: bool = False) -> None:
                                    rescale_acts_by_decoder_norm=not sparse)  # fmt: skip
     settings = SAETrainerConfig(total_training_samples=NEVER * shape.batch, lr=1e-4, lr_end=1e-5,
                                 train_batch_size_samples=shape.batch, device=shape.device,
-                                dead_feature_window=NEVER,
+                                dead_feature_window=NEVER, autocast=shape.device == "cuda",
                                 logger=LoggingConfig(log_to_wandb=False))  # fmt: skip
     batch = shape.batches()
     trainer = SAETrainer(settings, TopKTrainingSAE(config), iter(batch, None))

@@ -47,8 +47,9 @@ def top_k_reference(pre: Float[Tensor, "n d_sae"], k: int) -> Int[Tensor, "n k"]
     return order.sort(dim=1).values
 
 
-def top_k(pre: Float[Tensor, "n d_sae"], k: int) -> Int[Tensor, "n k"]:
-    """Indices of the k largest of each row, in any order; ties at the boundary go to the lower index.
+def top_k(pre: Float[Tensor, "n d_sae"], k: int, signed: bool = False) -> Int[Tensor, "n k"]:
+    """Indices of the k largest of each row, in any order; ties at the boundary go to the lower index. signed:
+    the largest of |pre|, of which no matrix is made.
 
     torch.topk leaves open which of several equal values it keeps. One value more than needed shows the rows
     where that matters (the k-th equals the next), and only these are selected again, by the definition.
@@ -56,12 +57,12 @@ def top_k(pre: Float[Tensor, "n d_sae"], k: int) -> Int[Tensor, "n k"]:
     d_sae = pre.shape[1]
     if k >= d_sae:
         return torch.arange(d_sae, device=pre.device).expand(pre.shape[0], d_sae)
-    values, indices = _largest(pre, k + 1)
+    values, indices = _largest(pre, k + 1, signed)
     tied = values[:, k - 1] == values[:, k]
     indices = indices[:, :k]
     if tied.any():
         indices = indices.clone()
-        indices[tied] = top_k_reference(pre[tied], k)
+        indices[tied] = top_k_reference(pre[tied].abs() if signed else pre[tied], k)
     return indices
 
 
@@ -194,18 +195,24 @@ def active_pre(
     return _ActivePre.apply(pre, x, b_in, W_enc, b_enc, indptr, indices)  # type: ignore[return-value]
 
 
-def _largest(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(values, indices) [n k] of the k largest of each row, descending; any choice among equals.
+def _largest(pre: Tensor, k: int, signed: bool = False) -> tuple[Tensor, Tensor]:
+    """(values, indices) [n k] of the k largest of each row, descending; any choice among equals. signed: of
+    |pre|.
 
     On CPU torch.topk is slow (its cost is that of the encoder product at d_in=128). The k largest of a row
-    lie in the k groups with the largest maxima, and maxima of interleaved groups of eight are nearly free.
+    lie in the k groups with the largest maxima, and maxima of interleaved groups of eight are nearly free;
+    they are ranked in the same way.
     """
     n, d_sae = pre.shape
     if pre.device.type != "cpu" or d_sae % 8 or d_sae // 8 < 2 * k or not pre.is_contiguous():
-        return pre.topk(k, dim=1)
+        return (pre.abs() if signed else pre).topk(k, dim=1)
     groups = pre.view(n, 8, d_sae // 8)
-    chosen = groups.amax(1).topk(k, dim=1, sorted=False).indices
+    # two passes over pre are cheaper than a matrix of |pre|
+    most = torch.maximum(groups.amax(1), -groups.amin(1)) if signed else groups.amax(1)
+    chosen = _largest(most, k)[1]
     candidates = groups.gather(2, chosen[:, None, :].expand(n, 8, k)).reshape(n, 8 * k)
+    if signed:
+        candidates = candidates.abs()
     values, at = candidates.topk(k, dim=1)
     return values, (at // k) * (d_sae // 8) + chosen.gather(1, at % k)
 

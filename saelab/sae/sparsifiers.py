@@ -109,11 +109,11 @@ class AbsTopK(Sparsifier):
         self.k = k
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
-        indices = top_k(pre.detach().abs(), self.k)
+        indices = top_k(pre.detach(), self.k, signed=True)
         return torch.zeros_like(pre).scatter(1, indices, pre.gather(1, indices))
 
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-        indices = top_k(pre.abs(), self.k)
+        indices = top_k(pre, self.k, signed=True)
         n, k = indices.shape
         return torch.arange(0, n * k + 1, k, device=pre.device), indices.reshape(-1)
 

@@ -193,8 +193,7 @@ def _revival(config: SAEConfig, chosen: Callable[[], Tensor]) -> Loss:
         signed = sae.sparsifier.signed
         with torch.no_grad():
             pre = forward.pre.detach()
-            score = pre[:, latents].abs() if signed else pre[:, latents]
-            indices = latents[top_k(score, k)]
+            indices = latents[top_k(pre[:, latents], k, signed)]
         indptr = torch.arange(0, len(pre) * k + 1, k, device=pre.device)
         codes = sae.attach(forward.x, pre, indptr, indices.reshape(-1), torch.clone if signed else torch.relu)
         return coefficient * (error - sparse_decode(codes, sae.W_dec)).square().sum() / energy

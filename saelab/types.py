@@ -56,6 +56,10 @@ class FormatError(SaelabError):
     """A file in an unknown, unsafe or inconsistent format."""
 
 
+class DeviceMemoryError(SaelabError, MemoryError):
+    """A computation that does not fit into the memory of its device."""
+
+
 class MissingDependency(SaelabError, ImportError):
     """An optional library that is not installed; the message gives the pip command."""
 

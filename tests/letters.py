@@ -51,6 +51,8 @@ class Bare:
         acts = torch.stack([torch.sin(ids * (i + 1.3) + position * 0.37) for i in range(WIDTH)], -1)
         return Run({str(h): acts for h in read}, None)
 
+    special_ids = frozenset()
+
     def label(self, inputs, sample, position):
         return chr(int(inputs.data["input_ids"][sample, position]))
 
@@ -77,10 +79,10 @@ class Planted:
     """An SAE whose latents are planted: one never fires, one always, one has ties, one fires once or so, one
     has both signs, one is only negative."""
 
-    hook = SAE.hook
+    hook, reads, writes = SAE.hook, SAE.reads, SAE.writes
 
     def __init__(self, spoil=None):
-        self.config = SimpleNamespace(hook=HookPoint("h"), d_in=WIDTH, d_sae=N_LATENTS)
+        self.config = SimpleNamespace(hook=HookPoint("h"), hooks=(), d_in=WIDTH, d_sae=N_LATENTS, d_out=None)
         self.spoil = spoil
 
     def dense(self, x):

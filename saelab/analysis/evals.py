@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saelab.corpora import Corpus, Document, as_corpus
-from saelab.interventions import MeanAblate, Reconstruct
+from saelab.harvesting.batches import side_by_side
+from saelab.interventions import MeanAblate, Replace
 from saelab.types import CorpusError, HookPoint, Inputs, Intervention, check_finite
 
 if TYPE_CHECKING:
@@ -81,63 +82,99 @@ def evaluate(
     """Reconstruction, sparsity and effect on the loss, beside an untrained SAE.
 
     BOS is left out of reconstruction, and kept as it is where the loss is measured. Documents longer than
-    the context are cut at it.
+    the context are cut at it. Of a transcoder the target is scored, of a crosscoder all that it reads, from
+    the activations of the untouched model.
 
     max_rows: stop after this many rows. seed: of the untrained SAE.
-    Raises HookError on an SAE without a hook point, CorpusError on an empty corpus.
+    Raises HookError on an SAE without hook points, CorpusError on an empty corpus.
     """
     from saelab.sae import SAE
 
-    hook = subject.hook_point(str(sae.hook))
+    reads = [subject.hook_point(str(hook)) for hook in sae.reads]
+    writes = [subject.hook_point(str(hook)) for hook in sae.writes]
     corpus = as_corpus(corpus)
     # the first pass finds the mean, the second measures: flat memory at the price of a partial forward
     total: Tensor | None = None
-    sample: Tensor | None = None
+    sample: tuple[Tensor, Tensor] | None = None
     n_rows = 0
-    for _, x in _batches(subject, corpus, hook, max_rows, batch_size):
-        summed = x.double().sum(0)
-        total, n_rows = summed if total is None else total + summed, n_rows + len(x)
-        sample = x if n_rows == len(x) else sample
-    if total is None or not n_rows:
+    for batch in _batches(subject, corpus, reads, writes, max_rows, batch_size):
+        summed = batch.y.double().sum(0)
+        total, n_rows = summed if total is None else total + summed, n_rows + len(batch.y)
+        sample = (batch.x, batch.y) if n_rows == len(batch.y) else sample
+    if total is None or sample is None or not n_rows:
         message = (
             f"A corpus must hold rows besides BOS to be scored. Got none in {corpus!r}. Pass longer texts."
         )
         raise CorpusError(message)
-    ablate = MeanAblate(hook, total / n_rows, keep_first=True)
+    means = (total / n_rows).split([subject.width(hook) for hook in writes])
+    ablate = [MeanAblate(hook, mean, keep_first=True) for hook, mean in zip(writes, means, strict=True)]
 
     # the control knows as much of the data as training begins with: its mean and scale
-    arms = [_Arm(sae), _Arm(SAE.create(sae.config, seed=seed, rows=sample))]
+    arms = [_Arm(sae), _Arm(SAE.create(sae.config, seed=seed, rows=sample[0], targets=sample[1]))]
     clean = ablated = 0.0
     n_targets = 0
-    for inputs, x in _batches(subject, corpus, hook, max_rows, batch_size):
-        clean += _summed_loss(subject, inputs)
-        ablated += _summed_loss(subject, inputs, ablate)
-        n_targets += int((np.asarray(inputs.lengths) - 1).sum())
+    for batch in _batches(subject, corpus, reads, writes, max_rows, batch_size):
+        clean += _summed_loss(subject, batch.inputs)
+        ablated += _summed_loss(subject, batch.inputs, *ablate)
+        n_targets += int((np.asarray(batch.inputs.lengths) - 1).sum())
         for arm in arms:
-            arm.add(x)
-            arm.loss += _summed_loss(subject, inputs, Reconstruct(hook, arm.sae, keep_first=True))
+            arm.loss += _summed_loss(subject, batch.inputs, *batch.replaced(writes, arm.add(batch)))
     clean, ablated = clean / n_targets, ablated / n_targets
     of_sae, of_untrained = (arm.scores(clean, ablated, n_targets) for arm in arms)
-    return Report(str(hook), n_rows, clean, ablated, of_sae, of_untrained)
+    names = [" + ".join(map(str, hooks)) for hooks in (reads, writes)]
+    name = names[0] if names[0] == names[1] else " -> ".join(names)
+    return Report(name, n_rows, clean, ablated, of_sae, of_untrained)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Documents with what the SAE reads and stands for: rows of their tokens, BOS and padding left out."""
+
+    inputs: Inputs
+    acts: Mapping[str, Tensor]
+    """hook name -> [samples positions width]"""
+    kept: Tensor
+    """bool [samples positions]: which positions are rows"""
+    x: Tensor
+    """[rows d_in]"""
+    y: Tensor
+    """[rows d_out]"""
+
+    def replaced(self, hooks: Sequence[HookPoint], x_hat: Tensor) -> list[Replace]:
+        """The edits that put x_hat [rows d_out] where the rows are; the rest stays as it is."""
+        edits = []
+        for hook, part in zip(
+            hooks, x_hat.split([self.acts[str(h)].shape[-1] for h in hooks], 1), strict=True
+        ):
+            values = self.acts[str(hook)].clone()
+            values[self.kept.to(values.device)] = part.to(values)
+            edits.append(Replace(hook, values))
+        return edits
 
 
 def _batches(
-    subject: LanguageModel, corpus: Corpus, hook: HookPoint, max_rows: int | None, batch_size: int
-) -> Iterator[tuple[Inputs, Tensor]]:
-    """Batches of documents with the activations [rows d_in] of their tokens, BOS and padding left out."""
+    subject: LanguageModel,
+    corpus: Corpus,
+    reads: Sequence[HookPoint],
+    writes: Sequence[HookPoint],
+    max_rows: int | None,
+    batch_size: int,
+) -> Iterator[_Batch]:
     import torch
 
     seen = 0
+    hooks = list(dict.fromkeys([*reads, *writes]))
     for documents in _grouped(corpus, batch_size):
         inputs = subject.prepare([d.text for d in documents], truncate=True)
-        acts = subject.run(inputs, read=[hook], output=False).acts[str(hook)]
+        acts = subject.run(inputs, read=hooks, output=False).acts
         lengths = torch.as_tensor(inputs.lengths)
-        position = torch.arange(acts.shape[1])
+        position = torch.arange(int(lengths.max()))
         kept = (position >= 1) & (position < lengths[:, None])
-        x = acts[kept.to(acts.device)]
-        check_finite(x, f"Activations at {hook}")
-        yield inputs, x
-        seen += len(x)
+        rows = {name: each[kept.to(each.device)] for name, each in acts.items()}
+        for name, each in rows.items():
+            check_finite(each, f"Activations at {name}")
+        yield _Batch(inputs, acts, kept, side_by_side(rows, reads), side_by_side(rows, writes))
+        seen += int(kept.sum())
         if max_rows is not None and seen >= max_rows:
             return
 
@@ -173,16 +210,18 @@ class _Arm:
         self.rows = 0
         self.loss = 0.0
 
-    def add(self, x: Tensor) -> None:
+    def add(self, batch: _Batch) -> Tensor:
+        """Count a batch; gives x_hat."""
         import torch
 
         with torch.no_grad():
-            forward = self.sae(x)
-        self.fvu.update(x, forward.x_hat)
+            forward = self.sae(batch.x)
+        self.fvu.update(batch.y, forward.x_hat)
         on = forward.codes != 0
         self.fired |= on.any(0).cpu().numpy()
         self.nonzero += int(on.sum())
-        self.rows += len(x)
+        self.rows += len(batch.x)
+        return forward.x_hat
 
     def scores(self, clean: float, ablated: float, n_targets: int) -> Scores:
         loss = self.loss / n_targets

@@ -49,6 +49,7 @@ def direct_logits(sae: SAE, subject: LanguageModel, latents: list[int]) -> np.nd
     import torch
 
     with torch.no_grad():
-        directions: Tensor = subject.to_residual(sae.hook, sae.W_dec[latents])
+        hook = sae.writes[-1]  # of a crosscoder the last place, which all before reach too
+        directions: Tensor = subject.to_residual(hook, sae.W_dec[latents][:, -subject.width(hook) :])
         logits = subject.residual_to_logits(directions)
         return (logits - logits.mean(-1, keepdim=True)).float().cpu().numpy()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saelab.analysis.results import TokenCodes
+from saelab.harvesting.batches import side_by_side
 
 if TYPE_CHECKING:
     from saelab.sae import SAE
@@ -20,7 +21,7 @@ def token_codes(subject: LanguageModel, sae: SAE, text: str) -> TokenCodes:
     has no hook point of this subject.
     """
     inputs = subject.prepare([text])
-    acts = subject.run(inputs, read=[sae.hook], output=False).acts[str(sae.hook)][0]
+    acts = side_by_side(subject.run(inputs, read=sae.reads, output=False).acts, sae.reads)[0]
     ids = inputs.data["input_ids"][0].tolist()
     counted = np.array([i != subject.bos_id or at > 0 for at, i in enumerate(ids)], dtype=bool)
     return TokenCodes(text, subject.token_strings(ids), sae.encode_sparse(acts), counted)

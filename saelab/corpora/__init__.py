@@ -1,7 +1,7 @@
 """What subjects are run on: texts (a user's own, the labelled synthetic world, English from the standard
 library); and activations whose features are known, to try SAEs on."""
 
-from saelab.corpora.documents import Corpus, Document, Span, as_corpus, token_labels
+from saelab.corpora.documents import Corpus, Document, Span, as_corpus, dialogues, token_labels
 from saelab.corpora.labels import row_labels
 from saelab.corpora.natural import natural
 from saelab.corpora.synthetic import Synthetic, SyntheticRows, synthetic
@@ -14,6 +14,7 @@ __all__ = [
     "Synthetic",
     "SyntheticRows",
     "as_corpus",
+    "dialogues",
     "natural",
     "row_labels",
     "synthetic",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from saelab.types import CorpusError, RangeError
@@ -21,12 +21,17 @@ class Span:
 
 @dataclass(frozen=True)
 class Document:
-    """A text with a stable id; `spans` say what parts of it are, `kind` what all of it is."""
+    """A text with a stable id; `spans` say what parts of it are, `kind` what all of it is.
+
+    messages: of a dialogue, (role, content) of each turn; `text` is for people then, the model reads the
+    messages through its tokenizer's chat template.
+    """
 
     id: str
     text: str
     spans: tuple[Span, ...] = ()
     kind: str = ""
+    messages: tuple[tuple[str, str], ...] = ()
 
 
 class Corpus:
@@ -80,6 +85,8 @@ class Corpus:
         else:
             for document in self:
                 digest.update(f"{len(document.text)}:{document.text}".encode())
+                if document.messages:
+                    digest.update(repr(document.messages).encode())
         return digest.hexdigest()
 
     def __repr__(self) -> str:
@@ -106,6 +113,39 @@ def as_corpus(texts: Corpus | Iterable[str | Document] | str) -> Corpus:
         message = "A corpus must hold at least one document. Got none. Pass a non-empty list of strings."
         raise CorpusError(message)
     return Corpus(lambda: documents, f"{len(documents)} documents", n_documents=len(documents))
+
+
+def dialogues(chats: Iterable[Sequence[Mapping[str, str]]] | Corpus, name: str = "dialogues") -> Corpus:
+    """A corpus of chat dialogues, each a list of {"role": ..., "content": ...}.
+
+    The model reads them through its tokenizer's chat template. Raises CorpusError where a dialogue is empty
+    or no such list. An iterator is read into memory, since it can be read only once.
+    """
+    documents = tuple(_dialogue(i, chat) for i, chat in enumerate(chats))
+    if not documents:
+        message = "A corpus must hold at least one dialogue. Got none. Pass lists of role and content."
+        raise CorpusError(message)
+    return Corpus(lambda: documents, name, n_documents=len(documents))
+
+
+def _dialogue(i: int, chat: object) -> Document:
+    good = isinstance(chat, Sequence) and not isinstance(chat, str) and len(chat) > 0
+    turns = list(chat) if good else []  # type: ignore[call-overload]
+    for turn in turns:
+        good = (
+            good
+            and isinstance(turn, Mapping)
+            and all(isinstance(turn.get(key), str) for key in ("role", "content"))
+        )
+    if not good:
+        message = (
+            "A dialogue must be a non-empty list of {'role': str, 'content': str}. "
+            f"Got {str(chat)[:80]!r} at index {i}. Convert it first."
+        )
+        raise CorpusError(message)
+    messages = tuple((turn["role"], turn["content"]) for turn in turns)
+    text = "\n".join(f"{role}: {content}" for role, content in messages)
+    return Document(str(i), text, kind="dialogue", messages=messages)
 
 
 def token_labels(document: Document, offsets: Sequence[tuple[int, int]]) -> list[str]:

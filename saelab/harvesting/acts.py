@@ -26,6 +26,7 @@ def harvest(
     batch_size: int = 16,
     dtype: str = "float32",
     shard_rows: int = 262_144,
+    packing: str = "document",
     long: str = "truncate",
     include_bos: bool = False,
     overwrite: bool = False,
@@ -33,13 +34,15 @@ def harvest(
 ) -> ActivationStore:
     """Run the subject over the corpus and keep what flows through the hook points, all in one pass.
 
-    Each document runs alone, padded beside others of like length; padding is no row, BOS only with
-    include_bos=True. The pass stops after the last hook point that is read. Memory does not grow with the
-    corpus. Nothing is left at `out` if it is interrupted.
+    Padding is no row, BOS only with include_bos=True. The pass stops after the last hook point that is read.
+    Memory does not grow with the corpus. Nothing is left at `out` if it is interrupted.
 
     corpus: texts for language models, else samples that subject.prepare takes. max_rows: stop there, exactly.
-    long: documents longer than the context are cut ("truncate"), read in pieces ("split") or refused
-    ("error").
+    packing: "document": each document runs alone, padded beside others of like length; "dialogue": the same
+    of chat dialogues (`saelab.corpora.dialogues`), by the tokenizer's chat template; "blocks": documents one
+    after another in blocks of the context, where tokens see the documents before; "blocks_masked": documents
+    share blocks, but see only themselves, as if alone. long: documents longer than the context are cut
+    ("truncate"), read in pieces ("split") or refused ("error").
     dtype: float32, float16 or bfloat16 on disk.
     Raises HookError, CorpusError, NonFiniteError (naming hook point and document), ConfigError, StoreError.
     """
@@ -53,14 +56,23 @@ def harvest(
         import torch
 
         writer = ActivationWriter(folder, widths, dtype, shard_rows)
-        options = {"batch_size": batch_size, "max_rows": max_rows, "long": long, "include_bos": include_bos}
+        options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "max_rows": max_rows,
+            "packing": packing,
+            "long": long,
+            "include_bos": include_bos,
+        }
+        special = cut = 0
         for batch in batches(subject, texts, points, **options):
             writer.add(batch.acts, torch.from_numpy(batch.rows))
+            special, cut = special + int(batch.special.sum()), cut + batch.cut
             bar.add(batch)
         if not writer.n_rows:
             message = "A corpus must hold rows besides BOS. Got none. Pass longer texts, or include_bos=True."
             raise CorpusError(message)
-        writer.finish({"subject": subject.fingerprint(), "corpus": _fingerprint(texts)})
+        told = {"packing": packing, "special_rows": special, "documents_cut": cut}
+        writer.finish({"subject": subject.fingerprint(), "corpus": _fingerprint(texts), **told})
     return ActivationStore.open(out)
 
 

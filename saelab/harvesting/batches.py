@@ -5,13 +5,14 @@ size.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saelab.corpora import Corpus, Document, as_corpus
+from saelab.harvesting.packing import check_packing, sequences
 from saelab.types import ConfigError, CorpusError, HookError, HookPoint, NonFiniteError, check_finite
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from saelab.types import Subject
 
-LONG = ("error", "truncate", "split")
+BLOCK_DOCUMENTS = 256
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,18 @@ class Batch:
     """int32 [n]; -1 where the subject has no tokens"""
     tokens: list[str]
     """text of each row, for people"""
+    special: np.ndarray
+    """bool [n]: what a chat template or the tokenizer wrote"""
+    cut: int = 0
+    """how many of the documents were cut at the context"""
 
 
-@dataclass
-class _Piece:
-    """Part of a document that fits the context."""
+def side_by_side(acts: Mapping[str, Tensor], hooks: Sequence[HookPoint]) -> Tensor:
+    """The activations of several hooks as one input [.. sum of widths]."""
+    import torch
 
-    number: int
-    ids: list[int]
-    start: int
-    """position in the document of ids[0]"""
-    skip: int
-    """leading ids that do not count"""
-    acts: dict[str, Any] = field(default_factory=dict)
+    first = acts[str(hooks[0])]
+    return first if len(hooks) == 1 else torch.cat([acts[str(hook)] for hook in hooks], dim=-1)
 
 
 def is_language(subject: Subject) -> bool:
@@ -97,21 +97,20 @@ def batches(
     *,
     batch_size: int = 16,
     max_rows: int | None = None,
+    packing: str = "document",
     long: str = "truncate",
     include_bos: bool = False,
     first: int = 0,
 ) -> Iterator[Batch]:
     """Batches of documents until the corpus or `max_rows` (exactly) is used up.
 
-    Documents are sorted by length within a stretch of the corpus, so that padding costs little; the rows
-    come back in document order. long: documents longer than the context are refused ("error"), cut
-    ("truncate"), or read in pieces, each with its own BOS ("split").
+    Sequences are sorted by length within a stretch of the corpus, so that padding costs little; the rows
+    come back in document order. packing: a name of `packing.PACKINGS`. long: documents longer than the
+    context are refused ("error"), cut ("truncate"), or read in pieces, each with its own BOS ("split").
     first: leave out the documents before this one.
     Raises ConfigError, CorpusError, NonFiniteError naming hook point and document.
     """
-    if long not in LONG:
-        message = f"long must be one of {', '.join(LONG)}. Got {long!r}. Pass long='truncate'."
-        raise ConfigError(message)
+    check_packing(packing, long)
     if batch_size < 1 or (max_rows is not None and max_rows < 1):
         message = (
             f"batch_size and max_rows must be at least 1. Got {batch_size} and {max_rows}. "
@@ -119,9 +118,11 @@ def batches(
         )
         raise ConfigError(message)
     left = max_rows
-    for stretch in _stretches(corpus, 16 * batch_size, first):
-        make = _language_batch if is_language(subject) else _sample_batch
-        batch = make(subject, stretch, hooks, batch_size, long, include_bos)
+    for stretch in _stretches(corpus, _size(batch_size, packing), first):
+        if is_language(subject):
+            batch = _language_batch(subject, stretch, hooks, batch_size, packing, long, include_bos)
+        else:
+            batch = _sample_batch(subject, stretch, hooks, batch_size)
         if left is not None and len(batch.rows) >= left:
             yield _cut(batch, left)
             return
@@ -136,17 +137,22 @@ def count_rows(
     hooks: Sequence[HookPoint],
     *,
     batch_size: int = 16,
+    packing: str = "document",
     long: str = "truncate",
 ) -> Iterator[tuple[int, int]]:
     """(rows, documents) of each batch that `batches` would give, without a forward pass where the subject
     reads tokens."""
     if not is_language(subject):
-        for batch in batches(subject, corpus, hooks, batch_size=batch_size, long=long):
+        for batch in batches(subject, corpus, hooks, batch_size=batch_size):
             yield len(batch.rows), len(batch.documents)
         return
-    for stretch in _stretches(corpus, 16 * batch_size, 0):
-        pieces = [p for number, document in stretch for p in _pieces(subject, number, document, long, False)]
-        yield sum(len(p.ids) - p.skip for p in pieces), len(stretch)
+    for stretch in _stretches(corpus, _size(batch_size, packing), 0):
+        yield sum(sum(s.counted) for s in sequences(subject, stretch, packing, long, False)[0]), len(stretch)
+
+
+def _size(batch_size: int, packing: str) -> int:
+    """Documents in a stretch. Blocks depend on it, so there it must not follow from the batch size."""
+    return BLOCK_DOCUMENTS if packing.startswith("blocks") else 16 * batch_size
 
 
 def _stretches(corpus: Iterable[Any], size: int, first: int) -> Iterator[list[tuple[int, Any]]]:
@@ -160,53 +166,44 @@ def _language_batch(
     stretch: list[tuple[int, Document]],
     hooks: Sequence[HookPoint],
     size: int,
+    packing: str,
     long: str,
     bos: bool,
 ) -> Batch:
     import torch
 
-    pieces = [p for number, document in stretch for p in _pieces(subject, number, document, long, bos)]
-    by_length = sorted(pieces, key=lambda p: len(p.ids))
+    read, cut = sequences(subject, stretch, packing, long, bos)
+    found: list[dict[str, Tensor]] = [{} for _ in read]
+    by_length = sorted(range(len(read)), key=lambda i: len(read[i].ids))
     for first in range(0, len(by_length), size):
         some = by_length[first : first + size]
-        run = subject.run(subject.prepare_tokens([p.ids for p in some]), read=hooks, output=False)
+        ids = [read[i].ids for i in some]
+        segments = [read[i].segments for i in some]
+        inputs = subject.prepare_tokens(ids, segments) if segments[0] else subject.prepare_tokens(ids)
+        run = subject.run(inputs, read=hooks, output=False)
         for hook in hooks:
             x = run.acts[str(hook)]
-            for i, piece in enumerate(some):
-                piece.acts[str(hook)] = x[i, piece.skip : len(piece.ids)]
-    acts = {str(hook): torch.cat([p.acts[str(hook)] for p in pieces]) for hook in hooks}
-    rows = [(p.number, p.start + i) for p in pieces for i in range(p.skip, len(p.ids))]
-    ids = [i for p in pieces for i in p.ids[p.skip :]]
-    documents = dict(stretch)
-    origin = np.array(rows, dtype=np.int64).reshape(-1, 2)
-    _check(acts, origin, documents)
-    tokens = subject.token_strings(ids)
-    return Batch([d for _, d in stretch], stretch[0][0], acts, origin, np.array(ids, dtype=np.int32), tokens)
+            for at, i in enumerate(some):
+                kept = torch.tensor(read[i].counted, device=x.device)
+                found[i][str(hook)] = x[at, : len(kept)][kept]
+    acts = {str(hook): torch.cat([each[str(hook)] for each in found]) for hook in hooks}
 
+    def rows_of(name: str) -> list[Any]:
+        return [v for s in read for v, c in zip(getattr(s, name), s.counted, strict=True) if c]
 
-def _pieces(subject: Any, number: int, document: Document, long: str, include_bos: bool) -> list[_Piece]:
-    ids, n_ctx = subject.to_tokens(document.text), subject.n_ctx
-    has_bos = subject.bos_id is not None and ids[:1] == [subject.bos_id]
-    skip = int(has_bos and not include_bos)
-    if len(ids) <= n_ctx:
-        return [_Piece(number, ids, 0, skip)]
-    if long == "error":
-        message = (
-            f"A document must fit the context of {n_ctx} tokens. Got {len(ids)} tokens in document "
-            f"{document.id!r}. "
-            "Pass long='truncate' or long='split'."
-        )
-        raise CorpusError(message)
-    if long == "truncate":
-        return [_Piece(number, ids[:n_ctx], 0, skip)]
-    head, body = ids[:has_bos], ids[has_bos:]
-    room = n_ctx - len(head)
-    pieces = []
-    for first in range(0, len(body), room):
-        # the repeated BOS of a later piece is no row of the document
-        own_skip = skip if first == 0 else len(head)
-        pieces.append(_Piece(number, head + body[first : first + room], first, own_skip))
-    return pieces
+    origin = np.array([rows_of("documents"), rows_of("positions")], dtype=np.int64).reshape(2, -1).T.copy()
+    _check(acts, origin, dict(stretch))
+    token_ids = rows_of("ids")
+    return Batch(
+        [d for _, d in stretch],
+        stretch[0][0],
+        acts,
+        origin,
+        np.array(token_ids, dtype=np.int32),
+        subject.token_strings(token_ids),
+        np.array(rows_of("special"), dtype=bool),
+        cut,
+    )
 
 
 def _sample_batch(
@@ -214,8 +211,6 @@ def _sample_batch(
     stretch: list[tuple[int, Any]],
     hooks: Sequence[HookPoint],
     size: int,
-    long: str,
-    bos: bool,
 ) -> Batch:
     import torch
 
@@ -248,7 +243,8 @@ def _sample_batch(
     origin = np.array(rows, dtype=np.int64).reshape(-1, 2)
     whole = {name: torch.cat(parts) for name, parts in acts.items()}
     _check(whole, origin, dict(zip((n for n, _ in stretch), documents, strict=True)))
-    return Batch(documents, stretch[0][0], whole, origin, np.full(len(rows), -1, dtype=np.int32), tokens)
+    return Batch(documents, stretch[0][0], whole, origin, np.full(len(rows), -1, dtype=np.int32), tokens,
+                 np.zeros(len(rows), dtype=bool))  # fmt: skip
 
 
 def _check(acts: dict[str, Tensor], rows: np.ndarray, documents: dict[int, Document]) -> None:
@@ -269,4 +265,5 @@ def _cut(batch: Batch, n: int) -> Batch:
     rows = batch.rows[:n]
     last = int(rows[-1, 0]) - batch.first + 1
     acts = {name: x[:n] for name, x in batch.acts.items()}
-    return Batch(batch.documents[:last], batch.first, acts, rows, batch.token_ids[:n], batch.tokens[:n])
+    return Batch(batch.documents[:last], batch.first, acts, rows, batch.token_ids[:n], batch.tokens[:n],
+                 batch.special[:n], batch.cut)  # fmt: skip

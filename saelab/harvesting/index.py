@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.corpora import Corpus
-from saelab.harvesting.batches import batches, check_hooks, corpus_of
+from saelab.harvesting.batches import batches, check_hooks, corpus_of, side_by_side
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import FeatureStore
 from saelab.stores.feature_writer import FeatureWriter
@@ -32,6 +32,7 @@ def index(
     n_examples: int = 20,
     n_quantile: int = 20,
     window: tuple[int, int] = (10, 10),
+    packing: str = "document",
     long: str = "truncate",
     seed: int = 0,
     overwrite: bool = False,
@@ -47,12 +48,11 @@ def index(
     batch_size: documents a forward pass; it does not change what is found. n_examples: strongest windows kept
     of each latent, and as many of its negative values where it has any; n_quantile: windows spread over five
     equal parts of the range of its |value|s, chosen by `seed`. window: tokens shown before and after the
-    firing, within its document. long: documents longer than the context are cut ("truncate"), read in pieces
-    ("split") or refused ("error").
+    firing, within its document. packing: see `saelab.harvest`. long: documents longer than the context are
+    cut ("truncate"), read in pieces ("split") or refused ("error").
     Raises HookError, ShapeError where the SAE does not fit the hook point, CorpusError, NonFiniteError,
     ConfigError, StoreError.
     """
-    hook = sae.hook
     if not isinstance(window, tuple | list) or len(window) != 2:
         message = f"window must be (tokens before, tokens after). Got {window!r}. Pass window=(10, 10)."
         raise ConfigError(message)
@@ -63,11 +63,12 @@ def index(
         "seed": _count("seed", seed),
     }
     texts = corpus_of(subject, corpus)
-    (point,) = check_hooks(subject, [hook], texts)
-    width = subject.width(point)
+    points = check_hooks(subject, sae.reads, texts)
+    width = sum(subject.width(point) for point in points)
     if width != sae.config.d_in:
         message = (
-            f"The SAE's d_in must be the width of {point}, {width}. Got d_in={sae.config.d_in}. "
+            f"The SAE's d_in must be the width of {' + '.join(map(str, points))}, {width}. "
+            f"Got d_in={sae.config.d_in}. "
             "Pass the SAE of this hook point, or the subject that it was trained on."
         )
         raise ShapeError(message)
@@ -78,18 +79,19 @@ def index(
         writer = FeatureWriter(folder, sae.config.d_sae, **options)
         try:
             for batch in batches(
-                subject, texts, [point], batch_size=batch_size, max_rows=max_rows, long=long
+                subject, texts, points, batch_size=batch_size, max_rows=max_rows, packing=packing, long=long
             ):
                 documents = [(batch.first + i, d.id, d.kind, d.text) for i, d in enumerate(batch.documents)]
-                codes = sae.encode_sparse(batch.acts[str(point)])
+                codes = sae.encode_sparse(side_by_side(batch.acts, points))
                 writer.add(codes, batch.rows, batch.tokens, batch.token_ids, documents)
                 bar.add(batch)
             writer.finish(
                 {
-                    "hook": asdict(point),
+                    "hook": asdict(points[0]),
                     "sae": sae.fingerprint(),
                     "subject": subject.fingerprint(),
                     "corpus": texts.fingerprint() if isinstance(texts, Corpus) else None,
+                    "packing": packing,
                 }
             )
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from saelab.types import HookPoint
+from saelab.types import HookError, HookPoint, ShapeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,12 @@ class Reconstruct:
     keep_first: bool = False
 
     def __call__(self, acts: Tensor, rows: Tensor | None = None) -> Tensor:
+        if self.sae.config.d_out is not None:
+            message = (
+                "Reconstruct writes what it reads. Got a transcoder, whose output belongs elsewhere. "
+                "Pass an autoencoder, or compute sae(x).x_hat and use Replace at its target."
+            )
+            raise HookError(message)
         x_hat = self.sae(acts).x_hat.to(acts.dtype)
         if self.keep_first:
             x_hat[:, 0] = acts[:, 0]
@@ -38,6 +44,29 @@ class Reconstruct:
             "sae": self.sae.fingerprint(),
             "keep_first": self.keep_first,
         }
+
+
+@dataclass(frozen=True)
+class Replace:
+    """x' = values: activations that were computed elsewhere, of the batch that comes.
+
+    values: [samples positions width].
+    """
+
+    hook: HookPoint
+    values: Tensor
+
+    def __call__(self, acts: Tensor, rows: Tensor | None = None) -> Tensor:
+        if acts.shape != self.values.shape:
+            message = (
+                f"Values must be of the shape of the activations, {tuple(acts.shape)}. Got "
+                f"{tuple(self.values.shape)}. Read and replace the same batch."
+            )
+            raise ShapeError(message)
+        return self.values.to(acts)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "replace", "hook": self.hook.name, "values": self.values.tolist()}
 
 
 @dataclass(frozen=True)

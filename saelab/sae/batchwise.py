@@ -79,6 +79,8 @@ class FeatureChoice(Sparsifier):
     many of a rare latent, by the shape of its tail.)
     """
 
+    observes_pre = True
+
     def __init__(self, d_sae: int, k: int, alpha: float, bump: float, decay: float) -> None:
         super().__init__()
         self.k, self.alpha, self.bump, self.decay = k, alpha, bump, decay

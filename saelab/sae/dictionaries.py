@@ -117,21 +117,22 @@ class Archetypal(Dictionary):
 
     @torch.no_grad()
     def fit(self, rows: Tensor, generator: torch.Generator) -> bool:
-        """C becomes the centres of k-means on the rows (repeated where there are fewer rows), each latent
-        starts at one of them."""
+        """C becomes the centres of k-means on the rows, or the rows themselves (again from the first) where
+        they are no more than its points; each latent starts at one of them."""
         try:
             from sklearn.cluster import MiniBatchKMeans
         except ImportError as error:
             message = "An archetypal dictionary needs scikit-learn. It is not installed. Run: pip install "
             raise MissingDependency(message + "scikit-learn") from error
         seed = int(torch.randint(2**31 - 1, (), generator=generator))
-        count = min(len(rows), len(self.C))
-        means = MiniBatchKMeans(count, batch_size=4096, n_init="auto", random_state=seed)
-        with warnings.catch_warnings():  # fewer distinct rows than centres are no fault here
-            warnings.simplefilter("ignore")
-            means.fit(rows.double().cpu().numpy())
-        centres = torch.from_numpy(means.cluster_centers_).to(self.C)
-        self.C.copy_(centres[torch.arange(len(self.C)) % count])
+        if len(rows) <= len(self.C):
+            self.C.copy_(rows[torch.arange(len(self.C)) % len(rows)])
+        else:
+            means = MiniBatchKMeans(len(self.C), batch_size=4096, n_init="auto", random_state=seed)
+            with warnings.catch_warnings():  # fewer distinct rows than centres are no fault here
+                warnings.simplefilter("ignore")
+                means.fit(rows.double().cpu().numpy())
+            self.C.copy_(torch.from_numpy(means.cluster_centers_))
         self._start(torch.randperm(len(self.C), generator=generator))
         # latents that start at the same centre would stay equal for ever
         again = torch.arange(len(self.R)) >= len(self.C)

@@ -47,9 +47,9 @@ def _fit(sae: SAE, rows: Tensor, targets: Tensor, tied: bool, generator: torch.G
     sae.b_dec.copy_(_centre(outputs, config.options["b_dec_init"]))
     if sae.dictionary.fit(outputs - sae.b_dec, generator) and tied:
         sae.W_enc.copy_(sae.W_dec.t())
-    sample = rows[:4096]
+    sample = rows[: start_rows(config.d_sae)]
     if tied or config.d_out is not None:
-        gain = _gain(sae, sample, outputs[:4096])
+        gain = _gain(sae, sample, outputs[: len(sample)])
         if sae.dictionary.tied:
             sae.dictionary.set(sae.W_dec * gain)
         else:
@@ -57,6 +57,11 @@ def _fit(sae: SAE, rows: Tensor, targets: Tensor, tied: bool, generator: torch.G
     # so that a learned threshold fits the untrained SAE too
     forward = sae(sample, sparse=True)
     sae.sparsifier.observe(forward.codes, forward.pre, sae.dictionary)
+
+
+def start_rows(d_sae: int) -> int:
+    """Rows whose codes an SAE is started from: 4,096, fewer where these have more than 2^26 codes."""
+    return min(4096, max(256, 2**26 // d_sae))
 
 
 def _targets(sae: SAE, rows: Tensor, targets: Tensor | None) -> Tensor:

@@ -52,7 +52,7 @@ def top_k(pre: Float[Tensor, "n d_sae"], k: int, signed: bool = False) -> Int[Te
     the largest of |pre|, of which no matrix is made.
 
     torch.topk leaves open which of several equal values it keeps. One value more than needed shows the rows
-    where that matters (the k-th equals the next), and only these are selected again, by the definition.
+    where that matters (the k-th equals the next), and only these are selected again.
     """
     d_sae = pre.shape[1]
     if k >= d_sae:
@@ -62,7 +62,7 @@ def top_k(pre: Float[Tensor, "n d_sae"], k: int, signed: bool = False) -> Int[Te
     indices = indices[:, :k]
     if tied.any():
         indices = indices.clone()
-        indices[tied] = top_k_reference(pre[tied].abs() if signed else pre[tied], k)
+        indices[tied] = _top_k_of_tied(pre[tied].abs() if signed else pre[tied], k)
     return indices
 
 
@@ -215,6 +215,23 @@ def _largest(pre: Tensor, k: int, signed: bool = False) -> tuple[Tensor, Tensor]
         candidates = candidates.abs()
     values, at = candidates.topk(k, dim=1)
     return values, (at // k) * (d_sae // 8) + chosen.gather(1, at % k)
+
+
+def _top_k_of_tied(pre: Tensor, k: int) -> Tensor:
+    """top_k of rows in which the k-th value equals the next.
+
+    Pre-activations that were rounded to bfloat16 are tied in every third row, nearly always by a few equals
+    only: among somewhat more candidates than k the lower indices are found; longer ties go by the definition.
+    """
+    d_sae = pre.shape[1]
+    values, indices = _largest(pre, min(2 * k + 32, d_sae))
+    last = values[:, k - 1, None]
+    order = torch.where(values > last, -1, torch.where(values == last, indices, d_sae))
+    kept = indices.gather(1, order.topk(k, dim=1, largest=False).indices)
+    long = values[:, -1:] == last
+    if values.shape[1] < d_sae and long.any():
+        kept[long[:, 0]] = top_k_reference(pre[long[:, 0]], k)
+    return kept
 
 
 class _Decode(torch.autograd.Function):

@@ -155,6 +155,24 @@ class SAE(nn.Module):
             raise HookError(message)
         return self.config.hook
 
+    @property
+    def reads(self) -> tuple[HookPoint, ...]:
+        """The hook points whose activations, side by side, are its input: several of a crosscoder."""
+        return self.config.hooks or (self.hook,)
+
+    @property
+    def writes(self) -> tuple[HookPoint, ...]:
+        """The hook points that its reconstruction stands for, side by side. Raises HookError on a transcoder
+        that names no target."""
+        if self.config.d_out is None:
+            return self.reads
+        if self.config.hook_out is None:
+            message = (
+                "A transcoder must name its target. Got hook_out=None. Set it: recipe(..., hook_out=...)."
+            )
+            raise HookError(message)
+        return (self.config.hook_out,)
+
     def encode(self, x: Float[Tensor, "*lead d_in"]) -> Float[Tensor, "*lead d_sae"]:
         """Dense codes, differentiable."""
         flat, lead = self._flat(x)
@@ -381,7 +399,8 @@ class SAE(nn.Module):
 
     def _pre(self, flat: Tensor) -> tuple[Tensor, Tensor, Scale | None]:
         centred, scale = self.centred(flat)
-        return torch.addmm(self.b_enc, centred, self.W_enc), centred, scale
+        # under torch.autocast the product is bfloat16; everything after it is not
+        return torch.addmm(self.b_enc, centred, self.W_enc).to(self.dtype), centred, scale
 
     def _dense(self, flat: Tensor) -> tuple[Tensor, Tensor, Scale | None]:
         """(pre, codes, scale) of a chunk, differentiable."""

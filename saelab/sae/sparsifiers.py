@@ -25,10 +25,12 @@ class Sparsifier(nn.Module, ABC):
     """pre [n d_sae] -> codes [n d_sae]. Rows are independent of each other in eval mode.
 
     `signed`: whether codes may be negative. `trains_biases`: whether b_enc and b_dec are weights like others;
-    else they stay as they start and get no gradient.
+    else they stay as they start and get no gradient. `observes_pre`: whether `observe` reads pre-activations;
+    else they may be empty [0 d_sae] there.
     """
 
     signed: bool = False
+    observes_pre: bool = False
     trains_biases: bool = True
 
     @abstractmethod
@@ -132,7 +134,7 @@ class GroupMax(Sparsifier):
         super().__init__()
         self.k = k
         starts = torch.arange(k + 1) * d_sae // k
-        width = int(starts.diff().max())
+        width = -(-d_sae // k)
         # [k width]: the latents of each group, the last one again where a group is smaller
         members = (starts[:-1, None] + torch.arange(width)).minimum(starts[1:, None] - 1)
         self.register_buffer("members", members, persistent=False)

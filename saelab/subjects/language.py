@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from saelab.subjects import chat
 from saelab.subjects.base import TorchSubject, config_facts
 from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_square
 from saelab.subjects.hooks import Edit, Site, View, plan, run_hooked
@@ -172,6 +174,16 @@ class LanguageModel(TorchSubject):
         """Token ids; with bos=True the BOS token (if the tokenizer has one) stands first exactly once."""
         return encode(self.tokenizer, text, self.bos_id if bos else None)
 
+    def chat_tokens(self, messages: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]]:
+        """(ids, whether the template wrote each) of a dialogue of (role, content), by the tokenizer's chat
+        template. Raises CorpusError where it has none or refuses the dialogue."""
+        return chat.encode(self.tokenizer, messages, self.bos_id)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the tokenizer's special tokens."""
+        return frozenset(self.tokenizer.all_special_ids)
+
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         """Readable text of each token alone; together they show the text. Raises RangeError on bad ids."""
         if not len(ids):
@@ -189,8 +201,15 @@ class LanguageModel(TorchSubject):
             rows = [ids[: self.n_ctx] for ids in rows]
         return self.prepare_tokens(rows)
 
-    def prepare_tokens(self, rows: Sequence[Sequence[int]]) -> Inputs:
-        """Lists of token ids (BOS is theirs to hold) to padded inputs. Raises CorpusError, RangeError."""
+    def prepare_tokens(
+        self, rows: Sequence[Sequence[int]], segments: Sequence[Sequence[int]] | None = None
+    ) -> Inputs:
+        """Lists of token ids (BOS is theirs to hold) to padded inputs.
+
+        segments: for each token a number; tokens see only those of their own number, and positions count
+        from 0 in each run of equal numbers, as if every segment were alone. Raises CorpusError, RangeError,
+        SubjectError where the model takes no positions.
+        """
         lists = [check_ids(ids, self.d_vocab) for ids in rows]
         if not lists:
             msg = "Token ids must not be an empty list. Got []. Pass at least one sample."
@@ -208,7 +227,33 @@ class LanguageModel(TorchSubject):
             ids[row, : len(values)] = values
         mask = np.arange(ids.shape[1]) < lengths[:, None]
         data = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask).long()}
+        if segments is not None:
+            data |= self._segmented(segments, ids.shape[1])
         return Inputs(data=data, lengths=lengths)
+
+    def _segmented(self, segments: Sequence[Sequence[int]], width: int) -> dict[str, Tensor]:
+        """A mask [samples 1 queries keys] to be added to attention scores, and positions, for which every
+        segment is alone."""
+        if "position_ids" not in inspect.signature(self.module.forward).parameters:
+            msg = (
+                f"Segments need a model that takes position_ids. Got {type(self.module).__name__}. "
+                "Run each document alone: packing='document'."
+            )
+            raise SubjectError(msg)
+        number = torch.full((len(segments), width), -1)
+        for row, values in enumerate(segments):
+            number[row, : len(values)] = torch.as_tensor(values)
+        index = torch.arange(width)
+        fresh = torch.ones_like(number, dtype=torch.bool)
+        fresh[:, 1:] = number[:, 1:] != number[:, :-1]
+        position = index - torch.where(fresh, index, 0).cummax(1).values
+        sees = (number[:, :, None] == number[:, None, :]) & (index[:, None] >= index)
+        dtype = next(self.module.parameters()).dtype
+        mask = torch.where(sees, 0.0, torch.finfo(dtype).min).to(dtype)
+        return {
+            "attention_mask": mask[:, None],
+            "position_ids": position,
+        }
 
     def label(self, inputs: Inputs, sample: int, position: int) -> str:
         """The token's text. Raises RangeError outside of the inputs."""

@@ -35,14 +35,16 @@ class Firing:
         self.dead_after = dead_after
 
     @torch.no_grad()
-    def update(self, codes: Tensor | Sparse) -> None:
-        """Count the rows of one batch."""
-        if isinstance(codes, Sparse):
-            fired = torch.bincount(codes.indices[codes.values != 0], minlength=len(self.since))
-            n = len(codes.indptr) - 1
-        else:
-            fired = (codes != 0).sum(0)
-            n = len(codes)
+    def update(self, *parts: Tensor | Sparse) -> None:
+        """Count the rows of one batch, given by the codes of its micro-batches."""
+        n, fired = 0, torch.zeros_like(self.since)
+        for codes in parts:
+            if isinstance(codes, Sparse):
+                fired += torch.bincount(codes.indices[codes.values != 0], minlength=len(fired))
+                n += len(codes.indptr) - 1
+            else:
+                fired += (codes != 0).sum(0)
+                n += len(codes)
         if not n:
             return
         self.since += n
@@ -117,10 +119,10 @@ def prefixes(config: SAEConfig, progress: Progress) -> Loss:
             uniform = torch.rand(len(fixed) - 1, generator=torch.Generator().manual_seed(progress.step))
             inner = (config.d_sae**uniform).long().clamp_max(config.d_sae)
             lengths = [*sorted(inner.tolist()), config.d_sae]
-        wanted = target(sae, forward)
-        error = (wanted - _nested(sae, forward.codes, lengths) - sae.b_dec).square().sum()
+        wanted = target(sae, forward) - sae.b_dec
+        error = (wanted - _nested(sae, forward.codes, lengths)).square().sum()
         if config.options["bias_level"]:
-            error = error + (wanted - sae.b_dec).square().sum()
+            error = error + wanted.square().sum()
         levels = len(lengths) + config.options["bias_level"]
         return error / (levels * len(forward.x) * progress.variance)
 

@@ -68,11 +68,29 @@ class Rows(ABC):
         count = max(1, min(n, self.n_rows) // size)
         return torch.cat(list(islice(self.batches(size, seed), count)))
 
+    def take_off(self, n: int) -> TensorRows:
+        """The last n rows, which these then lack. Raises ConfigError where too few are left."""
+        if n >= self.n_rows:
+            message = (
+                f"held_out must be less than the number of activations, {self.n_rows}. Got {n}. "
+                f"Pass a tenth, {self.n_rows // 10}, or harvest more."
+            )
+            raise ConfigError(message)
+        self.n_rows -= n
+        return TensorRows(self.gather(torch.arange(self.n_rows, self.n_rows + n)))
+
 
 class Stream(Rows):
     """Rows that are made as they are needed: see `saelab.training.stream`."""
 
     hooks: list[HookPoint]
+
+    def take_off(self, n: int) -> TensorRows:
+        message = (
+            f"A stream has no last rows to hold out. Got held_out={n}. Pass a tensor or a store of other "
+            "documents."
+        )
+        raise ConfigError(message)
 
     @abstractmethod
     def width(self, hook: HookPoint | str) -> int:
@@ -145,7 +163,7 @@ class JoinedRows(Rows):
         return told[0] if len(set(told)) == 1 else hashlib.sha256("".join(told).encode()).hexdigest()
 
 
-def as_rows(acts: Any, config: SAEConfig, batch_size: int) -> tuple[Rows, SAEConfig]:
+def as_rows(acts: Any, config: SAEConfig) -> tuple[Rows, SAEConfig]:
     """The rows behind `acts` and the config with its hooks filled in, everything checked before any work.
 
     A transcoder's rows hold input and target side by side. Raises ShapeError, NonFiniteError, HookError,
@@ -175,13 +193,47 @@ def as_rows(acts: Any, config: SAEConfig, batch_size: int) -> tuple[Rows, SAECon
     for hook, (_, width) in zip(hooks, sides, strict=True):
         if isinstance(acts, Stream):
             _check_width(acts.width(hook), width, hook)
+    return rows, _filled(config, hooks)
+
+
+def as_held_out(held_out: Any, config: SAEConfig, rows: Rows, taken: dict[str, Rows]) -> Rows | None:
+    """The rows that training does not see: the last ones of `rows`, or others of the same hook. taken: what
+    was taken off each source already, for the next SAE that reads it.
+
+    Raises as as_rows does.
+    """
+    if held_out is None:
+        return None
+    if isinstance(held_out, int):
+        found = taken.get(rows.key())
+        if found is None:
+            found = taken[rows.key()] = rows.take_off(held_out)
+        else:
+            rows.n_rows -= held_out
+    elif isinstance(held_out, Stream):
+        message = (
+            "Held-out rows must be the same at every evaluation. Got a stream. Pass a tensor or a store."
+        )
+        raise ConfigError(message)
+    else:
+        found, _ = as_rows(held_out, config)
+    if found.n_rows < 2 or not (found.gather(torch.arange(found.n_rows)).diff(dim=0) != 0).any():
+        message = (
+            f"Held-out rows must differ, or their FVU has no meaning. Got {found.n_rows} equal ones. Pass "
+            "others."
+        )
+        raise ConfigError(message)
+    return found
+
+
+def check_enough(rows: Rows, batch_size: int) -> None:
+    """Raises ConfigError where there is no full batch."""
     if rows.n_rows < batch_size:
         message = (
             f"batch_size must be at most the number of activations, {rows.n_rows}. Got {batch_size}. "
             f"Pass batch_size<={rows.n_rows} or harvest more."
         )
         raise ConfigError(message)
-    return rows, _filled(config, hooks)
 
 
 def _sides(config: SAEConfig) -> list[tuple[HookPoint | None, int]]:

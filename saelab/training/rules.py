@@ -14,7 +14,8 @@ from saelab.types import ConfigError
 
 class Rule:
     """Called around each step, without gradient: `before` the forward pass, `gradient` between backward pass
-    and optimizer step, `after` the optimizer step."""
+    and optimizer step, `after` the optimizer step. forward: the pass of the batch, without graph; where the
+    batch is split into micro-batches that of the last, without `pre`."""
 
     def __init__(self, config: SAEConfig, progress: Progress) -> None:
         self.config, self.progress = config, progress

@@ -2,15 +2,18 @@
 
 A finished run's folder: `config.json` and `sae.safetensors` (the SAE, see saelab.sae.storage), `history.json`
 (one record for each logged step) and, written last, `run.json` (settings, data, provenance). An unfinished
-run has only `checkpoints/`.
+run has `checkpoints/` and `history.jsonl` (the same records, a line each, for `pandas.read_json(path,
+lines=True)` and `tail -f`).
 """
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from saelab.config import from_dict, read_json, to_dict, write_json
 from saelab.sae.model import SAE
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 FORMAT, VERSION = "saelab-run", 1
+LINES = "history.jsonl"
 
 
 class Record(NamedTuple):
@@ -41,10 +45,14 @@ class Record(NamedTuple):
     """Fraction of latents that have not fired for `dead_after` rows."""
     lr: float
     """Learning rate of that step."""
+    held_out_fvu: float | None = None
+    """FVU on the held-out rows after the update, in eval mode; None where it was not measured."""
+    held_out_l0: float | None = None
+    """Mean number of codes != 0 of a held-out row, in eval mode."""
 
     def to_plain(self) -> dict[str, float | None]:
         """JSON data; an infinite FVU (a batch of equal rows) becomes None."""
-        return self._asdict() | {"fvu": self.fvu if math.isfinite(self.fvu) else None}
+        return {k: v if v is not None and math.isfinite(v) else None for k, v in self._asdict().items()}
 
     @classmethod
     def from_plain(cls, data: dict[str, Any]) -> Record:
@@ -58,7 +66,10 @@ class Settings:
     """Everything besides config and data that the numbers depend on. Rates are per step, lengths in steps
     or rows."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[dict[int, Callable[[dict], dict]]] = {
+        1: lambda old: old | {"precision": "float32", "accumulate": 1, "held_out": 0, "evaluate_every": None},
+    }
 
     steps: int
     batch_size: int
@@ -72,6 +83,10 @@ class Settings:
     dead_after: int
     init_rows: int
     log_every: int
+    precision: Literal["float32", "bfloat16"] = "float32"
+    accumulate: int = 1
+    held_out: int = 0
+    evaluate_every: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +114,8 @@ class Run:
         return pandas.DataFrame(self.history, columns=list(Record._fields))
 
     def figure(self) -> plotly.graph_objects.Figure:
-        """The training curve: FVU (left axis, log), L0 and dead fraction over the activations seen."""
+        """The training curve: FVU (log; held-out FVU dotted), L0 and dead fraction over the activations
+        seen."""
         try:
             from plotly.subplots import make_subplots
         except ImportError as error:
@@ -121,6 +137,17 @@ class Run:
             )
             figure.update_yaxes(
                 title_text=title, rangemode="tozero" if name == "dead" else "normal", row=i, col=1
+            )
+        measured = [r for r in self.history if r.held_out_fvu is not None]
+        if measured:
+            figure.add_scatter(
+                x=[r.rows for r in measured],
+                y=[r.held_out_fvu for r in measured],
+                name="held-out FVU",
+                mode="lines+markers",
+                line={"color": "#000000", "width": 1, "dash": "dot"},
+                row=1,
+                col=1,
             )
         figure.update_yaxes(type="log", row=1, col=1)
         figure.update_xaxes(title_text="activations seen", row=3, col=1)
@@ -179,6 +206,19 @@ class Run:
                 "provenance": self.provenance,
             },
         )
+
+
+def append_lines(folder: Path, records: list[Record]) -> None:
+    """Add records to the history of a run that is not finished. Raises StoreError."""
+    try:
+        with (folder / LINES).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record.to_plain(), allow_nan=False) + "\n" for record in records)
+    except OSError as error:
+        message = (
+            f"{folder / LINES} must be writable. Got: {error.strerror or error}. Free some space or choose "
+            "another out."
+        )
+        raise StoreError(message) from error
 
 
 def read_manifest(path: Path, name: str, version: int) -> dict[str, Any]:

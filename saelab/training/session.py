@@ -13,13 +13,14 @@ from torch import Tensor
 
 from saelab.sae.architectures import RECIPES
 from saelab.sae.kernels import Sparse
-from saelab.sae.metrics import fvu
+from saelab.sae.metrics import FVU
 from saelab.sae.model import SAE, Forward
 from saelab.sae.recipes import SAEConfig
 from saelab.training import checkpoints
 from saelab.training.losses import LOSSES, Firing, Progress
+from saelab.training.rows import Rows
 from saelab.training.rules import RULES
-from saelab.training.run import Record, Run, Settings
+from saelab.training.run import LINES, Record, Run, Settings, append_lines
 
 
 class Diverged(Exception):
@@ -41,8 +42,10 @@ class Session:
         identity: dict[str, Any],
         folder: Path | None,
         start: Tensor | checkpoints.Checkpoint,
+        held_out: Rows | None = None,
     ) -> None:
         self.settings, self.device, self.identity, self.folder = settings, device, identity, folder
+        self.held_out = held_out
         self.history: list[Record] = []
         self.firing = Firing(config.d_sae, settings.dead_after, device)
         if isinstance(start, Tensor):
@@ -67,52 +70,107 @@ class Session:
         self.rules = [RULES[name](config, self.progress) for name in recipe.rules(config)]
         if not isinstance(start, Tensor):
             self._restore(start)
+        if folder is not None:  # what a run that was killed logged after its checkpoint comes again
+            (folder / LINES).unlink(missing_ok=True)
+            append_lines(folder, self.history)
 
     def step(self, batch: Tensor) -> Record | None:
-        """One update. Counts as done only at its end."""
+        """One update, from the gradients of all micro-batches of a batch. Counts as done only at its end."""
         sae, step, settings = self.sae, self.progress.step, self.settings
-        x, y = split(batch.to(self.device), sae.config)
         for rule in self.rules:
             rule.before(sae)
-        forward = sae(x, y, sparse=True)
-        loss = torch.stack([term(sae, forward) for term in self.losses]).sum()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise Diverged(value)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, done = 0.0, []
+        for rows in batch.to(self.device).tensor_split(settings.accumulate):
+            forward, share = self._backward(rows, len(rows) / len(batch))
+            loss += share
+            done.append(forward)
         for rule in self.rules:
-            rule.gradient(sae, forward)
+            rule.gradient(sae, done[-1])
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)
         lr = settings.lr * schedule(step, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         for rule in self.rules:
-            rule.after(sae, forward, self.optimizer)
+            rule.after(sae, done[-1], self.optimizer)
         sae.dictionary.project()
         with torch.no_grad():
-            codes = forward.codes
-            sae.sparsifier.observe(codes, forward.pre.detach(), sae.dictionary)
-            self.firing.update(codes)
+            for forward in done:
+                sae.sparsifier.observe(forward.codes, forward.pre, sae.dictionary)
+            self.firing.update(*(forward.codes for forward in done))
         self.progress.step = step + 1
-        if (step + 1) % settings.log_every and step + 1 != settings.steps and step:
+        last = step + 1 == settings.steps
+        evaluated = bool(settings.evaluate_every) and (last or (step + 1) % settings.evaluate_every == 0)
+        if (step + 1) % settings.log_every and not last and step and not evaluated:
             return None
-        return self._record(forward, value, lr)
+        record = self._record(done, loss, lr)
+        return record._replace(**self._evaluate()) if evaluated else record
+
+    def log(self, record: Record) -> None:
+        """Add to the history, and to its file if the run has a folder. Raises StoreError."""
+        self.history.append(record)
+        if self.folder is not None:
+            append_lines(self.folder, [record])
+
+    def _backward(self, rows: Tensor, share: float) -> tuple[Forward, float]:
+        """Add a micro-batch's part of the gradient: (its pass, without graph; its part of the loss)."""
+        # in older torch a cast cached without gradient kept it from later ones (pytorch issue 65766); the
+        # first of the two encoder products of a dense pass is such a one
+        precision = torch.autocast(
+            self.device.type,
+            torch.bfloat16,
+            enabled=self.settings.precision == "bfloat16",
+            cache_enabled=False,
+        )
+        with precision:
+            forward = self.sae(*split(rows, self.sae.config), sparse=True)
+        loss = torch.stack([term(self.sae, forward) for term in self.losses]).sum() * share
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise Diverged(value)
+        pre = forward.pre.detach()
+        if not self.sae.sparsifier.observes_pre:
+            # the largest tensor of a step: where codes are sparse no gradient needs it, else the graph has it
+            pre = pre.new_empty(0, self.sae.d_sae)
+        forward = forward._replace(pre=pre)
+        loss.backward()
+        codes = forward.codes
+        codes = codes._replace(values=codes.values.detach()) if isinstance(codes, Sparse) else codes.detach()
+        return forward._replace(codes=codes, x_hat=forward.x_hat.detach()), value
 
     @torch.no_grad()
-    def _record(self, forward: Forward, loss: float, lr: float) -> Record:
-        codes = forward.codes.values if isinstance(forward.codes, Sparse) else forward.codes
-        assert forward.y is not None
+    def _record(self, done: list[Forward], loss: float, lr: float) -> Record:
+        explained, nonzero = FVU(), 0
+        for forward in done:
+            assert forward.y is not None
+            explained.update(forward.y, forward.x_hat)
+            nonzero += _nonzero(forward)
         return Record(
             step=self.progress.step,
             rows=self.progress.step * self.settings.batch_size,
             loss=loss,
-            fvu=fvu(forward.y, forward.x_hat),
-            l0=int((codes != 0).sum()) / len(forward.x),
+            fvu=explained.value,
+            l0=nonzero / explained.n,
             dead=float(self.firing.dead.float().mean()),
             lr=lr,
         )
+
+    @torch.no_grad()
+    def _evaluate(self) -> dict[str, float]:
+        """FVU and L0 on the held-out rows, as after training: in eval mode and float32."""
+        assert self.held_out is not None
+        explained, nonzero = FVU(), 0
+        size = -(-self.settings.batch_size // self.settings.accumulate)
+        self.sae.eval()
+        for at in torch.arange(self.held_out.n_rows).split(size):
+            rows = self.held_out.gather(at).to(self.device)
+            forward = self.sae(*split(rows, self.sae.config), sparse=True)
+            assert forward.y is not None
+            explained.update(forward.y, forward.x_hat)
+            nonzero += _nonzero(forward)
+        self.sae.train()
+        return {"held_out_fvu": explained.value, "held_out_l0": nonzero / explained.n}
 
     def checkpoint(self) -> None:
         """Write one, if the run has a folder. Raises StoreError."""
@@ -155,6 +213,7 @@ class Session:
         finished = self.progress.step == self.settings.steps
         provenance = {
             "data": self.identity.get("data"),
+            "held_out": self.identity.get("held_out"),
             "weights": self.sae.fingerprint(),
             "seconds": round(seconds, 3),
             "rows_per_second": round(rows / max(seconds, 1e-9)),
@@ -168,12 +227,18 @@ class Session:
         if finished and self.folder is not None:
             run.save(self.folder)
             checkpoints.remove(self.folder)
+            (self.folder / LINES).unlink(missing_ok=True)
         return run
 
 
 def split(rows: Tensor, config: SAEConfig) -> tuple[Tensor, Tensor | None]:
     """(inputs, targets) of training rows, which hold both side by side for a transcoder."""
     return (rows, None) if config.d_out is None else (rows[:, : config.d_in], rows[:, config.d_in :])
+
+
+def _nonzero(forward: Forward) -> int:
+    codes = forward.codes.values if isinstance(forward.codes, Sparse) else forward.codes
+    return int((codes != 0).sum())
 
 
 def schedule(step: int, settings: Settings) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from saelab.corpora import Corpus
 from saelab.harvesting.batches import batches, check_hooks, corpus_of, count_rows
+from saelab.harvesting.packing import check_packing
 from saelab.training.rows import Stream
 from saelab.types import ConfigError, CorpusError, HookPoint
 
@@ -39,18 +40,23 @@ class ModelStream(Stream):
         hooks: Sequence[HookPoint | str],
         buffer_rows: int,
         batch_size: int,
+        packing: str,
         long: str,
     ) -> None:
         self.subject, self.corpus = subject, corpus_of(subject, corpus)
         self.hooks = check_hooks(subject, hooks, self.corpus)
-        self.buffer_rows, self.batch_size, self.long = buffer_rows, batch_size, long
+        check_packing(packing, long)
+        self.buffer_rows, self.batch_size, self.packing, self.long = buffer_rows, batch_size, packing, long
         self.n_rows = buffer_rows
 
     def width(self, hook: HookPoint | str) -> int:
         return self.subject.width(hook)
 
     def reading(self, hooks: Sequence[str]) -> ModelStream:
-        return ModelStream(self.subject, self.corpus, hooks, self.buffer_rows, self.batch_size, self.long)
+        return ModelStream(self.subject, self.corpus, hooks, *self._settings())
+
+    def _settings(self) -> tuple[int, int, str, str]:
+        return self.buffer_rows, self.batch_size, self.packing, self.long
 
     def key(self) -> str:
         return "|".join(map(str, self.hooks))
@@ -68,9 +74,7 @@ class ModelStream(Stream):
             self.subject.fingerprint(),
             corpus,
             self.key(),
-            self.buffer_rows,
-            self.batch_size,
-            self.long,
+            *self._settings(),
         ]
         return sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -102,7 +106,7 @@ class ModelStream(Stream):
 
     def _acts(self, skip: int) -> Iterator[Tensor]:
         """Activations [n width] in corpus order, pass after pass, without the first `skip` rows."""
-        options = {"batch_size": self.batch_size, "long": self.long}
+        options: dict[str, Any] = {"batch_size": self.batch_size, "packing": self.packing, "long": self.long}
         while True:
             first = passed = 0
             if skip:
@@ -132,6 +136,7 @@ def stream(
     *,
     buffer_rows: int = 65_536,
     batch_size: int = 16,
+    packing: str = "document",
     long: str = "truncate",
 ) -> ModelStream:
     """Activations for `saelab.train`, made while it trains; nothing is stored.
@@ -139,14 +144,14 @@ def stream(
     The model reads the corpus in passes, a thread ahead of the trainer. Rows are mixed within blocks of
     `buffer_rows`: pass at least what some hundreds of documents hold, or the rows of a batch share few
     documents. hook: one, or several, of which each config reads its own. batch_size: documents a forward
-    pass. long: see `saelab.harvest`.
+    pass. packing, long: see `saelab.harvest`.
     Raises HookError, CorpusError, ConfigError.
     """
     if isinstance(buffer_rows, bool) or not isinstance(buffer_rows, int) or buffer_rows < 1:
         message = f"buffer_rows must be an integer of at least 1. Got {buffer_rows!r}. Pass e.g. 65_536."
         raise ConfigError(message)
     hooks = [hook] if isinstance(hook, (str, HookPoint)) else list(hook)
-    return ModelStream(subject, corpus, hooks, buffer_rows, batch_size, long)
+    return ModelStream(subject, corpus, hooks, buffer_rows, batch_size, packing, long)
 
 
 def _digest(samples: Sequence[Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from saelab.config import to_dict, write_bytes
+from saelab.config import from_dict, to_dict, write_bytes
 from saelab.sae.model import SAE
 from saelab.sae.recipes import SAEConfig
 from saelab.training import checkpoints
+from saelab.training.arguments import check_configs, check_whole, complete, count_steps
+from saelab.training.estimates import check_fits, device_of, plan
 from saelab.training.interrupt import Interrupt
-from saelab.training.rows import Rows, as_rows
+from saelab.training.rows import Rows, as_held_out, as_rows, check_enough
 from saelab.training.run import Record, Run, Settings, differences
 from saelab.training.session import Diverged, Session
-from saelab.types import ConfigError, NonFiniteError
+from saelab.types import ConfigError, DeviceMemoryError, NonFiniteError
 
-INIT_ROWS = 16_384
+logger = logging.getLogger(__name__)
 
 
 class Event(NamedTuple):
@@ -38,20 +40,12 @@ class Event(NamedTuple):
     """The newest record, None before the first."""
     sae: SAE
     """The SAE as it is now: read it, do not change it."""
+    settings: Settings
     number: int = 0
     """Which of the configs, where several are trained at once."""
 
 
 Callback = Callable[[Event], None]
-
-
-def learning_rate(d_sae: int) -> float:
-    """The default learning rate: 7.5e-4 * sqrt(2^14 / d_sae).
-
-    The scaling with width is that of Gao et al. (2024, figure 3); the factor is 3.75 times theirs, which
-    suits the short runs (1,000 to 10,000 steps) of this library.
-    """
-    return 7.5e-4 * math.sqrt(2**14 / d_sae)
 
 
 @overload
@@ -78,6 +72,10 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     checkpoint_every: int | None = None,
     callbacks: Sequence[Callback] = (),
     resume: bool = True,
+    precision: str = "float32",
+    accumulate: int = 1,
+    held_out: Any = None,
+    evaluate_every: int | None = None,
 ) -> Run | list[Run]:
     """Train an SAE, or several on one pass over the activations.
 
@@ -89,41 +87,74 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     a total norm of 1.
 
     out: a folder for checkpoints (every `checkpoint_every` steps, by default a tenth of the run) and the
-    result; for a list, one folder each inside, `0-topk`, `1-relu`, ... With resume=True a call with the same
-    arguments continues an interrupted run, and the result equals that of an uninterrupted one bit for bit; a
-    finished run is read back. resume=False starts anew. callbacks: called with an `Event` at the start, each
-    logged step, each checkpoint and the end. An interrupt (Ctrl-C) ends the current step, writes a
-    checkpoint and returns the Run with finished=False.
+    result, and meanwhile `history.jsonl`, a line for each record; for a list, one folder each inside,
+    `0-topk`, `1-relu`, ... With resume=True a call with the same arguments continues an interrupted run, and
+    the result equals that of an uninterrupted one bit for bit; a finished run is read back. resume=False
+    starts anew. callbacks: called with an `Event` at the start, each logged step, each checkpoint and the
+    end; `saelab.training.TensorBoard` and `WandB` are such. An interrupt (Ctrl-C) ends the current step,
+    writes a checkpoint and returns the Run with finished=False.
+
+    precision: "bfloat16" computes the dense products (x @ W_enc; of dense codes codes @ W_dec) in bfloat16;
+    weights, Adam, losses and sums stay float32. Pre-activations, and so codes, are then off by at most
+    3 * 2^-8 * sum_i |x_i W_ij|, and what is chosen near a boundary is chosen by the rounded values (ties
+    still go to the lower index). It saves time, not memory.
+
+    accumulate: each batch is computed in that many micro-batches, one after the other, with one update from
+    all of them: less memory for pre-activations, the same update. Except for what looks at a batch as a
+    whole, which sees the micro-batch: the choice and threshold of batchtopk and matryoshka, the moves of gba
+    and the error by which `auxk` divides.
+
+    held_out: rows that training does not see, on which FVU and L0 are measured in eval mode every
+    `evaluate_every` steps (by default ten times a run) and at the end: a tensor or store as for acts, or how
+    many rows to take off the end of acts (of a store the last documents'). These steps have a record in the
+    history with `held_out_fvu` and `held_out_l0`.
+
+    What the run will take (`saelab.training.estimate`) is logged, by `logging` at level INFO, before it
+    starts.
 
     Same seed, same numbers (one machine, one thread count); the global random state is not touched. Raises
-    ConfigError, ShapeError, HookError, NonFiniteError before any work; NonFiniteError where training
-    diverges; StoreError where `out` cannot be written.
+    ConfigError, ShapeError, HookError, NonFiniteError before any work, DeviceMemoryError where it cannot fit;
+    NonFiniteError where training diverges, DeviceMemoryError where a step runs out of memory, both with the
+    step and the checkpoint that is left; StoreError where `out` cannot be written.
     """
     several = isinstance(config, Sequence)
     configs = list(config) if isinstance(config, Sequence) else [config]
-    steps = _steps(steps, tokens, batch_size)
-    for name, value in (("log_every", log_every), ("checkpoint_every", checkpoint_every)):
-        if value is not None:
-            _check_whole(name, value, 1)
-    _check_whole("seed", seed, 0)
-    _check_configs(configs)
-    jobs = []
+    steps = count_steps(steps, tokens, batch_size)
+    if checkpoint_every is not None:
+        check_whole("checkpoint_every", checkpoint_every, 1)
+    check_configs(configs)
+    asked = {"steps": steps, "batch_size": batch_size, "seed": seed, "lr": lr, "log_every": log_every}
+    asked |= {"precision": precision, "accumulate": accumulate}
+    asked |= {"held_out": held_out, "evaluate_every": evaluate_every}
+    jobs, taken = [], {}
     for number, each in enumerate(configs):
-        rows, each = as_rows(acts, each, batch_size)
-        settings = _settings(each, steps, batch_size, seed, lr, log_every)
+        settings = complete(each, **asked)
+        rows, each = as_rows(acts, each)
+        unseen = as_held_out(held_out, each, rows, taken)
+        check_enough(rows, batch_size)
         folder = None if out is None else Path(out) / f"{number}-{each.recipe}" if several else Path(out)
-        jobs.append(_Job(number, each, rows, settings, folder))
+        jobs.append(_Job(number, each, rows, settings, folder, unseen))
     for job in jobs:
         job.prepare(resume)
     todo = [job for job in jobs if job.run is None]
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if todo:
+        where = device_of(device)
+        _announce(todo, where)
         found = checkpoints.latest([job.folder for job in todo if job.folder]) if out is not None else None
         for i, job in enumerate(todo):
             job.open(where, found[i] if found else None)
         _loop(todo, progress, checkpoint_every or max(1, steps // 10), callbacks)
     runs = [job.run for job in jobs if job.run is not None]
     return runs if several else runs[0]
+
+
+def _announce(jobs: list[_Job], device: torch.device) -> None:
+    """Log what the run will take; refuse one that cannot fit."""
+    configs, settings = [job.config for job in jobs], jobs[0].settings
+    out = any(job.folder is not None for job in jobs)
+    needed = plan(configs, settings, device, out, timed=logger.isEnabledFor(logging.INFO))
+    check_fits(configs, settings, device, out, needed)
+    logger.info("training %s on %s: %s", ", ".join(c.recipe for c in configs), device, needed)
 
 
 @dataclass
@@ -135,6 +166,7 @@ class _Job:
     rows: Rows
     settings: Settings
     folder: Path | None
+    held_out: Rows | None
     identity: dict[str, Any] = field(default_factory=dict)
     run: Run | None = None
 
@@ -146,6 +178,8 @@ class _Job:
         write_bytes(self.folder / ".writable", b"")
         (self.folder / ".writable").unlink()
         self.identity["data"] = self.rows.fingerprint()
+        if self.held_out is not None and not self.settings.held_out:
+            self.identity["held_out"] = self.held_out.fingerprint()
         if not resume:
             (self.folder / "run.json").unlink(missing_ok=True)
             checkpoints.remove(self.folder)
@@ -158,7 +192,9 @@ class _Job:
         if found is not None and self.folder is not None:
             _check_same(found.identity, self.identity, self.folder)
         start = found or self.rows.first(settings.init_rows, settings.batch_size, settings.seed)
-        self.session = Session(self.config, settings, device, self.identity, self.folder, start)
+        self.session = Session(
+            self.config, settings, device, self.identity, self.folder, start, self.held_out
+        )
 
 
 def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Sequence[Callback]) -> None:
@@ -171,7 +207,9 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
     def emit(name: str) -> None:
         for job in jobs:
             history = job.session.history
-            event = Event(name, done, history[-1] if history else None, job.session.sae, job.number)
+            event = Event(
+                name, done, history[-1] if history else None, job.session.sae, job.settings, job.number
+            )
             for callback in callbacks:
                 callback(event)
 
@@ -190,7 +228,7 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
                     records = [_step(job, batch[job.rows.key()]) for job in jobs]
                     for session, record in zip(sessions, records, strict=True):
                         if record is not None:
-                            session.history.append(record)
+                            session.log(record)
                     done += 1
                 bar.update(settings.batch_size)
                 logged = [record for record in records if record is not None]
@@ -215,7 +253,8 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
 
 
 def _step(job: _Job, batch: Tensor) -> Record | None:
-    """One update. Raises NonFiniteError saying where it diverged, and what is left."""
+    """One update. Raises NonFiniteError saying where it diverged, DeviceMemoryError saying what to lower,
+    both saying what is left."""
     try:
         return job.session.step(batch)
     except Diverged as error:
@@ -223,16 +262,41 @@ def _step(job: _Job, batch: Tensor) -> Record | None:
         norms = batch.double().norm(dim=1)
         worst = int(norms.argmax())
         where = job.rows.origin(settings.batch_size, settings.seed, step, worst)
-        kept = "no checkpoint yet"
-        if job.folder is not None and (found := checkpoints.latest([job.folder])):
-            kept = f"the checkpoint of step {found[0].step} in {job.folder} is whole"
         message = (
             f"The loss must stay finite. Got {error} at step {step + 1} of {settings.steps} "
-            f"({job.config.recipe}; {kept}). Pass a lower lr than {settings.lr:.2g}, or look for outliers: "
-            f"the longest activation of this batch is {where}, of norm {float(norms[worst]):.3g}, the median "
-            f"norm is {float(norms.median()):.3g}."
+            f"({job.config.recipe}; {_kept(job)}). Pass a lower lr than {settings.lr:.2g}, or look for "
+            f"outliers: the longest activation of this batch is {where}, of norm {float(norms[worst]):.3g}, "
+            f"the median norm is {float(norms.median()):.3g}."
         )
         raise NonFiniteError(message) from None
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        settings, step = job.settings, job.session.progress.step
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        message = (
+            f"A step must fit into the memory of its device. Got, at step {step + 1} of {settings.steps} on "
+            f"{job.session.device} ({job.config.recipe}; {_kept(job)}): {first} Pass "
+            f"accumulate={min(2 * settings.accumulate, settings.batch_size)} or more, or lower batch_size "
+            f"({settings.batch_size}) or d_sae ({job.config.d_sae}). Each of these starts a run of its own; "
+            "with more memory the same call continues."
+        )
+        raise DeviceMemoryError(message) from error
+
+
+def _kept(job: _Job) -> str:
+    """What a run that stops in a step leaves behind."""
+    if job.folder is not None and (found := checkpoints.latest([job.folder])):
+        return f"the checkpoint of step {found[0].step} in {job.folder} is whole"
+    return "no checkpoint yet"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # on CPU torch raises a plain RuntimeError
+    says = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        words in says for words in ("not enough memory", "can't allocate memory", "out of memory")
+    )
 
 
 def _line(records: list[Record]) -> str:
@@ -244,7 +308,10 @@ def _line(records: list[Record]) -> str:
         return low if low == high else f"{low}..{high}"
 
     parts = {"loss": ".4f", "FVU": ".4f", "L0": ".1f", "dead": ".1%"}
-    return ", ".join(f"{name} {span(name.lower(), form)}" for name, form in parts.items())
+    if all(record.held_out_fvu is not None for record in records):
+        parts["held-out FVU"] = ".4f"
+    named = {name: name.lower().replace("-", "_").replace(" ", "_") for name in parts}
+    return ", ".join(f"{name} {span(named[name], form)}" for name, form in parts.items())
 
 
 def _bar(settings: Settings, step: int, progress: bool) -> tqdm:
@@ -259,62 +326,9 @@ def _bar(settings: Settings, step: int, progress: bool) -> tqdm:
     )
 
 
-def _steps(steps: int | None, tokens: int | None, batch_size: Any) -> int:
-    """Steps in all: as given, or the batches that hold `tokens` rows."""
-    _check_whole("batch_size", batch_size, 1)
-    if (steps is None) == (tokens is None):
-        message = (
-            f"train needs steps or tokens, one of them. Got steps={steps!r}, tokens={tokens!r}. "
-            "Pass e.g. steps=1000."
-        )
-        raise ConfigError(message)
-    if tokens is not None:
-        _check_whole("tokens", tokens, 1)
-        return -(-tokens // batch_size)
-    _check_whole("steps", steps, 1)
-    return steps  # type: ignore[return-value]
-
-
-def _settings(
-    config: SAEConfig, steps: int, batch_size: int, seed: int, lr: float | str, log_every: int | None
-) -> Settings:
-    lr = learning_rate(config.d_sae) if lr == "auto" else lr
-    if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not 0 < lr < math.inf:
-        message = f"lr must be a positive finite number or 'auto'. Got {lr!r}. Leave it out for 'auto'."
-        raise ConfigError(message)
-    return Settings(
-        steps=steps,
-        batch_size=batch_size,
-        seed=seed,
-        lr=float(lr),
-        warmup_steps=min(1000, steps // 20),
-        decay_steps=steps // 5,
-        beta1=0.9,
-        beta2=0.999,
-        clip=1.0,
-        dead_after=config.options["dead_after"] or max(1, min(10_000_000, steps * batch_size // 10)),
-        init_rows=INIT_ROWS,
-        log_every=log_every or max(1, steps // 100),
-    )
-
-
-def _check_configs(configs: list[Any]) -> None:
-    for config in configs or [None]:
-        if not isinstance(config, SAEConfig):
-            message = (
-                f"train needs an SAEConfig. Got {type(config).__name__}. Make one by saelab.recipe(...)."
-            )
-            raise ConfigError(message)
-
-
-def _check_whole(name: str, value: Any, low: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        message = f"{name} must be an integer >= {low}. Got {value!r}. Pass {name}={low} or more."
-        raise ConfigError(message)
-
-
 def _check_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    found = differences(old, new)
+    settings = from_dict(Settings, old["settings"])  # an older saelab may have written fewer
+    found = differences(old | {"settings": to_dict(settings)}, new)
     if found:
         message = (
             f"A run continues only with the same config, settings and data. Got in {folder}: "
@@ -330,9 +344,10 @@ def _finished(folder: Path, identity: dict[str, Any]) -> Run:
         "config": to_dict(run.config),
         "settings": to_dict(run.settings),
         "data": run.provenance.get("data"),
+        "held_out": run.provenance.get("held_out"),
     }
     _check_same(old, identity, folder)
     return run
 
 
-__all__ = ["Callback", "Event", "learning_rate", "train"]
+__all__ = ["Callback", "Event", "train"]

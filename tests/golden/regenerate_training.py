@@ -42,7 +42,7 @@ def numbers(result: Run) -> dict[str, object]:
     with torch.no_grad():
         out = sae(x)
     return {
-        "history": [record._asdict() for record in result.history],
+        "history": [{k: v for k, v in r._asdict().items() if v is not None} for r in result.history],
         "weights": {name: float(t.double().norm()) for name, t in sae.state_dict().items()},
         "mean_code": float(out.codes.mean()),
         "x_hat": [round(float(v), 6) for v in out.x_hat[5]],

@@ -147,3 +147,11 @@ def test_bad_streams_are_refused(subject, corpus):
     config = recipe("topk", d_in=16, d_sae=32, k=4, hook="blocks.1.hook_resid_post")
     with pytest.raises(HookError):
         train(config, stream(subject, corpus, HOOK), steps=2, batch_size=8)
+    config = recipe("topk", d_in=16, d_sae=32, k=4)
+    source = stream(subject, corpus, HOOK)
+    with pytest.raises(ConfigError, match="no last rows"):
+        train(config, source, steps=2, batch_size=8, held_out=100)
+    with pytest.raises(ConfigError, match="Got a stream"):
+        train(config, source, steps=2, batch_size=8, held_out=source)
+    run = train(config, source, steps=2, batch_size=8, held_out=torch.randn(30, 16), progress=False)
+    assert run.history[-1].held_out_fvu is not None

@@ -1,0 +1,118 @@
+"""What `train` was asked for, checked and completed: Settings."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from saelab.sae.recipes import SAEConfig
+from saelab.training.run import Settings
+from saelab.types import ConfigError, nearest
+
+INIT_ROWS = 16_384
+PRECISIONS = ("float32", "bfloat16")
+
+
+def learning_rate(d_sae: int) -> float:
+    """The default learning rate: 7.5e-4 * sqrt(2^14 / d_sae).
+
+    The scaling with width is that of Gao et al. (2024, figure 3); the factor is 3.75 times theirs, which
+    suits the short runs (1,000 to 10,000 steps) of this library.
+    """
+    return 7.5e-4 * math.sqrt(2**14 / d_sae)
+
+
+def complete(
+    config: SAEConfig,
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int = 0,
+    lr: float | str = "auto",
+    log_every: int | None = None,
+    precision: str = "float32",
+    accumulate: int = 1,
+    held_out: Any = None,
+    evaluate_every: int | None = None,
+) -> Settings:
+    """The Settings of one SAE. Raises ConfigError."""
+    lr = learning_rate(config.d_sae) if lr == "auto" else lr
+    if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not 0 < lr < math.inf:
+        message = f"lr must be a positive finite number or 'auto'. Got {lr!r}. Leave it out for 'auto'."
+        raise ConfigError(message)
+    check_whole("seed", seed, 0)
+    check_whole("accumulate", accumulate, 1)
+    for name, value in (("log_every", log_every), ("evaluate_every", evaluate_every)):
+        if value is not None:
+            check_whole(name, value, 1)
+    if isinstance(held_out, int):
+        check_whole("held_out", held_out, 2)  # one row has no variance
+    elif held_out is None and evaluate_every is not None:
+        message = (
+            f"evaluate_every needs held-out rows. Got evaluate_every={evaluate_every} and no held_out. "
+            "Pass held_out=1000 or rows of their own."
+        )
+        raise ConfigError(message)
+    if accumulate > batch_size:
+        message = (
+            f"accumulate must be at most batch_size={batch_size}: a micro-batch has a row or more. "
+            f"Got {accumulate}. Pass accumulate<={batch_size}."
+        )
+        raise ConfigError(message)
+    if precision not in PRECISIONS:
+        message = (
+            f"precision must be one of {', '.join(PRECISIONS)}. Got {precision!r}. "
+            f"{nearest(str(precision), PRECISIONS)}".strip()
+        )
+        raise ConfigError(message)
+    return Settings(
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        lr=float(lr),
+        warmup_steps=min(1000, steps // 20),
+        decay_steps=steps // 5,
+        beta1=0.9,
+        beta2=0.999,
+        clip=1.0,
+        dead_after=config.options["dead_after"] or max(1, min(10_000_000, steps * batch_size // 10)),
+        init_rows=INIT_ROWS,
+        log_every=log_every or max(1, steps // 100),
+        precision=precision,  # type: ignore[arg-type]
+        accumulate=accumulate,
+        held_out=held_out if isinstance(held_out, int) else 0,
+        evaluate_every=None if held_out is None else evaluate_every or max(1, steps // 10),
+    )
+
+
+def count_steps(steps: int | None, tokens: int | None, batch_size: Any) -> int:
+    """Steps in all: as given, or the batches that hold `tokens` rows. Raises ConfigError."""
+    check_whole("batch_size", batch_size, 1)
+    if (steps is None) == (tokens is None):
+        message = (
+            f"train needs steps or tokens, one of them. Got steps={steps!r}, tokens={tokens!r}. "
+            "Pass e.g. steps=1000."
+        )
+        raise ConfigError(message)
+    if tokens is not None:
+        check_whole("tokens", tokens, 1)
+        return -(-tokens // batch_size)
+    check_whole("steps", steps, 1)
+    return steps  # type: ignore[return-value]
+
+
+def check_configs(configs: list[Any]) -> None:
+    """Raises ConfigError unless there is a config and all are SAEConfigs."""
+    for config in configs or [None]:
+        if not isinstance(config, SAEConfig):
+            message = (
+                f"train needs an SAEConfig. Got {type(config).__name__}. Make one by saelab.recipe(...)."
+            )
+            raise ConfigError(message)
+
+
+def check_whole(name: str, value: Any, low: int) -> None:
+    """Raises ConfigError unless the value is an integer >= low."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        message = f"{name} must be an integer >= {low}. Got {value!r}. Pass {name}={low} or more."
+        raise ConfigError(message)

@@ -162,7 +162,7 @@ def in_turns(
 ) -> dict[str, dict[str, list[float]]]:
     """{job: seconds a step, and their multiples of the product just before and after, round by round}. A job
     is a worker's name and shape; all processes live at once, and each is idle but in its turn."""
-    products = {shape: Worker("product", shape, threads) for _, shape in jobs.values()}
+    products = {shape: Worker("product", shape, threads) for shape in {shape for _, shape in jobs.values()}}
     workers = {job: Worker(*how, threads) for job, how in jobs.items()}
     found: dict[str, dict[str, list[float]]] = {job: {"seconds": [], "multiples": []} for job in jobs}
     for i in range(rounds + 1):

@@ -4,8 +4,8 @@ benchmarks/peers/install.sh
 python benchmarks/train_gpu.py [--rounds 5] [--batch 8192] [--k 32] [--out train_gpu.json]
 
 The loops and their rows are those of benchmarks/train.py, one library after another. sparsify and SAELens
-compute in bfloat16 under autocast, as they do by default or by their option; ours in float32. Memory is the
-peak of what torch allocates, weights and Adam's moments included. Where there is no GPU it says so and ends.
+compute in bfloat16 under autocast, by default or by their option; ours in float32 and in bfloat16. Memory is
+the peak of what torch allocates, weights and Adam's moments included. Where there is no GPU it says so and ends.
 Its figures are still missing: it has not run on a GPU yet.
 """
 
@@ -34,7 +34,12 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("No GPU here: nothing was measured.")
         return
-    names = ["product", "saelab:topk", *(["sparsify", "saelens"] if PEERS.exists() else [])]
+    names = [
+        "product",
+        "saelab:topk",
+        "saelab:topk:bfloat16",
+        *(["sparsify", "saelens"] if PEERS.exists() else []),
+    ]
     found: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, **vars(options)}
     print("| d_in | d_sae | | tokens/s | range | GB |\n|---:|---:|---|---:|---|---:|")
     for d_in, d_sae in SHAPES:

@@ -6,8 +6,9 @@ is asked for. Each line on stdin has it do TURN steps, which it answers by a lin
 bytes then}. The first turn is done unasked, to warm up. Seconds on one CPU thread are CPU time, which is not
 longer where other processes take turns on the core; on several threads, or a GPU, they are wall time.
 
-NAME: "product", the bare x @ W_enc; "encode", saelab's encode_sparse; "plain"; "saelab:RECIPE"; "sparsify";
-"saelens"; "saelens_sparse"; "dictionary_learning". No latent is dead, so that no loss of dead latents runs.
+NAME: "product", the bare x @ W_enc; "encode", saelab's encode_sparse; "plain"; "saelab:RECIPE" or
+"saelab:RECIPE:PRECISION"; "sparsify"; "saelens"; "saelens_sparse"; "dictionary_learning". No latent is dead, so
+that no loss of dead latents runs.
 """
 
 from __future__ import annotations
@@ -125,12 +126,12 @@ def encode(server: Server, shape: Shape) -> None:
     _loop(server, [], lambda: sae.encode_sparse(x()))
 
 
-def ours(server: Server, shape: Shape, recipe: str) -> None:
+def ours(server: Server, shape: Shape, name: str) -> None:
     """`saelab.train` as it stands: batches gathered, forward, backward, rules, clipping, Adam, counts."""
     import saelab
 
-    options = {"k": shape.k, "dead_after": 10**12} if recipe != "relu" else {"dead_after": 10**12}
-    config = saelab.recipe(recipe, d_in=shape.d_in, d_sae=shape.d_sae, **options)
+    recipe, _, precision = name.partition(":")
+    config = saelab.recipe(recipe, d_in=shape.d_in, d_sae=shape.d_sae, k=shape.k, dead_after=10**12)
 
     def turn(event: Any) -> None:
         if event.name == "log" and event.step % shape.turn == 0:  # the very first step is logged too
@@ -139,7 +140,7 @@ def ours(server: Server, shape: Shape, recipe: str) -> None:
 
     rows = shape.rows()
     saelab.train(config, rows, steps=NEVER, batch_size=shape.batch, log_every=shape.turn, device=shape.device,
-                 progress=False, callbacks=[turn])  # fmt: skip
+                 precision=precision or "float32", progress=False, callbacks=[turn])  # fmt: skip
 
 
 def plain(server: Server, shape: Shape) -> None:

@@ -5,8 +5,8 @@ python benchmarks/train_gpu.py [--rounds 5] [--batch 8192] [--k 32] [--out train
 
 The loops and their rows are those of benchmarks/train.py, one library after another. sparsify and SAELens
 compute in bfloat16 under autocast, by default or by their option; ours in float32 and in bfloat16. Memory is
-the peak of what torch allocates, weights and Adam's moments included. Where there is no GPU it says so and ends.
-Its figures are still missing: it has not run on a GPU yet.
+the peak of what torch allocates, weights and Adam's moments included. Without a GPU it says so and ends. Its
+figures are still missing: it has not run on a GPU yet.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ bytes then}. The first turn is done unasked, to warm up. Seconds on one CPU thre
 longer where other processes take turns on the core; on several threads, or a GPU, they are wall time.
 
 NAME: "product", the bare x @ W_enc; "encode", saelab's encode_sparse; "plain"; "saelab:RECIPE" or
-"saelab:RECIPE:PRECISION"; "sparsify"; "saelens"; "saelens_sparse"; "dictionary_learning". No latent is dead, so
-that no loss of dead latents runs.
+"saelab:RECIPE:PRECISION"; "sparsify"; "saelens"; "saelens_sparse"; "dictionary_learning". No latent is dead,
+so that no loss of dead latents runs.
 """
 
 from __future__ import annotations

@@ -60,6 +60,10 @@ class DeviceMemoryError(SaelabError, MemoryError):
     """A computation that does not fit into the memory of its device."""
 
 
+class RankError(SaelabError):
+    """A process of a distributed run that failed, was lost, or was given something else than the others."""
+
+
 class MissingDependency(SaelabError, ImportError):
     """An optional library that is not installed; the message gives the pip command."""
 

@@ -15,6 +15,7 @@ from saelab.analysis.results import (
     TokenCodes,
     Window,
 )
+from saelab.analysis.special import SpecialTokens, TokenScores, special_tokens
 from saelab.analysis.texts import search, token_codes
 
 __all__ = [
@@ -32,7 +33,9 @@ __all__ = [
     "RecoveryScores",
     "Report",
     "Scores",
+    "SpecialTokens",
     "TokenCodes",
+    "TokenScores",
     "Window",
     "card",
     "concepts",
@@ -45,6 +48,7 @@ __all__ = [
     "match",
     "recovery",
     "search",
+    "special_tokens",
     "stats",
     "token_codes",
 ]

@@ -4,12 +4,15 @@ rows one by one afterwards.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab import dist
 from saelab.sae.dictionaries import Dictionary
 from saelab.sae.kernels import Sparse, batch_top_k, column_order, column_top_k, to_csr
 from saelab.sae.sparsifiers import DENSE, Sparsifier, above
@@ -43,7 +46,9 @@ class BatchTopK(Sparsifier):
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor]:
         n, d_sae = pre.shape
         score = pre * dictionary.norms() if self.by_norm else pre
-        flat = batch_top_k(score, n * self.k) if self.training else above(score, self.threshold)
+        flat = (
+            batch_top_k(score, dist.rows.count(n) * self.k) if self.training else above(score, self.threshold)
+        )
         return to_csr(flat, n, d_sae)
 
     @torch.no_grad()
@@ -53,9 +58,10 @@ class BatchTopK(Sparsifier):
         else:
             values = codes * dictionary.norms() if self.by_norm else codes
         values = values[values > 0]
-        if len(values):
+        smallest = dist.ranks.least(values.min() if len(values) else values.new_full((), math.inf))
+        if smallest < math.inf:
             self.seen += 1
-            self.threshold.lerp_(values.min(), (1 / self.seen).clamp_min(1 - self.decay))
+            self.threshold.lerp_(smallest, (1 / self.seen).clamp_min(1 - self.decay))
 
     def extra_repr(self) -> str:
         return f"k={self.k}, decay={self.decay}"
@@ -223,9 +229,10 @@ class GroupBias(Sparsifier):
                 codes.numel() // d_sae,
             )
         height = values + self.bias[indices] if self.magnitude == "pre" else values
-        self.fired += torch.bincount(indices, minlength=d_sae)
-        self.peak.scatter_reduce_(0, indices, height, "amax")
-        self.rows += n
+        told = dist.rows.total(F.pad(torch.bincount(indices, minlength=d_sae), (0, 1), value=n))
+        self.fired += told[:-1]
+        self.peak.copy_(dist.rows.most(self.peak.scatter_reduce(0, indices, height, "amax")))
+        self.rows += told[-1]
         self.batches += 1
         if self.batches >= self.every and self.rows > 0:
             self._move()

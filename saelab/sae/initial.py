@@ -8,10 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saelab import dist
 from saelab.types import ShapeError
 
 if TYPE_CHECKING:
     from saelab.sae.model import SAE
+
+DRAWN = 2**14
+"""Rows that are drawn at a time, a multiple of 16, where each rank needs few of them."""
 
 
 @torch.no_grad()
@@ -22,19 +26,33 @@ def create(
     config = sae.config
     # mixed, so that data drawn from the same small seed by the caller shares no number with the weights
     generator = torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + 0x5AE1AB) % 2**63)
-    W_dec = torch.randn(config.d_sae, config.width_out, generator=generator)
-    sae.dictionary.set(nn.functional.normalize(W_dec, dim=1))
+    sae.dictionary.set(_directions(config.d_sae, config.width_out, generator))
     # without the option the recipe is always tied; a transcoder cannot be
     tied = config.options.get("tied_init", config.d_out is None)
     if tied:
         sae.W_enc.copy_(sae.W_dec.t())
     else:
-        other = torch.randn(config.d_sae, config.d_in, generator=generator)
-        sae.W_enc.copy_(nn.functional.normalize(other, dim=1).t())
+        sae.W_enc.copy_(_directions(config.d_sae, config.d_in, generator).t())
     if rows is not None and len(rows):
         rows, _ = sae._flat(rows)
         _fit(sae, rows, _targets(sae, rows, targets), tied, generator)
     return sae.eval()
+
+
+def _directions(d_sae: int, d_in: int, generator: torch.Generator) -> Tensor:
+    """Random unit rows [d_sae d_in]. Where ranks share the latents, this rank's of those that one process
+    would draw, of which it holds a few at a time."""
+    whole = dist.latents.count(d_sae)
+    start, end = dist.latents.bounds(whole)
+    kept, at = [], 0
+    while at < whole:
+        # torch draws in blocks of 16 numbers, of which the last may be short: pieces end with a block
+        n = DRAWN if whole - at >= 2 * DRAWN and dist.latents.size > 1 else whole - at
+        drawn = torch.randn(n, d_in, generator=generator)
+        kept.append(drawn[max(0, start - at) : max(0, end - at)].clone() if n < whole else drawn)
+        at += n
+    rows = torch.cat(kept) if len(kept) > 1 else kept[0][start:end]
+    return nn.functional.normalize(rows, dim=1)
 
 
 def _fit(sae: SAE, rows: Tensor, targets: Tensor, tied: bool, generator: torch.Generator) -> None:

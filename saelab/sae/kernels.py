@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab import dist
+
 
 class Sparse(NamedTuple):
     """Codes of n rows in CSR form, differentiable in `values`. The torch twin of `types.Codes`; zeros are
@@ -66,6 +68,27 @@ def top_k(pre: Float[Tensor, "n d_sae"], k: int, signed: bool = False) -> Int[Te
     return indices
 
 
+def top_k_csr(pre: Float[Tensor, "n d_sae"], k: int, signed: bool = False) -> tuple[Tensor, Tensor]:
+    """The choice of `top_k` as (indptr [n + 1], indices).
+
+    Where ranks share the latents, `pre` has this rank's columns and so has the result; k is of all columns
+    and at most their number. The k largest of a row are among the k largest of each rank, whose values are
+    all that is exchanged; joined in the order of latents, they are chosen from as one row.
+    """
+    n, d_sae = pre.shape
+    at = top_k(pre, min(k, d_sae), signed)
+    if dist.latents.size == 1:
+        return torch.arange(0, at.numel() + 1, at.shape[1], device=pre.device), at.reshape(-1)
+    at = at.sort(dim=1).values
+    padding = int(dist.latents.most(torch.tensor(at.shape[1], device=at.device))) - at.shape[1]
+    values = pre.gather(1, at).abs() if signed else pre.gather(1, at)
+    values = dist.latents.gathered(F.pad(values, (0, padding), value=-torch.inf))
+    joined = values.transpose(0, 1).reshape(n, -1)
+    chosen = torch.zeros_like(joined, dtype=torch.bool).scatter_(1, top_k(joined, k), True)
+    mine = chosen.view(n, len(values), -1)[:, dist.latents.rank, : at.shape[1]]
+    return F.pad(mine.sum(1).cumsum(0), (1, 0)), at[mine]
+
+
 def batch_top_k_reference(score: Float[Tensor, "n d_sae"], total: int) -> Int[Tensor, " kept"]:
     """Flat indices, ascending, of the `total` largest positive entries of the whole batch (all, where fewer
     are positive); ties go to the lower index. The definition, slow."""
@@ -80,25 +103,29 @@ def batch_top_k(score: Float[Tensor, "n d_sae"], total: int) -> Int[Tensor, " ke
 
     A strided sample guesses a bound that a little more than `total` entries exceed, and only these are
     ranked. Where the guess lets too few pass, every positive entry is ranked instead, so the result is exact.
+    Where ranks share the batch, `score` is this rank's part of it and so is the result.
     """
     flat = score.reshape(-1)
-    sample = flat[::61]  # a prime: no latent is left out of the sample unless d_sae is a multiple of it
-    rank = int(1.1 * total / 61 + 8 * (total / 61) ** 0.5) + 1
-    at = None
-    if total and rank < len(sample) // 2:
-        bound = sample.kthvalue(len(sample) - rank + 1).values.clamp_min(0)
-        at = (flat > bound).nonzero()[:, 0]
-    if at is None or len(at) < total:
-        at = (flat > 0).nonzero()[:, 0]
-    if len(at) <= total:
-        return at
     if not total:
-        return at[:0]
+        return torch.empty(0, dtype=torch.int64, device=flat.device)
+    share = total / dist.ranks.size
+    sample = flat[::61]  # a prime: no latent is left out of the sample unless d_sae is a multiple of it
+    rank = int(1.1 * share / 61 + 8 * (share / 61) ** 0.5) + 1
+    bound = flat.new_zeros(())
+    if rank < len(sample) // 2:
+        bound = sample.kthvalue(len(sample) - rank + 1).values.clamp_min(0)
+    bound = dist.ranks.least(bound)
+    at = (flat > bound).nonzero()[:, 0]
+    if dist.ranks.count(len(at)) < total and bound > 0:
+        at = (flat > 0).nonzero()[:, 0]
+    if dist.ranks.count(len(at)) <= total:
+        return at
     values = flat[at]
-    last = values.kthvalue(len(values) - total + 1).values
+    last = dist.ranks.kth_largest(values, total)
     keep = values > last
     ties = (values == last).nonzero()[:, 0]
-    keep[ties[: total - int(keep.sum())]] = True
+    room = total - dist.ranks.count(int(keep.sum()))
+    keep[ties[_first_of(at[ties] // score.shape[1], room, len(score))]] = True
     return at[keep]
 
 
@@ -142,6 +169,21 @@ def column_order(pre: Float[Tensor, "n d_sae"], m: Int[Tensor, " d_sae"]) -> tup
             last[columns], after[columns] = values.gather(1, at)[:, 0], values.gather(1, at + 1)[:, 0]
         size *= 2
     return last, after
+
+
+def _first_of(rows: Int[Tensor, " ties"], room: int, n: int) -> Tensor:
+    """Mask of the `room` ties with the lowest index among those of all ranks. rows: of this rank's ties,
+    ascending."""
+    place = torch.arange(len(rows), device=rows.device)
+    if dist.rows.size > 1:
+        counts = dist.rows.gathered(place.new_tensor([len(rows)]))[:, 0]
+        place = place + counts[: dist.rows.rank].sum()
+    if dist.latents.size > 1:  # in each row, those of lower ranks come first
+        counts = dist.latents.gathered(torch.bincount(rows, minlength=n)).t()
+        earlier = F.pad(counts.reshape(-1).cumsum(0), (1, 0))[:-1].view_as(counts)[:, dist.latents.rank]
+        own = counts[:, dist.latents.rank]
+        place = earlier[rows] + place - (own.cumsum(0) - own)[rows]
+    return place < room
 
 
 def to_csr(flat: Int[Tensor, " kept"], n: int, d_sae: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab import dist
 from saelab.types import ShapeError
 
 
@@ -35,9 +36,22 @@ class FVU:
         x = x.detach().reshape(-1, x.shape[-1]).double()
         if not len(x):
             return
-        self.error += float((x - x_hat.detach().reshape(x.shape).double()).square().sum())
-        mean, n = x.mean(0), len(x)
-        self._deviation += float((x - mean).square().sum())
+        mean = x.mean(0)
+        error = float((x - x_hat.detach().reshape(x.shape).double()).square().sum())
+        self._add(len(x), error, mean, float((x - mean).square().sum()))
+
+    def over_ranks(self) -> FVU:
+        """That of the rows of all ranks."""
+        mean = None if self._mean is None else self._mean.cpu()
+        whole = FVU()
+        for n, error, centre, deviation in dist.rows.everyone((self.n, self.error, mean, self._deviation)):
+            if centre is not None:
+                whole._add(n, error, centre, deviation)
+        return whole
+
+    def _add(self, n: int, error: float, mean: Tensor, deviation: float) -> None:
+        self.error += error
+        self._deviation += deviation
         if self._mean is None:
             self._mean = mean
         else:

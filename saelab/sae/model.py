@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saelab import dist
 from saelab.sae import storage
 from saelab.sae.architectures import RECIPES
 from saelab.sae.initial import create
@@ -343,7 +344,8 @@ class SAE(nn.Module):
 
     def product(self, codes: Float[Tensor, "*lead d_sae"] | Sparse) -> Float[Tensor, "*lead d_out"]:
         """codes @ W_dec"""
-        return sparse_decode(codes, self.W_dec) if isinstance(codes, Sparse) else codes @ self.W_dec
+        sparse = isinstance(codes, Sparse)
+        return dist.latents.summed(sparse_decode(codes, self.W_dec) if sparse else codes @ self.W_dec)
 
     def restore(self, product: Tensor, scale: Scale | None, x: Tensor | None) -> Tensor:
         """Normalised outputs without bias [.. d_out] -> outputs in raw units. x: raw inputs, read where there
@@ -447,7 +449,8 @@ class SAE(nn.Module):
         """Codes at a chosen CSR pattern, differentiable in the weights. pre: this SAE's pre-activations of
         `flat`. activation: what makes a code of a pre-activation, by default the sparsifier's."""
         x, _ = self.normalised(flat)
-        at = active_pre(pre, x, self.b_in(), self.W_enc, self.b_enc, indptr, indices)
+        b_in = dist.latents.used_by_all(self.b_in())
+        at = active_pre(pre, x, b_in, self.W_enc, self.b_enc, indptr, indices)
         values = self.sparsifier.activation(at, indices) if activation is None else activation(at)
         return Sparse(indptr, indices, values, self.d_sae)
 

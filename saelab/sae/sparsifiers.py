@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saelab.sae.dictionaries import Dictionary
-from saelab.sae.kernels import Sparse, largest, to_csr, top_k
+from saelab.sae.kernels import Sparse, largest, to_csr, top_k, top_k_csr
 
 DENSE = 16
 """In training, codes of which more than one in DENSE may differ from 0 are cheaper as a dense matrix."""
@@ -79,14 +79,10 @@ class TopK(Sparsifier):
         self.k = k
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
-        indices = top_k(pre.detach(), self.k)
-        values = pre.gather(1, indices).relu()
-        return torch.zeros_like(pre).scatter(1, indices, values)
+        return self.scatter(pre, *top_k_csr(pre.detach(), self.k))
 
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-        indices = top_k(pre, self.k)
-        n, k = indices.shape
-        return torch.arange(0, n * k + 1, k, device=pre.device), indices.reshape(-1)
+        return top_k_csr(pre, self.k)
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return pre.relu()
@@ -115,9 +111,7 @@ class AbsTopK(Sparsifier):
         return torch.zeros_like(pre).scatter(1, indices, pre.gather(1, indices))
 
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-        indices = top_k(pre, self.k, signed=True)
-        n, k = indices.shape
-        return torch.arange(0, n * k + 1, k, device=pre.device), indices.reshape(-1)
+        return top_k_csr(pre, self.k, signed=True)
 
     def extra_repr(self) -> str:
         return f"k={self.k}"

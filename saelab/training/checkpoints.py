@@ -8,21 +8,26 @@ rename. The last two are kept, so that a damaged one leaves the one before.
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
-from saelab.config import write_bytes, write_json
+from saelab.config import write_json
 from saelab.training.run import read_manifest
+from saelab.training.shards import Pieces
 from saelab.types import FormatError, StoreError
 
 FORMAT, VERSION, KEPT = "saelab-checkpoint", 1, 2
+_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bfloat16: "BF16"}
 
 
 class Checkpoint(NamedTuple):
@@ -36,8 +41,9 @@ class Checkpoint(NamedTuple):
     """The records so far, as plain data."""
     variance: float
     """See losses.Progress."""
-    tensors: dict[str, Tensor]
-    """Weights, optimizer state and counters, by name."""
+    tensors: Mapping[str, Tensor | Pieces]
+    """Weights, optimizer state and counters, by name. Of one that was read: tensors, on rank 0; elsewhere
+    only their shapes and types."""
 
 
 def write(out: Path, checkpoint: Checkpoint) -> None:
@@ -45,11 +51,9 @@ def write(out: Path, checkpoint: Checkpoint) -> None:
     are."""
     folder = out / "checkpoints" / f"step-{checkpoint.step:08d}"
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    data = safetensors.torch.save(
-        {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
-    )
     try:
-        write_bytes(temporary / "state.safetensors", data)
+        temporary.mkdir(parents=True, exist_ok=True)
+        sha256 = _write_tensors(temporary / "state.safetensors", checkpoint.tensors)
         write_json(
             temporary / "checkpoint.json",
             {
@@ -58,7 +62,7 @@ def write(out: Path, checkpoint: Checkpoint) -> None:
                 "step": checkpoint.step,
                 "identity": checkpoint.identity,
                 "variance": checkpoint.variance,
-                "sha256": hashlib.sha256(data).hexdigest(),
+                "sha256": sha256,
                 "history": checkpoint.history,
             },
         )
@@ -75,6 +79,12 @@ def write(out: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
     for old in _folders(out)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def outline(found: Checkpoint) -> Checkpoint:
+    """The checkpoint without its numbers."""
+    tensors = {name: torch.empty(t.shape, dtype=t.dtype, device="meta") for name, t in found.tensors.items()}
+    return found._replace(tensors=tensors)
 
 
 def latest(outs: Sequence[Path]) -> list[Checkpoint] | None:
@@ -104,6 +114,34 @@ def latest(outs: Sequence[Path]) -> list[Checkpoint] | None:
 def remove(out: Path) -> None:
     """Drop every checkpoint, once the finished run is on disk (or is to start anew)."""
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor | Pieces]) -> str:
+    """A safetensors file, written piece by piece; gives its SHA-256."""
+    header, at = {}, 0
+    for name, tensor in tensors.items():
+        end = at + math.prod(tensor.shape) * tensor.dtype.itemsize
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [at, end],
+        }
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for data in (len(text).to_bytes(8, "little"), text):
+            digest.update(data)
+            file.write(data)
+        for tensor in tensors.values():
+            for piece in tensor.pieces if isinstance(tensor, Pieces) else [tensor]:
+                data = piece.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+                digest.update(data)
+                file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def _folders(out: Path) -> list[Path]:

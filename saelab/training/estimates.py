@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from saelab import dist
 from saelab.sae.architectures import RECIPES
 from saelab.sae.dictionaries import Free
 from saelab.sae.initial import start_rows
@@ -22,7 +23,7 @@ from saelab.types import DeviceMemoryError
 # Peak memory of a step in matrices [rows d_sae] of float32 and its time in products of [rows d_in] and
 # [d_in d_sae], measured on one CPU thread: matrices topk 1.15, batchtopk and matryoshka 1.35 (codes stay
 # sparse), jumprelu 3.1, relu 4.3, top_afa 4.6, gba 5.6 (they may be dense); 0.45 more in bfloat16; at
-# initialisation topk 3, relu 2.
+# initialisation as much where codes stay sparse, else 2.
 SPARSE, DENSE, ROUNDED, START = 1.3, 5.0, 0.5, 2.5
 SPARSE_TIME, DENSE_TIME = 2.0, 6.5
 PROBE = {"cpu": 2**28, "cuda": 2**36}
@@ -52,14 +53,15 @@ class Estimate:
     start: int
     """What initialisation takes besides weights and rows, before the first step."""
     checkpoint: int
-    """The copy of weights and moments from which a checkpoint is written; 0 where none is."""
+    """The copies of the weights from which the result is written, 0 where it is not; checkpoints go to disk
+    piece by piece."""
     steps: int
     seconds: float | None
     """All steps, from one measured product on this device; None where it was not measured."""
 
     @property
     def memory(self) -> int:
-        """The peak: of initialisation, of a step or of a checkpoint, whichever is largest."""
+        """The peak: of initialisation, of a step or of writing, whichever is largest."""
         start = 2 * self.weights + self.start
         step = self.weights + self.gradients + self.optimizer + self.activations
         checkpoint = self.weights + self.gradients // 2 + self.optimizer + self.checkpoint
@@ -109,7 +111,7 @@ def plan(
         activations.append(int(4 * config.d_sae * (matrices * part + kept)))
         on_device = device.type == "cpu"
         some = min(settings.init_rows, start_rows(config.d_sae))
-        start.append(int(START * 4 * config.d_sae * some) * on_device)
+        start.append(int((START if is_dense else SPARSE) * 4 * config.d_sae * some) * on_device)
         products += (DENSE_TIME if is_dense else SPARSE_TIME) * 2 * batch * config.d_in * config.d_sae
     widest = max(config.d_in for config in configs)
     return Estimate(
@@ -119,7 +121,7 @@ def plan(
         activations=max(activations),
         rows=4 * widest * (6 * batch + 2 * settings.init_rows),
         start=max(start),
-        checkpoint=int(2.2 * 3 * max(sizes)) if out else 0,
+        checkpoint=int(2.2 * max(sizes)) if out else 0,
         steps=settings.steps,
         seconds=settings.steps * products / _speed(configs[0], settings, device) if timed else None,
     )
@@ -149,8 +151,8 @@ def check_fits(
 
 
 def device_of(device: str | torch.device | None) -> torch.device:
-    """As asked, by default a GPU where there is one."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """As asked, by default this process's GPU where there is one."""
+    return torch.device(device or dist.local_device())
 
 
 def free_memory(device: torch.device) -> int | None:

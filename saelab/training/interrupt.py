@@ -8,13 +8,19 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from saelab import dist
+
 
 class Interrupt:
     """Within `held()`, Ctrl-C waits for the end of the block, so that no step is half done. A second one
-    does not wait; `broken` tells that it left a block half done."""
+    does not wait; `broken` tells that it left a block half done.
+
+    Where ranks act as one, it waits anywhere, and one on any rank reaches all at the end of the same block.
+    """
 
     def __init__(self) -> None:
         self.pending = self.holding = self.broken = False
+        self.shared = dist.ranks.size > 1
 
     def __enter__(self) -> Interrupt:
         self.previous: Any = None
@@ -29,7 +35,7 @@ class Interrupt:
             signal.signal(signal.SIGINT, self.previous)
 
     def _arrived(self, signum: int, frame: Any) -> None:
-        if not self.holding or self.pending:
+        if self.pending or not (self.holding or self.shared):
             raise KeyboardInterrupt
         self.pending = True
 
@@ -43,6 +49,16 @@ class Interrupt:
             raise
         finally:
             self.holding = False
-        if self.pending:
+        if dist.ranks.count(self.pending):
             self.pending = False
             raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """For code that one rank runs alone: its KeyboardInterrupt waits until it can reach all."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not self.shared:
+                raise
+            self.pending = True

@@ -1,4 +1,8 @@
-"""Losses: `Loss(SAE, Forward) -> scalar`, each dimensionless, added up by the trainer. Recipes name them."""
+"""Losses: `Loss(SAE, Forward) -> scalar`, each dimensionless, added up by the trainer. Recipes name them.
+
+Each is a mean over the rows of its pass, so that the loss of a batch that is divided among ranks is the mean
+of theirs, weighted by rows.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saelab import dist
 from saelab.sae.batchwise import zipf
-from saelab.sae.kernels import Sparse, sparse_decode, top_k
+from saelab.sae.kernels import Sparse, sparse_decode, top_k_csr
 from saelab.sae.model import SAE, Forward
 from saelab.sae.recipes import SAEConfig
 from saelab.sae.sparsifiers import Gaussian, JumpReLU
@@ -45,6 +50,8 @@ class Firing:
             else:
                 fired += (codes != 0).sum(0)
                 n += len(codes)
+        told = dist.rows.total(F.pad(fired, (0, 1), value=n))
+        fired, n = told[:-1], int(told[-1])
         if not n:
             return
         self.since += n
@@ -188,17 +195,16 @@ def _revival(config: SAEConfig, chosen: Callable[[], Tensor]) -> Loss:
     def loss(sae: SAE, forward: Forward) -> Tensor:
         latents = chosen().nonzero()[:, 0]
         error = (target(sae, forward) - output(sae, forward)).detach()
-        energy = error.square().sum()
-        if not len(latents) or not energy > 0:
+        energy = dist.rows.pooled(error.square().sum(), len(error))
+        found = dist.latents.count(len(latents))
+        if not found or not energy > 0:
             return forward.x_hat.new_zeros(())
-        k = min(k_aux, len(latents))
         signed = sae.sparsifier.signed
         with torch.no_grad():
             pre = forward.pre.detach()
-            indices = latents[top_k(pre[:, latents], k, signed)]
-        indptr = torch.arange(0, len(pre) * k + 1, k, device=pre.device)
-        codes = sae.attach(forward.x, pre, indptr, indices.reshape(-1), torch.clone if signed else torch.relu)
-        return coefficient * (error - sparse_decode(codes, sae.W_dec)).square().sum() / energy
+            indptr, at = top_k_csr(pre[:, latents], min(k_aux, found), signed)
+        codes = sae.attach(forward.x, pre, indptr, latents[at], torch.clone if signed else torch.relu)
+        return coefficient * (error - sae.product(codes)).square().sum() / energy
 
     return loss
 
@@ -210,10 +216,8 @@ def multi_topk(config: SAEConfig, progress: Progress) -> Loss:
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
         pre = forward.pre.detach()
-        indices = top_k(pre, k).reshape(-1)
-        indptr = torch.arange(0, len(pre) * k + 1, k, device=pre.device)
-        codes = sae.attach(forward.x, pre, indptr, indices, torch.relu)
-        error = target(sae, forward) - sae.b_dec - sparse_decode(codes, sae.W_dec)
+        codes = sae.attach(forward.x, pre, *top_k_csr(pre, k), torch.relu)
+        error = target(sae, forward) - sae.b_dec - sae.product(codes)
         return weight * error.square().sum() / (len(pre) * progress.variance)
 
     return loss
@@ -258,7 +262,8 @@ def l1(config: SAEConfig, progress: Progress) -> Loss:
         if p < 1:
             # the slope of a power below 1 is infinite at 0
             powers = sizes.clamp_min(torch.finfo(sizes.dtype).tiny).pow(p).masked_fill(sizes == 0, 0).sum()
-            total = powers * (total / powers.clamp_min(torch.finfo(sizes.dtype).tiny)).detach()
+            size, of = dist.rows.total(torch.stack([total, powers]).detach())
+            total = powers * (size / of.clamp_min(torch.finfo(sizes.dtype).tiny))
         return weight * ramp * total / (len(forward.x) * progress.variance**0.5)
 
     return loss

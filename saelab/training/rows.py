@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from saelab import dist
 from saelab.sae.recipes import SAEConfig
 from saelab.types import ConfigError, HookError, HookPoint, ShapeError, check_finite, nearest
 
@@ -37,7 +38,8 @@ class Rows(ABC):
         return ""
 
     def batches(self, size: int, seed: int, start: int = 0) -> Generator[Tensor, None, None]:
-        """Endless full batches [size d_in] in an order that depends on the seed alone, from batch `start` on.
+        """Endless full batches [size d_in] in an order that depends on the seed alone, from batch `start` on;
+        where ranks share them, this rank's part of each.
 
         The rows left over at the end of a pass are dropped; each pass has its own order.
         """
@@ -46,7 +48,7 @@ class Rows(ABC):
         while True:
             order = self._order(epoch, seed)
             for i in range(at, per_pass):
-                yield self.gather(order[i * size : (i + 1) * size])
+                yield self.gather(dist.rows.part(order[i * size : (i + 1) * size]))
             epoch, at = epoch + 1, 0
 
     def origin(self, size: int, seed: int, step: int, i: int) -> str:

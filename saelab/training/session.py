@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saelab import dist
 from saelab.sae.architectures import RECIPES
 from saelab.sae.kernels import Sparse
 from saelab.sae.metrics import FVU
 from saelab.sae.model import SAE, Forward
 from saelab.sae.recipes import SAEConfig
-from saelab.training import checkpoints
+from saelab.training import checkpoints, shards
 from saelab.training.losses import LOSSES, Firing, Progress
 from saelab.training.rows import Rows
 from saelab.training.rules import RULES
@@ -44,18 +45,21 @@ class Session:
         start: Tensor | checkpoints.Checkpoint,
         held_out: Rows | None = None,
     ) -> None:
-        self.settings, self.device, self.identity, self.folder = settings, device, identity, folder
-        self.held_out = held_out
+        self.config, self.settings, self.device = config, settings, device
+        self.identity, self.folder, self.held_out = identity, folder, held_out
         self.history: list[Record] = []
-        self.firing = Firing(config.d_sae, settings.dead_after, device)
+        own = shards.local(config)
+        self.firing = Firing(own.d_sae, settings.dead_after, device)
         if isinstance(start, Tensor):
             x, y = split(start, config)
-            sae = SAE.create(config, settings.seed, x, y)
+            with dist.same_rows():
+                sae = SAE.create(own, settings.seed, x, y)
+            shards.align(sae)
             wanted = sae.target(x, y)
-            variance = float((wanted - wanted.mean(0)).double().square().sum(1).mean())
+            variance = dist.ranks.share(float((wanted - wanted.mean(0)).double().square().sum(1).mean()))
             self.sae = sae.to(device)
         else:
-            self.sae, variance = SAE(config).to(device), start.variance
+            self.sae, variance = SAE(own).to(device), start.variance
         self.sae.train()
         self.progress = Progress(settings.steps, max(variance, torch.finfo(torch.float32).tiny), self.firing)
         self.parameters = dict(self.sae.named_parameters())
@@ -70,24 +74,28 @@ class Session:
         self.rules = [RULES[name](config, self.progress) for name in recipe.rules(config)]
         if not isinstance(start, Tensor):
             self._restore(start)
-        if folder is not None:  # what a run that was killed logged after its checkpoint comes again
+        if (
+            folder is not None and dist.first()
+        ):  # what a run that was killed logged after its checkpoint comes again
             (folder / LINES).unlink(missing_ok=True)
             append_lines(folder, self.history)
 
     def step(self, batch: Tensor) -> Record | None:
-        """One update, from the gradients of all micro-batches of a batch. Counts as done only at its end."""
+        """One update, from the gradients of all micro-batches of a batch, where ranks share it with this
+        rank's part of it. Counts as done only at its end."""
         sae, step, settings = self.sae, self.progress.step, self.settings
         for rule in self.rules:
             rule.before(sae)
         self.optimizer.zero_grad(set_to_none=True)
         loss, done = 0.0, []
         for rows in batch.to(self.device).tensor_split(settings.accumulate):
-            forward, share = self._backward(rows, len(rows) / len(batch))
+            forward, share = self._backward(rows, len(rows) / settings.batch_size)
             loss += share
             done.append(forward)
+        dist.rows.sum_gradients(list(self.parameters.values()))
         for rule in self.rules:
             rule.gradient(sae, done[-1])
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip)
+        self._clip()
         lr = settings.lr * schedule(step, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -110,11 +118,12 @@ class Session:
     def log(self, record: Record) -> None:
         """Add to the history, and to its file if the run has a folder. Raises StoreError."""
         self.history.append(record)
-        if self.folder is not None:
+        if self.folder is not None and dist.first():
             append_lines(self.folder, [record])
 
     def _backward(self, rows: Tensor, share: float) -> tuple[Forward, float]:
-        """Add a micro-batch's part of the gradient: (its pass, without graph; its part of the loss)."""
+        """Add a micro-batch's part of the gradient: (its pass, without graph; its part of the loss, over
+        ranks)."""
         # in older torch a cast cached without gradient kept it from later ones (pytorch issue 65766); the
         # first of the two encoder products of a dense pass is such a one
         precision = torch.autocast(
@@ -126,18 +135,30 @@ class Session:
         with precision:
             forward = self.sae(*split(rows, self.sae.config), sparse=True)
         loss = torch.stack([term(self.sae, forward) for term in self.losses]).sum() * share
-        value = float(loss.detach())
+        value = float(dist.rows.total(loss.detach()))
         if not math.isfinite(value):
             raise Diverged(value)
         pre = forward.pre.detach()
         if not self.sae.sparsifier.observes_pre:
             # the largest tensor of a step: where codes are sparse no gradient needs it, else the graph has it
-            pre = pre.new_empty(0, self.sae.d_sae)
+            pre = pre.new_empty(0, pre.shape[-1])
         forward = forward._replace(pre=pre)
         loss.backward()
         codes = forward.codes
         codes = codes._replace(values=codes.values.detach()) if isinstance(codes, Sparse) else codes.detach()
         return forward._replace(codes=codes, x_hat=forward.x_hat.detach()), value
+
+    def _clip(self) -> None:
+        """Bring the gradient of the whole SAE to a norm of at most `clip`."""
+        own = [p for name, p in self.parameters.items() if name != "b_dec" and p.grad is not None]
+        if dist.latents.size == 1:
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
+            return
+        norm = torch.nn.utils.get_total_norm([p.grad for p in own if p.grad is not None])
+        square = dist.latents.total(norm.square())
+        if self.sae.b_dec.grad is not None:  # which all hold
+            square = square + self.sae.b_dec.grad.square().sum()
+        torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.settings.clip, square.sqrt())
 
     @torch.no_grad()
     def _record(self, done: list[Forward], loss: float, lr: float) -> Record:
@@ -150,9 +171,9 @@ class Session:
             step=self.progress.step,
             rows=self.progress.step * self.settings.batch_size,
             loss=loss,
-            fvu=explained.value,
-            l0=nonzero / explained.n,
-            dead=float(self.firing.dead.float().mean()),
+            fvu=explained.over_ranks().value,
+            l0=dist.ranks.count(nonzero) / self.settings.batch_size,
+            dead=dist.latents.count(int(self.firing.dead.sum())) / self.config.d_sae,
             lr=lr,
         )
 
@@ -163,43 +184,54 @@ class Session:
         explained, nonzero = FVU(), 0
         size = -(-self.settings.batch_size // self.settings.accumulate)
         self.sae.eval()
-        for at in torch.arange(self.held_out.n_rows).split(size):
-            rows = self.held_out.gather(at).to(self.device)
-            forward = self.sae(*split(rows, self.sae.config), sparse=True)
-            assert forward.y is not None
-            explained.update(forward.y, forward.x_hat)
-            nonzero += _nonzero(forward)
+        with dist.same_rows():
+            for at in torch.arange(self.held_out.n_rows).split(size):
+                rows = self.held_out.gather(at).to(self.device)
+                forward = self.sae(*split(rows, self.config), sparse=True)
+                assert forward.y is not None
+                explained.update(forward.y, forward.x_hat)
+                nonzero += _nonzero(forward)
         self.sae.train()
-        return {"held_out_fvu": explained.value, "held_out_l0": nonzero / explained.n}
+        return {"held_out_fvu": explained.value, "held_out_l0": dist.latents.count(nonzero) / explained.n}
 
     def checkpoint(self) -> None:
-        """Write one, if the run has a folder. Raises StoreError."""
+        """Write one, if the run has a folder; rank 0 does. Raises StoreError."""
         if self.folder is None:
             return
         tensors = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
         for name, parameter in self.parameters.items():
             tensors |= {f"adam.{key}.{name}": t for key, t in self.optimizer.state[parameter].items()}
         tensors |= {"firing": self.firing.since, "density": self.firing.density}
+        given = shards.given(tensors, self.config.d_sae)
         history = [record.to_plain() for record in self.history]
-        checkpoints.write(
-            self.folder,
-            checkpoints.Checkpoint(
-                self.progress.step, self.identity, history, self.progress.variance, tensors
-            ),
+        made = checkpoints.Checkpoint(
+            self.progress.step, self.identity, history, self.progress.variance, given
         )
+        try:
+            if dist.first():
+                checkpoints.write(self.folder, made)
+        finally:  # the others read the pieces too, or rank 0 would wait for them
+            for tensor in given.values():
+                for _ in tensor.pieces if isinstance(tensor, shards.Pieces) else ():
+                    pass
 
     def _restore(self, found: checkpoints.Checkpoint) -> None:
-        self.sae.load_state_dict({n[4:]: t for n, t in found.tensors.items() if n.startswith("sae.")})
+        tensors = {
+            name: shards.received(name, tensor, self.config.d_sae)
+            for name, tensor in found.tensors.items()
+            if isinstance(tensor, Tensor)
+        }
+        self.sae.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("sae.")})
         for key in ("step", "exp_avg", "exp_avg_sq"):
             for name, parameter in self.parameters.items():
-                if f"adam.{key}.{name}" not in found.tensors:  # a weight that gets no gradient
+                if f"adam.{key}.{name}" not in tensors:  # a weight that gets no gradient
                     continue
-                saved = found.tensors[f"adam.{key}.{name}"].to(self.device)
+                saved = tensors[f"adam.{key}.{name}"].to(self.device)
                 # Adam works on the memory as it lies: moments must have their parameter's layout
                 state = torch.empty_like(parameter if saved.ndim else saved, dtype=saved.dtype)
                 self.optimizer.state[parameter][key] = state.copy_(saved)
-        self.firing.since.copy_(found.tensors["firing"])
-        self.firing.density.copy_(found.tensors["density"])
+        self.firing.since.copy_(tensors["firing"])
+        self.firing.density.copy_(tensors["density"])
         self.firing.rows = found.step * self.settings.batch_size
         self.progress.step = found.step
         self.history = [Record.from_plain(values) for values in found.history]
@@ -209,22 +241,23 @@ class Session:
 
         rows, seconds: of this call.
         """
-        self.sae.eval()
+        sae = shards.whole(self.sae, self.config).eval()
         finished = self.progress.step == self.settings.steps
         provenance = {
             "data": self.identity.get("data"),
             "held_out": self.identity.get("held_out"),
-            "weights": self.sae.fingerprint(),
+            "weights": sae.fingerprint(),
             "seconds": round(seconds, 3),
             "rows_per_second": round(rows / max(seconds, 1e-9)),
             "device": str(self.device),
+            "ranks": dist.ranks.size,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "saelab": _saelab_version(),
             "python": platform.python_version(),
         }
-        run = Run(self.sae, self.history, self.sae.config, self.settings, finished, provenance, self.folder)
-        if finished and self.folder is not None:
+        run = Run(sae, self.history, self.config, self.settings, finished, provenance, self.folder)
+        if finished and self.folder is not None and dist.first():
             run.save(self.folder)
             checkpoints.remove(self.folder)
             (self.folder / LINES).unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saelab import dist
 from saelab.corpora import Corpus
 from saelab.harvesting.batches import batches, check_hooks, corpus_of, count_rows
 from saelab.harvesting.packing import check_packing
@@ -79,7 +80,8 @@ class ModelStream(Stream):
         return sha256(json.dumps(parts).encode()).hexdigest()
 
     def batches(self, size: int, seed: int, start: int = 0) -> Generator[Tensor, None, None]:
-        """Endless full batches [size width], the hooks side by side, from batch `start` on."""
+        """Endless full batches [size width], the hooks side by side, from batch `start` on; where ranks share
+        them, this rank's part of each (all of them run the model on everything)."""
         per_block = max(1, self.buffer_rows // size)
         first, at = divmod(start, per_block)
         with _Ahead(self._blocks(per_block * size, first)) as blocks:
@@ -89,7 +91,7 @@ class ModelStream(Stream):
                 mixed = (seed * 0x9E3779B1 + number * 0x85EBCA6B + 0x5AE1AB) % 2**63
                 order = torch.randperm(len(block), generator=torch.Generator().manual_seed(mixed))
                 for i in range(at, per_block):
-                    yield block[order[i * size : (i + 1) * size].to(block.device)]
+                    yield block[dist.rows.part(order[i * size : (i + 1) * size]).to(block.device)]
                 at = 0
 
     def _blocks(self, rows: int, first: int) -> Iterator[Tensor]:

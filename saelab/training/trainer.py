@@ -14,17 +14,18 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from saelab import dist
 from saelab.config import from_dict, to_dict, write_bytes
 from saelab.sae.model import SAE
 from saelab.sae.recipes import SAEConfig
-from saelab.training import checkpoints
+from saelab.training import checkpoints, shards
 from saelab.training.arguments import check_configs, check_whole, complete, count_steps
 from saelab.training.estimates import check_fits, device_of, plan
 from saelab.training.interrupt import Interrupt
 from saelab.training.rows import Rows, as_held_out, as_rows, check_enough
 from saelab.training.run import Record, Run, Settings, differences
 from saelab.training.session import Diverged, Session
-from saelab.types import ConfigError, DeviceMemoryError, NonFiniteError
+from saelab.types import ConfigError, DeviceMemoryError, NonFiniteError, RankError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ def train(config: SAEConfig, acts: Any, **options: Any) -> Run: ...
 def train(config: Sequence[SAEConfig], acts: Any, **options: Any) -> list[Run]: ...
 
 
+@dist.joined()
 def train(  # pyright: ignore[reportInconsistentOverload]
     config: SAEConfig | Sequence[SAEConfig],
     acts: Any,
@@ -76,6 +78,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     accumulate: int = 1,
     held_out: Any = None,
     evaluate_every: int | None = None,
+    shard: str = "data",
 ) -> Run | list[Run]:
     """Train an SAE, or several on one pass over the activations.
 
@@ -112,38 +115,56 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     What the run will take (`saelab.training.estimate`) is logged, by `logging` at level INFO, before it
     starts.
 
+    Under torchrun every process makes the same call and gets the same Runs; rank 0 alone calls the callbacks
+    and writes `out`. shard: what they divide, the rows of each batch ("data") or, for widths beyond one
+    device, the latents ("latents": topk and batchtopk). docs/scale.md says how to launch and what is exact.
+
     Same seed, same numbers (one machine, one thread count); the global random state is not touched. Raises
     ConfigError, ShapeError, HookError, NonFiniteError before any work, DeviceMemoryError where it cannot fit;
     NonFiniteError where training diverges, DeviceMemoryError where a step runs out of memory, both with the
-    step and the checkpoint that is left; StoreError where `out` cannot be written.
+    step and the checkpoint that is left; StoreError where `out` cannot be written; RankError where another
+    process fails.
     """
     several = isinstance(config, Sequence)
-    configs = list(config) if isinstance(config, Sequence) else [config]
-    steps = count_steps(steps, tokens, batch_size)
-    if checkpoint_every is not None:
-        check_whole("checkpoint_every", checkpoint_every, 1)
-    check_configs(configs)
-    asked = {"steps": steps, "batch_size": batch_size, "seed": seed, "lr": lr, "log_every": log_every}
+    asked = {"batch_size": batch_size, "seed": seed, "lr": lr, "log_every": log_every}
     asked |= {"precision": precision, "accumulate": accumulate}
     asked |= {"held_out": held_out, "evaluate_every": evaluate_every}
-    jobs, taken = [], {}
-    for number, each in enumerate(configs):
-        settings = complete(each, **asked)
-        rows, each = as_rows(acts, each)
-        unseen = as_held_out(held_out, each, rows, taken)
-        check_enough(rows, batch_size)
-        folder = None if out is None else Path(out) / f"{number}-{each.recipe}" if several else Path(out)
-        jobs.append(_Job(number, each, rows, settings, folder, unseen))
+    with dist.together(), dist.alone():
+        configs = list(config) if isinstance(config, Sequence) else [config]
+        steps = count_steps(steps, tokens, batch_size)
+        if checkpoint_every is not None:
+            check_whole("checkpoint_every", checkpoint_every, 1)
+        check_configs(configs)
+        jobs, taken = [], {}
+        for number, each in enumerate(configs):
+            settings = complete(each, steps=steps, **asked)
+            rows, each = as_rows(acts, each)
+            unseen = as_held_out(held_out, each, rows, taken)
+            check_enough(rows, batch_size)
+            folder = None if out is None else Path(out) / f"{number}-{each.recipe}" if several else Path(out)
+            jobs.append(_Job(number, each, rows, settings, folder, unseen))
+        if shard not in ("data", "latents"):
+            hint = nearest(str(shard), ("data", "latents"))
+            message = f"shard must be 'data' or 'latents'. Got {shard!r}. {hint}Leave it out for 'data'."
+            raise ConfigError(message)
+    checkpoint_every = checkpoint_every or max(1, steps // 10)
+    with dist.together():
+        _check_ranks(jobs, shard, checkpoint_every)
+    dist.divide("rows" if shard == "data" else "latents")
+    with dist.together(), dist.alone():
+        for job in jobs if dist.first() else []:
+            job.prepare(resume)
     for job in jobs:
-        job.prepare(resume)
+        job.run = dist.ranks.share(job.run)
     todo = [job for job in jobs if job.run is None]
     if todo:
         where = device_of(device)
-        _announce(todo, where)
-        found = checkpoints.latest([job.folder for job in todo if job.folder]) if out is not None else None
+        with dist.together(), dist.alone():
+            _announce(todo, where)
+        found = _found([job.folder for job in todo if job.folder])
         for i, job in enumerate(todo):
             job.open(where, found[i] if found else None)
-        _loop(todo, progress, checkpoint_every or max(1, steps // 10), callbacks)
+        _loop(todo, progress, checkpoint_every, callbacks)
     runs = [job.run for job in jobs if job.run is not None]
     return runs if several else runs[0]
 
@@ -157,6 +178,44 @@ def _announce(jobs: list[_Job], device: torch.device) -> None:
     logger.info("training %s on %s: %s", ", ".join(c.recipe for c in configs), device, needed)
 
 
+def _check_ranks(jobs: list[_Job], shard: str, checkpoint_every: int) -> None:
+    """Every rank must have been given the same, and something that can be divided. Raises ConfigError,
+    RankError."""
+    if dist.ranks.size == 1:
+        return
+    for job in jobs:
+        job.identity["data"] = job.rows.fingerprint()
+    mine = {str(job.number): job.identity | {"rows": job.rows.n_rows} for job in jobs}
+    mine["call"] = {"checkpoint_every": checkpoint_every, "shard": shard, "out": jobs[0].folder is not None}
+    told = dist.ranks.everyone(mine)
+    for rank, other in enumerate(told):
+        if found := differences(told[0], other):
+            message = (
+                "Every rank must be given the same config, settings and data. Got on rank 0 -> on rank "
+                f"{rank}: {'; '.join(found)[:600]}. Make the same call with the same rows everywhere; each "
+                "rank reads its own part of every batch."
+            )
+            raise RankError(message)
+    settings = jobs[0].settings
+    parts = dist.ranks.size * settings.accumulate if shard == "data" else 1
+    if settings.batch_size < parts:
+        message = (
+            f"batch_size is divided among {dist.ranks.size} ranks with accumulate={settings.accumulate} and "
+            f"must be at least {parts}. Got {settings.batch_size}. Pass more, or start fewer ranks."
+        )
+        raise ConfigError(message)
+    for job in jobs:
+        shards.check(job.config, shard, dist.ranks.size)
+
+
+def _found(folders: list[Path]) -> list[checkpoints.Checkpoint] | None:
+    """The newest checkpoints in the folders, which rank 0 reads for all."""
+    with dist.together(), dist.alone():
+        found = checkpoints.latest(folders) if folders and dist.first() else None
+    told = dist.ranks.share([checkpoints.outline(each) for each in found] if found else None)
+    return found or told
+
+
 @dataclass
 class _Job:
     """One of the SAEs that a call trains."""
@@ -167,17 +226,21 @@ class _Job:
     settings: Settings
     folder: Path | None
     held_out: Rows | None
-    identity: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, Any] = field(init=False)
+    session: Session = field(init=False)
     run: Run | None = None
+
+    def __post_init__(self) -> None:
+        self.identity = {"config": to_dict(self.config), "settings": to_dict(self.settings)}
 
     def prepare(self, resume: bool) -> None:
         """Check the folder, and read the run back if it is finished."""
-        self.identity = {"config": to_dict(self.config), "settings": to_dict(self.settings)}
         if self.folder is None:
             return
         write_bytes(self.folder / ".writable", b"")
         (self.folder / ".writable").unlink()
-        self.identity["data"] = self.rows.fingerprint()
+        if "data" not in self.identity:
+            self.identity["data"] = self.rows.fingerprint()
         if self.held_out is not None and not self.settings.held_out:
             self.identity["held_out"] = self.held_out.fingerprint()
         if not resume:
@@ -189,9 +252,10 @@ class _Job:
     def open(self, device: torch.device, found: checkpoints.Checkpoint | None) -> None:
         """Make the session, from a checkpoint if there is one."""
         settings = self.settings
-        if found is not None and self.folder is not None:
-            _check_same(found.identity, self.identity, self.folder)
-        start = found or self.rows.first(settings.init_rows, settings.batch_size, settings.seed)
+        with dist.together(), dist.alone():
+            if found is not None and self.folder is not None:
+                _check_same(found.identity, self.identity, self.folder)
+            start = found or self.rows.first(settings.init_rows, settings.batch_size, settings.seed)
         self.session = Session(
             self.config, settings, device, self.identity, self.folder, start, self.held_out
         )
@@ -203,27 +267,29 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
     sessions = [job.session for job in jobs]
     first_step = done = sessions[0].progress.step
     started = time.perf_counter()
+    interrupt = Interrupt()
 
     def emit(name: str) -> None:
-        for job in jobs:
-            history = job.session.history
-            event = Event(
-                name, done, history[-1] if history else None, job.session.sae, job.settings, job.number
-            )
-            for callback in callbacks:
-                callback(event)
+        with dist.together(), dist.alone(), interrupt.waiting():
+            for job in jobs if dist.first() else []:
+                history = job.session.history
+                last = history[-1] if history else None
+                event = Event(name, done, last, job.session.sae, job.settings, job.number)
+                for callback in callbacks:
+                    callback(event)
 
     emit("start")
     # jobs that read the same hook share its batches
     sources = {job.rows.key(): job.rows for job in jobs}
-    with ExitStack() as stack, Interrupt() as interrupt, _bar(settings, first_step, progress) as bar:
+    with ExitStack() as stack, interrupt, _bar(settings, first_step, progress) as bar:
         batches = {}
         for key, rows in sources.items():
             given = rows.batches(settings.batch_size, settings.seed, start=first_step)
             batches[key] = stack.enter_context(closing(given))
         try:
             while done < settings.steps:
-                batch = {key: next(given) for key, given in batches.items()}
+                with dist.together():
+                    batch = {key: next(given) for key, given in batches.items()}
                 with interrupt.held():
                     records = [_step(job, batch[job.rows.key()]) for job in jobs]
                     for session, record in zip(sessions, records, strict=True):
@@ -237,19 +303,24 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
                     emit("log")
                 if done % checkpoint_every == 0 and done < settings.steps and jobs[0].folder is not None:
                     with interrupt.held():
-                        for session in sessions:
-                            session.checkpoint()
+                        _checkpoint(sessions)
                     emit("checkpoint")
         except KeyboardInterrupt:
             if interrupt.broken:  # a second Ctrl-C cut a step in half: what was on disk stays valid
                 raise
             if done < settings.steps:
-                for session in sessions:
-                    session.checkpoint()
+                _checkpoint(sessions)
     seconds = time.perf_counter() - started
-    for job in jobs:
-        job.run = job.session.finish((done - first_step) * settings.batch_size, seconds)
+    with dist.together():
+        for job in jobs:
+            job.run = job.session.finish((done - first_step) * settings.batch_size, seconds)
     emit("end" if done == settings.steps else "interrupted")
+
+
+def _checkpoint(sessions: list[Session]) -> None:
+    with dist.together():
+        for session in sessions:
+            session.checkpoint()
 
 
 def _step(job: _Job, batch: Tensor) -> Record | None:
@@ -261,7 +332,8 @@ def _step(job: _Job, batch: Tensor) -> Record | None:
         settings, step = job.settings, job.session.progress.step
         norms = batch.double().norm(dim=1)
         worst = int(norms.argmax())
-        where = job.rows.origin(settings.batch_size, settings.seed, step, worst)
+        offset, _ = dist.rows.bounds(settings.batch_size)
+        where = job.rows.origin(settings.batch_size, settings.seed, step, offset + worst)
         message = (
             f"The loss must stay finite. Got {error} at step {step + 1} of {settings.steps} "
             f"({job.config.recipe}; {_kept(job)}). Pass a lower lr than {settings.lr:.2g}, or look for "
@@ -322,7 +394,7 @@ def _bar(settings: Settings, step: int, progress: bool) -> tqdm:
         desc="train",
         unit=" rows",
         unit_scale=True,
-        disable=not progress,
+        disable=not progress or not dist.first(),
     )
 
 

@@ -205,3 +205,36 @@ def test_a_stream_of_blocks_goes_on_where_it_was(subject, texts, packing):
     for batch in expected[9:]:
         torch.testing.assert_close(next(later), batch, rtol=0, atol=1e-5)
     later.close()
+
+
+# special tokens
+
+
+def test_special_tokens_are_scored_apart_against_brute_force(subject):
+    corpus = dialogues(CHATS[:2] * 3)
+    sae = saelab.SAE.load(saelab.embedded.ASSETS / "saes" / HOOK)
+    found = saelab.analysis.special_tokens(sae, subject, corpus)
+    x, special, ids = [], [], []
+    for chat_ in list(corpus):
+        own, marks = subject.chat_tokens(chat_.messages)
+        acts = subject.run(subject.prepare_tokens([own]), read=[HOOK], output=False).acts[HOOK][0]
+        x, special, ids = [*x, *acts[1:]], [*special, *marks[1:]], [*ids, *own[1:]]
+    x, special = torch.stack(x).double(), torch.tensor(special)
+    forward = sae(x.float())
+    for kind, scores in ((True, found.special), (False, found.other)):
+        own = special == kind
+        error = (x - forward.x_hat.double())[own].square()
+        assert scores.n_rows == int(own.sum())
+        assert scores.mse == pytest.approx(float(error.mean().detach()), rel=1e-4)
+        about = (x - x.mean(0))[own].square().sum()
+        assert scores.fvu == pytest.approx(float((error.sum() / about).detach()), rel=1e-4)
+        assert scores.l0 == pytest.approx(float((forward.codes[own] != 0).sum(1).double().mean()))
+    assert found.special.fvu < found.untrained_special.fvu
+    # the same token inside of a content is not the template's
+    end = torch.tensor([subject.token_strings([i]) == ["<|end|>"] for i in ids]) & special
+    means = forward.codes.detach()[end].mean(0)
+    assert found.latents["<|end|>"][0][0] == int(means.argmax())
+    assert found.latents["<|end|>"][0][1] == pytest.approx(float(means.max()), rel=1e-4)
+    assert "untrained" in str(found)
+    with pytest.raises(CorpusError, match="Got 0 special"):
+        saelab.analysis.special_tokens(sae, subject, ["hello there"], packing="document")

@@ -1,0 +1,137 @@
+"""An SAE whose latents ranks divide: which tensors are cut, and how they are put together again.
+
+Each rank holds an SAE of its own latents. The encoder product, the weights' gradients and Adam are local; the
+selection is that over all latents (saelab.sae.kernels), and the partial reconstructions are added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from saelab import dist
+from saelab.sae.model import SAE
+from saelab.sae.recipes import SAEConfig
+from saelab.types import ConfigError
+
+RECIPES = {
+    "data": ("relu", "jumprelu", "gated", "topk", "batchtopk", "matryoshka", "abs_topk", "top_afa", "gba"),
+    "latents": ("topk", "batchtopk"),
+}
+"""Recipes whose step is that of one process, where ranks divide the rows of a batch or the latents."""
+
+
+@dataclass
+class Pieces:
+    """A whole tensor that is read once, piece by piece along its first axis."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    pieces: Iterator[Tensor]
+
+
+def check(config: SAEConfig, shard: str, ranks: int) -> None:
+    """Raises ConfigError where ranks cannot train this SAE together."""
+    options, known = config.options, RECIPES[shard]
+    if config.recipe not in known:
+        message = (
+            f"With shard={shard!r} ranks can train {', '.join(known)}. Got {config.recipe!r}. Train it in "
+            "one process, or choose one of these."
+        )
+        raise ConfigError(message)
+    if options.get("resample_every") is not None:
+        message = (
+            f"Ranks cannot resample dead latents together. Got resample_every={options['resample_every']}. "
+            "Pass None, or train in one process."
+        )
+        raise ConfigError(message)
+    if shard == "data":
+        return
+    if options["dictionary"] != "free":
+        message = (
+            f"Only free decoder rows can be divided. Got dictionary={options['dictionary']!r}. Pass 'free', "
+            "or shard='data'."
+        )
+        raise ConfigError(message)
+    least, k = config.d_sae // ranks, max(options["k"], options["k_start"] or 0)
+    if least < k:
+        message = (
+            f"Each rank must hold at least k={k} latents. Got d_sae={config.d_sae} on {ranks} ranks, {least} "
+            "each. Start fewer ranks, or pass shard='data'."
+        )
+        raise ConfigError(message)
+
+
+def local(config: SAEConfig) -> SAEConfig:
+    """The config of this rank's latents."""
+    start, end = dist.latents.bounds(config.d_sae)
+    return replace(config, d_sae=end - start)
+
+
+def align(sae: SAE) -> None:
+    """Give every rank what rank 0 holds, of all that is not divided: machines may round differently."""
+    for name, tensor in sae.state_dict().items():
+        if dist.latents.size == 1 or _axis(name) is None:
+            tensor.copy_(dist.ranks.spread(tensor))
+
+
+def whole(sae: SAE, config: SAEConfig) -> SAE:
+    """The SAE of all latents, on the CPU of every rank; itself where they are not divided."""
+    if dist.latents.size == 1:
+        return sae
+    joined = SAE(config)
+    parts = sae.state_dict()
+    for name, target in joined.state_dict().items():
+        at = 0
+        for piece in _pieces(name, parts[name], config.d_sae):
+            rows = target[at : at + len(piece)] if target.ndim else target
+            rows.copy_(piece)
+            at += len(piece) if target.ndim else 0
+    return joined.train(sae.training)
+
+
+def given(tensors: dict[str, Tensor], d_sae: int) -> dict[str, Tensor | Pieces]:
+    """The whole tensors, by name, those with the widest numbers first. Every rank must read all pieces in
+    this order."""
+    found: dict[str, Tensor | Pieces] = {}
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
+        axis = _axis(name)
+        if axis is None or dist.latents.size == 1:
+            found[name] = tensor
+        else:
+            shape = [d_sae if i == axis else n for i, n in enumerate(tensor.shape)]
+            found[name] = Pieces(tuple(shape), tensor.dtype, _pieces(name, tensor, d_sae))
+    return found
+
+
+def received(name: str, tensor: Tensor, d_sae: int) -> Tensor:
+    """This rank's part of a whole tensor that rank 0 has; elsewhere only its shape and type are read."""
+    if dist.ranks.size == 1:
+        return tensor
+    whole = tensor if dist.first() else torch.empty(tensor.shape, dtype=tensor.dtype)
+    axis = _axis(name)
+    if axis is None or dist.latents.size == 1:
+        return dist.ranks.spread(whole)
+    mine = whole
+    for rank in range(dist.latents.size):
+        start, end = dist.latents.bounds(d_sae, rank)
+        part = dist.latents.spread(whole.narrow(axis, start, end - start))
+        if rank == dist.latents.rank:
+            mine = part
+    return mine
+
+
+def _axis(name: str) -> int | None:
+    """Along which axis ranks divide a tensor of a run's state, None for one that all hold."""
+    if name.startswith("adam.step."):
+        return None
+    last = name.rsplit(".", 1)[-1]
+    return {"W_enc": 1, "b_enc": 0, "W_dec": 0, "firing": 0, "density": 0}.get(last)
+
+
+def _pieces(name: str, tensor: Tensor, d_sae: int) -> Iterator[Tensor]:
+    axis = _axis(name)
+    return iter([tensor]) if axis is None else dist.latents.pieces(tensor, axis, d_sae)

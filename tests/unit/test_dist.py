@@ -1,0 +1,223 @@
+"""Two real processes against one."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+import torch
+from ranks import OPTIONS, SPLIT, finish, read, run, start, state, torchrun
+
+from saelab import dist
+from saelab.sae import SAE, recipes
+from saelab.training.shards import RECIPES
+from saelab.types import ConfigError, NonFiniteError, RankError, StoreError
+
+pytestmark = pytest.mark.slow
+
+
+def _close(one, two):
+    """To 1e-5, which the sums' order leaves far behind."""
+    for name, tensor in one["state"].items():
+        torch.testing.assert_close(two["state"][name], tensor, rtol=1e-5, atol=1e-5)
+    for a, b in zip(one["history"], two["history"], strict=True):
+        assert [v is None for v in b] == [v is None for v in a]
+        numbers = [[v for v in record if v is not None] for record in (a, b)]
+        assert numbers[1] == pytest.approx(numbers[0], rel=1e-5, abs=1e-5)
+
+
+def _same(a, b):
+    return (
+        all(torch.equal(t, b["state"][name]) for name, t in a["state"].items())
+        and a["history"] == b["history"]
+        and a["finished"] == b["finished"]
+    )
+
+
+# what is exact
+
+
+@pytest.mark.parametrize(
+    "names", ["topk abs_topk top_afa", "batchtopk matryoshka", "jumprelu gba relu gated"], ids=lambda n: n
+)
+def test_two_ranks_equal_one_process_at_the_same_global_batch(names, tmp_path):
+    finish(start(2, tmp_path, *names.split()))
+    for name in names.split():
+        one = state(run(name))
+        first, second = read(tmp_path, name)
+        assert [r.step for r in first["history"]] == [1, 20, 40, 60]
+        assert _same(first, second)
+        _close(one, first)
+
+
+def test_ranks_split_their_parts_and_measure_held_out_rows_as_one_process_does(tmp_path):
+    names = ["relu", "batchtopk", "topk"]
+    finish(start(2, tmp_path, *(f"options:{name}" for name in names)))
+    for name in names:
+        first, second = read(tmp_path, f"options:{name}")
+        assert _same(first, second)
+        assert all(r.held_out_fvu is not None for r in first["history"][1:])
+        if name != "batchtopk":  # whose micro-batches are others
+            _close(state(run(name, **SPLIT)), first)
+
+
+def test_latents_divided_among_two_ranks_equal_one_process(tmp_path):
+    tasks = ["latents:topk", "latents:batchtopk", "stopped_latents", "continued_latents", "again_latents"]
+    finish(start(2, tmp_path, *tasks))
+    for name in ("topk", "batchtopk"):
+        first, second = read(tmp_path, f"latents:{name}")
+        assert _same(first, second)
+        _close(state(run(name)), first)
+    stopped, continued, again = (read(tmp_path, name) for name in tasks[2:])
+    assert not stopped[0]["finished"]
+    assert stopped[0]["state"]["W_enc"].shape == (12, 49)
+    assert _same(stopped[0], stopped[1])
+    whole = read(tmp_path, "latents:batchtopk")[0]
+    for each in (*continued, *again):
+        assert all(torch.equal(t, each["state"][name]) for name, t in whole["state"].items())
+        assert each["history"] == whole["history"]
+    saved = SAE.load(tmp_path / "stopped_latents")
+    assert all(torch.equal(t, whole["state"][name]) for name, t in saved.state_dict().items())
+    assert not (tmp_path / "stopped_latents1").exists()
+
+
+def test_the_comparison_would_see_what_it_must(monkeypatch):
+    """Latents die and are revived, gradients are clipped, every recipe that may be divided is compared."""
+    norms, clip = [], torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a: norms.append(float(clip(*a))))
+    for name in ("topk", "batchtopk", "matryoshka"):
+        assert any(0 < record.dead < 1 for record in run(name).history), name
+        assert name != "topk" or sum(norm > 1 for norm in norms) > 2
+    assert set(OPTIONS) == set(RECIPES["data"]) <= set(recipes())
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A launch by torchrun: what one rank refuses, all do, and can then go on."""
+    folder = tmp_path_factory.mktemp("ranks")
+    tasks = (
+        "selections shared_latents drawn pieces uneven other nonfinite small checkpoints unwritable callback "
+        "latents:relu narrow resampling hull mixed full stopped continued again left left_latents"
+    )
+    torchrun(2, folder, *tasks.split())
+    return folder
+
+
+def test_selections_over_ranks_are_those_of_the_whole_batch(shared):
+    for found in read(shared, "selections"):
+        assert len(found) == 24
+        assert all(same and kth for same, kth, _ in found), found
+
+
+def test_selections_over_shared_latents_are_those_of_whole_rows(shared):
+    for found in read(shared, "shared_latents"):
+        assert len(found) == 24
+        assert all(row and batch for row, batch in found), found
+
+
+def test_directions_are_drawn_as_one_process_would_and_pieces_make_the_whole(shared):
+    for found in read(shared, "drawn"):
+        assert all(rows and state for rows, state in found), found
+    for found in read(shared, "pieces"):
+        assert all(whole for whole, _ in found), found
+        assert all(n > 1 for _, n in found[:3])
+
+
+# what one rank refuses, all refuse
+
+
+@pytest.mark.parametrize(
+    ("task", "errors", "says"),
+    [
+        ("uneven", (RankError, RankError), "rank 1: .*rows: 2000 -> 1999"),
+        ("other", (RankError, RankError), "rank 1: .*data"),
+        ("nonfinite", (RankError, NonFiniteError), "NaN"),
+        ("small", (ConfigError, ConfigError), "must be at least 2"),
+        ("checkpoints", (RankError, RankError), "checkpoint_every: 10 -> 11"),
+        ("unwritable", (StoreError, RankError), "writable"),
+        ("callback", (ValueError, RankError), "own error"),
+        ("latents:relu", (ConfigError, ConfigError), "'latents' ranks can train topk, batchtopk. Got 'relu'"),
+        ("resampling", (ConfigError, ConfigError), "resample_every=10"),
+        ("hull", (ConfigError, ConfigError), "Only free decoder rows"),
+        ("narrow", (ConfigError, ConfigError), "at least k=25 latents. Got d_sae=49 on 2 ranks, 24 each"),
+        ("mixed", (RankError, RankError), "shard: 'data' -> 'latents'"),
+        ("full", (StoreError, RankError), "No space left"),
+    ],
+)
+def test_what_fails_on_one_rank_fails_on_all(shared, task, errors, says):
+    for result, kind in zip(read(shared, task), errors, strict=True):
+        assert type(result) is kind
+        with pytest.raises(kind, match=says):
+            raise result
+
+
+def test_a_rank_that_cannot_read_its_rows_stops_all_and_a_dead_one_too(tmp_path):
+    processes = start(2, tmp_path, "broken", "dying")
+    began = time.monotonic()
+    finish(processes)
+    assert time.monotonic() - began < 60
+    first, second = read(tmp_path, "broken")
+    assert type(second) is OSError
+    assert type(first) is RankError
+    assert "rank 1: OSError: the disk is gone" in str(first)
+    lost = torch.load(tmp_path / "dying-0.pt", weights_only=False)
+    assert isinstance(lost, RankError)
+    assert "Every rank must take part" in str(lost)
+    assert not (tmp_path / "dying-1.pt").exists()
+
+
+# interruption
+
+
+def test_an_interrupted_run_continues_and_rank_0_alone_writes(shared):
+    stopped, continued, again = (read(shared, name) for name in ("stopped", "continued", "again"))
+    for part in stopped:
+        assert not part["finished"]
+        assert [record.step for record in part["history"]] == [1, 20]
+    for whole in (continued, again):
+        assert whole[0]["finished"]
+        assert _same(whole[0], whole[1])
+    assert _same(continued[0], again[0])
+    _close(state(run("topk")), continued[0])
+    assert (shared / "stopped" / "run.json").exists()
+    assert not (shared / "stopped1").exists()
+
+
+@pytest.mark.parametrize(("task", "recipe"), [("left", "topk"), ("left_latents", "batchtopk")])
+def test_one_process_goes_on_with_what_several_began(shared, task, recipe):
+    assert not read(shared, task)[0]["finished"]
+    _close(state(run(recipe)), state(run(recipe, out=shared / task)))
+
+
+def test_ctrl_c_on_one_rank_stops_all_after_the_same_step(tmp_path):
+    processes = start(2, tmp_path, "long")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGINT)
+    finish(processes)
+    first, second = read(tmp_path, "long")
+    assert not first["finished"]
+    assert _same(first, second)
+    assert len(list((tmp_path / "long" / "checkpoints").iterdir())) == 1
+
+
+# one process
+
+
+def test_alone_everything_is_a_no_op():
+    x = torch.tensor([3.0, 1, 2])
+    with dist.joined(), dist.together(), dist.alone():
+        assert dist.first()
+        for axis in (dist.ranks, dist.rows, dist.latents):
+            assert (axis.size, axis.rank, axis.count(3), axis.bounds(7)) == (1, 0, 3, (0, 7))
+            for name in ("total", "least", "most", "part", "share", "spread", "summed", "used_by_all"):
+                assert getattr(axis, name)(x) is x
+            assert axis.pooled(x, 9) is x
+            assert axis.everyone(x) == [x]
+            assert axis.kth_largest(x, 2) == 2
+            for matrix, along in ((torch.arange(6.0).view(3, 2), 0), (torch.arange(6.0).view(3, 2), 1)):
+                assert torch.equal(torch.cat(list(axis.pieces(matrix, along, matrix.shape[along]))), matrix)
+    with pytest.raises(KeyError, match="own"), dist.together():
+        {}["its own error"]

@@ -222,13 +222,14 @@ def _shared_latents(rank: int) -> list[Any]:
         k = int(torch.randint(1, d_sae // (8 if i % 5 else 1), (), generator=generator))
         total = int(torch.randint(1, n * d_sae // (2 if i % 5 else 1), (), generator=generator))
         chosen, flat = torch.zeros_like(score, dtype=torch.bool), torch.zeros(n * d_sae, dtype=torch.bool)
-        chosen.scatter_(1, kernels.top_k_reference(score, k), True)
+        signed = i % 4 > 1
+        chosen.scatter_(1, kernels.top_k_reference(score.abs() if signed else score, k), True)
         flat[kernels.batch_top_k_reference(score, total)] = True
         with dist.joined():
             dist.divide("latents")
             start, end = dist.latents.bounds(d_sae)
             part = score[:, start:end].contiguous()
-            indptr, indices = kernels.top_k_csr(part, k)
+            indptr, indices = kernels.top_k_csr(part, k, signed)
             mine = kernels.batch_top_k(part, total)
         got = kernels.Sparse(indptr, indices, torch.ones(len(indices)), end - start).dense() > 0
         batch = torch.zeros(n * (end - start), dtype=torch.bool).index_fill(0, mine, True).view(n, -1)

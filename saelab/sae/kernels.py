@@ -49,8 +49,9 @@ def top_k_reference(pre: Float[Tensor, "n d_sae"], k: int) -> Int[Tensor, "n k"]
     return order.sort(dim=1).values
 
 
-def top_k(pre: Float[Tensor, "n d_sae"], k: int) -> Int[Tensor, "n k"]:
-    """Indices of the k largest of each row, in any order; ties at the boundary go to the lower index.
+def top_k(pre: Float[Tensor, "n d_sae"], k: int, signed: bool = False) -> Int[Tensor, "n k"]:
+    """Indices of the k largest of each row, in any order; ties at the boundary go to the lower index. signed:
+    the largest of |pre|, of which no matrix is made.
 
     torch.topk leaves open which of several equal values it keeps. One value more than needed shows the rows
     where that matters (the k-th equals the next), and only these are selected again.
@@ -58,29 +59,30 @@ def top_k(pre: Float[Tensor, "n d_sae"], k: int) -> Int[Tensor, "n k"]:
     d_sae = pre.shape[1]
     if k >= d_sae:
         return torch.arange(d_sae, device=pre.device).expand(pre.shape[0], d_sae)
-    values, indices = _largest(pre, k + 1)
+    values, indices = _largest(pre, k + 1, signed)
     tied = values[:, k - 1] == values[:, k]
     indices = indices[:, :k]
     if tied.any():
         indices = indices.clone()
-        indices[tied] = _top_k_of_tied(pre[tied], k)
+        indices[tied] = _top_k_of_tied(pre[tied].abs() if signed else pre[tied], k)
     return indices
 
 
-def top_k_csr(score: Float[Tensor, "n d_sae"], k: int) -> tuple[Tensor, Tensor]:
+def top_k_csr(pre: Float[Tensor, "n d_sae"], k: int, signed: bool = False) -> tuple[Tensor, Tensor]:
     """The choice of `top_k` as (indptr [n + 1], indices).
 
-    Where ranks share the latents, `score` has this rank's columns and so has the result; k is of all columns
+    Where ranks share the latents, `pre` has this rank's columns and so has the result; k is of all columns
     and at most their number. The k largest of a row are among the k largest of each rank, whose values are
     all that is exchanged; joined in the order of latents, they are chosen from as one row.
     """
-    n, d_sae = score.shape
-    at = top_k(score, min(k, d_sae))
+    n, d_sae = pre.shape
+    at = top_k(pre, min(k, d_sae), signed)
     if dist.latents.size == 1:
-        return torch.arange(0, at.numel() + 1, at.shape[1], device=score.device), at.reshape(-1)
+        return torch.arange(0, at.numel() + 1, at.shape[1], device=pre.device), at.reshape(-1)
     at = at.sort(dim=1).values
     padding = int(dist.latents.most(torch.tensor(at.shape[1], device=at.device))) - at.shape[1]
-    values = dist.latents.gathered(F.pad(score.gather(1, at), (0, padding), value=-torch.inf))
+    values = pre.gather(1, at).abs() if signed else pre.gather(1, at)
+    values = dist.latents.gathered(F.pad(values, (0, padding), value=-torch.inf))
     joined = values.transpose(0, 1).reshape(n, -1)
     chosen = torch.zeros_like(joined, dtype=torch.bool).scatter_(1, top_k(joined, k), True)
     mine = chosen.view(n, len(values), -1)[:, dist.latents.rank, : at.shape[1]]
@@ -235,18 +237,24 @@ def active_pre(
     return _ActivePre.apply(pre, x, b_in, W_enc, b_enc, indptr, indices)  # type: ignore[return-value]
 
 
-def _largest(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(values, indices) [n k] of the k largest of each row, descending; any choice among equals.
+def _largest(pre: Tensor, k: int, signed: bool = False) -> tuple[Tensor, Tensor]:
+    """(values, indices) [n k] of the k largest of each row, descending; any choice among equals. signed: of
+    |pre|.
 
     On CPU torch.topk is slow (its cost is that of the encoder product at d_in=128). The k largest of a row
-    lie in the k groups with the largest maxima, and maxima of interleaved groups of eight are nearly free.
+    lie in the k groups with the largest maxima, and maxima of interleaved groups of eight are nearly free;
+    they are ranked in the same way.
     """
     n, d_sae = pre.shape
     if pre.device.type != "cpu" or d_sae % 8 or d_sae // 8 < 2 * k or not pre.is_contiguous():
-        return pre.topk(k, dim=1)
+        return (pre.abs() if signed else pre).topk(k, dim=1)
     groups = pre.view(n, 8, d_sae // 8)
-    chosen = groups.amax(1).topk(k, dim=1, sorted=False).indices
+    # two passes over pre are cheaper than a matrix of |pre|
+    most = torch.maximum(groups.amax(1), -groups.amin(1)) if signed else groups.amax(1)
+    chosen = _largest(most, k)[1]
     candidates = groups.gather(2, chosen[:, None, :].expand(n, 8, k)).reshape(n, 8 * k)
+    if signed:
+        candidates = candidates.abs()
     values, at = candidates.topk(k, dim=1)
     return values, (at // k) * (d_sae // 8) + chosen.gather(1, at % k)
 

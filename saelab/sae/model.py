@@ -185,7 +185,7 @@ class SAE(nn.Module):
         """The same codes as CSR rows on the CPU (leading axes flattened), without a dense code matrix where
         the sparsifier can select; pre-activations exist for a bounded number of rows at a time."""
         flat, _ = self._flat(x)
-        parts = [self._codes(chunk) for chunk in self._chunks(flat)]
+        parts = [self._codes(chunk) for chunk in self._chunks(flat, cached=True)]
         if len(parts) == 1:
             return parts[0]
         starts = np.cumsum([0, *(len(p.indices) for p in parts)])
@@ -380,10 +380,17 @@ class SAE(nn.Module):
             raise ShapeError(msg)
         return x.to(self.dtype)
 
-    def _chunks(self, flat: Tensor) -> Iterator[Tensor]:
+    def _chunks(self, flat: Tensor, cached: bool = False) -> Iterator[Tensor]:
         """Rows in pieces whose pre-activations take at most 64 MB in float32; one (empty) piece for no
-        rows. In training mode one piece: the codes of a row may depend on the others."""
-        size = max(1, len(flat) if self.training else 2**24 // self.d_sae)
+        rows. In training mode one piece: the codes of a row may depend on the others.
+
+        cached: for pre-activations that are read once and dropped. On CPU a piece then takes 8 MB, which stay
+        in the cache and in memory that is already mapped, but has rows enough for a fast product.
+        """
+        size = 2**24 // self.d_sae
+        if cached and flat.device.type == "cpu":
+            size = min(size, max(256, 2**21 // self.d_sae))
+        size = max(1, len(flat) if self.training else size)
         for start in range(0, max(1, len(flat)), size):
             yield flat[start : start + size]
 

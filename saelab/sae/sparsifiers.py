@@ -107,11 +107,11 @@ class AbsTopK(Sparsifier):
         self.k = k
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
-        indices = top_k(pre.detach().abs(), self.k)
+        indices = top_k(pre.detach(), self.k, signed=True)
         return torch.zeros_like(pre).scatter(1, indices, pre.gather(1, indices))
 
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-        return top_k_csr(pre.abs(), self.k)
+        return top_k_csr(pre, self.k, signed=True)
 
     def extra_repr(self) -> str:
         return f"k={self.k}"

@@ -126,10 +126,10 @@ def prefixes(config: SAEConfig, progress: Progress) -> Loss:
             uniform = torch.rand(len(fixed) - 1, generator=torch.Generator().manual_seed(progress.step))
             inner = (config.d_sae**uniform).long().clamp_max(config.d_sae)
             lengths = [*sorted(inner.tolist()), config.d_sae]
-        wanted = target(sae, forward)
-        error = (wanted - _nested(sae, forward.codes, lengths) - sae.b_dec).square().sum()
+        wanted = target(sae, forward) - sae.b_dec
+        error = (wanted - _nested(sae, forward.codes, lengths)).square().sum()
         if config.options["bias_level"]:
-            error = error + (wanted - sae.b_dec).square().sum()
+            error = error + wanted.square().sum()
         levels = len(lengths) + config.options["bias_level"]
         return error / (levels * len(forward.x) * progress.variance)
 
@@ -202,8 +202,7 @@ def _revival(config: SAEConfig, chosen: Callable[[], Tensor]) -> Loss:
         signed = sae.sparsifier.signed
         with torch.no_grad():
             pre = forward.pre.detach()
-            score = pre[:, latents].abs() if signed else pre[:, latents]
-            indptr, at = top_k_csr(score, min(k_aux, found))
+            indptr, at = top_k_csr(pre[:, latents], min(k_aux, found), signed)
         codes = sae.attach(forward.x, pre, indptr, latents[at], torch.clone if signed else torch.relu)
         return coefficient * (error - sae.product(codes)).square().sum() / energy
 

@@ -138,13 +138,15 @@ class Session:
         value = float(dist.rows.total(loss.detach()))
         if not math.isfinite(value):
             raise Diverged(value)
+        pre = forward.pre.detach()
+        if not self.sae.sparsifier.observes_pre:
+            # the largest tensor of a step: where codes are sparse no gradient needs it, else the graph has it
+            pre = pre.new_empty(0, pre.shape[-1])
+        forward = forward._replace(pre=pre)
         loss.backward()
         codes = forward.codes
         codes = codes._replace(values=codes.values.detach()) if isinstance(codes, Sparse) else codes.detach()
-        pre = forward.pre.detach()
-        if share < 1 and not self.sae.sparsifier.observes_pre:  # what micro-batches are there to save
-            pre = pre.new_empty(0, self.sae.d_sae)
-        return forward._replace(pre=pre, codes=codes, x_hat=forward.x_hat.detach()), value
+        return forward._replace(codes=codes, x_hat=forward.x_hat.detach()), value
 
     def _clip(self) -> None:
         """Bring the gradient of the whole SAE to a norm of at most `clip`."""

@@ -97,7 +97,7 @@ def test_a_config_is_plain_frozen_data():
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_top_k_is_its_definition(data):
-    n, d = data.draw(st.integers(1, 5)), data.draw(st.sampled_from([1, 7, 16, 64, 256, 264]))
+    n, d = data.draw(st.integers(1, 5)), data.draw(st.sampled_from([1, 7, 16, 64, 256, 264, 1024]))
     k = data.draw(st.integers(1, d))
     levels = data.draw(st.sampled_from([1, 2, 3, 20, 10**6]))  # few levels: many ties
     pre = torch.randint(
@@ -105,6 +105,8 @@ def test_top_k_is_its_definition(data):
     )
     pre = pre.float() / levels
     assert torch.equal(kernels.top_k(pre, k).sort(1).values, kernels.top_k_reference(pre, k))
+    largest = kernels.top_k(pre, k, signed=True).sort(1).values
+    assert torch.equal(largest, kernels.top_k_reference(pre.abs(), k))
 
 
 def test_top_k_prefers_the_lower_index_among_equals():
@@ -151,6 +153,7 @@ def test_many_rows_are_encoded_in_pieces_with_the_same_result():
     sae = SAE.create(recipe("topk", d_in=3, d_sae=4096, k=2), seed=0)
     x = _rows(10_000, 3)
     assert sum(1 for _ in sae._chunks(x)) == 3
+    assert sum(1 for _ in sae._chunks(x, cached=True)) == 20
     codes, dense = sae.encode_sparse(x), sae.encode(x).detach()
     assert len(codes) == len(x)
     assert np.array_equal(codes.dense(), dense.numpy())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import math
 import os
 import shutil
@@ -139,6 +140,32 @@ def test_the_sparse_step_takes_the_path_of_the_dense_one(rows, monkeypatch):
     for a, b in zip(fast.history, plain.history, strict=True):
         assert a[:7] == pytest.approx(b[:7], rel=1e-3, abs=1e-6)
     torch.testing.assert_close(fast.sae.W_dec, plain.sae.W_dec, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["topk", "batchtopk", "matryoshka", "abs_topk"])
+def test_no_matrix_of_codes_or_pre_activations_lives_through_the_backward_pass(name, rows):
+    size = 64 * 512  # of one: all else is smaller
+    saved, alive = [], []
+
+    def look(_):
+        tensors = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+        dense = [each for each in tensors if each.is_floating_point() and each.layout == torch.strided]
+        alive.append(max(each.numel() for each in dense))
+
+    def start(event):
+        if event.name == "start":
+            event.sae.W_dec.register_hook(look)
+
+    def keep(tensor):
+        saved.append(tensor.numel())
+        return tensor
+
+    config = recipe(name, d_in=8, d_sae=512, k=2, dead_after=10**6)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        train(config, rows[:500], steps=2, batch_size=64, progress=False, callbacks=[start])
+    assert len(alive) == 2
+    assert max(alive) < size
+    assert max(saved) < size
 
 
 def test_decoder_rows_have_unit_norm_after_every_step(rows):

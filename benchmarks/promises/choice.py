@@ -23,13 +23,17 @@ def measure(seeds: Iterable[int]) -> Report:
     )
 
     def config(name, **options):
-        return saelab.recipe(name, d_in=D_IN, d_sae=D_SAE, k=K, **options)
+        return saelab.recipe(name, d_in=D_IN, d_sae=D_SAE, **{"k": K} | options)
 
     columns = {
         "feature_choice, Zipf": config("feature_choice"),
         "feature_choice, uniform": config("feature_choice", alpha=0.0),
     }
-    rows = {"topk": config("topk"), "mutual_choice": config("mutual_choice")}
+    rows = {
+        "topk": config("topk"),
+        "topk, k 5": config("topk", k=K + 1),
+        "mutual_choice": config("mutual_choice"),
+    }
     for seed in seeds:
         for data, zipf, configs in (("uneven", 1.0, {**rows, **columns}), ("even", 0.0, columns)):
             truth = synthetic(D_IN, 128, active=3.5, zipf=zipf, difficulty_spread=0.7, seed=seed)
@@ -38,13 +42,21 @@ def measure(seeds: Iterable[int]) -> Report:
                 l0 = (sae.encode(test.acts) != 0).sum(1).numpy()
                 score(report, f"{data}: {name}", sae, truth, seed, **_follows(l0, test))
             report.add(f"{data}: the truth", {"L0": test.codes.l0.mean(), **_follows(test.codes.l0, test)})
+    _judge(report)
+    return report
 
+
+def _judge(report: Report) -> None:
     mutual, topk = "uneven: mutual_choice", "uneven: topk"
     report.promise(
         "mutual choice: FVU / that of topk", report.of(mutual, "FVU") / report.of(topk, "FVU"), high=0.75
     )
-    ratio = report.of(mutual, "L0") / report.of(topk, "L0")
-    report.promise("mutual choice: L0 / that of topk", ratio, 0.95, 1.05)
+    more = "uneven: topk, k 5"  # which has a larger L0 than mutual choice, as topk has a smaller one
+    ratio = report.of(mutual, "FVU") / report.of(more, "FVU")
+    report.promise("mutual choice: FVU / that of topk with k 5", ratio, high=0.75)
+    report.promise(
+        "mutual choice: L0 / that of topk with k 5", report.of(mutual, "L0") / report.of(more, "L0"), high=1
+    )
     report.promise("mutual choice: corr(L0, true L0)", report.of(mutual, "corr(L0, true)"), 0.8)
     gain = {
         data: 1
@@ -54,7 +66,10 @@ def measure(seeds: Iterable[int]) -> Report:
     }
     report.promise("feature choice: Zipf columns' FVU is lower by, on Zipf data", gain["uneven"], 0.15)
     report.promise("feature choice: the same on uniform data", gain["even"], high=0.15)
-    return report
+    report.notes.append(
+        "The number of features that a row expects is known to nobody but the generator: the true L0 itself "
+        f"follows it at {report.of('uneven: the truth', 'corr(L0, expected)').mean():.2f} only."
+    )
 
 
 def _follows(l0: np.ndarray, test) -> dict[str, float]:

@@ -10,7 +10,7 @@ from saelab.corpora import synthetic
 
 SEEDS, STEPS, D_IN, N, D_SAE, ACTIVE = 3, 1500, 32, 64, 128, 3
 FREQUENCY = ACTIVE / N
-TIMES = {"f / 4": 0.25, "f / 2": 0.5, "f": 1.0, "2 f": 2.0, "6 f": 6.0}
+TIMES = {"f / 4": 0.25, "f": 1.0, "6 f": 6.0}
 
 
 def measure(seeds: Iterable[int]) -> Report:

@@ -282,7 +282,7 @@ RECIPES: dict[str, Recipe] = {
     "top_afa": Recipe(
         line="top-AFA: as many latents as make a row's code as long as its input (2503.24277).",
         options={
-            "afa": Option(1 / 32, real(0), "Weight of the squared difference of these lengths."),
+            "afa": Option(1 / 32, real(0), "Weight of their squared difference, at norm sqrt(d_in)."),
             **_REVIVAL,
             **_COMMON,
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -71,14 +72,14 @@ class Report:
         """Markdown."""
         columns = list(dict.fromkeys(c for runs in self.table.values() for run in runs for c in run))
         seeds = len(next(iter(self.table.values())))
-        out = [f"## {self.title}", "", f"{command}, {seeds} seeds. {self.setup}", ""]
+        out = [f"## {self.title}", "", *textwrap.wrap(f"{command}, {seeds} seeds. {self.setup}", 118), ""]
         out += [f"| SAE | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
         for arm, runs in self.table.items():
             cells = [spread([run.get(c, math.nan) for run in runs]) for c in columns]
             out.append(f"| {arm} | {' | '.join(cells)} |")
         out += ["", "| promise | bar | measured | of all seeds | |", "|---|---|---:|---:|---|"]
         out += [f"| {' | '.join(p.cells())} |" for p in self.promises]
-        return out + [line for note in self.notes for line in ("", note)]
+        return out + [line for note in self.notes for line in ("", *textwrap.wrap(note, 118))]
 
     def plain(self) -> dict[str, Any]:
         """For JSON; NaN becomes None."""

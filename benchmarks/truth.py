@@ -5,8 +5,8 @@ python benchmarks/truth.py [choice abs_topk top_afa matryoshka gba archetypal va
 
 Each experiment is a module of `promises`, which names its data, its arms and its bars. It prints a Markdown
 table (means over seeds with their standard deviation, the untrained SAE beside), then each promise with its
-bar and PASS or FALLS SHORT: a promise is kept where every seed keeps it. --log appends to a file, --out
-writes the figures of every seed as JSON.
+bar and PASS or FALLS SHORT: a promise is kept where every seed keeps it, or, where it says so, their mean.
+--log appends to a file, --out writes the figures of every seed as JSON.
 """
 
 from __future__ import annotations

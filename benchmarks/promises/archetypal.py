@@ -49,7 +49,8 @@ def measure(seeds: Iterable[int]) -> Report:
                 callbacks=[start] if start else [],
             )  # fmt: skip
             arms.setdefault(name, []).append(run.sae)
-            arms.setdefault(f"{name}, untrained", []).append(SAE.create(config, seed, train))
+            if start is None:
+                arms.setdefault(f"{name}, untrained", []).append(SAE.create(config, seed, train))
         strayed.append(max(_outside(arms[f"archetypal, delta {delta:g}"][-1]) for delta in DELTAS))
     for name, saes in arms.items():
         cosines = np.full((len(saes), len(saes)), np.nan)
@@ -66,14 +67,24 @@ def measure(seeds: Iterable[int]) -> Report:
                 "dead": float((~(sae.encode(x) != 0).any(0)).float().mean()),
             })  # fmt: skip
 
+    _judge(report, strayed)
+    return report
+
+
+def _judge(report: Report, strayed: list[float]) -> None:
     base = "topk, start at centres"
     for delta in DELTAS:
         arm = f"archetypal, delta {delta:g}"
         gain = report.of(arm, "stability") - report.of(base, "stability")
-        report.promise(f"delta {delta:g}: stability less that of topk from the same centres", gain, 0.03)
+        text = f"delta {delta:g}: stability less that of topk from the same centres"
+        report.promise(text, gain, 0.03, on_average=True)  # it is a mean over pairs of seeds
         report.promise(f"delta {delta:g}: R2 lost", report.of(base, "R2") - report.of(arm, "R2"), high=0.02)
     report.promise("furthest that any loaded dictionary is outside its constraints", strayed, high=1e-5)
-    return report
+    report.notes.append(
+        "Untrained archetypes are the centres of k-means, which agree from seed to seed at "
+        f"{report.of('archetypal, delta 0, untrained', 'stability').mean():.2f}: that is what a narrow "
+        "hull keeps. delta counts in norms of the normalised input: 1 lets a direction go anywhere."
+    )
 
 
 def _digits() -> torch.Tensor:

@@ -39,7 +39,6 @@ def measure(seeds: Iterable[int]) -> Report:
         f"matryoshka {name}": config("matryoshka", groups=groups) for name, groups in PREFIXES.items()
     }
     falling: dict[str, list[float]] = {name: [] for name in configs}
-    seeds = list(seeds)
     for seed in seeds:
         truth = synthetic(
             D_IN, D_SAE, active=K, coherence="orthonormal", branching=(D_SAE // PARENTS - 1,),
@@ -52,12 +51,17 @@ def measure(seeds: Iterable[int]) -> Report:
             steps = np.diff(_prefixes(sae, test.acts, sae.config.options.get("groups") or (5, 20)))
             falling[name].append(float(steps.max()))
 
-    base = "batchtopk"
+    _judge(report, falling)
+    return report
+
+
+def _judge(report: Report, falling: dict[str, list[float]]) -> None:
+    base, n = "batchtopk", len(report.table["batchtopk"])
     for name in list(PREFIXES)[:2]:
         arm = f"matryoshka {name}"
         gain = report.of(arm, "with child") - report.of(base, "with child")
-        half = T_95[len(seeds)] * gain.std(ddof=1) / len(seeds) ** 0.5 if len(seeds) in T_95 else np.nan
-        report.promise(f"{name}: recall with child, mean gain over batchtopk", [gain.mean()], 0.1)
+        half = T_95[n] * gain.std(ddof=1) / n**0.5 if n in T_95 else np.nan
+        report.promise(f"{name}: recall with child, gain over batchtopk", gain, 0.1, on_average=True)
         report.promise(f"{name}: lower end of its 95 % interval", [gain.mean() - half], 0.0)
         ratio = report.of(arm, "L0") / report.of(base, "L0")
         report.promise(f"{name}: L0 / that of batchtopk", ratio, 0.95, 1.05)
@@ -67,7 +71,6 @@ def measure(seeds: Iterable[int]) -> Report:
         report.promise(f"{name}: FVU of a prefix less that of the one before", falling[arm], high=0)
         ratio = report.of(arm, "L0") / report.of(arm, "L0 in training")
         report.promise(f"{name}: L0 / L0 in training", ratio, 0.9, 1.1)
-    return report
 
 
 def _recall(sae: SAE, truth: Synthetic, test) -> dict[str, float]:

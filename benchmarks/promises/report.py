@@ -30,17 +30,20 @@ class Promise(NamedTuple):
     values: list[float]
     low: float
     high: float
+    on_average: bool
 
     @property
     def kept(self) -> bool:
-        """Whether every seed is within the bar."""
-        return all(self.low <= v <= self.high for v in self.values)
+        """Whether every seed is within the bar, or their mean."""
+        values = [statistics.mean(self.values)] if self.on_average else self.values
+        return all(self.low <= v <= self.high for v in values)
 
     def cells(self) -> list[str]:
         if self.high == math.inf:
             bar = f">= {self.low:g}"
         else:
             bar = f"<= {self.high:g}" if self.low == -math.inf else f"{self.low:g} to {self.high:g}"
+        bar += ", mean" if self.on_average else ""
         worst = f"{min(self.values):.3g} to {max(self.values):.3g}"
         return [self.text, bar, spread(self.values), worst, "PASS" if self.kept else "FALLS SHORT"]
 
@@ -63,10 +66,15 @@ class Report:
         return np.array([values[column] for values in self.table[arm]])
 
     def promise(
-        self, text: str, values: Iterable[Any], low: float = -math.inf, high: float = math.inf
+        self,
+        text: str,
+        values: Iterable[Any],
+        low: float = -math.inf,
+        high: float = math.inf,
+        on_average: bool = False,
     ) -> None:
-        """Each of the values, one a seed, must lie in [low, high]."""
-        self.promises.append(Promise(text, [float(v) for v in values], low, high))
+        """The values, one a seed, must lie in [low, high], each of them or their mean."""
+        self.promises.append(Promise(text, [float(v) for v in values], low, high, on_average))
 
     def lines(self, command: str) -> list[str]:
         """Markdown."""

@@ -5,6 +5,7 @@ from saelab.analysis.evals import Report, Scores, evaluate
 from saelab.analysis.frontier import Frontier, Point, frontier
 from saelab.analysis.latents import card, examples, latent_table, stats
 from saelab.analysis.logits import direct_logits, logit_lens
+from saelab.analysis.norms import NormDiagnostics, norms
 from saelab.analysis.recovery import Match, Recovery, RecoveryScores, match, recovery
 from saelab.analysis.results import (
     Examples,
@@ -28,6 +29,7 @@ __all__ = [
     "LatentTable",
     "LogitLens",
     "Match",
+    "NormDiagnostics",
     "Point",
     "Recovery",
     "RecoveryScores",
@@ -46,6 +48,7 @@ __all__ = [
     "latent_table",
     "logit_lens",
     "match",
+    "norms",
     "recovery",
     "search",
     "special_tokens",

@@ -101,7 +101,9 @@ def _decoder(default: str = "free") -> dict[str, Option]:
             whole(1, optional=True),
             "Centres of an archetypal dictionary; None means d_sae, at most 4096.",
         ),
-        "delta": Option(1.0, real(0), "How far from the hull archetypal rows may lie, in normalised units."),
+        "delta": Option(
+            0.0, real(0), "How far from the hull archetypal rows may lie, in units of a mean input norm."
+        ),
     }
 
 
@@ -282,7 +284,7 @@ RECIPES: dict[str, Recipe] = {
     "top_afa": Recipe(
         line="top-AFA: as many latents as make a row's code as long as its input (2503.24277).",
         options={
-            "afa": Option(1 / 32, real(0), "Weight of the squared difference of these lengths."),
+            "afa": Option(1 / 32, real(0), "Weight of their squared difference, at norm sqrt(d_in)."),
             **_REVIVAL,
             **_COMMON,
         },

@@ -321,8 +321,9 @@ def gate(config: SAEConfig, progress: Progress) -> Loss:
 
 
 def afa(config: SAEConfig, progress: Progress) -> Loss:
-    """afa * mean_i (||f_i * ||d||| - ||x_i||)^2, so that codes are as long as their inputs (top-AFA, arXiv
-    2503.24277). x is centred and normalised as the selection sees it, and a target: it gets no gradient."""
+    """afa * d_in * mean_i (||f_i * ||d||| - ||x_i||)^2, so that codes are as long as their inputs (top-AFA,
+    arXiv 2503.24277; there inputs have norm sqrt(d_in), here 1, hence the factor). x is centred and
+    normalised as the selection sees it, and a target: it gets no gradient."""
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
         norms, codes = sae.dictionary.norms(), forward.codes
@@ -334,7 +335,7 @@ def afa(config: SAEConfig, progress: Progress) -> Loss:
         # the slope of a root is infinite at 0
         length = total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()
         wanted = sae.centred(forward.x)[0].norm(dim=1).detach()
-        return config.options["afa"] * (length - wanted).square().mean()
+        return config.options["afa"] * config.d_in * (length - wanted).square().mean()
 
     return loss
 

@@ -586,7 +586,7 @@ def test_the_afa_loss_is_its_formula(sparse):
         sae.W_dec.mul_(torch.linspace(0.5, 2, 24)[:, None])
     loss = LOSSES["afa"](config, Progress(10, 3.0, Firing(24, 10)))(sae, sae(x, sparse=sparse))
     lengths = (sae.encode(x) * torch.linspace(0.5, 2, 24)).norm(dim=1)
-    expected = (lengths - (x / sae.input_scale - sae.b_dec).norm(dim=1)).square().mean() / 4
+    expected = 8 / 4 * (lengths - (x / sae.input_scale - sae.b_dec).norm(dim=1)).square().mean()
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in sae.parameters() if p.grad is not None)

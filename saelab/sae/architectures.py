@@ -13,6 +13,21 @@ from typing import TYPE_CHECKING
 
 from saelab.sae.batchwise import BatchTopK, FeatureChoice, GroupBias
 from saelab.sae.dictionaries import Archetypal, Dictionary, Free, Joint, Scaled
+from saelab.sae.option_groups import (
+    BATCH,
+    COMMON,
+    DEAD,
+    ENCODER,
+    L1_WARMUP,
+    NORMALISE_ONE,
+    P_END,
+    RESAMPLE,
+    REVIVAL,
+    ROW,
+    START,
+    ZIPF,
+    decoder,
+)
 from saelab.sae.options import (
     Option,
     flag,
@@ -21,9 +36,7 @@ from saelab.sae.options import (
     positive,
     positive_share,
     real,
-    resampling,
     sigma,
-    start_of_k,
     whole,
     widths,
 )
@@ -65,115 +78,6 @@ class Recipe:
     skip: bool = False
 
 
-_NORMALISE = Option(
-    "scalar",
-    one_of("none", "scalar", "layernorm"),
-    "'scalar' divides inputs by their mean Euclidean norm, fixed when training starts; 'layernorm' centres "
-    "each row and divides it by its own norm, undone by the decoder; 'none' takes them raw.",
-)
-_NORMALISE_ONE = Option("scalar", one_of("none", "scalar"), _NORMALISE.line)
-
-_START = {
-    "b_dec_init": Option(
-        "mean",
-        one_of("mean", "geometric_median", "zeros"),
-        "Where b_dec starts: mean or geometric median of the first activations, or zeros.",
-    ),
-}
-
-_ENCODER = {
-    "normalise": _NORMALISE,
-    "apply_b_dec_to_input": Option(True, flag, "Whether b_dec is subtracted from the input before encoding."),
-    "tied_init": Option(True, flag, "Whether W_enc starts as the transpose of W_dec (else independent)."),
-    **_START,
-}
-
-
-def _decoder(default: str = "free") -> dict[str, Option]:
-    return {
-        "dictionary": Option(
-            default,
-            one_of("free", "archetypal"),
-            "'free' decoder rows, or 'archetypal': near the convex hull of k-means centres of the data.",
-        ),
-        "candidates": Option(
-            None,
-            whole(1, optional=True),
-            "Centres of an archetypal dictionary; None means d_sae, at most 4096.",
-        ),
-        "delta": Option(
-            0.0, real(0), "How far from the hull archetypal rows may lie, in units of a mean input norm."
-        ),
-    }
-
-
-_COMMON = {**_ENCODER, **_decoder()}
-
-_L1_WARMUP = Option(0.05, real(0, 1), "Share of the run over which the L1 weight rises from 0.")
-
-_P_END = Option(
-    1.0, positive_share, "Exponent that the penalty ends with; below 1 it falls from 1 (p-annealing)."
-)
-
-_DEAD = {
-    "dead_after": Option(
-        None,
-        whole(1, optional=True),
-        "Rows without firing after which a latent counts as dead; None means a tenth of the "
-        "run, at most 10M.",
-    ),
-}
-
-_RESAMPLE = {
-    "resample_every": Option(
-        None,
-        resampling,
-        "Steps between two resamplings of dead latents, in the first half of the run, or None.",
-    ),
-    "resample_scale": Option(
-        1.0,
-        positive,
-        "Norm of a resampled encoder column, as a share of the mean norm of the others; 0.2 in Bricken et "
-        "al., for latents that need not be among the largest.",
-    ),
-}
-
-_REVIVAL = {
-    "aux_coefficient": Option(1 / 32, real(0), "Weight of the auxk loss; 0 turns it off."),
-    "k_aux": Option(
-        None, whole(1, "d_sae", optional=True), "Dead latents used in each row; None means d_in / 2."
-    ),
-    **_RESAMPLE,
-    **_DEAD,
-}
-
-_K_SCHEDULE = {
-    "k_start": Option(None, start_of_k, "k at the start of the run, from which it falls to k; None means k."),
-    "k_anneal": Option(0.5, real(0, 1), "Share of the run over which it falls, linearly."),
-}
-
-_ROW = {"k": Option(32, whole(1, "d_sae"), "Latents kept in each row."), **_K_SCHEDULE}
-
-_THRESHOLD = {
-    "threshold_decay": Option(
-        0.99,
-        real(0, 0.999999),
-        "Weight of the past in the moving average of the inference threshold, a step.",
-    ),
-}
-
-_BATCH = {
-    "k": Option(32, whole(1, "d_sae"), "Latents kept in each row, on average over a training batch."),
-    **_K_SCHEDULE,
-    **_THRESHOLD,
-}
-
-_ZIPF = {
-    "alpha": Option(1.0, real(0), "Exponent of the Zipf law (rank + bump)^-alpha of latents; 0: uniform."),
-    "bump": Option(3.0, real(0), "Shift of the ranks in it."),
-}
-
-
 def _dictionary(config: SAEConfig) -> Dictionary:
     options = config.options
     if options["dictionary"] == "free":
@@ -188,7 +92,11 @@ def _rules(*names: str) -> Callable[[SAEConfig], tuple[str, ...]]:
     def rules(config: SAEConfig) -> tuple[str, ...]:
         schedule = ("anneal_k",) if config.options.get("k_start") else ()
         revival = ("resample",) if config.options.get("resample_every") else ()
-        return (*schedule, *names, *revival)
+        asked = config.options.get("decoder_norm", "recipe")
+        own = [name for name in names if name != "unit_norm" or asked != "free"]
+        if asked == "unit" and "unit_norm" not in own:
+            own.insert(0, "unit_norm")
+        return (*schedule, *own, *revival)
 
     return rules
 
@@ -202,14 +110,14 @@ def _transcoder(line: str, skip: bool = False) -> Recipe:
     return Recipe(
         line=line,
         options={
-            **_BATCH,
+            **BATCH,
             "sparsity": Option(
                 "topk", one_of("topk", "batchtopk"), "Whether rows keep k each, or k on average over a batch."
             ),
-            **_REVIVAL,
-            "normalise": _NORMALISE_ONE,
-            **_START,
-            **_decoder(),
+            **REVIVAL,
+            "normalise": NORMALISE_ONE,
+            **START,
+            **decoder(),
         },
         sparsifier=lambda c: (
             TopK(c.options["k"])
@@ -227,12 +135,12 @@ RECIPES: dict[str, Recipe] = {
     "topk": Recipe(
         line="TopK: the k largest pre-activations of a row, dead latents revived by auxk (Gao et al. 2024).",
         options={
-            **_ROW,
+            **ROW,
             "multi_topk": Option(
                 0.0, real(0), "Weight of the error of keeping 4 k latents; 1/8 in Gao et al., 0 turns it off."
             ),
-            **_REVIVAL,
-            **_COMMON,
+            **REVIVAL,
+            **COMMON,
         },
         sparsifier=lambda c: TopK(c.options["k"]),
         losses=lambda c: _with_auxk("mse", *(["multi_topk"] if c.options["multi_topk"] else []))(c),
@@ -240,7 +148,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "batchtopk": Recipe(
         line="BatchTopK: k a row on average over a batch, a learned threshold afterwards (Bussmann 2024).",
-        options={**_BATCH, **_REVIVAL, **_COMMON},
+        options={**BATCH, **REVIVAL, **COMMON},
         sparsifier=lambda c: BatchTopK(c.options["k"], c.options["threshold_decay"]),
         losses=_with_auxk("mse"),
         rules=_rules("unit_norm"),
@@ -262,9 +170,9 @@ RECIPES: dict[str, Recipe] = {
             "random_prefixes": Option(
                 False, flag, "Whether inner prefixes are drawn anew each step, P(length) ~ 1 / length."
             ),
-            **_BATCH,
-            **_REVIVAL,
-            **_COMMON,
+            **BATCH,
+            **REVIVAL,
+            **COMMON,
         },
         sparsifier=lambda c: BatchTopK(c.options["k"], c.options["threshold_decay"]),
         losses=_with_auxk("prefixes"),
@@ -273,9 +181,9 @@ RECIPES: dict[str, Recipe] = {
     "abs_topk": Recipe(
         line="AbsTopK: the k largest magnitudes of a row with their signs, two poles a latent (2510.00404).",
         options={
-            **_ROW,
-            **_REVIVAL,
-            **_COMMON,
+            **ROW,
+            **REVIVAL,
+            **COMMON,
         },
         sparsifier=lambda c: AbsTopK(c.options["k"]),
         losses=_with_auxk("mse"),
@@ -285,8 +193,8 @@ RECIPES: dict[str, Recipe] = {
         line="top-AFA: as many latents as make a row's code as long as its input (2503.24277).",
         options={
             "afa": Option(1 / 32, real(0), "Weight of their squared difference, at norm sqrt(d_in)."),
-            **_REVIVAL,
-            **_COMMON,
+            **REVIVAL,
+            **COMMON,
         },
         sparsifier=lambda c: TopAFA(),
         losses=_with_auxk("mse", "afa"),
@@ -310,9 +218,9 @@ RECIPES: dict[str, Recipe] = {
                 0.03, positive, "Width of the box about the threshold that gives gradients, in units of pre."
             ),
             "threshold": Option(0.03, positive, "Where every threshold starts, in units of pre."),
-            **_REVIVAL,
-            "resample_scale": replace(_RESAMPLE["resample_scale"], default=0.2),
-            **_COMMON,
+            **REVIVAL,
+            "resample_scale": replace(RESAMPLE["resample_scale"], default=0.2),
+            **COMMON,
         },
         sparsifier=lambda c: JumpReLU(c.d_sae, c.options["threshold"], c.options["bandwidth"]),
         losses=lambda c: _with_auxk("mse", c.options["penalty"])(c),
@@ -332,8 +240,8 @@ RECIPES: dict[str, Recipe] = {
                 one_of("pre", "biased"),
                 "What a latent that is on gives: 'pre', its input without the bias, or 'biased', with it.",
             ),
-            **_DEAD,
-            **{name: option for name, option in _ENCODER.items() if name != "tied_init"},
+            **DEAD,
+            **{name: option for name, option in ENCODER.items() if name != "tied_init"},
         },
         sparsifier=lambda c: GroupBias.geometric(
             c.d_sae,
@@ -354,10 +262,10 @@ RECIPES: dict[str, Recipe] = {
                 real(0),
                 "Weight of the L1 penalty on the gate, relative to the normalised squared error.",
             ),
-            "l1_warmup": _L1_WARMUP,
-            **_REVIVAL,
-            "resample_scale": replace(_RESAMPLE["resample_scale"], default=0.2),
-            **_COMMON,
+            "l1_warmup": L1_WARMUP,
+            **REVIVAL,
+            "resample_scale": replace(RESAMPLE["resample_scale"], default=0.2),
+            **COMMON,
         },
         sparsifier=lambda c: Gated(c.d_sae),
         losses=_with_auxk("mse", "gate"),
@@ -367,8 +275,8 @@ RECIPES: dict[str, Recipe] = {
         line="ReLU with an L1 penalty on codes times decoder norms, or on codes (Bricken et al. 2023).",
         options={
             "l1": Option(0.1, real(0), "Weight of the L1 penalty, relative to the normalised squared error."),
-            "l1_warmup": _L1_WARMUP,
-            "p_end": _P_END,
+            "l1_warmup": L1_WARMUP,
+            "p_end": P_END,
             "decoder_norm_weighted": Option(
                 True,
                 flag,
@@ -376,9 +284,9 @@ RECIPES: dict[str, Recipe] = {
                 "April 2024); "
                 "False: sum_j f_j, and decoder rows keep unit norm.",
             ),
-            **_REVIVAL,
-            "resample_scale": replace(_RESAMPLE["resample_scale"], default=0.2),
-            **_COMMON,
+            **REVIVAL,
+            "resample_scale": replace(RESAMPLE["resample_scale"], default=0.2),
+            **COMMON,
         },
         sparsifier=lambda c: ReLU(),
         losses=_with_auxk("mse", "l1"),
@@ -387,15 +295,15 @@ RECIPES: dict[str, Recipe] = {
     "mutual_choice": Recipe(
         line="Mutual choice: BatchTopK, with latents that fire below a Zipf law revived (2411.02124).",
         options={
-            **_BATCH,
-            **_ZIPF,
+            **BATCH,
+            **ZIPF,
             "zipf_floor": Option(
                 0.5,
                 real(0),
                 "Share of the Zipf law's density below which a latent is revived; 0: only the dead.",
             ),
-            **_REVIVAL,
-            **_COMMON,
+            **REVIVAL,
+            **COMMON,
         },
         sparsifier=lambda c: BatchTopK(c.options["k"], c.options["threshold_decay"]),
         losses=lambda c: ("mse", "aux_zipf") if c.options["aux_coefficient"] else ("mse",),
@@ -403,7 +311,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "feature_choice": Recipe(
         line="Feature choice: each latent keeps its largest rows of a batch, by a Zipf law (2411.02124).",
-        options={**_BATCH, **_ZIPF, **_REVIVAL, **_COMMON},
+        options={**BATCH, **ZIPF, **REVIVAL, **COMMON},
         sparsifier=lambda c: FeatureChoice(
             c.d_sae, *(c.options[key] for key in ("k", "alpha", "bump", "threshold_decay"))
         ),
@@ -414,8 +322,8 @@ RECIPES: dict[str, Recipe] = {
         line="GroupMax: the largest pre-activation of each of k groups of latents (sparsify).",
         options={
             "k": Option(32, whole(1, "d_sae"), "Groups, each of which gives at most one code."),
-            **_REVIVAL,
-            **_COMMON,
+            **REVIVAL,
+            **COMMON,
         },
         sparsifier=lambda c: GroupMax(c.d_sae, c.options["k"]),
         losses=_with_auxk("mse"),
@@ -424,7 +332,7 @@ RECIPES: dict[str, Recipe] = {
     "variational": Recipe(
         line="Variational: TopK of Gaussian codes under a KL divergence (2509.22994).",
         options={
-            **_ROW,
+            **ROW,
             "sampling": Option(
                 True,
                 flag,
@@ -436,8 +344,8 @@ RECIPES: dict[str, Recipe] = {
             ),
             "kl": Option(1e-3, real(0), "Weight of the divergence, beside the normalised squared error."),
             "kl_warmup": Option(0.1, real(0, 1), "Share of the run over which that weight rises from 0."),
-            **_REVIVAL,
-            **_COMMON,
+            **REVIVAL,
+            **COMMON,
         },
         sparsifier=lambda c: Gaussian(
             c.d_in, c.d_sae, *(c.options[key] for key in ("k", "sampling", "sigma", "log_variance"))
@@ -448,7 +356,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "archetypal": Recipe(
         line="Archetypal: TopK whose directions lie near the hull of data points (2502.12892).",
-        options={**_ROW, **_REVIVAL, **_ENCODER, **_decoder("archetypal")},
+        options={**ROW, **REVIVAL, **ENCODER, **decoder("archetypal")},
         sparsifier=lambda c: TopK(c.options["k"]),
         losses=_with_auxk("mse"),
         rules=_rules("unit_norm"),
@@ -461,8 +369,8 @@ RECIPES: dict[str, Recipe] = {
                 1e-2, real(0), "Norm of the rest at which a row is done, in units of the normalised input."
             ),
             "stop_on_duplicate": Option(True, flag, "Whether a row is done when a latent comes again."),
-            **_REVIVAL,
-            **{name: option for name, option in _COMMON.items() if name != "tied_init"},
+            **REVIVAL,
+            **{name: option for name, option in COMMON.items() if name != "tied_init"},
         },
         sparsifier=lambda c: MatchingPursuit(
             *(c.options[key] for key in ("max_iterations", "residual_threshold", "stop_on_duplicate"))
@@ -483,13 +391,13 @@ RECIPES: dict[str, Recipe] = {
                 one_of("batchtopk", "l1"),
                 "'batchtopk' ranks codes times the sum of their directions' norms; 'l1' penalises that.",
             ),
-            **_BATCH,
+            **BATCH,
             "l1": Option(0.1, real(0), "Weight of the L1 penalty, relative to the normalised squared error."),
-            "l1_warmup": _L1_WARMUP,
-            "p_end": _P_END,
-            **_REVIVAL,
-            **_ENCODER,
-            "normalise": _NORMALISE_ONE,
+            "l1_warmup": L1_WARMUP,
+            "p_end": P_END,
+            **REVIVAL,
+            **ENCODER,
+            "normalise": NORMALISE_ONE,
         },
         sparsifier=lambda c: (
             BatchTopK(c.options["k"], c.options["threshold_decay"], by_norm=True)

@@ -152,7 +152,7 @@ class Run:
         figure.update_yaxes(type="log", row=1, col=1)
         figure.update_xaxes(title_text="activations seen", row=3, col=1)
         figure.update_layout(
-            title=f"{self.config.recipe}, d_sae {self.config.d_sae}",
+            title=f"{self.config.title}, d_sae {self.config.d_sae}",
             template="plotly_white",
             showlegend=False,
             height=520,
@@ -161,7 +161,7 @@ class Run:
         return figure
 
     def __repr__(self) -> str:
-        head = f"Run({self.config.recipe}, d_in={self.config.d_in}, d_sae={self.config.d_sae}"
+        head = f"Run({self.config.title}, d_in={self.config.d_in}, d_sae={self.config.d_sae}"
         if not self.history:
             return f"{head}, no step logged)"
         last = self.history[-1]

@@ -343,3 +343,16 @@ def test_p_annealing_ends_sparser_at_equal_weight():
     got.backward()
     slope = 0.5 * torch.tensor([0.5, 2.0]) ** -0.5 * 2.5 / float(torch.tensor([0.5, 2.0]).sqrt().sum()) / 2
     torch.testing.assert_close(value.grad, slope)
+
+
+@pytest.mark.parametrize("name", ["relu", "topk", "jumprelu", "transcoder"])
+@pytest.mark.parametrize("asked", ["recipe", "unit", "free"])
+def test_decoder_norms_follow_the_recipe_or_what_is_asked(name, asked):
+    x = _normal(2_000, 8) + 1
+    options = {"k": 3} if name in ("topk", "transcoder") else {}
+    options |= {"d_out": 8} if name == "transcoder" else {}
+    config = recipe(name, d_in=8, d_sae=24, decoder_norm=asked, **options)
+    data = (x, x) if name == "transcoder" else x
+    norms = train(config, data, steps=20, batch_size=100, progress=False).sae.W_dec.detach().norm(dim=1)
+    unit = asked == "unit" or (asked == "recipe" and name != "relu")
+    assert bool(((norms - 1).abs() < 1e-5).all()) == unit

@@ -1,0 +1,128 @@
+"""Options that several recipes share."""
+
+from __future__ import annotations
+
+from saelab.sae.options import (
+    Option,
+    flag,
+    one_of,
+    positive,
+    positive_share,
+    real,
+    resampling,
+    start_of_k,
+    whole,
+)
+
+NORMALISE = Option(
+    "scalar",
+    one_of("none", "scalar", "layernorm"),
+    "'scalar' divides inputs by their mean Euclidean norm, fixed when training starts; 'layernorm' centres "
+    "each row and divides it by its own norm, undone by the decoder; 'none' takes them raw.",
+)
+NORMALISE_ONE = Option("scalar", one_of("none", "scalar"), NORMALISE.line)
+
+START = {
+    "b_dec_init": Option(
+        "mean",
+        one_of("mean", "geometric_median", "zeros"),
+        "Where b_dec starts: mean or geometric median of the first activations, or zeros.",
+    ),
+}
+
+ENCODER = {
+    "normalise": NORMALISE,
+    "apply_b_dec_to_input": Option(True, flag, "Whether b_dec is subtracted from the input before encoding."),
+    "tied_init": Option(True, flag, "Whether W_enc starts as the transpose of W_dec (else independent)."),
+    **START,
+}
+
+
+def decoder(default: str = "free") -> dict[str, Option]:
+    return {
+        "decoder_norm": Option(
+            "recipe",
+            one_of("recipe", "unit", "free"),
+            "Whether free decoder rows keep norm 1 in training, are free, or do what the recipe does.",
+        ),
+        "dictionary": Option(
+            default,
+            one_of("free", "archetypal"),
+            "'free' decoder rows, or 'archetypal': near the convex hull of k-means centres of the data.",
+        ),
+        "candidates": Option(
+            None,
+            whole(1, optional=True),
+            "Centres of an archetypal dictionary; None means d_sae, at most 4096.",
+        ),
+        "delta": Option(
+            0.0, real(0), "How far from the hull archetypal rows may lie, in units of a mean input norm."
+        ),
+    }
+
+
+COMMON = {**ENCODER, **decoder()}
+
+L1_WARMUP = Option(0.05, real(0, 1), "Share of the run over which the L1 weight rises from 0.")
+
+P_END = Option(
+    1.0, positive_share, "Exponent that the penalty ends with; below 1 it falls from 1 (p-annealing)."
+)
+
+DEAD = {
+    "dead_after": Option(
+        None,
+        whole(1, optional=True),
+        "Rows without firing after which a latent counts as dead; None means a tenth of the "
+        "run, at most 10M.",
+    ),
+}
+
+RESAMPLE = {
+    "resample_every": Option(
+        None,
+        resampling,
+        "Steps between two resamplings of dead latents, in the first half of the run, or None.",
+    ),
+    "resample_scale": Option(
+        1.0,
+        positive,
+        "Norm of a resampled encoder column, as a share of the mean norm of the others; 0.2 in Bricken et "
+        "al., for latents that need not be among the largest.",
+    ),
+}
+
+REVIVAL = {
+    "aux_coefficient": Option(1 / 32, real(0), "Weight of the auxk loss; 0 turns it off."),
+    "k_aux": Option(
+        None, whole(1, "d_sae", optional=True), "Dead latents used in each row; None means d_in / 2."
+    ),
+    **RESAMPLE,
+    **DEAD,
+}
+
+K_SCHEDULE = {
+    "k_start": Option(None, start_of_k, "k at the start of the run, from which it falls to k; None means k."),
+    "k_anneal": Option(0.5, real(0, 1), "Share of the run over which it falls, linearly."),
+}
+
+ROW = {"k": Option(32, whole(1, "d_sae"), "Latents kept in each row."), **K_SCHEDULE}
+
+THRESHOLD = {
+    "threshold_decay": Option(
+        0.99,
+        real(0, 0.999999),
+        "Weight of the past in the moving average of the inference threshold, a step.",
+    ),
+}
+
+BATCH = {
+    "k": Option(32, whole(1, "d_sae"), "Latents kept in each row, on average over a training batch."),
+    **K_SCHEDULE,
+    **THRESHOLD,
+}
+
+ZIPF = {
+    "alpha": Option(1.0, real(0), "Exponent of the Zipf law (rank + bump)^-alpha of latents; 0: uniform."),
+    "bump": Option(3.0, real(0), "Shift of the ranks in it."),
+}

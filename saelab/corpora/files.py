@@ -80,13 +80,15 @@ def find(paths: str | Path | Iterable[str | Path], suffix: str | None) -> list[F
 def check_encoding(encoding: str) -> None:
     """Raises CorpusError for a name that Python does not know."""
     try:
-        b"".decode(encoding)
-    except (LookupError, TypeError):
+        known = isinstance(encoding, str) and bool(io.TextIOWrapper(io.BytesIO(), encoding))
+    except LookupError:  # also for a codec that makes no text, such as "hex"
+        known = False
+    if not known:
         message = (
             f"encoding must be one that Python knows. Got {encoding!r}. Pass e.g. 'utf-8', 'latin-1' or "
             "'utf-16'."
         )
-        raise CorpusError(message) from None
+        raise CorpusError(message)
 
 
 @contextmanager

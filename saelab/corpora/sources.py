@@ -186,7 +186,7 @@ def _document(row: _Row, dialogues: bool) -> Document | None:
         document = Document(row.id, value)
     else:
         message = (
-            f"A document must be a string. Got {type(value).__name__} {str(value)[:60]!r} at {row.where}. "
+            f"A document must be a string. Got {type(value).__name__} {repr(value)[:60]} at {row.where}. "
             "Pass the column that holds the text, or messages= for dialogues."
         )
         raise CorpusError(message)

@@ -315,8 +315,8 @@ def _parquet_rows(file: File, column: _Column) -> Iterator[_Row]:
     file.check()
     number = 0
     try:
-        # with a buffer, pages are read as they are needed, and not whole row groups
-        with pq.ParquetFile(file.path, buffer_size=CHUNK) as opened:
+        # pages are read as they are needed; by default, row groups are held until the end of the file
+        with pq.ParquetFile(file.path, buffer_size=CHUNK, pre_buffer=False) as opened:
             for batch in opened.iter_batches(BATCH_ROWS, columns=[column.name], use_threads=False):
                 for value in batch.column(batch.schema.names.index(column.name)).to_pylist():
                     yield _Row(f"{file.name}:{number}", f"row {number} of {file.path}", value)

@@ -1,9 +1,10 @@
-"""What subjects are run on: texts (a user's own, the labelled synthetic world, English from the standard
-library); and activations whose features are known, to try SAEs on."""
+"""What subjects are run on: texts (a user's own out of lists, files or data sets, the labelled synthetic
+world, English from the standard library); and activations whose features are known, to try SAEs on."""
 
 from saelab.corpora.documents import Corpus, Document, Span, as_corpus, dialogues, token_labels
 from saelab.corpora.labels import row_labels
 from saelab.corpora.natural import natural
+from saelab.corpora.sources import hub, jsonl, parquet, text
 from saelab.corpora.synthetic import Synthetic, SyntheticRows, synthetic
 from saelab.corpora.world import world
 
@@ -15,9 +16,13 @@ __all__ = [
     "SyntheticRows",
     "as_corpus",
     "dialogues",
+    "hub",
+    "jsonl",
     "natural",
+    "parquet",
     "row_labels",
     "synthetic",
+    "text",
     "token_labels",
     "world",
 ]

@@ -38,20 +38,21 @@ class Corpus:
     """Documents that can be iterated any number of times, always in the same order.
 
     make: called at each iteration, gives the documents afresh. name: for people; key: what determines the
-    content, for the fingerprint (the documents' texts themselves where it is None). n_documents: how many,
-    where that is known without reading them.
+    content, for the fingerprint, or a function that finds it out when it is asked for (the documents' texts
+    themselves where it is None). n_documents: how many, where that is known without reading them; of files,
+    their rows, also those that turn out to be empty and are left out.
     """
 
     def __init__(
         self,
         make: Callable[[], Iterable[Document]],
         name: str,
-        key: str | None = None,
+        key: str | Callable[[], str] | None = None,
         n_documents: int | None = None,
     ) -> None:
         self._make = make
         self.name = name
-        self._key = key
+        self._key: Callable[[], str] | None = (lambda: key) if isinstance(key, str) else key
         self.n_documents = n_documents
 
     def __iter__(self) -> Iterator[Document]:
@@ -62,9 +63,8 @@ class Corpus:
         if n < 1:
             message = f"take(n) needs n >= 1. Got {n}. Pass how many documents to keep."
             raise RangeError(message)
-        key = None if self._key is None else f"{self._key}[:{n}]"
         kept = None if self.n_documents is None else min(n, self.n_documents)
-        return Corpus(lambda: itertools.islice(iter(self), n), f"{self.name}[:{n}]", key, kept)
+        return self._part(lambda: itertools.islice(iter(self), n), f"[:{n}]", kept)
 
     def shard(self, i: int, n: int) -> Corpus:
         """Every n-th document from the i-th on: the n shards hold each document once."""
@@ -73,15 +73,19 @@ class Corpus:
                 f"shard(i, n) needs 0 <= i < n. Got i={i}, n={n}. Pass the shard's number and their count."
             )
             raise RangeError(message)
-        key = None if self._key is None else f"{self._key}[{i}::{n}]"
         kept = None if self.n_documents is None else len(range(i, self.n_documents, n))
-        return Corpus(lambda: itertools.islice(iter(self), i, None, n), f"{self.name}[{i}::{n}]", key, kept)
+        return self._part(lambda: itertools.islice(iter(self), i, None, n), f"[{i}::{n}]", kept)
+
+    def _part(self, make: Callable[[], Iterable[Document]], which: str, n_documents: int | None) -> Corpus:
+        whole = self._key
+        key = None if whole is None else lambda: f"{whole()}{which}"
+        return Corpus(make, f"{self.name}{which}", key, n_documents)
 
     def fingerprint(self) -> str:
         """Hex digest of what the corpus holds; equal for equal corpora."""
         digest = hashlib.sha256()
         if self._key is not None:
-            digest.update(self._key.encode())
+            digest.update(self._key().encode())
         else:
             for document in self:
                 digest.update(f"{len(document.text)}:{document.text}".encode())
@@ -121,14 +125,16 @@ def dialogues(chats: Iterable[Sequence[Mapping[str, str]]] | Corpus, name: str =
     The model reads them through its tokenizer's chat template. Raises CorpusError where a dialogue is empty
     or no such list. An iterator is read into memory, since it can be read only once.
     """
-    documents = tuple(_dialogue(i, chat) for i, chat in enumerate(chats))
+    documents = tuple(dialogue(str(i), chat, f"index {i}") for i, chat in enumerate(chats))
     if not documents:
         message = "A corpus must hold at least one dialogue. Got none. Pass lists of role and content."
         raise CorpusError(message)
     return Corpus(lambda: documents, name, n_documents=len(documents))
 
 
-def _dialogue(i: int, chat: object) -> Document:
+def dialogue(id: str, chat: object, where: str) -> Document:
+    """The document of one list of {"role": ..., "content": ...}. where: said in the CorpusError that anything
+    else raises."""
     good = isinstance(chat, Sequence) and not isinstance(chat, str) and len(chat) > 0
     turns = list(chat) if good else []  # type: ignore[call-overload]
     for turn in turns:
@@ -140,12 +146,12 @@ def _dialogue(i: int, chat: object) -> Document:
     if not good:
         message = (
             "A dialogue must be a non-empty list of {'role': str, 'content': str}. "
-            f"Got {str(chat)[:80]!r} at index {i}. Convert it first."
+            f"Got {str(chat)[:80]!r} at {where}. Convert it first."
         )
         raise CorpusError(message)
     messages = tuple((turn["role"], turn["content"]) for turn in turns)
     text = "\n".join(f"{role}: {content}" for role, content in messages)
-    return Document(str(i), text, kind="dialogue", messages=messages)
+    return Document(id, text, kind="dialogue", messages=messages)
 
 
 def token_labels(document: Document, offsets: Sequence[tuple[int, int]]) -> list[str]:

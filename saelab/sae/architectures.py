@@ -67,9 +67,10 @@ class Recipe:
 
 _NORMALISE = Option(
     "scalar",
-    one_of("none", "scalar", "layernorm"),
+    one_of("none", "scalar", "layernorm", "zscore", "sphere"),
     "'scalar' divides inputs by their mean Euclidean norm, fixed when training starts; 'layernorm' centres "
-    "each row and divides it by its own norm, undone by the decoder; 'none' takes them raw.",
+    "each row and divides it by its own norm, 'zscore' by its standard deviation plus 1e-5, 'sphere' brings "
+    "it to norm sqrt(d_in) uncentred, all undone by the decoder; 'none' takes them raw.",
 )
 _NORMALISE_ONE = Option("scalar", one_of("none", "scalar"), _NORMALISE.line)
 
@@ -112,6 +113,12 @@ _L1_WARMUP = Option(0.05, real(0, 1), "Share of the run over which the L1 weight
 _P_END = Option(
     1.0, positive_share, "Exponent that the penalty ends with; below 1 it falls from 1 (p-annealing)."
 )
+
+_L1 = {
+    "l1": Option(0.1, real(0), "Weight of the L1 penalty, relative to the normalised squared error."),
+    "l1_warmup": _L1_WARMUP,
+    "p_end": _P_END,
+}
 
 _DEAD = {
     "dead_after": Option(
@@ -202,20 +209,23 @@ def _transcoder(line: str, skip: bool = False) -> Recipe:
         options={
             **_BATCH,
             "sparsity": Option(
-                "topk", one_of("topk", "batchtopk"), "Whether rows keep k each, or k on average over a batch."
+                "topk",
+                one_of("topk", "batchtopk", "l1"),
+                "Whether rows keep k each, or k on average over a batch, or an L1 penalty decides.",
             ),
+            **_L1,
             **_REVIVAL,
             "normalise": _NORMALISE_ONE,
             **_START,
             **_decoder(),
         },
-        sparsifier=lambda c: (
-            TopK(c.options["k"])
-            if c.options["sparsity"] == "topk"
-            else BatchTopK(c.options["k"], c.options["threshold_decay"])
-        ),
-        losses=_with_auxk("mse"),
-        rules=_rules("unit_norm"),
+        sparsifier=lambda c: {
+            "topk": lambda: TopK(c.options["k"]),
+            "batchtopk": lambda: BatchTopK(c.options["k"], c.options["threshold_decay"]),
+            "l1": ReLU,
+        }[c.options["sparsity"]](),
+        losses=lambda c: _with_auxk("mse", *(["l1"] if c.options["sparsity"] == "l1" else []))(c),
+        rules=lambda c: _rules(*([] if c.options["sparsity"] == "l1" else ["unit_norm"]))(c),
         transcodes=True,
         skip=skip,
     )
@@ -308,11 +318,18 @@ RECIPES: dict[str, Recipe] = {
                 0.03, positive, "Width of the box about the threshold that gives gradients, in units of pre."
             ),
             "threshold": Option(0.03, positive, "Where every threshold starts, in units of pre."),
+            "log_threshold": Option(
+                True,
+                flag,
+                "Whether thresholds are learned as logarithms; else as they are, 0 or less is ReLU.",
+            ),
             **_REVIVAL,
             "resample_scale": replace(_RESAMPLE["resample_scale"], default=0.2),
             **_COMMON,
         },
-        sparsifier=lambda c: JumpReLU(c.d_sae, c.options["threshold"], c.options["bandwidth"]),
+        sparsifier=lambda c: JumpReLU(
+            c.d_sae, *(c.options[key] for key in ("threshold", "bandwidth", "log_threshold"))
+        ),
         losses=lambda c: _with_auxk("mse", c.options["penalty"])(c),
         rules=lambda c: _rules(*(["unit_norm"] if c.options["penalty"] == "l0" else []))(c),
     ),
@@ -353,20 +370,19 @@ RECIPES: dict[str, Recipe] = {
                 "Weight of the L1 penalty on the gate, relative to the normalised squared error.",
             ),
             "l1_warmup": _L1_WARMUP,
+            "gate_bias": Option(False, flag, "Whether the gate has a bias of its own, beside b_enc."),
             **_REVIVAL,
             "resample_scale": replace(_RESAMPLE["resample_scale"], default=0.2),
             **_COMMON,
         },
-        sparsifier=lambda c: Gated(c.d_sae),
+        sparsifier=lambda c: Gated(c.d_sae, c.options["gate_bias"]),
         losses=_with_auxk("mse", "gate"),
         rules=_rules("unit_norm"),
     ),
     "relu": Recipe(
         line="ReLU with an L1 penalty on codes times decoder norms, or on codes (Bricken et al. 2023).",
         options={
-            "l1": Option(0.1, real(0), "Weight of the L1 penalty, relative to the normalised squared error."),
-            "l1_warmup": _L1_WARMUP,
-            "p_end": _P_END,
+            **_L1,
             "decoder_norm_weighted": Option(
                 True,
                 flag,
@@ -482,9 +498,7 @@ RECIPES: dict[str, Recipe] = {
                 "'batchtopk' ranks codes times the sum of their directions' norms; 'l1' penalises that.",
             ),
             **_BATCH,
-            "l1": Option(0.1, real(0), "Weight of the L1 penalty, relative to the normalised squared error."),
-            "l1_warmup": _L1_WARMUP,
-            "p_end": _P_END,
+            **_L1,
             **_REVIVAL,
             **_ENCODER,
             "normalise": _NORMALISE_ONE,

@@ -14,7 +14,7 @@ from saelab.formats.reading import refuse, short
 from saelab.sae import SAE, recipe
 from saelab.sae.batchwise import BatchTopK, FeatureChoice, GroupBias
 from saelab.sae.sparsifiers import AbsTopK, Gated, Gaussian, JumpReLU, ReLU, TopK
-from saelab.types import ConfigError, FormatError, HookError, HookPoint
+from saelab.types import ConfigError, FormatError, HookError, HookPoint, NonFiniteError
 
 Rule = Literal["relu", "topk", "abs_topk", "jumprelu", "batchtopk", "matryoshka", "gated"]
 
@@ -134,7 +134,11 @@ def build(plain: Plain, path: Path) -> SAE:
             if key in state:
                 tensor.copy_(state.pop(key))  # type: ignore[arg-type]
     assert not state, state.keys()
-    sae.check_parameters()
+    try:
+        sae.check_parameters()
+    except NonFiniteError as error:  # numbers that overflow as norms are folded
+        msg = f"The weights in {path.parent} must be usable. {error}"
+        raise FormatError(msg) from error
     return sae.eval()
 
 
@@ -157,9 +161,7 @@ def of(sae: SAE, to: str) -> Plain:
 
     if config.widths:
         cannot("it reads several activations at once")
-    normalise: str = {"none": "none", "scalar": "none"}.get(
-        config.options["normalise"], config.options["normalise"]
-    )
+    normalise: str = config.options["normalise"]
     if normalise == "layernorm":
         cannot("normalise='layernorm' divides by the norm alone, theirs by the deviation plus 1e-5")
     weights = {k: v.detach().cpu().float() for k, v in sae.state_dict().items()}
@@ -171,7 +173,7 @@ def of(sae: SAE, to: str) -> Plain:
         W_dec=sae.W_dec.detach().cpu().float() * t,
         b_dec=weights["b_dec"] * t,
         subtract=bool(config.options.get("apply_b_dec_to_input", False)),
-        normalise=normalise,
+        normalise="none" if normalise == "scalar" else normalise,
         W_skip=weights["W_skip"] * t / s if "W_skip" in weights else None,
         transcodes=config.d_out is not None,
         hook=config.hook,

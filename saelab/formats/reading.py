@@ -111,7 +111,7 @@ def inside(root: Path, name: str | None) -> Path:
         or parts.is_absolute()
         or ".." in parts.parts
         or "\0" in str(name)
-        or ":" in parts.parts[:1]
+        or ":" in "".join(parts.parts[:1])
     ):
         refuse("A subfolder must be a relative path within its folder", short(name), "Pass its name.")
     return root / parts
@@ -204,6 +204,7 @@ def torch_file(path: Path) -> TensorFile:
                     f"{path} must hold one data.pkl of at most {MAX_HEADER:,} bytes", f"{len(pickles)} files"
                 )
             _check_pickle(path, archive.read(pickles[0]))
+            stored = sorted(e.file_size for e in entries if "/data/" in e.filename)
         data = torch.load(str(path), weights_only=True, mmap=True, map_location="cpu")
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         refuse(f"{path} must hold a dict of named tensors", short(type(data).__name__))
@@ -218,6 +219,9 @@ def torch_file(path: Path) -> TensorFile:
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             refuse(f"{short(name)} in {path} must be stored whole", f"shape {tuple(value.shape)}, less data")
         info[name] = _checked(path, name, value.shape, str(value.dtype).removeprefix("torch."))
+    storages = {s.data_ptr(): s.nbytes() for s in (value.untyped_storage() for value in data.values())}
+    if sorted(storages.values()) != stored:
+        refuse(f"The tensors in {path} must be as large as what is stored of them", "other sizes")
     return TensorFile(path, info, data.__getitem__)
 
 

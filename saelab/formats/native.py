@@ -8,7 +8,6 @@ from typing import Any
 from saelab.formats.reading import TensorFile, json_file, safetensors_file
 from saelab.sae import SAE
 from saelab.sae.storage import CONFIG_FILE, FORMAT, WEIGHTS_FILE
-from saelab.types import FormatError, StoreError
 
 NAME = "saelab"
 
@@ -28,10 +27,7 @@ def read(folder: Path) -> tuple[dict[str, Any], TensorFile]:
 
 def load(folder: Path, config: dict[str, Any], file: TensorFile) -> SAE:
     """Bit-equal to what was saved."""
-    try:
-        return SAE.load(folder)
-    except StoreError as error:
-        raise FormatError(str(error)) from error
+    return SAE.load(folder)
 
 
 def save(sae: SAE, folder: Path) -> None:

@@ -23,7 +23,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from saelab.types import FormatError, SaelabError
+from saelab.types import FormatError
 
 MAX_JSON = 2**24
 """Bytes of a JSON file."""
@@ -93,7 +93,7 @@ def refusing(path: Path) -> Iterator[None]:
     """Turn whatever a library raises on a damaged file (they raise anything) into a FormatError."""
     try:
         yield
-    except SaelabError:
+    except FormatError:
         raise
     except Exception as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0][:200]

@@ -10,11 +10,44 @@ from pathlib import Path
 from typing import Any
 
 VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 3, 2**31, 2**63, 10**30, 0.5, -1.5, 1e308, "", "none", "x" * 300,
-    "../../etc/passwd", "\0", "6.0.0", "5.9.0", "layer_norm", "hook_z", "float16", "float8", "standard", "gated",
-    "jumprelu", "topk", "batchtopk", "transcoder", "AutoEncoder", "AutoEncoderTopK", "BatchTopKSAE", [], [1], {},
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    3,
+    2**31,
+    2**63,
+    10**30,
+    0.5,
+    -1.5,
+    1e308,
+    "",
+    "none",
+    "x" * 300,
+    "../../etc/passwd",
+    "\0",
+    "6.0.0",
+    "5.9.0",
+    "layer_norm",
+    "hook_z",
+    "float16",
+    "float8",
+    "standard",
+    "gated",
+    "jumprelu",
+    "topk",
+    "batchtopk",
+    "transcoder",
+    "AutoEncoder",
+    "AutoEncoderTopK",
+    "BatchTopKSAE",
+    [],
+    [1],
+    {},
     {"a": {}},
-]  # fmt: skip
+]
 
 
 def mutate(source: Path, target: Path, seed: int) -> str:

@@ -16,6 +16,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "analysis": ("saelab.analysis", None),
     "corpora": ("saelab.corpora", None),
     "embedded": ("saelab.embedded", None),
+    "formats": ("saelab.formats", None),
     "stores": ("saelab.stores", None),
     "ActivationStore": ("saelab.stores", "ActivationStore"),
     "FeatureStore": ("saelab.stores", "FeatureStore"),
@@ -28,6 +29,8 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "LanguageModel": ("saelab.subjects", "LanguageModel"),
     "TorchModule": ("saelab.subjects", "TorchModule"),
     "load_subject": ("saelab.subjects", "load_subject"),
+    "load_sae": ("saelab.formats", "load_sae"),
+    "save_sae": ("saelab.formats", "save_sae"),
     "harvest": ("saelab.harvesting", "harvest"),
     "index": ("saelab.harvesting", "index"),
     "stream": ("saelab.training", "stream"),
@@ -51,11 +54,14 @@ __all__ = [
     "corpora",
     "embedded",
     "evaluate",
+    "formats",
     "harvest",
     "index",
+    "load_sae",
     "load_subject",
     "recipe",
     "recipes",
+    "save_sae",
     "stores",
     "stream",
     "train",
@@ -63,8 +69,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from saelab import analysis, corpora, embedded, stores, types
+    from saelab import analysis, corpora, embedded, formats, stores, types
     from saelab.analysis import evaluate
+    from saelab.formats import load_sae, save_sae
     from saelab.harvesting import harvest, index
     from saelab.lab import Lab
     from saelab.sae import SAE, SAEConfig, recipe, recipes

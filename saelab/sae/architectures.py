@@ -18,9 +18,9 @@ from saelab.sae.option_groups import (
     COMMON,
     DEAD,
     ENCODER,
+    L1,
     L1_WARMUP,
     NORMALISE_ONE,
-    P_END,
     RESAMPLE,
     REVIVAL,
     ROW,
@@ -112,20 +112,23 @@ def _transcoder(line: str, skip: bool = False) -> Recipe:
         options={
             **BATCH,
             "sparsity": Option(
-                "topk", one_of("topk", "batchtopk"), "Whether rows keep k each, or k on average over a batch."
+                "topk",
+                one_of("topk", "batchtopk", "l1"),
+                "Whether rows keep k each, or k on average over a batch, or an L1 penalty decides.",
             ),
+            **L1,
             **REVIVAL,
             "normalise": NORMALISE_ONE,
             **START,
             **decoder(),
         },
-        sparsifier=lambda c: (
-            TopK(c.options["k"])
-            if c.options["sparsity"] == "topk"
-            else BatchTopK(c.options["k"], c.options["threshold_decay"])
-        ),
-        losses=_with_auxk("mse"),
-        rules=_rules("unit_norm"),
+        sparsifier=lambda c: {
+            "topk": lambda: TopK(c.options["k"]),
+            "batchtopk": lambda: BatchTopK(c.options["k"], c.options["threshold_decay"]),
+            "l1": ReLU,
+        }[c.options["sparsity"]](),
+        losses=lambda c: _with_auxk("mse", *(["l1"] if c.options["sparsity"] == "l1" else []))(c),
+        rules=lambda c: _rules(*([] if c.options["sparsity"] == "l1" else ["unit_norm"]))(c),
         transcodes=True,
         skip=skip,
     )
@@ -218,11 +221,18 @@ RECIPES: dict[str, Recipe] = {
                 0.03, positive, "Width of the box about the threshold that gives gradients, in units of pre."
             ),
             "threshold": Option(0.03, positive, "Where every threshold starts, in units of pre."),
+            "log_threshold": Option(
+                True,
+                flag,
+                "Whether thresholds are learned as logarithms; else as they are, 0 or less is ReLU.",
+            ),
             **REVIVAL,
             "resample_scale": replace(RESAMPLE["resample_scale"], default=0.2),
             **COMMON,
         },
-        sparsifier=lambda c: JumpReLU(c.d_sae, c.options["threshold"], c.options["bandwidth"]),
+        sparsifier=lambda c: JumpReLU(
+            c.d_sae, *(c.options[key] for key in ("threshold", "bandwidth", "log_threshold"))
+        ),
         losses=lambda c: _with_auxk("mse", c.options["penalty"])(c),
         rules=lambda c: _rules(*(["unit_norm"] if c.options["penalty"] == "l0" else []))(c),
     ),
@@ -263,20 +273,19 @@ RECIPES: dict[str, Recipe] = {
                 "Weight of the L1 penalty on the gate, relative to the normalised squared error.",
             ),
             "l1_warmup": L1_WARMUP,
+            "gate_bias": Option(False, flag, "Whether the gate has a bias of its own, beside b_enc."),
             **REVIVAL,
             "resample_scale": replace(RESAMPLE["resample_scale"], default=0.2),
             **COMMON,
         },
-        sparsifier=lambda c: Gated(c.d_sae),
+        sparsifier=lambda c: Gated(c.d_sae, c.options["gate_bias"]),
         losses=_with_auxk("mse", "gate"),
         rules=_rules("unit_norm"),
     ),
     "relu": Recipe(
         line="ReLU with an L1 penalty on codes times decoder norms, or on codes (Bricken et al. 2023).",
         options={
-            "l1": Option(0.1, real(0), "Weight of the L1 penalty, relative to the normalised squared error."),
-            "l1_warmup": L1_WARMUP,
-            "p_end": P_END,
+            **L1,
             "decoder_norm_weighted": Option(
                 True,
                 flag,
@@ -392,9 +401,7 @@ RECIPES: dict[str, Recipe] = {
                 "'batchtopk' ranks codes times the sum of their directions' norms; 'l1' penalises that.",
             ),
             **BATCH,
-            "l1": Option(0.1, real(0), "Weight of the L1 penalty, relative to the normalised squared error."),
-            "l1_warmup": L1_WARMUP,
-            "p_end": P_END,
+            **L1,
             **REVIVAL,
             **ENCODER,
             "normalise": NORMALISE_ONE,

@@ -58,7 +58,8 @@ class SAE(nn.Module):
     Parameters: W_enc [d_in d_sae], b_enc [d_sae], W_dec [d_sae d_out] (of the dictionary), b_dec [d_out].
     Buffer: input_scale [], the mean Euclidean norm of the raw inputs that training began with (1 without
     normalisation); codes, biases and W_dec are in units of x / input_scale. With normalise="layernorm" each
-    row is centred and divided by its norm instead, which the decoder undoes (`Scale`).
+    row is centred and divided by its norm instead, which the decoder undoes (`Scale`); so are "zscore" and
+    "sphere" (see `normalised`).
 
     d_out is d_in but for transcoders, whose output is another activation y than their input: they have an
     output_scale [] of their own, never subtract b_dec from the input and, as skip_transcoder, add
@@ -214,8 +215,8 @@ class SAE(nn.Module):
             raise ShapeError(msg)
         if self.per_row and scale is None:
             msg = (
-                "The decoder of an SAE with normalise='layernorm' needs the rows' scale. Got scale=None. "
-                "Pass decode(codes, scale=sae.scale(x))."
+                f"The decoder of an SAE with normalise={self.config.options['normalise']!r} needs the rows' "
+                "scale. Got scale=None. Pass decode(codes, scale=sae.scale(x))."
             )
             raise ShapeError(msg)
         if isinstance(codes, Codes):
@@ -319,14 +320,27 @@ class SAE(nn.Module):
     @property
     def per_row(self) -> bool:
         """Whether each row is normalised by itself."""
-        return self.config.options["normalise"] == "layernorm"
+        return self.config.options["normalise"] in ("layernorm", "zscore", "sphere")
 
     def normalised(self, x: Float[Tensor, "*lead d_in"]) -> tuple[Tensor, Scale | None]:
-        """(inputs in the units that the weights see, what undoes that for each row)."""
+        """(inputs in the units that the weights see, what undoes that for each row): x / input_scale, or
+
+            layernorm   (x - mean) / ||x - mean||,         undone by * ||x - mean|| + mean
+            zscore      (x - mean) / (std + 1e-5),         undone by * std + mean    (std with n - 1)
+            sphere      x * sqrt(d_in) / ||x||,            undone by * ||x|| / sqrt(d_in)
+
+        The last two are the layer_norm and constant_norm_rescale of SAELens, its epsilon included."""
+        kind = self.config.options["normalise"]
         if not self.per_row:
             return x / self.input_scale, None
         mean = x.mean(-1, keepdim=True)
+        if kind == "sphere":
+            norm = x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny) / self.d_in**0.5
+            return x / norm, Scale(torch.zeros_like(mean), norm)
         centred = x - mean
+        if kind == "zscore":
+            std = centred.std(-1, keepdim=True, correction=min(1, self.d_in - 1))
+            return centred / (std + 1e-5), Scale(mean, std)
         # squares of tiny numbers vanish: the largest entry is taken out first
         size = centred.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         norm = (centred / size).norm(dim=-1, keepdim=True).clamp_min(1) * size

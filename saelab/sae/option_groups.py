@@ -16,9 +16,10 @@ from saelab.sae.options import (
 
 NORMALISE = Option(
     "scalar",
-    one_of("none", "scalar", "layernorm"),
+    one_of("none", "scalar", "layernorm", "zscore", "sphere"),
     "'scalar' divides inputs by their mean Euclidean norm, fixed when training starts; 'layernorm' centres "
-    "each row and divides it by its own norm, undone by the decoder; 'none' takes them raw.",
+    "each row and divides it by its own norm, 'zscore' by its standard deviation plus 1e-5, 'sphere' brings "
+    "it to norm sqrt(d_in) uncentred, all undone by the decoder; 'none' takes them raw.",
 )
 NORMALISE_ONE = Option("scalar", one_of("none", "scalar"), NORMALISE.line)
 
@@ -68,6 +69,12 @@ L1_WARMUP = Option(0.05, real(0, 1), "Share of the run over which the L1 weight 
 P_END = Option(
     1.0, positive_share, "Exponent that the penalty ends with; below 1 it falls from 1 (p-annealing)."
 )
+
+L1 = {
+    "l1": Option(0.1, real(0), "Weight of the L1 penalty, relative to the normalised squared error."),
+    "l1_warmup": L1_WARMUP,
+    "p_end": P_END,
+}
 
 DEAD = {
     "dead_after": Option(

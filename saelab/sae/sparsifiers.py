@@ -266,18 +266,24 @@ class JumpReLU(Sparsifier):
                                      dH/dtheta = -(1 / eps) K((pre - theta) / eps)
 
     pre [n d_sae] -> codes [n d_sae]. Parameter: log_threshold [d_sae], theta = exp(log_threshold) in units
-    of `pre`.
+    of `pre`. With log=False it is raw_threshold [d_sae] instead, theta = max(0, raw_threshold): no logarithm
+    holds the thresholds of other libraries, which may be 0 or less (then relu(pre) * H(pre - theta) is
+    relu(pre)) and which exp(log(theta)) misses by a rounding error, enough to turn on what equals them.
     """
 
-    def __init__(self, d_sae: int, threshold: float, bandwidth: float) -> None:
+    log_threshold: nn.Parameter
+    raw_threshold: nn.Parameter
+
+    def __init__(self, d_sae: int, threshold: float, bandwidth: float, log: bool = True) -> None:
         super().__init__()
-        self.bandwidth = bandwidth
-        self.log_threshold = nn.Parameter(torch.full((d_sae,), math.log(threshold)))
+        self.bandwidth, self.log = bandwidth, log
+        start = torch.full((d_sae,), math.log(threshold) if log else threshold)
+        self.register_parameter("log_threshold" if log else "raw_threshold", nn.Parameter(start))
 
     @property
     def threshold(self) -> Float[Tensor, " d_sae"]:
         """theta, differentiable."""
-        return self.log_threshold.exp()
+        return self.log_threshold.exp() if self.log else self.raw_threshold.clamp_min(0)
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
         return _Jump.apply(pre, self.threshold, self.bandwidth)  # type: ignore[return-value]
@@ -309,19 +315,28 @@ class Gated(Sparsifier):
 
     pre [n d_sae] -> codes [n d_sae]. Parameters: r_mag, b_mag [d_sae]. b_mag counts from the rescaled gate
     bias: the magnitude bias of the paper is exp(r_mag) * b_enc + b_mag, which spans the same functions.
+    With own_bias=True the gate is H(pre + b_gate) with a bias of its own, b_gate [d_sae]: with b_enc = 0
+    these are the biases of the paper as other libraries store them, taken and given back bit for bit.
     The gate itself gets no gradient here; the loss `gate` trains it.
     """
 
-    def __init__(self, d_sae: int) -> None:
+    def __init__(self, d_sae: int, own_bias: bool = False) -> None:
         super().__init__()
         self.r_mag = nn.Parameter(torch.zeros(d_sae))
         self.b_mag = nn.Parameter(torch.zeros(d_sae))
+        self.b_gate = nn.Parameter(torch.zeros(d_sae)) if own_bias else None
+
+    def gate(self, pre: Tensor, indices: Tensor | None = None) -> Tensor:
+        """What is above 0 where a latent is on; of selected pre-activations with their latents."""
+        if self.b_gate is None:
+            return pre
+        return pre + (self.b_gate if indices is None else self.b_gate[indices])
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
-        return torch.where(pre > 0, (self.r_mag.exp() * pre + self.b_mag).relu(), 0.0)
+        return torch.where(self.gate(pre) > 0, (self.r_mag.exp() * pre + self.b_mag).relu(), 0.0)
 
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-        at = above(pre, 0)
+        at = above(self.gate(pre), 0)
         return None if self.training and len(at) > pre.numel() // DENSE else to_csr(at, *pre.shape)
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:

@@ -39,7 +39,8 @@ _UNITS = {
     "sparsifier.threshold": "units of pre, the pre-activations of x / input_scale; of a crosscoder, of pre "
     "times the summed norms of a latent's directions",
     "sparsifier.log_threshold": "natural logarithm of thresholds in units of pre",
-    "sparsifier.bias": "units of pre",
+    "sparsifier.raw_threshold": "thresholds in units of pre; 0 and less are relu",
+    "sparsifier.bias, b_gate, b_mag": "units of pre; b_mag after the factor exp(r_mag)",
     "b_enc, b_dec, W_dec": "units of x / input_scale",
 }
 
@@ -98,8 +99,8 @@ def load(cls: type[SAE], folder: Path) -> SAE:
     _check_tensor(
         "W_enc", tensors, (config.d_in, config.d_sae), folder / WEIGHTS_FILE
     )  # bounds the memory below
-    sae = cls(config)
-    expected = sae.state_dict()
+    with torch.device("meta"):  # an option may ask for more memory than the file has tensors
+        expected = cls(config).state_dict()
     for name in tensors:
         if name not in expected:
             hint = nearest(name, expected)
@@ -110,6 +111,7 @@ def load(cls: type[SAE], folder: Path) -> SAE:
             raise FormatError(message)
     for name, tensor in expected.items():
         _check_tensor(name, tensors, tuple(tensor.shape), folder / WEIGHTS_FILE, tensor.dtype)
+    sae = cls(config)
     sae.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()})
     sae.stored_dtype = weights["dtype"]
     try:

@@ -20,7 +20,7 @@ from saelab.sae.batchwise import zipf
 from saelab.sae.kernels import Sparse, sparse_decode, top_k_csr
 from saelab.sae.model import SAE, Forward
 from saelab.sae.recipes import SAEConfig
-from saelab.sae.sparsifiers import Gaussian, JumpReLU
+from saelab.sae.sparsifiers import Gated, Gaussian, JumpReLU
 
 Loss = Callable[[SAE, Forward], Tensor]
 
@@ -305,12 +305,17 @@ def gate(config: SAEConfig, progress: Progress) -> Loss:
     on is what can explain x (Rajamanoharan et al. 2024a)."""
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
+        part = sae.sparsifier
+        assert isinstance(part, Gated)
         if isinstance(forward.codes, Sparse):
-            on: Tensor | Sparse = sae.attach(forward.x, forward.pre, *forward.codes[:2], torch.relu)
+            indptr, indices = forward.codes[:2]
+            on: Tensor | Sparse = sae.attach(
+                forward.x, forward.pre, indptr, indices, lambda at: part.gate(at, indices).relu()
+            )
             total = on.values.sum()
             product = sparse_decode(on, sae.W_dec.detach())
         else:
-            on = forward.pre.relu()
+            on = part.gate(forward.pre).relu()
             total = on.sum()
             product = on @ sae.W_dec.detach()
         penalty = config.options["l1"] * progress.ramp(config.options["l1_warmup"])

@@ -1,0 +1,233 @@
+"""An SAE in the terms that all libraries share: what lies between a file of theirs and an SAE of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.formats.reading import refuse, short
+from saelab.sae import SAE, recipe
+from saelab.sae.batchwise import BatchTopK, FeatureChoice, GroupBias
+from saelab.sae.sparsifiers import AbsTopK, Gated, Gaussian, JumpReLU, ReLU, TopK
+from saelab.types import ConfigError, FormatError, HookError, HookPoint, NonFiniteError
+
+Rule = Literal["relu", "topk", "abs_topk", "jumprelu", "batchtopk", "matryoshka", "gated"]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """An SAE on raw activations:
+
+        x' = norm(x)                                       (see SAE.normalised: none, zscore or sphere)
+        pre = (x' - b_dec) @ W_enc + b_enc                 (b_dec only if `subtract`)
+        codes = rule(pre)
+        x_hat = undo(codes @ W_dec + b_dec + x @ W_skip)   (W_skip of skip transcoders)
+
+    Rules: relu(pre); the k largest pre of a row, then relu (topk), or the k largest |pre| (abs_topk);
+    relu(pre) * (pre > threshold), threshold [d_sae] (jumprelu) or [] (batchtopk and matryoshka, whose
+    training selects k a row on average); gated: (pre > 0) * relu(exp(r_mag) * (pre - b_enc) + b_mag).
+    """
+
+    rule: Rule
+    W_enc: Float[Tensor, "d_in d_sae"]
+    b_enc: Float[Tensor, " d_sae"]
+    W_dec: Float[Tensor, "d_sae d_out"]
+    b_dec: Float[Tensor, " d_out"]
+    subtract: bool
+    normalise: str = "none"
+    k: int | None = None
+    threshold: Tensor | None = None
+    r_mag: Tensor | None = None
+    b_mag: Tensor | None = None
+    W_skip: Float[Tensor, "d_in d_out"] | None = None
+    groups: tuple[int, ...] | None = None
+    transcodes: bool = False
+    hook: HookPoint | None = None
+    hook_out: HookPoint | None = None
+
+    def moved(self, subtract: bool) -> Plain:
+        """The same SAE with or without b_dec subtracted from the input: the encoder bias takes it over,
+        b_enc -+ b_dec @ W_enc, since (x - b) W + c = x W + (c - b W). So does the magnitude bias of a gated
+        one, after its factor. In float64, rounded once."""
+        if subtract == self.subtract:
+            return self
+        shift = self.b_dec.double() @ self.W_enc.double() * (1 if subtract else -1)
+        b_mag = self.b_mag
+        if self.rule == "gated":
+            b_mag = (self.b_mag.double() + self.r_mag.double().exp() * shift).float()  # type: ignore[union-attr]
+        return replace(self, subtract=subtract, b_enc=(self.b_enc.double() + shift).float(), b_mag=b_mag)
+
+    def folded(self, norms: Tensor, path: Path) -> Plain:
+        """The same SAE with codes times `norms` [d_sae] and decoder rows by as much smaller. For rules that
+        commute with positive factors (relu, gated) and those that a library applies to pre times norms."""
+        if not (norms > 0).all():
+            refuse(f"The decoder rows in {path} must not be 0", "a row of norm 0, by which codes are divided")
+        b_mag = None if self.b_mag is None else self.b_mag * norms
+        return replace(
+            self,
+            W_enc=self.W_enc * norms,
+            b_enc=self.b_enc * norms,
+            W_dec=self.W_dec / norms[:, None],
+            b_mag=b_mag,
+        )
+
+
+def build(plain: Plain, path: Path) -> SAE:
+    """The SAE, in eval mode, float32, its weights those of `plain` bit for bit. path: for messages."""
+    d_in, d_sae = plain.W_enc.shape
+    options: dict[str, Any] = {"normalise": plain.normalise}
+    state: dict[str, Tensor | None] = {
+        "W_enc": plain.W_enc,
+        "b_enc": plain.b_enc,
+        "b_dec": plain.b_dec,
+        "dictionary.W_dec": plain.W_dec,
+    }
+    if not plain.transcodes:
+        options["apply_b_dec_to_input"] = plain.subtract
+    elif plain.subtract or plain.rule != "relu" or plain.normalise != "none":
+        refuse(
+            f"A transcoder in {path} must be ReLU on the raw input",
+            f"{plain.rule}, normalisation {plain.normalise!r}, b_dec subtracted: {plain.subtract}",
+            "saelab has no such transcoder.",
+        )
+    name: str = plain.rule
+    if plain.rule in ("topk", "abs_topk", "batchtopk", "matryoshka"):
+        options["k"] = plain.k
+    if plain.rule in ("batchtopk", "matryoshka"):
+        # training that goes on moves the threshold slowly, as after many batches
+        state |= {"sparsifier.threshold": plain.threshold, "sparsifier.seen": torch.tensor(100.0)}
+        options |= {"groups": plain.groups} if plain.rule == "matryoshka" else {}
+    elif plain.rule == "jumprelu":
+        state["sparsifier.raw_threshold"] = plain.threshold
+        options["log_threshold"] = False
+    elif plain.rule == "gated":
+        # the gate's bias lies within the sparsifier, so that the magnitude starts from the product alone
+        options["gate_bias"] = True
+        state |= {"sparsifier.b_gate": plain.b_enc, "b_enc": torch.zeros(d_sae)}
+        state |= {"sparsifier.r_mag": plain.r_mag, "sparsifier.b_mag": plain.b_mag}
+    elif plain.transcodes:
+        name = "transcoder" if plain.W_skip is None else "skip_transcoder"
+        options |= {"sparsity": "l1", "k": min(32, d_sae)}
+        if plain.W_skip is not None:
+            state["W_skip"] = plain.W_skip
+    try:
+        config = recipe(
+            name,
+            d_in=d_in,
+            d_sae=d_sae,
+            d_out=plain.W_dec.shape[1] if plain.transcodes else None,
+            hook=plain.hook,
+            hook_out=plain.hook_out,
+            **options,
+        )
+    except (ConfigError, HookError) as error:
+        msg = f"The configuration in {path} must be one that saelab knows. {error}"
+        raise FormatError(msg) from error
+    sae = SAE(config)
+    with torch.no_grad():
+        for key, tensor in sae.state_dict().items():
+            if key in state:
+                tensor.copy_(state.pop(key))  # type: ignore[arg-type]
+    assert not state, state.keys()
+    try:
+        sae.check_parameters()
+    except NonFiniteError as error:  # numbers that overflow as norms are folded
+        msg = f"The weights in {path.parent} must be usable. {error}"
+        raise FormatError(msg) from error
+    return sae.eval()
+
+
+def of(sae: SAE, to: str) -> Plain:
+    """An SAE of ours in plain terms, its input and output scales folded into the weights: with s the input
+    scale and t the output's (t = s but for transcoders),
+
+        (x / s - b) W + c = (x - s b) (W / s) + c,      (f W_dec + b) t = f (t W_dec) + t b.
+
+    to: the format's name, for messages. Raises FormatError for what no other library has.
+    """
+    config, part = sae.config, sae.sparsifier
+
+    def cannot(what: str) -> None:
+        refuse(
+            f"An SAE saved as {to} must be one that {to} can hold exactly",
+            f"{config.title!r}: {what}",
+            "Save it as 'saelab'.",
+        )
+
+    if config.widths:
+        cannot("it reads several activations at once")
+    normalise: str = config.options["normalise"]
+    if normalise == "layernorm":
+        cannot("normalise='layernorm' divides by the norm alone, theirs by the deviation plus 1e-5")
+    weights = {k: v.detach().cpu().float() for k, v in sae.state_dict().items()}
+    s, t = sae.input_scale.cpu().float(), sae.out_scale.cpu().float()
+    plain = Plain(
+        rule="relu",
+        W_enc=weights["W_enc"] / s,
+        b_enc=weights["b_enc"],
+        W_dec=sae.W_dec.detach().cpu().float() * t,
+        b_dec=weights["b_dec"] * t,
+        subtract=bool(config.options.get("apply_b_dec_to_input", False)),
+        normalise="none" if normalise == "scalar" else normalise,
+        W_skip=weights["W_skip"] * t / s if "W_skip" in weights else None,
+        transcodes=config.d_out is not None,
+        hook=config.hook,
+        hook_out=config.hook_out,
+    )
+    if type(part) is ReLU:
+        return plain
+    if type(part) in (TopK, Gaussian):  # in eval mode a Gaussian code is the TopK of its mean
+        return replace(plain, rule="topk", k=part.k)
+    if type(part) is AbsTopK:
+        return replace(plain, rule="abs_topk", k=part.k)
+    if type(part) is BatchTopK:
+        groups = _groups(sae) if config.recipe == "matryoshka" else None
+        rule: Rule = "batchtopk" if groups is None else "matryoshka"
+        return replace(plain, rule=rule, k=part.k, threshold=weights["sparsifier.threshold"], groups=groups)
+    if type(part) is JumpReLU:
+        # what is stored, a negative threshold too, else what is used
+        raw = weights.get("sparsifier.raw_threshold")
+        return replace(
+            plain, rule="jumprelu", threshold=part.threshold.detach().cpu().float() if raw is None else raw
+        )
+    if type(part) is FeatureChoice:
+        if (part.threshold < 0).any():
+            cannot("a latent's threshold is below 0, where theirs clip codes")
+        return replace(plain, rule="jumprelu", threshold=weights["sparsifier.threshold"])
+    if type(part) is GroupBias:
+        bias = weights["sparsifier.bias"]  # <= 0, so pre + bias > 0 is pre > -bias >= 0
+        if part.magnitude == "pre":
+            return replace(plain, rule="jumprelu", threshold=-bias)
+        return replace(plain, b_enc=plain.b_enc + bias)
+    if type(part) is Gated:
+        r_mag, b_mag = weights["sparsifier.r_mag"], weights["sparsifier.b_mag"]
+        if part.b_gate is not None and not plain.b_enc.any():
+            return replace(plain, rule="gated", b_enc=weights["sparsifier.b_gate"], r_mag=r_mag, b_mag=b_mag)
+        # ours counts the magnitude from pre with b_enc in it: exp(r) (pre - b_enc) + (exp(r) b_enc + b_mag)
+        b_mag = (b_mag.double() + r_mag.double().exp() * plain.b_enc.double()).float()
+        gate = plain.b_enc if part.b_gate is None else plain.b_enc + weights["sparsifier.b_gate"]
+        return replace(plain, rule="gated", b_enc=gate, r_mag=r_mag, b_mag=b_mag)
+    cannot(f"its codes are selected by {type(part).__name__}")
+    raise AssertionError
+
+
+def _groups(sae: SAE) -> tuple[int, ...]:
+    """Sizes of the groups; by default prefixes of 1/16, 1/8, 1/4, 1/2 and all of the latents."""
+    if sae.config.options["groups"] is not None:
+        return tuple(sae.config.options["groups"])
+    ends = sorted({-(-sae.d_sae // 2**i) for i in range(5)})
+    return tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
+
+
+def hook_of(name: Any, path: Path) -> HookPoint | None:
+    """The hook point that a config names, or None where it names none."""
+    if name is None or name == "":
+        return None
+    if not isinstance(name, str) or len(name) > 1000:
+        refuse(f"The hook name in {path} must be a string", short(name))
+    return HookPoint(name)

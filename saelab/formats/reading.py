@@ -1,0 +1,294 @@
+"""The one place where files of unknown origin are read: nothing in them is executed, and nothing is allocated
+on the word of a header.
+
+Every fault is a FormatError: a file that is missing, empty, truncated, a folder, of another kind or too
+large; a tensor that is larger than what is stored of it, of a foreign dtype, or not finite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import pickletools
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import safetensors
+import torch
+from torch import Tensor
+
+from saelab.types import FormatError
+
+MAX_JSON = 2**24
+"""Bytes of a JSON file."""
+MAX_DEPTH = 32
+"""Levels of a JSON file."""
+MAX_HEADER = 2**24
+"""Bytes of a header: of a safetensors file, of the pickle that describes a torch file."""
+MAX_NPZ = 2**36
+"""Bytes that an npz file may unpack to, at most."""
+MAX_PACKING = 64
+"""How many times its own size an npz file may unpack to, at most."""
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16,
+                  torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+}  # fmt: skip
+_SAFETENSORS = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+
+
+class TensorInfo(NamedTuple):
+    """What a header says of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """As torch names it, without `torch.`."""
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A file of named tensors whose header was read and checked, but not its tensors."""
+
+    path: Path
+    info: Mapping[str, TensorInfo]
+    _read: Callable[[str], Tensor]
+
+    def read(self, name: str) -> Tensor:
+        """A copy of one tensor on the CPU. Raises FormatError where it is missing, NaN or infinite."""
+        if name not in self.info:
+            refuse(f"{self.path} must hold the tensor {name!r}", f"only {short(sorted(self.info))}")
+        with refusing(self.path):
+            tensor = self._read(name).detach().clone(memory_format=torch.contiguous_format)
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            refuse(
+                f"{name} in {self.path} must be finite", "NaN or infinite values", "Get another copy of it."
+            )
+        return tensor
+
+
+def refuse(rule: str, got: str, remedy: str = "The file is damaged or of another format.") -> NoReturn:
+    """Raise FormatError: rule, value received, remedy."""
+    msg = f"{rule}. Got {got}. {remedy}"
+    raise FormatError(msg)
+
+
+def short(value: Any) -> str:
+    """repr, of at most 200 characters, for messages: files may hold megabytes where a name should be."""
+    text = repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+@contextlib.contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Turn whatever a library raises on a damaged file (they raise anything) into a FormatError."""
+    try:
+        yield
+    except FormatError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        msg = f"{path} must be readable and whole. Got {said}. Copy it again, or check what it is."
+        raise FormatError(msg) from error
+
+
+def inside(root: Path, name: str | None) -> Path:
+    """`root / name` for a relative name that stays within root; root for None. Raises FormatError."""
+    if name is None:
+        return root
+    parts = PurePosixPath(name.replace("\\", "/")) if isinstance(name, str) else None
+    if (
+        parts is None
+        or parts.is_absolute()
+        or ".." in parts.parts
+        or "\0" in str(name)
+        or ":" in "".join(parts.parts[:1])
+    ):
+        refuse("A subfolder must be a relative path within its folder", short(name), "Pass its name.")
+    return root / parts
+
+
+def regular(path: Path, limit: int | None = None) -> int:
+    """Size in bytes of a regular file (links are followed, as the hub's cache needs). Raises FormatError."""
+    with refusing(path):
+        if not path.exists():
+            refuse(f"{path} must exist", "no such file", "Copy the whole folder again.")
+        if not path.is_file():
+            refuse(f"{path} must be a file", "a folder" if path.is_dir() else "something else")
+        size = path.stat().st_size
+    if size == 0:
+        refuse(f"{path} must hold something", "an empty file", "Copy it again.")
+    if limit is not None and size > limit:
+        refuse(f"{path} must be of at most {limit:,} bytes", f"{size:,}")
+    return size
+
+
+def json_file(path: Path) -> dict[str, Any]:
+    """A JSON object: at most MAX_JSON bytes and MAX_DEPTH levels, no NaN, no key twice in an object."""
+    regular(path, MAX_JSON)
+    with refusing(path):
+        text = path.read_bytes().decode("utf-8")
+        data = json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
+    level, depth = [data], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            refuse(f"{path} must have at most {MAX_DEPTH} levels", "more")
+        inner = [list(v.values()) if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list))]
+        level = [item for items in inner for item in items]
+    if not isinstance(data, dict):
+        refuse(f"{path} must hold a JSON object", short(data))
+    return data
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        msg = "a key that comes twice"
+        raise ValueError(msg)
+    return data
+
+
+def _constant(name: str) -> NoReturn:
+    msg = f"{name} is no number"
+    raise ValueError(msg)
+
+
+def safetensors_file(path: Path) -> TensorFile:
+    """A safetensors file; its own library checks that header and data fit each other."""
+    size = regular(path)
+    with refusing(path), path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if not 2 <= length <= min(MAX_HEADER, size - 8):
+        refuse(f"The header of {path} must lie within the file and {MAX_HEADER:,} bytes", f"{length:,} bytes")
+    info = {}
+    with refusing(path), safetensors.safe_open(str(path), framework="pt") as file:
+        for name in file.keys():
+            part = file.get_slice(name)
+            info[name] = _checked(path, name, part.get_shape(), _SAFETENSORS.get(part.get_dtype()))
+
+    def read(name: str) -> Tensor:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            return file.get_tensor(name)
+
+    return TensorFile(path, info, read)
+
+
+def torch_file(path: Path) -> TensorFile:
+    """A flat state dict that torch.save wrote (zip format), read with weights_only=True.
+
+    The storages are mapped, not read: torch takes their sizes from the pickle, and only within a mapping a
+    wrong one cannot reach beyond the file. The zip must be stored uncompressed, as torch writes it.
+    """
+    size = regular(path)
+    with refusing(path):
+        if not zipfile.is_zipfile(path):
+            refuse(f"{path} must be a file of torch.save since torch 1.6", "no zip file")
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if any(e.compress_type != zipfile.ZIP_STORED or e.file_size > size for e in entries):
+                refuse(f"{path} must be stored uncompressed, as torch writes it", "packed entries")
+            pickles = [e for e in entries if e.filename.endswith("data.pkl")]
+            if len(pickles) != 1 or pickles[0].file_size > MAX_HEADER:
+                refuse(
+                    f"{path} must hold one data.pkl of at most {MAX_HEADER:,} bytes", f"{len(pickles)} files"
+                )
+            _check_pickle(path, archive.read(pickles[0]))
+            stored = sorted(e.file_size for e in entries if "/data/" in e.filename)
+        data = torch.load(str(path), weights_only=True, mmap=True, map_location="cpu")
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        refuse(f"{path} must hold a dict of named tensors", short(type(data).__name__))
+    info = {}
+    for name, value in data.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+            refuse(
+                f"{path} must hold only dense tensors",
+                f"{short(name)}, a {type(value).__name__}",
+                "A training backup is not a dictionary: save the model's state_dict.",
+            )
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            refuse(f"{short(name)} in {path} must be stored whole", f"shape {tuple(value.shape)}, less data")
+        info[name] = _checked(path, name, value.shape, str(value.dtype).removeprefix("torch."))
+    storages = {s.data_ptr(): s.nbytes() for s in (value.untyped_storage() for value in data.values())}
+    if sorted(storages.values()) != stored:
+        refuse(f"The tensors in {path} must be as large as what is stored of them", "other sizes")
+    return TensorFile(path, info, data.__getitem__)
+
+
+def _check_pickle(path: Path, data: bytes) -> None:
+    """Refuse nested tuples beyond what torch.save writes: hashing a tuple of tuples of tuples, each twice the
+    one before, takes for ever. Depths are followed through pickle's stack and memo."""
+    stack: list[int | None] = []  # depths; None is a mark
+    memo: dict[int, int] = {}
+    depth = 0
+    for opcode, said, _ in pickletools.genops(data):
+        name, argument = opcode.name, said if isinstance(said, int) else -1
+        if name in ("GET", "PUT", "DUP", "EXT1", "EXT2", "EXT4"):
+            refuse(f"{path} must be a plain state dict", f"the pickle operation {name}")
+        if name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1] or 0
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1] or 0
+        elif name == "MARK":
+            stack.append(None)
+        else:
+            taken: list[int] = []
+            for before in reversed(opcode.stack_before):
+                if before is pickletools.stackslice:
+                    while (top := stack.pop()) is not None:
+                        taken.append(top)
+                elif before is not pickletools.markobject:
+                    taken.append(stack.pop() or 0)
+            depth = 1 + max(taken, default=0) if "TUPLE" in name else 0
+            if depth > 8:
+                refuse(f"{path} must be a plain state dict", "tuples within tuples")
+            stack.extend([depth] * len(opcode.stack_after))
+
+
+def npz_file(path: Path) -> TensorFile:
+    """A numpy archive without object arrays, which unpacks to at most MAX_PACKING times its own size."""
+    size = regular(path)
+    info = {}
+    with refusing(path), zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        total = sum(entry.file_size for entry in entries)
+        if total > min(MAX_NPZ, MAX_PACKING * size):
+            refuse(f"{path} must unpack to at most {min(MAX_NPZ, MAX_PACKING * size):,} bytes", f"{total:,}")
+        for entry in entries:
+            name = entry.filename.removesuffix(".npy")
+            if name == entry.filename or name in info:
+                refuse(f"{path} must hold .npy arrays, each once", short(entry.filename))
+            with archive.open(entry) as file:
+                version = np.lib.format.read_magic(file)
+                header = {
+                    (1, 0): np.lib.format.read_array_header_1_0,
+                    (2, 0): np.lib.format.read_array_header_2_0,
+                }
+                shape, _, dtype = header[version](file)
+            info[name] = _checked(path, name, shape, dtype.name)
+            if math.prod(shape) * dtype.itemsize > entry.file_size:
+                refuse(f"{short(name)} in {path} must be stored whole", f"shape {shape}, less data")
+
+    def read(name: str) -> Tensor:
+        with np.load(path, allow_pickle=False) as arrays:
+            return torch.from_numpy(arrays[name])
+
+    return TensorFile(path, info, read)
+
+
+def _checked(path: Path, name: str, shape: Any, dtype: str | None) -> TensorInfo:
+    if dtype not in _DTYPES:
+        refuse(f"{short(name)} in {path} must be of a dtype out of {', '.join(_DTYPES)}", short(dtype))
+    return TensorInfo(tuple(int(n) for n in shape), dtype)

@@ -17,7 +17,7 @@ from saelab.types import DeviceMemoryError
 
 # prints the peak of resident memory over that before the run, in bytes
 PROGRAM = """
-import json, resource, sys, tempfile, torch, saelab
+import json, re, resource, sys, tempfile, torch, saelab
 torch.set_num_threads(1)
 name, options, length, out = json.loads(sys.argv[1])
 d_in = options["d_in"]
@@ -29,7 +29,9 @@ with open("/proc/self/statm") as file:
 with tempfile.TemporaryDirectory() as folder:
     where = {"out": folder, "checkpoint_every": 1} if out else {}
     saelab.train(saelab.recipe(name, **options), rows, progress=False, **length, **where)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# ru_maxrss would begin at the peak of the process that started this one
+with open("/proc/self/status") as file:
+    peak = 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", file.read())[1])
 print(peak - before)
 """
 

@@ -11,13 +11,13 @@ import numpy as np
 
 from saelab.corpora import Corpus, Document, as_corpus
 from saelab.harvesting.batches import side_by_side
-from saelab.interventions import MeanAblate, Replace
 from saelab.types import CorpusError, HookPoint, Inputs, Intervention, check_finite
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from saelab.interventions.reconstruction import Replace
     from saelab.sae import SAE
     from saelab.subjects import LanguageModel
 
@@ -88,6 +88,7 @@ def evaluate(
     max_rows: stop after this many rows. seed: of the untrained SAE.
     Raises HookError on an SAE without hook points, CorpusError on an empty corpus.
     """
+    from saelab.interventions.reconstruction import MeanAblate
     from saelab.sae import SAE
 
     reads = [subject.hook_point(str(hook)) for hook in sae.reads]
@@ -107,7 +108,7 @@ def evaluate(
         )
         raise CorpusError(message)
     means = (total / n_rows).split([subject.width(hook) for hook in writes])
-    ablate = [MeanAblate(hook, mean, keep_first=True) for hook, mean in zip(writes, means, strict=True)]
+    ablate = [MeanAblate(hook, mean) for hook, mean in zip(writes, means, strict=True)]
 
     # the control knows as much of the data as training begins with: its mean and scale
     arms = [_Arm(sae), _Arm(SAE.create(sae.config, seed=seed, rows=sample[0], targets=sample[1]))]
@@ -142,6 +143,8 @@ class _Batch:
 
     def replaced(self, hooks: Sequence[HookPoint], x_hat: Tensor) -> list[Replace]:
         """The edits that put x_hat [rows d_out] where the rows are; the rest stays as it is."""
+        from saelab.interventions.reconstruction import Replace
+
         edits = []
         for hook, part in zip(
             hooks, x_hat.split([self.acts[str(h)].shape[-1] for h in hooks], 1), strict=True
@@ -167,9 +170,7 @@ def _batches(
     for documents in _grouped(corpus, batch_size):
         inputs = subject.prepare([d.text for d in documents], truncate=True)
         acts = subject.run(inputs, read=hooks, output=False).acts
-        lengths = torch.as_tensor(inputs.lengths)
-        position = torch.arange(int(lengths.max()))
-        kept = (position >= 1) & (position < lengths[:, None])
+        kept = torch.as_tensor(inputs.counted)
         rows = {name: each[kept.to(each.device)] for name, each in acts.items()}
         for name, each in rows.items():
             check_finite(each, f"Activations at {name}")

@@ -25,13 +25,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from saelab.config import read_json, write_json
 from saelab.corpora import Corpus, Document, as_corpus
 from saelab.harvesting import index as index_alone
-from saelab.harvesting.batches import batches, check_hooks, is_language, stretch_size
+from saelab.harvesting.batches import batches, check_hooks
 from saelab.stores import ActivationStore, ActivationWriter, FeatureStore
 from saelab.stores import manifest as manifests
 from saelab.stores.activation_writer import KIND, SHARD_ROWS, shard_name
 from saelab.stores.merging import merge_into
 from saelab.subjects import load_subject
-from saelab.types import ConfigError, CorpusError, HookPoint, MissingDependency, SaelabError
+from saelab.subjects.packing import stretch_size
+from saelab.types import (
+    ConfigError,
+    CorpusError,
+    HasTokens,
+    HookPoint,
+    MissingDependency,
+    SaelabError,
+    lacking,
+)
 
 if TYPE_CHECKING:
     from saelab.sae import SAE
@@ -202,7 +211,7 @@ def _load(subject: Make, gpus: float) -> Any:
 def _describe(subject: Make, gpus: float, hooks: Sequence[str]) -> dict[str, Any]:
     """What the caller must know of the subject, without loading it there."""
     loaded = _load(subject, gpus)
-    if not is_language(loaded):
+    if lacking(loaded, HasTokens):
         message = (
             f"saelab.scale runs documents through language models. Got a {type(loaded).__name__}. Use "
             "saelab.harvest or saelab.index for it."
@@ -223,10 +232,10 @@ def _write_activations(
     with manifests.building(place) as folder, ActivationWriter(folder, widths, **writing) as writer:
         told = {"special_rows": 0, "documents_cut": 0}
         for batch in batches(subject, documents, points, **reading):
-            rows = torch.from_numpy(batch.rows)
+            rows = torch.from_numpy(batch.rows.origin[:, :2].copy())
             rows[:, 0] += first
             writer.add(batch.acts, rows)
-            told["special_rows"] += int(batch.special.sum())
+            told["special_rows"] += int(batch.rows.special.sum())
             told["documents_cut"] += batch.cut
         if not writer.n_rows:
             message = "A part must hold rows besides BOS. Got none. Pass longer texts, or include_bos=True."

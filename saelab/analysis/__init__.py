@@ -3,7 +3,8 @@
 from saelab.analysis.concepts import Concept, Concepts, concepts
 from saelab.analysis.evals import Report, Scores, evaluate
 from saelab.analysis.frontier import Frontier, Point, frontier
-from saelab.analysis.latents import card, cards, examples, latent_table, stats
+from saelab.analysis.labels import row_labels
+from saelab.analysis.latents import card, cards, examples, latent_table
 from saelab.analysis.logits import direct_logits, logit_lens
 from saelab.analysis.norms import NormDiagnostics, norms
 from saelab.analysis.recovery import Match, Recovery, RecoveryScores, match, recovery
@@ -13,11 +14,10 @@ from saelab.analysis.results import (
     LatentStats,
     LatentTable,
     LogitLens,
-    TokenCodes,
-    Window,
+    SampleCodes,
 )
+from saelab.analysis.samples import sample_codes, search
 from saelab.analysis.special import SpecialTokens, TokenScores, special_tokens
-from saelab.analysis.texts import search, token_codes
 
 __all__ = [
     "Concept",
@@ -34,11 +34,10 @@ __all__ = [
     "Recovery",
     "RecoveryScores",
     "Report",
+    "SampleCodes",
     "Scores",
     "SpecialTokens",
-    "TokenCodes",
     "TokenScores",
-    "Window",
     "card",
     "cards",
     "concepts",
@@ -51,8 +50,8 @@ __all__ = [
     "match",
     "norms",
     "recovery",
+    "row_labels",
+    "sample_codes",
     "search",
     "special_tokens",
-    "stats",
-    "token_codes",
 ]

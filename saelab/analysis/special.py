@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saelab.harvesting.batches import batches, check_hooks, corpus_of, side_by_side
+from saelab.harvesting.batches import batches, check_hooks, side_by_side
 from saelab.types import CorpusError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def special_tokens(
 
     from saelab.sae import SAE
 
-    texts = corpus_of(subject, corpus)
+    texts = subject.corpus(corpus)
     hooks = check_hooks(subject, sae.reads, texts)
     reading: dict[str, Any] = {"packing": packing, "include_bos": include_bos}
     sums: dict[tuple[str, bool], _Sums] = defaultdict(_Sums)
@@ -106,7 +106,7 @@ def special_tokens(
         x = side_by_side(batch.acts, hooks).to(sae.device)
         if "untrained" not in arms:
             arms["untrained"] = SAE.create(sae.config, seed=seed, rows=x.float().cpu()).to(sae.device)
-        special = torch.from_numpy(batch.special).to(x.device)
+        special = torch.from_numpy(batch.rows.special).to(x.device)
         for name, arm in arms.items():
             with torch.no_grad():
                 forward = arm(x)
@@ -114,9 +114,10 @@ def special_tokens(
                 at = special == kind
                 sums[name, kind].add(x[at], forward.x_hat[at], forward.codes[at])
             if name == "this":
-                tokens = np.array(batch.tokens)
-                for token in dict.fromkeys(tokens[batch.special].tolist()):
-                    at = torch.from_numpy(batch.special & (tokens == token))
+                shown, special_rows = batch.rows.shown, batch.rows.special
+                for number in np.unique(shown[special_rows]).tolist():
+                    token = batch.rows.vocabulary[number].name
+                    at = torch.from_numpy(special_rows & (shown == number))
                     found = forward.codes[at.to(x.device)].double().sum(0).cpu()
                     codes_of[token] = codes_of.get(token, 0) + found
                     counts[token] += int(at.sum())

@@ -2,7 +2,6 @@
 world, English from the standard library); and activations whose features are known, to try SAEs on."""
 
 from saelab.corpora.documents import Corpus, Document, Span, as_corpus, dialogues, samples, token_labels
-from saelab.corpora.labels import row_labels
 from saelab.corpora.natural import natural
 from saelab.corpora.sources import hub, jsonl, parquet, text
 from saelab.corpora.synthetic import Synthetic, SyntheticRows, synthetic
@@ -20,7 +19,6 @@ __all__ = [
     "jsonl",
     "natural",
     "parquet",
-    "row_labels",
     "samples",
     "synthetic",
     "text",

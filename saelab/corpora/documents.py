@@ -28,7 +28,8 @@ class Document:
 
     messages: of a dialogue, (role, content) of each turn; `text` is for people then, the model reads the
     messages through its tokenizer's chat template. sample: what is no text (an image, a list of
-    interactions), as the subject's `prepare` takes it; `text` is for people then too.
+    interactions), as the subject's `prepare` takes it; `text` is for people then too. labels: what it is
+    called by those who know. media: a small picture of it for people, PNG, JPEG, GIF or WebP.
     """
 
     id: str
@@ -37,6 +38,8 @@ class Document:
     kind: str = ""
     messages: tuple[tuple[str, str], ...] = ()
     sample: Any = field(default=None, compare=False, repr=False)
+    labels: tuple[str, ...] = ()
+    media: bytes | None = field(default=None, repr=False)
 
     @property
     def raw(self) -> Any:

@@ -36,9 +36,10 @@ def sae_folder(hook: str = STORE_HOOK) -> Path:
     return _existing(ASSETS / "saes" / hook)
 
 
-def store_folder() -> Path:
-    """The feature store of the SAE at STORE_HOOK, for `FeatureStore.open`."""
-    return _existing(ASSETS / "features")
+def store_folder(hook: str = STORE_HOOK) -> Path:
+    """The feature store of a hook point's SAE, for `FeatureStore.open`. Raises HookError."""
+    sae_folder(hook)
+    return _existing(ASSETS / "features" / hook)
 
 
 def provenance() -> dict[str, Any]:

@@ -29,7 +29,11 @@ from saelab.stores.manifest import sha256
 TOKENS = 34_000_000
 SAE_ROWS, SAE_STEPS, SAE_BATCH = 600_000, 3_000, 2_048
 D_SAE, K = 1_024, 16
-STORE_ROWS = 50_000
+# one store in full; the others are small, so that the package is
+STORES: dict[str, dict[str, Any]] = {
+    hook: {"max_rows": 2_500, "n_examples": 5, "n_quantile": 5} for hook in SAE_HOOKS
+}
+STORES[STORE_HOOK] = {"max_rows": 45_000}
 SCORE_SEEDS = (0, 1, 2, 3, 4)
 # largest relative change of the held-out loss at which the weights are shipped in half precision
 HALF_TOLERANCE = 0.005
@@ -138,13 +142,14 @@ def build_saes(work: Path, device: str) -> None:
 
 
 def build_store() -> None:
-    """Index the SAE at STORE_HOOK over fresh texts; ends in assets/features."""
+    """Index every SAE over fresh texts; ends in assets/features."""
     subject = saelab.load_subject(str(ASSETS / "model"))
-    sae = saelab.SAE.load(ASSETS / "saes" / STORE_HOOK)
-    store = saelab.index(
-        subject, sae, mixture(seed=3), ASSETS / "features", max_rows=STORE_ROWS, overwrite=True
-    )
-    _record("features", {"rows": store.n_rows, "hook": STORE_HOOK})
+    rows = {}
+    for hook, options in STORES.items():
+        sae = saelab.SAE.load(ASSETS / "saes" / hook)
+        out = ASSETS / "features" / hook
+        rows[hook] = saelab.index(subject, sae, mixture(seed=3), out, **options, overwrite=True).n_rows
+    _record("features", {"rows": rows})
 
 
 def mixture(seed: int) -> Corpus:

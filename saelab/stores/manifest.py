@@ -22,7 +22,8 @@ from typing import Any
 
 from saelab.types import StoreError
 
-VERSION = 1
+VERSIONS = {"activations": 1, "features": 2}
+"""Kind of store -> the version that is written."""
 NAME = "manifest.json"
 JOB = "job.json"
 PARTS = "parts"
@@ -157,7 +158,7 @@ def write_manifest(
         if name not in entries and not own:
             entries[name] = entry_of(path)
     files = dict(sorted(entries.items()))
-    manifest = {"format": "saelab", "kind": kind, "version": VERSION, "files": files, **fields}
+    manifest = {"format": "saelab", "kind": kind, "version": VERSIONS[kind], "files": files, **fields}
     with part(folder / NAME) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1, allow_nan=False)
 
@@ -207,9 +208,10 @@ def parsed(text: str | None, kind: str, where: object, sizes: Callable[[str], in
         )
         raise StoreError(message)
     version = manifest.get("version")
-    if type(version) is not int or not 1 <= version <= VERSION:
+    if type(version) is not int or not 1 <= version <= VERSIONS[kind]:
         message = (
-            f"Stores up to version {VERSION} can be read. Got version {version} in {where}. Update saelab."
+            f"Stores up to version {VERSIONS[kind]} can be read. Got version {version} in {where}. "
+            "Update saelab."
         )
         raise StoreError(message)
     files = manifest.get("files")

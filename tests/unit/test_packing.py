@@ -8,8 +8,8 @@ import torch
 import saelab
 from saelab.corpora import dialogues, natural, world
 from saelab.harvesting.batches import batches
-from saelab.harvesting.packing import PACKINGS, sequences
 from saelab.subjects import chat
+from saelab.subjects.packing import PACKINGS, packed
 from saelab.types import ConfigError, CorpusError
 
 HOOK = "blocks.2.hook_resid_post"
@@ -39,7 +39,7 @@ CHATS = [
 def _acts(subject, texts, **options):
     """(activations, rows) of everything, each document's rows together."""
     found = list(batches(subject, saelab.corpora.as_corpus(texts), subject_hooks(subject), **options))
-    rows = torch.cat([torch.from_numpy(b.rows) for b in found])
+    rows = torch.cat([torch.from_numpy(b.rows.origin) for b in found])
     return torch.cat([b.acts[HOOK] for b in found]), rows
 
 
@@ -76,7 +76,7 @@ def test_masked_blocks_are_each_document_alone(subject, texts, long, attention):
 
 def test_masked_blocks_are_packed(subject, texts):
     numbered = list(enumerate(saelab.corpora.as_corpus(texts)))
-    read, cut = sequences(subject, numbered, "blocks_masked", "truncate", False)
+    read, cut, _ = packed(subject, numbered, "blocks_masked", "truncate", False)
     assert len(read) < len(texts) / 2
     assert cut == sum(len(subject.to_tokens(t)) > subject.n_ctx for t in texts) > 0
     assert all(len(s.ids) <= subject.n_ctx for s in read)

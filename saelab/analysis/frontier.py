@@ -158,4 +158,5 @@ def frontier(reports: Mapping[str, Sequence[Report]]) -> Frontier:
 
 def _ground(report: Report) -> str:
     """What two reports share if they are of the same rows: rows and clean loss tell texts apart."""
-    return f"{report.n_rows:,} rows of {report.hook} (loss {report.loss_clean:.4f})"
+    loss = "" if report.loss_clean is None else f" (loss {report.loss_clean:.4f})"
+    return f"{report.n_rows:,} rows of {report.hook}{loss}"

@@ -33,7 +33,7 @@ D_SAE, K = 1_024, 16
 STORES: dict[str, dict[str, Any]] = {
     hook: {"max_rows": 2_500, "n_examples": 5, "n_quantile": 5} for hook in SAE_HOOKS
 }
-STORES[STORE_HOOK] = {"max_rows": 45_000}
+STORES[STORE_HOOK] = {"max_rows": 42_000}
 SCORE_SEEDS = (0, 1, 2, 3, 4)
 # largest relative change of the held-out loss at which the weights are shipped in half precision
 HALF_TOLERANCE = 0.005

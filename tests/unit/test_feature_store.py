@@ -405,12 +405,12 @@ def test_threads_and_copies_see_the_same(store):
         return (
             [e.row for e in copy.examples(latent, 7)],
             copy.codes(latent)[0].tolist(),
-            copy.rows(latent).token,
+            copy.rows(latent).name,
         )
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(look, list(range(N_LATENTS)) * 4))
     for latent in range(N_LATENTS):
         rows = [e.row for e in store.examples(latent, 7)]
-        assert found[latent] == (rows, store.codes(latent)[0].tolist(), store.rows(latent).token)
+        assert found[latent] == (rows, store.codes(latent)[0].tolist(), store.rows(latent).name)
     assert found == found[:N_LATENTS] * 4

@@ -105,8 +105,8 @@ def test_every_token_is_a_row_once(subject, texts, packing):
                 batch_size=size,
             )
         )  # fmt: skip
-        rows = [tuple(r) for b in found for r in b.rows.tolist()]
-        ids = [i for b in found for i in b.token_ids.tolist()]
+        rows = [tuple(r) for b in found for r in b.rows.origin[:, :2].tolist()]
+        ids = [i for b in found for i in b.rows.ids.tolist()]
         expected = [subject.to_tokens(t) for t in texts]
         assert rows == [(n, p) for n, each in enumerate(expected) for p in range(1, len(each))]
         assert ids == [i for each in expected for i in each[1:]]
@@ -124,9 +124,9 @@ def test_dialogues_go_through_the_template(subject):
     ]  # fmt: skip
     assert sum(special) == 4 + (subject.bos_id is not None)
     assert batch.cut == 1
-    own = batch.rows[:, 0] == 0
-    assert batch.special[own].sum() == 4  # BOS is no row
-    assert [int(i) for i in batch.token_ids[own]] == ids[1:]
+    own = batch.rows.origin[:, 0] == 0
+    assert batch.rows.special[own].sum() == 4  # BOS is no row
+    assert [int(i) for i in batch.rows.ids[own]] == ids[1:]
     plain = saelab.corpora.as_corpus(["hi there"])
     with pytest.raises(CorpusError, match=r"needs dialogues\. Got document '0' without messages"):
         list(batches(subject, plain, subject_hooks(subject), packing="dialogue"))

@@ -115,12 +115,36 @@ def cnn(seed: int = 0) -> nn.Module:
     )
 
 
+def samples(n: int = 3, *shape: int) -> list[torch.Tensor]:
+    """n tensors of a shape, by default of 5 positions and 4 numbers."""
+    return list(torch.randn(n, *(shape or (5, 4)), generator=torch.Generator().manual_seed(n)))
+
+
 def images(n: int) -> list[torch.Tensor]:
     return list(torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(n)))
 
 
 def cnn_subject(seed: int = 0) -> TorchModule:
     return TorchModule(cnn(seed), example=images(1))
+
+
+class Denoiser(nn.Module):
+    """Four steps of one small network, each from what the last one left: every module is called in each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.mid, self.leave = nn.Conv2d(3, 8, 3, padding=1), Residual(8), nn.Conv2d(8, 3, 1)
+        self.times = nn.Parameter(torch.randn(4, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for time in self.times:
+            x = x - self.leave(self.mid(self.enter(x) + time[:, None, None]))
+        return x
+
+
+def denoiser_subject(seed: int = 0) -> TorchModule:
+    torch.manual_seed(seed)
+    return TorchModule(Denoiser(), example=images(1))
 
 
 def vit_subject(seed: int = 0) -> TorchModule:

@@ -13,15 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saelab.subjects.hooks import (
-    Edit,
-    Site,
-    all_tensors,
-    ensure_live,
-    main_tensor,
-    normalise_edits,
-    normalise_reads,
-)
+from saelab.subjects.hooks import EditFn, Site, all_tensors, main_tensor, normalise_edits, normalise_reads
+from saelab.subjects.passes import Passed, ensure_live
 from saelab.types import HookPoint, Inputs, Run, SubjectError
 
 _HASH_EACH_TIME = 64 << 20  # bytes of weights below which hashing is quicker than doubting a cached digest
@@ -53,15 +46,15 @@ class TorchSubject(ABC):
         self,
         inputs: Inputs,
         reads: list[HookPoint],
-        edits: list[tuple[HookPoint, Edit]],
+        edits: list[tuple[HookPoint, EditFn]],
         output: bool,
         grad: bool,
-    ) -> tuple[dict[str, Tensor], Any]:
+    ) -> Passed:
         """One pass, without the check of liveness."""
 
     @abstractmethod
-    def _example(self) -> Inputs:
-        """A small input for checks."""
+    def _example(self, hook: HookPoint, inputs: Inputs | None) -> Inputs:
+        """A small input for the checks of a hook point. inputs: those of the run that asks, if any."""
 
     @property
     def device(self) -> torch.device:
@@ -95,17 +88,27 @@ class TorchSubject(ABC):
     ) -> Run:
         """One forward pass in eval mode. Safe to call from several threads: one pass at a time.
 
-        inputs: of `prepare`.
-        read: hook points; `Run.acts` holds each under its name as [samples, positions, width]. Reading
-            changes nothing: the output is the same bit for bit.
-        edits: objects with a `.hook`, called with [samples, positions, width], or pairs (hook, callable).
-            Several at one hook compose in order, and a hook that is edited is read after its edits.
-        output: False allows the pass to stop after the last hook point that is read; `Run.output` is then
-        None. grad: keep the graph. The tensors in `acts` are those that flow on through the network, so that
-            torch.autograd.grad(metric, acts) works. By default nothing is recorded.
+        Args:
+            inputs: Of `prepare`.
+            read: Hook points; `Run.acts` holds each under its name as [samples, positions, width], of
+                `name@all` the positions of one call after those of another. Reading changes nothing: the
+                output is the same bit for bit.
+            edits: Objects with `.hooks`, called with ([samples, positions, width], `Context`), such as those
+                of `saelab.interventions`; or pairs (hook, callable) of which the callable takes (acts) or
+                (acts, context). Several at one hook compose in order, and a hook that is edited is read
+                after its edits. At `name@all` it is called once for each call.
+            output: False allows the pass to stop after the last hook point that is read, but for `name@all`,
+                whose last call nobody knows; `Run.output` is then None.
+            grad: Keep the graph. The tensors in `acts` are those that flow on through the network, so that
+                torch.autograd.grad(metric, acts) works. By default nothing is recorded.
 
-        Raises HookError on an unknown hook point, or one that does not influence the output (checked when it
-        is first used); ShapeError where an edit returns another shape.
+        Returns:
+            What was read, and the output.
+
+        Raises:
+            HookError: A hook point is unknown, does not influence the output (checked when it is first
+                used), or is another call than the pass makes.
+            ShapeError: An edit returns another shape.
         """
         if not isinstance(inputs, Inputs):
             msg = f"run() takes prepared inputs. Got {type(inputs).__name__}. Pass subject.prepare([...])."
@@ -115,9 +118,12 @@ class TorchSubject(ABC):
             for hook in [*reads, *(h for h, _ in changes)]:
                 if self._key(hook) not in self._widths:
                     self._check(hook, inputs)
-            acts, result = self._forward(inputs, reads, changes, output, grad)
+            passed = self._forward(inputs, reads, changes, output, grad)
         return Run(
-            acts={h.name: acts[h.name] for h in reads}, output=main_tensor(result)[0] if output else None
+            acts={h.name: passed.acts[h.name] for h in reads},
+            output=main_tensor(passed.output)[0] if output else None,
+            spaces=passed.spaces,
+            calls=passed.calls,
         )
 
     def fingerprint(self) -> str:
@@ -137,12 +143,12 @@ class TorchSubject(ABC):
 
     def _check(self, hook: HookPoint, inputs: Inputs | None = None) -> None:
         """Liveness and width, once for a hook point. inputs: those of the run that asks, if any."""
-        example = self._example()
+        example = self._example(hook, inputs)
 
-        def run(edits: Sequence[tuple[HookPoint, Edit]]) -> list[Tensor]:
-            return all_tensors(self._forward(example, [], list(edits), True, False)[1])
+        def run(edits: Sequence[tuple[HookPoint, EditFn]]) -> list[Tensor]:
+            return all_tensors(self._forward(example, [], list(edits), True, False).output)
 
-        acts, _ = self._forward(example, [hook], [], True, False)
+        acts = self._forward(example, [hook], [], True, False).acts
         ensure_live(run, hook)
         self._widths[self._key(hook)] = acts[hook.name].shape[-1]
 

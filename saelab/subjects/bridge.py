@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from saelab.subjects.hooks import Edit, Site, View, Visit, plan, run_visited
-from saelab.types import HookError, HookPoint, MissingDependency, SubjectError
+from saelab.subjects.hooks import EditFn, Site, View, plan
+from saelab.subjects.passes import Passed, Visit, run_visited
+from saelab.types import HookError, HookPoint, Inputs, MissingDependency, SubjectError
 
 KINDS = ("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k", "hook_attn_scores", "hook_pattern")
 _POINT = re.compile(rf"^blocks\.(\d+)\.attn\.({'|'.join(KINDS)})$")
@@ -86,30 +87,32 @@ class Bridge:
 
     def forward(
         self,
+        inputs: Inputs,
         data: Mapping[str, Tensor],
         reads: list[HookPoint],
-        edits: list[tuple[HookPoint, Edit]],
+        edits: list[tuple[HookPoint, EditFn]],
         *,
         output: bool,
         grad: bool,
-    ) -> tuple[dict[str, Tensor], Any]:
-        """As `run_hooked`, every hook point through the bridge."""
+    ) -> Passed:
+        """As `run_hooked`, every hook point through the bridge. data: of the inputs, on the device."""
         points, names = {}, {}
 
         def site(hook: HookPoint) -> Site:
-            if hook.name not in points:
-                module = self._bridge.hook_dict.get(hook.name) or self._bridge.get_hook_point(hook.name)
+            name = hook.module
+            if name not in points:
+                module = self._bridge.hook_dict.get(name) or self._bridge.get_hook_point(name)
                 if module is None:
                     msg = (
                         "A hook point must exist in TransformerBridge's view of the model. "
-                        f"Got {hook.name!r}. Read it in a pass without points of the bridge, or choose "
+                        f"Got {name!r}. Read it in a pass without points of the bridge, or choose "
                         "another."
                     )
                     raise HookError(msg)
-                in_place = hook.name.endswith("hook_resid_mid")
-                points[hook.name] = Site(module, "out", in_place, _OWN if is_square(hook.name) else _HEADS)
-                names[id(module)] = hook.name
-            return points[hook.name]
+                in_place = name.endswith("hook_resid_mid")
+                points[name] = Site(module, "out", in_place, _OWN if is_square(name) else _HEADS)
+                names[id(module)] = name
+            return points[name]
 
         traffic = plan(reads, edits, site)
 
@@ -132,7 +135,7 @@ class Bridge:
                     attention_mask=data.get("attention_mask"),
                 )
 
-        return run_visited(body, traffic, _HEADS, output=output, grad=grad)
+        return run_visited(body, traffic, _HEADS, inputs, output=output, grad=grad)
 
 
 def _weights(model: nn.Module) -> list[tuple[int, int]]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from saelab.subjects import chat
 from saelab.subjects.base import TorchSubject, config_facts
 from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_square
-from saelab.subjects.hooks import Edit, Site, View, plan, run_hooked
+from saelab.subjects.hooks import EditFn, Site, View, plan
+from saelab.subjects.passes import Passed, run_hooked
 from saelab.subjects.points import Architecture
 from saelab.subjects.reading import ReadsTexts
 from saelab.subjects.tokens import check_ids, check_texts, encode, token_text
@@ -39,7 +40,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
     the last that is needed; `blocks.{i}.attn.hook_{q,k,v,rot_q,rot_k,attn_scores,pattern}` go through
     TransformerBridge (booted at first use on a copy that shares the weights). Activations are [samples,
     positions, width], the heads of hook_z, q, k and v concatenated; patterns and scores are [samples, heads,
-    query, key].
+    query, key]. Every point is met once in a pass, so that "name@0" and "name@all" are "name".
 
     n_ctx: positions the model can take. bos_id: the token put first, or None. d_vocab: logits of a position.
     d_model: width of the residual stream. n_layers, n_heads (query heads).
@@ -154,15 +155,15 @@ class LanguageModel(ReadsTexts, TorchSubject):
         unknown."""
         hook = HookPoint.of(name)
         self._site(hook)
-        heads = self.n_heads if hook.name.endswith(("attn.hook_z", "hook_q", "hook_rot_q")) else None
-        if hook.name.endswith(("attn.hook_k", "attn.hook_v", "hook_rot_k")):
+        heads = self.n_heads if hook.module.endswith(("attn.hook_z", "hook_q", "hook_rot_q")) else None
+        if hook.module.endswith(("attn.hook_k", "attn.hook_v", "hook_rot_k")):
             heads = getattr(self._arch.config, "num_key_value_heads", None) or self.n_heads
-        return HookPoint(hook.name, n_heads=heads)
+        return HookPoint(hook.module, n_heads=heads)
 
     def width(self, hook: HookPoint | str) -> int:
         """Size of the last axis (heads concatenated). Raises HookError on unknown, dead, width-less
         points."""
-        name = HookPoint.of(hook).name
+        name = HookPoint.of(hook).module
         if is_bridge_point(name, self.n_layers) and is_square(name):
             msg = (
                 "A width is needed of [samples, positions, width] activations. "
@@ -229,9 +230,12 @@ class LanguageModel(ReadsTexts, TorchSubject):
             ids[row, : len(values)] = values
         mask = np.arange(ids.shape[1]) < lengths[:, None]
         data = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask).long()}
+        first = np.arange(ids.shape[1]) == 0
         if segments is not None:
             data |= self._segmented(segments, ids.shape[1])
-        return Inputs(data=data, lengths=lengths)
+            first = data["position_ids"].numpy() == 0
+        bos = -1 if self.bos_id is None else self.bos_id
+        return Inputs(data, lengths, counted=mask & ~(first & (ids == bos)))
 
     def _segmented(self, segments: Sequence[Sequence[int]], width: int) -> dict[str, Tensor]:
         """A mask [samples 1 queries keys] to be added to attention scores, and positions, for which every
@@ -329,20 +333,27 @@ class LanguageModel(ReadsTexts, TorchSubject):
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _site(self, hook: HookPoint) -> Site:
-        site = self._arch.points.get(hook.name)
+        name, call = hook.module, hook.call
+        site = self._arch.points.get(name)
+        if site is None and is_bridge_point(name, self.n_layers):
+            site = _BRIDGED
+        if site is not None and call not in (None, 0, "all"):
+            msg = (
+                f"A call must be one that the pass makes. Got {hook.name!r}, a hook point that a language "
+                f"model meets once. Pass {name!r}."
+            )
+            raise HookError(msg)
         if site is not None:
             return site
-        if is_bridge_point(hook.name, self.n_layers):
-            return _BRIDGED
-        if why := self._arch.missing.get(hook.name):
+        if why := self._arch.missing.get(name):
             msg = (
-                f"{hook.name!r} does not exist in {type(self.model).__name__}: {why}. "
+                f"{name!r} does not exist in {type(self.model).__name__}: {why}. "
                 "Use hook_resid_pre or hook_resid_post of the same block."
             )
             raise HookError(msg)
         msg = (
             f"A hook point must be one of this model's. Got {hook.name!r}. "
-            f"{nearest(hook.name, self.hooks(bridge=True))}subject.hooks() lists them ({self.n_layers} "
+            f"{nearest(name, self.hooks(bridge=True))}subject.hooks() lists them ({self.n_layers} "
             "blocks)."
         )
         raise HookError(msg)
@@ -351,27 +362,28 @@ class LanguageModel(ReadsTexts, TorchSubject):
         self,
         inputs: Inputs,
         reads: list[HookPoint],
-        edits: list[tuple[HookPoint, Edit]],
+        edits: list[tuple[HookPoint, EditFn]],
         output: bool,
         grad: bool,
-    ) -> tuple[dict[str, Tensor], Any]:
+    ) -> Passed:
         if self.module.training:
             self.module.eval()
         data = self._to_device(inputs.data)
         if any(self._site(h) is _BRIDGED for h in (*reads, *(h for h, _ in edits))):
             if self._bridge is None or not self._bridge.is_current(self.module):
                 self._bridge = Bridge(self.module, self.tokenizer, self.device)
-            return self._bridge.forward(data, reads, edits, output=output, grad=grad)
+            return self._bridge.forward(inputs, data, reads, edits, output=output, grad=grad)
         samples, positions = data["input_ids"].shape
         return run_hooked(
             lambda: self.module(**data, use_cache=False),
             plan(reads, edits, self._site),
             _stream(samples, positions),
+            inputs,
             output=output,
             grad=grad,
         )
 
-    def _example(self) -> Inputs:
+    def _example(self, hook: HookPoint, inputs: Inputs | None) -> Inputs:
         n = min(6, self.n_ctx)
         first = 0 if self.bos_id is None else self.bos_id
         ids = [first, *((first + 1 + 7 * i) % self.d_vocab for i in range(n - 1))]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from saelab.corpora import Document
 from saelab.layout import Layout
 from saelab.subjects.base import TorchSubject, config_facts
-from saelab.subjects.hooks import Edit, Site, View, main_tensor, no_fast_path, plan, run_hooked
+from saelab.subjects.hooks import EditFn, Site, View, main_tensor, plan
+from saelab.subjects.passes import Passed, no_fast_path, run_hooked
 from saelab.subjects.reading import How, ReadsSamples, SampleReading
 from saelab.types import (
     CorpusError,
@@ -42,10 +43,12 @@ class TorchModule(ReadsSamples, TorchSubject):
         and serves the checks; without it the first inputs that are run do.
 
     Hook points are module paths, or any suffix of one that is unique: "layer.3" for "vit.encoder.layer.3";
-    HookPoint("layer.3", io="in") is the input. Activations come, and edits see them, as
+    HookPoint("layer.3", io="in") is the input. Of a module that is called several times in a pass "mid@3" is
+    the fourth call and "mid@all" every one. Activations come, and edits see them, as
     [samples, positions, width]:
     - [samples, positions, width] as it is;
-    - [samples, channels, *space] with the channel as width and the pixels, row by row, as positions;
+    - [samples, channels, *space] with the channel as width and the pixels, row by row, as positions
+      (`Run.spaces` says how they lie);
     - [samples, width] with one position.
     Edits are mapped back to the module's own shape and structure.
     Raises SubjectError where `module` is none.
@@ -73,19 +76,24 @@ class TorchModule(ReadsSamples, TorchSubject):
             self._sample = example if isinstance(example, Inputs) else self.prepare(example)
 
     def hooks(self) -> list[str]:
-        """Paths of the submodules, in their order; those only that an example shows to take part once."""
+        """Paths of the submodules, in their order; those only that an example shows to take part.
+
+        A module that is called several times comes as "path@all", or call by call ("path@0", ...) where the
+        calls differ in shape.
+        """
         if self._names is None:
             names = [n for n, m in self._paths.items() if not isinstance(m, (nn.ModuleList, nn.ModuleDict))]
             if self._sample is None:
                 return names
-            calls = self._count_calls(self._sample)
-            self._names = [n for n in names if calls.get(id(self._paths[n])) == 1]
+            calls = self._calls(self._sample)
+            self._names = [full for n in names for full in _with_calls(n, calls.get(id(self._paths[n]), []))]
         return list(self._names)
 
     def hook_point(self, name: HookPoint | str) -> HookPoint:
         """The HookPoint under its full path. Raises HookError on unknown and ambiguous names."""
         hook = HookPoint.of(name)
-        return HookPoint(self._resolve(hook.name), hook.io, hook.n_heads)
+        call = "" if hook.call is None else f"@{hook.call}"
+        return HookPoint(self._resolve(hook.module) + call, hook.io, hook.n_heads)
 
     def prepare(self, raw: Any) -> Inputs:
         """Raw samples to inputs. Raises CorpusError on none, SubjectError if `prepare` gives no tensors."""
@@ -105,8 +113,10 @@ class TorchModule(ReadsSamples, TorchSubject):
             raise SubjectError(msg)
         tensors = {k: v for k, v in made.items() if v is not None}
         mask = tensors.get("attention_mask")
-        lengths = None if not isinstance(mask, Tensor) or mask.ndim != 2 else mask.sum(1).cpu().numpy()
-        return Inputs(tensors, None if lengths is None else lengths.astype(np.int64))
+        if not isinstance(mask, Tensor) or mask.ndim != 2:
+            return Inputs(tensors)
+        counted = mask.bool().cpu().numpy()
+        return Inputs(tensors, counted.sum(1, dtype=np.int64), counted)
 
     def label(self, inputs: Inputs, sample: int, position: int) -> str:
         """What the `label` function says, else the position."""
@@ -140,7 +150,7 @@ class TorchModule(ReadsSamples, TorchSubject):
         return found.double().cpu().numpy(), np.ones(len(inputs), dtype=np.int64)
 
     def _site(self, hook: HookPoint) -> Site:
-        return Site(self._paths[self._resolve(hook.name)], hook.io)
+        return Site(self._paths[self._resolve(hook.module)], hook.io)
 
     def _resolve(self, name: str) -> str:
         if name in self._paths:
@@ -165,10 +175,10 @@ class TorchModule(ReadsSamples, TorchSubject):
         self,
         inputs: Inputs,
         reads: list[HookPoint],
-        edits: list[tuple[HookPoint, Edit]],
+        edits: list[tuple[HookPoint, EditFn]],
         output: bool,
         grad: bool,
-    ) -> tuple[dict[str, Tensor], Any]:
+    ) -> Passed:
         if self.module.training:
             self.module.eval()
         with no_fast_path():
@@ -176,6 +186,7 @@ class TorchModule(ReadsSamples, TorchSubject):
                 lambda: self._call(inputs),
                 plan(reads, edits, self._site),
                 _canonical(len(inputs)),
+                inputs,
                 output=output,
                 grad=grad,
             )
@@ -189,7 +200,9 @@ class TorchModule(ReadsSamples, TorchSubject):
             self._sample = _first_sample(inputs)
         super()._check(hook, inputs)
 
-    def _example(self) -> Inputs:
+    def _example(self, hook: HookPoint, inputs: Inputs | None) -> Inputs:
+        if inputs is not None and hook.call is not None:
+            return _first_sample(inputs)  # how many calls there are may depend on what it is run on
         if self._sample is None:
             msg = (
                 "An example is needed to find the width of a hook point and check it. Got none. "
@@ -198,22 +211,25 @@ class TorchModule(ReadsSamples, TorchSubject):
             raise HookError(msg)
         return self._sample
 
-    def _count_calls(self, inputs: Inputs) -> dict[int, int]:
-        """id(module) -> how often it is called and gives a tensor with samples as its first axis."""
-        calls: dict[int, int] = {}
+    def _calls(self, inputs: Inputs) -> dict[int, list[Any]]:
+        """id(module) -> of each call that gives a tensor what its canonical shape follows from, None where it
+        has none: the samples are not its first axis."""
+        calls: dict[int, list[Any]] = {}
 
-        def count(module: nn.Module, args: Any, output: Any) -> None:
+        def note(module: nn.Module, args: Any, output: Any) -> None:
             own, _ = main_tensor(output)
-            if own is not None and own.ndim >= 2 and own.shape[0] in (1, len(inputs)):
-                calls[id(module)] = calls.get(id(module), 0) + 1
+            if own is not None:
+                apart = own.ndim >= 2 and own.shape[0] in (1, len(inputs))
+                calls.setdefault(id(module), []).append(own.shape[1:] if apart else None)
 
-        handles = [m.register_forward_hook(count) for m in set(self._paths.values())]
-        try:
-            with torch.no_grad(), no_fast_path():
-                self._call(inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with self._lock:
+            handles = [m.register_forward_hook(note) for m in set(self._paths.values())]
+            try:
+                with torch.no_grad(), no_fast_path():
+                    self._call(inputs)
+            finally:
+                for handle in handles:
+                    handle.remove()
         return calls
 
     def _architecture(self) -> Any:
@@ -229,6 +245,16 @@ _POSITIONAL = "<positional>"
 
 def _always(layout: str) -> Callable[[Any], str]:
     return lambda raw: layout
+
+
+def _with_calls(name: str, shapes: list[Any]) -> list[str]:
+    """The hook points of a module that gave tensors of these shapes in the calls of a pass."""
+    if not shapes or None in shapes:
+        return []
+    if len(shapes) == 1:
+        return [name]
+    alike = all(shape == shapes[0] for shape in shapes)
+    return [f"{name}@all"] if alike else [f"{name}@{i}" for i in range(len(shapes))]
 
 
 def _canonical(samples: int) -> View:
@@ -250,7 +276,7 @@ def _canonical(samples: int) -> View:
             return acts.squeeze(1)
         return acts.transpose(1, 2).reshape(len(acts), *own.shape[1:]) if own.ndim > 3 else acts
 
-    return View(to, back)
+    return View(to, back, lambda own: tuple(own.shape[2:]) if own.ndim > 3 else ())
 
 
 def _stack(raw: Any) -> Tensor | Mapping[str, Any]:
@@ -281,7 +307,8 @@ def _first_sample(inputs: Inputs) -> Inputs:
     data = {
         k: v[:1] if isinstance(v, Tensor) and v.ndim and len(v) == n else v for k, v in inputs.data.items()
     }
-    return Inputs(data, None if inputs.lengths is None else inputs.lengths[:1])
+    lengths, counted = (None if x is None else x[:1] for x in (inputs.lengths, inputs.counted))
+    return Inputs(data, lengths, counted)
 
 
 __all__ = ["TorchModule"]

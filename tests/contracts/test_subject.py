@@ -43,6 +43,7 @@ CASES = {
         lambda _: zoo.stories(), lambda: zoo.TEXTS, "blocks.1.attn.hook_z", "blocks.3.hook_resid_post", 64
     ),
     "cnn": Case(zoo.cnn_subject, lambda: zoo.images(3), "0", "1.1", 8),
+    "denoiser": Case(zoo.denoiser_subject, lambda: zoo.images(3), "enter@0", "mid@2", 8),
     "vit": Case(zoo.vit_subject, lambda: zoo.images(3), "layers.0", "layers.1", 32),
     "bert": Case(zoo.bert_subject, lambda: zoo.TEXTS, "layer.0", "layer.2.output", 32),
 }
@@ -240,9 +241,9 @@ def test_an_edit_of_another_shape_is_refused(case, subject, inputs):
 
 
 def test_what_is_no_edit_is_refused(case, subject, inputs):
-    with pytest.raises(HookError, match=r"with a `\.hook`"):
+    with pytest.raises(HookError, match=r"with `\.hooks`"):
         subject.run(inputs, edits=[lambda a: a])
-    with pytest.raises(HookError, match=r"with a `\.hook`"):
+    with pytest.raises(HookError, match=r"with `\.hooks`"):
         subject.run(inputs, edits=["blocks.0"])
 
 

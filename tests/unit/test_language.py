@@ -49,7 +49,8 @@ def test_both_routes_give_the_same_values(kind):
     names = subject.hooks()
     plain = subject.run(inputs, read=names)
     bridge = Bridge(subject.model, subject.tokenizer, "cpu")
-    acts, logits = bridge.forward(inputs.data, [HookPoint(n) for n in names], [], output=True, grad=False)
+    passed = bridge.forward(inputs, inputs.data, [HookPoint(n) for n in names], [], output=True, grad=False)
+    acts, logits = passed.acts, passed.output
     for name in names:
         assert acts[name].shape == plain.acts[name].shape, name
         torch.testing.assert_close(acts[name][real], plain.acts[name][real], atol=1e-5, rtol=1e-5, msg=name)

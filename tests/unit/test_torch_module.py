@@ -10,6 +10,7 @@ import pytest
 import subjects_zoo as zoo
 import torch
 import transformers
+from subjects_zoo import samples
 from torch import nn
 
 from saelab.subjects import TorchModule
@@ -61,10 +62,6 @@ STRUCTURES = {
         lambda v: v.last_hidden_state,
     ),
 }
-
-
-def samples(n: int = 3, *shape: int) -> list[torch.Tensor]:
-    return list(torch.randn(n, *(shape or (5, 4)), generator=torch.Generator().manual_seed(n)))
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -156,7 +153,7 @@ def test_hooks_with_an_example_leave_out_what_takes_no_part():
 
     assert TorchModule(Net()).hooks() == ["used", "unused", "twice"]
     subject = TorchModule(Net(), example=samples(1))
-    assert subject.hooks() == ["used"]
+    assert subject.hooks() == ["used", "twice@all"]
     with pytest.raises(HookError, match="never called"):
         subject.width("unused")
     with pytest.raises(HookError, match="called again"):
@@ -208,6 +205,11 @@ def test_vectors_have_one_position_and_volumes_many():
     volume = TorchModule(nn.Sequential(nn.Conv3d(2, 6, 1), nn.ReLU()), example=samples(1, 2, 3, 3, 3))
     assert volume.run(volume.prepare(samples(2, 2, 3, 3, 3)), read="0").acts["0"].shape == (2, 27, 6)
     assert volume.width("0") == 6
+    assert volume.run(volume.prepare(samples(2, 2, 3, 3, 3)), read="0").spaces == {"0": (3, 3, 3)}
+    assert subject.run(subject.prepare(zoo.images(2)), read=["0", "2", "4"]).spaces == {
+        "0": (8, 8),
+        "2": (1, 1),
+    }
 
 
 def test_in_place_layers_do_not_reach_what_was_read():

@@ -97,7 +97,7 @@ def test_patches_are_counted_like_tokens(store, cnn):
         assert found["name"].tolist() == [n for _, n in expected]
         assert found["count"].tolist() == [c for c, _ in expected]
         assert store.latent(latent).top_names == [n for _, n in expected[:3]]
-    name = store.latent(3).top_names[0]
+    name = store.top_names()[min(store.top_names())][0]
     here = np.array(names) == name
     for line in store.search(value=("patch", name), n=99).itertuples():
         both = int((dense[here, line.latent] != 0).sum())
@@ -263,7 +263,7 @@ def test_media_is_small_and_a_picture(cnn, tmp_path):
 @pytest.mark.parametrize(
     ("item", "match"),
     [
-        (np.zeros((4, 4, 7)), "1, 3 or 4 channels"),
+        (np.zeros((5, 5, 7)), "1, 3 or 4 channels"),
         (np.full((4, 4), 3.0), "floats must be in 0..1. Got 3..3"),
         (np.full((4, 4), 999), "integers must be in 0..255"),
         (np.zeros((0, 4)), "1, 3 or 4 channels"),

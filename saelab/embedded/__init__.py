@@ -5,10 +5,10 @@ Paths and provenance only; nothing is loaded here. `python -m saelab.embedded.bu
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from saelab.files import read_json
 from saelab.types import HookError, StoreError, nearest
 
 ASSETS = Path(__file__).parent / "assets"
@@ -43,7 +43,7 @@ def store_folder() -> Path:
 
 def provenance() -> dict[str, Any]:
     """How the assets were made: command, seeds, versions, tokens seen, loss curve, scores, hashes."""
-    return json.loads(_existing(ASSETS / "provenance.json").read_text(encoding="utf-8"))
+    return read_json(_existing(ASSETS / "provenance.json"), "provenance of the assets")
 
 
 def _existing(path: Path) -> Path:

@@ -10,7 +10,6 @@ started again. About two hours on two CPU cores, nearly all of it the language m
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import shutil
 import sys
@@ -24,7 +23,7 @@ from saelab.corpora import Corpus, Document, natural, world
 from saelab.corpora.world import PLAIN
 from saelab.embedded import ASSETS, SAE_HOOKS, STORE_HOOK
 from saelab.embedded.tokenizer import train_tokenizer
-from saelab.stores.manifest import sha256
+from saelab.files import read_json, sha256, write_json
 
 TOKENS = 34_000_000
 SAE_ROWS, SAE_STEPS, SAE_BATCH = 600_000, 3_000, 2_048
@@ -170,7 +169,7 @@ def _record(part: str, facts: dict[str, Any]) -> None:
     import transformers
 
     path = ASSETS / "provenance.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = read_json(path) if path.exists() else {}
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -180,9 +179,7 @@ def _record(part: str, facts: dict[str, Any]) -> None:
     known[part] = {"command": "python -m saelab.embedded.build", "versions": versions, **facts}
     weights = [p for p in sorted(ASSETS.rglob("*")) if p.suffix in (".safetensors", ".parquet")]
     known["sha256"] = {p.relative_to(ASSETS).as_posix(): sha256(p) for p in weights}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(known, indent=1) + "\n")
-    temporary.replace(path)
+    write_json(path, known)
 
 
 def _say(line: str) -> None:

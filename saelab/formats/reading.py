@@ -8,7 +8,6 @@ large; a tensor that is larger than what is stored of it, of a foreign dtype, or
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 import struct
@@ -23,6 +22,7 @@ import safetensors
 import torch
 from torch import Tensor
 
+from saelab.files import parse_json
 from saelab.types import FormatError, short
 
 MAX_JSON = 2**24
@@ -181,17 +181,15 @@ def json_file(path: Path) -> dict[str, Any]:
     """A JSON object: at most MAX_JSON bytes and MAX_DEPTH levels, no NaN, no key twice in an object."""
     regular(path, MAX_JSON)
     with refusing(path):
-        text = path.read_bytes().decode("utf-8")
-        data = json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
-    level, depth = [data], 0
+        data = parse_json(path.read_bytes(), path, unique=True)
+    level: list[Any] = [data]
+    depth = 0
     while level:
         depth += 1
         if depth > MAX_DEPTH:
             refuse(f"{path} must have at most {MAX_DEPTH} levels", "more")
         inner = [list(v.values()) if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list))]
         level = [item for items in inner for item in items]
-    if not isinstance(data, dict):
-        refuse(f"{path} must hold a JSON object", short(data))
     return data
 
 
@@ -213,19 +211,6 @@ def yaml_file(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         refuse(f"{path} must hold a YAML mapping", short(data))
     return data
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        msg = "a key that comes twice"
-        raise ValueError(msg)
-    return data
-
-
-def _constant(name: str) -> NoReturn:
-    msg = f"{name} is no number"
-    raise ValueError(msg)
 
 
 def safetensors_file(path: Path) -> TensorFile:

@@ -21,7 +21,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from saelab.config import from_dict, read_json, to_dict, write_bytes, write_json
+from saelab.config import from_dict, to_dict
+from saelab.files import Stamp, write_bytes, write_json
 from saelab.sae.architectures import RECIPES
 from saelab.sae.recipes import SAEConfig
 from saelab.types import ConfigError, FormatError, NonFiniteError, StoreError, nearest
@@ -29,7 +30,8 @@ from saelab.types import ConfigError, FormatError, NonFiniteError, StoreError, n
 if TYPE_CHECKING:
     from saelab.sae.model import SAE
 
-FORMAT, VERSION = "saelab", 1
+STAMP = Stamp("saelab", 1, remedy="Pass a folder that sae.save wrote.")
+MAX_CONFIG_BYTES = 2**24
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "sae.safetensors"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _UNITS = {
@@ -63,11 +65,10 @@ def save(sae: SAE, folder: Path, dtype: str) -> Path:
                 f"float32 or bfloat16."
             )
             raise NonFiniteError(msg)
-    data = safetensors.torch.save(tensors, metadata={"format": FORMAT})
+    data = safetensors.torch.save(tensors, metadata={"format": STAMP.format})
     write_bytes(folder / WEIGHTS_FILE, data)
     manifest = {
-        "format": FORMAT,
-        "version": VERSION,
+        **STAMP.fields(),
         "config": to_dict(sae.config),
         "weights": {"file": WEIGHTS_FILE, "dtype": dtype, "sha256": hashlib.sha256(data).hexdigest()},
         "units": _UNITS,
@@ -160,28 +161,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
             "Pass the folder that sae.save or saelab.train wrote."
         )
         raise StoreError(msg)
-    manifest = read_json(folder / CONFIG_FILE, "SAE's config.json")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        got = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        msg = (
-            f"{folder / CONFIG_FILE} must say format {FORMAT!r}. Got {str(got)[:80]!r}. "
-            "Pass a folder that sae.save wrote."
-        )
-        raise FormatError(msg)
-    version = manifest.get("version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        msg = (
-            f"The version in {folder / CONFIG_FILE} must be an integer >= 1. Got {version!r}. Save it again."
-        )
-        raise FormatError(msg)
-    if version > VERSION:
-        msg = (
-            f"SAE folders must be of version <= {VERSION}. Got {version} in {folder}: a newer saelab "
-            f"wrote it. "
-            "Upgrade saelab."
-        )
-        raise FormatError(msg)
-    return manifest
+    return STAMP.read(folder / CONFIG_FILE, "SAE's config.json", MAX_CONFIG_BYTES)
 
 
 def _read_tensors(path: Path, sha256: Any) -> dict[str, Tensor]:

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.files import new_file, read_json_or_none, sha256, write_json
 from saelab.stores import manifest as manifests
-from saelab.stores.activation_writer import MAX_HEADER_BYTES, Job
+from saelab.stores.shards import MAX_HEADER_BYTES, Job, check_tensors
 from saelab.types import MissingDependency, StoreError
 
 if TYPE_CHECKING:
@@ -77,6 +78,12 @@ class Remote:
             self._fs.makedirs(str(Path(f"{self._root}/{name}").parent), exist_ok=True)
             self._fs.put_file(str(path), f"{self._root}/{name}")
 
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file there."""
+        with self._reached():
+            self._fs.makedirs(str(Path(f"{self._root}/{name}").parent), exist_ok=True)
+            self._fs.pipe_file(f"{self._root}/{name}", data)
+
     def remove(self, names: list[str]) -> None:
         """Remove files."""
         with self._reached():
@@ -90,8 +97,7 @@ class Remote:
         if sizes.get(manifests.NAME, 0) > manifests.MAX_MANIFEST_BYTES:
             message = f"{self}/{manifests.NAME} is too large to be one. Got {sizes[manifests.NAME]} bytes."
             raise StoreError(message)
-        text = self.read(manifests.NAME)
-        return manifests.parsed(None if text is None else text.decode(), kind, self, sizes.get)
+        return manifests.parsed(self.read(manifests.NAME), kind, self, sizes.get)
 
     def verify(self, manifest: Mapping[str, Any]) -> None:
         """As `manifest.verify`: reads all of it."""
@@ -112,8 +118,6 @@ class Remote:
 
     def shard(self, name: str, expected: Mapping[str, tuple[str, list[int]]]) -> dict[str, FarTensor]:
         """Tensors of a safetensors file that is not copied."""
-        from saelab.stores.activations import check_tensors
-
         try:
             n = int.from_bytes(self.read(name, 0, 8) or b"", "little")
             header = json.loads((self.read(name, 8, 8 + n) if 0 < n <= MAX_HEADER_BYTES else None) or b"")
@@ -151,9 +155,9 @@ class Remote:
             self._cache.cleanup()
 
     def _copy(self, name: str, entry: Mapping[str, Any], path: Path) -> None:
-        with self._reached(), manifests.part(path) as temporary:
+        with self._reached(), new_file(path) as temporary:
             self._fs.get_file(f"{self._root}/{name}", str(temporary))
-            if manifests.sha256(temporary) != entry["sha256"]:
+            if sha256(temporary) != entry["sha256"]:
                 message = (
                     f"{self}/{name} must have the hash that was written. Got another. Write the store again."
                 )
@@ -247,15 +251,12 @@ def _begin(far: Remote, spec: dict[str, Any], overwrite: bool, folder: Path) -> 
         message = f"Only a store is overwritten. Got {far}, which holds other files. Pass another address."
         raise StoreError(message)
     if there and not store:
-        try:
-            old = json.loads(far.read(manifests.JOB) or b"")
-        except ValueError:
-            old = None
+        old = read_json_or_none(far.read(manifests.JOB))
         if old == spec:
             return
         if not overwrite:
             manifests.check_job(old, spec, far)
     # the manifest goes first: what is half removed is no store
     far.remove(sorted(there, key=lambda name: name != manifests.NAME))
-    (folder / manifests.JOB).write_text(json.dumps(spec, indent=1), encoding="utf-8")
+    write_json(folder / manifests.JOB, spec)
     far.put(folder / manifests.JOB, manifests.JOB)

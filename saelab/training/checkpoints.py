@@ -21,12 +21,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from saelab.config import write_json
-from saelab.training.run import read_manifest
+from saelab.files import Stamp, new_folder, write_json, writing
 from saelab.training.shards import Pieces
 from saelab.types import FormatError, StoreError
 
-FORMAT, VERSION, KEPT = "saelab-checkpoint", 1, 2
+STAMP = Stamp("saelab-checkpoint", 1, remedy="Pass resume=False to start anew.")
+KEPT = 2
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bfloat16: "BF16"}
 
 
@@ -50,15 +50,12 @@ def write(out: Path, checkpoint: Checkpoint) -> None:
     """Add a checkpoint and drop all but the last two. Raises StoreError; earlier ones then stay as they
     are."""
     folder = out / "checkpoints" / f"step-{checkpoint.step:08d}"
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True, exist_ok=True)
+    with writing(folder), new_folder(folder) as temporary:
         sha256 = _write_tensors(temporary / "state.safetensors", checkpoint.tensors)
         write_json(
             temporary / "checkpoint.json",
             {
-                "format": FORMAT,
-                "version": VERSION,
+                **STAMP.fields(),
                 "step": checkpoint.step,
                 "identity": checkpoint.identity,
                 "variance": checkpoint.variance,
@@ -66,17 +63,6 @@ def write(out: Path, checkpoint: Checkpoint) -> None:
                 "history": checkpoint.history,
             },
         )
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except OSError as error:
-        message = (
-            f"{folder} must be writable. Got: {error.strerror or error}. Free some space or choose "
-            f"another out."
-        )
-        raise StoreError(message) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     for old in _folders(out)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -149,7 +135,7 @@ def _folders(out: Path) -> list[Path]:
 
 
 def _read(folder: Path) -> Checkpoint:
-    data = read_manifest(folder / "checkpoint.json", FORMAT, VERSION)
+    data = STAMP.read(folder / "checkpoint.json", "checkpoint")
     try:
         raw = (folder / "state.safetensors").read_bytes()
     except OSError as error:

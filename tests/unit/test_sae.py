@@ -293,7 +293,7 @@ HOSTILE = {
     "version of a wrong type": (lambda f, t: _edit(f, version="1"), "version"),
     "another format": (lambda f, t: _edit(f, format="other"), "must say format 'saelab'"),
     "no json": (lambda f, t: (f / "config.json").write_text('{"format"'), "valid JSON"),
-    "a list": (lambda f, t: (f / "config.json").write_text("[]"), "must say format"),
+    "a list": (lambda f, t: (f / "config.json").write_text("[]"), "must hold a JSON object"),
     "unknown option": (lambda f, t: _edit(f, config={"options": {"kk": 3}}), "no option 'kk'"),
     "unknown field": (lambda f, t: _edit(f, config={"d_inn": 3}), "no field 'd_inn'"),
     "k too large": (lambda f, t: _edit(f, config={"options": {"k": 21}}), "between 1 and d_sae=20"),

@@ -11,15 +11,51 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from saelab.files import check_version
-from saelab.types import ConfigError, nearest
+from saelab.types import ConfigError, SaelabError, nearest, short
 
 T = TypeVar("T")
+
+
+def is_integer(value: Any) -> TypeGuard[int]:
+    """Whether it is an integer, of Python or NumPy; True and False are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def integer(
+    name: str,
+    value: Any,
+    low: int,
+    high: int | None = None,
+    *,
+    error: type[SaelabError] = ConfigError,
+    remedy: str | None = None,
+) -> int:
+    """An integer in a range, as Python's.
+
+    Args:
+        name: What it is, for the message.
+        value: What was given.
+        low: The least that it may be.
+        high: The most, or None for no bound.
+        error: What is raised.
+        remedy: What to do instead, by default to pass one in the range.
+
+    Raises:
+        SaelabError: `error`, where it is none or out of range.
+    """
+    if is_integer(value) and low <= value and (high is None or value <= high):
+        return int(value)
+    bound = f">= {low}" if high is None else f"in {low}..{high}"
+    remedy = remedy or f"Pass {name}={low} or {'more' if high is None else f'up to {high}'}."
+    message = f"{name} must be an integer {bound}. Got {short(value)}. {remedy}"
+    raise error(message)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

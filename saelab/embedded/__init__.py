@@ -1,6 +1,7 @@
 """The subject that ships with saelab: a small language model, SAEs on it, and an index of one SAE's latents.
 
-Paths and provenance only; nothing is loaded here. `python -m saelab.embedded.build` makes the assets.
+Paths and provenance only; nothing is loaded here. `python -m saelab.commands.build_embedded` makes the
+assets.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         message = (
             f"The embedded assets must be installed with saelab. Got no {path}. "
-            "Install saelab again, or make them: python -m saelab.embedded.build"
+            "Install saelab again, or make them: python -m saelab.commands.build_embedded"
         )
         raise StoreError(message)
     return path

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from saelab.config import from_dict, to_dict
 from saelab.files import Stamp, read_json, write_json
+from saelab.sae.config import SAEConfig
 from saelab.sae.model import SAE
-from saelab.sae.recipes import SAEConfig
 from saelab.types import ConfigError, FormatError, MissingDependency, StoreError
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard, TypeVar
 
+from saelab.errors import ConfigError, SaelabError, nearest, short
 from saelab.files import check_version
-from saelab.types import ConfigError, SaelabError, nearest, short
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from saelab.types import FormatError, SaelabError, StoreError, short
+from saelab.errors import FormatError, SaelabError, StoreError, short
 
 MAX_JSON_BYTES = 2**28
 """Bytes of a JSON file of ours, at most."""

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from saelab.errors import FormatError, StoreError, short
 from saelab.files import parse_json
-from saelab.types import FormatError, StoreError, short
 
 MAX_HEADER = 2**24
 """Bytes of a header, at most."""

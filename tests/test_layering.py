@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    "types files tensors config dist stores sae subjects corpora embedded formats interventions harvesting "
-    "scale training analysis autointerp widgets lab demo commands cli"
+    "errors files layout types tensors config dist stores sae corpora subjects embedded formats "
+    "interventions harvesting scale training analysis autointerp widgets lab demo commands cli"
 ).split()
 # circles of imports that are still there, of which no more may come
 CIRCLES: list[set[str]] = [

@@ -1,14 +1,15 @@
 """The subject that ships with saelab: a small language model, SAEs on it, and an index of one SAE's latents.
 
-Paths and provenance only; nothing is loaded here. `python -m saelab.embedded.build` makes the assets.
+Paths and provenance only; nothing is loaded here. `python -m saelab.commands.build_embedded` makes the
+assets.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from saelab.files import read_json
 from saelab.types import HookError, StoreError, nearest
 
 ASSETS = Path(__file__).parent / "assets"
@@ -44,14 +45,14 @@ def store_folder(hook: str = STORE_HOOK) -> Path:
 
 def provenance() -> dict[str, Any]:
     """How the assets were made: command, seeds, versions, tokens seen, loss curve, scores, hashes."""
-    return json.loads(_existing(ASSETS / "provenance.json").read_text(encoding="utf-8"))
+    return read_json(_existing(ASSETS / "provenance.json"), "provenance of the assets")
 
 
 def _existing(path: Path) -> Path:
     if not path.exists():
         message = (
             f"The embedded assets must be installed with saelab. Got no {path}. "
-            "Install saelab again, or make them: python -m saelab.embedded.build"
+            "Install saelab again, or make them: python -m saelab.commands.build_embedded"
         )
         raise StoreError(message)
     return path

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from saelab.harvesting.batches import batches, check_hooks
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import ActivationStore, ActivationWriter
-from saelab.stores.activation_writer import SHARD_ROWS, finished, job
+from saelab.stores.places import finished, job
+from saelab.stores.shards import SHARD_ROWS
 from saelab.types import CorpusError, HookPoint
 
 if TYPE_CHECKING:

@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 
 from saelab import dist
-from saelab.sae.architectures import RECIPES
+from saelab.sae.config import SAEConfig
 from saelab.sae.dictionaries import Free
 from saelab.sae.initial import start_rows
 from saelab.sae.model import SAE
-from saelab.sae.recipes import SAEConfig
 from saelab.training.arguments import check_configs, complete, count_steps
 from saelab.training.run import Settings
 from saelab.types import DeviceMemoryError
@@ -208,7 +207,7 @@ def _weights(config: SAEConfig) -> int:
 
 def _dense(config: SAEConfig) -> bool:
     """Whether codes may be dense in training: a row on which every latent is equally on tells."""
-    sparsifier = RECIPES[config.recipe].sparsifier(config).train()
+    sparsifier = config.entry.sparsifier(config).train()
     pre, x = torch.ones(2, config.d_sae), torch.full((2, config.d_in), 1e9)
     dictionary = Free(config.d_sae, 1)
     dictionary.set(torch.ones(config.d_sae, 1))

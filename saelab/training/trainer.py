@@ -15,9 +15,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from saelab import dist
-from saelab.config import from_dict, to_dict, write_bytes
+from saelab.config import from_dict, to_dict
+from saelab.files import write_bytes
+from saelab.sae.config import SAEConfig
 from saelab.sae.model import SAE
-from saelab.sae.recipes import SAEConfig
 from saelab.training import checkpoints, shards
 from saelab.training.arguments import check_configs, check_whole, complete, count_steps
 from saelab.training.estimates import check_fits, device_of, plan

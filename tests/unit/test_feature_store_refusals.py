@@ -261,10 +261,10 @@ def test_a_changed_file_is_named_and_gives_no_foreign_error(spoiled, name, where
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"version": 3}, "Update saelab"),
+        ({"version": 3}, "Upgrade saelab"),
         ({"version": 1}, "saelab.stores.migrate"),
         ({"kind": "activations"}, "activations"),
-        ({"format": "other"}, "saelab manifest"),
+        ({"format": "other"}, "must say format .saelab."),
         ({"n_rows": None}, "n_rows"),
         ({"n_latents": "12"}, "n_latents"),
         ({"hook": "h"}, "hook"),

@@ -1,14 +1,81 @@
-"""What an SAE is, as plain data: the name of a recipe, its sizes and options, checked."""
+"""What an SAE is, as plain data: the name of a recipe, its sizes and options, checked.
+
+This module knows no architecture: `saelab.sae.architectures`, and whoever adds one, fills `RECIPES` by
+`register`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
-from saelab.sae.architectures import RECIPES, Recipe
-from saelab.sae.options import is_int
+from saelab.config import integer, is_integer
+from saelab.sae.dictionaries import Archetypal, Dictionary, Free
+from saelab.sae.sparsifiers import Sparsifier
 from saelab.types import ConfigError, HookPoint, nearest
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a recipe."""
+
+    default: Any
+    check: Callable[[str, Any, SAEConfig], None]
+    """(name, value, config) -> None; raises ConfigError."""
+    line: str
+    """What it does, for people."""
+
+
+def chosen_dictionary(config: SAEConfig) -> Dictionary:
+    """Free decoder rows, or archetypal ones, as the options say."""
+    options = config.options
+    if options["dictionary"] == "free":
+        return Free(config.d_sae, config.width_out)
+    candidates = options["candidates"] or min(config.d_sae, 4096)
+    return Archetypal(config.d_sae, config.width_out, candidates, options["delta"])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named architecture: the parts of which an SAE is built, and how it is trained."""
+
+    line: str
+    """What it is, for people."""
+    options: Mapping[str, Option]
+    sparsifier: Callable[[SAEConfig], Sparsifier]
+    losses: Callable[[SAEConfig], tuple[str, ...]]
+    """Names in `saelab.training.LOSSES`."""
+    rules: Callable[[SAEConfig], tuple[str, ...]]
+    """Names in `saelab.training.RULES`, in the order in which they apply."""
+    dictionary: Callable[[SAEConfig], Dictionary] = chosen_dictionary
+    title: Callable[[SAEConfig], str] = lambda c: ""
+    """What it is called for people, "" for its name."""
+    transcodes: bool = False
+    """Whether the target is another activation than the input."""
+    skip: bool = False
+    """Whether a linear map of the input is added to the output."""
+    divides: tuple[str, ...] = ()
+    """What ranks may divide among them in training: "data", "latents"."""
+
+
+RECIPES: dict[str, Recipe] = {}
+"""Every recipe by its name."""
+
+
+def register(name: str, entry: Recipe) -> None:
+    """Add a recipe, so that `saelab.recipe(name, ...)` makes configs of it.
+
+    Raises:
+        ConfigError: Where the name is no identifier, or is taken.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        message = f"A recipe's name must be an identifier. Got {name!r}. Pass e.g. 'my_topk'."
+        raise ConfigError(message)
+    if name in RECIPES:
+        message = f"A recipe's name must be new. Got {name!r}, which is taken. Choose another."
+        raise ConfigError(message)
+    RECIPES[name] = entry
 
 
 class Options(dict[str, Any]):
@@ -52,24 +119,20 @@ class SAEConfig:
     def __post_init__(self) -> None:
         for name in ("d_in", "d_sae", "d_out"):
             value = getattr(self, name)
-            if name == "d_out" and value is None:
-                continue
-            if not is_int(value) or not 1 <= value < 2**31:
-                msg = f"{name} must be an integer in 1..2^31-1. Got {value!r}. Pass the width as an int."
-                raise ConfigError(msg)
+            if name != "d_out" or value is not None:
+                object.__setattr__(self, name, integer(name, value, 1, 2**31 - 1))
         if self.recipe not in RECIPES:
             msg = (
                 f"The recipe must be one of {', '.join(RECIPES)}. Got {self.recipe!r}. "
                 f"{nearest(str(self.recipe), RECIPES)}saelab.recipes() lists them."
             )
             raise ConfigError(msg)
-        entry = RECIPES[self.recipe]
         for name in ("hook", "hook_out"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, HookPoint.of(getattr(self, name)))
         object.__setattr__(self, "hooks", tuple(HookPoint.of(hook) for hook in self.hooks))
-        self._check_ends(entry)
-        known = entry.options
+        self._check_ends(self.entry)
+        known = self.entry.options
         for name in self.options:
             if name not in known:
                 msg = (
@@ -78,11 +141,15 @@ class SAEConfig:
                 )
                 raise ConfigError(msg)
         given = {name: self.options.get(name, option.default) for name, option in known.items()}
-        # JSON knows no tuples, and options must be hashable
-        values = Options({name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+        values = Options({name: _plain(value) for name, value in given.items()})
         object.__setattr__(self, "options", values)
         for name, option in known.items():
             option.check(name, values[name], self)
+
+    @property
+    def entry(self) -> Recipe:
+        """The recipe itself."""
+        return RECIPES[self.recipe]
 
     @property
     def width_out(self) -> int:
@@ -97,7 +164,7 @@ class SAEConfig:
     @property
     def title(self) -> str:
         """The recipe's name for people, with what an option makes of it."""
-        return RECIPES[self.recipe].title(self) or self.recipe
+        return self.entry.title(self) or self.recipe
 
     def _check_ends(self, entry: Recipe) -> None:
         if entry.transcodes != (self.d_out is not None) or (
@@ -151,3 +218,10 @@ def recipe_options(name: str) -> dict[str, str]:
     return {
         key: f"{option.line} Default: {option.default!r}." for key, option in RECIPES[name].options.items()
     }
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no tuples, options must be hashable, and NumPy's integers are not Python's."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item) for item in value)
+    return int(value) if is_integer(value) else value

@@ -1,9 +1,14 @@
-"""Files of torch.save and of pickle.dump, gzipped or not, read without running anything that they name (see
-unpickling.py)."""
+"""Files of torch.save and of pickle.dump, gzipped or not: which reader reads them, and what is in them.
+
+A plain state dict in a zip is read by torch's own reader of weights; what names other things, and what is
+older, by that of unpickling.py, for which such names stand for nothing that runs.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import pickle
 import tempfile
 import types
 import zipfile
@@ -15,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saelab.formats import old_pickles
+from saelab.formats.pickled import old
+from saelab.formats.pickled.unpickling import Inert, Kept, Unpickler, check_pickle, names_only_tensors
 from saelab.formats.reading import (
-    MAX_HEADER,
     MAX_NPZ,
     MAX_PACKING,
     TensorFile,
@@ -27,7 +32,7 @@ from saelab.formats.reading import (
     refusing,
     regular,
 )
-from saelab.formats.unpickling import Inert, Kept, Unpickler, check_pickle
+from saelab.tensors import MAX_HEADER
 from saelab.types import short
 
 _PIECE = 2**20
@@ -46,7 +51,7 @@ def torch_file(path: Path) -> TensorFile:
     A gzipped one is unpacked into a temporary file first, to at most MAX_PACKING times its size. Of a zip,
     which torch.save writes since torch 1.6, the storages are mapped, not read: torch takes their sizes from
     the pickle, and only within a mapping a wrong one cannot reach beyond the file. It must be stored
-    uncompressed, as torch writes it. Others are read into memory, see old_pickles.py.
+    uncompressed, as torch writes it. Others are read into memory, see old.py.
     """
     regular(path)
     with refusing(path), _unpacked(path) as at:
@@ -58,7 +63,7 @@ def torch_file(path: Path) -> TensorFile:
                 f"{path} must be a file of torch 0.1.10 or later", "a tar file", "Load it with that torch."
             )
         else:
-            data = old_pickles.load(path, at)
+            data = old.load(path, at)
         tensors: dict[str, Tensor] = {}
         extra: dict[str, Any] = {}
         for name, value in _leaves(path, data, "", 0, set()):
@@ -104,10 +109,25 @@ def _zipped(path: Path, at: Path) -> tuple[Any, list[int]]:
         pickles = [e for e in entries if e.filename.endswith("data.pkl")]
         if len(pickles) != 1 or pickles[0].file_size > MAX_HEADER:
             refuse(f"{path} must hold one data.pkl of at most {MAX_HEADER:,} bytes", f"{len(pickles)} files")
-        check_pickle(path, archive.read(pickles[0]), MAX_HEADER)
+        pickled = archive.read(pickles[0])
+        check_pickle(path, pickled, MAX_HEADER)
         stored = sorted(e.file_size for e in entries if "/data/" in e.filename)
-    data = torch.load(str(at), weights_only=False, mmap=True, map_location="cpu", pickle_module=_RESTRICTED)
-    return data, stored
+    _check_alike(path, at, [e.filename for e in entries], pickles[0].filename, pickled)
+    load = functools.partial(torch.load, str(at), mmap=True, map_location="cpu")
+    if names_only_tensors(pickled):
+        with contextlib.suppress(pickle.UnpicklingError):  # of what it does not know
+            return load(weights_only=True), stored
+    return load(weights_only=False, pickle_module=_RESTRICTED), stored
+
+
+def _check_alike(path: Path, at: Path, names: list[str], name: str, pickled: bytes) -> None:
+    """Python's and torch's reader may find different files in one zip: what was looked at must be what is
+    read."""
+    seen = torch._C.PyTorchFileReader(str(at))
+    folder = name.removesuffix("data.pkl")
+    found = [folder + record for record in seen.get_all_records()]
+    if found != names or seen.get_record("data.pkl") != pickled:
+        refuse(f"{path} must have one table of contents", "another for torch than for Python")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Make the embedded assets anew: tokenizer, language model, SAEs, feature store.
 
-    python -m saelab.embedded.build [--work DIR] [--stage tokenizer|model|saes|store|all] [--tokens N]
-    [--device D]
+    python -m saelab.commands.build_embedded [--work DIR] [--stage tokenizer|model|saes|store|all]
+    [--tokens N] [--device D]
 
 Everything follows from seeds. An interrupted build goes on from its checkpoints in the work folder when it is
 started again. About two hours on two CPU cores, nearly all of it the language model.
@@ -10,8 +10,6 @@ started again. About two hours on two CPU cores, nearly all of it the language m
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import shutil
 import sys
 import time
@@ -19,12 +17,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import saelab
+from saelab.analysis import evaluate
+from saelab.commands.records import versions
 from saelab.corpora import Corpus, Document, natural, world
 from saelab.corpora.world import PLAIN
 from saelab.embedded import ASSETS, SAE_HOOKS, STORE_HOOK
 from saelab.embedded.tokenizer import train_tokenizer
-from saelab.stores.manifest import sha256
+from saelab.files import read_json, sha256, write_json
+from saelab.harvesting import harvest, index
+from saelab.sae import SAE, recipe
+from saelab.stores import ActivationStore
+from saelab.subjects import load_subject
+from saelab.training import train
 
 TOKENS = 34_000_000
 SAE_ROWS, SAE_STEPS, SAE_BATCH = 600_000, 3_000, 2_048
@@ -108,17 +112,17 @@ def build_model(work: Path, tokens: int, seed: int, device: str) -> None:
 
 def build_saes(work: Path, device: str) -> None:
     """Train the SAEs by saelab's own harvest and train; ends in assets/saes."""
-    subject = saelab.load_subject(str(ASSETS / "model"))
+    subject = load_subject(str(ASSETS / "model"))
     folder = work / "acts"
     if folder.exists():
-        acts = saelab.ActivationStore.open(folder)
+        acts = ActivationStore.open(folder)
     else:
-        acts = saelab.harvest(subject, mixture(seed=1), SAE_HOOKS, folder, max_rows=SAE_ROWS)
+        acts = harvest(subject, mixture(seed=1), SAE_HOOKS, folder, max_rows=SAE_ROWS)
     fresh = mixture(seed=2).take(600)
     for hook in SAE_HOOKS:
         point = subject.hook_point(hook)
-        config = saelab.recipe("topk", d_in=subject.width(hook), d_sae=D_SAE, k=K, hook=point)
-        run = saelab.train(
+        config = recipe("topk", d_in=subject.width(hook), d_sae=D_SAE, k=K, hook=point)
+        run = train(
             config,
             acts,
             steps=SAE_STEPS,
@@ -127,9 +131,9 @@ def build_saes(work: Path, device: str) -> None:
             out=work / "saes" / hook,
             device=device,
         )
-        report = saelab.evaluate(run.sae.cpu(), subject, fresh, max_rows=30_000)
+        report = evaluate(run.sae.cpu(), subject, fresh, max_rows=30_000)
         run.sae.save(ASSETS / "saes" / hook, dtype="float16")
-        stored = saelab.evaluate(saelab.SAE.load(ASSETS / "saes" / hook), subject, fresh, max_rows=30_000)
+        stored = evaluate(SAE.load(ASSETS / "saes" / hook), subject, fresh, max_rows=30_000)
         _say(f"{hook}\n{report}\nfloat16: {stored.sae}")
         settings = {"rows": SAE_ROWS, "steps": SAE_STEPS, "batch_size": SAE_BATCH, "d_sae": D_SAE, "k": K}
         scores = {
@@ -143,12 +147,12 @@ def build_saes(work: Path, device: str) -> None:
 
 def build_store() -> None:
     """Index every SAE over fresh texts; ends in assets/features."""
-    subject = saelab.load_subject(str(ASSETS / "model"))
+    subject = load_subject(str(ASSETS / "model"))
     rows = {}
     for hook, options in STORES.items():
-        sae = saelab.SAE.load(ASSETS / "saes" / hook)
+        sae = SAE.load(ASSETS / "saes" / hook)
         out = ASSETS / "features" / hook
-        rows[hook] = saelab.index(subject, sae, mixture(seed=3), out, **options, overwrite=True).n_rows
+        rows[hook] = index(subject, sae, mixture(seed=3), out, **options, overwrite=True).n_rows
     _record("features", {"rows": rows})
 
 
@@ -171,23 +175,12 @@ def mixture(seed: int) -> Corpus:
 
 def _record(part: str, facts: dict[str, Any]) -> None:
     """Add what was made to the provenance, with the versions that made it and the hashes of all weights."""
-    import torch
-    import transformers
-
     path = ASSETS / "provenance.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "saelab": saelab.__version__,
-    }
-    known[part] = {"command": "python -m saelab.embedded.build", "versions": versions, **facts}
+    known = read_json(path) if path.exists() else {}
+    known[part] = {"command": "python -m saelab.commands.build_embedded", "versions": versions(), **facts}
     weights = [p for p in sorted(ASSETS.rglob("*")) if p.suffix in (".safetensors", ".parquet")]
     known["sha256"] = {p.relative_to(ASSETS).as_posix(): sha256(p) for p in weights}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(known, indent=1) + "\n")
-    temporary.replace(path)
+    write_json(path, known)
 
 
 def _say(line: str) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from saelab.formats.reading import refuse
+from saelab.tensors import DTYPES
 
 
 class Kept:
@@ -60,6 +61,27 @@ _SAFE: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
 }
+
+
+_OF_TENSORS = {
+    "collections OrderedDict", "torch Size", "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    *(f"torch {name}Storage" for name in (
+        "Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")),
+    *(str(dtype).replace(".", " ") for dtype in DTYPES.values()),
+}  # fmt: skip
+"""What the pickle of a plain state dict names, as torch.save writes it."""
+_NAMING = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX"}
+"""Operations that a plain state dict has no need of."""
+
+
+def names_only_tensors(data: bytes) -> bool:
+    """Whether a pickle names nothing but what makes tensors and dicts, so that what torch's reader of weights
+    makes of it is no larger than the file."""
+    for opcode, said, _ in pickletools.genops(data):
+        if opcode.name in _NAMING or (opcode.name == "GLOBAL" and said not in _OF_TENSORS):
+            return False
+    return True
 
 
 class Inert:

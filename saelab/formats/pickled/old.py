@@ -22,8 +22,8 @@ from typing import IO, Any
 
 import torch
 
+from saelab.formats.pickled.unpickling import Kept, Unpickler, check_pickle
 from saelab.formats.reading import refuse
-from saelab.formats.unpickling import Kept, Unpickler, check_pickle
 from saelab.types import short
 
 MAX_PICKLE = 2**20

@@ -162,3 +162,31 @@ def test_public_names_resolve():
 def test_files_stay_small():
     for path in FILES:
         assert len(path.read_text().splitlines()) <= 520, f"{path.relative_to(ROOT)} is longer than 520 lines"
+
+
+def edges_between_packages() -> dict[str, set[str]]:
+    """Package -> the packages that it imports, without those that follow from others."""
+    direct: dict[str, set[str]] = {}
+    for path in FILES:
+        relative = path.relative_to(ROOT)
+        if str(relative) == "saelab/__init__.py":
+            continue
+        own = relative.parts[1].removesuffix(".py")
+        found = {package_of(module) for module in saelab_imports(path.read_text())}
+        direct.setdefault(own, set()).update(other for other in found if other and other != own)
+
+    def below(package: str) -> set[str]:
+        return set().union(*({other} | below(other) for other in direct[package]))
+
+    return {
+        own: {other for other in others if not any(other in below(each) for each in others)}
+        for own, others in direct.items()
+    }
+
+
+def test_the_picture_of_the_house_is_that_of_the_imports():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    picture = text.split("```mermaid")[1].split("```")[0]
+    shown = [tuple(line.strip().split(" --> ")) for line in picture.splitlines() if "-->" in line]
+    real = [(own, other) for own, others in edges_between_packages().items() for other in others]
+    assert sorted(shown) == sorted(real)

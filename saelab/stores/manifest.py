@@ -30,8 +30,8 @@ from saelab.files import (
 )
 from saelab.types import StoreError
 
-VERSIONS = {"activations": 1, "features": 2}
-"""Kind of store -> the version that is written."""
+VERSIONS = {"features": 2}
+"""Kind of store -> the version that is written; 1 of kinds that are not here."""
 NAME = "manifest.json"
 JOB = "job.json"
 PARTS = "parts"
@@ -380,4 +380,4 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _stamp(kind: str) -> Stamp:
-    return Stamp("saelab", VERSIONS[kind], kind, "Pass the folder of such a store.", StoreError)
+    return Stamp("saelab", VERSIONS.get(kind, 1), kind, "Pass the folder of such a store.", StoreError)

@@ -194,10 +194,10 @@ def _beside(matches: Sequence[Match], arms: Sequence[_Arm], seed: int) -> dict[s
     found["l0"] = [np.concatenate(arm.l0) for arm in arms]
     out = {}
     for name, values in found.items():
-        sums = [Sums(), Sums()]
-        for each, value in zip(sums, values, strict=True):
+        of, control = Sums(), Sums()
+        for each, value in zip((of, control), values, strict=True):
             each.add(np.arange(len(value)), sum=value, n=np.ones(len(value)))
-        out[name] = beside(*sums, lambda s: s["sum"] / s["n"], seed)
+        out[name] = beside(of, control, lambda s: s["sum"] / s["n"], seed)
     return out
 
 

@@ -168,11 +168,15 @@ def special_tokens(
         for kind in ("special", "other")
         for name, score in (("fvu", _fvu), ("l0", _l0))
     }
+    each = {key: _scores(value, len(mean)) for key, value in sums.items()}
     return SpecialTokens(
         " + ".join(map(str, hooks)),
-        *(_scores(sums[arm, kind], len(mean)) for arm in arms for kind in ("special", "other")),
-        latents,
-        beside_it,
+        special=each["this", "special"],
+        other=each["this", "other"],
+        untrained_special=each["untrained", "special"],
+        untrained_other=each["untrained", "other"],
+        latents=latents,
+        scores=beside_it,
     )
 
 

@@ -79,7 +79,7 @@ class _Migration:
 
     def _has_tokens(self) -> bool:
         """Whether its rows were tokens, and not samples of another kind of subject."""
-        return any(pc.any(pc.greater_equal(p.column("token_id"), 0)).as_py() for p in self._pieces("rows"))
+        return any((p.column("token_id").to_numpy() >= 0).any() for p in self._pieces("rows"))
 
     def _pieces(self, name: str) -> Iterator[pa.Table]:
         with tables.opened(self.old, name) as file:
@@ -87,7 +87,8 @@ class _Migration:
                 yield pa.Table.from_batches([batch])
 
     def _renewed(self, name: str, piece: pa.Table) -> pa.Table:
-        columns: dict[str, Any] = {RENAMED.get(c, c): piece.column(c) for c in piece.column_names}
+        names = [str(name) for name in piece.column_names]
+        columns: dict[str, Any] = {RENAMED.get(name, name): piece.column(name) for name in names}
         n = len(piece)
         if "token" in columns:  # of firings and rows
             columns["shown"] = pc.index_in(columns.pop("token"), value_set=self.tokens)  # pyright: ignore

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
 
 from saelab.stores.records import LatentStats
@@ -19,11 +18,11 @@ class Latents(Protocol):
     n_latents: int
     n_rows: int
     kept: str
+    directions: Any
+    """float16 [n_latents d_out]"""
+    example_index: Any
+    """`saelab.stores.search.ExampleIndex`"""
 
-    @property
-    def directions(self) -> np.ndarray: ...
-    @property
-    def example_index(self) -> Any: ...
     def query(self, sql: str, values: Any = None, format: str = "pandas") -> Any: ...
     def latent(self, latent: int) -> LatentStats: ...
     def latents(self) -> pd.DataFrame: ...

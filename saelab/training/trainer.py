@@ -173,9 +173,8 @@ def train(  # pyright: ignore[reportInconsistentOverload]
 def _announce(jobs: list[_Job], device: torch.device) -> None:
     """Log what the run will take; refuse one that cannot fit."""
     configs, settings = [job.config for job in jobs], jobs[0].settings
-    out = any(job.folder is not None for job in jobs)
-    needed = plan(configs, settings, device, out, timed=logger.isEnabledFor(logging.INFO))
-    check_fits(configs, settings, device, out, needed)
+    needed = plan(configs, settings, device, timed=logger.isEnabledFor(logging.INFO))
+    check_fits(configs, settings, device, needed)
     logger.info("training %s on %s: %s", ", ".join(c.recipe for c in configs), device, needed)
 
 

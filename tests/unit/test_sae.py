@@ -468,6 +468,18 @@ def test_one_copy_of_the_weights_is_in_memory_while_they_are_read(sae, tmp_path)
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.mark.parametrize("name", ["group_max", "gba", "archetypal", "matching_pursuit", "feature_choice"])
+def test_what_is_no_weight_is_there_when_it_is_loaded(name, tmp_path):
+    x = _rows(30, 6)
+    made = SAE.create(
+        recipe(name, d_in=6, d_sae=20, **({"k": 4} if "k" in recipe_options(name) else {})), rows=x
+    )
+    loaded = SAE.load(made.save(tmp_path / "sae"))
+    assert {str(b.device) for b in loaded.buffers()} == {"cpu"}
+    assert torch.equal(loaded.encode(x), made.encode(x))
+    assert torch.equal(loaded(x).x_hat, made(x).x_hat)
+
+
 def test_an_sae_is_loaded_in_the_layout_that_it_is_trained_in(sae, tmp_path):
     loaded = SAE.load(sae.save(tmp_path / "sae"))
     for name, tensor in sae.state_dict().items():

@@ -115,7 +115,8 @@ def spoilt(header):
                 {"dtype": "F16"}, {"dtype": "X"}, {"dtype": []},
                 {"shape": [5]}, {"shape": [-4]}, {"shape": "abcd"}, {"shape": [True, 4]}, {"shape": [4.0]},
                 {"shape": [2**62, 2**62]},
-                {"data_offsets": [0, 16]}, {"data_offsets": [28, 44]}, {"data_offsets": [40, 24]},
+                {"data_offsets": [0, 16]}, {"data_offsets": [28, 44]}, {"data_offsets": [28, 40]},
+                {"data_offsets": [20, 40]}, {"data_offsets": [40, 24]},
                 {"data_offsets": [24]}, {"data_offsets": [24.0, 40.0]}, {"data_offsets": None},
             )
         ),

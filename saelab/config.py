@@ -14,13 +14,16 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard, TypeVar
 
 from saelab.errors import ConfigError, SaelabError, nearest, short
 from saelab.files import check_version
 
 T = TypeVar("T")
+# what values besides plain ones are written as, and read from; NotImplemented leaves a value to this module
+Write = Callable[[Any, str], Any]
+Read = Callable[[Any, Any, str], Any]
 
 
 def is_integer(value: Any) -> TypeGuard[int]:
@@ -58,9 +61,16 @@ def integer(
     raise error(message)
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON data, `version` first. Raises ConfigError for a value JSON cannot
-    hold."""
+def to_dict(config: Any, write: Write | None = None) -> dict[str, Any]:
+    """A configuration as plain JSON data, `version` first.
+
+    Args:
+        config: A dataclass instance.
+        write: (value, where) -> plain data, for values that are none; NotImplemented for others.
+
+    Raises:
+        ConfigError: It holds a value that JSON cannot.
+    """
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         msg = f"Only dataclass instances can be saved. Got {config!r}. Make the config a frozen dataclass."
         raise ConfigError(msg)
@@ -68,15 +78,22 @@ def to_dict(config: Any) -> dict[str, Any]:
         {"version": vars(type(config))["VERSION"]} if "VERSION" in vars(type(config)) else {}
     )
     for field in dataclasses.fields(config):
-        data[field.name] = _plain(getattr(config, field.name), f"{type(config).__name__}.{field.name}")
+        where = f"{type(config).__name__}.{field.name}"
+        data[field.name] = _plain(getattr(config, field.name), where, write)
     return data
 
 
-def from_dict(cls: type[T], data: Any) -> T:
-    """The configuration of class `cls` that `to_dict` gave as `data`, older versions migrated.
+def from_dict(cls: type[T], data: Any, read: Read | None = None) -> T:
+    """The configuration that `to_dict` gave, older versions migrated.
 
-    Raises ConfigError for anything else: wrong type, missing or unknown key (with the nearest known one),
-    newer version.
+    Args:
+        cls: Its class.
+        data: The plain data.
+        read: (annotation, data, where) -> value, for what `write` wrote; NotImplemented for others.
+
+    Raises:
+        ConfigError: It is anything else: wrong type, missing or unknown key (with the nearest known one),
+            newer version.
     """
     name = cls.__name__
     if not isinstance(data, Mapping):
@@ -94,7 +111,7 @@ def from_dict(cls: type[T], data: Any) -> T:
     values = {}
     for key, field in known.items():
         if key in data:
-            values[key] = typed(hints[key], data[key], f"{name}.{key}")
+            values[key] = typed(hints[key], data[key], f"{name}.{key}", read)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             msg = f"{name} needs the field {key!r}. Got only {sorted(data)}. Add it."
             raise ConfigError(msg)
@@ -117,7 +134,9 @@ def _migrate(cls: type, data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _plain(value: Any, where: str) -> Any:
+def _plain(value: Any, where: str, write: Write | None = None) -> Any:
+    if write is not None and (written := write(value, where)) is not NotImplemented:
+        return written
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -126,24 +145,33 @@ def _plain(value: Any, where: str) -> Any:
             raise ConfigError(msg)
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_dict(value)
+        return to_dict(value, write)
     if isinstance(value, Mapping):
         bad = [key for key in value if not isinstance(key, str)]
         if bad:
             msg = f"{where} must have string keys. Got {bad[0]!r}. Turn it into a string."
             raise ConfigError(msg)
-        return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+        return {key: _plain(item, f"{where}[{key!r}]", write) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [_plain(item, f"{where}[{i}]", write) for i, item in enumerate(value)]
     msg = f"{where} must be plain data. Got a {type(value).__name__}. Use numbers, strings, lists or dicts."
     raise ConfigError(msg)
 
 
-def typed(hint: Any, value: Any, where: str) -> Any:
+def typed(hint: Any, value: Any, where: str, read: Read | None = None) -> Any:
     """`value` checked against the annotation, JSON lists turned into tuples and objects into dataclasses.
 
-    Raises ConfigError naming `where` for anything that the annotation does not allow.
+    Args:
+        hint: The annotation.
+        value: Plain data.
+        where: What it is, for messages.
+        read: As in `from_dict`.
+
+    Raises:
+        ConfigError: The annotation does not allow it.
     """
+    if read is not None and (found := read(hint, value, where)) is not NotImplemented:
+        return found
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -153,7 +181,7 @@ def typed(hint: Any, value: Any, where: str) -> Any:
         errors = []
         for choice in (a for a in args if a is not type(None)):
             try:
-                return typed(choice, value, where)
+                return typed(choice, value, where, read)
             except ConfigError as error:
                 errors.append(error)
         if len(errors) == 1 or isinstance(value, (Mapping, list, tuple)):
@@ -167,17 +195,18 @@ def typed(hint: Any, value: Any, where: str) -> Any:
             f"{where} must be one of {args}. Got {value!r}. {nearest(str(value), map(str, args))}".strip()
         )
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return value if isinstance(value, hint) else from_dict(hint, value)
+        return value if isinstance(value, hint) else from_dict(hint, value, read)
     if origin is tuple and isinstance(value, (list, tuple)):
         inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
         if len(inner) != len(value):
             msg = f"{where} must have {len(inner)} entries. Got {len(value)}. Correct the list."
             raise ConfigError(msg)
-        return tuple(typed(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(inner, value, strict=True)))
+        pairs = enumerate(zip(inner, value, strict=True))
+        return tuple(typed(a, v, f"{where}[{i}]", read) for i, (a, v) in pairs)
     if origin in (list, Sequence, Iterable) and isinstance(value, list):
-        return [typed(args[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
+        return [typed(args[0], v, f"{where}[{i}]", read) for i, v in enumerate(value)]
     if origin in (dict, Mapping) and isinstance(value, Mapping):
-        return {key: typed(args[1], v, f"{where}[{key!r}]") for key, v in value.items()}
+        return {key: typed(args[1], v, f"{where}[{key!r}]", read) for key, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     plain = origin or hint

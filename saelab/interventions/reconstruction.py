@@ -3,90 +3,90 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from saelab.types import HookError, HookPoint, ShapeError
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from saelab.sae import SAE
+from saelab.interventions.by_sae import SAEEdit
+from saelab.interventions.registry import Edit, counted, register
+from saelab.types import Context, HookPoint, ShapeError
 
 
-@dataclass(frozen=True)
-class Reconstruct:
-    """x' = decode(encode(x)): pure reconstruction, the error of the SAE is dropped.
+@register("reconstruct")
+@dataclass(frozen=True, eq=False)
+class Reconstruct(SAEEdit):
+    """x' = decode(encode(x)): pure reconstruction, the error of the SAE is dropped. A transcoder puts what it
+    makes of its input at its target.
 
-    keep_first: leave the first position of each sample as it is. SAEs are trained without the BOS position,
-    whose norm is far out of range in most language models.
+    Attributes:
+        sae: The SAE.
+        hook: Where it works, if not where the SAE says; not with a transcoder.
     """
 
-    hook: HookPoint
-    sae: SAE
-    keep_first: bool = False
-
-    def __call__(self, acts: Tensor, rows: Tensor | None = None) -> Tensor:
-        if self.sae.config.d_out is not None:
-            message = (
-                "Reconstruct writes what it reads. Got a transcoder, whose output belongs elsewhere. "
-                "Pass an autoencoder, or compute sae(x).x_hat and use Replace at its target."
-            )
-            raise HookError(message)
-        x_hat = self.sae(acts).x_hat.to(acts.dtype)
-        if self.keep_first:
-            x_hat[:, 0] = acts[:, 0]
-        return x_hat
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "kind": "reconstruct",
-            "hook": self.hook.name,
-            "sae": self.sae.fingerprint(),
-            "keep_first": self.keep_first,
-        }
+    def rows(self, x: Tensor, y: Tensor, sample: Tensor) -> Tensor:
+        return self.sae(x).x_hat
 
 
-@dataclass(frozen=True)
-class Replace:
+@register("replace")
+@dataclass(frozen=True, eq=False)
+class Replace(Edit):
     """x' = values: activations that were computed elsewhere, of the batch that comes.
 
-    values: [samples positions width].
+    Attributes:
+        hook: Where.
+        values: [samples positions width]. Of positions that do not count they are not used.
     """
 
     hook: HookPoint
     values: Tensor
 
-    def __call__(self, acts: Tensor, rows: Tensor | None = None) -> Tensor:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hook", HookPoint.of(self.hook))
+
+    @property
+    def hooks(self) -> tuple[HookPoint, ...]:
+        return (self.hook,)
+
+    def __call__(self, acts: Tensor, context: Context) -> Tensor:
         if acts.shape != self.values.shape:
             message = (
                 f"Values must be of the shape of the activations, {tuple(acts.shape)}. Got "
                 f"{tuple(self.values.shape)}. Read and replace the same batch."
             )
             raise ShapeError(message)
-        return self.values.to(acts)
+        here = counted(acts, context)
+        acts[here] = self.values.to(acts)[here]
+        return acts
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": "replace", "hook": self.hook.name, "values": self.values.tolist()}
 
+@register("mean_ablate")
+@dataclass(frozen=True, eq=False)
+class MeanAblate(Edit):
+    """x' = mean: everything that the hook point says about this input is removed.
 
-@dataclass(frozen=True)
-class MeanAblate:
-    """x' = mean, a constant vector [d_in]: everything that the hook point says about this text is removed."""
+    Attributes:
+        hook: Where.
+        mean: [width].
+    """
 
     hook: HookPoint
     mean: Tensor
-    keep_first: bool = False
 
-    def __call__(self, acts: Tensor, rows: Tensor | None = None) -> Tensor:
-        out = self.mean.to(acts).expand_as(acts).clone()
-        if self.keep_first:
-            out[:, 0] = acts[:, 0]
-        return out
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hook", HookPoint.of(self.hook))
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "kind": "mean_ablate",
-            "hook": self.hook.name,
-            "mean": self.mean.tolist(),
-            "keep_first": self.keep_first,
-        }
+    @property
+    def hooks(self) -> tuple[HookPoint, ...]:
+        return (self.hook,)
+
+    def __call__(self, acts: Tensor, context: Context) -> Tensor:
+        if self.mean.shape != acts.shape[-1:]:
+            message = (
+                f"The mean must be of the width of the activations, ({acts.shape[-1]},). Got "
+                f"{tuple(self.mean.shape)}. Take it over the rows of this hook point."
+            )
+            raise ShapeError(message)
+        acts[counted(acts, context)] = self.mean.to(acts)
+        return acts
+
+
+__all__ = ["MeanAblate", "Reconstruct", "Replace"]

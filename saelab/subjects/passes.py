@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -200,8 +201,8 @@ def _counted(inputs: Inputs, acts: Tensor) -> Tensor | None:
         return None
     samples, positions = acts.shape[:2]
     if inputs.counted is not None:
-        same = tuple(inputs.counted.shape) == (samples, positions)
-        return torch.as_tensor(inputs.counted, device=acts.device) if same else None
+        mask = torch.tensor(np.asarray(inputs.counted), dtype=torch.bool, device=acts.device)
+        return mask if mask.shape == (samples, positions) else None
     if inputs.lengths is None or len(inputs.lengths) != samples or positions < max(inputs.lengths):
         return None
     lengths = torch.as_tensor(inputs.lengths, device=acts.device)

@@ -1,0 +1,124 @@
+"""Edits as JSON: one by one, in lists, and in a file that says which subject they were made for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from saelab.files import Stamp, write_json
+from saelab.interventions.registry import AnotherSAE, Edit, Reader
+from saelab.sae import SAE
+from saelab.types import ConfigError, FormatError, SaelabError, StoreError, Subject, short
+
+STAMP = Stamp("saelab", 1, "edits", "Pass one that saelab.interventions.save wrote.", FormatError)
+MAX_BYTES = 2**26
+"""Bytes of a file, at most: its tensors are directions and masks, not data sets."""
+
+
+def save(edits: Edit | Sequence[Edit], path: str | Path, subject: Subject | None = None) -> Path:
+    """Write edits into a JSON file, which appears whole or not at all.
+
+    Args:
+        edits: In the order in which they are applied.
+        path: The file.
+        subject: What they were made for: `load` then refuses another.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        ConfigError: One of them is no registered edit.
+        StoreError: They do not fit into a file, or it cannot be written.
+    """
+    edits = [edits] if isinstance(edits, Edit) else list(edits)
+    for edit in edits:
+        if not isinstance(edit, Edit):
+            message = (
+                f"Only registered edits can be written. Got {short(edit)}. Make it one by "
+                "@saelab.interventions.register."
+            )
+            raise ConfigError(message)
+    made_for = (
+        None if subject is None else {"fingerprint": subject.fingerprint(), "type": type(subject).__name__}
+    )
+    written = [edit.to_dict() for edit in edits]
+    size = sum(map(_size, written))
+    if size > MAX_BYTES:
+        message = (
+            f"Edits in a file must have at most {MAX_BYTES:,} bytes. Got {size:,}. Apply large values by a "
+            "function: edits=[(hook, lambda acts: values)]."
+        )
+        raise StoreError(message)
+    write_json(path, {**STAMP.fields(), "subject": made_for, "edits": written})
+    return Path(path)
+
+
+def load(
+    source: Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | Path,
+    saes: SAE | Iterable[SAE] = (),
+    subject: Subject | None = None,
+) -> list[Edit]:
+    """Edits of JSON data or of a file.
+
+    Args:
+        source: What `edit.to_dict()` gave, a list of that, or the path of a file that `save` wrote.
+        saes: The SAEs that the edits may need, which are found by their fingerprints.
+        subject: What they will be applied to. Checked where a file says what they were made for.
+
+    Returns:
+        The edits in their order, ready for `subject.run(..., edits=)`.
+
+    Raises:
+        ConfigError: An edit needs another SAE than those given, or they were made for another subject.
+        FormatError: The data are no edits that saelab knows.
+        StoreError: The file cannot be read.
+    """
+    where = "An edit"
+    if isinstance(source, str | Path):
+        where = f"An edit in {source}"
+        source = _content(Path(source), subject)
+    items = [source] if isinstance(source, Mapping) else source
+    if not isinstance(items, Sequence):
+        message = (
+            f"{where} must be JSON data, a list of them or a path. Got {short(source)}. Pass edit.to_dict()."
+        )
+        raise FormatError(message)
+    reader = Reader([saes] if isinstance(saes, SAE) else saes)
+    try:
+        return [reader.edit(item, where) for item in items]
+    except AnotherSAE:
+        raise
+    except (SaelabError, RecursionError, TypeError, ValueError, OverflowError) as error:
+        message = f"{where} must be one that saelab can make. {error}"
+        raise FormatError(message) from error
+
+
+def _content(path: Path, subject: Subject | None) -> list[Any]:
+    data = STAMP.read(path, "file of edits", most=MAX_BYTES)
+    made_for, items = data.get("subject"), data.get("edits")
+    known = made_for is None or (isinstance(made_for, dict) and isinstance(made_for.get("fingerprint"), str))
+    if not known or not isinstance(items, list):
+        message = (
+            f"{path} must say its subject and a list of edits. Got {short(made_for)}. Save the edits again."
+        )
+        raise FormatError(message)
+    if subject is not None and made_for is not None and subject.fingerprint() != made_for["fingerprint"]:
+        message = (
+            f"Edits must be applied to the subject that they were made for, {made_for['fingerprint'][:12]}. "
+            f"Got another, {subject.fingerprint()[:12]}. Load that one, or leave subject out to use them "
+            "elsewhere."
+        )
+        raise ConfigError(message)
+    return items
+
+
+def _size(value: Any) -> int:
+    """Bytes of plain data in a file, but for numbers and names, which are few."""
+    if isinstance(value, str):
+        return len(value)
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_size, items)) + 8 * len(items)
+
+
+__all__ = ["load", "save"]

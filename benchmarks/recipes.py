@@ -1,7 +1,7 @@
 """Which recipes find features that are known, beside the untrained SAE.
 
 python benchmarks/recipes.py [topk relu:l1=0.3 ...] [--data even uneven signed tree correlated] [--seeds 3]
-    [--steps 1200] [--out recipes.json] [--log LOG.md]
+    [--steps 1200] [--out recipes.json] [--log docs/results/recovery.md]
 
 A recipe is a name of `saelab.recipes()` and options (d_sae among them), `name:option=value,option=value`;
 where it has an option k that is not given, k is the true number of active features, rounded up. Each seed

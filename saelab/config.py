@@ -1,5 +1,4 @@
-"""Frozen dataclasses to JSON and back: versioned, migrated, unknown keys refused; JSON files written whole
-or not at all.
+"""Frozen dataclasses to JSON and back: versioned, migrated, unknown keys refused.
 
 A configuration is a frozen dataclass of plain values (None, bool, int, float, str, lists, mappings with
 string keys, other dataclasses). Two optional class variables govern its life on disk:
@@ -10,23 +9,56 @@ string keys, other dataclasses). Two optional class variables govern its life on
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import math
-import os
+import numbers
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
-from saelab.types import ConfigError, FormatError, StoreError, nearest
+from saelab.errors import ConfigError, SaelabError, nearest, short
+from saelab.files import check_version
 
 T = TypeVar("T")
 # what values besides plain ones are written as, and read from; NotImplemented leaves a value to this module
 Write = Callable[[Any, str], Any]
 Read = Callable[[Any, Any, str], Any]
+
+
+def is_integer(value: Any) -> TypeGuard[int]:
+    """Whether it is an integer, of Python or NumPy; True and False are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def integer(
+    name: str,
+    value: Any,
+    low: int,
+    high: int | None = None,
+    *,
+    error: type[SaelabError] = ConfigError,
+    remedy: str | None = None,
+) -> int:
+    """An integer in a range, as Python's.
+
+    Args:
+        name: What it is, for the message.
+        value: What was given.
+        low: The least that it may be.
+        high: The most, or None for no bound.
+        error: What is raised.
+        remedy: What to do instead, by default to pass one in the range.
+
+    Raises:
+        SaelabError: `error`, where it is none or out of range.
+    """
+    if is_integer(value) and low <= value and (high is None or value <= high):
+        return int(value)
+    bound = f">= {low}" if high is None else f"in {low}..{high}"
+    remedy = remedy or f"Pass {name}={low} or {'more' if high is None else f'up to {high}'}."
+    message = f"{name} must be an integer {bound}. Got {short(value)}. {remedy}"
+    raise error(message)
 
 
 def to_dict(config: Any, write: Write | None = None) -> dict[str, Any]:
@@ -86,69 +118,9 @@ def from_dict(cls: type[T], data: Any, read: Read | None = None) -> T:
     return cls(**values)
 
 
-def read_json(path: Path, what: str = "file") -> Any:
-    """The content of a JSON file. Raises StoreError where it cannot be read, FormatError where it is no
-    JSON."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        msg = (
-            f"The {what} must be readable. Got {error.strerror or error} at {path}. Check the path and "
-            f"its rights."
-        )
-        raise StoreError(msg) from error
-    except UnicodeDecodeError as error:
-        msg = f"The {what} must be UTF-8 JSON. Got other bytes in {path}. Write it again."
-        raise FormatError(msg) from error
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        msg = (
-            f"The {what} must be valid JSON. Got {len(text)} characters that are not ({error}) in {path}. "
-            "It is truncated or was edited: write it again."
-        )
-        raise FormatError(msg) from error
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that `path` holds either the old content or all of the new. Raises StoreError."""
-    text = json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file through a temporary one beside it and a rename. Raises StoreError (full disk, no
-    rights)."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        msg = (
-            f"The folder of {path} must be writable and have {len(data):,} bytes free. "
-            f"Got: {error.strerror or error}. Free some space or choose another folder."
-        )
-        raise StoreError(msg) from error
-
-
 def _migrate(cls: type, data: dict[str, Any]) -> dict[str, Any]:
     version, current = data.pop("version", 1), cls.VERSION  # type: ignore[attr-defined]
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        msg = f"The version of a {cls.__name__} must be an integer >= 1. Got {version!r}. Write it again."
-        raise ConfigError(msg)
-    if version > current:
-        msg = (
-            f"{cls.__name__} must be of version <= {current}. Got {version}: a newer saelab wrote it. "
-            f"Upgrade saelab."
-        )
-        raise ConfigError(msg)
+    check_version(version, current, cls.__name__, ConfigError)
     migrations = getattr(cls, "MIGRATIONS", {})
     for v in range(version, current):
         if v not in migrations:

@@ -101,7 +101,7 @@ def demo(
         subject, run.sae, fresh, out / "features", max_rows=index_rows, overwrite=True, progress=progress
     )
     report = analysis.evaluate(run.sae, subject, fresh, max_rows=20_000, seed=seed)
-    found = analysis.concepts(store, corpora.row_labels(subject, store, fresh), seed=seed)
+    found = analysis.concepts(store, analysis.row_labels(subject, store, fresh), seed=seed)
 
     # latents that stand for a label well beyond chance are named after it
     labels = {c.latent: c.label for c in reversed(found.found) if c.f1 > 0.5 and c.f1 > 2 * c.f1_shuffled}

@@ -1,202 +1,439 @@
-"""The Lab: one session over a subject, an SAE and a feature store. Every widget starts here."""
+"""The Lab: one session over a subject, SAEs and their feature stores. Every view starts here."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
-from saelab.types import ConfigError, RangeError
+from saelab.types import ConfigError, HasTokens, RangeError, StoreError, nearest, need
 from saelab.widgets import CardView, FeaturesView, Selection, TokensView
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from saelab.analysis.results import FeatureCard, LatentTable, TokenCodes
+    from saelab.analysis.results import FeatureCard, LatentTable, SampleCodes
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
-    from saelab.subjects import LanguageModel
+    from saelab.types import Subject
+
+    SAEs = SAE | str | Path | Sequence[Any] | Mapping[str, Any]
+    Stores = FeatureStore | str | Path | Sequence[Any] | Mapping[str, Any]
 
 
 class Lab:
-    """A subject, an SAE on one of its hook points, and the store of the SAE's latents over a corpus.
+    """A subject, SAEs on its hook points, and the stores of their latents over a corpus.
 
-    Each of the three may be the object itself or where it is (a folder, for the subject also a hub id). The
-    store is opened at once; the model and the SAE are loaded when first needed, so a Lab opens in a moment.
+    Each part may be the object itself or where it is (a folder, for the subject also a hub id). Stores are
+    opened at once; the model and the SAEs are loaded when they are first needed, so a Lab opens in a moment.
 
-    labels: names of latents, on top of those that are attached to the store.
+    `lab.selection` is shared by every view of this Lab: which SAE is chosen, which of its latents, a row, a
+    document, a list of latents. Choosing a latent in one view moves all others of its SAE.
 
-    `lab.selection` is shared by every view of this Lab: choosing a latent in one moves all the others.
-
-    Raises StoreError where the store cannot be opened, or is of another SAE or subject than the one given.
+    Attributes:
+        saes: name -> SAE.
+        stores: name -> FeatureStore, of those SAEs that have one.
+        labels: latent -> label of the chosen SAE: those given, on top of those that its store has.
+        selection: what is chosen.
     """
 
     def __init__(
         self,
-        subject: LanguageModel | str | Path,
-        sae: SAE | str | Path,
-        store: FeatureStore | str | Path,
+        subject: Subject | str | Path,
+        saes: SAEs,
+        stores: Stores | None = None,
         *,
-        labels: dict[int, str] | None = None,
+        labels: Mapping[Any, Any] | None = None,
     ) -> None:
-        from saelab.stores import FeatureStore
-        from saelab.stores.labels import newest
+        """A Lab of one SAE or many.
 
-        self._subject, self._sae = subject, sae
-        self.store = store if isinstance(store, FeatureStore) else FeatureStore.open(store)
-        self._given = dict(labels or {})
-        self.selection = Selection()
-        for latent in self._given:
-            if not 0 <= latent < self.store.n_latents:
-                message = (
-                    f"A label's latent must be in 0..{self.store.n_latents - 1}. Got {latent}. "
-                    "Pass labels of this store's latents."
-                )
-                raise RangeError(message)
-        self.labels = newest(self.store.labels()) | self._given
-        for part in (subject, sae):
-            if not isinstance(part, str | Path):
-                self._check_same(part)
+        Args:
+            subject: the model.
+            saes: an SAE, several, or a mapping of names to SAEs. Without names they are called by the hook
+                points that they read.
+            stores: of the SAEs, in the same form; None in a sequence, or no entry in a mapping, where an SAE
+                has none.
+            labels: latent -> label of the only SAE, or name -> such a mapping.
+
+        Raises:
+            StoreError: A store cannot be opened, or is of another SAE or subject than the one given.
+            ConfigError: There is no SAE, or stores do not fit the SAEs.
+            RangeError: A label's latent is out of range.
+        """
+        self._subject = subject
+        parts = _named(saes, stores)
+        self.stores: dict[str, FeatureStore] = {name: s for name, (_, s) in parts.items() if s is not None}
+        self.saes: Mapping[str, SAE] = _Loaded({name: sae for name, (sae, _) in parts.items()}, self._fitting)
+        self.selection = Selection(sae=next(iter(parts)))
+        self._given = _labels(labels, self)
+        self._choices = {name: _Choice(self.selection, name).own for name in parts}
+        for sae, store in parts.values():
+            for part in (subject, sae):
+                if store is not None and not isinstance(part, str | Path):
+                    store.check(part)
         # every view asks for the same cards, hovering and prefetching: keep the latest
-        self.card = lru_cache(maxsize=512)(self._card)
+        self._cached_card = lru_cache(maxsize=512)(self._card)
 
     @classmethod
     def embedded(cls) -> Lab:
-        """The Lab of the shipped language model: offline, ready. See `saelab.embedded` for what it was
-        trained on.
+        """The Lab of the shipped language model: offline, ready, with all its SAEs and their stores. See
+        `saelab.embedded` for what it was trained on.
         """
         from saelab import embedded
 
-        return cls(embedded.model_folder(), embedded.sae_folder(embedded.STORE_HOOK), embedded.store_folder())
+        hooks = dict.fromkeys([embedded.STORE_HOOK, *embedded.SAE_HOOKS])
+        return cls(
+            embedded.model_folder(),
+            {hook: embedded.sae_folder(hook) for hook in hooks},
+            {hook: embedded.store_folder(hook) for hook in hooks},
+        )
 
     @cached_property
-    def subject(self) -> LanguageModel:
+    def subject(self) -> Subject:
         """The model, loaded when first asked for. Raises SubjectError."""
         if not isinstance(self._subject, str | Path):
             return self._subject
         from saelab.subjects import load_subject
 
-        return self._check_same(load_subject(str(self._subject)))
+        subject = load_subject(str(self._subject))
+        for store in self.stores.values():
+            store.check(subject)
+        return subject
 
-    @cached_property
+    @property
     def sae(self) -> SAE:
-        """The SAE, loaded when first asked for. Raises FormatError."""
-        if not isinstance(self._sae, str | Path):
-            return self._sae
-        from saelab.sae import SAE
+        """The chosen SAE, loaded when first asked for. Raises FormatError."""
+        return self.saes[self._name(None)]
 
-        return self._check_same(SAE.load(self._sae))
+    @property
+    def store(self) -> FeatureStore:
+        """The chosen SAE's store. Raises StoreError where it has none."""
+        return self._store(self._name(None))
 
-    def tokens(self, text: str, latent: int | None = None, *, with_card: bool = False) -> TokensView:
-        """A heatmap of the text: hover over a token for its latents, click one to colour the text by it.
+    @property
+    def labels(self) -> dict[int, str]:
+        return self._labels_of(self._name(None))
 
-        latent: chosen at the start, in every view of this Lab. with_card: show the chosen latent's card.
-        Raises CorpusError on an empty or non-string text or one longer than the model's context, RangeError
-        on a latent out of range.
+    def show(
+        self, sample: Any, latent: int | None = None, *, sae: str | None = None, with_card: bool = False
+    ) -> TokensView:
+        """A sample of whatever kind the subject reads as a heatmap: a text, a dialogue, an image, items.
+
+        Hover over a position for its latents, click one to colour the sample by it.
+
+        Args:
+            sample: what the subject reads.
+            latent: chosen at the start, in every view of its SAE.
+            sae: name of the SAE; None: the chosen one.
+            with_card: show the chosen latent's card.
+
+        Raises:
+            CorpusError: The sample is empty, of another kind, or longer than the model's context.
+            RangeError: The latent is out of range.
         """
-        self._choose(latent)
+        name = self._name(sae)
+        self._choose(name, latent)
         return TokensView(
-            self.codes(text),
-            questions={"card": self.card, "cards": self._cards},
-            selection=self.selection,
+            self.codes(sample, sae=name), questions=self._questions(name), selection=self._choices[name],
             with_card=with_card,
-        )
+        )  # fmt: skip
 
-    def features(self) -> FeaturesView:
-        """A browser over all latents: sort, search by a text that fires them, read their cards."""
-        questions = {"card": self.card, "cards": self._cards, "search": self.search}
-        return FeaturesView(self.table, questions=questions, selection=self.selection)
+    def tokens(
+        self, text: str, latent: int | None = None, *, sae: str | None = None, with_card: bool = False
+    ) -> TokensView:
+        """`show` of a text, for subjects that read texts. Raises SubjectError where this one does not."""
+        need(self.subject, HasTokens, "A heatmap of tokens")
+        return self.show(text, latent, sae=sae, with_card=with_card)
 
-    def feature(self, latent: int) -> CardView:
-        """The card of one latent; it follows the selection. Raises RangeError."""
-        self._choose(latent)
-        return CardView(latent, questions={"card": self.card}, selection=self.selection)
+    def features(self, *, sae: str | None = None) -> FeaturesView:
+        """A browser over all latents: sort, search by a text that fires them, read their cards. Raises
+        StoreError where the SAE has no store."""
+        name = self._name(sae)
+        questions = self._questions(name) | {"search": lambda text: self._found(text, name)}
+        return FeaturesView(self._table(name), questions=questions, selection=self._choices[name])
 
-    def codes(self, text: str) -> TokenCodes:
-        """The codes of every latent on each token of a text: what `tokens` shows. Raises CorpusError."""
-        from saelab.analysis import token_codes
+    def feature(self, latent: int, *, sae: str | None = None) -> CardView:
+        """The card of one latent; it follows the selection. Raises RangeError, StoreError."""
+        name = self._name(sae)
+        self._choose(name, latent)
+        return CardView(latent, questions=self._questions(name), selection=self._choices[name])
 
-        return token_codes(self.subject, self.sae, text)
+    def card(self, latent: int, *, sae: str | None = None) -> FeatureCard:
+        """Everything that a card shows of one latent. Raises RangeError, StoreError."""
+        return self._cached_card(latent, self._name(sae))
 
-    @overload
-    def search(self, text: str, *, n: int = 50) -> list[tuple[int, float]]: ...
+    def codes(self, sample: Any, *, sae: str | None = None) -> SampleCodes:
+        """The codes of every latent on each position of a sample: what `show` shows. Raises CorpusError."""
+        from saelab.analysis import sample_codes
 
-    @overload
+        return sample_codes(self.subject, self.saes[self._name(sae)], sample)
+
     def search(
-        self,
-        *,
-        token: str | None = None,
-        label: str | None = None,
-        example: str | None = None,
-        direction: Any = None,
-        latent: int | None = None,
-        n: int = 20,
-    ) -> pd.DataFrame: ...
-
-    def search(self, text: str | None = None, *, n: int | None = None, **asked: Any) -> Any:
+        self, sample: Any = None, *, n: int | None = None, sae: str | None = None, **asked: Any
+    ) -> pd.DataFrame:
         """The latents that answer best to exactly one question, best first.
 
-        text: which the text fires, by the model: (latent, strongest value) of at most n=50. token, label,
-        example, direction, latent: without the model, see `FeatureStore.search`; labels are those of this
-        Lab. Raises ConfigError where there is not one question, what it raises, CorpusError on a bad text.
+        Args:
+            sample: a text, or what else the subject reads, that fires them: asks the model. Score: the
+                strongest |value| on it, beside the value itself.
+            n: lines, at most: by default 50 of a sample, else 20.
+            sae: name of the SAE; None: the chosen one.
+            **asked: one of token=, value=, label=, example=, direction=, latent=, answered without the model:
+                see `FeatureStore.search`; labels are those of this Lab.
+
+        Returns:
+            latent, score and the evidence.
+
+        Raises:
+            ConfigError: There is not one question.
+            CorpusError: A bad sample or token.
+            StoreError: The SAE has no store, which all but a sample need.
         """
-        from saelab.analysis import search
+        import pandas as pd
+
         from saelab.stores.search import WAYS
         from saelab.stores.search import search as search_store
 
+        name = self._name(sae)
         unknown = [way for way in asked if way not in WAYS]
         given = [way for way in asked if asked[way] is not None]
-        if unknown or (text is not None and given):
-            got = f"{unknown[0]}=" if unknown else f"a text and {given[0]}="
+        if unknown or (sample is not None and given):
+            got = f"{unknown[0]}=" if unknown else f"a sample and {given[0]}="
             message = (
-                f"A search takes exactly one of a text and {', '.join(f'{w}=' for w in WAYS)}. Got {got}. "
+                f"A search takes exactly one of a sample and {', '.join(f'{w}=' for w in WAYS)}. Got {got}. "
                 "Pass e.g. token=' cat'."
             )
             raise ConfigError(message)
-        if text is not None:
-            return search(self.subject, self.sae, text, 50 if n is None else n)
-        return search_store(self.store, 20 if n is None else n, self._labels_and_sources(), **asked)
+        if sample is not None:
+            pairs = self._found(sample, name, 50 if n is None else n)
+            found = pd.DataFrame(pairs, columns=["latent", "value"])
+            found.insert(1, "score", found["value"].abs())
+            return found
+        labels = self._labels_and_sources(name)
+        return search_store(self._store(name), 20 if n is None else n, labels, **asked)
 
-    def _labels_and_sources(self) -> pd.DataFrame:
+    @property
+    def table(self) -> LatentTable:
+        """One line for each latent of the chosen SAE: what the browser lists."""
+        return self._table(self._name(None))
+
+    def _table(self, name: str) -> LatentTable:
+        from saelab.analysis import latent_table
+
+        if name not in self._tables:
+            self._tables[name] = latent_table(self._store(name), self._labels_of(name))
+        return self._tables[name]
+
+    @cached_property
+    def _tables(self) -> dict[str, LatentTable]:
+        return {}
+
+    def _found(self, sample: Any, name: str, n: int = 50) -> list[tuple[int, float]]:
+        from saelab.analysis import search
+
+        return search(self.subject, self.saes[name], sample, n)
+
+    def _labels_of(self, name: str) -> dict[int, str]:
+        from saelab.stores.labels import newest
+
+        attached = newest(self.stores[name].labels()) if name in self.stores else {}
+        return attached | self._given.get(name, {})
+
+    def _labels_and_sources(self, name: str) -> pd.DataFrame:
         """The store's labels, but those that were given to this Lab where it has its own."""
         import pandas as pd
 
-        attached = self.store.labels()
-        kept = attached.loc[~attached["latent"].isin(list(self._given))]
-        given = pd.DataFrame(list(self._given.items()), columns=["latent", "label"]).assign(source="lab")
+        attached, own = self._store(name).labels(), self._given.get(name, {})
+        kept = attached.loc[~attached["latent"].isin(list(own))]
+        given = pd.DataFrame(list(own.items()), columns=["latent", "label"]).assign(source="lab")
         return pd.concat([kept, given], ignore_index=True)
 
-    @cached_property
-    def table(self) -> LatentTable:
-        """One line a latent: what the browser lists."""
-        from saelab.analysis import latent_table
+    def _questions(self, name: str) -> dict[str, Any]:
+        """What views of an SAE may ask."""
+        return {
+            "card": lambda latent: self._cached_card(latent, name),
+            "cards": lambda latents: self._cards(latents, name),
+        }
 
-        return latent_table(self.store, self.labels)
+    def _card(self, latent: int, name: str) -> FeatureCard:
+        return self._cards([latent], name)[0]
 
-    def _card(self, latent: int) -> FeatureCard:
-        from saelab.analysis import card
-
-        return card(self.store, latent, self.sae, self.subject, label=self.labels.get(latent, ""))
-
-    def _cards(self, latents: list[int]) -> list[FeatureCard]:
+    def _cards(self, latents: list[int], name: str) -> list[FeatureCard]:
         from saelab.analysis import cards
 
-        return cards(self.store, latents, self.sae, self.subject, labels=self.labels)
+        return cards(self._store(name), latents, self.saes[name], self.subject, labels=self._labels_of(name))
 
-    def _choose(self, latent: int | None) -> None:
+    def _choose(self, name: str, latent: int | None) -> None:
+        self.selection.sae = name
         if latent is not None:
-            self.selection.latent = self.store.latent(latent).latent
+            at = self.stores[name].latent(latent).latent if name in self.stores else int(latent)
+            self._choices[name].latent = at
 
-    def _check_same(self, part):
-        """The part itself, if the store was indexed with it."""
-        self.store.check(part)
-        return part
+    def _name(self, sae: str | None) -> str:
+        """The name of an SAE of this Lab. Raises ConfigError."""
+        name = self.selection.sae if sae is None else sae
+        if name not in self._names:
+            message = (
+                f"sae must name one of the Lab's SAEs, {', '.join(self._names)}. Got {name!r}. "
+                f"{nearest(str(name), self._names)}Leave it out for the chosen one."
+            )
+            raise ConfigError(message)
+        return name
+
+    @property
+    def _names(self) -> list[str]:
+        return list(self.saes)
+
+    def _store(self, name: str) -> FeatureStore:
+        if name not in self.stores:
+            message = (
+                f"This needs a store of the SAE {name!r}. Got none in this Lab. Make one by "
+                "saelab.index(...) and pass it: Lab(subject, saes, stores)."
+            )
+            raise StoreError(message)
+        return self.stores[name]
+
+    def _fitting(self, name: str, sae: SAE) -> SAE:
+        """The SAE itself, if its store was indexed with it."""
+        if name in self.stores:
+            self.stores[name].check(sae)
+        return sae
 
     def __repr__(self) -> str:
-        def name(part: object) -> str:
+        def called(part: object) -> str:
             return Path(part).name if isinstance(part, str | Path) else repr(part).splitlines()[0]
 
-        return (
-            f"Lab({name(self._subject)}, {name(self._sae)}, "
-            f"{self.store.n_latents:,} latents over {self.store.n_rows:,} tokens)"
-        )
+        of = []
+        for name in self._names:
+            store = self.stores.get(name)
+            over = f", {store.n_latents:,} latents over {store.n_rows:,} rows" if store is not None else ""
+            of.append(f"{name}{over}")
+        return f"Lab({called(self._subject)}; {'; '.join(of)})"
+
+
+class _Loaded(Mapping[str, Any]):
+    """SAEs by name, each loaded when it is first asked for."""
+
+    def __init__(self, parts: dict[str, Any], fitting: Any) -> None:
+        self._parts, self._fit = parts, fitting
+
+    def __getitem__(self, name: str) -> SAE:
+        part = self._parts[name]
+        if isinstance(part, str | Path):
+            from saelab.sae import SAE
+
+            self._parts[name] = part = self._fit(name, SAE.load(part))
+        return part
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
+class _Choice:
+    """What the views of one SAE share: the Lab's selection while this SAE is the chosen one, else what was
+    chosen of it last."""
+
+    def __init__(self, shared: Selection, name: str) -> None:
+        self.shared, self.name = shared, name
+        self.own = Selection(sae=name)
+        self.own.observe(self._out, names=["latent", "row", "document", "latents"])
+        shared.observe(self._in)
+
+    def _out(self, change: Any) -> None:
+        with self.shared.hold_trait_notifications():
+            self.shared.sae = self.name
+            for trait in ("latent", "row", "document", "latents"):
+                setattr(self.shared, trait, getattr(self.own, trait))
+
+    def _in(self, change: Any) -> None:
+        if self.shared.sae != self.name:
+            return
+        if change.name == "sae":  # this SAE is chosen again: what was chosen of it is shown
+            self._out(change)
+        else:
+            setattr(self.own, change.name, change.new)
+
+
+def _named(saes: Any, stores: Any) -> dict[str, tuple[Any, FeatureStore | None]]:
+    """name -> (SAE or where it is, its store or None). Raises ConfigError, StoreError."""
+    if isinstance(saes, Mapping):
+        given = stores if isinstance(stores, Mapping) else {}
+        if stores is not None and not isinstance(stores, Mapping):
+            if len(saes) != 1 or isinstance(stores, list | tuple):
+                message = (
+                    "The stores of named SAEs must be named alike. Got a "
+                    f"{type(stores).__name__}. Pass {{name: store}}."
+                )
+                raise ConfigError(message)
+            given = {next(iter(saes)): stores}
+        unknown = [name for name in given if name not in saes]
+        if unknown:
+            message = (
+                f"Every store must be of one of the SAEs, {', '.join(saes)}. Got {unknown[0]!r}. "
+                f"{nearest(str(unknown[0]), saes)}Name stores as their SAEs."
+            )
+            raise ConfigError(message)
+        pairs = [(str(name), sae, _opened(given.get(name))) for name, sae in saes.items()]
+    else:
+        each = list(saes) if isinstance(saes, list | tuple) else [saes]
+        own = list(stores) if isinstance(stores, list | tuple) else [stores] * (1 if len(each) == 1 else 0)
+        if isinstance(stores, Mapping) or len(own or each) != len(each) or (stores is not None and not own):
+            message = (
+                f"There must be one store for each SAE, or None. Got {type(stores).__name__} for {len(each)} "
+                "SAEs. Pass as many, or {name: store} beside {name: SAE}."
+            )
+            raise ConfigError(message)
+        pairs = []
+        for sae, store in zip(each, own or [None] * len(each), strict=True):
+            opened = _opened(store)
+            pairs.append((_called(sae, opened), sae, opened))
+    if not pairs:
+        message = "A Lab needs at least one SAE. Got none. Pass an SAE, or {name: SAE}."
+        raise ConfigError(message)
+    names = [name for name, _, _ in pairs]
+    return {
+        name if names.count(name) == 1 else f"{name} ({names[:i].count(name) + 1})": (sae, store)
+        for i, (name, sae, store) in enumerate(pairs)
+    }
+
+
+def _opened(store: Any) -> FeatureStore | None:
+    from saelab.stores import FeatureStore
+
+    return store if store is None or isinstance(store, FeatureStore) else FeatureStore.open(store)
+
+
+def _called(sae: Any, store: FeatureStore | None) -> str:
+    """What an SAE is called that was given without a name: the hook points that it reads."""
+    if store is not None:
+        return store.hook.name
+    if isinstance(sae, str | Path):
+        return Path(sae).name
+    return " + ".join(map(str, sae.reads))
+
+
+def _labels(labels: Mapping[Any, Any] | None, lab: Lab) -> dict[str, dict[int, str]]:
+    """name -> latent -> label. Raises ConfigError, RangeError."""
+    given = dict(labels or {})
+    if not any(isinstance(key, str) for key in given):
+        if given and len(lab.saes) > 1:
+            message = (
+                f"Labels of several SAEs must be named. Got latents of {', '.join(lab.saes)}. Pass "
+                "labels={name: {latent: label}}."
+            )
+            raise ConfigError(message)
+        given = {next(iter(lab.saes)): given} if given else {}
+    for name, own in given.items():
+        n = lab._store(lab._name(name)).n_latents
+        for latent in own:
+            if not 0 <= latent < n:
+                message = (
+                    f"A label's latent must be in 0..{n - 1}. Got {latent}. "
+                    "Pass labels of this store's latents."
+                )
+                raise RangeError(message)
+    return {name: dict(own) for name, own in given.items()}

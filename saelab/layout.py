@@ -88,10 +88,11 @@ class Layout:
                     f"which only the last may lack its number. Got {text!r:.80}. Write positions in order."
                 )
                 raise ConfigError(message)
+            size, columns = int(n or 0), int(width or 0)
             if kind == "grid":
-                segments.append(Segment(kind, int(n) * int(width), int(width)))
+                segments.append(Segment(kind, size * columns, columns))
             else:
-                segments.append(Segment(kind, None if n is None else int(n)))
+                segments.append(Segment(str(kind), size or None))
         return cls(tuple(segments))
 
     @property

@@ -22,16 +22,25 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from saelab.config import read_json, write_json
 from saelab.corpora import Corpus, Document, as_corpus
+from saelab.files import read_json, read_json_or_none, write_json
 from saelab.harvesting import index as index_alone
-from saelab.harvesting.batches import batches, check_hooks, is_language, stretch_size
+from saelab.harvesting.batches import batches, check_hooks
 from saelab.stores import ActivationStore, ActivationWriter, FeatureStore
 from saelab.stores import manifest as manifests
-from saelab.stores.activation_writer import KIND, SHARD_ROWS, shard_name
 from saelab.stores.merging import merge_into
+from saelab.stores.shards import KIND, SHARD_ROWS, shard_name
 from saelab.subjects import load_subject
-from saelab.types import ConfigError, CorpusError, HookPoint, MissingDependency, SaelabError
+from saelab.subjects.packing import stretch_size
+from saelab.types import (
+    ConfigError,
+    CorpusError,
+    HasTokens,
+    HookPoint,
+    MissingDependency,
+    SaelabError,
+    lacking,
+)
 
 if TYPE_CHECKING:
     from saelab.sae import SAE
@@ -166,10 +175,8 @@ def _seen(subject: Make) -> str | None:
 
 def _known(out: str | Path, seen: str | None) -> str | None:
     """The fingerprint of the subject that a finished store was made with, if its folder looks as it did."""
-    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
-        manifest = json.loads((Path(out) / manifests.NAME).read_bytes())
-        return manifest.get("subject") if seen and manifest.get("seen") == seen else None
-    return None
+    manifest = read_json_or_none(Path(out) / manifests.NAME) or {}
+    return manifest.get("subject") if seen and manifest.get("seen") == seen else None
 
 
 def _part_size(part_documents: int, batch_size: int, packing: str) -> int:
@@ -202,7 +209,7 @@ def _load(subject: Make, gpus: float) -> Any:
 def _describe(subject: Make, gpus: float, hooks: Sequence[str]) -> dict[str, Any]:
     """What the caller must know of the subject, without loading it there."""
     loaded = _load(subject, gpus)
-    if not is_language(loaded):
+    if lacking(loaded, HasTokens):
         message = (
             f"saelab.scale runs documents through language models. Got a {type(loaded).__name__}. Use "
             "saelab.harvest or saelab.index for it."
@@ -223,10 +230,10 @@ def _write_activations(
     with manifests.building(place) as folder, ActivationWriter(folder, widths, **writing) as writer:
         told = {"special_rows": 0, "documents_cut": 0}
         for batch in batches(subject, documents, points, **reading):
-            rows = torch.from_numpy(batch.rows)
+            rows = torch.from_numpy(batch.rows.origin[:, :2].copy())
             rows[:, 0] += first
             writer.add(batch.acts, rows)
-            told["special_rows"] += int(batch.special.sum())
+            told["special_rows"] += int(batch.rows.special.sum())
             told["documents_cut"] += batch.cut
         if not writer.n_rows:
             message = "A part must hold rows besides BOS. Got none. Pass longer texts, or include_bos=True."
@@ -274,7 +281,7 @@ def _place(folder: Path, number: int) -> Path:
 def _rows(place: Path) -> int:
     """Rows of a part that is there, else 0."""
     path = place / manifests.NAME
-    return int(json.loads(path.read_text(encoding="utf-8"))["n_rows"]) if path.is_file() else 0
+    return int(read_json(path, "manifest of a part")["n_rows"]) if path.is_file() else 0
 
 
 # what runs where the call is made
@@ -459,7 +466,7 @@ def _join(folder: Path, parts: list[Path], fields: dict[str, Any]) -> None:
         rounding = {hook: _rounding(stores, hook) for hook in own["hooks"] if own["dtype"] != "float32"}
         own |= {"rounding": rounding} if rounding else {}
         write_json(plan, {"moves": moves, "fields": {**own, **fields}})
-    told = read_json(plan)
+    told = read_json(plan, "plan of a store")
     for number, (source, _) in enumerate(told["moves"]):
         if (plan.parent / source).is_file():
             (plan.parent / source).replace(folder / shard_name(number))

@@ -221,7 +221,7 @@ class Run:
     calls: Mapping[str, int] = field(default_factory=dict)
 
 
-class Value(NamedTuple):
+class Shown(NamedTuple):
     """What a row shows: a token, a patch, an item."""
 
     facet: str
@@ -300,8 +300,18 @@ class Subject(Protocol):
         """Hex digest of architecture and weights; equal for equal models."""
         ...
 
+    # its own way through a corpus
+
     def corpus(self, data: Any) -> Any:
         """The `saelab.corpora.Corpus` of what a user passes: texts, images, or what else it reads."""
+        ...
+
+    def prime(self, document: Any) -> None:
+        """See a document before hook points are asked about: some subjects learn shapes from it."""
+        ...
+
+    def stretch(self, how: Any) -> int:
+        """How many documents `read` takes at once; `how` is a `saelab.subjects.reading.How`."""
         ...
 
     def read(self, documents: Sequence[tuple[int, Any]], how: Any) -> Any:
@@ -337,8 +347,8 @@ class HasLogits(Protocol):
 class HasLoss(Protocol):
     """Knows how wrong its output is on its inputs."""
 
-    def loss(self, inputs: Inputs, edits: Sequence[Intervention] = ()) -> tuple[float, int]:
-        """(summed loss, number of targets), in nats for language models."""
+    def loss(self, inputs: Inputs, edits: Sequence[Intervention] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """(summed loss float64 [samples], number of targets int64 [samples]), in nats for language models."""
         ...
 
 
@@ -415,10 +425,10 @@ __all__ = [
     "SaelabError",
     "Scale",
     "ShapeError",
+    "Shown",
     "StoreError",
     "Subject",
     "SubjectError",
-    "Value",
     "check_finite",
     "lacking",
     "nearest",

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from saelab.sae import SAE
+from saelab.subjects.reading import ReadsSamples, ReadsTexts
 from saelab.types import Codes, HookError, HookPoint, Inputs, Run
 
 BOS, WIDTH = 0, 6
@@ -24,7 +25,7 @@ TEXTS = [
 ] * 3
 
 
-class Bare:
+class Bare(ReadsSamples):
     """A subject of letters: the activations at a position depend on letter and position alone."""
 
     def hooks(self):
@@ -60,7 +61,7 @@ class Bare:
         return "letters"
 
 
-class Letters(Bare):
+class Letters(ReadsTexts, Bare):
     """The same as a language model, with a BOS."""
 
     bos_id, n_ctx = BOS, 24

@@ -141,7 +141,7 @@ def _full_disk(rank: int, folder: Path) -> Any:
     """Rank 0 cannot finish its second checkpoint, of which the other goes on to send its pieces."""
     from saelab.training import checkpoints
 
-    write, calls = checkpoints._write_tensors, []
+    write, calls = checkpoints.write_tensors, []
 
     def full(path: Path, tensors: Any) -> str:
         calls.append(path)
@@ -149,11 +149,11 @@ def _full_disk(rank: int, folder: Path) -> Any:
             raise OSError(28, "No space left on device")
         return write(path, tensors)
 
-    checkpoints._write_tensors = full
+    checkpoints.write_tensors = full
     try:
         return run("topk", shard="latents", checkpoint_every=20, out=folder / "full")
     finally:
-        checkpoints._write_tensors = write
+        checkpoints.write_tensors = write
 
 
 def _broken_rows(rank: int) -> Any:

@@ -16,7 +16,7 @@ from saelab.corpora.world import FAMILIES
 from saelab.embedded import scores
 from saelab.embedded.data import Chunk, write_chunk
 from saelab.embedded.training import CHUNK_STEPS, Plan, new_model, phases
-from saelab.stores.manifest import sha256
+from saelab.files import sha256
 from saelab.types import HookError
 
 # seeds that the build never used

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    "errors layout types config dist stores sae corpora subjects embedded formats interventions harvesting "
-    "scale training analysis autointerp widgets lab demo commands cli"
+    "errors files layout types tensors config dist stores sae corpora subjects embedded formats "
+    "interventions harvesting scale training analysis autointerp widgets lab demo commands cli"
 ).split()
-# scripts, run with -m and imported by nobody, may use everything
-SCRIPTS = {"saelab/embedded/build.py"}
+# circles of imports that are still there, of which no more may come
+CIRCLES: list[set[str]] = [
+    {f"saelab.widgets.{name}" for name in ("base", "card", "export", "features", "tokens")},
+]
 ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("saelab/**/*.py"))
 
@@ -46,7 +49,7 @@ def saelab_imports(source: str) -> list[str]:
 @pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
 def test_imports_point_downwards(path):
     relative = path.relative_to(ROOT)
-    if str(relative) in SCRIPTS or str(relative) == "saelab/__init__.py":
+    if str(relative) == "saelab/__init__.py":
         return
     own = relative.parts[1].removesuffix(".py")
     assert own in ORDER, f"{own} has no place in the order"
@@ -66,10 +69,56 @@ def test_widgets_know_results_not_models(path):
         assert module.startswith(allowed), f"{path.name} imports {module}"
 
 
-def test_no_script_is_imported():
-    scripts = {s.removesuffix(".py").replace("/", ".") for s in SCRIPTS}
-    for path in FILES:
-        assert not scripts & set(saelab_imports(path.read_text())), path
+def graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Module -> the modules that it imports anywhere: on top, in functions, for types alone. What a package
+    imports in its `__init__` is not counted for its modules."""
+    found = {}
+    for name, source in sources.items():
+        tree = ast.parse(source)
+        froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        imported = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+        for node in froms:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            imported |= (inner & set(sources)) or {str(node.module)}
+        found[name] = (imported & set(sources)) - {name}
+    return found
+
+
+def circle(imports: dict[str, set[str]], known: list[set[str]]) -> list[str]:
+    """A circle of modules that is none of those that are known, or []."""
+    for module, others in imports.items():
+        allowed = set().union(*(some for some in known if module in some))
+        imports = imports | {module: others - allowed}
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_there_are_no_import_circles():
+    """Neither through functions nor for types: what is imported late to break a circle is still one."""
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES}
+    found = graph({name.removesuffix(".__init__"): path.read_text() for path, name in names.items()})
+    assert circle(found, CIRCLES) == []
+    for known in CIRCLES:  # one that is gone leaves this list
+        assert circle(found, [other for other in CIRCLES if other != known]), f"{known} is no circle any more"
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from saelab.a import f",
+        "def g():\n    import saelab.a",
+        "if TYPE_CHECKING:\n    from saelab import a",
+    ],
+)
+def test_the_check_sees_circles(back):
+    sources = {"saelab.a": "from saelab.b import x", "saelab.b": "import saelab.c", "saelab.c": "import os"}
+    assert circle(graph(sources), []) == []
+    sources["saelab.c"] = back
+    assert set(circle(graph(sources), [])) == {"saelab.a", "saelab.b", "saelab.c"}
+    assert circle(graph(sources), [{"saelab.a", "saelab.c"}]) == []
 
 
 def test_the_check_sees_through_functions():
@@ -113,3 +162,31 @@ def test_public_names_resolve():
 def test_files_stay_small():
     for path in FILES:
         assert len(path.read_text().splitlines()) <= 520, f"{path.relative_to(ROOT)} is longer than 520 lines"
+
+
+def edges_between_packages() -> dict[str, set[str]]:
+    """Package -> the packages that it imports, without those that follow from others."""
+    direct: dict[str, set[str]] = {}
+    for path in FILES:
+        relative = path.relative_to(ROOT)
+        if str(relative) == "saelab/__init__.py":
+            continue
+        own = relative.parts[1].removesuffix(".py")
+        found = {package_of(module) for module in saelab_imports(path.read_text())}
+        direct.setdefault(own, set()).update(other for other in found if other and other != own)
+
+    def below(package: str) -> set[str]:
+        return set().union(*({other} | below(other) for other in direct[package]))
+
+    return {
+        own: {other for other in others if not any(other in below(each) for each in others)}
+        for own, others in direct.items()
+    }
+
+
+def test_the_picture_of_the_house_is_that_of_the_imports():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    picture = text.split("```mermaid")[1].split("```")[0]
+    shown = [tuple(line.strip().split(" --> ")) for line in picture.splitlines() if "-->" in line]
+    real = [(own, other) for own, others in edges_between_packages().items() for other in others]
+    assert sorted(shown) == sorted(real)

@@ -1,4 +1,4 @@
-"""The README is true: its tree is the disk's, its commands exist, its Python runs."""
+"""The README and the guide are true: the tree is the disk's, commands exist, their Python runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def fenced(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+GUIDE = (ROOT / "docs" / "guide.md").read_text()
+
+
+def fenced(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
 
 
 def tree_paths() -> set[str]:
@@ -65,11 +68,14 @@ def test_the_commands_are_targets_of_the_makefile():
 def test_the_python_of_the_tour_runs(tmp_path, monkeypatch):
     """All python blocks, in order, in one namespace, offline, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    blocks = fenced("python")
-    assert blocks
-    exec(compile("\n".join(blocks), "README.md", "exec"), {})
+    assert fenced("python")
+    space = {}
+    for name, text in (("README.md", README), ("guide.md", GUIDE)):
+        exec(compile("\n".join(fenced("python", text)), name, "exec"), space)
 
 
 def test_local_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
-        assert (ROOT / target).exists(), target
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for page in pages:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from saelab.analysis.controls import shuffled
 from saelab.types import ShapeError
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def concepts(store: FeatureStore, labels: Sequence[str], *, min_rows: int = 20, 
         n *= len(POLES)
 
     together = _counts(latent, group[row], n, len(names))
-    shuffled_group = np.random.default_rng(seed).permutation(group)
+    shuffled_group = shuffled(group, seed)
     by_chance = _counts(latent, shuffled_group[row], n, len(names))
     fires = np.bincount(latent, minlength=n)
     carries = np.bincount(group, minlength=len(names))

@@ -1,41 +1,42 @@
-"""Scores of an SAE, each beside its controls."""
+"""Scores of an SAE, each beside its control: on any subject, a store of activations, or tensors."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saelab.corpora import Corpus, Document, as_corpus
-from saelab.harvesting.batches import side_by_side
-from saelab.types import CorpusError, HookPoint, Inputs, Intervention, check_finite
+from saelab.analysis import scores
+from saelab.analysis.controls import Beside, Sums, beside, untrained
+from saelab.analysis.scores import Score, Seen, Spliced
+from saelab.analysis.sources import Part, source_of
+from saelab.types import (
+    CorpusError,
+    HasLoss,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from saelab.interventions.reconstruction import Replace
+    from saelab.corpora import Document
     from saelab.sae import SAE
-    from saelab.subjects import LanguageModel
+    from saelab.stores import ActivationStore
+    from saelab.types import Subject
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured of one SAE on one corpus."""
+    """The core scores of one SAE on one corpus; see `saelab.analysis.scores` for what each is. None where the
+    subject cannot tell."""
 
     fvu: float
-    """sum |x - x_hat|^2 / sum |x - mean x|^2 over all rows: 0 is perfect, 1 is what the mean gives"""
     l0: float
-    """latents != 0 per row, mean"""
     dead: float
-    """fraction of latents that never fired on these rows"""
-    loss: float
-    """next-token cross-entropy in nats with the activations replaced by the reconstruction"""
-    loss_recovered: float
-    """(loss ablated - loss) / (loss ablated - loss clean): 1 is the model itself, 0 is mean ablation"""
+    loss: float | None = None
+    loss_recovered: float | None = None
 
 
 @dataclass(frozen=True)
@@ -44,36 +45,37 @@ class Report:
 
     hook: str
     n_rows: int
-    loss_clean: float
-    """nats, the model untouched"""
-    loss_ablated: float
-    """nats, the activations replaced by their mean"""
+    loss_clean: float | None
+    """the subject untouched, in nats for language models; None where it has no loss"""
+    loss_ablated: float | None
+    """the activations replaced by their mean"""
     sae: Scores
     untrained: Scores
+    scores: Mapping[str, Beside] = field(default_factory=dict)
+    """every score by its name, beside its control, with intervals over documents (of "dead": over latents)"""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """scores that could not be measured, and why"""
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a score, columns: this SAE, untrained SAE."""
+        """One line for each score: this SAE, untrained SAE, and the 95 % interval of this SAE's."""
         import pandas as pd
 
-        names = list(Scores.__dataclass_fields__)
-        return pd.DataFrame(
-            {
-                "this SAE": [getattr(self.sae, n) for n in names],
-                "untrained SAE": [getattr(self.untrained, n) for n in names],
-            },
-            index=pd.Index(names, name="score"),
-        )
+        columns = ["this SAE", "untrained SAE", "from", "to"]
+        lines = [[s.value, s.control, *s.interval] for s in self.scores.values()]
+        return pd.DataFrame(lines, index=pd.Index(self.scores, name="score"), columns=columns)
 
     def __str__(self) -> str:
-        loss = f"loss {self.loss_clean:.3f} clean, {self.loss_ablated:.3f} ablated"
-        head = f"{self.hook}, {self.n_rows:,} rows; {loss}"
-        return f"{head}\n{self.to_frame().to_string(float_format=lambda v: f'{v:.4g}')}"
+        head = f"{self.hook}, {self.n_rows:,} rows"
+        if self.loss_clean is not None:
+            head += f"; loss {self.loss_clean:.3f} clean, {self.loss_ablated:.3f} ablated"
+        lines = [head, self.to_frame().to_string(float_format=lambda v: f"{v:.4g}")]
+        return "\n".join([*lines, *(f"{name}: left out, {why}" for name, why in self.left_out.items())])
 
 
 def evaluate(
     sae: SAE,
-    subject: LanguageModel,
-    corpus: Iterable[str | Document],
+    subject: Subject | ActivationStore | Tensor,
+    corpus: Iterable[str | Document] | Any = None,
     *,
     max_rows: int | None = None,
     batch_size: int = 16,
@@ -81,156 +83,114 @@ def evaluate(
 ) -> Report:
     """Reconstruction, sparsity and effect on the loss, beside an untrained SAE.
 
-    BOS is left out of reconstruction, and kept as it is where the loss is measured. Documents longer than
-    the context are cut at it. Of a transcoder the target is scored, of a crosscoder all that it reads, from
-    the activations of the untouched model.
+    Rows are those of `saelab.harvest`; where the loss is measured, other positions (BOS, padding) are kept as
+    they are. Documents longer than the context are cut at it. A transcoder is scored on its target, a
+    crosscoder on all that it reads, from the activations of the untouched model.
 
-    max_rows: stop after this many rows. seed: of the untrained SAE.
-    Raises HookError on an SAE without hook points, CorpusError on an empty corpus.
+    Args:
+        sae: whose scores are wanted.
+        subject: the model, any that can be read at the SAE's hook points; or activations that are at hand: a
+            store, or a tensor [n d_in]. What needs the model's loss is left out of a report then, by name.
+        corpus: what the subject reads; none with a store or a tensor.
+        max_rows: stop after this many rows.
+        batch_size: samples of a forward pass.
+        seed: of the untrained SAE, and of the draws that give the intervals.
+
+    Returns:
+        The report.
+
+    Raises:
+        HookError: The SAE names no hook point, or one that the subject does not have.
+        ShapeError: The activations have another width than the SAE.
+        CorpusError: There are no rows.
+        ConfigError: A subject without a corpus, or activations with one.
     """
-    from saelab.interventions.reconstruction import MeanAblate
-    from saelab.sae import SAE
-
-    reads = [subject.hook_point(str(hook)) for hook in sae.reads]
-    writes = [subject.hook_point(str(hook)) for hook in sae.writes]
-    corpus = as_corpus(corpus)
+    source = source_of(sae, subject, corpus, max_rows, batch_size)
     # the first pass finds the mean, the second measures: flat memory at the price of a partial forward
     total: Tensor | None = None
-    sample: tuple[Tensor, Tensor] | None = None
+    first: tuple[Tensor, Tensor] | None = None
     n_rows = 0
-    for batch in _batches(subject, corpus, reads, writes, max_rows, batch_size):
-        summed = batch.y.double().sum(0)
-        total, n_rows = summed if total is None else total + summed, n_rows + len(batch.y)
-        sample = (batch.x, batch.y) if n_rows == len(batch.y) else sample
-    if total is None or sample is None or not n_rows:
-        message = (
-            f"A corpus must hold rows besides BOS to be scored. Got none in {corpus!r}. Pass longer texts."
-        )
+    for part in source.parts():
+        summed = part.y.double().sum(0)
+        total, n_rows = summed if total is None else total + summed, n_rows + len(part.y)
+        first = first or ((part.x, part.y) if len(part.y) else None)
+    if total is None or first is None:
+        message = f"There must be rows to score. Got none in {corpus!r}. Pass longer texts, or more samples."
         raise CorpusError(message)
-    means = (total / n_rows).split([subject.width(hook) for hook in writes])
-    ablate = [MeanAblate(hook, mean) for hook, mean in zip(writes, means, strict=True)]
-
-    # the control knows as much of the data as training begins with: its mean and scale
-    arms = [_Arm(sae), _Arm(SAE.create(sae.config, seed=seed, rows=sample[0], targets=sample[1]))]
-    clean = ablated = 0.0
-    n_targets = 0
-    for batch in _batches(subject, corpus, reads, writes, max_rows, batch_size):
-        clean += _summed_loss(subject, batch.inputs)
-        ablated += _summed_loss(subject, batch.inputs, *ablate)
-        n_targets += int((np.asarray(batch.inputs.lengths) - 1).sum())
-        for arm in arms:
-            arm.loss += _summed_loss(subject, batch.inputs, *batch.replaced(writes, arm.add(batch)))
-    clean, ablated = clean / n_targets, ablated / n_targets
-    of_sae, of_untrained = (arm.scores(clean, ablated, n_targets) for arm in arms)
-    names = [" + ".join(map(str, hooks)) for hooks in (reads, writes)]
-    name = names[0] if names[0] == names[1] else " -> ".join(names)
-    return Report(name, n_rows, clean, ablated, of_sae, of_untrained)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Documents with what the SAE reads and stands for: rows of their tokens, BOS and padding left out."""
-
-    inputs: Inputs
-    acts: Mapping[str, Tensor]
-    """hook name -> [samples positions width]"""
-    kept: Tensor
-    """bool [samples positions]: which positions are rows"""
-    x: Tensor
-    """[rows d_in]"""
-    y: Tensor
-    """[rows d_out]"""
-
-    def replaced(self, hooks: Sequence[HookPoint], x_hat: Tensor) -> list[Replace]:
-        """The edits that put x_hat [rows d_out] where the rows are; the rest stays as it is."""
-        from saelab.interventions.reconstruction import Replace
-
-        edits = []
-        for hook, part in zip(
-            hooks, x_hat.split([self.acts[str(h)].shape[-1] for h in hooks], 1), strict=True
-        ):
-            values = self.acts[str(hook)].clone()
-            values[self.kept.to(values.device)] = part.to(values)
-            edits.append(Replace(hook, values))
-        return edits
-
-
-def _batches(
-    subject: LanguageModel,
-    corpus: Corpus,
-    reads: Sequence[HookPoint],
-    writes: Sequence[HookPoint],
-    max_rows: int | None,
-    batch_size: int,
-) -> Iterator[_Batch]:
-    import torch
-
-    seen = 0
-    hooks = list(dict.fromkeys([*reads, *writes]))
-    for documents in _grouped(corpus, batch_size):
-        inputs = subject.prepare([d.text for d in documents], truncate=True)
-        acts = subject.run(inputs, read=hooks, output=False).acts
-        kept = torch.as_tensor(inputs.counted)
-        rows = {name: each[kept.to(each.device)] for name, each in acts.items()}
-        for name, each in rows.items():
-            check_finite(each, f"Activations at {name}")
-        yield _Batch(inputs, acts, kept, side_by_side(rows, reads), side_by_side(rows, writes))
-        seen += int(kept.sum())
-        if max_rows is not None and seen >= max_rows:
-            return
-
-
-def _grouped(corpus: Corpus, size: int) -> Iterator[list[Document]]:
-    documents = iter(corpus)
-    while group := list(itertools.islice(documents, size)):
-        yield group
-
-
-def _summed_loss(subject: LanguageModel, inputs: Inputs, *edits: Intervention) -> float:
-    """Cross-entropy in nats of every next token of the batch, summed."""
-    import torch
-    import torch.nn.functional as F
-
-    logits: Any = subject.run(inputs, edits=edits).output
-    ids = inputs.data["input_ids"]
-    target = torch.arange(1, ids.shape[1]) < torch.as_tensor(inputs.lengths)[:, None]
-    target = target.to(ids.device)
-    return float(F.cross_entropy(logits[:, :-1][target].float(), ids[:, 1:][target], reduction="sum"))
+    mean = total / n_rows
+    control = untrained(sae, *first, seed=seed)
+    known = scores.registered()
+    left_out = {name: why for name, score in known.items() if (why := source.lacks(score.needs)) is not None}
+    measured = {name: score for name, score in known.items() if name not in left_out}
+    arms = [_Arm(each, measured) for each in (sae, control)]
+    splicing = any(score.needs is HasLoss for score in measured.values())
+    losses = Sums()
+    mode = sae.training
+    sae.eval()
+    try:
+        for part in source.parts():
+            base = source.losses(part, mean) if splicing else None
+            for arm in arms:
+                x_hat = arm.add(part, mean)
+                if base is not None:
+                    arm.splice(part, source.loss(part, x_hat), base)
+            if base is not None:
+                losses.add(np.arange(len(base.n)), **vars(base))
+    finally:
+        sae.train(mode)
+    of, beside_it = (arm.finished() for arm in arms)
+    found = {name: beside(of[name], beside_it[name], score.value, seed) for name, score in measured.items()}
+    clean, ablated = (
+        losses.total(name) / losses.total("n") if splicing else None for name in ("clean", "ablated")
+    )
+    core = list(Scores.__dataclass_fields__)
+    return Report(
+        hook=source.name,
+        n_rows=n_rows,
+        loss_clean=clean,
+        loss_ablated=ablated,
+        sae=Scores(**{name: found[name].value for name in core if name in found}),
+        untrained=Scores(**{name: found[name].control for name in core if name in found}),
+        scores=found,
+        left_out=left_out,
+    )
 
 
 class _Arm:
-    """One SAE with its running sums."""
+    """One SAE with the sums of its scores."""
 
-    def __init__(self, sae: SAE) -> None:
-        from saelab.sae import FVU
+    def __init__(self, sae: SAE, measured: Mapping[str, Score]) -> None:
+        self.sae, self.measured = sae, measured
+        self.sums = {name: Sums() for name in measured}
+        self.fired = np.zeros(sae.d_sae, dtype=np.int64)
 
-        self.sae = sae
-        self.fvu = FVU()
-        self.fired = np.zeros(sae.config.d_sae, dtype=bool)
-        self.nonzero = 0
-        self.rows = 0
-        self.loss = 0.0
-
-    def add(self, batch: _Batch) -> Tensor:
-        """Count a batch; gives x_hat."""
+    def add(self, part: Part, mean: Tensor) -> Tensor:
+        """Count some rows; gives x_hat."""
         import torch
 
         with torch.no_grad():
-            forward = self.sae(batch.x)
-        self.fvu.update(batch.y, forward.x_hat)
-        on = forward.codes != 0
-        self.fired |= on.any(0).cpu().numpy()
-        self.nonzero += int(on.sum())
-        self.rows += len(batch.x)
-        return forward.x_hat
+            x = part.x.to(self.sae.device)
+            forward = self.sae(x)
+            codes, x_hat = forward.codes, forward.x_hat
+            seen = Seen(x, part.y.to(x_hat.device), x_hat, codes, mean.to(x_hat.device))
+            self.fired += (codes != 0).sum(0).cpu().numpy()
+            for name, score in self.measured.items():
+                found = {key: value.cpu().numpy() for key, value in score.of_rows(seen).items()}
+                if found:
+                    self.sums[name].add(part.unit, **found)
+        return x_hat.to(part.y.device)
 
-    def scores(self, clean: float, ablated: float, n_targets: int) -> Scores:
-        loss = self.loss / n_targets
-        recovered = (ablated - loss) / (ablated - clean) if ablated != clean else float("nan")
-        return Scores(
-            fvu=self.fvu.value,
-            l0=self.nonzero / self.rows,
-            dead=float(1 - self.fired.mean()),
-            loss=loss,
-            loss_recovered=recovered,
-        )
+    def splice(self, part: Part, loss: np.ndarray, base: Spliced) -> None:
+        spliced = Spliced(base.n, loss, base.clean, base.ablated)
+        for name, score in self.measured.items():
+            if found := score.of_samples(spliced):
+                self.sums[name].add(part.samples, **found)
+
+    def finished(self) -> dict[str, Sums]:
+        for name, score in self.measured.items():
+            if found := score.of_latents(self.fired, self.sae):
+                self.sums[name].add(np.arange(self.sae.d_sae), **found)
+        return self.sums
+
+
+__all__ = ["Report", "Scores", "evaluate"]

@@ -72,7 +72,7 @@ class Frontier:
             x = np.log([s.l0 for s in firing])
             found[name] = [
                 float(np.interp(np.log(l0), x, y, left=np.nan, right=np.nan)) if firing else float("nan")
-                for y in ([s.fvu for s in firing], [s.loss_recovered for s in firing])
+                for y in ([s.fvu for s in firing], [_known(s.loss_recovered) for s in firing])
             ]
         index = pd.Index(found, name="name")
         return pd.DataFrame(list(found.values()), index=index, columns=["fvu", "loss_recovered"])
@@ -156,6 +156,11 @@ def frontier(reports: Mapping[str, Sequence[Report]]) -> Frontier:
     return Frontier(first.hook, first.n_rows, tuple(points))
 
 
+def _known(score: float | None) -> float:
+    return float("nan") if score is None else score
+
+
 def _ground(report: Report) -> str:
     """What two reports share if they are of the same rows: rows and clean loss tell texts apart."""
-    return f"{report.n_rows:,} rows of {report.hook} (loss {report.loss_clean:.4f})"
+    loss = "" if report.loss_clean is None else f" (loss {report.loss_clean:.4f})"
+    return f"{report.n_rows:,} rows of {report.hook}{loss}"

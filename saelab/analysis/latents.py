@@ -9,32 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saelab.analysis.logits import logit_lenses
-from saelab.analysis.results import Examples, FeatureCard, LatentStats, LatentTable, LogitLens, Window
-from saelab.types import HookError
+from saelab.analysis.results import Examples, FeatureCard, LatentTable, LogitLens
+from saelab.types import HasLogits, HookError, lacking
 
 if TYPE_CHECKING:
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
-    from saelab.stores.features import Example
     from saelab.types import Subject
-
-
-def stats(store: FeatureStore, latent: int) -> LatentStats:
-    """Statistics of one latent over the store's corpus. Raises RangeError."""
-    record = store.latent(latent)
-    return LatentStats(
-        latent=record.latent,
-        n_rows=store.n_rows,
-        count=record.count,
-        density=record.density,
-        mean=record.mean,
-        min=record.min,
-        max=record.max,
-        negative=record.negative,
-        mean_abs=record.mean_abs,
-        histogram=record.histogram,
-        edges=record.edges,
-    )
 
 
 def examples(store: FeatureStore, latent: int, n: int = 10, kind: str = "top") -> Examples:
@@ -43,9 +24,7 @@ def examples(store: FeatureStore, latent: int, n: int = 10, kind: str = "top") -
     kind: "top" (values > 0), "bottom" (< 0) or "quantile". Raises RangeError on a latent out of range,
     StoreError on an unknown kind.
     """
-    found = store.examples(latent, n=n, kind=kind)
-    strata = tuple(e.stratum for e in found) if kind == "quantile" else ()
-    return Examples(int(latent), kind, tuple(map(_window, found)), strata)
+    return Examples(int(latent), kind, tuple(store.examples(latent, n=n, kind=kind)))
 
 
 def card(
@@ -77,15 +56,12 @@ def cards(
     labels: Mapping[int, str] | None = None,
 ) -> list[FeatureCard]:
     """`card` of many latents, for whom the model is asked once. Raises RangeError."""
-    found = [stats(store, latent) for latent in latents]
+    found = [store.latent(latent) for latent in latents]
     lenses: Sequence[LogitLens | None] = [None] * len(found)
-    if sae is not None and subject is not None:
-        from saelab.subjects import LanguageModel
-
-        # other subjects have no logits, and some hook points do not write to the residual stream
-        if isinstance(subject, LanguageModel):
-            with contextlib.suppress(HookError):
-                lenses = logit_lenses(sae, subject, [s.latent for s in found])
+    # some subjects have no logits, and some hook points do not write to the residual stream
+    if sae is not None and subject is not None and not lacking(subject, HasLogits):
+        with contextlib.suppress(HookError):
+            lenses = logit_lenses(sae, subject, [s.latent for s in found])
     return [
         FeatureCard(
             s,
@@ -100,15 +76,15 @@ def cards(
 
 
 def latent_table(store: FeatureStore, labels: dict[int, str] | None = None) -> LatentTable:
-    """One line a latent. Its name is its label, else the tokens that it fires on most: those of its negative
+    """One line a latent. Its name is its label, else what it fires on most: that of its negative
     pole, if it has one, after a minus sign.
     """
     frame = store.latents()
     names = [""] * store.n_latents
-    for latent, tokens in store.top_tokens().items():
-        names[latent] = "  ".join(_visible(t) for t in tokens)
-    for latent, tokens in store.bottom_tokens().items():
-        names[latent] = "  ".join([names[latent], "\N{MINUS SIGN}", *map(_visible, tokens)]).strip()
+    for latent, shown in store.top_names().items():
+        names[latent] = "  ".join(map(_visible, shown))
+    for latent, shown in store.bottom_names().items():
+        names[latent] = "  ".join([names[latent], "\N{MINUS SIGN}", *map(_visible, shown)]).strip()
     for latent, label in (labels or {}).items():
         names[latent] = label
     return LatentTable(
@@ -121,9 +97,5 @@ def latent_table(store: FeatureStore, labels: dict[int, str] | None = None) -> L
     )
 
 
-def _window(e: Example) -> Window:
-    return Window(e.document, e.row, e.position, e.start, e.value, list(e.tokens), e.values)
-
-
-def _visible(token: str) -> str:
-    return token.strip() or repr(token)[1:-1].replace(" ", "␣")
+def _visible(name: str) -> str:
+    return name.strip() or repr(name)[1:-1].replace(" ", "␣")

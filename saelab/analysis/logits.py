@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import numbers
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saelab.analysis.results import LogitLens
-from saelab.types import RangeError
+from saelab.types import HasLogits, RangeError, need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from saelab.sae import SAE
-    from saelab.subjects import LanguageModel
 
 
-def logit_lens(sae: SAE, subject: LanguageModel, latent: int, n: int = 10) -> LogitLens:
+def logit_lens(sae: SAE, subject: Any, latent: int, n: int = 10) -> LogitLens:
     """Tokens that a latent's decoder row raises and lowers most by the direct path to the logits.
 
     logits = norm'(W_dec[latent]) @ W_U, its mean over the vocabulary removed, where norm' is the linear
@@ -37,7 +36,7 @@ def logit_lens(sae: SAE, subject: LanguageModel, latent: int, n: int = 10) -> Lo
     return logit_lenses(sae, subject, [int(latent)], n)[0]
 
 
-def logit_lenses(sae: SAE, subject: LanguageModel, latents: list[int], n: int = 10) -> list[LogitLens]:
+def logit_lenses(sae: SAE, subject: Any, latents: list[int], n: int = 10) -> list[LogitLens]:
     """`logit_lens` of many latents by one product. Raises HookError."""
     out = []
     for latent, effect in zip(latents, direct_logits(sae, subject, latents), strict=True):
@@ -49,12 +48,13 @@ def logit_lenses(sae: SAE, subject: LanguageModel, latents: list[int], n: int = 
     return out
 
 
-def direct_logits(sae: SAE, subject: LanguageModel, latents: list[int]) -> np.ndarray:
+def direct_logits(sae: SAE, subject: Any, latents: list[int]) -> np.ndarray:
     """float32 [len(latents) d_vocab]: direct effect on the logits of one unit of each latent; rows have
     mean 0.
     """
     import torch
 
+    need(subject, HasLogits, "A logit lens")
     with torch.no_grad():
         hook = sae.writes[-1]  # of a crosscoder the last place, which all before reach too
         directions: Tensor = subject.to_residual(hook, sae.W_dec[latents][:, -subject.width(hook) :])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from saelab.analysis.controls import Beside, Sums, beside, untrained
 from saelab.corpora.synthetic import HELD_OUT, Synthetic
 from saelab.types import ConfigError, ShapeError
 
@@ -60,6 +62,9 @@ class Recovery:
     `either_sign`), 0 without one"""
     sae: RecoveryScores
     untrained: RecoveryScores
+    scores: Mapping[str, Beside] = field(default_factory=dict)
+    """those that are means, each beside the untrained SAE's, with intervals: over features (recovered_80 to
+    mean_cosine) or over rows (l0)"""
 
     def to_frame(self) -> pd.DataFrame:
         """One row a score, columns: this SAE, untrained SAE."""
@@ -130,11 +135,18 @@ def recovery(
     truth or the codes are signed. FVU, L0 and dead latents are of rows start..start+n_rows-1; from the
     default on no training has seen them. The SAE is scored in eval mode and left in the mode that it was in.
 
-    seed: of the untrained SAE, which knows of the data what training begins with: the mean and scale of
-    the first rows. Raises ShapeError where the widths differ, ConfigError.
-    """
-    from saelab.sae import SAE
+    Args:
+        sae: whose scores are wanted.
+        truth: what it was trained on.
+        n_rows: that are scored.
+        start: number of the first of them.
+        seed: of the intervals, and of the untrained SAE, which knows of the data what training begins with:
+            the mean and scale of the first rows.
 
+    Raises:
+        ShapeError: The widths differ.
+        ConfigError: The truth is no Synthetic, or there are fewer than two rows.
+    """
     if not isinstance(truth, Synthetic):
         message = (
             f"The truth must be a saelab.corpora.Synthetic. Got {type(truth).__name__}. "
@@ -150,8 +162,7 @@ def recovery(
     if not isinstance(n_rows, int) or isinstance(n_rows, bool) or n_rows < 2:
         message = f"n_rows must be an integer of at least 2. Got {n_rows!r}. Pass a few thousand."
         raise ConfigError(message)
-    untrained = SAE.create(sae.config, seed, truth.rows(4096).acts).to(sae.device)
-    arms, mode = [_Arm(sae), _Arm(untrained.eval())], sae.training
+    arms, mode = [_Arm(sae), _Arm(untrained(sae, truth.rows(4096).acts, seed=seed))], sae.training
     sae.eval()
     try:
         l0_true, fvu_true = _measure(arms, truth, n_rows, start)
@@ -170,7 +181,24 @@ def recovery(
         cosines=matches[0].cosines,
         sae=scores[0],
         untrained=scores[1],
+        scores=_beside(matches, arms, seed),
     )
+
+
+def _beside(matches: Sequence[Match], arms: Sequence[_Arm], seed: int) -> dict[str, Beside]:
+    """The scores that are means over features or rows, with their intervals."""
+    found = {}
+    for name, bar in (("recovered_80", 0.8), ("recovered_90", 0.9), ("recovered_95", 0.95)):
+        found[name] = [m.cosines >= bar for m in matches]
+    found["mean_cosine"] = [m.cosines for m in matches]
+    found["l0"] = [np.concatenate(arm.l0) for arm in arms]
+    out = {}
+    for name, values in found.items():
+        of, control = Sums(), Sums()
+        for each, value in zip((of, control), values, strict=True):
+            each.add(np.arange(len(value)), sum=value, n=np.ones(len(value)))
+        out[name] = beside(of, control, lambda s: s["sum"] / s["n"], seed)
+    return out
 
 
 def _measure(arms: list[_Arm], truth: Synthetic, n_rows: int, start: int) -> tuple[np.ndarray, float]:

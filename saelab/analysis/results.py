@@ -5,89 +5,17 @@ Arrays are numpy, so that a result can be kept, compared and shown without the m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saelab.types import Codes
+from saelab.layout import Layout
+from saelab.stores.records import DocumentRecord, Example, LatentStats
+from saelab.types import Codes, Shown
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
-
-
-@dataclass(frozen=True)
-class LatentStats:
-    """Statistics of one latent over a corpus of `n_rows` rows."""
-
-    latent: int
-    n_rows: int
-    count: int
-    """rows where the latent != 0"""
-    density: float
-    """count / n_rows, in [0, 1]"""
-    mean: float
-    """mean value over the rows where it fires; 0 if it never does"""
-    min: float
-    max: float
-    negative: int
-    """rows where the latent < 0"""
-    mean_abs: float
-    """mean |value| over the rows where it fires; 0 if it never does"""
-    histogram: np.ndarray
-    """int64 [bins]: firings per bin; sums to count"""
-    edges: np.ndarray
-    """float64 [bins + 1]: bin edges, in the units of the codes"""
-
-    def figure(self) -> go.Figure:
-        """Bar chart of the histogram of the values where the latent fires."""
-        import plotly.graph_objects as go
-
-        centres = (self.edges[:-1] + self.edges[1:]) / 2
-        figure = go.Figure(go.Bar(x=centres, y=self.histogram, width=np.diff(self.edges)))
-        figure.update_layout(
-            title=f"latent {self.latent}: fires on {self.density:.2%} of {self.n_rows:,} rows",
-            xaxis_title="activation", yaxis_title="rows", bargap=0, template="simple_white",
-        )  # fmt: skip
-        return figure
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a histogram bin: low, high, count."""
-        import pandas as pd
-
-        return pd.DataFrame({"low": self.edges[:-1], "high": self.edges[1:], "count": self.histogram})
-
-    def __str__(self) -> str:
-        if not self.count:
-            return f"latent {self.latent}: never fires on {self.n_rows:,} rows"
-        fires = f"fires on {self.count:,} of {self.n_rows:,} rows ({self.density:.3%})"
-        if self.negative:
-            share = f"{self.negative / self.count:.1%} of them negative, mean |value| {self.mean_abs:.3g}"
-            return f"latent {self.latent}: {fires}, {share}, from {self.min:.3g} to {self.max:.3g}"
-        return f"latent {self.latent}: {fires}, mean {self.mean:.3g}, max {self.max:.3g}"
-
-
-class Window(NamedTuple):
-    """A stretch of a document around one firing."""
-
-    document: int
-    row: int
-    """store row of the firing"""
-    position: int
-    """position of the firing in its document, in tokens"""
-    start: int
-    """position of the first token of the window"""
-    value: float
-    """the code at `position`"""
-    tokens: list[str]
-    values: np.ndarray
-    """float32 [len(tokens)]: the latent's code on each token, 0 where it does not fire"""
-
-    def __str__(self) -> str:
-        peak = self.position - self.start
-        marked = "".join(f"[{t}]" if i == peak else t for i, t in enumerate(self.tokens))
-        return f"{self.value:8.3f}  {marked!r}"
 
 
 @dataclass(frozen=True)
@@ -97,21 +25,28 @@ class Examples:
 
     latent: int
     kind: str
-    windows: tuple[Window, ...]
-    strata: tuple[int, ...] = ()
-    """for kind "quantile": the stratum of each window, 0 the weakest"""
+    windows: tuple[Example, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a window: value, document, position, text."""
+        """One line for each window: value, document, position, call, text (what its rows show, joined)."""
         import pandas as pd
 
-        columns = ["value", "document", "position", "text"]
-        return pd.DataFrame(
-            [(w.value, w.document, w.position, "".join(w.tokens)) for w in self.windows], columns=columns
-        )
+        columns = ["value", "document", "position", "call", "text"]
+        rows = [(w.value, w.document, w.position, w.call, "".join(w.names)) for w in self.windows]
+        return pd.DataFrame(rows, columns=columns)
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.windows)) or f"latent {self.latent}: no {self.kind} examples"
+        return "\n".join(map(_line, self.windows)) or f"latent {self.latent}: no {self.kind} examples"
+
+
+def _line(window: Example) -> str:
+    """A window in words: its value, and its rows with the one that fires in brackets."""
+    peak = window.position - window.start
+    if len(window.names) > 1 and all(name.strip().isdigit() or "," in name for name in window.names):
+        # places of a picture say little one by one
+        return f"{window.value:8.3f}  document {window.document} at {window.names[peak]}"
+    marked = "".join(f"[{name}]" if i == peak else name for i, name in enumerate(window.names))
+    return f"{window.value:8.3f}  {marked!r}"
 
 
 @dataclass(frozen=True)
@@ -168,36 +103,56 @@ class FeatureCard:
 
 
 @dataclass(frozen=True)
-class TokenCodes:
-    """One text, its tokens, and the codes of every latent on each."""
+class SampleCodes:
+    """One sample (a text, an image, a list of items), what its positions show, and the codes of every latent
+    on each."""
 
-    text: str
-    tokens: list[str]
+    document: DocumentRecord
+    """text, layout, labels and picture"""
+    shown: tuple[Shown, ...]
+    """facet and name of each position"""
     codes: Codes
-    """[len(tokens), d_sae]"""
-    counted: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
-    """bool [len(tokens)]: False for tokens that statistics leave out, such as BOS"""
+    """[len(shown) d_sae]"""
+    counted: np.ndarray
+    """bool [len(shown)]: False for positions that statistics leave out, such as BOS"""
+    calls: int = 1
+    """of the module in a pass; the positions of one call come after those of another"""
+
+    @property
+    def text(self) -> str:
+        return self.document.text
+
+    @property
+    def names(self) -> list[str]:
+        """What each position shows."""
+        return [each.name for each in self.shown]
+
+    @property
+    def layout(self) -> Layout:
+        """How the positions of one call lie."""
+        return Layout.parse(self.document.layout)
 
     def top(self, position: int, n: int = 5) -> list[tuple[int, float]]:
-        """(latent, value) of the n largest |value| at a token."""
+        """(latent, value) of the n largest |value| at a position."""
         latents, values = self.codes.row(position)
         order = np.argsort(-np.abs(values), kind="stable")[:n]
         return [(int(latents[i]), float(values[i])) for i in order]
 
     def of(self, latent: int) -> np.ndarray:
-        """float32 [len(tokens)]: one latent along the text."""
-        out = np.zeros(len(self.tokens), dtype=np.float32)
+        """float32 [len(shown)]: one latent along the sample."""
+        out = np.zeros(len(self.shown), dtype=np.float32)
         at = self.codes.indices == latent
         out[self.codes.row_ids()[at]] = self.codes.values[at]
         return out
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a non-zero code: position, token, latent, value."""
+        """One line for each code that is not 0: position, facet, name, latent, value."""
         import pandas as pd
 
         position = self.codes.row_ids()
+        shown = [self.shown[i] for i in position]
         return pd.DataFrame({
-            "position": position, "token": [self.tokens[i] for i in position],
+            "position": position, "facet": [s.facet for s in shown], "name": [s.name for s in shown],
             "latent": self.codes.indices, "value": self.codes.values,
         })  # fmt: skip
 
@@ -205,7 +160,7 @@ class TokenCodes:
         def best(i: int) -> str:
             return ", ".join(f"{latent}:{value:.2f}" for latent, value in self.top(i, 3))
 
-        return "\n".join(f"{token!r:>16}  {best(i)}" for i, token in enumerate(self.tokens))
+        return "\n".join(f"{each.name!r:>16}  {best(i)}" for i, each in enumerate(self.shown))
 
 
 @dataclass(frozen=True)
@@ -218,7 +173,7 @@ class LatentTable:
     min: np.ndarray
     max: np.ndarray
     names: tuple[str, ...]
-    """a label, or the tokens that it fires on most, by pole where it has two; "" where it never fires"""
+    """a label, or what it fires on most, by pole where it has two; "" where it never fires"""
 
     @property
     def signed(self) -> bool:

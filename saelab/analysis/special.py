@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saelab.harvesting.batches import batches, check_hooks, corpus_of, side_by_side
-from saelab.types import CorpusError
+from saelab.analysis.controls import Beside, Sums, beside, untrained
+from saelab.harvesting.batches import batches, check_hooks, side_by_side
+from saelab.types import CorpusError, HasTokens, need
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
     from saelab.sae import SAE
-    from saelab.subjects import LanguageModel
+    from saelab.types import Subject
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,11 @@ class SpecialTokens:
     untrained_other: TokenScores
     latents: dict[str, tuple[tuple[int, float], ...]]
     """special token -> its latents (index, mean code) of the largest mean |code|, descending"""
+    scores: Mapping[str, Beside] = field(default_factory=dict)
+    """"special fvu", "other l0", ...: each beside the untrained SAE, with intervals over documents"""
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a kind of token and SAE."""
+        """One line for each kind of token and SAE."""
         import pandas as pd
 
         rows = [
@@ -67,16 +70,20 @@ class SpecialTokens:
 
     def __str__(self) -> str:
         table = self.to_frame().to_string(index=False, float_format=lambda v: f"{v:.4g}")
+        between = "; ".join(
+            f"{name} {s.interval[0]:.4g} to {s.interval[1]:.4g}" for name, s in self.scores.items()
+        )
         lines = [
             f"{token!r}: " + ", ".join(f"#{latent} {value:.3g}" for latent, value in found[:5])
             for token, found in self.latents.items()
         ]
-        return "\n".join([f"{self.hook}, tokens that the template wrote", table, *lines])
+        head = f"{self.hook}, tokens that the template wrote"
+        return "\n".join([head, table, f"95 % of this SAE: {between}", *lines])
 
 
 def special_tokens(
     sae: SAE,
-    subject: LanguageModel,
+    subject: Subject,
     corpus: Iterable[Any],
     *,
     packing: str = "dialogue",
@@ -88,83 +95,104 @@ def special_tokens(
     """Reconstruction and latents on special tokens apart from the rest, beside an untrained SAE.
 
     Special is what the chat template or the tokenizer wrote (`saelab.corpora.dialogues`); of plain texts
-    (packing="document") only the tokenizer's own tokens. seed: of the untrained SAE, which starts from the
-    first rows. Raises CorpusError where there are no special tokens or no others, HookError, ShapeError.
+    (packing="document") only the tokenizer's own tokens.
+
+    Args:
+        sae: whose scores are wanted.
+        subject: a language model.
+        corpus: dialogues, or texts.
+        packing: see `saelab.harvest`.
+        max_rows: stop there.
+        include_bos: whether BOS is a row.
+        n_latents: of each special token, at most.
+        seed: of the untrained SAE, which starts from the first rows, and of the intervals.
+
+    Raises:
+        CorpusError: There are no special tokens, or no others.
+        HookError, ShapeError: The SAE does not fit the subject.
     """
     import torch
 
-    from saelab.sae import SAE
-
-    texts = corpus_of(subject, corpus)
+    need(subject, HasTokens, "Comparing special tokens")
+    texts = subject.corpus(corpus)
     hooks = check_hooks(subject, sae.reads, texts)
-    reading: dict[str, Any] = {"packing": packing, "include_bos": include_bos}
-    sums: dict[tuple[str, bool], _Sums] = defaultdict(_Sums)
-    codes_of: dict[str, Tensor] = {}
-    counts: dict[str, int] = defaultdict(int)
-    arms: dict[str, SAE] = {"this": sae}
-    for batch in batches(subject, texts, hooks, max_rows=max_rows, **reading):
+    reading: dict[str, Any] = {"packing": packing, "include_bos": include_bos, "max_rows": max_rows}
+    # the first pass finds the mean, about which the second measures
+    total, kinds, first = None, np.zeros(2, np.int64), None
+    for batch in batches(subject, texts, hooks, **reading):
         x = side_by_side(batch.acts, hooks).to(sae.device)
-        if "untrained" not in arms:
-            arms["untrained"] = SAE.create(sae.config, seed=seed, rows=x.float().cpu()).to(sae.device)
-        special = torch.from_numpy(batch.special).to(x.device)
-        for name, arm in arms.items():
-            with torch.no_grad():
-                forward = arm(x)
-            for kind in (True, False):
-                at = special == kind
-                sums[name, kind].add(x[at], forward.x_hat[at], forward.codes[at])
-            if name == "this":
-                tokens = np.array(batch.tokens)
-                for token in dict.fromkeys(tokens[batch.special].tolist()):
-                    at = torch.from_numpy(batch.special & (tokens == token))
-                    found = forward.codes[at.to(x.device)].double().sum(0).cpu()
-                    codes_of[token] = codes_of.get(token, 0) + found
-                    counts[token] += int(at.sum())
-    kinds = [sums["this", kind].n for kind in (True, False)]
-    if not all(kinds):
+        first = x if first is None else first
+        total = x.double().sum(0) + (0 if total is None else total)
+        kinds += np.bincount(batch.rows.special, minlength=2)
+    if total is None or first is None or not kinds.all():
         message = (
-            f"Special tokens are compared with others. Got {kinds[0]} special and {kinds[1]} other rows. "
+            f"Special tokens are compared with others. Got {kinds[1]} special and {kinds[0]} other rows. "
             "Pass dialogues (saelab.corpora.dialogues) with packing='dialogue'."
         )
         raise CorpusError(message)
-    n = sum(kinds)
-    mean = (sums["this", True].total + sums["this", False].total) / n
+    mean = total / int(kinds.sum())
+    sums: dict[tuple[str, str], Sums] = defaultdict(Sums)
+    codes_of: dict[str, Tensor] = {}
+    counts: dict[str, int] = defaultdict(int)
+    arms = {"this": sae, "untrained": untrained(sae, first, seed=seed)}
+    for batch in batches(subject, texts, hooks, **reading):
+        x = side_by_side(batch.acts, hooks).to(sae.device)
+        special, unit = batch.rows.special, batch.rows.origin[:, 0]
+        for name, arm in arms.items():
+            with torch.no_grad():
+                forward = arm(x)
+            wide = x.double()
+            found = {
+                "error": (wide - forward.x_hat.double()).square().sum(1),
+                "deviation": (wide - mean).square().sum(1),
+                "on": (forward.codes != 0).sum(1),
+                "rows": torch.ones(len(x)),
+            }
+            for kind, at in (("special", special), ("other", ~special)):
+                sums[name, kind].add(unit[at], **{k: v.cpu().numpy()[at] for k, v in found.items()})
+            if name == "this":
+                shown = batch.rows.shown
+                for number in np.unique(shown[special]).tolist():
+                    token = batch.rows.vocabulary[number].name
+                    here = torch.from_numpy(special & (shown == number))
+                    codes = forward.codes[here.to(x.device)].double().sum(0).cpu()
+                    codes_of[token] = codes_of.get(token, 0) + codes
+                    counts[token] += int(here.sum())
     latents = {}
     for token in sorted(codes_of, key=lambda t: -counts[t]):
         means = codes_of[token] / counts[token]
         order = means.abs().argsort(descending=True, stable=True)[:n_latents].tolist()
         latents[token] = tuple((i, float(means[i])) for i in order if means[i] != 0)
-    scores = {key: value.scores(mean) for key, value in sums.items()}
+    beside_it = {
+        f"{kind} {name}": beside(sums["this", kind], sums["untrained", kind], score, seed)
+        for kind in ("special", "other")
+        for name, score in (("fvu", _fvu), ("l0", _l0))
+    }
+    each = {key: _scores(value, len(mean)) for key, value in sums.items()}
     return SpecialTokens(
         " + ".join(map(str, hooks)),
-        scores["this", True],
-        scores["this", False],
-        scores["untrained", True],
-        scores["untrained", False],
-        latents,
+        special=each["this", "special"],
+        other=each["this", "other"],
+        untrained_special=each["untrained", "special"],
+        untrained_other=each["untrained", "other"],
+        latents=latents,
+        scores=beside_it,
     )
 
 
-class _Sums:
-    """Running sums of one kind of rows, in float64."""
+def _fvu(sums: Mapping[str, Any]) -> Any:
+    return sums["error"] / sums["deviation"]
 
-    def __init__(self) -> None:
-        self.n = self.nonzero = 0
-        self.error = self.squares = 0.0
-        self.total: Any = 0.0
 
-    def add(self, x: Tensor, x_hat: Tensor, codes: Tensor) -> None:
-        x = x.double()
-        self.n += len(x)
-        self.error += float((x - x_hat).square().sum())
-        self.squares += float(x.square().sum())
-        self.total = self.total + x.sum(0)
-        self.nonzero += int((codes != 0).sum())
+def _l0(sums: Mapping[str, Any]) -> Any:
+    return sums["on"] / sums["rows"]
 
-    def scores(self, mean: Tensor) -> TokenScores:
-        about = self.squares - 2 * float(mean @ self.total) + self.n * float(mean @ mean)
-        fvu = self.error / about if about > 0 else float("inf")
-        return TokenScores(self.n, self.error / (self.n * len(mean)), fvu, self.nonzero / self.n)
+
+def _scores(sums: Sums, d_in: int) -> TokenScores:
+    total = {name: sums.total(name) for name in sums.names()}
+    n = int(total["rows"])
+    fvu = _fvu(total) if total["deviation"] > 0 else float("inf")
+    return TokenScores(n, total["error"] / (n * d_in), fvu, _l0(total))
 
 
 __all__ = ["SpecialTokens", "TokenScores", "special_tokens"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saelab.commands import records
-from saelab.config import read_json
+from saelab.files import read_json
 from saelab.types import FormatError, SaelabError, StoreError
 
 TRIED = 2**24
@@ -66,7 +66,7 @@ def _store(path: Path) -> tuple[str, dict[str, Any]] | None:
 
     if not (path / "manifest.json").is_file():
         return None
-    manifest = read_json(path / "manifest.json", "manifest")
+    manifest = read_json(path / "manifest.json", "manifest", object)
     kind = manifest.get("kind") if isinstance(manifest, dict) else None
     if not isinstance(manifest, dict) or manifest.get("format") != "saelab":
         return None
@@ -192,7 +192,7 @@ def _architecture(sae: Any) -> dict[str, Any]:
 def _model(path: Path) -> tuple[str, dict[str, Any]] | None:
     if not (path / "config.json").is_file():
         return None
-    config = read_json(path / "config.json", "config.json")
+    config = read_json(path / "config.json", "config.json", object)
     if not isinstance(config, dict) or "model_type" not in config:
         return None
     sizes = ("num_hidden_layers", "n_layer", "hidden_size", "n_embd", "vocab_size")

@@ -131,7 +131,7 @@ def _function(command: str) -> Callable[..., Any]:
 
 
 def _recipes() -> Mapping[str, Any]:
-    from saelab.sae.architectures import RECIPES
+    from saelab.sae.config import RECIPES
 
     return RECIPES
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import platform
 import subprocess
-import tempfile
 import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from saelab.commands.jobs import Job
-from saelab.config import read_json, write_bytes, write_json
-from saelab.stores.remote import Remote
+from saelab.files import Stamp, json_bytes, parse_json, read_json, write_json
+from saelab.stores.places import is_address, place_of
 from saelab.types import FormatError, SaelabError, StoreError
 
-FORMAT, VERSION = "saelab-job", 1
+STAMP = Stamp("saelab-job", 1, remedy="Delete it: what lies beside it does not need it.")
 JOB, PROVENANCE = "job.toml", "provenance.json"
 LIBRARIES = (
     "saelab",
@@ -43,7 +42,7 @@ Out = Path | str
 
 def place(out: str | Path) -> Out:
     """A folder's path; an address as it is."""
-    return str(out) if "://" in str(out) else Path(out)
+    return str(out) if is_address(out) else Path(out)
 
 
 def waiting(out: Path) -> Path:
@@ -94,8 +93,7 @@ def recording(job: Job) -> Iterator[None]:
     out = place(job.values["out"])
     session: dict[str, Any] = {"started": now(), "ended": None, "versions": versions(), "git": git_revision()}
     record = {
-        "format": FORMAT,
-        "version": VERSION,
+        **STAMP.fields(),
         "command": job.command,
         "given": job.given,
         "job": job.to_toml(),
@@ -129,15 +127,11 @@ def _kept(out: Path, record: dict[str, Any], job: Job) -> Iterator[None]:
 
 def recorded(out: Out) -> dict[str, Any] | None:
     """The record of the finished job that wrote `out`, or None."""
-    if isinstance(out, Path):
-        return read(out / PROVENANCE) if (out / PROVENANCE).is_file() else None
-    found = {name: Remote(out).read(name) for name in (PROVENANCE, JOB)}
-    if found[PROVENANCE] is None:
+    there = place_of(out)
+    data = there.read(PROVENANCE)
+    if data is None:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in found.items():
-            Path(folder, name).write_bytes(data or b"")
-        return read(Path(folder, PROVENANCE))
+    return _checked(STAMP.parse(data, f"{out}/{PROVENANCE}", "job's record"), out, there.read(JOB))
 
 
 def now() -> str:
@@ -169,28 +163,23 @@ def git_revision() -> dict[str, Any] | None:
 
 
 def _finish(out: Out, record: dict[str, Any]) -> None:
+    there = place_of(out)
     told = {name: value for name, value in record.items() if name != "job"}
+    there.write(JOB, record["job"].encode())
+    there.write(PROVENANCE, json_bytes(told | {"fingerprints": _fingerprints(out)}))
     if isinstance(out, Path):
-        write_bytes(out / JOB, record["job"].encode())
-        write_json(out / PROVENANCE, told | {"fingerprints": _fingerprints(out)})
         waiting(out).unlink(missing_ok=True)
-        return
-    with tempfile.TemporaryDirectory() as name:
-        folder, there = Path(name), Remote(out)
-        (folder / "manifest.json").write_bytes(there.read("manifest.json") or b"{}")
-        _finish(folder, record)
-        for file in (JOB, PROVENANCE):
-            there.put(folder / file, file)
 
 
-def _fingerprints(out: Path) -> dict[str, Any]:
+def _fingerprints(out: Out) -> dict[str, Any]:
     """Of what the result was made from, as the result itself states them."""
-    if (out / "manifest.json").is_file():
-        manifest = read_json(out / "manifest.json", "manifest")
+    data = place_of(out).read("manifest.json")
+    if data is not None:
+        manifest = parse_json(data, out, "store's manifest")
         return {name: manifest[name] for name in ("subject", "sae", "corpus") if name in manifest}
     found: dict[str, Any] = {}
-    for path in sorted([*out.glob("run.json"), *out.glob("*/run.json")]):
-        told = read_json(path, "run.json")["provenance"]
+    for path in sorted([*Path(out).glob("run.json"), *Path(out).glob("*/run.json")]):
+        told = read_json(path, "run's run.json")["provenance"]
         prefix = "" if path.parent == out else f"{path.parent.name}."
         found |= {prefix + name: told.get(name) for name in ("data", "held_out", "weights")}
     return found
@@ -206,19 +195,13 @@ def _differences(record: dict[str, Any], job: Job) -> list[str]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A record, `job` its TOML. Raises FormatError for anything else."""
-    data = read_json(path, "job's record")
-    kinds = {"format": str, "version": int, "command": str, "sessions": list}
-    good = isinstance(data, dict) and all(isinstance(data.get(name), kind) for name, kind in kinds.items())
-    if not good or data["format"] != FORMAT or data["version"] > VERSION:
-        message = (
-            f"A job's record must be one that saelab wrote, of version {VERSION} at most. Got another file, "
-            f"{path}. Delete it: what lies beside it does not need it."
-        )
+    """The record of a job that is not finished. Raises FormatError where it is something else."""
+    return _checked(STAMP.read(path, "job's record"), path, None)
+
+
+def _checked(data: dict[str, Any], where: object, job: bytes | None) -> dict[str, Any]:
+    """A record with its job's TOML, which lies beside that of a finished one. Raises FormatError."""
+    if not isinstance(data.get("command"), str) or not isinstance(data.get("sessions"), list):
+        message = f"The record of {where} must tell of a job. Got something else. {STAMP.remedy}"
         raise FormatError(message)
-    if "job" not in data:
-        try:
-            data["job"] = path.with_name(JOB).read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            data["job"] = ""
-    return data
+    return data if "job" in data else data | {"job": (job or b"").decode("utf-8", "replace")}

@@ -2,7 +2,7 @@
 world, English from the standard library); and activations whose features are known, to try SAEs on."""
 
 from saelab.corpora.documents import Corpus, Document, Span, as_corpus, dialogues, samples, token_labels
-from saelab.corpora.labels import row_labels
+from saelab.corpora.images import images
 from saelab.corpora.natural import natural
 from saelab.corpora.sources import hub, jsonl, parquet, text
 from saelab.corpora.synthetic import Synthetic, SyntheticRows, synthetic
@@ -17,10 +17,10 @@ __all__ = [
     "as_corpus",
     "dialogues",
     "hub",
+    "images",
     "jsonl",
     "natural",
     "parquet",
-    "row_labels",
     "samples",
     "synthetic",
     "text",

@@ -28,7 +28,8 @@ class Document:
 
     messages: of a dialogue, (role, content) of each turn; `text` is for people then, the model reads the
     messages through its tokenizer's chat template. sample: what is no text (an image, a list of
-    interactions), as the subject's `prepare` takes it; `text` is for people then too.
+    interactions), as the subject's `prepare` takes it; `text` is for people then too. labels: what it is
+    called by those who know. media: a small picture of it for people, PNG, JPEG, GIF or WebP.
     """
 
     id: str
@@ -37,6 +38,8 @@ class Document:
     kind: str = ""
     messages: tuple[tuple[str, str], ...] = ()
     sample: Any = field(default=None, compare=False, repr=False)
+    labels: tuple[str, ...] = ()
+    media: bytes | None = field(default=None, repr=False)
 
     @property
     def raw(self) -> Any:
@@ -143,11 +146,19 @@ def dialogues(chats: Iterable[Sequence[Mapping[str, str]]] | Corpus, name: str =
 
 
 def samples(items: Iterable[Any] | Corpus, name: str = "samples", ids: Sequence[str] | None = None) -> Corpus:
-    """A corpus of what is no text: images, lists of interactions, anything that a subject's `prepare` takes.
+    """A corpus of what is no text: lists of interactions, tensors, anything that a subject's `prepare` takes.
+    (`images` makes one of images.)
 
-    items: a sequence (also one that loads an item when it is asked for, such as a torch data set), else it is
-    read into memory. ids: of each, by default its number. The fingerprint is of the bytes of arrays and
-    tensors, and of what other items print as. Raises CorpusError on an empty corpus or another number of ids.
+    The fingerprint is of the bytes of arrays and tensors, and of what other items print as.
+
+    Args:
+        items: a sequence (also one that loads an item when it is asked for, such as a torch data set), else
+            it is read into memory. Documents are taken as they are.
+        name: of the corpus, for people.
+        ids: of each; by default its number.
+
+    Raises:
+        CorpusError: There is none, or another number of ids.
     """
     if isinstance(items, Corpus):
         return items
@@ -163,12 +174,14 @@ def samples(items: Iterable[Any] | Corpus, name: str = "samples", ids: Sequence[
     def make() -> Iterator[Document]:
         for i in range(n):
             id = str(i) if ids is None else str(ids[i])
-            yield Document(id, f"sample {id}", kind="sample", sample=known[i])
+            given = known[i]
+            own = isinstance(given, Document)
+            yield given if own else Document(id, f"sample {id}", kind="sample", sample=given)
 
     def key() -> str:
         digest = hashlib.sha256()
         for i in range(n):
-            item = known[i]
+            item = known[i].raw if isinstance(known[i], Document) else known[i]
             digest.update(np.asarray(item).tobytes() if hasattr(item, "__array__") else repr(item).encode())
         return digest.hexdigest()
 

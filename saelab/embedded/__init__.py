@@ -1,14 +1,15 @@
 """The subject that ships with saelab: a small language model, SAEs on it, and an index of one SAE's latents.
 
-Paths and provenance only; nothing is loaded here. `python -m saelab.embedded.build` makes the assets.
+Paths and provenance only; nothing is loaded here. `python -m saelab.commands.build_embedded` makes the
+assets.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from saelab.files import read_json
 from saelab.types import HookError, StoreError, nearest
 
 ASSETS = Path(__file__).parent / "assets"
@@ -36,21 +37,22 @@ def sae_folder(hook: str = STORE_HOOK) -> Path:
     return _existing(ASSETS / "saes" / hook)
 
 
-def store_folder() -> Path:
-    """The feature store of the SAE at STORE_HOOK, for `FeatureStore.open`."""
-    return _existing(ASSETS / "features")
+def store_folder(hook: str = STORE_HOOK) -> Path:
+    """The feature store of a hook point's SAE, for `FeatureStore.open`. Raises HookError."""
+    sae_folder(hook)
+    return _existing(ASSETS / "features" / hook)
 
 
 def provenance() -> dict[str, Any]:
     """How the assets were made: command, seeds, versions, tokens seen, loss curve, scores, hashes."""
-    return json.loads(_existing(ASSETS / "provenance.json").read_text(encoding="utf-8"))
+    return read_json(_existing(ASSETS / "provenance.json"), "provenance of the assets")
 
 
 def _existing(path: Path) -> Path:
     if not path.exists():
         message = (
             f"The embedded assets must be installed with saelab. Got no {path}. "
-            "Install saelab again, or make them: python -m saelab.embedded.build"
+            "Install saelab again, or make them: python -m saelab.commands.build_embedded"
         )
         raise StoreError(message)
     return path

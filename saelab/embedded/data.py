@@ -14,6 +14,7 @@ import numpy as np
 from saelab.corpora import natural
 from saelab.corpora.world import document
 from saelab.embedded.tokenizer import SPECIAL
+from saelab.files import new_file
 
 # share of the documents; the rest comes from the synthetic world
 NATURAL, REPEATED = 0.10, 0.07
@@ -52,9 +53,8 @@ def write_chunk(tokenizer: Any, paragraphs: list[str], chunk: Chunk, folder: Pat
             row[filled : filled + len(ids)] = ids
             filled += len(ids)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.npy")
-    np.save(temporary, rows)
-    temporary.replace(path)
+    with new_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, rows)
     return path
 
 

@@ -15,6 +15,7 @@ import torch
 from saelab.corpora.world import FAMILIES, PLAIN
 from saelab.embedded.data import Chunk, write_chunk
 from saelab.embedded.scores import all_scores
+from saelab.files import new_file
 
 CHUNK_STEPS = 200
 
@@ -108,10 +109,9 @@ def train_model(
         report(f"resumed at step {step}")
 
     def save() -> None:
-        temporary = checkpoint.with_suffix(".tmp")
         state = {"model": model.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict()}
-        torch.save({**state, "step": step, "history": history}, temporary)
-        temporary.replace(checkpoint)
+        with new_file(checkpoint) as temporary:
+            torch.save({**state, "step": step, "history": history}, temporary)
 
     began, seen, running = time.monotonic(), 0, []
     with _Chunks(tokenizer, paragraphs, work / "rows", plan) as chunks:

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saelab.config import write_bytes, write_json
+from saelab.files import write_bytes, write_json
 from saelab.formats import dictionary_vsae
 from saelab.formats.dictionary_crosscoders import crosscoder
 from saelab.formats.plain import Plain, build, of

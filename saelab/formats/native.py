@@ -6,7 +6,7 @@ from pathlib import Path
 
 from saelab.formats.source import Found, Source
 from saelab.sae import SAE
-from saelab.sae.storage import CONFIG_FILE, FORMAT, WEIGHTS_FILE
+from saelab.sae.storage import CONFIG_FILE, STAMP, WEIGHTS_FILE
 
 NAME = "saelab"
 
@@ -14,9 +14,9 @@ NAME = "saelab"
 def find(source: Source) -> Found | None:
     """config.json that says so."""
     config = source.config(CONFIG_FILE)
-    if config is None or config.get("format") != FORMAT:
+    if config is None or config.get("format") != STAMP.format:
         return None
-    return Found(source, f"{CONFIG_FILE} has format {FORMAT!r}", config, WEIGHTS_FILE, CONFIG_FILE)
+    return Found(source, f"{CONFIG_FILE} has format {STAMP.format!r}", config, WEIGHTS_FILE, CONFIG_FILE)
 
 
 def load(found: Found) -> SAE:

@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.formats.reading import refuse
-from saelab.sae import SAE, SAEConfig, recipe
-from saelab.sae.architectures import RECIPES
+from saelab.sae import SAE, recipe
 from saelab.sae.batchwise import BatchTopK, FeatureChoice, GroupBias
 from saelab.sae.sparsifiers import AbsTopK, Gated, Gaussian, GroupMax, JumpReLU, MatchingPursuit, ReLU, TopK
 from saelab.types import ConfigError, FormatError, HookError, HookPoint, short
@@ -182,25 +181,11 @@ def build(plain: Plain, path: Path) -> SAE:
     except (ConfigError, HookError) as error:
         msg = f"The configuration in {path} must be one that saelab knows. {error}"
         raise FormatError(msg) from error
-    return filled(config, state)
+    return SAE.from_tensors(config, state)
 
 
 _TRANSCODERS = {"relu": "l1", "topk": "topk", "batchtopk": "batchtopk", "jumprelu": "jumprelu"}
 """Rule of a transcoder -> its option `sparsity`."""
-
-
-def filled(config: SAEConfig, state: dict[str, Tensor | None]) -> SAE:
-    """An SAE in eval mode that holds these tensors, without a copy; what is not among them starts as in any
-    SAE."""
-    with torch.device("meta"):  # the tensors take the place of its own, which then need no memory
-        sae = SAE(config)
-    sae.sparsifier = RECIPES[config.recipe].sparsifier(config)
-    missing = {name for name in sae.state_dict() if name not in state}
-    rest = {f"sparsifier.{name}": tensor for name, tensor in sae.sparsifier.state_dict().items()}
-    rest |= {"input_scale": torch.ones(d) if (d := sum(config.widths)) else torch.ones(())}
-    rest |= {"output_scale": torch.ones(())}
-    sae.load_state_dict({**{name: rest[name] for name in missing}, **state}, assign=True)  # type: ignore[dict-item]
-    return sae.eval()
 
 
 def of(sae: SAE, to: str) -> Plain:

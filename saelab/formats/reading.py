@@ -8,7 +8,6 @@ large; a tensor that is larger than what is stored of it, of a foreign dtype, or
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 import struct
@@ -23,28 +22,21 @@ import safetensors
 import torch
 from torch import Tensor
 
+from saelab.files import parse_json
+from saelab.tensors import DTYPES, MAX_HEADER, is_finite
 from saelab.types import FormatError, short
 
 MAX_JSON = 2**24
 """Bytes of a JSON file."""
 MAX_DEPTH = 32
 """Levels of a JSON file."""
-MAX_HEADER = 2**24
-"""Bytes of a header: of a safetensors file, of the pickle that describes a torch file."""
 MAX_NPZ = 2**36
 """Bytes that an npz or gzip file may unpack to, at most."""
 MAX_PACKING = 64
 """How many times its own size an npz or gzip file may unpack to, at most."""
 
-_DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16,
-                  torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
-}  # fmt: skip
-_SAFETENSORS = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
-}  # fmt: skip
+_NAMES = {name: str(dtype).removeprefix("torch.") for name, dtype in DTYPES.items()}
+"""What safetensors calls a dtype -> what torch does."""
 
 
 class TensorInfo(NamedTuple):
@@ -83,7 +75,7 @@ class TensorFile:
             for to, by in _pieces(kept, stored):
                 if to.data_ptr() != by.data_ptr():
                     to.copy_(by)
-                if not whole and not _finite(to):
+                if not whole and not is_finite(to):
                     refuse(
                         f"{name} in {self.path} must be finite in {str(kind).removeprefix('torch.')}",
                         "NaN or infinite values",
@@ -118,13 +110,6 @@ def _pieces(copy: Tensor, stored: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         copy = stored = copy.reshape(-1)
     size = 2**18 if copy.data_ptr() != stored.data_ptr() else 2**24
     yield from zip(copy.split(size), stored.split(size), strict=True)
-
-
-def _finite(numbers: Tensor) -> bool:
-    """Whether all are. What is not makes a sum that is not either; the sum of finite numbers may overflow."""
-    if math.isfinite(float(numbers.sum())) or not len(numbers):
-        return True
-    return all(map(math.isfinite, map(float, numbers.aminmax())))
 
 
 def refuse(rule: str, got: str, remedy: str = "The file is damaged or of another format.") -> NoReturn:
@@ -181,17 +166,15 @@ def json_file(path: Path) -> dict[str, Any]:
     """A JSON object: at most MAX_JSON bytes and MAX_DEPTH levels, no NaN, no key twice in an object."""
     regular(path, MAX_JSON)
     with refusing(path):
-        text = path.read_bytes().decode("utf-8")
-        data = json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
-    level, depth = [data], 0
+        data = parse_json(path.read_bytes(), path, unique=True)
+    level: list[Any] = [data]
+    depth = 0
     while level:
         depth += 1
         if depth > MAX_DEPTH:
             refuse(f"{path} must have at most {MAX_DEPTH} levels", "more")
         inner = [list(v.values()) if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list))]
         level = [item for items in inner for item in items]
-    if not isinstance(data, dict):
-        refuse(f"{path} must hold a JSON object", short(data))
     return data
 
 
@@ -215,19 +198,6 @@ def yaml_file(path: Path) -> dict[str, Any]:
     return data
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        msg = "a key that comes twice"
-        raise ValueError(msg)
-    return data
-
-
-def _constant(name: str) -> NoReturn:
-    msg = f"{name} is no number"
-    raise ValueError(msg)
-
-
 def safetensors_file(path: Path) -> TensorFile:
     """A safetensors file; its own library checks that header and data fit each other."""
     size = regular(path)
@@ -240,7 +210,7 @@ def safetensors_file(path: Path) -> TensorFile:
     with refusing(path), safetensors.safe_open(str(path), framework="pt") as file:
         for name in file.keys():
             part = file.get_slice(name)
-            info[name] = described(path, name, part.get_shape(), _SAFETENSORS.get(part.get_dtype()))
+            info[name] = described(path, name, part.get_shape(), _NAMES.get(part.get_dtype()))
 
     def read(name: str) -> Tensor:
         with safetensors.safe_open(str(path), framework="pt") as file:
@@ -281,6 +251,8 @@ def npz_file(path: Path) -> TensorFile:
 
 
 def described(path: Path, name: str, shape: Any, dtype: str | None) -> TensorInfo:
-    if dtype not in _DTYPES:
-        refuse(f"{short(name)} in {path} must be of a dtype out of {', '.join(_DTYPES)}", short(dtype))
+    if dtype is None or dtype not in _NAMES.values():
+        refuse(
+            f"{short(name)} in {path} must be of a dtype out of {', '.join(_NAMES.values())}", short(dtype)
+        )
     return TensorInfo(tuple(int(n) for n in shape), dtype)

@@ -25,7 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from saelab.config import write_bytes, write_json
+from saelab.files import write_bytes, write_json
 from saelab.formats.plain import Plain, build, hook_of, of
 from saelab.formats.reading import TensorFile, refuse
 from saelab.formats.saelens_legacy import modern

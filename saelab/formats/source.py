@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from saelab.formats.pickles import torch_file
+from saelab.formats.pickled import torch_file
 from saelab.formats.reading import (
     TensorFile,
     inside,

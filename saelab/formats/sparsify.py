@@ -19,7 +19,7 @@ from pathlib import Path
 
 import safetensors.torch
 
-from saelab.config import write_bytes
+from saelab.files import write_bytes
 from saelab.formats.layout import done, flag, known, take, whole
 from saelab.formats.plain import Plain, of
 from saelab.formats.reading import refuse

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saelab.harvesting.batches import batches, check_hooks, corpus_of
+from saelab.harvesting.batches import batches, check_hooks
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import ActivationStore, ActivationWriter
-from saelab.stores.activation_writer import SHARD_ROWS, finished, job
+from saelab.stores.places import finished, job
+from saelab.stores.shards import SHARD_ROWS
 from saelab.types import CorpusError, HookPoint
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def harvest(
     Raises HookError, CorpusError, NonFiniteError (naming hook point and document; also where a value is more
     than float16 holds), ConfigError, StoreError (also where another process is writing `out`).
     """
-    texts = corpus_of(subject, corpus)
+    texts = subject.corpus(corpus)
     points = check_hooks(subject, hooks, texts)
     options: dict[str, Any] = {
         "batch_size": batch_size,
@@ -87,16 +88,14 @@ def harvest(
         known = writer.n_rows - state["rows"]
         left = None if max_rows is None else max_rows - state["rows"]
         with progress_bar("harvest", texts, max_rows, progress, state["rows"], state["first"]) as bar:
-            for batch in batches(
-                subject, texts, points, max_rows=left, first=state["first"], strings=False, **options
-            ):
+            for batch in batches(subject, texts, points, max_rows=left, first=state["first"], **options):
                 new = {name: x[known:] for name, x in batch.acts.items()}
-                writer.add(new, torch.from_numpy(batch.rows[known:]), state)
-                known = max(0, known - len(batch.rows))
+                writer.add(new, torch.from_numpy(batch.rows.origin[known:, :2]), state)
+                known = max(0, known - len(batch))
                 state = {
                     "first": batch.first + len(batch.documents),
-                    "rows": state["rows"] + len(batch.rows),
-                    "special": state["special"] + int(batch.special.sum()),
+                    "rows": state["rows"] + len(batch),
+                    "special": state["special"] + int(batch.rows.special.sum()),
                     "cut": state["cut"] + batch.cut,
                 }
                 bar.add(batch)

@@ -9,13 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saelab.harvesting.batches import Batch, batches, check_hooks, corpus_of, side_by_side
+from saelab.harvesting.batches import Batch, batches, check_hooks, side_by_side
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import FeatureStore
 from saelab.stores import manifest as manifests
 from saelab.stores.directions import write_directions
-from saelab.stores.feature_writer import FeatureWriter, kept_share
+from saelab.stores.feature_writer import FeatureWriter, StoredRows, kept_share
 from saelab.stores.merging import check_alike, merge, merge_into
+from saelab.stores.records import DocumentRecord
 from saelab.types import ConfigError, ShapeError, StoreError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def index(
         "seed": _count("seed", seed),
         "codes": codes,
     }
-    texts = corpus_of(subject, corpus)
+    texts = subject.corpus(corpus)
     points = check_hooks(subject, sae.reads, texts)
     width = sum(subject.width(point) for point in points)
     if width != sae.config.d_in:
@@ -155,9 +156,14 @@ class _Parts:
         try:
             for batch in found:
                 writer = writer or self._begin()
-                documents = [(batch.first + i, d.id, d.kind, d.text) for i, d in enumerate(batch.documents)]
+                documents = [
+                    DocumentRecord.of(batch.first + i, document, layout)
+                    for i, (document, layout) in enumerate(zip(batch.documents, batch.layouts, strict=True))
+                ]
                 codes = self.sae.encode_sparse(side_by_side(batch.acts, points))
-                writer.add(codes, batch.rows, batch.tokens, batch.token_ids, documents)
+                rows = batch.rows
+                stored = StoredRows(rows.origin, rows.shown, rows.vocabulary, rows.ids)
+                writer.add(codes, stored, documents)
                 yield batch
                 if writer.n_codes >= PART_CODES or writer.n_rows >= PART_ROWS:
                     self._finish(writer)

@@ -25,12 +25,12 @@ class Progress:
 
     def add(self, batch: Batch) -> None:
         """Another batch is done."""
-        self.rows += len(batch.rows)
+        self.rows += len(batch)
         self.documents += len(batch.documents)
         if self.n_documents:
             expected = round(self.rows * self.n_documents / max(self.documents, 1))
             self.bar.total = expected if self.max_rows is None else min(expected, self.max_rows)
-        self.bar.update(len(batch.rows))
+        self.bar.update(len(batch))
 
 
 @contextmanager

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saelab.config import read_json, write_json
+from saelab.files import Stamp, write_json
 from saelab.interventions.registry import AnotherSAE, Edit, Reader
 from saelab.sae import SAE
 from saelab.types import ConfigError, FormatError, SaelabError, StoreError, Subject, short
 
-FORMAT, KIND, VERSION = "saelab", "edits", 1
+STAMP = Stamp("saelab", 1, "edits", "Pass one that saelab.interventions.save wrote.", FormatError)
 MAX_BYTES = 2**26
 """Bytes of a file, at most: its tensors are directions and masks, not data sets."""
 
@@ -50,8 +50,7 @@ def save(edits: Edit | Sequence[Edit], path: str | Path, subject: Subject | None
             "function: edits=[(hook, lambda acts: values)]."
         )
         raise StoreError(message)
-    head = {"format": FORMAT, "kind": KIND, "version": VERSION}
-    write_json(Path(path), {**head, "subject": made_for, "edits": written})
+    write_json(path, {**STAMP.fields(), "subject": made_for, "edits": written})
     return Path(path)
 
 
@@ -96,22 +95,8 @@ def load(
 
 
 def _content(path: Path, subject: Subject | None) -> list[Any]:
-    if path.is_file() and path.stat().st_size > MAX_BYTES:
-        message = (
-            f"A file of edits must have at most {MAX_BYTES:,} bytes. Got more at {path}. Do not trust it."
-        )
-        raise FormatError(message)
-    data = read_json(path, "file of edits")
-    data = data if isinstance(data, dict) else {}
-    version, made_for, items = data.get("version"), data.get("subject"), data.get("edits")
-    if (data.get("format"), data.get("kind")) != (FORMAT, KIND) or type(version) is not int or version < 1:
-        message = (
-            f"{path} must be a file of edits. Got another one. Pass one that saelab.interventions.save wrote."
-        )
-        raise FormatError(message)
-    if version > VERSION:
-        message = f"{path} must be of version {VERSION} or older. Got version {version}. Update saelab."
-        raise FormatError(message)
+    data = STAMP.read(path, "file of edits", most=MAX_BYTES)
+    made_for, items = data.get("subject"), data.get("edits")
     known = made_for is None or (isinstance(made_for, dict) and isinstance(made_for.get("fingerprint"), str))
     if not known or not isinstance(items, list):
         message = (

@@ -1,18 +1,18 @@
 """The named architectures, as data: each recipe is a sparsifier, a dictionary, losses, rules and checked
 options.
 
-A new architecture is a new part and an entry of `RECIPES`, never a new SAE class. Losses and rules are named
-here and live in `saelab.training`, so that loading an SAE needs no training code.
+A new architecture is a new part and a `register` call, never a new SAE class. Losses and rules are named here
+and live in `saelab.training`, so that loading an SAE needs no training code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import replace
 
 from saelab.sae.batchwise import BatchTopK, FeatureChoice, GroupBias
-from saelab.sae.dictionaries import Archetypal, Dictionary, Free, Joint, Scaled
+from saelab.sae.config import Option, Recipe, SAEConfig, register
+from saelab.sae.dictionaries import Joint, Scaled
 from saelab.sae.option_groups import (
     BATCH,
     COMMON,
@@ -31,7 +31,6 @@ from saelab.sae.option_groups import (
     decoder,
 )
 from saelab.sae.options import (
-    Option,
     flag,
     groups,
     one_of,
@@ -50,42 +49,9 @@ from saelab.sae.sparsifiers import (
     JumpReLU,
     MatchingPursuit,
     ReLU,
-    Sparsifier,
     TopAFA,
     TopK,
 )
-
-if TYPE_CHECKING:
-    from saelab.sae.recipes import SAEConfig
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A named architecture.
-
-    line: one line for people. sparsifier, dictionary: config -> part. losses, rules: config -> names in
-    `saelab.training.losses.LOSSES` and `saelab.training.rules.RULES`, in the order in which they apply.
-    title: what it is called for people, "" for its name. transcodes: whether the target is another activation
-    than the input. skip: whether a linear map of the input is added to the output.
-    """
-
-    line: str
-    options: Mapping[str, Option]
-    sparsifier: Callable[[SAEConfig], Sparsifier]
-    losses: Callable[[SAEConfig], tuple[str, ...]]
-    rules: Callable[[SAEConfig], tuple[str, ...]]
-    dictionary: Callable[[SAEConfig], Dictionary] = lambda c: _dictionary(c)
-    title: Callable[[SAEConfig], str] = lambda c: ""
-    transcodes: bool = False
-    skip: bool = False
-
-
-def _dictionary(config: SAEConfig) -> Dictionary:
-    options = config.options
-    if options["dictionary"] == "free":
-        return Free(config.d_sae, config.width_out)
-    candidates = options["candidates"] or min(config.d_sae, 4096)
-    return Archetypal(config.d_sae, config.width_out, candidates, options["delta"])
 
 
 def _rules(*names: str) -> Callable[[SAEConfig], tuple[str, ...]]:
@@ -148,8 +114,9 @@ def _transcoder(line: str, skip: bool = False) -> Recipe:
     )
 
 
-RECIPES: dict[str, Recipe] = {
-    "topk": Recipe(
+register(
+    "topk",
+    Recipe(
         line="TopK: the k largest pre-activations of a row, dead latents revived by auxk (Gao et al. 2024).",
         options={
             **ROW,
@@ -162,15 +129,23 @@ RECIPES: dict[str, Recipe] = {
         sparsifier=lambda c: TopK(c.options["k"]),
         losses=lambda c: _with_auxk("mse", *(["multi_topk"] if c.options["multi_topk"] else []))(c),
         rules=_rules("unit_norm"),
+        divides=("data", "latents"),
     ),
-    "batchtopk": Recipe(
+)
+register(
+    "batchtopk",
+    Recipe(
         line="BatchTopK: k a row on average over a batch, a learned threshold afterwards (Bussmann 2024).",
         options={**BATCH, **REVIVAL, **COMMON},
         sparsifier=lambda c: BatchTopK(c.options["k"], c.options["threshold_decay"]),
         losses=_with_auxk("mse"),
         rules=_rules("unit_norm"),
+        divides=("data", "latents"),
     ),
-    "matryoshka": Recipe(
+)
+register(
+    "matryoshka",
+    Recipe(
         line="Matryoshka: BatchTopK whose nested prefixes each reconstruct alone (Bussmann et al. 2025).",
         options={
             "groups": Option(
@@ -194,8 +169,12 @@ RECIPES: dict[str, Recipe] = {
         sparsifier=lambda c: BatchTopK(c.options["k"], c.options["threshold_decay"]),
         losses=_with_auxk("prefixes"),
         rules=_rules("unit_norm"),
+        divides=("data",),
     ),
-    "abs_topk": Recipe(
+)
+register(
+    "abs_topk",
+    Recipe(
         line="AbsTopK: the k largest magnitudes of a row with their signs, two poles a latent (2510.00404).",
         options={
             **ROW,
@@ -205,8 +184,12 @@ RECIPES: dict[str, Recipe] = {
         sparsifier=lambda c: AbsTopK(c.options["k"]),
         losses=_with_auxk("mse"),
         rules=_rules("unit_norm"),
+        divides=("data",),
     ),
-    "top_afa": Recipe(
+)
+register(
+    "top_afa",
+    Recipe(
         line="top-AFA: as many latents as make a row's code as long as its input (2503.24277).",
         options={
             "afa": Option(1 / 32, real(0), "Weight of their squared difference, at norm sqrt(d_in)."),
@@ -216,8 +199,12 @@ RECIPES: dict[str, Recipe] = {
         sparsifier=lambda c: TopAFA(),
         losses=_with_auxk("mse", "afa"),
         rules=_rules("unit_norm"),
+        divides=("data",),
     ),
-    "jumprelu": Recipe(
+)
+register(
+    "jumprelu",
+    Recipe(
         line="JumpReLU: learned thresholds, under an L0 or tanh penalty (Rajamanoharan et al. 2024b).",
         options={
             "penalty": Option(
@@ -238,8 +225,12 @@ RECIPES: dict[str, Recipe] = {
         sparsifier=lambda c: _jump(c),
         losses=lambda c: _with_auxk("mse", c.options["penalty"])(c),
         rules=lambda c: _rules(*(["unit_norm"] if c.options["penalty"] == "l0" else []))(c),
+        divides=("data",),
     ),
-    "gba": Recipe(
+)
+register(
+    "gba",
+    Recipe(
         line="Group bias adaptation: feedback, not gradients, sets how often each latent fires (2506.14002).",
         options={
             "groups": Option(10, whole(1), "Equal groups of latents, each with a target frequency."),
@@ -266,8 +257,12 @@ RECIPES: dict[str, Recipe] = {
         losses=lambda c: ("mse",),
         rules=lambda c: ("tied",),
         dictionary=lambda c: Scaled(c.d_sae, c.d_in),
+        divides=("data",),
     ),
-    "gated": Recipe(
+)
+register(
+    "gated",
+    Recipe(
         line="Gated: one path chooses latents, another their size (Rajamanoharan et al. 2024a).",
         options={
             "l1": Option(
@@ -284,8 +279,12 @@ RECIPES: dict[str, Recipe] = {
         sparsifier=lambda c: Gated(c.d_sae, c.options["gate_bias"]),
         losses=_with_auxk("mse", "gate"),
         rules=_rules("unit_norm"),
+        divides=("data",),
     ),
-    "relu": Recipe(
+)
+register(
+    "relu",
+    Recipe(
         line="ReLU with an L1 penalty on codes times decoder norms, or on codes (Bricken et al. 2023).",
         options={
             **L1,
@@ -303,8 +302,12 @@ RECIPES: dict[str, Recipe] = {
         sparsifier=lambda c: ReLU(),
         losses=_with_auxk("mse", "l1"),
         rules=lambda c: _rules(*([] if c.options["decoder_norm_weighted"] else ["unit_norm"]))(c),
+        divides=("data",),
     ),
-    "mutual_choice": Recipe(
+)
+register(
+    "mutual_choice",
+    Recipe(
         line="Mutual choice: BatchTopK, with latents that fire below a Zipf law revived (2411.02124).",
         options={
             **BATCH,
@@ -321,7 +324,10 @@ RECIPES: dict[str, Recipe] = {
         losses=lambda c: ("mse", "aux_zipf") if c.options["aux_coefficient"] else ("mse",),
         rules=_rules("unit_norm"),
     ),
-    "feature_choice": Recipe(
+)
+register(
+    "feature_choice",
+    Recipe(
         line="Feature choice: each latent keeps its largest rows of a batch, by a Zipf law (2411.02124).",
         options={**BATCH, **ZIPF, **REVIVAL, **COMMON},
         sparsifier=lambda c: FeatureChoice(
@@ -330,7 +336,10 @@ RECIPES: dict[str, Recipe] = {
         losses=_with_auxk("mse"),
         rules=_rules("unit_norm"),
     ),
-    "group_max": Recipe(
+)
+register(
+    "group_max",
+    Recipe(
         line="GroupMax: the largest pre-activation of each of k groups of latents (sparsify).",
         options={
             "k": Option(32, whole(1, "d_sae"), "Groups, each of which gives at most one code."),
@@ -341,7 +350,10 @@ RECIPES: dict[str, Recipe] = {
         losses=_with_auxk("mse"),
         rules=_rules("unit_norm"),
     ),
-    "variational": Recipe(
+)
+register(
+    "variational",
+    Recipe(
         line="Variational: TopK of Gaussian codes under a KL divergence (2509.22994).",
         options={
             **ROW,
@@ -366,14 +378,20 @@ RECIPES: dict[str, Recipe] = {
         rules=_rules("unit_norm"),
         title=lambda c: "" if c.options["sampling"] else "TopK with an L2 penalty (variational, not sampled)",
     ),
-    "archetypal": Recipe(
+)
+register(
+    "archetypal",
+    Recipe(
         line="Archetypal: TopK whose directions lie near the hull of data points (2502.12892).",
         options={**ROW, **REVIVAL, **ENCODER, **decoder("archetypal")},
         sparsifier=lambda c: TopK(c.options["k"]),
         losses=_with_auxk("mse"),
         rules=_rules("unit_norm"),
     ),
-    "matching_pursuit": Recipe(
+)
+register(
+    "matching_pursuit",
+    Recipe(
         line="Matching pursuit: latents one after another, each on what the others left (2506.03093).",
         options={
             "max_iterations": Option(32, whole(1), "Most latents of a row."),
@@ -396,11 +414,20 @@ RECIPES: dict[str, Recipe] = {
         losses=_with_auxk("mse"),
         rules=_rules("unit_norm", "encoder_is_decoder"),
     ),
-    "transcoder": _transcoder("Transcoder: from the input of a part of the model to its output."),
-    "skip_transcoder": _transcoder(
+)
+register(
+    "transcoder",
+    _transcoder("Transcoder: from the input of a part of the model to its output."),
+)
+register(
+    "skip_transcoder",
+    _transcoder(
         "Skip transcoder: a transcoder with a linear map of the input beside (2501.18823).", skip=True
     ),
-    "crosscoder": Recipe(
+)
+register(
+    "crosscoder",
+    Recipe(
         line="Crosscoder: one code for several layers or models (Lindsey et al. 2024).",
         options={
             "widths": Option((), widths, "Width of each activation that is read, side by side."),
@@ -424,4 +451,4 @@ RECIPES: dict[str, Recipe] = {
         rules=_rules(),
         dictionary=lambda c: Joint(c.d_sae, c.widths),
     ),
-}
+)

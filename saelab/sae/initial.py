@@ -12,17 +12,17 @@ from saelab import dist
 from saelab.types import ShapeError
 
 if TYPE_CHECKING:
-    from saelab.sae.model import SAE
+    from saelab.sae.network import Network
 
 DRAWN = 2**14
 """Rows that are drawn at a time, a multiple of 16, where each rank needs few of them."""
 
 
 @torch.no_grad()
-def create(
-    sae: SAE, seed: int, rows: Float[Tensor, "n d_in"] | None, targets: Float[Tensor, "n d_out"] | None
-) -> SAE:
-    """See SAE.create."""
+def initialise(
+    sae: Network, seed: int, rows: Float[Tensor, "n d_in"] | None, targets: Float[Tensor, "n d_out"] | None
+) -> None:
+    """Give an SAE of zeros the weights that it starts with; see SAE.create."""
     config = sae.config
     # mixed, so that data drawn from the same small seed by the caller shares no number with the weights
     generator = torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + 0x5AE1AB) % 2**63)
@@ -36,7 +36,6 @@ def create(
     if rows is not None and len(rows):
         rows, _ = sae._flat(rows)
         _fit(sae, rows, _targets(sae, rows, targets), tied, generator)
-    return sae.eval()
 
 
 def _directions(d_sae: int, d_in: int, generator: torch.Generator) -> Tensor:
@@ -55,7 +54,7 @@ def _directions(d_sae: int, d_in: int, generator: torch.Generator) -> Tensor:
     return nn.functional.normalize(rows, dim=1)
 
 
-def _fit(sae: SAE, rows: Tensor, targets: Tensor, tied: bool, generator: torch.Generator) -> None:
+def _fit(sae: Network, rows: Tensor, targets: Tensor, tied: bool, generator: torch.Generator) -> None:
     config = sae.config
     if config.options["normalise"] == "scalar":
         sae.input_scale.copy_(_scale(rows, config.widths))
@@ -82,7 +81,7 @@ def start_rows(d_sae: int) -> int:
     return min(4096, max(256, 2**26 // d_sae))
 
 
-def _targets(sae: SAE, rows: Tensor, targets: Tensor | None) -> Tensor:
+def _targets(sae: Network, rows: Tensor, targets: Tensor | None) -> Tensor:
     if sae.config.d_out is None:
         return rows
     if targets is None or targets.shape != (len(rows), sae.d_out):
@@ -104,7 +103,7 @@ def _scale(rows: Tensor, widths: tuple[int, ...]) -> Tensor:
     return torch.cat([part.norm(dim=1).mean().clamp_min(tiny).expand(part.shape[1]) for part in parts])
 
 
-def _gain(sae: SAE, rows: Tensor, outputs: Tensor) -> Tensor:
+def _gain(sae: Network, rows: Tensor, outputs: Tensor) -> Tensor:
     """The factor a that minimises sum ||y - b - a (y_hat - b)||^2 over normalised outputs, b the decoder
     bias."""
     forward = sae(rows, sparse=True)

@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from saelab import dist
 from saelab.sae import publish, storage
-from saelab.sae.architectures import RECIPES
-from saelab.sae.initial import create
-from saelab.sae.kernels import Sparse, active_pre, sparse_decode
-from saelab.sae.recipes import SAEConfig
-from saelab.types import (
-    Codes,
-    ConfigError,
-    HookError,
-    HookPoint,
-    NonFiniteError,
-    RangeError,
-    Scale,
-    ShapeError,
-    check_finite,
-)
+from saelab.sae.config import SAEConfig
+from saelab.sae.initial import initialise
+from saelab.sae.network import Network
+from saelab.types import HookError, HookPoint
 
 
-class Forward(NamedTuple):
-    """What one pass through an SAE gave. All are differentiable unless stated."""
-
-    x: Tensor
-    """[.. d_in]: the input as it came, in raw units."""
-    y: Tensor | None
-    """[.. d_out]: what x_hat should be, in raw units: the input, or the target of a transcoder if given."""
-    pre: Tensor
-    """[.. d_sae]: pre-activations, in units of the normalised input. Without gradient where codes are
-    `Sparse`."""
-    codes: Tensor | Sparse
-    """[.. d_sae], or `Sparse` where `forward(x, sparse=True)` was asked for."""
-    x_hat: Tensor
-    """[.. d_out]: the reconstruction, in raw units."""
-    scale: Scale | None
-    """Per-row normalisation [.. 1] that the decoder undid, or None without normalise="layernorm"."""
-
-
-class SAE(nn.Module):
+class SAE(Network):
     """A sparse autoencoder: x -> codes -> x_hat.
 
         pre   = (x / input_scale - b_dec) @ W_enc + b_enc          (b_dec only with `apply_b_dec_to_input`)
@@ -71,26 +40,8 @@ class SAE(nn.Module):
     is all zeros, to be filled.
     """
 
-    def __init__(self, config: SAEConfig) -> None:
-        super().__init__()
-        if not isinstance(config, SAEConfig):
-            msg = f"An SAE is built from an SAEConfig. Got {config!r}. Make one by saelab.recipe(...)."
-            raise ConfigError(msg)
-        self.config = config
-        self.stored_dtype = "float32"
-        entry = RECIPES[config.recipe]
-        self.sparsifier = entry.sparsifier(config)
-        self.dictionary = entry.dictionary(config)
-        # the memory is [d_sae d_in], so that the rows the sparse gradients touch are contiguous
-        self.W_enc = nn.Parameter(torch.zeros(config.d_sae, config.d_in).t())
-        learned = self.sparsifier.trains_biases
-        self.b_enc = nn.Parameter(torch.zeros(config.d_sae), requires_grad=learned)
-        self.b_dec = nn.Parameter(torch.zeros(config.width_out), requires_grad=learned)
-        self.register_buffer("input_scale", torch.ones((config.d_in,) if config.widths else ()))
-        self.input_scale: Tensor
-        if config.d_out is not None:
-            self.register_buffer("output_scale", torch.ones(()))
-        self.W_skip = nn.Parameter(torch.zeros(config.d_in, config.width_out)) if entry.skip else None
+    stored_dtype = "float32"
+    """Of the file that it was loaded from."""
 
     @classmethod
     def create(
@@ -108,42 +59,9 @@ class SAE(nn.Module):
         overshoots. Without rows the scales and the factor are 1 and b_dec is 0. It comes in eval mode. The
         same seed gives the same weights, and the global random state is left alone.
         """
-        return create(cls(config), seed, rows, targets)
-
-    @property
-    def W_dec(self) -> Float[Tensor, "d_sae d_out"]:
-        """The decoder matrix: one direction a row, in units of the normalised input."""
-        return self.dictionary()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.W_enc.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights and of the codes; inputs of other floating dtypes are converted."""
-        return self.W_enc.dtype
-
-    @property
-    def d_in(self) -> int:
-        """Width of the activations."""
-        return self.config.d_in
-
-    @property
-    def d_sae(self) -> int:
-        """Number of latents."""
-        return self.config.d_sae
-
-    @property
-    def d_out(self) -> int:
-        """Width of the reconstruction: d_in but for transcoders."""
-        return self.config.width_out
-
-    @property
-    def out_scale(self) -> Tensor:
-        """What normalised outputs are multiplied by: [], or [d_out] of a crosscoder."""
-        return self.output_scale if self.config.d_out is not None else self.input_scale  # type: ignore[return-value]
+        sae = cls(config)
+        initialise(sae, seed, rows, targets)
+        return sae.eval()
 
     @property
     def hook(self) -> HookPoint:
@@ -174,108 +92,6 @@ class SAE(nn.Module):
             raise HookError(message)
         return (self.config.hook_out,)
 
-    def encode(self, x: Float[Tensor, "*lead d_in"]) -> Float[Tensor, "*lead d_sae"]:
-        """Dense codes, differentiable."""
-        flat, lead = self._flat(x)
-        parts = [self._dense(chunk)[1] for chunk in self._chunks(flat)]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(*lead, self.d_sae)
-
-    @torch.no_grad()
-    def encode_sparse(self, x: Float[Tensor, "*lead d_in"]) -> Codes:
-        """The same codes as CSR rows on the CPU (leading axes flattened), without a dense code matrix where
-        the sparsifier can select; pre-activations exist for a bounded number of rows at a time."""
-        flat, _ = self._flat(x)
-        parts = [self._codes(chunk) for chunk in self._chunks(flat, cached=True)]
-        if len(parts) == 1:
-            return parts[0]
-        starts = np.cumsum([0, *(len(p.indices) for p in parts)])
-        indptr = [parts[0].indptr, *(p.indptr[1:] + s for p, s in zip(parts[1:], starts[1:], strict=False))]
-        return Codes(
-            np.concatenate(indptr),
-            np.concatenate([p.indices for p in parts]),
-            np.concatenate([p.values for p in parts]),
-            self.d_sae,
-        )
-
-    def decode(
-        self,
-        codes: Float[Tensor, "*lead d_sae"] | Sparse | Codes,
-        scale: Scale | None = None,
-        x: Float[Tensor, "*lead d_in"] | None = None,
-    ) -> Float[Tensor, "*lead d_out"]:
-        """x_hat of dense codes of any leading shape, or [n d_out] of sparse ones, in raw units.
-
-        scale: per-row normalisation to undo (x_hat * norm + mean), of the same leading shape: `scale(x)`.
-        x: the inputs, which a skip connection needs. Raises ShapeError where one of them is needed and
-        missing.
-        """
-        if self.W_skip is not None and x is None:
-            msg = "The decoder of a skip transcoder needs the inputs. Got x=None. Pass decode(codes, x=x)."
-            raise ShapeError(msg)
-        if self.per_row and scale is None:
-            msg = (
-                f"The decoder of an SAE with normalise={self.config.options['normalise']!r} needs the rows' "
-                "scale. Got scale=None. Pass decode(codes, scale=sae.scale(x))."
-            )
-            raise ShapeError(msg)
-        if isinstance(codes, Codes):
-            codes = Sparse(
-                torch.from_numpy(np.ascontiguousarray(codes.indptr)).to(self.device),
-                torch.from_numpy(codes.indices.astype(np.int64)).to(self.device),
-                torch.from_numpy(np.ascontiguousarray(codes.values)).to(self.device, self.dtype),
-                codes.d_sae,
-            )
-        if isinstance(codes, Sparse):
-            if codes.d_sae != self.d_sae:
-                msg = f"Codes must have d_sae={self.d_sae} latents. Got {codes.d_sae}. Encode with this SAE."
-                raise ShapeError(msg)
-            outside = (codes.indices < 0) | (codes.indices >= self.d_sae)
-            if outside.any():
-                bad = int(codes.indices[outside][0])
-                msg = f"Latents must be in 0..{self.d_sae - 1}. Got {bad}. Encode with this SAE."
-                raise RangeError(msg)
-            check_finite(codes.values, "Codes")
-        else:
-            codes = self._checked(codes, self.d_sae, "d_sae", "Codes")
-            check_finite(codes, "Codes")
-        if x is not None:
-            flat, lead = self._flat(x)
-            x = flat if isinstance(codes, Sparse) else flat.reshape(*lead, self.d_in)
-        return self.restore(self.product(codes), scale, x)
-
-    def forward(
-        self,
-        x: Float[Tensor, "*lead d_in"],
-        y: Float[Tensor, "*lead d_out"] | None = None,
-        *,
-        sparse: bool = False,
-    ) -> Forward:
-        """Encode and decode. `x_hat` equals `decode(encode(x), scale(x), x)`. y: the target of a transcoder,
-        carried along for its loss.
-
-        sparse=True is the fast path for training: leading axes are flattened, codes are `Sparse` where the
-        sparsifier can select, and the gradients of all weights cost O(nnz * d_in); the input gets no gradient
-        then.
-        """
-        flat, lead = self._flat(x)
-        if self.config.d_out is None:
-            y = None
-        elif y is not None:
-            y = self._checked(y, self.d_out, "d_out", "Targets")
-        if sparse:
-            return self._forward_sparse(flat, flat if self.config.d_out is None else _flattened(y))
-        pre, codes, scale = self._dense(flat)
-        x_hat = self.restore(self.product(codes), scale, flat).reshape(*lead, self.d_out)
-        shape = (*lead, self.d_sae)
-        if scale is not None:
-            scale = Scale(scale.mean.reshape(*lead, 1), scale.norm.reshape(*lead, 1))
-        target = x if self.config.d_out is None else y
-        return Forward(x, target, pre.reshape(shape), codes.reshape(shape), x_hat, scale)
-
-    def scale(self, x: Float[Tensor, "*lead d_in"]) -> Scale | None:
-        """What `decode` needs to undo a per-row normalisation: mean and norm [*lead 1], None without one."""
-        return self.normalised(self._checked(x, self.d_in, "d_in", "Activations"))[1]
-
     def save(self, folder: str | Path, dtype: str = "float32") -> Path:
         """Write config.json and sae.safetensors into `folder`, each by a temporary file and a rename.
 
@@ -283,13 +99,39 @@ class SAE(nn.Module):
         tells). Raises StoreError where the folder cannot be written, NonFiniteError for weights that are not
         finite (or overflow in float16).
         """
-        return storage.save(self, Path(folder), dtype)
+        storage.save(self.config, self.state_dict(), Path(folder), dtype)
+        return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> SAE:
         """The SAE that `save` wrote, bit-equal. Raises StoreError where there is none, FormatError for a
         folder that is truncated, altered, inconsistent or of a newer version."""
-        return storage.load(cls, Path(folder)).to(device)
+        stored = storage.load(Path(folder), lambda config: _on_meta(cls, config).state_dict())
+        sae = cls.from_tensors(stored.config, stored.tensors)
+        sae.stored_dtype = stored.dtype
+        return sae.to(device)
+
+    @classmethod
+    def from_tensors(cls, config: SAEConfig, tensors: Mapping[str, Tensor | None]) -> SAE:
+        """An SAE in eval mode that holds these tensors, without a copy.
+
+        Args:
+            config: What it is.
+            tensors: By their names in `state_dict`. The sparsifier's, and scales, may be missing: they start
+                as in any SAE.
+
+        Raises:
+            RuntimeError: For a name or shape that an SAE of that config does not have.
+        """
+        sae = _on_meta(cls, config)
+        # what its buffers hold besides is not among the tensors
+        sae.sparsifier = config.entry.sparsifier(config)
+        rest = {f"sparsifier.{name}": tensor for name, tensor in sae.sparsifier.state_dict().items()}
+        rest["input_scale"] = torch.ones(config.d_in) if config.widths else torch.ones(())
+        rest["output_scale"] = torch.ones(())
+        missing = {name: rest[name] for name in sae.state_dict() if name not in tensors}
+        sae.load_state_dict({**missing, **tensors}, assign=True)
+        return sae.eval()
 
     def push_to_hub(
         self,
@@ -304,187 +146,32 @@ class SAE(nn.Module):
         """Write it, with a model card of these metrics and this provenance (name -> value), into a repository
         of the Hugging Face hub, made if it is not there; returns the commit's address. Raises StoreError
         where the hub cannot be reached or written."""
-        return publish.push(self, repository, metrics or {}, provenance or {}, dtype, private, subfolder)
+        return publish.push(
+            self.config,
+            self.state_dict(),
+            repository,
+            metrics or {},
+            provenance or {},
+            dtype,
+            private,
+            subfolder,
+        )
 
     def fingerprint(self) -> str:
         """Hex SHA-256 of config and weights; equal for equal SAEs, whatever their device."""
-        return storage.fingerprint(self)
+        return storage.fingerprint(self.config, self.state_dict())
 
     def check_parameters(self) -> None:
         """Raises NonFiniteError if any weight is NaN or infinite."""
-        for name, tensor in self.state_dict().items():
-            if not torch.isfinite(tensor).all():
-                msg = (
-                    f"Every weight of an SAE must be finite. Got NaN or infinity in {name}. "
-                    "Train again with a lower lr, or load another checkpoint."
-                )
-                raise NonFiniteError(msg)
+        storage.check_finite(self.state_dict())
 
     def extra_repr(self) -> str:
         at = f", hook={self.config.hook.name!r}" if self.config.hook else ""
         out = f", d_out={self.d_out}" if self.config.d_out is not None else ""
         return f"{self.config.title!r}, d_in={self.d_in}, d_sae={self.d_sae}{out}{at}"
 
-    def b_in(self) -> Float[Tensor, " d_in"]:
-        """What is subtracted from the normalised input: b_dec, or zeros where the config says so."""
-        if self.config.options.get("apply_b_dec_to_input", False):
-            return self.b_dec
-        return self.b_dec.new_zeros(self.d_in)
 
-    @property
-    def per_row(self) -> bool:
-        """Whether each row is normalised by itself."""
-        return self.config.options["normalise"] in ("layernorm", "zscore", "sphere")
-
-    def normalised(self, x: Float[Tensor, "*lead d_in"]) -> tuple[Tensor, Scale | None]:
-        """(inputs in the units that the weights see, what undoes that for each row): x / input_scale, or
-
-            layernorm   (x - mean) / ||x - mean||,         undone by * ||x - mean|| + mean
-            zscore      (x - mean) / (std + 1e-5),         undone by * std + mean    (std with n - 1)
-            sphere      x * sqrt(d_in) / ||x||,            undone by * ||x|| / sqrt(d_in)
-
-        The last two are the layer_norm and constant_norm_rescale of SAELens, its epsilon included."""
-        kind = self.config.options["normalise"]
-        if not self.per_row:
-            return x / self.input_scale, None
-        mean = x.mean(-1, keepdim=True)
-        if kind == "sphere":
-            norm = x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny) / self.d_in**0.5
-            return x / norm, Scale(torch.zeros_like(mean), norm)
-        centred = x - mean
-        if kind == "zscore":
-            std = centred.std(-1, keepdim=True, correction=min(1, self.d_in - 1))
-            return centred / (std + 1e-5), Scale(mean, std)
-        # squares of tiny numbers vanish: the largest entry is taken out first
-        size = centred.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-        norm = (centred / size).norm(dim=-1, keepdim=True).clamp_min(1) * size
-        return centred / norm, Scale(mean, norm)
-
-    def target(self, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"] | None = None) -> Tensor:
-        """[n d_out]: what the decoder should give, in normalised units. Raises ShapeError for a transcoder
-        without y."""
-        if self.config.d_out is None:
-            return self.normalised(x)[0]
-        if y is None:
-            msg = "A transcoder's loss needs its targets. Got y=None. Pass sae(x, y)."
-            raise ShapeError(msg)
-        return y / self.out_scale
-
-    def product(self, codes: Float[Tensor, "*lead d_sae"] | Sparse) -> Float[Tensor, "*lead d_out"]:
-        """codes @ W_dec"""
-        sparse = isinstance(codes, Sparse)
-        return dist.latents.summed(sparse_decode(codes, self.W_dec) if sparse else codes @ self.W_dec)
-
-    def restore(self, product: Tensor, scale: Scale | None, x: Tensor | None) -> Tensor:
-        """Normalised outputs without bias [.. d_out] -> outputs in raw units. x: raw inputs, read where there
-        is a skip connection."""
-        out = product + self.b_dec
-        if self.W_skip is not None and x is not None:
-            out = out + (x / self.input_scale) @ self.W_skip
-        out = out * self.out_scale
-        return out if scale is None else out * scale.norm + scale.mean
-
-    def _flat(self, x: Tensor) -> tuple[Float[Tensor, "n d_in"], torch.Size]:
-        """The one place where leading axes are flattened and inputs are checked."""
-        x = self._checked(x, self.d_in, "d_in", "Activations")
-        check_finite(x, "Activations")
-        return x.reshape(-1, self.d_in), x.shape[:-1]
-
-    def _checked(self, x: Tensor, width: int, name: str, what: str) -> Tensor:
-        if not isinstance(x, Tensor):
-            msg = f"{what} must be a torch tensor. Got {type(x).__name__}. Pass torch.as_tensor(x)."
-            raise ShapeError(msg)
-        if x.ndim < 1 or x.shape[-1] != width:
-            msg = (
-                f"{what} must be [..., {name}={width}]. Got shape {tuple(x.shape)}. "
-                "Pass activations of the hook that this SAE was made for, the width last."
-            )
-            raise ShapeError(msg)
-        if not x.is_floating_point():
-            msg = f"{what} must be floating point. Got {x.dtype}. Pass x.float() if these are activations."
-            raise ShapeError(msg)
-        if x.device != self.device:
-            msg = f"{what} must be on {self.device}, as the SAE. Got {x.device}. Pass x.to(sae.device)."
-            raise ShapeError(msg)
-        return x.to(self.dtype)
-
-    def _chunks(self, flat: Tensor, cached: bool = False) -> Iterator[Tensor]:
-        """Rows in pieces whose pre-activations take at most 64 MB in float32; one (empty) piece for no
-        rows. In training mode one piece: the codes of a row may depend on the others.
-
-        cached: for pre-activations that are read once and dropped. On CPU a piece then takes 8 MB, which stay
-        in the cache and in memory that is already mapped, but has rows enough for a fast product.
-        """
-        size = 2**24 // self.d_sae
-        if cached and flat.device.type == "cpu":
-            size = min(size, max(256, 2**21 // self.d_sae))
-        size = max(1, len(flat) if self.training else size)
-        for start in range(0, max(1, len(flat)), size):
-            yield flat[start : start + size]
-
-    def centred(self, flat: Float[Tensor, "n d_in"]) -> tuple[Tensor, Scale | None]:
-        """(what the encoder multiplies, what undoes the rows' normalisation)"""
-        inputs, scale = self.normalised(flat)
-        return inputs - self.b_in(), scale
-
-    def _pre(self, flat: Tensor) -> tuple[Tensor, Tensor, Scale | None]:
-        centred, scale = self.centred(flat)
-        # under torch.autocast the product is bfloat16; everything after it is not
-        return torch.addmm(self.b_enc, centred, self.W_enc).to(self.dtype), centred, scale
-
-    def _dense(self, flat: Tensor) -> tuple[Tensor, Tensor, Scale | None]:
-        """(pre, codes, scale) of a chunk, differentiable."""
-        pre, centred, scale = self._pre(flat)
-        return pre, self.sparsifier(pre, centred, self.dictionary), scale
-
-    def _codes(self, flat: Tensor) -> Codes:
-        pre, centred, _ = self._pre(flat)
-        selected = self.sparsifier.select(pre, centred, self.dictionary)
-        if selected is None:
-            return Codes.from_dense(self.sparsifier(pre, centred, self.dictionary))
-        indptr, indices = selected
-        rows = torch.repeat_interleave(torch.arange(len(pre), device=pre.device), indptr.diff())
-        values = self.sparsifier.activation(pre[rows, indices], indices)
-        keep = values != 0
-        rows, indices, values = rows[keep], indices[keep], values[keep]
-        order = torch.argsort(rows * self.d_sae + indices)
-        counts = torch.bincount(rows, minlength=len(pre))
-        return Codes(
-            nn.functional.pad(counts.cumsum(0), (1, 0)).cpu().numpy(),
-            indices[order].int().cpu().numpy(),
-            values[order].float().cpu().numpy(),
-            self.d_sae,
-        )
-
-    def _forward_sparse(self, flat: Tensor, y: Tensor | None) -> Forward:
-        with torch.no_grad():
-            pre, centred, scale = self._pre(flat)
-            selected = self.sparsifier.select(pre, centred, self.dictionary)
-        if selected is None:
-            pre, codes, scale = self._dense(flat)
-        else:
-            codes = self.attach(flat, pre, *selected)
-        return Forward(flat, y, pre, codes, self.restore(self.product(codes), scale, flat), scale)
-
-    def attach(
-        self,
-        flat: Float[Tensor, "n d_in"],
-        pre: Tensor,
-        indptr: Tensor,
-        indices: Tensor,
-        activation: Callable[[Tensor], Tensor] | None = None,
-    ) -> Sparse:
-        """Codes at a chosen CSR pattern, differentiable in the weights. pre: this SAE's pre-activations of
-        `flat`. activation: what makes a code of a pre-activation, by default the sparsifier's."""
-        x, _ = self.normalised(flat)
-        b_in = dist.latents.used_by_all(self.b_in())
-        at = active_pre(pre, x, b_in, self.W_enc, self.b_enc, indptr, indices)
-        values = self.sparsifier.activation(at, indices) if activation is None else activation(at)
-        return Sparse(indptr, indices, values, self.d_sae)
-
-
-def _flattened(y: Tensor | None) -> Tensor | None:
-    return None if y is None else y.reshape(-1, y.shape[-1])
-
-
-__all__ = ["SAE", "Forward", "SAEConfig"]
+def _on_meta(cls: type[SAE], config: SAEConfig) -> SAE:
+    """An SAE whose tensors take no memory."""
+    with torch.device("meta"):
+        return cls(config)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from saelab.sae.config import Option
 from saelab.sae.options import (
-    Option,
     flag,
     one_of,
     positive,

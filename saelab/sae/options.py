@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any
 
+from saelab.config import is_integer
+from saelab.sae.config import SAEConfig
 from saelab.types import ConfigError, nearest
-
-if TYPE_CHECKING:
-    from saelab.sae.recipes import SAEConfig
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a recipe: its default, its check (name, value, config; raises ConfigError) and a line
-    about it."""
-
-    default: Any
-    check: Callable[[str, Any, SAEConfig], None]
-    line: str
-
-
-def is_int(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def whole(
@@ -35,13 +19,13 @@ def whole(
         if value is None and optional:
             return
         top = 2**63 if high is None else getattr(config, high)
-        if is_int(value) and low <= value <= top:
+        if is_integer(value) and low <= value <= top:
             return
         if high is None:
             msg = f"{name} must be an integer >= {low}. Got {value!r}. Pass {name}={low} or more."
             raise ConfigError(msg)
-        remedy = "Pass a whole number." if not is_int(value) else f"Pass {name}>={low}."
-        if is_int(value) and value > top:
+        remedy = "Pass a whole number." if not is_integer(value) else f"Pass {name}>={low}."
+        if is_integer(value) and value > top:
             remedy = f"Pass {name}<={top} or widen the SAE."
         msg = f"{name} must be between {low} and {high}={top}. Got {value!r}. {remedy}"
         raise ConfigError(msg)
@@ -63,7 +47,7 @@ def real(low: float, high: float | None = None) -> Callable[[str, Any, SAEConfig
 def groups(name: str, value: Any, config: SAEConfig) -> None:
     if value is None:
         return
-    good = isinstance(value, tuple) and all(is_int(size) and size >= 1 for size in value)
+    good = isinstance(value, tuple) and all(is_integer(size) and size >= 1 for size in value)
     if not good or sum(value) != config.d_sae:
         msg = (
             f"{name} must be sizes of at least 1 that add up to d_sae={config.d_sae}, or None. Got "
@@ -124,7 +108,7 @@ def sigma(name: str, value: Any, config: SAEConfig) -> None:
 
 
 def widths(name: str, value: Any, config: SAEConfig) -> None:
-    good = isinstance(value, tuple) and len(value) > 1 and all(is_int(w) and w >= 1 for w in value)
+    good = isinstance(value, tuple) and len(value) > 1 and all(is_integer(w) and w >= 1 for w in value)
     if not good or sum(value) != config.d_in:
         msg = (
             f"{name} must be two or more widths that add up to d_in={config.d_in}. Got {value!r}. "

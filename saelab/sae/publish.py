@@ -5,16 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import Tensor
+
+from saelab.sae import storage
+from saelab.sae.config import SAEConfig
 from saelab.types import StoreError
-
-if TYPE_CHECKING:
-    from saelab.sae.model import SAE
 
 
 def push(
-    sae: SAE,
+    config: SAEConfig,
+    tensors: Mapping[str, Tensor],
     repository: str,
     metrics: Mapping[str, Any],
     provenance: Mapping[str, Any],
@@ -27,10 +29,9 @@ def push(
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     with tempfile.TemporaryDirectory() as folder:
-        sae.save(folder, dtype)
-        (Path(folder) / "README.md").write_text(
-            card(sae, repository, metrics, provenance, subfolder), encoding="utf-8"
-        )
+        storage.save(config, tensors, Path(folder), dtype)
+        text = card(config, tensors, repository, metrics, provenance, subfolder)
+        (Path(folder) / "README.md").write_text(text, encoding="utf-8")
         try:
             api = HfApi()
             api.create_repo(repository, private=private, exist_ok=True)
@@ -38,7 +39,7 @@ def push(
                 repo_id=repository,
                 folder_path=folder,
                 path_in_repo=subfolder,
-                commit_message=f"Add {sae.config.title} SAE",
+                commit_message=f"Add {config.title} SAE",
             )
         except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
             msg = (
@@ -50,21 +51,21 @@ def push(
 
 
 def card(
-    sae: SAE,
+    config: SAEConfig,
+    tensors: Mapping[str, Tensor],
     repository: str,
     metrics: Mapping[str, Any],
     provenance: Mapping[str, Any],
     subfolder: str | None = None,
 ) -> str:
     """A model card in Markdown: what the SAE is, its metrics and where it is from."""
-    config = sae.config
     said = {
         "architecture": config.title,
-        "d_in": sae.d_in,
-        "d_sae": sae.d_sae,
-        **({"d_out": sae.d_out} if config.d_out is not None else {}),
+        "d_in": config.d_in,
+        "d_sae": config.d_sae,
+        **({"d_out": config.d_out} if config.d_out is not None else {}),
         "hook": ", ".join(str(hook) for hook in (config.hooks or (config.hook,))),
-        "fingerprint": sae.fingerprint(),
+        "fingerprint": storage.fingerprint(config, tensors),
     }
     where = repr(repository) + (f", {subfolder!r}" if subfolder else "")
     parts = ["---\nlibrary_name: saelab\ntags:\n- sparse-autoencoder\n---\n", f"# {repository}\n"]

@@ -13,23 +13,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from saelab.config import from_dict, read_json, to_dict, write_bytes, write_json
-from saelab.sae.architectures import RECIPES
-from saelab.sae.recipes import SAEConfig
+from saelab.config import from_dict, to_dict
+from saelab.files import Stamp, new_file, write_json, writing
+from saelab.sae.config import SAEConfig
+from saelab.tensors import DTYPES, Entry, Pieces, Reader, blocks, is_finite, memory, write
 from saelab.types import ConfigError, FormatError, NonFiniteError, StoreError, nearest
 
-if TYPE_CHECKING:
-    from saelab.sae.model import SAE
-
-FORMAT, VERSION = "saelab", 1
+STAMP = Stamp("saelab", 1, remedy="Pass a folder that sae.save wrote.")
+MAX_CONFIG_BYTES = 2**24
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "sae.safetensors"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _UNITS = {
@@ -45,183 +43,173 @@ _UNITS = {
 }
 
 
-def save(sae: SAE, folder: Path, dtype: str) -> Path:
-    """See SAE.save."""
+class Stored(NamedTuple):
+    """What a folder holds."""
+
+    config: SAEConfig
+    tensors: dict[str, Tensor]
+    """By name, floats as float32, in the layout that was asked for."""
+    dtype: str
+    """In which the file has the weights."""
+
+
+def save(config: SAEConfig, tensors: Mapping[str, Tensor], folder: Path, dtype: str) -> None:
+    """See SAE.save. tensors: its state_dict."""
     if dtype not in _DTYPES:
         hint = nearest(str(dtype), _DTYPES)
         message = f"dtype must be one of {', '.join(_DTYPES)}. Got {dtype!r}. {hint}Pass one of these."
         raise ConfigError(message)
-    sae.check_parameters()
-    tensors = {}
-    for name, tensor in _tensors(sae).items():
-        tensors[name] = tensor.to(
-            _DTYPES[dtype] if tensor.ndim and tensor.is_floating_point() else tensor.dtype
-        )
-        if not torch.isfinite(tensors[name]).all():
-            msg = (
-                f"{name} must fit {dtype}. Got a value of {float(tensor.abs().max()):.3g}. Save as "
-                f"float32 or bfloat16."
-            )
-            raise NonFiniteError(msg)
-    data = safetensors.torch.save(tensors, metadata={"format": FORMAT})
-    write_bytes(folder / WEIGHTS_FILE, data)
+    check_finite(tensors)
+    given = {name: _pieces(tensor, _stored_as(tensor, dtype)) for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        for piece in _numbers(tensor) if given[name].dtype in (torch.float16, torch.bfloat16) else ():
+            if not is_finite(piece.to(given[name].dtype)):
+                message = (
+                    f"{name} must fit {dtype}. Got a value of {float(piece.abs().max()):.3g}. Save as "
+                    "float32 or bfloat16."
+                )
+                raise NonFiniteError(message)
+    ordered = dict(sorted(given.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
+    with writing(folder / WEIGHTS_FILE), new_file(folder / WEIGHTS_FILE) as temporary:
+        sha256 = write(temporary, ordered, {"format": STAMP.format})
     manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "config": to_dict(sae.config),
-        "weights": {"file": WEIGHTS_FILE, "dtype": dtype, "sha256": hashlib.sha256(data).hexdigest()},
+        **STAMP.fields(),
+        "config": to_dict(config),
+        "weights": {"file": WEIGHTS_FILE, "dtype": dtype, "sha256": sha256},
         "units": _UNITS,
     }
     write_json(folder / CONFIG_FILE, manifest)
-    return folder
 
 
-def load(cls: type[SAE], folder: Path) -> SAE:
-    """See SAE.load."""
-    manifest = _manifest(folder)
+def load(folder: Path, like: Callable[[SAEConfig], Mapping[str, Tensor]]) -> Stored:
+    """See SAE.load.
+
+    Args:
+        folder: Where it is.
+        like: config -> the tensors that an SAE of it has, of any content (on the meta device): their names,
+            shapes, dtypes and layouts.
+
+    Raises:
+        StoreError: Where there is none.
+        FormatError: Where it is truncated, altered, inconsistent or of a newer version.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        message = (
+            f"An SAE's folder must hold {CONFIG_FILE} and {WEIGHTS_FILE}. Got {folder}, which has no "
+            f"{CONFIG_FILE}. Pass the folder that sae.save or saelab.train wrote."
+        )
+        raise StoreError(message)
+    manifest = STAMP.read(folder / CONFIG_FILE, "SAE's config.json", MAX_CONFIG_BYTES)
     try:
         config = from_dict(SAEConfig, manifest.get("config"))
     except ConfigError as error:
-        msg = f"The config in {folder / CONFIG_FILE} must be valid. {error}"
-        raise FormatError(msg) from error
+        message = f"The config in {folder / CONFIG_FILE} must be valid. {error}"
+        raise FormatError(message) from error
     weights = manifest.get("weights")
     if (
         not isinstance(weights, dict)
         or weights.get("file") != WEIGHTS_FILE
-        or weights.get("dtype") not in _DTYPES
+        or weights.get("dtype") not in list(_DTYPES)
     ):
-        msg = (
+        message = (
             f"{folder / CONFIG_FILE} must name {WEIGHTS_FILE!r} and a dtype out of {', '.join(_DTYPES)}. "
             f"Got {str(weights)[:200]}. Save the SAE again."
         )
-        raise FormatError(msg)
-    tensors = _read_tensors(folder / WEIGHTS_FILE, weights.get("sha256"))
-    _check_tensor(
-        "W_enc", tensors, (config.d_in, config.d_sae), folder / WEIGHTS_FILE
-    )  # bounds the memory below
-    with torch.device("meta"):  # an option may ask for more memory than the file has tensors
-        expected = cls(config).state_dict()
-    for name in tensors:
-        if name not in expected:
-            hint = nearest(name, expected)
+        raise FormatError(message)
+    path = folder / WEIGHTS_FILE
+    with Reader(path, weights.get("sha256")) as file:
+        _check("W_enc", file.entries, (config.d_in, config.d_sae), torch.float32, path)
+        expected = like(config)
+        for name in file.entries:
+            if name not in expected:
+                message = (
+                    f"{path} must hold only {', '.join(expected)}. Got {name!r}. {nearest(name, expected)}"
+                    "Save the SAE again."
+                )
+                raise FormatError(message)
+        for name, tensor in expected.items():
+            _check(name, file.entries, tuple(tensor.shape), tensor.dtype, path)
+        # read into the layout that it is used in: the file has rows of W_enc, the SAE its columns
+        tensors = {
+            name: file.read(name, torch.empty_strided(t.shape, t.stride(), dtype=t.dtype))
+            for name, t in expected.items()
+        }
+    try:
+        check_finite(tensors)
+    except NonFiniteError as error:
+        message = f"The weights in {folder} must be usable. {error}"
+        raise FormatError(message) from error
+    for name in ("input_scale", "output_scale"):
+        if name in tensors and not float(tensors[name].min()) > 0:
             message = (
-                f"{folder / WEIGHTS_FILE} must hold only {', '.join(expected)}. Got {name!r}. "
-                f"{hint}Save the SAE again."
+                f"Input and output scales must be > 0. Got {name}={float(tensors[name].min())} in {folder}. "
+                "Save the SAE again."
             )
             raise FormatError(message)
-    for name, tensor in expected.items():
-        _check_tensor(name, tensors, tuple(tensor.shape), folder / WEIGHTS_FILE, tensor.dtype)
-    sae = cls(config)
-    sae.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()})
-    sae.stored_dtype = weights["dtype"]
-    try:
-        sae.check_parameters()
-    except NonFiniteError as error:
-        msg = f"The weights in {folder} must be usable. {error}"
-        raise FormatError(msg) from error
-    least = min(float(sae.input_scale.min()), float(sae.out_scale.min()))
-    if not least > 0:
-        msg = f"Input and output scales must be > 0. Got {least} in {folder}. Save the SAE again."
-        raise FormatError(msg)
-    return sae.eval()
+    return Stored(config, tensors, weights["dtype"])
 
 
-def fingerprint(sae: SAE) -> str:
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Every weight must be a number.
+
+    Raises:
+        NonFiniteError: Where one is NaN or infinite.
+    """
+    for name, tensor in tensors.items():
+        if not is_finite(tensor.detach()):
+            message = (
+                f"Every weight of an SAE must be finite. Got NaN or infinity in {name}. "
+                "Train again with a lower lr, or load another checkpoint."
+            )
+            raise NonFiniteError(message)
+
+
+def fingerprint(config: SAEConfig, tensors: Mapping[str, Tensor]) -> str:
     """See SAE.fingerprint. Of the config only what differs from the defaults, so that an SAE keeps its
     fingerprint when recipes get new options."""
-    config = to_dict(sae.config)
-    known = RECIPES[sae.config.recipe].options
-    chosen = {name: v for name, v in sae.config.options.items() if v != known[name].default}
-    config = {
-        name: config[name] for name in ("d_in", "d_sae", "recipe", "hook", "d_out", "hook_out", "hooks")
-    }
-    said = {name: value for name, value in config.items() if value not in (None, [])} | {"options": chosen}
+    known = config.entry.options
+    chosen = {name: v for name, v in config.options.items() if v != known[name].default}
+    plain = to_dict(config)
+    plain = {name: plain[name] for name in ("d_in", "d_sae", "recipe", "hook", "d_out", "hook_out", "hooks")}
+    said = {name: value for name, value in plain.items() if value not in (None, [])} | {"options": chosen}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    for name, tensor in sorted(_tensors(sae).items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
+    for name, tensor in sorted(tensors.items()):
+        dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        digest.update(f"{name} {dtype} {tuple(tensor.shape)}".encode())
+        for piece in _numbers(tensor):
+            digest.update(memory(piece))
     return digest.hexdigest()
 
 
-def _tensors(sae: SAE) -> dict[str, Tensor]:
-    """Every parameter and buffer on the CPU, contiguous, floats as float32."""
-    state = {}
-    for name, tensor in sae.state_dict().items():
-        tensor = tensor.detach().cpu()
-        state[name] = (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
-    return state
+def _numbers(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor in pieces on the CPU, contiguous, floats as float32."""
+    for piece in blocks(tensor.detach()):
+        piece = piece.cpu()
+        yield (piece.float() if piece.is_floating_point() else piece).contiguous()
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    if not (folder / CONFIG_FILE).is_file():
-        msg = (
-            f"An SAE's folder must hold {CONFIG_FILE} and {WEIGHTS_FILE}. Got {folder}, which has no "
-            f"{CONFIG_FILE}. "
-            "Pass the folder that sae.save or saelab.train wrote."
-        )
-        raise StoreError(msg)
-    manifest = read_json(folder / CONFIG_FILE, "SAE's config.json")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        got = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        msg = (
-            f"{folder / CONFIG_FILE} must say format {FORMAT!r}. Got {str(got)[:80]!r}. "
-            "Pass a folder that sae.save wrote."
-        )
-        raise FormatError(msg)
-    version = manifest.get("version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        msg = (
-            f"The version in {folder / CONFIG_FILE} must be an integer >= 1. Got {version!r}. Save it again."
-        )
-        raise FormatError(msg)
-    if version > VERSION:
-        msg = (
-            f"SAE folders must be of version <= {VERSION}. Got {version} in {folder}: a newer saelab "
-            f"wrote it. "
-            "Upgrade saelab."
-        )
-        raise FormatError(msg)
-    return manifest
+def _stored_as(tensor: Tensor, dtype: str) -> torch.dtype:
+    """Matrices and vectors as asked for, scalars and integers whole."""
+    if not tensor.is_floating_point():
+        return tensor.dtype
+    return _DTYPES[dtype] if tensor.ndim else torch.float32
 
 
-def _read_tensors(path: Path, sha256: Any) -> dict[str, Tensor]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        msg = (
-            f"An SAE's folder must hold a readable {WEIGHTS_FILE}. Got {error.strerror or error} at {path}. "
-            "Copy the whole folder again."
-        )
-        raise StoreError(msg) from error
-    if hashlib.sha256(data).hexdigest() != sha256:
-        msg = (
-            f"{path} must have the SHA-256 that {CONFIG_FILE} states ({str(sha256)[:12]}...). "
-            f"Got {hashlib.sha256(data).hexdigest()[:12]}... in {len(data):,} bytes: truncated or altered. "
-            "Copy the folder again or save the SAE again."
-        )
-        raise FormatError(msg)
-    try:
-        return safetensors.torch.load(data)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        msg = f"{path} must be a safetensors file. Got: {error}. Save the SAE again."
-        raise FormatError(msg) from error
+def _pieces(tensor: Tensor, dtype: torch.dtype) -> Pieces:
+    return Pieces(tuple(tensor.shape), dtype, (piece.to(dtype) for piece in _numbers(tensor)))
 
 
-def _check_tensor(
-    name: str,
-    tensors: dict[str, Tensor],
-    shape: tuple[int, ...],
-    path: Path,
-    dtype: torch.dtype = torch.float32,
+def _check(
+    name: str, entries: Mapping[str, Entry], shape: tuple[int, ...], dtype: torch.dtype, path: Path
 ) -> None:
-    if name not in tensors:
-        message = f"{path} must hold {name!r}. Got only {sorted(tensors)}. Save the SAE again."
+    if name not in entries:
+        message = f"{path} must hold {name!r}. Got only {sorted(entries)}. Save the SAE again."
         raise FormatError(message)
-    got = tensors[name]
-    if tuple(got.shape) != shape or got.is_floating_point() != dtype.is_floating_point:
+    got = DTYPES[entries[name].dtype]
+    if entries[name].shape != shape or got.is_floating_point != dtype.is_floating_point:
         kind = "floating point" if dtype.is_floating_point else str(dtype)
         message = (
             f"{name} in {path} must be of shape {shape} and {kind}, as the config says. "
-            f"Got {tuple(got.shape)}, {got.dtype}. The files do not belong together: copy both again."
+            f"Got {entries[name].shape}, {got}. The files do not belong together: copy both again."
         )
         raise FormatError(message)

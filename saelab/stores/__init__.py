@@ -4,15 +4,19 @@ torch.
 
 from saelab.stores.activation_writer import ActivationWriter
 from saelab.stores.activations import ActivationStore
-from saelab.stores.features import Example, FeatureStore, LatentRecord, RowRecord
+from saelab.stores.features import FeatureStore
 from saelab.stores.merging import merge
+from saelab.stores.migration import migrate
+from saelab.stores.records import DocumentRecord, Example, LatentStats, RowRecord
 
 __all__ = [
     "ActivationStore",
     "ActivationWriter",
+    "DocumentRecord",
     "Example",
     "FeatureStore",
-    "LatentRecord",
+    "LatentStats",
     "RowRecord",
     "merge",
+    "migrate",
 ]

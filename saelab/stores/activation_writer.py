@@ -2,61 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.files import new_file, read_json_or_none, write_json
 from saelab.stores import manifest as manifests
+from saelab.stores.shards import DTYPES, KIND, SHARD_ROWS, Job, shard_name
 from saelab.types import ConfigError, NonFiniteError, ShapeError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-DTYPES = ("float32", "float16", "bfloat16")
-KIND = "activations"
-SHARD_ROWS = 65_536
-MAX_HEADER_BYTES = 2**20
 BUFFERS = 2
 """Shards in memory at most: one that is filled, one that is written."""
-
-
-@dataclass
-class Job:
-    """Where a long job writes: `folder` here; `publish(name)` puts a whole file of it where it belongs, and
-    `size(name)` gives the bytes of one that is there already, else None."""
-
-    folder: Path
-    size: Callable[[str], int | None]
-    publish: Callable[[str], None] = lambda name: None
-
-
-@contextlib.contextmanager
-def job(out: str | Path, spec: Mapping[str, Any], overwrite: bool) -> Iterator[Job]:
-    """`manifest.resumable`, or the same of an address that fsspec knows."""
-    if "://" in str(out):
-        from saelab.stores import remote
-
-        with remote.resumable(str(out), spec, overwrite) as opened:
-            yield opened
-        return
-    with manifests.resumable(out, spec, overwrite) as folder:
-        (folder / manifests.PARTS).mkdir(exist_ok=True)
-        yield Job(folder, lambda name: manifests.size_of(folder, name))
-
-
-def finished(out: str | Path, spec: Mapping[str, Any]) -> bool:
-    """`manifest.finished`, or the same of an address that fsspec knows."""
-    if "://" not in str(out):
-        return manifests.finished(out, spec)
-    from saelab.stores.remote import Remote
-
-    return manifests.is_job(Remote(str(out)).read(manifests.NAME), spec)
 
 
 @dataclass
@@ -268,7 +231,7 @@ class ActivationWriter:
         for event in shard.events:
             event.synchronize()
         name = shard_name(shard.number)
-        with manifests.part(self.folder / name) as temporary:
+        with new_file(self.folder / name) as temporary:
             save_file({k: x[: shard.n] for k, x in shard.tensors.items()}, temporary)
             done = {
                 "entry": manifests.entry_of(temporary),
@@ -278,8 +241,7 @@ class ActivationWriter:
             }
             if self._job is not None:
                 # before the shard, so that no shard is ever there without it
-                with manifests.part(self.folder / _part_name(shard.number)) as note:
-                    note.write_text(json.dumps(done), encoding="utf-8")
+                write_json(self.folder / _part_name(shard.number), done)
         if self._job is not None:
             self._job.publish(name)
             self._job.publish(_part_name(shard.number))
@@ -289,13 +251,13 @@ class ActivationWriter:
         """Shards that are whole."""
         while True:
             name = shard_name(len(self._written))
+            done = read_json_or_none(self.folder / _part_name(len(self._written)))
             try:
-                done = json.loads((self.folder / _part_name(len(self._written))).read_text(encoding="utf-8"))
-                if job.size(name) != done["entry"]["bytes"]:
+                if done is None or job.size(name) != done["entry"]["bytes"]:
                     return
-            except (OSError, ValueError, KeyError, TypeError):
+                self._take(name, done)
+            except (KeyError, TypeError):  # of another saelab
                 return
-            self._take(name, done)
 
     def _take(self, name: str, done: dict[str, Any]) -> None:
         self._entries[name] = done["entry"]
@@ -314,10 +276,6 @@ class ActivationWriter:
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
-
-
-def shard_name(number: int) -> str:
-    return f"shard-{number:05}.safetensors"
 
 
 def _part_name(number: int) -> str:

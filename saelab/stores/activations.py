@@ -11,16 +11,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saelab.stores import manifest as manifests
-from saelab.stores.activation_writer import DTYPES, KIND, MAX_HEADER_BYTES, ActivationWriter, shard_name
+from saelab.stores.activation_writer import ActivationWriter
+from saelab.stores.places import CACHE_BYTES, Folder, place_of
+from saelab.stores.shards import (
+    DTYPES,
+    KIND,
+    MAX_HEADER_BYTES,
+    check_tensors,
+    expected_tensors,
+    shard_name,
+)
 from saelab.types import ActivationBatch, ConfigError, HookError, HookPoint, RangeError, StoreError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from saelab.stores.remote import Remote
-
-SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-CACHE_BYTES = 2**36
 
 
 class ActivationStore:
@@ -30,9 +36,9 @@ class ActivationStore:
     of them.
     """
 
-    def __init__(self, folder: Path | Remote, manifest: dict[str, Any]) -> None:
-        _check(manifest, folder)
-        self.folder = folder
+    def __init__(self, place: Folder | Remote, manifest: dict[str, Any]) -> None:
+        _check(manifest, place)
+        self._place = place
         self.manifest = manifest
         self.n_rows: int = manifest["n_rows"]
         self.dtype: str = manifest["dtype"]
@@ -48,13 +54,9 @@ class ActivationStore:
         until the store is closed or forgotten; the rows of other shards are asked for again each time.
         Raises StoreError where there is no whole store of a known version.
         """
-        if "://" not in str(folder):
-            return cls(Path(folder), manifests.read_manifest(folder, KIND))
-        from saelab.stores.remote import Remote
-
-        far = Remote(str(folder), cache_bytes)
-        store = cls(far, far.manifest(KIND))
-        weakref.finalize(store, far.close)
+        place = place_of(folder, cache_bytes)
+        store = cls(place, place.manifest(KIND))
+        weakref.finalize(store, place.close)
         return store
 
     @classmethod
@@ -84,6 +86,11 @@ class ActivationStore:
             writer.add(acts, rows)
             writer.finish({})
         return cls.open(out)
+
+    @property
+    def folder(self) -> Path | Remote:
+        """Where it lies: a folder's path, or what is at an address."""
+        return self._place.path if isinstance(self._place, Folder) else self._place
 
     @property
     def hooks(self) -> list[str]:
@@ -151,10 +158,7 @@ class ActivationStore:
 
     def verify(self) -> None:
         """Compare every shard with its hash. Raises StoreError naming the one that differs."""
-        if isinstance(self.folder, Path):
-            manifests.verify(self.folder, self.manifest)
-        else:
-            self.folder.verify(self.manifest)
+        self._place.verify(self.manifest)
 
     def _gather(self, name: str, at: np.ndarray | range) -> Tensor:
         """Rows of a tensor, activations as float32."""
@@ -188,7 +192,7 @@ class ActivationStore:
                 self._shards[number] = self._open_shard(number)
             return self._shards[number][name][which]
         except (OSError, SafetensorError) as error:
-            where = f"{self.folder}/{shard_name(number)}"
+            where = f"{self._place}/{shard_name(number)}"
             raise manifests.unreadable(where, error) from error
 
     def _open_shard(self, number: int) -> Mapping[str, Any]:
@@ -197,20 +201,10 @@ class ActivationStore:
 
         name = shard_name(number)
         n = int(self._starts[number + 1] - self._starts[number])
-        kind = SAFETENSORS[self.dtype]
-        expected = {hook: (kind, [n, width]) for hook, width in self._widths.items()}
-        expected["rows"] = ("I64", [n, 2])
-        entry = self.manifest["files"][name]
-        if not isinstance(self.folder, Path):
-            path = self.folder.local(name, entry)
-            if path is None:
-                return self.folder.shard(name, expected)
-        else:
-            path = self.folder / name
-            found = manifests.size_of(self.folder, name)
-            if found != entry["bytes"]:
-                got = "no such file" if found is None else f"{found} bytes"
-                raise manifests.unreadable(path, ValueError(f"{got} instead of {entry['bytes']}"))
+        expected = expected_tensors(n, self.dtype, self._widths)
+        path = self._place.local(name, self.manifest["files"][name])
+        if path is None:
+            return self._place.shard(name, expected)  # type: ignore[union-attr]
         with safe_open(path, framework="pt") as file:
             slices = {key: file.get_slice(key) for key in file.keys()}
             found = {key: (x.get_dtype(), list(x.get_shape())) for key, x in slices.items()}
@@ -244,17 +238,6 @@ class ActivationStore:
     def __repr__(self) -> str:
         points = ", ".join(f"{name} [{width}]" for name, width in self._widths.items())
         return f"ActivationStore({self.n_rows:,} rows, {self.dtype}: {points})"
-
-
-def check_tensors(found: Mapping[str, Any], expected: Mapping[str, Any], where: object) -> None:
-    """Raises StoreError where a shard holds other tensors, (dtype, shape) by name, than its manifest says."""
-    if found != expected:
-        other = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
-        message = (
-            f"{where} must hold what its manifest says. Got {other[0]!r}: {found.get(other[0])} for "
-            f"{expected.get(other[0])}. Write the store again."
-        )
-        raise StoreError(message)
 
 
 def _permutation(n: int, seed: list[int]) -> np.ndarray:

@@ -18,7 +18,7 @@ from saelab.types import ConfigError, RangeError, StoreError
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-    from saelab.stores.features import FeatureStore
+    from saelab.stores.protocol import Latents
 
 BLOCK_SCORES = 1 << 25
 CHUNK_CODES = 1 << 22
@@ -90,9 +90,7 @@ class Comparison:
         return "\n".join([*lines, *self.reasons])
 
 
-def compare(
-    store: FeatureStore, other: FeatureStore, n: int = 1, *, min_rows: int = 10, seed: int = 0
-) -> Comparison:
+def compare(store: Latents, other: Latents, n: int = 1, *, min_rows: int = 10, seed: int = 0) -> Comparison:
     """For each latent of `store` the n most similar latents of `other`.
 
     By direction where both write activations of one width: cosine c_ij = d_i . d_j. By co-firing where both
@@ -125,7 +123,7 @@ def compare(
     return Comparison(found[0], found[1], tuple(reasons))
 
 
-def _by_direction(store: FeatureStore, other: FeatureStore, n: int, min_rows: int, seed: int) -> Matches:
+def _by_direction(store: Latents, other: Latents, n: int, min_rows: int, seed: int) -> Matches:
     ours, theirs = store.directions, other.directions
     width = ours.shape[1]
     if width != theirs.shape[1]:
@@ -164,7 +162,7 @@ def _nearest(
     return best.found()
 
 
-def _by_cofiring(store: FeatureStore, other: FeatureStore, n: int, min_rows: int, seed: int) -> Matches:
+def _by_cofiring(store: Latents, other: Latents, n: int, min_rows: int, seed: int) -> Matches:
     same = ("n_rows", "corpus", "packing", "codes")
     different = [f"another {name}" for name in same if store.manifest.get(name) != other.manifest.get(name)]
     if store.manifest.get("corpus") is None:
@@ -188,7 +186,7 @@ def _by_cofiring(store: FeatureStore, other: FeatureStore, n: int, min_rows: int
 class _Side:
     """The latents of a store that take part, renumbered, and their firings."""
 
-    def __init__(self, store: FeatureStore, min_rows: int) -> None:
+    def __init__(self, store: Latents, min_rows: int) -> None:
         self.store = store
         count = store.latents()["count"].to_numpy()
         self.latents = np.flatnonzero((count >= min_rows) & (count < store.n_rows))
@@ -205,7 +203,7 @@ class _Side:
         while at < stop:
             low = at % n
             high = min(n, low + stop - at)
-            codes = self.store._query(
+            codes = self.store.query(
                 "select row, latent from codes_by_row where row >= ? and row < ? and value != 0", [low, high]
             )
             number = self._number[codes["latent"].to_numpy()]

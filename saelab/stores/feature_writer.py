@@ -8,20 +8,23 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
+from saelab.layout import Layout
 from saelab.stores import manifest as manifests
 from saelab.stores import sampling, summaries, tables
-from saelab.stores.summary_writer import GROUPS, SummaryWriter
-from saelab.types import Codes, ConfigError, CorpusError, NonFiniteError, ShapeError, StoreError
+from saelab.stores.records import DocumentRecord
+from saelab.stores.summary_writer import GROUPS, SummaryWriter, Vocabulary
+from saelab.types import Codes, ConfigError, CorpusError, NonFiniteError, ShapeError, Shown, StoreError
 
 KIND = "features"
 SORT_MEMORY = "768MB"
 BLOCK_CODES = 400_000
+SCRATCH = ("shown", "stretch", "position", "id")
 
 
 def kept_share(codes: str) -> float:
@@ -37,6 +40,18 @@ def kept_share(codes: str) -> float:
         "codes='sampled=0.1'."
     )
     raise ConfigError(message)
+
+
+class StoredRows(NamedTuple):
+    """Rows of whole documents, in order."""
+
+    origin: np.ndarray
+    """int64 [n 3]: (document, position, call); of a document call by call"""
+    shown: np.ndarray
+    """int [n]: what each shows, a number in `vocabulary`"""
+    vocabulary: Sequence[Shown]
+    ids: np.ndarray
+    """int [n]: the subject's own number of what each shows, -1 where it has none"""
 
 
 class FeatureWriter:
@@ -65,47 +80,43 @@ class FeatureWriter:
         # what the windows need of each row, as raw numbers that are mapped rather than loaded
         self._scratch = folder / "scratch"
         self._scratch.mkdir()
-        self._raw = {name: (self._scratch / name).open("wb") for name in ("token", "document", "position")}
-        # of each document: number, key, first row, last row
-        self._origins: list[list[np.ndarray]] = []
-        self._vocabulary: dict[str, int] = {}
-        self._files = {name: tables.writer(folder, name) for name in ("codes_by_row", "rows", "documents")}
+        self._raw = {name: (self._scratch / name).open("wb") for name in SCRATCH}
+        self._stretches = _Stretches()
+        self._vocabulary: dict[Shown, int] = {}
+        self._files = {name: tables.writer(folder, name) for name in ("codes_by_row", "documents")}
 
-    def add(
-        self,
-        codes: Codes,
-        rows: np.ndarray,
-        tokens: Sequence[str],
-        token_ids: np.ndarray,
-        documents: Sequence[tuple[int, str, str, str]],
-    ) -> None:
+    def add(self, codes: Codes, rows: StoredRows, documents: Sequence[DocumentRecord]) -> None:
         """Append the rows of whole documents.
 
-        codes: of the rows. rows: int64 [n 2], (document, position), in order. documents: (number, id, kind,
-        text), in order. Raises ShapeError, NonFiniteError on codes that are NaN or infinite.
+        Args:
+            codes: of the rows.
+            rows: in the order of the documents.
+            documents: all of them, in order.
+
+        Raises:
+            ShapeError: The codes are of other rows or latents.
+            NonFiniteError: Codes that are NaN or infinite.
         """
         self._check(codes, rows, documents)
-        n = len(rows)
-        row = codes.row_ids() + self.n_rows
-        position = rows[:, 1].astype(np.int32)
-        of_document = rows[:, 0]
-        wanted = np.array([d[0] for d in documents], dtype=np.int64)
+        of_document, position, _ = rows.origin.T
+        n, row = len(of_document), codes.row_ids() + self.n_rows
+        wanted = np.array([d.document for d in documents], dtype=np.int64)
         starts = np.searchsorted(of_document, wanted, side="left")
         stops = np.searchsorted(of_document, wanted, side="right")
-        numbers = np.arange(self.n_rows, self.n_rows + n)
+        # numbers in the order in which things are first shown; sorted at the end
+        used, at = np.unique(rows.shown, return_inverse=True)
+        named = (Shown(*rows.vocabulary[i]) for i in used.tolist())
+        own = [self._vocabulary.setdefault(each, len(self._vocabulary)) for each in named]
+        shown = np.array(own, dtype=np.int32)[at] if n else np.zeros(0, np.int32)
         columns = {
             "codes_by_row": (row, codes.indices, codes.values),
-            "rows": (numbers, of_document, position, list(tokens), token_ids),
             "documents": (*zip(*documents, strict=True), starts + self.n_rows, stops - starts),
         }
         for name, file in self._files.items():
             file.write_table(tables.table(name, *columns[name]))
-        ids = [self._vocabulary.setdefault(t, len(self._vocabulary)) for t in tokens]
-        at = np.searchsorted(wanted, of_document) + self.n_documents
-        for name, values in (("token", ids), ("document", at), ("position", position)):
+        stretch = self._stretches.add(rows.origin, documents, self.n_rows)
+        for name, values in zip(SCRATCH, (shown, stretch, position, rows.ids), strict=True):
             self._raw[name].write(np.asarray(values, dtype=np.int32).tobytes())
-        keys = np.array([document_key(d[1]) for d in documents], dtype=np.uint64)
-        self._origins.append([wanted, keys, starts + self.n_rows, stops - 1 + self.n_rows])
         self.n_rows += n
         self.n_documents += len(documents)
         self.n_codes += len(row)
@@ -122,8 +133,10 @@ class FeatureWriter:
             raise CorpusError(message)
         self.close()
         self._sort()
-        rows = _Rows(self._scratch, self._origins)
-        self._summarise(rows)
+        rows = _Rows(self._scratch, self._stretches)
+        vocabulary = self._sorted_vocabulary(rows)
+        self._write_rows(rows)
+        self._summarise(rows, vocabulary)
         draw = rows.draws(self.seed)
         chosen = sampling.smallest(draw)
         sample = sampling.gather(self.folder, chosen, draw[chosen], self.n_rows)
@@ -146,6 +159,7 @@ class FeatureWriter:
             "n_quantile": self.n_quantile,
             "seed": self.seed,
             "signed": self.signed,
+            "facets": sorted(set(vocabulary.facets)),
         }
         manifests.write_manifest(self.folder, KIND, {**own, **fields})
 
@@ -154,17 +168,18 @@ class FeatureWriter:
         for open_file in (*self._raw.values(), *self._files.values()):
             open_file.close()
 
-    def _check(self, codes: Codes, rows: np.ndarray, documents: Sequence[tuple[int, str, str, str]]) -> None:
-        if codes.d_sae != self.d_sae or len(codes) != len(rows):
+    def _check(self, codes: Codes, rows: StoredRows, documents: Sequence[DocumentRecord]) -> None:
+        n = len(rows.origin)
+        if codes.d_sae != self.d_sae or len(codes) != n:
             message = (
-                f"Codes must be those of {len(rows)} rows by d_sae={self.d_sae} latents. "
+                f"Codes must be those of {n} rows by d_sae={self.d_sae} latents. "
                 f"Got {len(codes)} by {codes.d_sae}. Encode the rows of the batch with the SAE of the store."
             )
             raise ShapeError(message)
         bad = ~np.isfinite(codes.values)
         if bad.any():
-            row = rows[codes.row_ids()[bad][0]]
-            name = next(d[1] for d in documents if d[0] == row[0])
+            row = rows.origin[codes.row_ids()[bad][0]]
+            name = next(d.id for d in documents if d.document == row[0])
             message = (
                 f"Codes must be finite. Got {bad.sum()} NaN or infinite values, the first in document "
                 f"{name!r} at position {row[1]}. Check the SAE's weights, or encode in float32."
@@ -191,19 +206,32 @@ class FeatureWriter:
             )
             raise StoreError(message) from error
 
-    def _summarise(self, rows: _Rows) -> None:
+    def _sorted_vocabulary(self, rows: _Rows) -> Vocabulary:
+        """What rows show, in its final order, to which the rows are renumbered."""
+        known = list(self._vocabulary)
+        place = np.empty(len(known), np.int32)
+        place[sorted(range(len(known)), key=known.__getitem__)] = np.arange(len(known), dtype=np.int32)
+        counts = np.bincount(rows.shown, minlength=len(known))
+        rows.renumber(place)
+        return Vocabulary.of(dict(zip(known, counts.tolist(), strict=True)))
+
+    def _write_rows(self, rows: _Rows) -> None:
+        with tables.writer(self.folder, "rows") as file:
+            for first in range(0, self.n_rows, BLOCK_CODES):
+                number = np.arange(first, min(first + BLOCK_CODES, self.n_rows))
+                of = rows.stretch[number]
+                columns = (rows.number[of], rows.position[number], rows.call[of], rows.shown[number])
+                file.write_table(tables.table("rows", number, *columns, rows.id[number]))
+
+    def _summarise(self, rows: _Rows, vocabulary: Vocabulary) -> None:
         """codes_by_latent -> what is said of each latent: a bounded number of codes at a time."""
-        names = np.array(sorted(self._vocabulary), dtype=object)
-        place = np.empty(len(names), np.int32)  # of a token of `_vocabulary` in `names`
-        place[[self._vocabulary[name] for name in names]] = np.arange(len(names))
-        totals = np.zeros(len(names), np.int64)
-        totals[place] = np.bincount(rows.token, minlength=len(names))
-        with SummaryWriter(self.folder, self.n_rows, names, totals) as out:
+        n_shown = len(vocabulary.names)
+        with SummaryWriter(self.folder, self.n_rows, vocabulary) as out:
             for low, high, latent, row, value in self._blocks():
                 fired, n = latent - low, high - low
-                counts = summaries.token_counts(fired, place[rows.token[row]], None, value < 0, len(names))
+                counts = summaries.shown_counts(fired, rows.shown[row], None, value < 0, n_shown)
                 stats = summaries.statistics(fired, value, n)
-                examples = self._examples(low, stats, latent, row, value, rows, names, place)
+                examples = self._examples(low, stats, latent, row, value, rows, vocabulary.names)
                 out.add(low, stats, counts, examples)
 
     def _blocks(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
@@ -233,7 +261,6 @@ class FeatureWriter:
         value: np.ndarray,
         rows: _Rows,
         names: np.ndarray,
-        place: np.ndarray,
     ) -> Iterator[pa.Table]:
         """The table `examples` of one block's codes."""
         keys = summaries.latent_keys(self.seed, np.arange(low, low + len(stats.count)))
@@ -244,23 +271,23 @@ class FeatureWriter:
         for some in range(0, len(at), GROUPS["examples"]):
             part = slice(some, some + GROUPS["examples"])
             chosen = at[part]
-            document = rows.document[row[chosen]]
-            begin, offsets, shown = summaries.windows(
-                rows.first[document], rows.last[document], row[chosen], self.window
-            )
+            stretch = rows.stretch[row[chosen]]
+            begin, end = rows.windows(row[chosen], self.window)
+            offsets, shown = summaries.stretches(begin, end)
             of = np.repeat(latent[chosen], np.diff(offsets))
             values = summaries.values_at(latent, row, value, of, shown)
-            window_tokens = pa.array(names[place[rows.token[shown]]], pa.string())
+            window_names = pa.array(names[rows.shown[shown]], pa.string())
             yield tables.table(
                 "examples",
                 latent[chosen],
                 *(c[part] for c in columns),
                 row[chosen],
-                rows.number[document],
+                rows.number[stretch],
                 rows.position[row[chosen]],
+                rows.call[stretch],
                 value[chosen],
                 rows.position[begin],
-                pa.ListArray.from_arrays(offsets, window_tokens),
+                pa.ListArray.from_arrays(offsets, window_names),
                 pa.ListArray.from_arrays(offsets, pa.array(values, pa.float32())),
             )
 
@@ -301,24 +328,79 @@ def choose(
     return at[order], kinds[order], rank[order].astype(np.int32), stratum[order].astype(np.int32)
 
 
+class _Stretches:
+    """Neighbouring rows of one document and call, which windows do not leave."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._found: list[list[np.ndarray]] = []
+        self.layouts: dict[str, int] = {}
+
+    def add(self, origin: np.ndarray, documents: Sequence[DocumentRecord], offset: int) -> np.ndarray:
+        """The number of the stretch of each row [n]; rows are counted from `offset` on."""
+        document, _, call = origin.T
+        change = (np.diff(document) != 0) | (np.diff(call) != 0)
+        first = np.flatnonzero(np.r_[True, change])[: len(origin)]
+        last = np.r_[first[1:] - 1, len(origin) - 1][: len(first)]
+        by_number = {d.document: i for i, d in enumerate(documents)}
+        of = np.array([by_number[number] for number in document[first].tolist()], dtype=np.int64)
+        keys = np.array([document_key(d.id) for d in documents], dtype=np.uint64)
+        kinds = [self.layouts.setdefault(d.layout, len(self.layouts)) for d in documents]
+        layout = np.array(kinds, dtype=np.int64)[of]
+        columns = [document[first], call[first], keys[of], first + offset, last + offset, layout]
+        self._found.append(columns)
+        numbers = self.n + np.cumsum(np.r_[0, change])[: len(origin)]
+        self.n += len(first)
+        return numbers
+
+    def columns(self) -> list[np.ndarray]:
+        """number of the document, call, key of the document, first row, last row, number of the layout."""
+        return [np.concatenate(c) for c in zip(*self._found, strict=True)]
+
+
 class _Rows:
     """What is known of each row and document that was added; rows are mapped from disk."""
 
-    def __init__(self, scratch: Path, origins: list[list[np.ndarray]]) -> None:
-        self.token, self.document, self.position = (
-            np.memmap(scratch / name, np.int32, "r") for name in ("token", "document", "position")
+    def __init__(self, scratch: Path, stretches: _Stretches) -> None:
+        self._scratch = scratch
+        self.shown, self.stretch, self.position, self.id = (
+            np.memmap(scratch / name, np.int32, "r") for name in SCRATCH
         )
-        self.number, self._keys, self.first, self.last = (
-            np.concatenate(c) for c in zip(*origins, strict=True)
-        )
+        self.number, self.call, self._keys, self.first, self.last, self._layout = stretches.columns()
+        self._layouts = [Layout.parse(text) for text in stretches.layouts]
+        self._grids = np.array([any(s.kind == "grid" for s in layout.segments) for layout in self._layouts])
+
+    def renumber(self, place: np.ndarray) -> None:
+        """What is shown has other numbers from now on: place[old]."""
+        numbers = np.memmap(self._scratch / "shown", np.int32, "r+")
+        for first in range(0, len(numbers), BLOCK_CODES):
+            part = slice(first, first + BLOCK_CODES)
+            numbers[part] = place[numbers[part]]
+        self.shown = numbers
+
+    def windows(self, row: np.ndarray, window: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """(first row, row after the last) of what is shown around each of these rows."""
+        of = self.stretch[row]
+        first, last = self.first[of], self.last[of]
+        start, stop = np.maximum(row - window[0], first), np.minimum(row + window[1], last) + 1
+        for i in np.flatnonzero(self._grids[self._layout[of]]):
+            # a picture is shown whole, or the rows of it around the firing
+            at = self.position[first[i] : last[i] + 1]
+            low, high = self._layouts[self._layout[of[i]]].window(
+                int(self.position[row[i]]), *window, int(at[-1]) + 1
+            )
+            start[i] = first[i] + np.searchsorted(at, low)
+            stop[i] = first[i] + np.searchsorted(at, high, side="right")
+        return start, stop
 
     def keys(self, row: np.ndarray) -> np.ndarray:
         """uint64: see `summaries.row_keys`."""
-        return summaries.row_keys(self._keys[self.document[row]], self.position[row])
+        of = self.stretch[row]
+        return summaries.row_keys(self._keys[of], self.position[row], self.call[of])
 
     def draws(self, seed: int) -> np.ndarray:
         """float64 [n_rows]: the draws by which whole rows are sampled."""
-        key, n = summaries.row_draw_key(seed), len(self.token)
+        key, n = summaries.row_draw_key(seed), len(self.shown)
         return np.concatenate(
             [
                 summaries.draws(key, self.keys(np.arange(first, min(first + BLOCK_CODES, n))))

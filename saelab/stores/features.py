@@ -9,9 +9,8 @@ import functools
 import numbers
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -26,13 +25,20 @@ from saelab.stores.directions import open_directions
 from saelab.stores.feature_writer import KIND
 from saelab.stores.labels import LABELS, checked_source, read_labels, settled, write_labels
 from saelab.stores.neuronpedia import read_export
+from saelab.stores.records import (
+    COLUMNS,
+    NUMBERS,
+    DocumentRecord,
+    Example,
+    LatentStats,
+    RowRecord,
+)
 from saelab.stores.search import ExampleIndex, search
 from saelab.types import ConfigError, HookPoint, RangeError, StoreError, nearest
 
 TABLES = tuple(tables.SCHEMAS)
 KEPT_GROUPS = ("latents", "examples")
 KINDS = ("top", "bottom", "quantile")
-NUMBERS = ("latent", "count", "density", "mean", "min", "max", "negative", "mean_abs", "min_abs")
 FIELDS = {
     "n_latents": int,
     "n_rows": int,
@@ -42,74 +48,14 @@ FIELDS = {
     "subject": str,
     "codes": str,
     "signed": bool,
+    "facets": list,
 }
+# what `tokens` gives, for all latents
+TOKENS = """
+    create view tokens as select latent, name as token, f.count, negative, lift
+    from firings f join vocabulary using (shown) where facet = 'token'
+"""
 READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
-
-
-@dataclass(frozen=True)
-class LatentRecord:
-    """Statistics of one latent over all rows of the store."""
-
-    latent: int
-    count: int
-    """rows where it is != 0"""
-    density: float
-    """count / n_rows"""
-    mean: float
-    """mean value where it fires; 0 if it never does"""
-    min: float
-    max: float
-    negative: int
-    """rows where it is < 0"""
-    mean_abs: float
-    """mean |value| where it fires; 0 if it never does"""
-    min_abs: float
-    """least |value| where it fires; 0 if it never does"""
-    histogram: np.ndarray
-    """int64 [bins]: firings in each bin, sums to count; 21 to 40 bins"""
-    edges: np.ndarray
-    """float64 [bins + 1]: multiples of a power of two, from the last <= min(0, min) to the first > max"""
-    top_tokens: list[str]
-    """tokens on which it is > 0 most often, at most three"""
-    bottom_tokens: list[str]
-    """tokens on which it is < 0 most often, at most three"""
-
-
-class Example(NamedTuple):
-    """A window of a document around one firing of a latent."""
-
-    latent: int
-    kind: str
-    """"top": the largest values > 0, "bottom": the smallest < 0, ties to the lower row; "quantile": spread
-    over the range of |value|s"""
-    rank: int
-    stratum: int
-    """for "quantile" which of the 5 to 8 equal parts of the range of |value|s its own lies in, 0 the
-    lowest; else -1"""
-    row: int
-    document: int
-    position: int
-    """of the firing in its document"""
-    value: float
-    start: int
-    """position of the window's first token"""
-    tokens: list[str]
-    values: np.ndarray
-    """float32 [len(tokens)]: the latent's code on each token, 0 where it does not fire"""
-
-
-@dataclass(frozen=True)
-class RowRecord:
-    """One token of the corpus and what fires on it."""
-
-    row: int
-    document: int
-    position: int
-    token: str
-    latents: np.ndarray
-    """int32 [l0], largest |value| first"""
-    values: np.ndarray
-    """float32 [l0]"""
 
 
 class FeatureStore:
@@ -117,7 +63,8 @@ class FeatureStore:
     for.
 
     n_latents, n_rows, n_documents: sizes. signed: whether any code is negative. kept: which codes it holds,
-    "full", "sampled=p" or "none"; everything else is of all rows. hook: the HookPoint whose activations were
+    "full", "sampled=p" or "none"; everything else is of all rows. facets: kinds of what rows show ("token",
+    "patch", "item", ...). hook: the HookPoint whose activations were
     encoded. folder: where it is. manifest: all that is known of it, with the fingerprints of SAE, subject and
     corpus.
     """
@@ -130,6 +77,7 @@ class FeatureStore:
         self.n_documents: int = manifest["n_documents"]
         self.signed: bool = manifest["signed"]
         self.kept: str = manifest["codes"]
+        self.facets: tuple[str, ...] = tuple(manifest["facets"])
         self.hook = HookPoint(**manifest["hook"])
         self._lock = threading.Lock()
         self._files: dict[str, tuple[pq.ParquetFile, np.ndarray, np.ndarray]] = {}
@@ -143,6 +91,13 @@ class FeatureStore:
         Raises StoreError where there is no whole feature store of a known version.
         """
         manifest = settled(folder, KIND)
+        if manifest["version"] < 2:
+            message = (
+                f"Feature stores are of version 2 now. Got version {manifest['version']} in {folder}. Make a "
+                f"new one of it: saelab.stores.migrate({str(folder)!r}), which leaves it as it is until that "
+                "is whole."
+            )
+            raise StoreError(message)
         wrong = [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]
         wrong += [f"files/{t}.parquet" for t in TABLES if f"{t}.parquet" not in manifest["files"]]
         if wrong:
@@ -153,21 +108,64 @@ class FeatureStore:
             raise StoreError(message)
         return cls(Path(folder), manifest)
 
-    def latent(self, latent: int) -> LatentRecord:
+    def latent(self, latent: int) -> LatentStats:
         """Statistics of one latent. Raises RangeError."""
         found = self._lines("latents", self._checked(latent)).to_pylist()[0]
         edges = np.array(found["edges"])
         used = max(int(np.searchsorted(edges, max(found["max"], 0), side="right")), 1)
-        return LatentRecord(
-            **{name: found[name] for name in (*NUMBERS, "top_tokens", "bottom_tokens")},
-            histogram=np.array(found["histogram"][:used], dtype=np.int64),
-            edges=edges[: used + 1],
-        )
+        plain = {name: found[name] for name in COLUMNS if name not in ("histogram", "edges")}
+        histogram = np.array(found["histogram"][:used], dtype=np.int64)
+        return LatentStats(**plain, n_rows=self.n_rows, histogram=histogram, edges=edges[: used + 1])
+
+    def firings(self, latent: int, n: int = 20, facet: str | None = None) -> pd.DataFrame:
+        """What the rows show on which a latent fires most often.
+
+        Args:
+            latent: which.
+            n: lines, at most.
+            facet: only what is of this kind ("token", "patch", ...).
+
+        Returns:
+            facet, name, count (rows where it is != 0), negative (of these < 0), lift (how many times as often
+            as on any row), most often first.
+
+        Raises:
+            RangeError: The latent is out of range.
+            ConfigError: No row shows such a facet.
+        """
+        found = self._lines("firings", self._checked(latent))
+        facets, names = self._vocabulary
+        shown = found.column("shown").to_numpy()
+        if facet is not None:
+            self._check_facet(facet)
+            kept = facets[shown] == facet
+            found, shown = found.filter(pa.array(kept)), shown[kept]
+        frame = found.slice(0, n).drop_columns(["latent", "shown"]).to_pandas()
+        frame.insert(0, "facet", facets[shown[:n]])
+        frame.insert(1, "name", names[shown[:n]])
+        return frame
 
     def tokens(self, latent: int, n: int = 20) -> pd.DataFrame:
-        """The tokens on which a latent fires most often: token, count (rows where it is != 0), negative (of
-        these < 0), lift (how many times as often as on any token). Raises RangeError."""
-        return self._lines("tokens", self._checked(latent)).slice(0, n).drop_columns("latent").to_pandas()
+        """`firings` of facet "token": token, count, negative, lift. Raises RangeError, and ConfigError in a
+        store without tokens."""
+        found = self.firings(latent, n, "token").drop(columns="facet")
+        return found.rename(columns={"name": "token"})
+
+    @functools.cached_property
+    def _vocabulary(self) -> tuple[np.ndarray, np.ndarray]:
+        """(facets, names) of what rows show, by number."""
+        found = self._column_table("vocabulary", ("facet", "name"))
+        facets, names = (found.column(i).to_numpy() for i in range(2))
+        return facets, names
+
+    def _check_facet(self, facet: str) -> None:
+        if facet not in self.facets:
+            known = ", ".join(map(repr, self.facets))
+            message = (
+                f"facet must be one of the store's, {known}. Got {facet!r}. "
+                f"{nearest(str(facet), self.facets)}Leave it out for all."
+            )
+            raise ConfigError(message)
 
     def partners(self, latent: int, n: int = 20) -> pd.DataFrame:
         """The latents that fire together with one most often, on the rows of the table `sample`: partner,
@@ -198,22 +196,32 @@ class FeatureStore:
         return found[:n]
 
     def rows(self, row: int) -> RowRecord:
-        """A token of the corpus with the latents that fire on it. Raises RangeError, StoreError where its
-        codes were not kept."""
+        """A row of the corpus with the latents that fire on it. Raises RangeError, StoreError where its codes
+        were not kept."""
         row = _index(row, self.n_rows, "row")
-        where = self._query("select * from rows where row = ?", [row]).iloc[0]
-        codes = self._query("select latent, value from codes_by_row where row = ?", [row])
+        where = self.query("select * from rows where row = ?", [row]).iloc[0]
+        codes = self.query("select latent, value from codes_by_row where row = ?", [row])
         if self.kept != "full" and codes.empty:
             self.need_codes()
         order = np.lexsort((codes["latent"], -codes["value"].abs()))
-        return RowRecord(
-            row,
-            int(where["document"]),
-            int(where["position"]),
-            str(where["token"]),
-            codes["latent"].to_numpy()[order],
-            codes["value"].to_numpy()[order],
-        )
+        facet, name = (column[int(where["shown"])] for column in self._vocabulary)
+        numbers = {key: int(where[key]) for key in ("document", "position", "call", "id")}
+        latents, values = codes["latent"].to_numpy()[order], codes["value"].to_numpy()[order]
+        return RowRecord(row, facet=facet, name=name, latents=latents, values=values, **numbers)
+
+    def document(self, document: int) -> DocumentRecord:
+        """A document as it was indexed, with its text, layout, labels and picture. Raises RangeError."""
+        columns = ", ".join(DocumentRecord._fields)
+        known = isinstance(document, numbers.Integral) and not isinstance(document, bool)
+        sql = f"select {columns} from documents where document = ?"
+        found = self.query(sql, [int(document)], "arrow").to_pylist() if known else []
+        if not found:
+            message = (
+                f"document must be the number of one of the store's {self.n_documents:,} documents. Got "
+                f"{document!r}. Pass one out of examples, or of the table documents."
+            )
+            raise RangeError(message)
+        return DocumentRecord(**{**found[0], "labels": tuple(found[0]["labels"] or ())})
 
     def codes(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
         """(rows int64 ascending, values float32) of every firing of a latent, of the sampled rows where the
@@ -221,7 +229,7 @@ class FeatureStore:
         at = self._checked(latent)
         if self.kept == "none":
             self.need_codes()
-        found = self._query("select row, value from codes_by_latent where latent = ? order by row", [at])
+        found = self.query("select row, value from codes_by_latent where latent = ? order by row", [at])
         return found["row"].to_numpy(), found["value"].to_numpy()
 
     def need_codes(self) -> None:
@@ -237,24 +245,31 @@ class FeatureStore:
         """Statistics of all latents, one row each: the table `latents` without its lists."""
         return self._column_table("latents", NUMBERS).to_pandas()
 
-    def top_tokens(self) -> dict[int, list[str]]:
-        """The tokens on which each latent is > 0 most often; latents that never are are left out."""
-        return self._most("top_tokens")
+    def top_names(self) -> dict[int, list[str]]:
+        """What each latent is > 0 on most often; latents that never are are left out."""
+        return self._most("top_names")
 
-    def bottom_tokens(self) -> dict[int, list[str]]:
-        """The tokens on which each latent is < 0 most often; latents that never are are left out."""
-        return self._most("bottom_tokens")
+    def bottom_names(self) -> dict[int, list[str]]:
+        """What each latent is < 0 on most often; latents that never are are left out."""
+        return self._most("bottom_names")
 
     def _most(self, name: str) -> dict[int, list[str]]:
         column = self._column_table("latents", (name,)).column(name).to_pylist()
-        return {j: tokens for j, tokens in enumerate(column) if tokens}
+        return {j: names for j, names in enumerate(column) if names}
 
-    def query(self, sql: str, format: str = "pandas") -> Any:
-        """Any one SELECT of DuckDB's SQL over the tables of the store and its labels (docs/stores.md), as a
-        pandas DataFrame or, with format="arrow", a pyarrow Table.
+    def query(
+        self, sql: str, values: list[Any] | dict[str, Any] | None = None, format: str = "pandas"
+    ) -> Any:
+        """Any one SELECT of DuckDB's SQL over the tables of the store and its labels (docs/stores.md).
 
-        Raises StoreError with DuckDB's complaint, or where the statement would write; ConfigError on another
-        format.
+        Args:
+            sql: the statement; `?` and `$name` stand for values.
+            values: a list for `?`, a dict for names.
+            format: "pandas" for a DataFrame, "arrow" for a pyarrow Table.
+
+        Raises:
+            StoreError: DuckDB's complaint, or the statement would write.
+            ConfigError: Another format.
         """
         if format not in ("pandas", "arrow"):
             message = f"format must be 'pandas' or 'arrow'. Got {format!r}. Pass format='pandas'."
@@ -265,7 +280,14 @@ class FeatureStore:
             raise StoreError(_complaint(error)) from error
         if len(statements) != 1 or statements[0].type not in READS:
             raise StoreError(_complaint(f"{sql!r}, which is not one SELECT"))
-        return self._query(sql, format=format)
+        try:
+            # a cursor of its own for each query, so that threads do not meet
+            cursor = self._connection.cursor()
+            if format == "arrow":
+                return cursor.sql(sql, params=values).to_arrow_table()
+            return cursor.execute(sql, values).df()
+        except duckdb.Error as error:
+            raise StoreError(_complaint(error)) from error
 
     def verify(self) -> None:
         """Compare every file with its hash. Raises StoreError naming the one that differs."""
@@ -335,10 +357,10 @@ class FeatureStore:
 
     def _read_examples(self, latent: int) -> list[Example]:
         found = self._lines("examples", latent)
-        *plain, tokens, values = (found.column(name).combine_chunks() for name in Example._fields)
+        *plain, names, values = (found.column(name).combine_chunks() for name in Example._fields)
         # of all windows at once: window by window costs ten times as much
-        words, codes = tokens.flatten().to_pylist(), np.array(values.flatten(), dtype=np.float32)
-        stops = np.cumsum(tokens.value_lengths().to_numpy(zero_copy_only=False)).tolist()
+        words, codes = names.flatten().to_pylist(), np.array(values.flatten(), dtype=np.float32)
+        stops = np.cumsum(names.value_lengths().to_numpy(zero_copy_only=False)).tolist()
         cuts = list(map(slice, [0, *stops], stops))
         lists = (column.to_pylist() for column in plain)
         return list(map(Example, *lists, map(words.__getitem__, cuts), map(codes.__getitem__, cuts)))
@@ -360,23 +382,12 @@ class FeatureStore:
         connection.execute("set enable_progress_bar = false")
         for name in TABLES:
             connection.execute(f"create view {name} as select * from {tables.source(self.folder, name)}")
+        connection.execute(TOKENS)
         # a copy, since the file may be replaced at any time
         labels = pa.Table.from_pandas(self.labels(), LABELS, preserve_index=False)
         connection.register("attached", labels)
         connection.execute("create table labels as select * from attached")
         return connection
-
-    def _query(
-        self, sql: str, values: list[Any] | dict[str, Any] | None = None, format: str = "pandas"
-    ) -> Any:
-        try:
-            # a cursor of its own for each query, so that threads do not meet
-            cursor = self._connection.cursor()
-            if format == "arrow":
-                return cursor.sql(sql).to_arrow_table()
-            return cursor.execute(sql, values or []).df()
-        except duckdb.Error as error:
-            raise StoreError(_complaint(error)) from error
 
     def _checked(self, latent: Any) -> int:
         return _index(latent, self.n_latents, "latent")
@@ -393,6 +404,7 @@ class FeatureStore:
         self,
         *,
         token: str | None = None,
+        value: str | tuple[str, str] | None = None,
         label: str | None = None,
         example: str | None = None,
         direction: Any = None,
@@ -401,20 +413,29 @@ class FeatureStore:
     ) -> pd.DataFrame:
         """The n latents that answer best to exactly one question: latent, score and the evidence, best first.
 
-        token: which fire on this token, written as the store has it (`" cat"`); score: F1 of "fires" and "is
-        the token"; with the count of both, precision (of the latent's firings), recall (of the token's rows)
-        and lift. label: which have a label that holds all these words, or parts of words, whatever the case;
-        score: the share of the label that they are. example: whose example windows hold these words; score:
-        sum over its windows of their BM25 (Robertson & Zaragoza 2009, eq. 3.15, k1 1.2, b 0.75, inverse
-        document frequency ln(1 + (N - n + 0.5) / (n + 0.5))), with the number of windows that hold one and
-        the best of them. Words are whole and case-folded, cut out of the joined tokens of a window; the
-        first such search indexes them. direction: whose decoder direction is nearest to this vector [d_out];
-        latent: to that of another latent; score: cosine.
-        Raises ConfigError where there is not one question or it is empty, CorpusError on a token that the
-        store does not have, RangeError, ShapeError, NonFiniteError, StoreError.
+        Args:
+            token: which fire on this token, written as the store has it (`" cat"`). Score: F1 of "fires" and
+                "is the token"; with the count of both, precision (of the latent's firings), recall (of the
+                token's rows) and lift.
+            value: the same of whatever rows show, by its name, or as (facet, name): ("patch", "3,5").
+            label: which have a label that holds all these words, or parts of words, whatever the case. Score:
+                the share of the label that they are.
+            example: whose example windows hold these words. Score: sum over its windows of their BM25
+                (Robertson & Zaragoza 2009, eq. 3.15, k1 1.2, b 0.75, inverse document frequency
+                ln(1 + (N - n + 0.5) / (n + 0.5))), with the number of windows that hold one and the best of
+                them. Words are whole and case-folded, cut out of the joined names of a window; the first such
+                search indexes them.
+            direction: whose decoder direction is nearest to this vector [d_out]. Score: cosine.
+            latent: whose direction is nearest to that of another latent.
+            n: lines, at most.
+
+        Raises:
+            ConfigError: There is not one question, or it is empty.
+            CorpusError: A token or value that no row shows.
+            RangeError, ShapeError, NonFiniteError, StoreError: A bad latent, vector or store.
         """
-        asked = {"token": token, "label": label, "example": example, "direction": direction, "latent": latent}
-        return search(self, n, **asked)
+        asked = {"token": token, "value": value, "label": label, "example": example}
+        return search(self, n, **asked, direction=direction, latent=latent)
 
     def attach_labels(
         self, labels: Mapping[int, str] | str | Path, source: str | None = None, *, of: str | None = None
@@ -459,7 +480,8 @@ class FeatureStore:
         return compare(self, other, n, min_rows=min_rows, seed=seed)
 
     @functools.cached_property
-    def _example_index(self) -> ExampleIndex:
+    def example_index(self) -> ExampleIndex:
+        """The words of the example windows, indexed when they are first searched."""
         return ExampleIndex(self.folder)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import numbers
 import os
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from saelab.files import new_file, read_json, write_json
 from saelab.stores import manifest as manifests
 from saelab.types import ConfigError, RangeError, StoreError
 
@@ -95,7 +95,7 @@ def newest(labels: pd.DataFrame) -> dict[int, str]:
 def _replace(folder: Path, table: pa.Table) -> None:
     """Put the file in place and list it. At every moment the manifest agrees with the files that it lists, so
     that neither a process that is killed here nor one that opens the store meanwhile meets a broken one."""
-    with manifests.part(folder / NAME) as temporary:
+    with new_file(folder / NAME) as temporary:
         pq.write_table(table, temporary, compression="zstd")
         entry = manifests.entry_of(temporary)
         _list(folder, None)
@@ -105,12 +105,11 @@ def _replace(folder: Path, table: pa.Table) -> None:
 def _list(folder: Path, entry: dict[str, Any] | None) -> None:
     """Set the manifest's entry of the labels, or take it out."""
     path = folder / manifests.NAME
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_json(path, "store's manifest")
     manifest["files"].pop(NAME, None)
     if entry is not None:
         manifest["files"][NAME] = entry
-    with manifests.part(path) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    write_json(path, manifest)
 
 
 @contextlib.contextmanager

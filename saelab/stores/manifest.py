@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -20,9 +19,19 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from saelab.files import (
+    Stamp,
+    new_folder,
+    read_json_or_none,
+    replace_folder,
+    set_aside,
+    sha256,
+    write_json,
+)
 from saelab.types import StoreError
 
-VERSION = 1
+VERSIONS = {"features": 2}
+"""Kind of store -> the version that is written; 1 of kinds that are not here."""
 NAME = "manifest.json"
 JOB = "job.json"
 PARTS = "parts"
@@ -40,14 +49,9 @@ def building(out: str | Path, overwrite: bool = False) -> Iterator[Path]:
     empty), where another process is writing it, and where the disk refuses to be written.
     """
     with _claimed(out, overwrite) as place:
-        folder = place.with_name(f".{place.name}-building")
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
-        try:
-            folder.mkdir()
+        # one name for all, so that what a process that was killed left is removed
+        with new_folder(place, place.with_name(f".{place.name}-building")) as folder:
             yield folder
-            _replace_folder(folder, place)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -55,8 +59,9 @@ def resumable(out: str | Path, spec: Mapping[str, Any], overwrite: bool = False)
     """A folder `.NAME-partial` beside `out` that outlives the process, renamed to `out` on success.
 
     spec: JSON data of all that determines the result, kept in `job.json` there. The same spec later goes on
-    with the files that are found in the folder; write each by `part`, so that what is there is whole. Files
-    in its subfolder `parts` are no part of the store: they may stay until the end, and are removed then.
+    with the files that are found in the folder; write each by `files.new_file`, so that what is there is
+    whole. Files in its subfolder `parts` are no part of the store: they may stay until the end, and are
+    removed then.
     On an exception the folder is kept if it holds anything but `job.json`, else removed.
 
     Raises StoreError as `building` does, and where the folder holds a job of another spec: overwrite=True
@@ -67,48 +72,29 @@ def resumable(out: str | Path, spec: Mapping[str, Any], overwrite: bool = False)
         _begin(folder, plain(spec), overwrite)
         try:
             yield folder
-            _replace_folder(folder, place)
+            replace_folder(folder, place)
             tidy(place)
         finally:
             if folder.is_dir() and not any(p.is_file() and p.name != JOB for p in folder.rglob("*")):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def part(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which gets its name when it is whole and on disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def finished(out: str | Path, spec: Mapping[str, Any]) -> bool:
     """Whether `out` holds the store of this very job (its manifest has the spec as field `job`). Removes what
     the job left, if it was killed after that."""
     place = Path(out).resolve()
-    try:
-        found = is_job((place / NAME).read_bytes(), spec)
-    except OSError:
-        return False
+    found = is_job(place / NAME, spec)
     if found and (place / JOB).exists():
         with contextlib.suppress(StoreError, OSError), lock(_lock_of(place), out):
             tidy(place)
-            shutil.rmtree(_old(place), ignore_errors=True)
+            shutil.rmtree(set_aside(place), ignore_errors=True)
     return found
 
 
-def is_job(manifest: bytes | None, spec: Mapping[str, Any]) -> bool:
-    """Whether this is the manifest of this very job."""
-    try:
-        return json.loads(manifest or b"").get("job") == plain(spec)
-    except (ValueError, RecursionError, AttributeError):
-        return False
+def is_job(manifest: Path | bytes | None, spec: Mapping[str, Any]) -> bool:
+    """Whether this file, or its content, is the manifest of this very job."""
+    found = read_json_or_none(manifest)
+    return found is not None and found.get("job") == plain(spec)
 
 
 def tidy(out: Path) -> None:
@@ -148,7 +134,14 @@ def write_manifest(
 ) -> None:
     """Hash every file of the folder and write the manifest: the last thing that is written into a store.
 
-    known: entries ("bytes", "sha256") of files that were hashed before, or lie elsewhere.
+    Args:
+        folder: The store's.
+        kind: What it is a store of.
+        fields: What else the manifest says.
+        known: Entries ("bytes", "sha256") of files that were hashed before, or lie elsewhere.
+
+    Raises:
+        StoreError: Where it cannot be written.
     """
     found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
     entries = dict(known or {})
@@ -157,9 +150,7 @@ def write_manifest(
         if name not in entries and not own:
             entries[name] = entry_of(path)
     files = dict(sorted(entries.items()))
-    manifest = {"format": "saelab", "kind": kind, "version": VERSION, "files": files, **fields}
-    with part(folder / NAME) as temporary, temporary.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1, allow_nan=False)
+    write_json(folder / NAME, {**_stamp(kind).fields(), "files": files, **fields})
 
 
 def entry_of(path: Path) -> dict[str, Any]:
@@ -170,48 +161,33 @@ def entry_of(path: Path) -> dict[str, Any]:
 def read_manifest(folder: str | Path, kind: str) -> dict[str, Any]:
     """The manifest of a store, its files checked by size. Hashes are checked by `verify`.
 
-    Raises StoreError where the folder holds no store, one of another kind or of a newer version, or where a
-    file is missing, of another size than written, or lies outside of the folder.
+    Args:
+        folder: The store's.
+        kind: What it must be a store of.
+
+    Raises:
+        StoreError: Where the folder holds no store, one of another kind or of a newer version, or where a
+            file is missing, of another size than written, or lies outside of the folder.
     """
     folder = Path(folder)
-    path = folder / NAME
     try:
-        text = path.read_text(encoding="utf-8") if size_of(folder, NAME, MAX_MANIFEST_BYTES) else None
-    except (OSError, ValueError) as error:
-        message = f"{path} must be readable JSON. Got: {error}. Write the store again."
+        text = (folder / NAME).read_bytes() if size_of(folder, NAME, MAX_MANIFEST_BYTES) else None
+    except OSError as error:
+        message = f"{folder / NAME} must be readable. Got: {error}. Write the store again."
         raise StoreError(message) from error
     return parsed(text, kind, folder, lambda name: size_of(folder, name))
 
 
-def parsed(text: str | None, kind: str, where: object, sizes: Callable[[str], int | None]) -> dict[str, Any]:
+def parsed(
+    text: bytes | None, kind: str, where: object, sizes: Callable[[str], int | None]
+) -> dict[str, Any]:
     """The manifest that `text` (None: there is no such file) must be, files checked by `sizes` (None where
     there is none). Raises StoreError as `read_manifest` does."""
     if text is None:
         message = f"A store must hold {NAME}. Got {where}, which has none. Pass the folder given as out=."
         raise StoreError(message)
     path = f"{where}/{NAME}"
-    try:
-        manifest = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        message = f"{path} must be readable JSON. Got: {error}. Write the store again."
-        raise StoreError(message) from error
-    if not isinstance(manifest, dict) or manifest.get("format") != "saelab":
-        message = (
-            f"{path} must be a saelab manifest. Got another JSON file. Pass the folder of a saelab store."
-        )
-        raise StoreError(message)
-    if manifest.get("kind") != kind:
-        message = (
-            f"A store of kind {kind!r} is needed. Got {manifest.get('kind')!r} in {where}. "
-            f"Pass the other folder."
-        )
-        raise StoreError(message)
-    version = manifest.get("version")
-    if type(version) is not int or not 1 <= version <= VERSION:
-        message = (
-            f"Stores up to version {VERSION} can be read. Got version {version} in {where}. Update saelab."
-        )
-        raise StoreError(message)
+    manifest = _stamp(kind).parse(text, path, "store's manifest")
     files = manifest.get("files")
     if not isinstance(files, dict):
         message = f"{path} must list its files. Got {type(files).__name__}. Write the store again."
@@ -251,12 +227,6 @@ def verify(folder: str | Path, manifest: Mapping[str, Any]) -> None:
             got = "no such file" if found is None else "another"
             message = f"{path} must have the hash that was written. Got {got}. Write the store again."
             raise StoreError(message)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unreadable(where: object, error: Exception) -> StoreError:
@@ -322,7 +292,7 @@ def _claimed(out: str | Path, overwrite: bool) -> Iterator[Path]:
         _check_target(place, overwrite)
         place.parent.mkdir(parents=True, exist_ok=True)
         with lock(_lock_of(place), out):
-            old = _old(place)
+            old = set_aside(place)
             if old.exists() and not place.exists():  # killed between two renames
                 old.replace(place)
             shutil.rmtree(old, ignore_errors=True)
@@ -356,54 +326,19 @@ def _begin(folder: Path, spec: dict[str, Any], overwrite: bool) -> None:
     for path in [*folder.rglob(".*.tmp"), folder / NAME]:
         path.unlink(missing_ok=True)
     if folder.exists():
-        try:
-            old = json.loads((folder / JOB).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            old = None if any(folder.iterdir()) else spec  # killed before it could write it
-        except (OSError, ValueError, RecursionError):
-            old = None
+        # where there is nothing, the process was killed before it could write it
+        old = read_json_or_none(folder / JOB) if any(folder.iterdir()) else spec
         if overwrite and old != spec:
             shutil.rmtree(folder)
         else:
             check_job(old, spec, folder)
     folder.mkdir(exist_ok=True)
     if not (folder / JOB).exists():
-        with part(folder / JOB) as temporary:
-            temporary.write_text(json.dumps(spec, indent=1), encoding="utf-8")
+        write_json(folder / JOB, spec)
 
 
 def _lock_of(out: Path) -> Path:
     return out.with_name(f".{out.name}.lock")
-
-
-def _old(out: Path) -> Path:
-    return out.with_name(f".{out.name}-old")
-
-
-def _replace_folder(new: Path, out: Path) -> None:
-    """Put `new` at `out`; what was there goes only once the new one is in place."""
-    old = _old(out)
-    if out.exists():
-        out.replace(old)
-    try:
-        new.replace(out)
-    except OSError:
-        if old.exists():
-            old.replace(out)
-        raise
-    _sync(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Have the names in a folder on disk."""
-    if os.name == "nt":  # where folders cannot be opened
-        return
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def size_of(folder: Path, name: str, most: int | None = None) -> int | None:
@@ -444,6 +379,5 @@ def _is_entry(entry: Any) -> bool:
     return type(size) is int and size >= 0 and isinstance(digest, str) and len(digest) == 64
 
 
-def _refuse_constant(name: str) -> None:
-    message = f"{name}, which is no number of JSON"
-    raise ValueError(message)
+def _stamp(kind: str) -> Stamp:
+    return Stamp("saelab", VERSIONS.get(kind, 1), kind, "Pass the folder of such a store.", StoreError)

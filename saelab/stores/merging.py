@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from saelab.stores import manifest as manifests
@@ -22,8 +21,8 @@ from saelab.stores.directions import NAME as DIRECTIONS
 from saelab.stores.feature_writer import KIND, choose, document_key
 from saelab.stores.features import FeatureStore
 from saelab.stores.labels import write_labels
-from saelab.stores.summary_writer import SummaryWriter
-from saelab.types import StoreError
+from saelab.stores.summary_writer import SummaryWriter, Vocabulary
+from saelab.types import Shown, StoreError
 
 SAME = (
     "n_latents", "hook", "sae", "subject", "packing", "window", "n_examples", "n_quantile", "seed", "codes"
@@ -85,6 +84,7 @@ def merge_into(folder: Path, stores: Sequence[FeatureStore], fields: Mapping[str
         **{k: sum(s.manifest[k] for s in stores) for k in ("n_rows", "n_documents", "n_codes")},
         "sample_rows": work.sample_rows,
         "signed": any(s.signed for s in stores),
+        "facets": sorted({facet for s in stores for facet in s.facets}),
         "corpus": first["corpus"] if len(corpora) == 1 else whole,
         **fields,
     }
@@ -125,6 +125,8 @@ class _Part:
         # set by `_order`: what is added to the number of each document, and to its rows
         self.offset = 0
         self.shift = np.zeros(len(self.number), np.int64)
+        # set by `_vocabulary`: the number in the merged store of what is shown
+        self.shown = np.zeros(0, np.int32)
         self._cursors: dict[str, tables.Cursor] = {}
 
     def cursor(self, name: str) -> tables.Cursor:
@@ -157,6 +159,7 @@ class _Merge:
         self.manifest = stores[0].manifest
         self.d_sae = stores[0].n_latents
         self.runs = _order(self.parts)
+        self.vocabulary = _vocabulary(self.parts)
         self.n_rows = sum(store.n_rows for store in stores)
         self.sample_rows = 0
 
@@ -184,6 +187,8 @@ class _Merge:
                 more = {column: by for column, by in more.items() if column and by}
                 for found in part.cursor(name).pieces(limit):  # a run may be all of a part
                     moved = {column: found.column(column).to_numpy() + by for column, by in more.items()}
+                    if name == "rows":
+                        moved["shown"] = part.shown[found.column("shown").to_numpy()]
                     waiting.append(_with(found, moved))
                     if sum(map(len, waiting)) >= GROUP_ROWS:
                         out.write_table(pa.concat_tables(waiting))
@@ -196,14 +201,13 @@ class _Merge:
         stats = _statistics(self.parts[0].store)
         for part in self.parts[1:]:
             stats = summaries.combined([stats, _statistics(part.store)])
-        names, totals = _vocabulary([part.store for part in self.parts])
         with (
-            SummaryWriter(self.folder, self.n_rows, names, totals) as out,
+            SummaryWriter(self.folder, self.n_rows, self.vocabulary) as out,
             tables.writer(self.folder, "codes_by_latent") as codes,
         ):
             for low, high in _blocks(stats.count, BLOCK_LATENTS // len(self.parts)):
                 here = summaries.Statistics(*(x[low:high] for x in stats))
-                out.add(low, here, self._tokens(low, high, names), self._examples(low, high, here))
+                out.add(low, here, self._firings(low, high), self._examples(low, high, here))
                 self._codes(high, codes)
 
     def _codes(self, high: int, out: pq.ParquetWriter) -> None:
@@ -217,17 +221,16 @@ class _Merge:
         if len(order):
             out.write_table(tables.table("codes_by_latent", latent[order], row[order], value[order]))
 
-    def _tokens(self, low: int, high: int, names: np.ndarray) -> summaries.TokenCounts:
-        found, known = [], pa.array(names, pa.string())
+    def _firings(self, low: int, high: int) -> summaries.ShownCounts:
+        found = []
         for part in self.parts:
-            table = part.until("tokens", high)
-            token = pc.index_in(table.column("token"), value_set=known).to_numpy()  # pyright: ignore
-            latent, count, negative = (
-                table.column(name).to_numpy() for name in ("latent", "count", "negative")
+            table = part.until("firings", high)
+            latent, shown, count, negative = (
+                table.column(name).to_numpy() for name in ("latent", "shown", "count", "negative")
             )
-            found.append([latent - low, token, count, negative])
-        latent, token, count, negative = (np.concatenate(c) for c in zip(*found, strict=True))
-        return summaries.token_counts(latent, token, count, negative, len(names))
+            found.append([latent - low, part.shown[shown], count, negative])
+        latent, shown, count, negative = (np.concatenate(c) for c in zip(*found, strict=True))
+        return summaries.shown_counts(latent, shown, count, negative, len(self.vocabulary.names))
 
     def _examples(self, low: int, high: int, stats: summaries.Statistics) -> Iterator[pa.Table]:
         found, keys = [], []
@@ -235,7 +238,8 @@ class _Merge:
             table = part.until("examples", high)
             row = table.column("row").to_numpy()
             document = part.document(row)
-            keys.append(summaries.row_keys(part.keys[document], table.column("position").to_numpy()))
+            at = (table.column(name).to_numpy() for name in ("position", "call"))
+            keys.append(summaries.row_keys(part.keys[document], *at))
             moved = {"row": row + part.shift[document], "document": part.number[document] + part.offset}
             found.append(_with(table, moved))
         whole, key = pa.concat_tables(found), np.concatenate(keys)
@@ -316,16 +320,20 @@ def _statistics(store: FeatureStore) -> summaries.Statistics:
     return summaries.Statistics(**known, histogram=histogram.reshape(store.n_latents, summaries.BINS))
 
 
-def _vocabulary(stores: Sequence[FeatureStore]) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, sorted; rows of each, int64) of all stores."""
-    total: dict[str, int] = {}
-    for store in stores:
-        with tables.opened(store.folder, "vocabulary") as file:
-            known = file.read().to_pydict()
-        for token, count in zip(known["token"], known["count"], strict=True):
-            total[token] = total.get(token, 0) + count
-    names = sorted(total)
-    return np.array(names, dtype=object), np.array([total[name] for name in names], dtype=np.int64)
+def _vocabulary(parts: Sequence[_Part]) -> Vocabulary:
+    """What the rows of all parts show; sets the numbers that each part's own have in it."""
+    total: dict[Shown, int] = {}
+    known = []
+    for part in parts:
+        with tables.opened(part.store.folder, "vocabulary") as file:
+            found = file.read().to_pydict()
+        known.append([Shown(*each) for each in zip(found["facet"], found["name"], strict=True)])
+        for shown, count in zip(known[-1], found["count"], strict=True):
+            total[shown] = total.get(shown, 0) + count
+    number = {shown: i for i, shown in enumerate(sorted(total))}
+    for part, own in zip(parts, known, strict=True):
+        part.shown = np.array([number[shown] for shown in own], dtype=np.int32)
+    return Vocabulary.of(total)
 
 
 def _blocks(count: np.ndarray, most: int) -> Iterator[tuple[int, int]]:

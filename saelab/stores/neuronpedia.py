@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from saelab.types import ConfigError, FormatError, RangeError, short
 
 if TYPE_CHECKING:
-    from saelab.stores.features import FeatureStore
+    from saelab.stores.protocol import Latents
 
 NEEDED = ("modelId", "layer", "index", "description")
 EXPLAINER = ("explanationModelName", "typeName")
@@ -61,7 +61,7 @@ _GZIP = b"\x1f\x8b"
 
 
 def read_export(
-    store: FeatureStore, path: str | Path, source: str = "neuronpedia", of: str | None = None
+    store: Latents, path: str | Path, source: str = "neuronpedia", of: str | None = None
 ) -> list[tuple[int, str, str]]:
     """(latent, label, source) of each explanation of an export, without those that are empty or come twice;
     see `FeatureStore.attach_labels`. One explainer after the other, as the files name them first."""
@@ -85,7 +85,8 @@ def read_export(
         message = (
             f"An export must be of this store's latents, 0..{store.n_latents - 1}. Got latent "
             f"{found.largest} of {of or found.origins[0]} in {path}; the store is of SAE "
-            f"{store.manifest['sae']!r} at {store.hook}. Attach the export of the same SAE."
+            f"{store.manifest['sae']!r} at {store.manifest['hook']['name']}. "
+            "Attach the export of the same SAE."
         )
         raise RangeError(message)
     return [(latent, text, name) for name, each in found.labels.items() for latent, text in each]

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from saelab.files import new_file, read_json_or_none, sha256, write_json
 from saelab.stores import manifest as manifests
-from saelab.stores.activation_writer import MAX_HEADER_BYTES, Job
-from saelab.types import MissingDependency, StoreError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from saelab.stores.shards import MAX_HEADER_BYTES, Job, check_tensors
+from saelab.tensors import DTYPES, Entry, entries
+from saelab.types import FormatError, MissingDependency, StoreError
 
 
 class Remote:
@@ -77,6 +77,12 @@ class Remote:
             self._fs.makedirs(str(Path(f"{self._root}/{name}").parent), exist_ok=True)
             self._fs.put_file(str(path), f"{self._root}/{name}")
 
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file there."""
+        with self._reached():
+            self._fs.makedirs(str(Path(f"{self._root}/{name}").parent), exist_ok=True)
+            self._fs.pipe_file(f"{self._root}/{name}", data)
+
     def remove(self, names: list[str]) -> None:
         """Remove files."""
         with self._reached():
@@ -90,8 +96,7 @@ class Remote:
         if sizes.get(manifests.NAME, 0) > manifests.MAX_MANIFEST_BYTES:
             message = f"{self}/{manifests.NAME} is too large to be one. Got {sizes[manifests.NAME]} bytes."
             raise StoreError(message)
-        text = self.read(manifests.NAME)
-        return manifests.parsed(None if text is None else text.decode(), kind, self, sizes.get)
+        return manifests.parsed(self.read(manifests.NAME), kind, self, sizes.get)
 
     def verify(self, manifest: Mapping[str, Any]) -> None:
         """As `manifest.verify`: reads all of it."""
@@ -112,27 +117,14 @@ class Remote:
 
     def shard(self, name: str, expected: Mapping[str, tuple[str, list[int]]]) -> dict[str, FarTensor]:
         """Tensors of a safetensors file that is not copied."""
-        from saelab.stores.activations import check_tensors
-
+        where = f"{self}/{name}"
+        n = int.from_bytes(self.read(name, 0, 8) or b"", "little")
         try:
-            n = int.from_bytes(self.read(name, 0, 8) or b"", "little")
-            header = json.loads((self.read(name, 8, 8 + n) if 0 < n <= MAX_HEADER_BYTES else None) or b"")
-            header.pop("__metadata__", None)
-            found = {key: (x["dtype"], list(x["shape"])) for key, x in header.items()}
-            check_tensors(found, expected, f"{self}/{name}")
-            tensors = {
-                key: FarTensor(self, name, 8 + n + x["data_offsets"][0], *found[key])
-                for key, x in header.items()
-            }
-            if any(
-                x["data_offsets"][1] - x["data_offsets"][0] != tensors[k].bytes for k, x in header.items()
-            ):
-                message = "a header whose offsets do not fit its tensors"
-                raise ValueError(message)
-        except (ValueError, TypeError, KeyError, AttributeError, LookupError) as error:
-            where = f"{self}/{name}"
+            found = entries((self.read(name, 8, 8 + n) if 0 < n <= MAX_HEADER_BYTES else None) or b"", where)
+        except FormatError as error:
             raise manifests.unreadable(where, error) from error
-        return tensors
+        check_tensors({key: (x.dtype, list(x.shape)) for key, x in found.items()}, expected, where)
+        return {key: FarTensor(self, name, entry) for key, entry in found.items()}
 
     def ranges(self, name: str, starts: list[int], ends: list[int]) -> list[bytes]:
         """Parts of a file, asked for at once."""
@@ -151,9 +143,9 @@ class Remote:
             self._cache.cleanup()
 
     def _copy(self, name: str, entry: Mapping[str, Any], path: Path) -> None:
-        with self._reached(), manifests.part(path) as temporary:
+        with self._reached(), new_file(path) as temporary:
             self._fs.get_file(f"{self._root}/{name}", str(temporary))
-            if manifests.sha256(temporary) != entry["sha256"]:
+            if sha256(temporary) != entry["sha256"]:
                 message = (
                     f"{self}/{name} must have the hash that was written. Got another. Write the store again."
                 )
@@ -177,19 +169,12 @@ class Remote:
 class FarTensor:
     """A tensor [rows width] in a file that is elsewhere, of which rows are asked for."""
 
-    def __init__(self, far: Remote, name: str, start: int, dtype: str, shape: list[int]) -> None:
-        import torch
-
-        self.far, self.name, self.start, self.width = far, name, start, shape[1]
-        self.dtype: torch.dtype = {
-            "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-        }[dtype]  # fmt: skip
+    def __init__(self, far: Remote, name: str, entry: Entry) -> None:
+        self.far, self.name, self.start, self.width = far, name, entry.start, entry.shape[1]
+        self.dtype = DTYPES[entry.dtype]
         self.row = self.width * self.dtype.itemsize
-        self.bytes = shape[0] * self.row
 
     def __getitem__(self, which: slice | Tensor) -> Tensor:
-        import torch
-
         if isinstance(which, slice):
             runs, order = [(which.start, which.stop)], None
         else:
@@ -247,15 +232,12 @@ def _begin(far: Remote, spec: dict[str, Any], overwrite: bool, folder: Path) -> 
         message = f"Only a store is overwritten. Got {far}, which holds other files. Pass another address."
         raise StoreError(message)
     if there and not store:
-        try:
-            old = json.loads(far.read(manifests.JOB) or b"")
-        except ValueError:
-            old = None
+        old = read_json_or_none(far.read(manifests.JOB))
         if old == spec:
             return
         if not overwrite:
             manifests.check_job(old, spec, far)
     # the manifest goes first: what is half removed is no store
     far.remove(sorted(there, key=lambda name: name != manifests.NAME))
-    (folder / manifests.JOB).write_text(json.dumps(spec, indent=1), encoding="utf-8")
+    write_json(folder / manifests.JOB, spec)
     far.put(folder / manifests.JOB, manifests.JOB)

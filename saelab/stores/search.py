@@ -16,18 +16,26 @@ from saelab.stores.directions import unit_blocks
 from saelab.types import ConfigError, CorpusError, NonFiniteError, RangeError, ShapeError, StoreError
 
 if TYPE_CHECKING:
-    from saelab.stores.features import FeatureStore
+    from saelab.stores.protocol import Latents
 
-WAYS = ("token", "label", "example", "direction", "latent")
+WAYS = ("token", "value", "label", "example", "direction", "latent")
 K1, B = 1.2, 0.75
 INDEX_MEMORY = "1GB"
 
-# how often each latent fires on one token, beside the token's rows and the latent's firings
+# how often each latent fires on rows that show one thing, beside those rows and the latent's firings; of one
+# name there may be several facets
 FIRINGS = """
-    with here as (select count as n from vocabulary where token = $token)
-    select latent, t.count, t.count / l.count as precision, t.count / here.n as recall, t.lift,
-        2 * t.count / (l.count + here.n) as score
-    from tokens t join latents l using (latent), here where t.token = $token
+    with wanted as (
+        select shown, count from vocabulary where name = $name and ($facet is null or facet = $facet)
+    ),
+    here as (select sum(count) as n from wanted),
+    fired as (
+        select latent, sum(count)::bigint as count from firings
+        where shown in (select shown from wanted) group by latent
+    )
+    select latent, f.count, f.count / l.count as precision, f.count / here.n as recall,
+        (f.count / l.count) * ($rows / here.n) as lift, 2 * f.count / (l.count + here.n) as score
+    from fired f join latents l using (latent), here
     order by score desc, latent limit $n
 """
 
@@ -68,7 +76,7 @@ class ExampleIndex:
         run("set preserve_insertion_order = false")
         run(f"create table members as select distinct latent, row from {source} order by row")
         run(f"""
-            create table texts as select row, any_value(array_to_string(tokens, '')) as text
+            create table texts as select row, any_value(array_to_string(names, '')) as text
             from {source} group by row
         """)
         run(f"create table terms as select row, {WORDS.format('text')} as words from texts")
@@ -92,9 +100,7 @@ class ExampleIndex:
         return cursor.execute(BM25, values).df()
 
 
-def search(
-    store: FeatureStore, n: int = 20, labels: pd.DataFrame | None = None, **asked: Any
-) -> pd.DataFrame:
+def search(store: Latents, n: int = 20, labels: pd.DataFrame | None = None, **asked: Any) -> pd.DataFrame:
     """See `FeatureStore.search`. labels: those that are looked through, by default the store's own."""
     given = {way: value for way, value in asked.items() if value is not None}
     if len(given) != 1:
@@ -107,24 +113,47 @@ def search(
         message = f"n must be an integer of at least 1. Got {n!r}. Pass n=20."
         raise RangeError(message)
     ((way, value),) = given.items()
-    if way in WAYS[:3] and not (isinstance(value, str) and (value if way == "token" else value.strip())):
+    if way in ("token", "label", "example") and not (
+        isinstance(value, str) and (value if way == "token" else value.strip())
+    ):
         message = f"{way} must be a text that is not empty. Got {value!r}. Pass e.g. {way}=' cat'."
         raise ConfigError(message)
     if way == "label":
         found = _label(store.labels() if labels is None else labels, value, int(n))
     else:
-        find = {"token": _token, "example": _example, "direction": _direction, "latent": _latent}[way]
-        found = find(store, value, int(n))
+        ways = {"value": _value, "example": _example, "direction": _direction, "latent": _latent}
+        found = ways.get(way, _token)(store, value, int(n))
     return found.reset_index(drop=True)
 
 
-def _token(store: FeatureStore, token: str, n: int) -> pd.DataFrame:
-    found = store._query(FIRINGS, {"token": token, "n": n})
-    if found.empty and not len(store._query("select 1 from vocabulary where token = ?", [token])):
-        same = "select token from vocabulary where lower(trim(token)) = lower(trim(?)) order by token"
-        like = store._query(same, [token])["token"].tolist()
+def _token(store: Latents, token: str, n: int) -> pd.DataFrame:
+    return _shown(store, ("token", token), n, "token")
+
+
+def _value(store: Latents, value: Any, n: int) -> pd.DataFrame:
+    pair = (None, value) if isinstance(value, str) else value
+    good = isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[1], str) and pair[1]
+    if not good or not (pair[0] is None or isinstance(pair[0], str)):
+        message = (
+            f"value must be a name, or (facet, name). Got {value!r}. Pass e.g. value=' cat' or "
+            "value=('patch', '3,5')."
+        )
+        raise ConfigError(message)
+    return _shown(store, (pair[0], pair[1]), n, "value")
+
+
+def _shown(store: Latents, wanted: tuple[str | None, str], n: int, way: str) -> pd.DataFrame:
+    facet, name = wanted
+    asked = {"name": name, "facet": facet}
+    found = store.query(FIRINGS, {**asked, "n": n, "rows": float(store.n_rows)})
+    same = "from vocabulary where ($facet is null or facet = $facet) and "
+    if found.empty and not len(store.query(f"select 1 {same} name = $name", asked)):
+        like = store.query(f"select name {same} lower(trim(name)) = lower(trim($name)) order by name", asked)[
+            "name"
+        ].tolist()
         hint = f"Did you mean {' or '.join(map(repr, like[:3]))}?" if like else "Search by example= instead."
-        message = f"token must be one of the store's tokens, to the letter. Got {token!r}. {hint}"
+        what = "one of the store's tokens" if way == "token" else "what a row of the store shows"
+        message = f"{way} must be {what}, to the letter. Got {name!r}. {hint}"
         raise CorpusError(message)
     return found.loc[:, ["latent", "score", "count", "precision", "recall", "lift"]]
 
@@ -141,21 +170,21 @@ def _label(labels: pd.DataFrame, text: str, n: int) -> pd.DataFrame:
     return found.iloc[order[:n]]
 
 
-def _example(store: FeatureStore, text: str, n: int) -> pd.DataFrame:
+def _example(store: Latents, text: str, n: int) -> pd.DataFrame:
     try:
-        found = store._example_index.search(text, n)
+        found = store.example_index.search(text, n)
     except duckdb.Error as error:
         message = f"The words of the examples must be indexed. Got: {error}. Free some space or memory."
         raise StoreError(message) from error
-    best = store._query(
-        "select distinct on (latent, row) latent, row, array_to_string(tokens, '') as window from examples "
+    best = store.query(
+        "select distinct on (latent, row) latent, row, array_to_string(names, '') as window from examples "
         "where latent in (select unnest(?::int[])) and row in (select unnest(?::bigint[]))",
         [found["latent"].tolist(), found["row"].tolist()],
     )
     return found.merge(best, on=["latent", "row"], how="left")
 
 
-def _direction(store: FeatureStore, vector: Any, n: int, but: int | None = None) -> pd.DataFrame:
+def _direction(store: Latents, vector: Any, n: int, but: int | None = None) -> pd.DataFrame:
     directions = store.directions
     wanted = np.asarray(vector.detach().cpu().float() if hasattr(vector, "detach") else vector, np.float32)
     if wanted.shape != directions.shape[1:]:
@@ -180,13 +209,13 @@ def _direction(store: FeatureStore, vector: Any, n: int, but: int | None = None)
         scores[but] = -np.inf
     best = np.argsort(-scores, kind="stable")[:n]
     best = best[np.isfinite(scores[best])]
-    tokens = store._query(
-        "select latent, top_tokens from latents where latent in (select unnest(?::int[]))", [best.tolist()]
+    names = store.query(
+        "select latent, top_names from latents where latent in (select unnest(?::int[]))", [best.tolist()]
     )
     found = pd.DataFrame({"latent": best, "score": scores[best]})
-    return found.merge(tokens, on="latent", how="left")
+    return found.merge(names, on="latent", how="left")
 
 
-def _latent(store: FeatureStore, latent: Any, n: int) -> pd.DataFrame:
+def _latent(store: Latents, latent: Any, n: int) -> pd.DataFrame:
     at = store.latent(latent).latent
     return _direction(store, store.directions[at].astype(np.float32), n, but=at)

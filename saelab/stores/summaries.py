@@ -16,7 +16,7 @@ import numpy as np
 BINS = 40
 STRATA = 8
 QUOTAS = 5
-TOP_TOKENS = 3
+TOP_NAMES = 3
 GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -141,39 +141,40 @@ def _grid(low: np.ndarray, high: np.ndarray, bins: int) -> tuple[np.ndarray, np.
         step[wide] *= 2
 
 
-class TokenCounts(NamedTuple):
-    """How often each latent fires on each token, sorted by latent, then most often first, then token."""
+class ShownCounts(NamedTuple):
+    """How often each latent fires on rows that show each thing, sorted by latent, then most often first, then
+    number."""
 
     latent: np.ndarray
     """int64 [p], counted from the first of the block"""
-    token: np.ndarray
-    """int64 [p], index into a sorted list of tokens"""
+    shown: np.ndarray
+    """int64 [p], number in the vocabulary"""
     count: np.ndarray
     """int64 [p], codes != 0"""
     negative: np.ndarray
     """int64 [p], of these < 0"""
 
 
-def token_counts(
-    latent: np.ndarray, token: np.ndarray, count: np.ndarray | None, negative: np.ndarray, n_tokens: int
-) -> TokenCounts:
-    """Sums over equal (latent, token). count: of each entry; None: each is one code."""
-    pair, at = np.unique(latent.astype(np.int64) * n_tokens + token, return_inverse=True)
+def shown_counts(
+    latent: np.ndarray, shown: np.ndarray, count: np.ndarray | None, negative: np.ndarray, n_shown: int
+) -> ShownCounts:
+    """Sums over equal (latent, shown). count: of each entry; None: each is one code."""
+    pair, at = np.unique(latent.astype(np.int64) * n_shown + shown, return_inverse=True)
     total = np.bincount(at, weights=count, minlength=len(pair)).astype(np.int64)
     below = np.bincount(at, weights=negative, minlength=len(pair)).astype(np.int64)
-    latent, token = np.divmod(pair, max(n_tokens, 1))
-    order = np.lexsort((token, -total, latent))
-    return TokenCounts(latent[order], token[order], total[order], below[order])
+    latent, shown = np.divmod(pair, max(n_shown, 1))
+    order = np.lexsort((shown, -total, latent))
+    return ShownCounts(latent[order], shown[order], total[order], below[order])
 
 
-def top_tokens(counts: TokenCounts, names: np.ndarray, n: int, negative: bool = False) -> list[list[str]]:
-    """The tokens on which each latent is > 0 (or < 0) most often, at most three; of equals the first."""
+def top_names(counts: ShownCounts, names: np.ndarray, n: int, negative: bool = False) -> list[list[str]]:
+    """The names of what each latent is > 0 (or < 0) on most often, at most three; of equals the first."""
     often = counts.negative if negative else counts.count - counts.negative
-    order = np.lexsort((counts.token, -often, counts.latent))
-    best, _ = first_of_each(order[often[order] > 0], counts.latent, TOP_TOKENS)
+    order = np.lexsort((counts.shown, -often, counts.latent))
+    best, _ = first_of_each(order[often[order] > 0], counts.latent, TOP_NAMES)
     out: list[list[str]] = [[] for _ in range(n)]
     for at in best:
-        out[counts.latent[at]].append(str(names[counts.token[at]]))
+        out[counts.latent[at]].append(str(names[counts.shown[at]]))
     return out
 
 
@@ -244,12 +245,13 @@ def row_draw_key(seed: int) -> np.uint64:
     return _mixed(np.array([seed % 2**64], dtype=np.uint64))[0]
 
 
-def row_keys(document: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """uint64 [c]: a row's own number, which follows from its document's id and its position alone.
+def row_keys(document: np.ndarray, position: np.ndarray, call: np.ndarray | int = 0) -> np.ndarray:
+    """uint64 [c]: a row's own number, which follows from its document's id, its position and call alone.
 
-    document: uint64 [c], hash of the document's id. position: int [c] in the document.
+    document: uint64 [c], hash of the document's id. position: int [c] in the document. call: int [c].
     """
-    return _mixed(document + (position.astype(np.uint64) + np.uint64(1)) * GAMMA)
+    place = position.astype(np.uint64) + (np.asarray(call, np.uint64) << np.uint64(32))
+    return _mixed(document + (place + np.uint64(1)) * GAMMA)
 
 
 def draws(key: np.ndarray | np.uint64, row_key: np.ndarray) -> np.ndarray:
@@ -257,18 +259,10 @@ def draws(key: np.ndarray | np.uint64, row_key: np.ndarray) -> np.ndarray:
     return (_mixed(key + row_key) >> np.uint64(11)) * 2.0**-53
 
 
-def windows(
-    first: np.ndarray, last: np.ndarray, row: np.ndarray, window: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(first row of each window, offsets int32 [w + 1], rows of all windows one after the other).
-
-    first, last: rows at which the document of each firing begins and ends; no window leaves it.
-    """
-    start = np.maximum(row - window[0], first)
-    stop = np.minimum(row + window[1], last) + 1
+def stretches(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(offsets int32 [w + 1], rows of all windows one after the other) of the windows start..stop-1."""
     offsets = np.r_[0, np.cumsum(stop - start)].astype(np.int32)
-    rows = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], stop - start)
-    return start, offsets, rows
+    return offsets, np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], stop - start)
 
 
 def values_at(

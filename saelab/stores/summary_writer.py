@@ -1,64 +1,87 @@
-"""Writes what a feature store says of its latents, block after block of them: the tables latents, tokens,
+"""Writes what a feature store says of its latents, block after block of them: the tables latents, firings,
 vocabulary and examples."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from saelab.stores import tables
-from saelab.stores.summaries import Statistics, TokenCounts, top_tokens
+from saelab.stores.summaries import ShownCounts, Statistics, top_names
+from saelab.types import Shown
 
 # rows of a row group, which is what a reader of one latent has to read
-GROUPS = {"latents": 512, "tokens": 16_384, "examples": 2_560}
+GROUPS = {"latents": 512, "firings": 16_384, "examples": 2_560}
+
+
+class Vocabulary(NamedTuple):
+    """What rows of a store show, sorted by facet, then name."""
+
+    facets: np.ndarray
+    """object [v] of str"""
+    names: np.ndarray
+    """object [v] of str"""
+    counts: np.ndarray
+    """int64 [v], rows that show each"""
+
+    @classmethod
+    def of(cls, found: Mapping[Shown, int]) -> Vocabulary:
+        """Of what is shown -> how many rows show it."""
+        ordered = sorted(found)
+        facets, names = (np.array([s[i] for s in ordered], dtype=object) for i in (0, 1))
+        return cls(facets, names, np.array([found[s] for s in ordered], dtype=np.int64))
 
 
 class SummaryWriter(contextlib.AbstractContextManager["SummaryWriter"]):
-    """n_rows: of the store. names: its tokens, sorted as strings; totals: rows of each, int64."""
+    """n_rows: of the store. vocabulary: what they show."""
 
-    def __init__(self, folder: Path, n_rows: int, names: np.ndarray, totals: np.ndarray) -> None:
-        self.n_rows, self.names, self.totals = n_rows, names, totals
-        self._strings = pa.array(names, pa.string())
-        tables.write(folder, "vocabulary", self._strings, totals)
-        self._files = {name: tables.writer(folder, name) for name in ("latents", "tokens", "examples")}
+    def __init__(self, folder: Path, n_rows: int, vocabulary: Vocabulary) -> None:
+        self.n_rows, self.vocabulary = n_rows, vocabulary
+        tables.write(folder, "vocabulary", np.arange(len(vocabulary.names)), *vocabulary)
+        self._files = {name: tables.writer(folder, name) for name in ("latents", "firings", "examples")}
         self._waiting: dict[str, list[pa.Table]] = {name: [] for name in GROUPS}
 
-    def add(self, low: int, stats: Statistics, counts: TokenCounts, examples: Iterable[pa.Table]) -> None:
+    def add(self, low: int, stats: Statistics, counts: ShownCounts, examples: Iterable[pa.Table]) -> None:
         """The next latents, from `low` on. examples: of them, sorted as in the table."""
-        n = len(stats.count)
+        n, names = len(stats.count), self.vocabulary.names
         fires = np.maximum(stats.count, 1)
-        latents = tables.table(
-            "latents",
-            np.arange(low, low + n, dtype=np.int32),
-            stats.count,
-            stats.count / self.n_rows,
-            stats.sum / fires,
-            stats.min,
-            stats.max,
-            stats.negative,
-            stats.sum_abs / fires,
-            stats.min_abs,
-            stats.sum,
-            stats.sum_abs,
-            tables.lists(stats.histogram),
-            tables.lists(stats.edges),
-            top_tokens(counts, self.names, n),
-            top_tokens(counts, self.names, n, negative=True),
-        )
+        of_latents = {
+            "latent": np.arange(low, low + n, dtype=np.int32),
+            "count": stats.count,
+            "density": stats.count / self.n_rows,
+            "mean": stats.sum / fires,
+            "min": stats.min,
+            "max": stats.max,
+            "negative": stats.negative,
+            "mean_abs": stats.sum_abs / fires,
+            "min_abs": stats.min_abs,
+            "sum": stats.sum,
+            "sum_abs": stats.sum_abs,
+            "histogram": tables.lists(stats.histogram),
+            "edges": tables.lists(stats.edges),
+            "top_names": top_names(counts, names, n),
+            "bottom_names": top_names(counts, names, n, negative=True),
+        }
         share = counts.count / stats.count[counts.latent]
-        tokens = tables.table(
-            "tokens",
-            (counts.latent + low).astype(np.int32),
-            self._strings.take(pa.array(counts.token)),
-            counts.count,
-            counts.negative,
-            (share * self.n_rows / self.totals[counts.token]).astype(np.float32),
-        )
-        for name, some in (("latents", [latents]), ("tokens", [tokens]), ("examples", examples)):
+        lift = share * self.n_rows / self.vocabulary.counts[counts.shown]
+        firings = {
+            "latent": counts.latent + low,
+            "shown": counts.shown,
+            "count": counts.count,
+            "negative": counts.negative,
+            "lift": lift.astype(np.float32),
+        }
+        latents = tables.named("latents", of_latents)
+        for name, some in (
+            ("latents", [latents]),
+            ("firings", [tables.named("firings", firings)]),
+            ("examples", examples),
+        ):
             for table in some:
                 self._put(name, table)
 

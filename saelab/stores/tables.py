@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,22 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("sum_abs", pa.float64()),
             ("histogram", pa.list_(pa.int64())),
             ("edges", pa.list_(pa.float64())),
-            ("top_tokens", pa.list_(pa.string())),
-            ("bottom_tokens", pa.list_(pa.string())),
+            ("top_names", pa.list_(pa.string())),
+            ("bottom_names", pa.list_(pa.string())),
         ]
     ),
-    "tokens": pa.schema(
+    "firings": pa.schema(
         [
             ("latent", pa.int32()),
-            ("token", pa.string()),
+            ("shown", pa.int32()),
             ("count", pa.int64()),
             ("negative", pa.int64()),
             ("lift", pa.float32()),
         ]
     ),
-    "vocabulary": pa.schema([("token", pa.string()), ("count", pa.int64())]),
+    "vocabulary": pa.schema(
+        [("shown", pa.int32()), ("facet", pa.string()), ("name", pa.string()), ("count", pa.int64())]
+    ),
     "examples": pa.schema(
         [
             ("latent", pa.int32()),
@@ -49,9 +51,10 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("row", pa.int64()),
             ("document", pa.int64()),
             ("position", pa.int32()),
+            ("call", pa.int16()),
             ("value", pa.float32()),
             ("start", pa.int32()),
-            ("tokens", pa.list_(pa.string())),
+            ("names", pa.list_(pa.string())),
             ("values", pa.list_(pa.float32())),
         ]
     ),
@@ -80,8 +83,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("row", pa.int64()),
             ("document", pa.int64()),
             ("position", pa.int32()),
-            ("token", pa.string()),
-            ("token_id", pa.int32()),
+            ("call", pa.int16()),
+            ("shown", pa.int32()),
+            ("id", pa.int32()),
         ]
     ),
     "documents": pa.schema(
@@ -90,6 +94,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("id", pa.string()),
             ("kind", pa.string()),
             ("text", pa.string()),
+            ("layout", pa.string()),
+            ("labels", pa.list_(pa.string())),
+            ("media", pa.binary()),
             ("first_row", pa.int64()),
             ("n_rows", pa.int64()),
         ]
@@ -131,6 +138,11 @@ def table(name: str, *columns: Any) -> pa.Table:
         for c, f in zip(columns, schema, strict=True)
     ]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def named(name: str, columns: Mapping[str, Any]) -> pa.Table:
+    """Columns by name, all of the schema, as a table."""
+    return table(name, *(columns[field.name] for field in SCHEMAS[name]))
 
 
 def write(folder: Path, name: str, *columns: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saelab.subjects import chat
@@ -16,6 +17,7 @@ from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_sq
 from saelab.subjects.hooks import EditFn, Site, View, plan
 from saelab.subjects.passes import Passed, run_hooked
 from saelab.subjects.points import Architecture
+from saelab.subjects.reading import ReadsTexts
 from saelab.subjects.tokens import check_ids, check_texts, encode, token_text
 from saelab.types import (
     ConfigError,
@@ -29,7 +31,7 @@ from saelab.types import (
 )
 
 
-class LanguageModel(TorchSubject):
+class LanguageModel(ReadsTexts, TorchSubject):
     """A Hugging Face causal language model, read and edited at hook points in TransformerLens vocabulary.
 
     model: a `...ForCausalLM`; it is put into eval mode. tokenizer: the one that belongs to it.
@@ -258,6 +260,27 @@ class LanguageModel(TorchSubject):
             "attention_mask": mask[:, None],
             "position_ids": position,
         }
+
+    def loss(self, inputs: Inputs, edits: Sequence[Any] | Any = ()) -> tuple[np.ndarray, np.ndarray]:
+        """Cross-entropy of the next token.
+
+        Args:
+            inputs: of `prepare`.
+            edits: as in `run`.
+
+        Returns:
+            (summed over the tokens of a sample, in nats, float64 [samples]; tokens that were predicted, int64
+            [samples]).
+        """
+        logits: Any = self.run(inputs, edits=edits).output
+        ids = inputs.data["input_ids"].to(logits.device)
+        n = np.asarray(inputs.lengths) - 1
+        target = torch.arange(1, ids.shape[1]) < torch.as_tensor(n)[:, None] + 1
+        target = target.to(logits.device)
+        each = F.cross_entropy(logits[:, :-1][target].float(), ids[:, 1:][target], reduction="none")
+        summed = torch.zeros(len(ids), dtype=torch.float64)
+        summed.index_add_(0, target.nonzero()[:, 0].cpu(), each.double().cpu())
+        return summed.numpy(), n.astype(np.int64)
 
     def label(self, inputs: Inputs, sample: int, position: int) -> str:
         """The token's text. Raises RangeError outside of the inputs."""

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from saelab.corpora import Document
+from saelab.layout import Layout
 from saelab.subjects.base import TorchSubject, config_facts
 from saelab.subjects.hooks import EditFn, Site, View, main_tensor, plan
 from saelab.subjects.passes import Passed, no_fast_path, run_hooked
-from saelab.types import CorpusError, HookError, HookPoint, Inputs, ShapeError, SubjectError, nearest
+from saelab.subjects.reading import How, ReadsSamples, SampleReading
+from saelab.types import (
+    CorpusError,
+    HookError,
+    HookPoint,
+    Inputs,
+    ShapeError,
+    SubjectError,
+    nearest,
+)
 
 
-class TorchModule(TorchSubject):
+class TorchModule(ReadsSamples, TorchSubject):
     """A module that is read and edited at its submodules' inputs and outputs.
 
     module: put into eval mode. It may return a tensor, a tuple, a dict or a ModelOutput; of these the first
         tensor counts.
     prepare: raw samples -> a tensor, a mapping of forward's keyword arguments, or Inputs; by default tensors
         and arrays are stacked.
-    label: (inputs, sample, position) -> text for people.
+    label: (inputs, sample, position) -> text for people; by default where the position lies.
+    layout: how positions lie, as `saelab.layout` writes it ("extra 1, grid 14x14"), or a function of a raw
+        sample; by default pixels of a map are a grid, everything else a line.
+    loss: (output, inputs) -> loss of each sample, [samples]; with it scores that need a loss are possible.
     example: raw samples for `prepare`, one is enough. It tells which submodules take part in the forward pass
         and serves the checks; without it the first inputs that are run do.
 
@@ -45,8 +60,13 @@ class TorchModule(TorchSubject):
         prepare: Callable[[Sequence[Any]], Any] | None = None,
         label: Callable[[Inputs, int, int], str] | None = None,
         example: Any = None,
+        layout: Callable[[Any], str] | str | None = None,
+        loss: Callable[[Any, Inputs], Any] | None = None,
     ) -> None:
         super().__init__(module)
+        self._layout = layout if layout is None or callable(layout) else _always(str(Layout.parse(layout)))
+        if loss is not None:
+            self.loss = partial(self._loss, loss)  # a subject without one lacks the capability
         self._paths = {name: m for name, m in module.named_modules(remove_duplicate=False) if name}
         self._prepare = prepare
         self._label = label
@@ -99,10 +119,35 @@ class TorchModule(TorchSubject):
         return Inputs(tensors, counted.sum(1, dtype=np.int64), counted)
 
     def label(self, inputs: Inputs, sample: int, position: int) -> str:
-        """What the `label` function says, else the row's numbers."""
-        if self._label is not None:
-            return self._label(inputs, sample, position)
-        return f"sample {sample}, position {position}"
+        """What the `label` function says, else the position."""
+        return f"position {position}" if self._label is None else self._label(inputs, sample, position)
+
+    def prime(self, document: Document) -> None:
+        """Learn from a sample what shapes flow, where no example was given."""
+        if self._sample is None:
+            self._sample = self.prepare([document.raw])
+
+    def read(self, documents: Sequence[tuple[int, Document]], how: How) -> SampleReading:
+        """How consecutive documents are read: each is one sample.
+
+        Args:
+            documents: (number in the corpus, document).
+            how: its batch size counts.
+        """
+        return SampleReading(documents, how.batch_size, self.prepare, self._layout, self._label)
+
+    def _loss(
+        self, measure: Callable[[Any, Inputs], Any], inputs: Inputs, edits: Any = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `saelab.types.HasLoss`. Raises ShapeError where the function gives no loss for each sample."""
+        found = torch.as_tensor(measure(self.run(inputs, edits=edits).output, inputs)).detach()
+        if found.shape != (len(inputs),):
+            message = (
+                f"loss must give one number for each of {len(inputs)} samples. Got shape "
+                f"{list(found.shape)}. Pass e.g. cross_entropy(output, target, reduction='none')."
+            )
+            raise ShapeError(message)
+        return found.double().cpu().numpy(), np.ones(len(inputs), dtype=np.int64)
 
     def _site(self, hook: HookPoint) -> Site:
         return Site(self._paths[self._resolve(hook.module)], hook.io)
@@ -196,6 +241,10 @@ class TorchModule(TorchSubject):
 
 
 _POSITIONAL = "<positional>"
+
+
+def _always(layout: str) -> Callable[[Any], str]:
+    return lambda raw: layout
 
 
 def _with_calls(name: str, shapes: list[Any]) -> list[str]:

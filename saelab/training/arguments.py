@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from saelab.sae.recipes import SAEConfig
+from saelab.sae.config import SAEConfig
 from saelab.training.run import Settings
 from saelab.types import ConfigError, nearest
 

@@ -7,27 +7,21 @@ rename. The last two are kept, so that a damaged one leaves the one before.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from saelab.config import write_json
-from saelab.training.run import read_manifest
-from saelab.training.shards import Pieces
+from saelab.files import Stamp, new_folder, write_json, writing
+from saelab.tensors import Pieces, Reader
+from saelab.tensors import write as write_tensors
 from saelab.types import FormatError, StoreError
 
-FORMAT, VERSION, KEPT = "saelab-checkpoint", 1, 2
-_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bfloat16: "BF16"}
+STAMP = Stamp("saelab-checkpoint", 1, remedy="Pass resume=False to start anew.")
+KEPT = 2
 
 
 class Checkpoint(NamedTuple):
@@ -50,15 +44,12 @@ def write(out: Path, checkpoint: Checkpoint) -> None:
     """Add a checkpoint and drop all but the last two. Raises StoreError; earlier ones then stay as they
     are."""
     folder = out / "checkpoints" / f"step-{checkpoint.step:08d}"
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True, exist_ok=True)
-        sha256 = _write_tensors(temporary / "state.safetensors", checkpoint.tensors)
+    with writing(folder), new_folder(folder) as temporary:
+        sha256 = write_tensors(temporary / "state.safetensors", checkpoint.tensors)
         write_json(
             temporary / "checkpoint.json",
             {
-                "format": FORMAT,
-                "version": VERSION,
+                **STAMP.fields(),
                 "step": checkpoint.step,
                 "identity": checkpoint.identity,
                 "variance": checkpoint.variance,
@@ -66,17 +57,6 @@ def write(out: Path, checkpoint: Checkpoint) -> None:
                 "history": checkpoint.history,
             },
         )
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except OSError as error:
-        message = (
-            f"{folder} must be writable. Got: {error.strerror or error}. Free some space or choose "
-            f"another out."
-        )
-        raise StoreError(message) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     for old in _folders(out)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -116,55 +96,12 @@ def remove(out: Path) -> None:
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor | Pieces]) -> str:
-    """A safetensors file, written piece by piece; gives its SHA-256."""
-    header, at = {}, 0
-    for name, tensor in tensors.items():
-        end = at + math.prod(tensor.shape) * tensor.dtype.itemsize
-        header[name] = {
-            "dtype": _DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [at, end],
-        }
-        at = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
-        for data in (len(text).to_bytes(8, "little"), text):
-            digest.update(data)
-            file.write(data)
-        for tensor in tensors.values():
-            for piece in tensor.pieces if isinstance(tensor, Pieces) else [tensor]:
-                data = piece.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-                digest.update(data)
-                file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return digest.hexdigest()
-
-
 def _folders(out: Path) -> list[Path]:
     return sorted(p for p in (out / "checkpoints").glob("step-*") if p.is_dir())
 
 
 def _read(folder: Path) -> Checkpoint:
-    data = read_manifest(folder / "checkpoint.json", FORMAT, VERSION)
-    try:
-        raw = (folder / "state.safetensors").read_bytes()
-    except OSError as error:
-        message = (
-            f"{folder} must hold a readable state.safetensors. Got: {error.strerror or error}. Use another."
-        )
-        raise StoreError(message) from error
-    if hashlib.sha256(raw).hexdigest() != data["sha256"]:
-        message = (
-            f"{folder} must have the hash that it states. Got another: it is damaged. Use the one before."
-        )
-        raise FormatError(message)
-    try:
-        tensors = safetensors.torch.load(raw)
-    except (safetensors.SafetensorError, ValueError) as error:
-        message = f"{folder} must hold a safetensors file. Got: {error}. Use the one before."
-        raise FormatError(message) from error
+    data = STAMP.read(folder / "checkpoint.json", "checkpoint")
+    with Reader(folder / "state.safetensors", data["sha256"]) as file:
+        tensors = {name: file.read(name) for name in file.entries}
     return Checkpoint(data["step"], data["identity"], data["history"], data["variance"], tensors)

@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 
 from saelab import dist
-from saelab.sae.architectures import RECIPES
+from saelab.sae.config import SAEConfig
 from saelab.sae.dictionaries import Free
 from saelab.sae.initial import start_rows
 from saelab.sae.model import SAE
-from saelab.sae.recipes import SAEConfig
 from saelab.training.arguments import check_configs, complete, count_steps
 from saelab.training.run import Settings
 from saelab.types import DeviceMemoryError
@@ -52,23 +51,20 @@ class Estimate:
     """The batch, and the rows that training starts from."""
     start: int
     """What initialisation takes besides weights and rows, before the first step."""
-    checkpoint: int
-    """The copies of the weights from which the result is written, 0 where it is not; checkpoints go to disk
-    piece by piece."""
     steps: int
     seconds: float | None
     """All steps, from one measured product on this device; None where it was not measured."""
 
     @property
     def memory(self) -> int:
-        """The peak: of initialisation, of a step or of writing, whichever is largest."""
+        """The peak: of initialisation or of a step, whichever is larger. What is written goes to disk in
+        pieces."""
         start = 2 * self.weights + self.start
         step = self.weights + self.gradients + self.optimizer + self.activations
-        checkpoint = self.weights + self.gradients // 2 + self.optimizer + self.checkpoint
-        return self.rows + max(start, step, checkpoint)
+        return self.rows + max(start, step)
 
     def __str__(self) -> str:
-        names = ("weights", "gradients", "optimizer", "activations", "rows", "start", "checkpoint")
+        names = ("weights", "gradients", "optimizer", "activations", "rows", "start")
         parts = ", ".join(f"{name} {_size(getattr(self, name))}" for name in names if getattr(self, name))
         seconds = (
             "" if self.seconds is None else f"; about {_duration(self.seconds)} for {self.steps:,} steps"
@@ -85,20 +81,17 @@ def estimate(
     accumulate: int = 1,
     precision: str = "float32",
     device: str | torch.device | None = None,
-    out: bool = False,
 ) -> Estimate:
     """Memory and time of `saelab.train` with the same arguments, without training; it takes some hundredths
-    of a second. out: whether checkpoints will be written. Raises ConfigError."""
+    of a second. Raises ConfigError."""
     configs = list(config) if isinstance(config, Sequence) else [config]
     check_configs(configs)
     steps = count_steps(steps, tokens, batch_size)
     asked = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "precision": precision}
-    return plan(configs, complete(configs[0], **asked), device_of(device), out, timed=True)
+    return plan(configs, complete(configs[0], **asked), device_of(device), timed=True)
 
 
-def plan(
-    configs: Sequence[SAEConfig], settings: Settings, device: torch.device, out: bool, *, timed: bool
-) -> Estimate:
+def plan(configs: Sequence[SAEConfig], settings: Settings, device: torch.device, *, timed: bool) -> Estimate:
     """The estimate of SAEs that are trained on the same batches. timed: measure a product for `seconds`."""
     sizes = [_weights(config) for config in configs]
     batch, part = settings.batch_size, -(-settings.batch_size // settings.accumulate)
@@ -121,14 +114,13 @@ def plan(
         activations=max(activations),
         rows=4 * widest * (6 * batch + 2 * settings.init_rows),
         start=max(start),
-        checkpoint=int(2.2 * max(sizes)) if out else 0,
         steps=settings.steps,
         seconds=settings.steps * products / _speed(configs[0], settings, device) if timed else None,
     )
 
 
 def check_fits(
-    configs: Sequence[SAEConfig], settings: Settings, device: torch.device, out: bool, needed: Estimate
+    configs: Sequence[SAEConfig], settings: Settings, device: torch.device, needed: Estimate
 ) -> None:
     """Raises DeviceMemoryError, saying what to lower, where the free memory of the device is known and
     smaller than what is needed."""
@@ -139,7 +131,7 @@ def check_fits(
     parts = settings.accumulate
     while parts < settings.batch_size:
         parts = min(2 * parts, settings.batch_size)
-        if plan(configs, replace(settings, accumulate=parts), device, out, timed=False).memory <= free:
+        if plan(configs, replace(settings, accumulate=parts), device, timed=False).memory <= free:
             remedy = f"Pass accumulate={parts}, or a batch_size of {settings.batch_size // parts}"
             break
     few = ", or train fewer SAEs at once" if len(configs) > 1 else ""
@@ -208,7 +200,7 @@ def _weights(config: SAEConfig) -> int:
 
 def _dense(config: SAEConfig) -> bool:
     """Whether codes may be dense in training: a row on which every latent is equally on tells."""
-    sparsifier = RECIPES[config.recipe].sparsifier(config).train()
+    sparsifier = config.entry.sparsifier(config).train()
     pre, x = torch.ones(2, config.d_sae), torch.full((2, config.d_in), 1e9)
     dictionary = Free(config.d_sae, 1)
     dictionary.set(torch.ones(config.d_sae, 1))

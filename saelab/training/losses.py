@@ -17,9 +17,10 @@ from torch import Tensor
 
 from saelab import dist
 from saelab.sae.batchwise import zipf
+from saelab.sae.config import SAEConfig
 from saelab.sae.kernels import Sparse, sparse_decode, top_k_csr
-from saelab.sae.model import SAE, Forward
-from saelab.sae.recipes import SAEConfig
+from saelab.sae.model import SAE
+from saelab.sae.network import Forward
 from saelab.sae.sparsifiers import Gated, Gaussian, JumpReLU
 
 Loss = Callable[[SAE, Forward], Tensor]

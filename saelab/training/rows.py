@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from saelab import dist
-from saelab.sae.recipes import SAEConfig
+from saelab.sae.config import SAEConfig
 from saelab.types import ConfigError, HookError, HookPoint, ShapeError, check_finite, nearest
 
 if TYPE_CHECKING:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from saelab.sae.config import SAEConfig
 from saelab.sae.dictionaries import Free, Scaled
-from saelab.sae.model import SAE, Forward
-from saelab.sae.recipes import SAEConfig
+from saelab.sae.model import SAE
+from saelab.sae.network import Forward
 from saelab.training.losses import Progress, output, target
 from saelab.types import ConfigError
 

@@ -15,16 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from saelab.config import from_dict, read_json, to_dict, write_json
+from saelab.config import from_dict, to_dict
+from saelab.files import Stamp, read_json, write_json
+from saelab.sae.config import SAEConfig
 from saelab.sae.model import SAE
-from saelab.sae.recipes import SAEConfig
 from saelab.types import ConfigError, FormatError, MissingDependency, StoreError
 
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
 
-FORMAT, VERSION = "saelab-run", 1
+STAMP = Stamp("saelab-run", 1, remedy="Train again into an empty folder.")
 LINES = "history.jsonl"
 
 
@@ -181,8 +182,8 @@ class Run:
                 "Pass the `out` of saelab.train, or call train again to continue an interrupted run."
             )
             raise StoreError(message)
-        data = read_manifest(folder / "run.json", FORMAT, VERSION)
-        history = read_json(folder / "history.json", "run's history.json")
+        data = STAMP.read(folder / "run.json", "run's run.json")
+        history = read_json(folder / "history.json", "run's history.json", list)
         try:
             records = [Record.from_plain(row) for row in history]
             settings = from_dict(Settings, data["settings"])
@@ -200,8 +201,7 @@ class Run:
         write_json(
             folder / "run.json",
             {
-                "format": FORMAT,
-                "version": VERSION,
+                **STAMP.fields(),
                 "settings": to_dict(self.settings),
                 "provenance": self.provenance,
             },
@@ -219,19 +219,6 @@ def append_lines(folder: Path, records: list[Record]) -> None:
             "another out."
         )
         raise StoreError(message) from error
-
-
-def read_manifest(path: Path, name: str, version: int) -> dict[str, Any]:
-    """A JSON object that states the format `name` and a version up to `version`. Raises FormatError,
-    StoreError."""
-    data = read_json(path, path.name)
-    if not isinstance(data, dict) or data.get("format") != name:
-        message = f"{path} must say format {name!r}. Got something else. Train again into an empty folder."
-        raise FormatError(message)
-    if not isinstance(data.get("version"), int) or not 1 <= data["version"] <= version:
-        message = f"{path} must be of version 1..{version}. Got {data.get('version')!r}. Upgrade saelab."
-        raise FormatError(message)
-    return data
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from saelab import dist
-from saelab.sae.architectures import RECIPES
+from saelab.sae.config import SAEConfig
 from saelab.sae.kernels import Sparse
 from saelab.sae.metrics import FVU
-from saelab.sae.model import SAE, Forward
-from saelab.sae.recipes import SAEConfig
+from saelab.sae.model import SAE
+from saelab.sae.network import Forward
 from saelab.training import checkpoints, shards
 from saelab.training.losses import LOSSES, Firing, Progress
 from saelab.training.rows import Rows
@@ -69,7 +69,7 @@ class Session:
             betas=(settings.beta1, settings.beta2),
             fused=True,
         )
-        recipe = RECIPES[config.recipe]
+        recipe = config.entry
         self.losses = [LOSSES[name](config, self.progress) for name in recipe.losses(config)]
         self.rules = [RULES[name](config, self.progress) for name in recipe.rules(config)]
         if not isinstance(start, Tensor):

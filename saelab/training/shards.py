@@ -7,39 +7,31 @@ selection is that over all latents (saelab.sae.kernels), and the partial reconst
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from saelab import dist
+from saelab.sae.config import RECIPES, SAEConfig
 from saelab.sae.model import SAE
-from saelab.sae.recipes import SAEConfig
+from saelab.tensors import Pieces
 from saelab.types import ConfigError
 
-RECIPES = {
-    "data": ("relu", "jumprelu", "gated", "topk", "batchtopk", "matryoshka", "abs_topk", "top_afa", "gba"),
-    "latents": ("topk", "batchtopk"),
-}
-"""Recipes whose step is that of one process, where ranks divide the rows of a batch or the latents."""
 
-
-@dataclass
-class Pieces:
-    """A whole tensor that is read once, piece by piece along its first axis."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    pieces: Iterator[Tensor]
+def divisible(shard: str) -> list[str]:
+    """The recipes whose step is that of one process, where ranks divide the rows of a batch ("data") or the
+    latents."""
+    return [name for name, entry in RECIPES.items() if shard in entry.divides]
 
 
 def check(config: SAEConfig, shard: str, ranks: int) -> None:
     """Raises ConfigError where ranks cannot train this SAE together."""
-    options, known = config.options, RECIPES[shard]
-    if config.recipe not in known:
+    options = config.options
+    if shard not in config.entry.divides:
         message = (
-            f"With shard={shard!r} ranks can train {', '.join(known)}. Got {config.recipe!r}. Train it in "
-            "one process, or choose one of these."
+            f"With shard={shard!r} ranks can train {', '.join(divisible(shard))}. Got {config.recipe!r}. "
+            "Train it in one process, or choose one of these."
         )
         raise ConfigError(message)
     if options.get("resample_every") is not None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from saelab.harvesting.batches import batches, check_hooks, corpus_of, count_rows
-from saelab.harvesting.packing import check_packing
+from saelab.harvesting.batches import batches, check_hooks, count_rows
+from saelab.subjects.reading import How
 from saelab.training.rows import Stream
 from saelab.types import ConfigError, CorpusError, HookPoint
 
@@ -43,9 +43,9 @@ class ModelStream(Stream):
         packing: str,
         long: str,
     ) -> None:
-        self.subject, self.corpus = subject, corpus_of(subject, corpus)
+        self.subject, self.corpus = subject, subject.corpus(corpus)
         self.hooks = check_hooks(subject, hooks, self.corpus)
-        check_packing(packing, long)
+        subject.stretch(How(batch_size, packing, long))  # refuses what it cannot do
         self.buffer_rows, self.batch_size, self.packing, self.long = buffer_rows, batch_size, packing, long
         self.n_rows = buffer_rows
 
@@ -113,7 +113,8 @@ class ModelStream(Stream):
         while True:
             first = passed = 0
             if skip:
-                for n_rows, n_documents in count_rows(self.subject, self.corpus, self.hooks, **options):
+                how = How(**options)
+                for n_rows, n_documents in count_rows(self.subject, self.corpus, self.hooks, how):
                     if passed + n_rows > skip:
                         break
                     passed, first = passed + n_rows, first + n_documents

@@ -15,9 +15,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from saelab import dist
-from saelab.config import from_dict, to_dict, write_bytes
+from saelab.config import from_dict, to_dict
+from saelab.files import write_bytes
+from saelab.sae.config import SAEConfig
 from saelab.sae.model import SAE
-from saelab.sae.recipes import SAEConfig
 from saelab.training import checkpoints, shards
 from saelab.training.arguments import check_configs, check_whole, complete, count_steps
 from saelab.training.estimates import check_fits, device_of, plan
@@ -172,9 +173,8 @@ def train(  # pyright: ignore[reportInconsistentOverload]
 def _announce(jobs: list[_Job], device: torch.device) -> None:
     """Log what the run will take; refuse one that cannot fit."""
     configs, settings = [job.config for job in jobs], jobs[0].settings
-    out = any(job.folder is not None for job in jobs)
-    needed = plan(configs, settings, device, out, timed=logger.isEnabledFor(logging.INFO))
-    check_fits(configs, settings, device, out, needed)
+    needed = plan(configs, settings, device, timed=logger.isEnabledFor(logging.INFO))
+    check_fits(configs, settings, device, needed)
     logger.info("training %s on %s: %s", ", ".join(c.recipe for c in configs), device, needed)
 
 

@@ -20,7 +20,9 @@ OPENING_BYTES = 100_000
 class Selection(traitlets.HasTraits):
     """What is chosen, shared by the views of a Lab; each may be None."""
 
+    sae = traitlets.Unicode(None, allow_none=True)
     latent = traitlets.Int(None, allow_none=True)
+    latents = traitlets.Tuple(None, allow_none=True)
     row = traitlets.Int(None, allow_none=True)
     document = traitlets.Int(None, allow_none=True)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from saelab.analysis.results import FeatureCard, LatentTable, TokenCodes
+from saelab.analysis.results import FeatureCard, LatentTable, SampleCodes
 
 
 class Packed(NamedTuple):
@@ -24,10 +24,9 @@ class Packed(NamedTuple):
         return {"header": self.header, "buffers": [base64.b64encode(b).decode() for b in self.buffers]}
 
 
-def codes(result: TokenCodes) -> Packed:
+def codes(result: SampleCodes) -> Packed:
     """Tokens, and the codes in CSR form: indptr int32, indices int32, values float32."""
-    counted = result.counted if len(result.counted) else np.ones(len(result.tokens), dtype=bool)
-    header = {"tokens": list(map(clean, result.tokens)), "counted": [bool(c) for c in counted]}
+    header = {"tokens": list(map(clean, result.names)), "counted": [bool(c) for c in result.counted]}
     c = result.codes
     return Packed(
         header, [_bytes(c.indptr, np.int32), _bytes(c.indices, np.int32), _bytes(c.values, np.float32)]
@@ -62,7 +61,7 @@ def card(result: FeatureCard, *, quantised: bool = False) -> Packed:
     )
     windows = [w for group in groups for w in group.windows]
     kinds = [group.kind for group in groups for _ in group.windows]
-    shown = list(itertools.chain.from_iterable([w.tokens for w in windows]))
+    shown = list(itertools.chain.from_iterable([w.names for w in windows]))
     place = {token: i for i, token in enumerate(dict.fromkeys(shown))}
     ids = list(map(place.__getitem__, shown))
     vocabulary = list(map(clean, place))
@@ -92,7 +91,7 @@ def card(result: FeatureCard, *, quantised: bool = False) -> Packed:
                 "value": _rounded(w.value),
                 "document": w.document,
                 "start": w.start,
-                "n": len(w.tokens),
+                "n": len(w.names),
             }
             for kind, w in zip(kinds, windows, strict=True)
         ],

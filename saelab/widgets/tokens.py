@@ -7,7 +7,7 @@ from typing import Any
 
 import traitlets
 
-from saelab.analysis.results import TokenCodes
+from saelab.analysis.results import SampleCodes
 from saelab.widgets import assets, encode
 from saelab.widgets.base import View
 from saelab.widgets.card import checked_questions
@@ -25,7 +25,7 @@ class TokensView(View):
     with_card = traitlets.Bool(False).tag(sync=True)
 
     def __init__(
-        self, codes: TokenCodes, questions: Mapping[str, Callable[..., Any]], **options: Any
+        self, codes: SampleCodes, questions: Mapping[str, Callable[..., Any]], **options: Any
     ) -> None:
         self.codes = codes
         self.questions = checked_questions(questions, "card")

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from saelab.sae import SAE, SAEConfig, Sparse, recipe, recipe_options, recipes
-from saelab.sae.architectures import RECIPES
 from saelab.training.losses import LOSSES, Firing, Progress
 from saelab.types import Codes, NonFiniteError, ShapeError
 
@@ -269,7 +268,7 @@ def test_every_loss_has_finite_gradients_on_every_row(sae, sparse):
         sae.zero_grad()
         y = None if sae.config.d_out is None else hard(sae.d_out)
         forward = sae(x, y, sparse=sparse)
-        terms = [LOSSES[name](sae.config, progress) for name in RECIPES[sae.config.recipe].losses(sae.config)]
+        terms = [LOSSES[name](sae.config, progress) for name in sae.config.entry.losses(sae.config)]
         torch.stack([term(sae, forward) for term in terms]).sum().backward()
         for name, parameter in sae.named_parameters():
             assert parameter.grad is None or torch.isfinite(parameter.grad).all(), (kind, name)

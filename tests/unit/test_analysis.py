@@ -84,14 +84,14 @@ def test_logit_lens_refuses_hooks_off_the_residual_stream(subject):
 # ---- one text ------------------------------------------------------------------------------------
 
 
-def test_token_codes_equal_the_dense_path(subject, small_sae):
+def test_sample_codes_equal_the_dense_path(subject, small_sae):
     text = "Rosa went to the market. <|user|>hello"
-    found = analysis.token_codes(subject, small_sae, text)
+    found = analysis.sample_codes(subject, small_sae, text)
     ids = subject.to_tokens(text)
     hidden = subject.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[3][0]
     dense = small_sae.encode(hidden).detach().numpy()
     np.testing.assert_allclose(found.codes.dense(), dense, atol=1e-5)
-    assert len(found.tokens) == len(ids)
+    assert len(found.names) == len(ids)
     assert not found.counted[0]
     assert found.counted[1:].all()
 
@@ -103,7 +103,7 @@ def test_token_codes_equal_the_dense_path(subject, small_sae):
 
 def test_search_ranks_by_the_largest_value_without_bos(subject, small_sae):
     text = "counting: 1 2 3 4 5 6"
-    dense = np.abs(analysis.token_codes(subject, small_sae, text).codes.dense()[1:]).max(0)
+    dense = np.abs(analysis.sample_codes(subject, small_sae, text).codes.dense()[1:]).max(0)
     found = analysis.search(subject, small_sae, text, n=10)
     assert [j for j, _ in found] == np.argsort(-dense, kind="stable")[: len(found)].tolist()
     assert all(value == pytest.approx(dense[j]) for j, value in found)
@@ -112,7 +112,7 @@ def test_search_ranks_by_the_largest_value_without_bos(subject, small_sae):
 @pytest.mark.parametrize("text", ["", None, 3, b"bytes", "word " * 5000])
 def test_bad_texts_are_refused(subject, small_sae, text):
     with pytest.raises(CorpusError):
-        analysis.token_codes(subject, small_sae, text)
+        analysis.sample_codes(subject, small_sae, text)
 
 
 # ---- store ---------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_card_shows_what_the_store_holds(small_lab):
     assert values[0] == pytest.approx(card.stats.max)
     for window in card.top.windows + card.quantile.windows:
         assert window.values[window.position - window.start] == pytest.approx(window.value)
-        assert len(window.tokens) == len(window.values)
+        assert len(window.names) == len(window.values)
     assert card.lens is not None
     assert str(latent) in str(card)
 
@@ -168,14 +168,14 @@ def test_a_signed_card_shows_both_poles_of_what_the_store_holds(signed_lab):
     name = signed_lab.table.names[latent]
     up, down = (
         [t.strip() or repr(t)[1:-1].replace(" ", "␣") for t in tokens[latent]]
-        for tokens in (store.top_tokens(), store.bottom_tokens())
+        for tokens in (store.top_names(), store.bottom_names())
     )
     assert name == "  ".join([*up, "\N{MINUS SIGN}", *down])
 
 
 def test_search_keeps_the_sign(signed_lab):
     text = "counting: 1 2 3 4 5 6"
-    dense = analysis.token_codes(signed_lab.subject, signed_lab.sae, text).codes.dense()[1:]
+    dense = analysis.sample_codes(signed_lab.subject, signed_lab.sae, text).codes.dense()[1:]
     strongest = dense[np.abs(dense).argmax(0), np.arange(dense.shape[1])]
     found = analysis.search(signed_lab.subject, signed_lab.sae, text, n=10)
     assert [j for j, _ in found] == np.argsort(-np.abs(strongest), kind="stable")[:10].tolist()
@@ -224,7 +224,7 @@ def test_a_trained_sae_beats_its_untrained_twin(subject, small_sae, texts):
     assert report.sae.fvu < 0.5 * report.untrained.fvu
     assert report.sae.loss_recovered > report.untrained.loss_recovered + 0.2
     assert report.loss_clean < report.sae.loss < report.loss_ablated
-    assert list(report.to_frame().columns) == ["this SAE", "untrained SAE"]
+    assert list(report.to_frame().columns) == ["this SAE", "untrained SAE", "from", "to"]
 
 
 def test_evaluate_stops_at_max_rows(subject, small_sae, texts):

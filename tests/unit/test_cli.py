@@ -474,7 +474,7 @@ def test_a_record_of_a_later_version_is_refused():
     Path("acts/provenance.json").write_text(
         '{"format": "saelab-job", "version": 9, "command": "x", "sessions": []}'
     )
-    with pytest.raises(FormatError, match="of version 1 at most"):
+    with pytest.raises(FormatError, match="of version 1 or older"):
         records.recorded(Path("acts"))
     Path("acts/provenance.json").write_text("[]")
     with pytest.raises(FormatError, match="Delete it"):

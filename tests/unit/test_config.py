@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saelab.config import from_dict, read_json, to_dict, write_bytes, write_json
-from saelab.types import ConfigError, FormatError, HookPoint, StoreError
+from saelab.config import from_dict, to_dict
+from saelab.types import ConfigError, HookPoint
 
 
 @dataclass(frozen=True)
@@ -91,28 +91,3 @@ def test_anything_else_is_refused_by_name(data, says):
 def test_values_json_cannot_hold_are_refused(value):
     with pytest.raises(ConfigError, match=r"Outer.options"):
         to_dict(Outer(1, options={"v": value}))
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "a.json"
-    write_json(path, {"old": 1})
-    monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(StoreError, match="No space left"):
-        write_json(path, {"new": 1})
-    assert read_json(path) == {"old": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_where_a_folder_cannot_be_made_it_says_so(tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreError, match="must be writable"):
-        write_bytes(tmp_path / "file" / "a", b"x")
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
-def test_a_file_that_is_no_json_is_a_format_error(tmp_path, content):
-    (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(FormatError, match="JSON"):
-        read_json(tmp_path / "a.json")
-    with pytest.raises(StoreError, match="readable"):
-        read_json(tmp_path / "none.json")

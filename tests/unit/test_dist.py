@@ -13,7 +13,7 @@ from saelab import dist
 from saelab.sae import SAE, recipes
 from saelab.stores import ActivationWriter
 from saelab.stores.manifest import building
-from saelab.training.shards import RECIPES
+from saelab.training.shards import divisible
 from saelab.types import ConfigError, NonFiniteError, RankError, StoreError
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ def test_the_comparison_would_see_what_it_must(monkeypatch):
     for name in ("topk", "batchtopk", "matryoshka"):
         assert any(0 < record.dead < 1 for record in run(name).history), name
         assert name != "topk" or sum(norm > 1 for norm in norms) > 2
-    assert set(OPTIONS) == set(RECIPES["data"]) <= set(recipes())
+    assert set(OPTIONS) == set(divisible("data")) <= set(recipes())
 
 
 @pytest.fixture(scope="module")

@@ -96,8 +96,8 @@ def test_statistics_equal_brute_force(store, truth, latent):
     assert record.negative == (column < 0).sum()
 
     for sign, of_record, of_store in (
-        (1, record.top_tokens, store.top_tokens()),
-        (-1, record.bottom_tokens, store.bottom_tokens()),
+        (1, record.top_names, store.top_names()),
+        (-1, record.bottom_names, store.bottom_names()),
     ):
         names = [t for t, v in zip(truth.tokens, column, strict=True) if v * sign > 0]
         expected = sorted(set(names), key=lambda t: (-names.count(t), t))[:3]
@@ -190,7 +190,7 @@ def check_window(example, truth, column):
     of_document = np.flatnonzero(truth.origin[:, 0] == number)
     shown = [r for r in of_document if example.row - 3 <= r <= example.row + 2]
     assert example.start == truth.origin[shown[0], 1]
-    assert example.tokens == [truth.tokens[r] for r in shown]
+    assert example.names == [truth.tokens[r] for r in shown]
     assert example.values.dtype == np.float32
     np.testing.assert_array_equal(example.values, column[shown])
 
@@ -200,7 +200,7 @@ def test_rows_equal_brute_force(store, truth):
     for i in range(store.n_rows):
         record, row = store.rows(i), truth.codes[i]
         assert (record.document, record.position) == tuple(truth.origin[i])
-        assert record.token == truth.tokens[i]
+        assert record.name == truth.tokens[i]
         order = sorted(np.flatnonzero(row), key=lambda j: (-abs(row[j]), j))
         np.testing.assert_array_equal(record.latents, order)
         np.testing.assert_array_equal(record.values, row[order])
@@ -214,7 +214,7 @@ def test_tables_hold_rows_and_documents(store, truth):
     assert documents["first_row"].tolist() == [0, *np.cumsum(documents["n_rows"])[:-1]]
     rows = store.query("select * from rows")
     assert rows["row"].tolist() == list(range(store.n_rows))
-    assert [chr(i) for i in rows["token_id"]] == truth.tokens
+    assert [chr(i) for i in rows["id"]] == truth.tokens
     frame = store.latents()
     assert frame["count"].tolist() == (truth.codes != 0).sum(0).tolist()
     numbers = ["latent", "count", "density", "mean", "min", "max", "negative", "mean_abs", "min_abs"]
@@ -271,7 +271,7 @@ def test_max_rows_is_exact_and_windows_end_there(parts, truth, tmp_path):
     assert store.n_documents == truth.origin[14, 0] + 1
     np.testing.assert_array_equal(store.codes(ALWAYS)[1], truth.codes[:15, ALWAYS])
     last = next(e for e in store.examples(ALWAYS, n=20) if e.row == 14)
-    assert last.tokens == [truth.tokens[r] for r in range(12, 15)]
+    assert last.names == [truth.tokens[r] for r in range(12, 15)]
 
 
 def test_documents_keep_id_and_kind_and_long_ones_are_cut_or_split(parts, tmp_path):
@@ -299,7 +299,7 @@ def test_a_store_without_negative_codes(parts, tmp_path, monkeypatch, store):
     assert (frame["negative"] == 0).all()
     assert frame["mean_abs"].equals(frame["mean"].rename("mean_abs"))
     pd.testing.assert_frame_equal(other.query(f"select {', '.join(frame)} from latents"), frame)
-    assert other.latent(SIGNED).bottom_tokens == other.examples(SIGNED, kind="bottom") == []
+    assert other.latent(SIGNED).bottom_names == other.examples(SIGNED, kind="bottom") == []
 
 
 def test_query_gives_arrow_too(store):
@@ -315,15 +315,15 @@ def test_no_examples_no_window(parts, tmp_path):
     none = saelab.index(*parts, TEXTS, tmp_path / "a", n_examples=0, n_quantile=0, progress=False)
     assert none.examples(ALWAYS) == none.examples(ALWAYS, kind="quantile") == []
     alone = saelab.index(*parts, TEXTS, tmp_path / "b", window=(0, 0), progress=False)
-    assert {len(e.tokens) for e in alone.examples(ALWAYS)} == {1}
+    assert {len(e.names) for e in alone.examples(ALWAYS)} == {1}
 
 
 def test_a_subject_without_tokens(truth, tmp_path):
     store = saelab.index(Bare(), Planted(), TEXTS[:4], tmp_path / "s", progress=False)
     assert store.n_rows == sum(map(len, TEXTS[:4]))
-    assert store.rows(11).token == "x"
+    assert (store.rows(11).facet, store.rows(11).name) == ("position", "x")
     assert (store.rows(11).document, store.rows(11).position) == (1, 0)
-    assert store.query("select distinct token_id from rows")["token_id"].tolist() == [-1]
+    assert store.query("select distinct id from rows")["id"].tolist() == [-1]
 
 
 def test_a_real_model_and_sae_equal_their_dense_codes(tmp_path):
@@ -342,7 +342,7 @@ def test_a_real_model_and_sae_equal_their_dense_codes(tmp_path):
         rows, values = store.codes(latent)
         found[rows, latent] = values
     np.testing.assert_allclose(found, dense, atol=1e-4)
-    assert [c for i in range(store.n_rows) for c in store.rows(i).token] == list("".join(texts))
+    assert [c for i in range(store.n_rows) for c in store.rows(i).name] == list("".join(texts))
     assert store.hook == HookPoint(hook)
     store.check(sae)
     store.check(subject)
@@ -377,7 +377,8 @@ def test_codes_are_packed(store):
 
 def test_manifest(store):
     manifest = json.loads((store.folder / "manifest.json").read_text())
-    assert (manifest["kind"], manifest["version"], manifest["seed"]) == ("features", 1, 0)
+    assert (manifest["kind"], manifest["version"], manifest["seed"]) == ("features", 2, 0)
+    assert manifest["facets"] == ["token"]
     assert manifest["hook"] == {"name": "h", "io": "out", "n_heads": None}
     assert (manifest["sae"], manifest["subject"], manifest["window"]) == ("planted", "letters", [3, 2])
     assert manifest["corpus"] == saelab.corpora.as_corpus(TEXTS).fingerprint()
@@ -404,12 +405,12 @@ def test_threads_and_copies_see_the_same(store):
         return (
             [e.row for e in copy.examples(latent, 7)],
             copy.codes(latent)[0].tolist(),
-            copy.rows(latent).token,
+            copy.rows(latent).name,
         )
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(look, list(range(N_LATENTS)) * 4))
     for latent in range(N_LATENTS):
         rows = [e.row for e in store.examples(latent, 7)]
-        assert found[latent] == (rows, store.codes(latent)[0].tolist(), store.rows(latent).token)
+        assert found[latent] == (rows, store.codes(latent)[0].tolist(), store.rows(latent).name)
     assert found == found[:N_LATENTS] * 4

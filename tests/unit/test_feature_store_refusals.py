@@ -89,7 +89,7 @@ def test_some_of_the_quantile_examples_reach_over_the_range(store):
 )  # fmt: skip
 def test_queries_that_are_wrong_or_write(store, sql, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(StoreError, match="one SELECT over latents, tokens, vocabulary, examples"):
+    with pytest.raises(StoreError, match="one SELECT over latents, firings, vocabulary, examples"):
         store.query(sql)
     assert list(tmp_path.iterdir()) == []
     assert len(store.query("with a as (from latents) select * from a")) == N_LATENTS
@@ -234,7 +234,7 @@ def test_truncated_and_missing_files(spoiled, name):
 
 @pytest.mark.parametrize("where", ["pages", "footer"])
 @pytest.mark.parametrize(
-    "name", ["latents", "tokens", "coactivation", "examples", "codes_by_latent", "codes_by_row", "rows"]
+    "name", ["latents", "firings", "coactivation", "examples", "codes_by_latent", "codes_by_row", "rows"]
 )
 def test_a_changed_file_is_named_and_gives_no_foreign_error(spoiled, name, where):
     path = spoiled / f"{name}.parquet"
@@ -248,7 +248,7 @@ def test_a_changed_file_is_named_and_gives_no_foreign_error(spoiled, name, where
     ask = {
         "latents": lambda s: s.latent(ALWAYS),
         "examples": lambda s: s.examples(ALWAYS),
-        "tokens": lambda s: s.tokens(ALWAYS),
+        "firings": lambda s: s.firings(ALWAYS),
         "coactivation": lambda s: s.partners(ALWAYS),
         "codes_by_latent": lambda s: s.query("select sum(latent + row + value) from codes_by_latent"),
         "codes_by_row": lambda s: s.rows(0),
@@ -261,9 +261,10 @@ def test_a_changed_file_is_named_and_gives_no_foreign_error(spoiled, name, where
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"version": 2}, "Update saelab"),
+        ({"version": 3}, "Upgrade saelab"),
+        ({"version": 1}, "saelab.stores.migrate"),
         ({"kind": "activations"}, "activations"),
-        ({"format": "other"}, "saelab manifest"),
+        ({"format": "other"}, "must say format .saelab."),
         ({"n_rows": None}, "n_rows"),
         ({"n_latents": "12"}, "n_latents"),
         ({"hook": "h"}, "hook"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +12,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import saelab
 from saelab.corpora import world
+from saelab.harvesting.batches import Batch
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import ActivationStore
 from saelab.subjects import LanguageModel
+from saelab.subjects.reading import Rows
 from saelab.types import (
     ConfigError,
     CorpusError,
@@ -282,7 +283,8 @@ def test_the_progress_bar_knows_what_is_left(max_rows):
 
     with progress_bar("harvest", saelab.corpora.as_corpus(documents), max_rows, True) as bar:
         for i in range(4):
-            batch = SimpleNamespace(rows=np.zeros((60, 2)), documents=documents[20 * i : 20 * (i + 1)])
+            rows = Rows(np.zeros((60, 3)), *[np.zeros(0)] * 5)
+            batch = Batch(documents[20 * i : 20 * (i + 1)], 0, {}, rows, [])
             bar.add(batch)
             assert bar.bar.total == min(240, max_rows or 240)
             assert bar.bar.n == 60 * (i + 1)

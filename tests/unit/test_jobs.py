@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from saelab.files import new_file
 from saelab.stores import manifest as manifests
 from saelab.types import StoreError
 
@@ -20,6 +21,7 @@ SPEC = {"corpus": "abc", "hooks": ["a", "b"], "dtype": "float32"}
 PROGRAM = """
 import sys
 from pathlib import Path
+from saelab.files import new_file
 from saelab.stores import manifest as manifests
 out, spec, how = Path(sys.argv[1]), {"n": 6}, sys.argv[2]
 with manifests.building(out) if "building" in how else manifests.resumable(out, spec) as folder:
@@ -28,7 +30,7 @@ with manifests.building(out) if "building" in how else manifests.resumable(out, 
     for i in range(6):
         path = folder / "parts" / f"{i}.txt"
         if not path.exists():
-            with manifests.part(path) as temporary:
+            with new_file(path) as temporary:
                 with temporary.open("w") as file:
                     file.write("half")
                     file.flush()
@@ -159,7 +161,7 @@ def fail(error, opened, *names):
     """Write whole files into the folder of a job, then end in an error."""
     with opened as folder:
         for name in names:
-            with manifests.part(folder / name) as temporary:
+            with new_file(folder / name) as temporary:
                 temporary.write_text("whole")
         raise error
 
@@ -212,7 +214,7 @@ def test_the_same_job_goes_on_when_it_overwrites_and_when_tuples_are_lists(tmp_p
 
 
 def write_half(path):
-    with manifests.part(path) as temporary:
+    with new_file(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
 
@@ -296,7 +298,7 @@ ENTRY = {"bytes": 1, "sha256": "0" * 64}
         ({"version": 2}, "version 2"),
         ({"version": True}, "version True"),
         ({"version": 0}, "version 0"),
-        ({"version": "1"}, "version 1"),
+        ({"version": "1"}, "version '1'"),
         ({"version": None}, "version None"),
         ({"files": []}, "list its files"),
         *(

@@ -56,9 +56,10 @@ def test_what_the_views_say_is_what_analysis_says(small_lab):
     latent = int(small_lab.store.latents()["count"].argmax())
     card = saelab.analysis.card(small_lab.store, latent, small_lab.sae, small_lab.subject)
     assert str(small_lab.card(latent)) == str(card) == repr(small_lab.feature(latent))
-    assert small_lab.search("hello there") == saelab.analysis.search(
-        small_lab.subject, small_lab.sae, "hello there"
-    )
+    found = small_lab.search("hello there")
+    pairs = saelab.analysis.search(small_lab.subject, small_lab.sae, "hello there")
+    assert list(zip(found["latent"], found["value"], strict=True)) == pairs
+    assert found["score"].tolist() == [abs(value) for _, value in pairs]
 
 
 def test_cards_together_are_the_cards_one_by_one(small_lab, signed_lab):
@@ -72,7 +73,7 @@ def test_cards_together_are_the_cards_one_by_one(small_lab, signed_lab):
             assert str(card) == str(alone)
             for kind in ("top", "quantile"):
                 ours, theirs = getattr(card, kind).windows, getattr(alone, kind).windows
-                assert [w.tokens for w in ours] == [w.tokens for w in theirs] != []
+                assert [w.names for w in ours] == [w.names for w in theirs] != []
                 assert all(np.array_equal(a.values, b.values) for a, b in zip(ours, theirs, strict=True))
         assert lab.card(3).lens.top[0][0] == together[1].lens.top[0][0]
 
@@ -129,9 +130,8 @@ def test_the_main_job_is_the_same_for_the_same_seed(tmp_path):
     assert demo(tmp_path / "a", **small).lines() == first.lines()
     with pytest.raises(ConfigError):
         demo(tmp_path / "d", rows=0)
-    kept = [
-        w for w in widget._instances.values() if isinstance(w, View) and w.selection is first.lab.selection
-    ]
+    own = first.lab._choices.values()
+    kept = [w for w in widget._instances.values() if isinstance(w, View) and w.selection in own]
     assert not kept, "ipywidgets keeps views that are not closed, and the store with them"
 
 

@@ -144,7 +144,7 @@ def test_which_codes_are_kept(parts, tmp_path):
     full = stores["full"]
     for name in (
         "latents",
-        "tokens",
+        "firings",
         "vocabulary",
         "examples",
         "coactivation",

@@ -8,8 +8,8 @@ import torch
 import saelab
 from saelab.corpora import dialogues, natural, world
 from saelab.harvesting.batches import batches
-from saelab.harvesting.packing import PACKINGS, sequences
 from saelab.subjects import chat
+from saelab.subjects.packing import PACKINGS, packed
 from saelab.types import ConfigError, CorpusError
 
 HOOK = "blocks.2.hook_resid_post"
@@ -39,7 +39,7 @@ CHATS = [
 def _acts(subject, texts, **options):
     """(activations, rows) of everything, each document's rows together."""
     found = list(batches(subject, saelab.corpora.as_corpus(texts), subject_hooks(subject), **options))
-    rows = torch.cat([torch.from_numpy(b.rows) for b in found])
+    rows = torch.cat([torch.from_numpy(b.rows.origin) for b in found])
     return torch.cat([b.acts[HOOK] for b in found]), rows
 
 
@@ -76,7 +76,7 @@ def test_masked_blocks_are_each_document_alone(subject, texts, long, attention):
 
 def test_masked_blocks_are_packed(subject, texts):
     numbered = list(enumerate(saelab.corpora.as_corpus(texts)))
-    read, cut = sequences(subject, numbered, "blocks_masked", "truncate", False)
+    read, cut, _ = packed(subject, numbered, "blocks_masked", "truncate", False)
     assert len(read) < len(texts) / 2
     assert cut == sum(len(subject.to_tokens(t)) > subject.n_ctx for t in texts) > 0
     assert all(len(s.ids) <= subject.n_ctx for s in read)
@@ -105,8 +105,8 @@ def test_every_token_is_a_row_once(subject, texts, packing):
                 batch_size=size,
             )
         )  # fmt: skip
-        rows = [tuple(r) for b in found for r in b.rows.tolist()]
-        ids = [i for b in found for i in b.token_ids.tolist()]
+        rows = [tuple(r) for b in found for r in b.rows.origin[:, :2].tolist()]
+        ids = [i for b in found for i in b.rows.ids.tolist()]
         expected = [subject.to_tokens(t) for t in texts]
         assert rows == [(n, p) for n, each in enumerate(expected) for p in range(1, len(each))]
         assert ids == [i for each in expected for i in each[1:]]
@@ -124,9 +124,9 @@ def test_dialogues_go_through_the_template(subject):
     ]  # fmt: skip
     assert sum(special) == 4 + (subject.bos_id is not None)
     assert batch.cut == 1
-    own = batch.rows[:, 0] == 0
-    assert batch.special[own].sum() == 4  # BOS is no row
-    assert [int(i) for i in batch.token_ids[own]] == ids[1:]
+    own = batch.rows.origin[:, 0] == 0
+    assert batch.rows.special[own].sum() == 4  # BOS is no row
+    assert [int(i) for i in batch.rows.ids[own]] == ids[1:]
     plain = saelab.corpora.as_corpus(["hi there"])
     with pytest.raises(CorpusError, match=r"needs dialogues\. Got document '0' without messages"):
         list(batches(subject, plain, subject_hooks(subject), packing="dialogue"))

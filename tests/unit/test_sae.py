@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelab.config import from_dict, to_dict
-from saelab.sae import FVU, SAE, SAEConfig, Sparse, fvu, kernels, recipe, recipe_options, recipes
+from saelab.sae import (
+    FVU,
+    SAE,
+    Option,
+    Recipe,
+    SAEConfig,
+    Sparse,
+    fvu,
+    kernels,
+    recipe,
+    recipe_options,
+    recipes,
+    register,
+)
+from saelab.sae.config import RECIPES
+from saelab.sae.dictionaries import Free
+from saelab.sae.option_groups import COMMON
+from saelab.sae.options import real
+from saelab.sae.sparsifiers import ReLU
 from saelab.types import (
     Codes,
     ConfigError,
@@ -76,6 +96,63 @@ def test_options_out_of_range_are_refused_with_rule_value_and_remedy(call, says)
     arguments = {"name": "topk", "d_in": 64, "d_sae": 512, **call}
     with pytest.raises(ConfigError, match=says):
         recipe(**arguments)
+
+
+class Shifted(ReLU):
+    """Codes only of what is above a level, which a saved one keeps as an option."""
+
+    def __init__(self, level):
+        super().__init__()
+        self.level = level
+
+    def forward(self, pre, x, dictionary):
+        return (pre - self.level).relu()
+
+    def select(self, pre, x, dictionary):
+        return None
+
+
+def test_an_architecture_of_ones_own_is_a_part_and_a_call(tmp_path):
+    level = Option(0.5, real(0), "Where codes begin.")
+    entry = Recipe(
+        line="Shifted.",
+        options={"level": level, **COMMON},
+        sparsifier=lambda c: Shifted(c.options["level"]),
+        losses=lambda c: ("mse",),
+        rules=lambda c: (),
+        dictionary=lambda c: Free(c.d_sae, c.d_in),
+    )
+    try:
+        register("shifted", entry)
+        assert recipes()["shifted"] == "Shifted."
+        config = recipe("shifted", d_in=6, d_sae=20, level=0.25)
+        x = _rows(50, 6)
+        made = SAE.create(config, rows=x)
+        loaded = SAE.load(made.save(tmp_path / "sae"))
+        assert loaded.config == config
+        assert torch.equal(
+            loaded.encode(x), (x / made.input_scale - made.b_dec).matmul(made.W_enc).add(-0.25).relu()
+        )
+        with pytest.raises(ConfigError, match="taken"):
+            register("shifted", entry)
+    finally:
+        RECIPES.pop("shifted")
+    for name in ("topk", "no name", "", 3):
+        with pytest.raises(ConfigError, match="A recipe's name must be"):
+            register(name, entry)
+
+
+def test_numpy_integers_are_integers():
+    config = recipe("topk", d_in=np.int64(6), d_sae=np.int32(20), k=np.int64(3))
+    assert config == recipe("topk", d_in=6, d_sae=20, k=3)
+    assert json.loads(json.dumps(to_dict(config)))["options"]["k"] == 3
+    groups = recipe("matryoshka", d_in=6, d_sae=20, k=3, groups=list(np.array([5, 15])))
+    assert json.dumps(to_dict(groups)) == json.dumps(
+        to_dict(recipe("matryoshka", d_in=6, d_sae=20, k=3, groups=(5, 15)))
+    )
+    for bad in (True, np.bool_(True), 6.0, np.float64(6), "6", None, 0, 2**31):
+        with pytest.raises(ConfigError, match="d_in must be an integer"):
+            recipe("topk", d_in=bad, d_sae=20)
 
 
 def test_a_config_is_plain_frozen_data():
@@ -293,7 +370,7 @@ HOSTILE = {
     "version of a wrong type": (lambda f, t: _edit(f, version="1"), "version"),
     "another format": (lambda f, t: _edit(f, format="other"), "must say format 'saelab'"),
     "no json": (lambda f, t: (f / "config.json").write_text('{"format"'), "valid JSON"),
-    "a list": (lambda f, t: (f / "config.json").write_text("[]"), "must say format"),
+    "a list": (lambda f, t: (f / "config.json").write_text("[]"), "must hold a JSON object"),
     "unknown option": (lambda f, t: _edit(f, config={"options": {"kk": 3}}), "no option 'kk'"),
     "unknown field": (lambda f, t: _edit(f, config={"d_inn": 3}), "no field 'd_inn'"),
     "k too large": (lambda f, t: _edit(f, config={"options": {"k": 21}}), "between 1 and d_sae=20"),
@@ -346,8 +423,72 @@ def test_a_folder_without_an_sae_is_a_store_error(sae, tmp_path):
         SAE.load(tmp_path)
     folder = sae.save(tmp_path / "sae")
     (folder / "sae.safetensors").unlink()
-    with pytest.raises(StoreError, match=r"readable sae.safetensors"):
+    with pytest.raises(StoreError, match=r"sae.safetensors must be readable"):
         SAE.load(folder)
+
+
+MEMORY = """
+import sys, torch
+torch.set_num_threads(1)
+from saelab.sae import SAE, recipe
+def memory(which):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(which))
+def peak(work):
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts anew
+    before = memory("VmRSS")
+    made = work()
+    return made, (memory("VmHWM") - before) / 2**20
+SAE.load(sys.argv[1])  # what is loaded once
+sae, loading = peak(lambda: SAE.load(sys.argv[2]))
+_, saving = peak(lambda: sae.save(sys.argv[3]))
+print(loading, saving, sae.fingerprint())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
+def test_one_copy_of_the_weights_is_in_memory_while_they_are_read(sae, tmp_path):
+    """64 MB of weights: before, 2.9 times as much while they were loaded and twice while they were saved."""
+    large = SAE.create(recipe("topk", d_in=512, d_sae=16_384, k=4))
+    command = [
+        sys.executable,
+        "-c",
+        MEMORY,
+        sae.save(tmp_path / "small"),
+        large.save(tmp_path / "a"),
+        tmp_path / "b",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loading, saving, digest = done.stdout.split()
+    assert digest == large.fingerprint()
+    assert 60 < float(loading) < 100
+    assert float(saving) < 40
+    for name in ("config.json", "sae.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["group_max", "gba", "archetypal", "matching_pursuit", "feature_choice"])
+def test_what_is_no_weight_is_there_when_it_is_loaded(name, tmp_path):
+    x = _rows(30, 6)
+    made = SAE.create(
+        recipe(name, d_in=6, d_sae=20, **({"k": 4} if "k" in recipe_options(name) else {})), rows=x
+    )
+    loaded = SAE.load(made.save(tmp_path / "sae"))
+    assert {str(b.device) for b in loaded.buffers()} == {"cpu"}
+    assert torch.equal(loaded.encode(x), made.encode(x))
+    assert torch.equal(loaded(x).x_hat, made(x).x_hat)
+
+
+def test_an_sae_is_loaded_in_the_layout_that_it_is_trained_in(sae, tmp_path):
+    loaded = SAE.load(sae.save(tmp_path / "sae"))
+    for name, tensor in sae.state_dict().items():
+        other = loaded.state_dict()[name]
+        assert torch.equal(other, tensor)
+        assert (other.stride(), other.dtype) == (tensor.stride(), tensor.dtype)
+    assert [p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in sae.parameters()]
+    (tmp_path / "sae" / "sae.safetensors").write_bytes(b"")  # it does not hang on its file
+    assert loaded.fingerprint() == sae.fingerprint()
 
 
 def test_saving_where_nothing_can_be_written_is_a_store_error(sae, tmp_path):

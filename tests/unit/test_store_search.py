@@ -100,8 +100,8 @@ def test_nearest_directions_equal_brute_force(store, sae, monkeypatch, block):
         found = store.search(direction=given, n=100)
         assert found["latent"].tolist() == (order + 1).tolist()  # latent NEVER has no direction
         np.testing.assert_allclose(found["score"], cosine[order], atol=1e-3)
-    tokens = store.top_tokens()
-    assert [list(t) for t in found["top_tokens"]] == [tokens.get(j, []) for j in found["latent"]]
+    tokens = store.top_names()
+    assert [list(t) for t in found["top_names"]] == [tokens.get(j, []) for j in found["latent"]]
 
 
 def test_neighbours_of_a_latent_are_those_of_its_direction_without_itself(store, sae):
@@ -121,7 +121,7 @@ def test_neighbours_of_a_latent_are_those_of_its_direction_without_itself(store,
 
 @pytest.mark.parametrize("token", ["a", " ", "o", "Σ"])
 def test_latents_of_a_token_equal_brute_force(store, token):
-    rows = store.query("select row, token from rows")
+    rows = store.query("select row, name as token from rows join vocabulary using (shown)")
     here = set(rows["row"][rows["token"] == token])
     expected = []
     for latent in range(N_LATENTS):
@@ -164,7 +164,7 @@ def brute_bm25(store, query, k1=1.2, b=0.75):
     for latent in range(N_LATENTS):
         for kind in ("top", "bottom", "quantile"):
             for e in store.examples(latent, 100, kind):
-                windows[e.row] = words_of("".join(e.tokens))
+                windows[e.row] = words_of("".join(e.names))
                 members.add((latent, e.row))
     mean = sum(map(len, windows.values())) / len(windows)
     score = Counter()
@@ -197,7 +197,7 @@ def test_bm25_equals_brute_force(store, query):
         )
         shown = [e for k in ("top", "bottom", "quantile") for e in store.examples(line.latent, 100, k)]
         assert of_window[line.row] == pytest.approx(max(of_window[e.row] for e in shown))
-        assert line.window in {"".join(e.tokens) for e in shown if e.row == line.row}
+        assert line.window in {"".join(e.names) for e in shown if e.row == line.row}
         assert set(words_of(query)) & set(words_of(line.window))
     assert found["score"].is_monotonic_decreasing
     assert store.search(example=query, n=1)["latent"].tolist() == found["latent"].tolist()[:1]
@@ -228,7 +228,7 @@ def test_the_word_index_spills_beyond_its_memory(tmp_path, monkeypatch):
     words = np.array([f" w{i}" for i in range(20_000)], dtype=object)
     tokens = pa.array(words[np.random.default_rng(0).integers(0, len(words), (20_000, 30))].tolist())
     row = np.arange(len(tokens))
-    table = pa.table({"latent": (row // 5).astype(np.int32), "row": row, "tokens": tokens})
+    table = pa.table({"latent": (row // 5).astype(np.int32), "row": row, "names": tokens})
     pq.write_table(table, tmp_path / "examples.parquet", row_group_size=2_560)
     plenty = search.ExampleIndex(tmp_path).search("w7 w19 w1999", 50)
     monkeypatch.setattr(search, "INDEX_MEMORY", "30MB")
@@ -249,7 +249,7 @@ def test_the_word_index_spills_beyond_its_memory(tmp_path, monkeypatch):
     [{}, {"token": "a", "label": "a"}, {"latent": 0, "direction": [1.0] * WIDTH}, {"token": None}],
 )
 def test_exactly_one_question(store, asked):
-    with pytest.raises(ConfigError, match="exactly one of token=, label=, example=, direction=, latent="):
+    with pytest.raises(ConfigError, match="exactly one of token=, value=, label=, example=, "):
         store.search(**asked)
 
 
@@ -281,7 +281,7 @@ def test_wrong_vectors(store):
 
 
 def test_the_lab_asks_the_same(small_lab):
-    token = small_lab.store.query("select token from rows group by token order by count(*) desc")["token"][0]
+    token = small_lab.store.query("select name from vocabulary order by count desc")["name"][0]
     for asked in ({"token": token}, {"example": "the"}, {"latent": 3}, {"direction": small_lab.sae.W_dec[4]}):
         assert small_lab.search(**asked, n=5).equals(small_lab.store.search(**asked, n=5))
     assert small_lab.search(direction=small_lab.sae.W_dec[4])["latent"][0] == 4
@@ -294,5 +294,5 @@ def test_the_lab_asks_the_same(small_lab):
 def test_signed_and_rare_latents_are_found_by_what_fires_them(store):
     for latent in (SIGNED, LONE):
         rows, _ = store.codes(latent)
-        token = store.rows(int(rows[0])).token
+        token = store.rows(int(rows[0])).name
         assert latent in store.search(token=token, n=100)["latent"].tolist()

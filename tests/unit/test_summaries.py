@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelab.stores import FeatureStore, summaries
-from saelab.stores.feature_writer import FeatureWriter
+from saelab.stores.feature_writer import FeatureWriter, StoredRows
 from saelab.stores.manifest import building
+from saelab.stores.records import DocumentRecord
 from saelab.types import (
     Codes,
+    Shown,
 )
 
 
@@ -171,9 +173,11 @@ def write(folder, codes, d_sae, size=10_000, **options):
         writer = FeatureWriter(temporary, d_sae, **options)
         for number, first in enumerate(range(0, len(codes), size)):
             part = codes[first : first + size]
-            rows = np.stack([np.full(len(part), number), np.arange(len(part))], 1)
-            document = [(number, str(number), "", "")]
-            writer.add(Codes.from_dense(part), rows, ["t"] * len(part), np.zeros(len(part), int), document)
+            n = len(part)
+            origin = np.stack([np.full(n, number), np.arange(n), np.zeros(n, int)], 1)
+            rows = StoredRows(origin, np.zeros(n, int), [Shown("token", "t")], np.zeros(n, int))
+            document = [DocumentRecord(number, str(number), "", "", "line")]
+            writer.add(Codes.from_dense(part), rows, document)
         hook = {"name": "h", "io": "out", "n_heads": None}
         writer.finish({"hook": hook, "sae": "s", "subject": "m", "corpus": None})
     return FeatureStore.open(folder)
@@ -196,5 +200,5 @@ def test_no_latent_fires(tmp_path):
     store = write(tmp_path / "s", np.zeros((20, 3), np.float32), 3)
     assert [store.latent(j).count for j in range(3)] == [0, 0, 0]
     assert store.examples(1) == []
-    assert store.top_tokens() == {}
+    assert store.top_names() == {}
     assert len(store.codes(2)[0]) == len(store.rows(19).latents) == 0

@@ -491,7 +491,7 @@ def test_forward_with_star_arguments():
 
 def test_labels():
     inputs = zoo.cnn_subject().prepare(zoo.images(2))
-    assert zoo.cnn_subject().label(inputs, 1, 9) == "sample 1, position 9"
+    assert zoo.cnn_subject().label(inputs, 1, 9) == "position 9"
     subject = TorchModule(zoo.cnn(), label=lambda inputs, s, p: f"pixel {p // 8},{p % 8}")
     assert subject.label(inputs, 1, 9) == "pixel 1,1"
 

@@ -1,0 +1,188 @@
+"""Controls: what a score is of an SAE that knows nothing, and how sure the score itself is.
+
+A score is computed from sums over units (documents, rows), the same way for the SAE and for its control, so
+an interval follows by drawing the units again (bootstrap). A score comes as `Beside` its control; one that
+has no control is `Alone` and says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from saelab.sae import SAE
+
+DRAWS = 1000
+CONFIDENCE = 0.95
+MOST_UNITS = 4096
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A score beside the same score of its control, on the same rows."""
+
+    value: float
+    control: float
+    interval: tuple[float, float]
+    """95 % of `value`, by drawing the units again"""
+    control_interval: tuple[float, float]
+    """95 % of `control`"""
+    n: int
+    """units that were drawn from: documents, or rows where there are no documents"""
+    what: str = "untrained SAE"
+    """what the control is"""
+
+    @property
+    def apart(self) -> bool:
+        """Whether the two intervals do not meet."""
+        return self.interval[0] > self.control_interval[1] or self.interval[1] < self.control_interval[0]
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.4g} [{low:.4g}, {high:.4g}] (n={self.n:,}); {self.what} {self.control:.4g}"
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A figure that has no control."""
+
+    value: float
+    why: str
+    """why it has none: "a property of the model, not of the SAE\""""
+    n: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} (no control: {self.why})"
+
+
+def untrained(sae: SAE, rows: Tensor, targets: Tensor | None = None, seed: int = 0) -> SAE:
+    """The control of every score of an SAE: one of its configuration with random weights.
+
+    It knows as much of the data as training begins with: its mean and scale.
+
+    Args:
+        sae: whose configuration and device it has.
+        rows: activations [n d_in] that it starts from.
+        targets: of the same rows [n d_out], for transcoders.
+        seed: of its weights.
+
+    Returns:
+        An SAE in eval mode.
+    """
+    from saelab.sae import SAE
+
+    given = None if targets is None else targets.float().cpu()
+    return SAE.create(sae.config, seed, rows.float().cpu(), given).to(sae.device).eval()
+
+
+def shuffled(labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The same labels on other rows: base rates are kept, truth is not."""
+    return np.random.default_rng(seed).permutation(labels)
+
+
+def random_directions(n: int, d: int, seed: int = 0) -> np.ndarray:
+    """float32 [n d]: unit vectors of which every direction is as likely as any other."""
+    found = np.random.default_rng(seed).standard_normal((n, d), dtype=np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+class Sums:
+    """Sums of several quantities, for each unit apart.
+
+    >>> sums = Sums()
+    >>> sums.add([0, 0, 1], error=[1.0, 2.0, 4.0], n=[1, 1, 1])
+    >>> sums.total("error"), sums.n_units
+    (7.0, 2)
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self.n_units = 0
+
+    def add(self, unit: Any, **values: Any) -> None:
+        """Add quantities of rows.
+
+        Args:
+            unit: int [n], the unit of each; numbers from 0 on, those of earlier calls may come again.
+            **values: float [n] of each quantity.
+        """
+        unit = np.asarray(unit, dtype=np.int64)
+        if not len(unit):
+            return
+        self.n_units = max(self.n_units, int(unit.max()) + 1)
+        # a sum for each unit that occurs: rows are not kept
+        first, at = np.unique(unit, return_inverse=True)
+        for name, value in values.items():
+            summed = np.bincount(at, weights=np.asarray(value, dtype=np.float64), minlength=len(first))
+            self._parts.setdefault(name, []).append((first, summed))
+
+    def of(self, name: str) -> np.ndarray:
+        """float64 [n_units] of a quantity; zeros where it was never added."""
+        out = np.zeros(self.n_units)
+        for unit, value in self._parts.get(name, []):
+            out[unit] += value
+        return out
+
+    def total(self, name: str) -> float:
+        """Over all units."""
+        return float(sum(value.sum() for _, value in self._parts.get(name, [])))
+
+    def names(self) -> list[str]:
+        return list(self._parts)
+
+
+Score = Callable[[Mapping[str, Any]], Any]
+"""From quantity -> its sum (numbers, or arrays of them) to the score (or scores)."""
+
+
+def interval(sums: Sums, score: Score, seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
+    """The bootstrap interval of a score: 2.5th and 97.5th percentile over units drawn with replacement
+    (Efron 1979).
+
+    Args:
+        sums: of the units. More than 4096 of them are drawn in groups of equal size.
+        score: see `Score`; it must take arrays.
+        seed: of the draws.
+        draws: how many.
+
+    Returns:
+        (low, high); NaN with fewer than two units.
+    """
+    names = sums.names()
+    n = sums.n_units
+    if n < 2:
+        return float("nan"), float("nan")
+    table = np.stack([sums.of(name) for name in names], axis=1)
+    if n > MOST_UNITS:
+        table = np.add.reduceat(table, np.linspace(0, n, MOST_UNITS, endpoint=False).astype(int))
+        n = len(table)
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
+    drawn = weights @ table
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = np.asarray(score(dict(zip(names, drawn.T, strict=True))), dtype=np.float64)
+    tail = 50 * (1 - CONFIDENCE)
+    known = scores[np.isfinite(scores)]
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.percentile(known, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def beside(of: Sums, control: Sums, score: Score, seed: int = 0, what: str = "untrained SAE") -> Beside:
+    """A score of two sums over the same units, with its intervals."""
+    values = []
+    for sums in (of, control):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            totals = {name: np.float64(sums.total(name)) for name in sums.names()}
+            values.append(float(score(totals)))
+    intervals = [interval(sums, score, seed) for sums in (of, control)]
+    return Beside(values[0], values[1], intervals[0], intervals[1], of.n_units, what)
+
+
+__all__ = ["Alone", "Beside", "Sums", "beside", "interval", "random_directions", "shuffled", "untrained"]

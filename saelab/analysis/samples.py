@@ -1,0 +1,67 @@
+"""One sample through a subject and an SAE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saelab.analysis.results import SampleCodes
+from saelab.harvesting.batches import batches, check_hooks, side_by_side
+from saelab.stores.records import DocumentRecord
+
+if TYPE_CHECKING:
+    from saelab.sae import SAE
+    from saelab.types import Subject
+
+
+def sample_codes(subject: Subject, sae: SAE, sample: Any) -> SampleCodes:
+    """The codes of every latent on each position of a sample.
+
+    Args:
+        subject: the model that the SAE reads.
+        sae: with the hook points that it reads.
+        sample: what the subject reads: a text, a dialogue, an image, a list of items, or a Document of one.
+
+    Returns:
+        Every position, those that are no rows (BOS) marked as not counted.
+
+    Raises:
+        CorpusError: The sample is empty, of another kind than the subject reads, or longer than its context.
+        HookError: The SAE has no hook point of this subject.
+    """
+    corpus = subject.corpus([sample])
+    hooks = check_hooks(subject, sae.reads, corpus)
+    (every,) = batches(subject, corpus, hooks, long="error", include_bos=True)
+    found = every.rows
+    (document,) = every.documents
+    return SampleCodes(
+        DocumentRecord.of(0, document, every.layouts[0]),
+        tuple(found.vocabulary[i] for i in found.shown.tolist()),
+        sae.encode_sparse(side_by_side(every.acts, hooks)),
+        found.counted,
+        int(found.origin[:, 2].max(initial=0)) + 1,
+    )
+
+
+def search(subject: Subject, sae: SAE, sample: Any, n: int = 50) -> list[tuple[int, float]]:
+    """The latents that a sample fires most.
+
+    Args:
+        subject, sae, sample: see `sample_codes`.
+        n: how many, at most.
+
+    Returns:
+        (latent, value) by |value|, the value with its sign, of equals the first in the sample; positions that
+        are no rows are left out.
+
+    Raises:
+        CorpusError, HookError: See `sample_codes`.
+    """
+    found = sample_codes(subject, sae, sample)
+    codes = found.codes
+    kept = found.counted[codes.row_ids()] & (codes.values != 0)
+    latents, values = codes.indices[kept], codes.values[kept]
+    order = np.lexsort((latents, -np.abs(values)))
+    _, first = np.unique(latents[order], return_index=True)
+    return [(int(latents[i]), float(values[i])) for i in order[np.sort(first)[:n]]]

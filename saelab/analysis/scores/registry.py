@@ -1,0 +1,116 @@
+"""What a score of `saelab.evaluate` is, and which there are.
+
+A score is computed from sums over units, for the SAE and for its control alike, and so has an interval
+without code of its own: it says which quantities of rows, samples or latents are summed, and what follows
+from the sums.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from saelab.types import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from saelab.sae import SAE
+
+S = TypeVar("S", bound="type[Score]")
+_SCORES: dict[str, Score] = {}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Some rows as one SAE has seen them."""
+
+    x: Tensor
+    """[rows d_in]: what it reads"""
+    y: Tensor
+    """[rows d_out]: what x_hat should be: x itself, or a transcoder's target"""
+    x_hat: Tensor
+    """[rows d_out]"""
+    codes: Tensor
+    """[rows d_sae]"""
+    mean: Tensor
+    """[d_out]: of y over all rows"""
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """Some samples as the subject loses on them, next to what it loses untouched. Arrays are [samples]."""
+
+    n: np.ndarray
+    """targets"""
+    loss: np.ndarray
+    """summed loss with the reconstruction in place of the rows"""
+    clean: np.ndarray
+    """of the subject untouched"""
+    ablated: np.ndarray
+    """with the mean of all rows in their place"""
+
+
+class Score(ABC):
+    """One score of an SAE; its class's docstring is what people read.
+
+    Of the three methods that say what is summed, a score has one.
+    """
+
+    name: ClassVar[str] = ""
+    needs: ClassVar[type | None] = None
+    """what the subject must be able to do (`saelab.types.HasLoss`, ...); None: rows alone suffice"""
+
+    def of_rows(self, seen: Seen) -> Mapping[str, Tensor]:
+        """Quantity -> [rows]; units are the samples that rows are of."""
+        return {}
+
+    def of_samples(self, spliced: Spliced) -> Mapping[str, np.ndarray]:
+        """Quantity -> [samples]; units are samples."""
+        return {}
+
+    def of_latents(self, fired: np.ndarray, sae: SAE) -> Mapping[str, np.ndarray]:
+        """Quantity -> [d_sae], once all rows were seen; units are latents. fired: int64 [d_sae], rows where
+        each is not 0."""
+        return {}
+
+    @abstractmethod
+    def value(self, sums: Mapping[str, Any]) -> Any:
+        """The score, from quantity -> its sum (numbers, or arrays of them alike)."""
+
+
+def register(name: str) -> Callable[[S], S]:
+    """A class decorator that adds a score to `saelab.evaluate`.
+
+    Args:
+        name: of the score, as reports have it.
+
+    Raises:
+        ConfigError: The class is no Score, has no docstring, or another has the name.
+    """
+
+    def decorated(cls: S) -> S:
+        old = _SCORES.get(name)
+        taken = old is not None and (type(old).__module__, type(old).__qualname__) != (
+            cls.__module__,
+            cls.__qualname__,
+        )
+        if not (isinstance(cls, type) and issubclass(cls, Score)) or not cls.__doc__ or taken:
+            message = (
+                "A score must be a class below saelab.analysis.scores.Score with a docstring and a name of "
+                f"its own. Got {cls.__name__} as {name!r}. Say in the docstring what it is."
+            )
+            raise ConfigError(message)
+        cls.name = name
+        _SCORES[name] = cls()
+        return cls
+
+    return decorated
+
+
+def registered() -> dict[str, Score]:
+    """Every score, by its name."""
+    return dict(_SCORES)

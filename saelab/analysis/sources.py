@@ -1,0 +1,212 @@
+"""Rows that are scored: of a subject over a corpus, of a store of activations, or of a tensor."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saelab.analysis.scores import Spliced
+from saelab.harvesting.batches import check_hooks, side_by_side
+from saelab.subjects.reading import How
+from saelab.types import ConfigError, Inputs, ShapeError, check_finite, lacking
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from saelab.sae import SAE
+    from saelab.types import Intervention
+
+ROWS_AT_ONCE = 4096
+
+
+def source_of(sae: SAE, subject: Any, corpus: Any, max_rows: int | None, batch_size: int) -> Source:
+    """Where the rows of `saelab.evaluate` come from. Raises ConfigError, HookError, ShapeError."""
+    import torch
+
+    from saelab.stores import ActivationStore
+
+    if isinstance(subject, ActivationStore | torch.Tensor):
+        if corpus is not None:
+            message = (
+                "Activations are scored as they are. Got a corpus beside them. Leave it out, or pass the "
+                "subject."
+            )
+            raise ConfigError(message)
+        return _Rows(sae, subject, max_rows)
+    if not callable(getattr(subject, "read", None)):
+        message = (
+            "An SAE is evaluated on a subject, a store of activations or a tensor. Got a "
+            f"{type(subject).__name__}. Pass e.g. saelab.load_subject(...)."
+        )
+        raise ConfigError(message)
+    if corpus is None:
+        message = "A subject needs a corpus to be evaluated on. Got None. Pass texts, or what else it reads."
+        raise ConfigError(message)
+    return _Passes(sae, subject, corpus, max_rows, batch_size)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows, and where they are in a pass of the subject."""
+
+    x: Tensor
+    y: Tensor
+    unit: np.ndarray
+    """int64 [rows]: number of the sample that each is of"""
+    inputs: Inputs | None = None
+    acts: Mapping[str, Tensor] = field(default_factory=dict)
+    """hook name -> [samples positions width]"""
+    kept: Tensor | None = None
+    """bool [samples positions]: which positions are rows"""
+    samples: Sequence[int] = ()
+    """number of each sample of the pass"""
+
+
+class Source:
+    """Where rows come from."""
+
+    name: str
+
+    def parts(self) -> Iterator[Part]:
+        raise NotImplementedError
+
+    def lacks(self, capability: type | None) -> str | None:
+        """Why a capability is not at hand; None where it is."""
+        return None if capability is None else "activations alone have no loss: pass the subject and a corpus"
+
+    def losses(self, part: Part, mean: Tensor) -> Spliced:
+        raise NotImplementedError
+
+    def loss(self, part: Part, x_hat: Tensor) -> np.ndarray:
+        raise NotImplementedError
+
+
+class _Rows(Source):
+    """A store of activations, or tensors."""
+
+    def __init__(self, sae: SAE, acts: Any, max_rows: int | None) -> None:
+        import torch
+
+        self._max = max_rows
+        if isinstance(acts, torch.Tensor):
+            if acts.ndim != 2 or acts.shape[1] != sae.d_in or sae.config.d_out is not None:
+                message = (
+                    f"Activations must be [n {sae.d_in}], of an autoencoder. Got {list(acts.shape)} for a "
+                    f"{sae.config.recipe}. Pass a store of both ends for a transcoder."
+                )
+                raise ShapeError(message)
+            self.name = str(sae.config.hook or "activations")
+            self._acts: Any = acts
+            self._reads = self._writes = None
+            return
+        self._acts = acts
+        self._reads, self._writes = [str(h) for h in sae.reads], [str(h) for h in sae.writes]
+        for hooks, width in ((self._reads, sae.d_in), (self._writes, sae.d_out)):
+            found = sum(acts.width(hook) for hook in hooks)
+            if found != width:
+                message = (
+                    f"The store must have the SAE's width at {' + '.join(hooks)}, {width}. Got {found}. "
+                    "Pass a store of the model that the SAE was trained on."
+                )
+                raise ShapeError(message)
+        self.name = _named(self._reads, self._writes)
+
+    def parts(self) -> Iterator[Part]:
+        import torch
+
+        n = len(self._acts) if self._max is None else min(len(self._acts), self._max)
+        for low in range(0, n, ROWS_AT_ONCE):
+            at = np.arange(low, min(low + ROWS_AT_ONCE, n))
+            if self._reads is None:
+                x = self._acts[low : low + len(at)].float()
+                check_finite(x, "Activations")
+                yield Part(x, x, at)
+                continue
+            found = {hook: self._acts.acts(at, hook) for hook in {*self._reads, *(self._writes or ())}}
+            x, y = (torch.cat([found[h] for h in hooks], 1) for hooks in (self._reads, self._writes or ()))
+            yield Part(x, y, self._acts.rows(at, self._reads[0]).rows[:, 0].numpy())
+
+
+class _Passes(Source):
+    """A subject over a corpus."""
+
+    def __init__(self, sae: SAE, subject: Any, corpus: Any, max_rows: int | None, batch_size: int) -> None:
+        self.subject, self.corpus, self._max = subject, subject.corpus(corpus), max_rows
+        self.reads = check_hooks(subject, sae.reads, self.corpus)
+        self.writes = check_hooks(subject, sae.writes, self.corpus)
+        self.widths = [subject.width(hook) for hook in self.writes]
+        for hooks, width in ((self.reads, sae.d_in), (self.writes, sae.d_out)):
+            found = sum(subject.width(hook) for hook in hooks)
+            if found != width:
+                message = (
+                    f"The SAE must have the width of {' + '.join(map(str, hooks))}, {found}. Got {width}. "
+                    "Pass the subject that it was trained on."
+                )
+                raise ShapeError(message)
+        self.how = How(batch_size, long="truncate")
+        self.name = _named(list(map(str, self.reads)), list(map(str, self.writes)))
+
+    def lacks(self, capability: type | None) -> str | None:
+        missing = [] if capability is None else lacking(self.subject, capability)
+        if not missing:
+            return None
+        return f"a {type(self.subject).__name__} lacks {', '.join(missing)}"
+
+    def parts(self) -> Iterator[Part]:
+        import torch
+
+        seen = done = 0
+        hooks = list(dict.fromkeys([*self.reads, *self.writes]))
+        documents, size = iter(enumerate(self.corpus)), self.subject.stretch(self.how)
+        while stretch := list(itertools.islice(documents, size)):
+            reading = self.subject.read(stretch, self.how)
+            for samples, inputs in reading.passes():
+                run = self.subject.run(inputs, read=hooks, output=False)
+                first = next(iter(run.acts.values()))
+                kept = torch.zeros(first.shape[:2], dtype=torch.bool)
+                calls = run.calls.get(str(hooks[0]), 1)
+                for at, sample in enumerate(samples):
+                    kept[at].view(calls, -1)[:, reading.kept(sample, at, inputs, run)] = True
+                rows = {name: acts[kept.to(acts.device)] for name, acts in run.acts.items()}
+                for name, each in rows.items():
+                    check_finite(each, f"Activations at {name}")
+                numbers = [done + sample for sample in samples]
+                unit = np.array(numbers, dtype=np.int64)[kept.nonzero()[:, 0].numpy()]
+                x, y = side_by_side(rows, self.reads), side_by_side(rows, self.writes)
+                yield Part(x, y, unit, inputs, run.acts, kept, numbers)
+                seen += len(x)
+                if self._max is not None and seen >= self._max:
+                    return
+            done += reading.n_samples
+
+    def losses(self, part: Part, mean: Tensor) -> Spliced:
+        clean, n = self.subject.loss(part.inputs)
+        ablated, _ = self.subject.loss(part.inputs, self._replaced(part, mean.expand(len(part.y), -1)))
+        return Spliced(n, clean, clean, ablated)
+
+    def loss(self, part: Part, x_hat: Tensor) -> np.ndarray:
+        return self.subject.loss(part.inputs, self._replaced(part, x_hat))[0]
+
+    def _replaced(self, part: Part, rows: Tensor) -> list[Intervention]:
+        """The edits that put [rows d_out] where the rows are; the rest stays as it is."""
+        from saelab.interventions.reconstruction import Replace
+
+        edits: list[Intervention] = []
+        assert part.kept is not None
+        for hook, own in zip(self.writes, rows.split(self.widths, 1), strict=True):
+            values = part.acts[str(hook)].clone()
+            values[part.kept.to(values.device)] = own.to(values)
+            edits.append(Replace(hook, values))
+        return edits
+
+
+def _named(reads: Sequence[str], writes: Sequence[str]) -> str:
+    names = [" + ".join(hooks) for hooks in (reads, writes)]
+    return names[0] if names[0] == names[1] else " -> ".join(names)
+
+
+__all__ = ["Part", "Source", "source_of"]

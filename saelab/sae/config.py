@@ -1,0 +1,227 @@
+"""What an SAE is, as plain data: the name of a recipe, its sizes and options, checked.
+
+This module knows no architecture: `saelab.sae.architectures`, and whoever adds one, fills `RECIPES` by
+`register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn
+
+from saelab.config import integer, is_integer
+from saelab.sae.dictionaries import Archetypal, Dictionary, Free
+from saelab.sae.sparsifiers import Sparsifier
+from saelab.types import ConfigError, HookPoint, nearest
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a recipe."""
+
+    default: Any
+    check: Callable[[str, Any, SAEConfig], None]
+    """(name, value, config) -> None; raises ConfigError."""
+    line: str
+    """What it does, for people."""
+
+
+def chosen_dictionary(config: SAEConfig) -> Dictionary:
+    """Free decoder rows, or archetypal ones, as the options say."""
+    options = config.options
+    if options["dictionary"] == "free":
+        return Free(config.d_sae, config.width_out)
+    candidates = options["candidates"] or min(config.d_sae, 4096)
+    return Archetypal(config.d_sae, config.width_out, candidates, options["delta"])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named architecture: the parts of which an SAE is built, and how it is trained."""
+
+    line: str
+    """What it is, for people."""
+    options: Mapping[str, Option]
+    sparsifier: Callable[[SAEConfig], Sparsifier]
+    losses: Callable[[SAEConfig], tuple[str, ...]]
+    """Names in `saelab.training.LOSSES`."""
+    rules: Callable[[SAEConfig], tuple[str, ...]]
+    """Names in `saelab.training.RULES`, in the order in which they apply."""
+    dictionary: Callable[[SAEConfig], Dictionary] = chosen_dictionary
+    title: Callable[[SAEConfig], str] = lambda c: ""
+    """What it is called for people, "" for its name."""
+    transcodes: bool = False
+    """Whether the target is another activation than the input."""
+    skip: bool = False
+    """Whether a linear map of the input is added to the output."""
+    divides: tuple[str, ...] = ()
+    """What ranks may divide among them in training: "data", "latents"."""
+
+
+RECIPES: dict[str, Recipe] = {}
+"""Every recipe by its name."""
+
+
+def register(name: str, entry: Recipe) -> None:
+    """Add a recipe, so that `saelab.recipe(name, ...)` makes configs of it.
+
+    Raises:
+        ConfigError: Where the name is no identifier, or is taken.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        message = f"A recipe's name must be an identifier. Got {name!r}. Pass e.g. 'my_topk'."
+        raise ConfigError(message)
+    if name in RECIPES:
+        message = f"A recipe's name must be new. Got {name!r}, which is taken. Choose another."
+        raise ConfigError(message)
+    RECIPES[name] = entry
+
+
+class Options(dict[str, Any]):
+    """A dict that refuses changes, so that a config cannot be altered after it was checked."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        msg = "The options of a config must not change. Got an assignment. Make a new config by recipe(...)."
+        raise ConfigError(msg)
+
+    __setitem__ = __delitem__ = update = pop = popitem = clear = setdefault = __ior__ = _refuse  # type: ignore[assignment]
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(sorted(self.items(), key=lambda item: item[0])))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Options, (dict(self),)
+
+
+@dataclass(frozen=True)
+class SAEConfig:
+    """What an SAE is, as plain data; `saelab.config.to_dict` and `from_dict` take it through JSON.
+
+    d_in: width of the activations. d_sae: number of latents. recipe: a name out of `recipes()`. hook: where
+    the activations were read, or None. options: every option of the recipe (missing ones get the default).
+    d_out, hook_out: of a transcoder's target, where it is another activation than the input. hooks: the
+    points whose activations a crosscoder reads one beside the other, or (). Raises ConfigError for anything
+    out of range and for unknown recipes or options.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    d_in: int
+    d_sae: int
+    recipe: str
+    hook: HookPoint | None = None
+    options: Mapping[str, Any] = Options()
+    d_out: int | None = None
+    hook_out: HookPoint | None = None
+    hooks: tuple[HookPoint, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("d_in", "d_sae", "d_out"):
+            value = getattr(self, name)
+            if name != "d_out" or value is not None:
+                object.__setattr__(self, name, integer(name, value, 1, 2**31 - 1))
+        if self.recipe not in RECIPES:
+            msg = (
+                f"The recipe must be one of {', '.join(RECIPES)}. Got {self.recipe!r}. "
+                f"{nearest(str(self.recipe), RECIPES)}saelab.recipes() lists them."
+            )
+            raise ConfigError(msg)
+        for name in ("hook", "hook_out"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, HookPoint.of(getattr(self, name)))
+        object.__setattr__(self, "hooks", tuple(HookPoint.of(hook) for hook in self.hooks))
+        self._check_ends(self.entry)
+        known = self.entry.options
+        for name in self.options:
+            if name not in known:
+                msg = (
+                    f"The recipe {self.recipe!r} has no option {name!r}. {nearest(str(name), known)}"
+                    f"Its options are {', '.join(known)}."
+                )
+                raise ConfigError(msg)
+        given = {name: self.options.get(name, option.default) for name, option in known.items()}
+        values = Options({name: _plain(value) for name, value in given.items()})
+        object.__setattr__(self, "options", values)
+        for name, option in known.items():
+            option.check(name, values[name], self)
+
+    @property
+    def entry(self) -> Recipe:
+        """The recipe itself."""
+        return RECIPES[self.recipe]
+
+    @property
+    def width_out(self) -> int:
+        """Width of the reconstruction."""
+        return self.d_in if self.d_out is None else self.d_out
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the activations that a crosscoder reads side by side, else ()."""
+        return tuple(self.options.get("widths", ()))
+
+    @property
+    def title(self) -> str:
+        """The recipe's name for people, with what an option makes of it."""
+        return self.entry.title(self) or self.recipe
+
+    def _check_ends(self, entry: Recipe) -> None:
+        if entry.transcodes != (self.d_out is not None) or (
+            self.hook_out is not None and not entry.transcodes
+        ):
+            need = "needs d_out, the width of its target" if entry.transcodes else "has no d_out or hook_out"
+            remedy = "Pass d_out=..." if entry.transcodes else "Use 'transcoder', or leave them out."
+            msg = f"The recipe {self.recipe!r} {need}. Got d_out={self.d_out!r}. {remedy}"
+            raise ConfigError(msg)
+        if self.hooks and "widths" not in entry.options:
+            names = [str(hook) for hook in self.hooks]
+            msg = f"The recipe {self.recipe!r} reads one hook. Got {names}. Pass hook=, or use 'crosscoder'."
+            raise ConfigError(msg)
+
+
+def recipe(
+    name: str,
+    *,
+    d_in: int,
+    d_sae: int,
+    hook: HookPoint | str | None = None,
+    d_out: int | None = None,
+    hook_out: HookPoint | str | None = None,
+    hooks: Sequence[HookPoint | str] = (),
+    **options: Any,
+) -> SAEConfig:
+    """The configuration of a named architecture, its options checked and completed by their defaults.
+
+    >>> recipe("topk", d_in=512, d_sae=8192, k=32).options["k"]
+    32
+
+    d_out, hook_out: the target of a transcoder. hooks: what a crosscoder reads. Raises ConfigError for an
+    unknown recipe or option (naming the nearest) and for values out of range.
+    """
+    at = None if hook is None else HookPoint.of(hook)
+    out = None if hook_out is None else HookPoint.of(hook_out)
+    return SAEConfig(d_in, d_sae, name, at, options, d_out, out, tuple(HookPoint.of(h) for h in hooks))
+
+
+def recipes() -> dict[str, str]:
+    """Name -> one line, for every recipe."""
+    return {name: entry.line for name, entry in RECIPES.items()}
+
+
+def recipe_options(name: str) -> dict[str, str]:
+    """Option -> one line with its default, for the recipe `name`."""
+    if name not in RECIPES:
+        hint = nearest(str(name), RECIPES)
+        message = f"The recipe must be one of {', '.join(RECIPES)}. Got {name!r}. {hint}See saelab.recipes()."
+        raise ConfigError(message)
+    return {
+        key: f"{option.line} Default: {option.default!r}." for key, option in RECIPES[name].options.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no tuples, options must be hashable, and NumPy's integers are not Python's."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item) for item in value)
+    return int(value) if is_integer(value) else value

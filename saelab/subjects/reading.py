@@ -1,0 +1,325 @@
+"""How subjects read a corpus: which passes a stretch of documents takes, and which rows they give.
+
+Harvesting knows no kind of subject: it asks for a `Reading`, runs its passes, and keeps the positions that it
+says are rows, in the order of the documents.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import torch
+
+from saelab.corpora import Corpus, Document, as_corpus, samples
+from saelab.layout import LINE, Layout, Segment
+from saelab.subjects.packing import Packed, check_packing, packed, stretch_size
+from saelab.types import ConfigError, HookError, Inputs, Run, Shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FACETS = {"line": "position", "grid": "patch", "list": "item", "extra": "extra"}
+"""Kind of a segment -> what its rows show where the subject does not say it."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How a corpus is read."""
+
+    batch_size: int = 16
+    """samples that run together"""
+    packing: str = "document"
+    long: str = "truncate"
+    include_bos: bool = False
+
+
+class Rows(NamedTuple):
+    """The rows of some documents, in their order."""
+
+    origin: np.ndarray
+    """int64 [n 3]: (document number, position in the document, call)"""
+    shown: np.ndarray
+    """int32 [n]: what each row shows, a number in `vocabulary`"""
+    vocabulary: list[Shown]
+    ids: np.ndarray
+    """int32 [n]: the subject's own number of what a row shows, such as a token id; -1 where it has none"""
+    special: np.ndarray
+    """bool [n]: what a chat template or the tokenizer wrote"""
+    counted: np.ndarray
+    """bool [n]: all but BOS, which is a row where it is asked for"""
+
+    def part(self, start: int, end: int) -> Rows:
+        """Rows start..end-1."""
+        at = slice(start, end)
+        plain = (self.ids[at], self.special[at], self.counted[at])
+        return Rows(self.origin[at], self.shown[at], self.vocabulary, *plain)
+
+
+class Reading(ABC):
+    """What a subject makes of consecutive documents.
+
+    A sample is what a pass reads as one; samples are numbered in the order of the documents.
+    """
+
+    n_samples: int
+    cut: int = 0
+    """documents that were cut at the context"""
+
+    @abstractmethod
+    def passes(self) -> Iterator[tuple[Sequence[int], Inputs]]:
+        """(numbers of the samples, their inputs) of each forward pass."""
+
+    @abstractmethod
+    def kept(self, sample: int, at: int, inputs: Inputs, run: Run) -> slice | Tensor:
+        """Which positions of a sample are rows. at: its place in the pass."""
+
+    @abstractmethod
+    def rows(self, calls: int = 1) -> Rows:
+        """All rows, once every sample was kept. calls: of the hook points in a pass; the rows of a document
+        then come call by call."""
+
+    def count(self) -> int | None:
+        """How many rows there are, where that is known without a pass; else None."""
+        return None
+
+    def layouts(self) -> list[str]:
+        """How the positions of each document lie, once every sample was kept."""
+        raise NotImplementedError
+
+
+class TokenReading(Reading):
+    """Documents as token sequences.
+
+    Args:
+        packed: what is read as one sample, in the order of the documents.
+        batch_size: samples of a pass; they are sorted by length, so that padding costs little.
+        prepare: (lists of ids, segments or None) -> inputs.
+        strings: ids -> text of each token for people.
+        bos_id: of the token that is put first, or None.
+    """
+
+    def __init__(
+        self,
+        packed: Packed,
+        batch_size: int,
+        prepare: Callable[..., Inputs],
+        strings: Callable[[Sequence[int]], list[str]],
+        bos_id: int | None,
+    ) -> None:
+        self.samples, self.cut, self.n_documents = packed
+        self._bos_id = bos_id
+        self.n_samples = len(self.samples)
+        self._batch_size, self._prepare, self._strings = batch_size, prepare, strings
+        self._kept = [_positions(sample.counted) for sample in self.samples]
+
+    def passes(self) -> Iterator[tuple[Sequence[int], Inputs]]:
+        by_length = sorted(range(self.n_samples), key=lambda i: len(self.samples[i].ids))
+        for first in range(0, self.n_samples, self._batch_size):
+            some = by_length[first : first + self._batch_size]
+            ids, segments = [self.samples[i].ids for i in some], [self.samples[i].segments for i in some]
+            yield some, self._prepare(ids, segments) if segments[0] else self._prepare(ids)
+
+    def kept(self, sample: int, at: int, inputs: Inputs, run: Run) -> slice | Tensor:
+        return self._kept[sample]
+
+    def rows(self, calls: int = 1) -> Rows:
+        counted = self._all("counted", np.bool_)
+        columns = [self._all(name, np.int64)[counted] for name in ("documents", "positions")]
+        origin = np.stack([*columns, np.zeros(len(columns[0]), np.int64)], axis=1)
+        ids = self._all("ids", np.int32)[counted]
+        distinct, shown = np.unique(ids, return_inverse=True)
+        vocabulary = [Shown("token", text) for text in self._strings(distinct.tolist())]
+        special = self._all("special", np.bool_)[counted]
+        bos = (ids == self._bos_id) & (origin[:, 1] == 0)
+        return Rows(origin, shown.astype(np.int32), vocabulary, ids, special, ~bos)
+
+    def count(self) -> int | None:
+        return sum(sum(sample.counted) for sample in self.samples)
+
+    def layouts(self) -> list[str]:
+        return [str(LINE)] * self.n_documents
+
+    def _all(self, name: str, kind: type) -> np.ndarray:
+        n = sum(len(sample.ids) for sample in self.samples)
+        return np.fromiter(itertools.chain.from_iterable(getattr(s, name) for s in self.samples), kind, n)
+
+
+class SampleReading(Reading):
+    """Documents that are one sample each, whose positions are known when they were run.
+
+    Args:
+        documents: (number, document) in order.
+        batch_size: of a pass.
+        prepare: raw samples -> inputs.
+        layout: how the positions of a document lie; None: as the tensor at the hook point has them, a grid
+            where it has rows and columns, else a line.
+        label: (inputs, sample, position) -> what a row shows; None: where it lies.
+    """
+
+    def __init__(
+        self,
+        documents: Sequence[tuple[int, Document]],
+        batch_size: int,
+        prepare: Callable[[Sequence[Any]], Inputs],
+        layout: Callable[[Any], str] | None = None,
+        label: Callable[[Inputs, int, int], str] | None = None,
+    ) -> None:
+        self.documents, self.n_samples = documents, len(documents)
+        self._batch_size, self._prepare, self._layout, self._label = batch_size, prepare, layout, label
+        self._layouts: list[Layout] = [LINE] * self.n_samples
+        self._n = [0] * self.n_samples
+        self._labels: list[list[str]] = [[] for _ in documents]
+
+    def passes(self) -> Iterator[tuple[Sequence[int], Inputs]]:
+        for first in range(0, self.n_samples, self._batch_size):
+            some = range(first, min(first + self._batch_size, self.n_samples))
+            yield some, self._prepare([self.documents[i][1].raw for i in some])
+
+    def kept(self, sample: int, at: int, inputs: Inputs, run: Run) -> slice | Tensor:
+        positions = {name: x.shape[1] // run.calls.get(name, 1) for name, x in run.acts.items()}
+        if len(set(positions.values())) > 1:
+            message = (
+                f"Hook points that are harvested together must have the same positions. Got {positions}. "
+                "Harvest them one by one."
+            )
+            raise HookError(message)
+        first, n = next(iter(positions.items()))
+        document, space = self.documents[sample][1], run.spaces.get(first)
+        # padding is no row; a hook point that has other positions than the inputs has none
+        if inputs.lengths is not None and space is None and n == _width(inputs):
+            n = int(inputs.lengths[at])
+        if self._layout is not None:
+            self._layouts[sample] = Layout.parse(self._layout(document.raw))
+            self._layouts[sample].check(n, f"document {document.id!r} at {first}")
+        else:
+            self._layouts[sample] = _found(space, n) if inputs.lengths is None else LINE
+        self._n[sample] = n
+        if self._label is not None:
+            self._labels[sample] = [self._label(inputs, at, i) for i in range(n)]
+        return slice(0, n)
+
+    def rows(self, calls: int = 1) -> Rows:
+        numbers: dict[Shown, int] = {}
+        shown, origin = [], []
+        known: dict[tuple[Layout, int], list[int]] = {}
+        for i, (number, _) in enumerate(self.documents):
+            layout, n = self._layouts[i], self._n[i]
+            if self._label is not None or (layout, n) not in known:
+                places = [layout.place(at) for at in range(n)]
+                names = [place.name for place in places] if self._label is None else self._labels[i]
+                found = [Shown(FACETS[place.kind], name) for place, name in zip(places, names, strict=True)]
+                known[layout, n] = [numbers.setdefault(each, len(numbers)) for each in found]
+            own = known[layout, n]
+            shown.append(np.tile(np.array(own, np.int32), calls))
+            at = np.tile(np.arange(n), calls)
+            origin.append(np.stack([np.full(n * calls, number), at, np.repeat(np.arange(calls), n)], axis=1))
+        whole = np.concatenate(origin).astype(np.int64) if origin else np.zeros((0, 3), np.int64)
+        every = np.concatenate(shown) if shown else np.zeros(0, np.int32)
+        n = len(whole)
+        return Rows(
+            whole, every, list(numbers), np.full(n, -1, np.int32), np.zeros(n, bool), np.ones(n, bool)
+        )
+
+    def layouts(self) -> list[str]:
+        return list(map(str, self._layouts))
+
+
+class ReadsTexts:
+    """The way of a subject that `HasTokens` through a corpus of texts and dialogues."""
+
+    def corpus(self, data: Any) -> Corpus:
+        """Texts, Documents or a Corpus as a Corpus. Raises CorpusError on an empty one."""
+        return as_corpus(data)
+
+    def prime(self, document: Document) -> None:
+        """Nothing: texts have one form."""
+
+    def stretch(self, how: How) -> int:
+        """Documents that `read` takes at once. Raises ConfigError on an unknown packing."""
+        check_packing(how.packing, how.long)
+        return stretch_size(how.batch_size, how.packing)
+
+    def read(self, documents: Sequence[tuple[int, Document]], how: How) -> TokenReading:
+        """How consecutive documents are read: packed as `how` says.
+
+        Args:
+            documents: (number in the corpus, document).
+            how: see `saelab.harvest`.
+
+        Raises:
+            CorpusError: A document is empty, too long, or no dialogue where one is needed.
+        """
+        own: Any = self
+        found = packed(own, documents, how.packing, how.long, how.include_bos)
+        return TokenReading(found, how.batch_size, own.prepare_tokens, own.token_strings, own.bos_id)
+
+
+class ReadsSamples:
+    """The way of a subject through a corpus of samples, which run as they are."""
+
+    def corpus(self, data: Any) -> Corpus:
+        """Samples that `prepare` takes as a Corpus. Raises CorpusError on an empty one."""
+        return samples(data)
+
+    def prime(self, document: Document) -> None:
+        """Nothing, unless the subject learns from a sample."""
+
+    def stretch(self, how: How) -> int:
+        """Documents that `read` takes at once. Raises ConfigError on a packing."""
+        if how.packing != "document":
+            message = (
+                f"Only texts are packed. Got packing={how.packing!r} for a {type(self).__name__}. "
+                "Leave it out."
+            )
+            raise ConfigError(message)
+        return 16 * how.batch_size
+
+    def read(self, documents: Sequence[tuple[int, Document]], how: How) -> SampleReading:
+        """How consecutive documents are read: each is one sample.
+
+        Args:
+            documents: (number in the corpus, document).
+            how: its batch size counts.
+        """
+        own = cast(Any, self)
+        return SampleReading(documents, how.batch_size, own.prepare, label=own.label)
+
+
+def _found(space: Sequence[int] | None, n: int) -> Layout:
+    """The layout of a tensor's own positions."""
+    if space is not None and len(space) == 2 and space[0] * space[1] == n > 1:
+        return Layout((Segment("grid", n, space[1]),))
+    return Layout((Segment("extra", 1),)) if n == 1 else LINE
+
+
+def _width(inputs: Inputs) -> int | None:
+    """Positions of the inputs, padding included."""
+    mask: Any = inputs.data.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+        return int(mask.shape[1])
+    return None if inputs.lengths is None else int(inputs.lengths.max(initial=0))
+
+
+def _positions(counted: Sequence[bool]) -> slice | Tensor:
+    """Where the rows of a sequence are: a slice, which copies nothing, if they are neighbours."""
+    n = sum(counted)
+    start = counted.index(True) if n else 0
+    together = all(counted[start : start + n])
+    return slice(start, start + n) if together else torch.tensor(counted).nonzero()[:, 0]
+
+
+__all__ = [
+    "FACETS",
+    "How",
+    "Reading",
+    "ReadsSamples",
+    "ReadsTexts",
+    "Rows",
+    "SampleReading",
+    "TokenReading",
+]

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lab bench check clean
+.PHONY: demo test real lab bench check clean
 
 demo: .venv/installed
 	$(BIN)/saelab demo --out demo
@@ -11,6 +11,10 @@ demo: .venv/installed
 test: .venv/installed-dev
 	tools/system_packages.sh
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+real: .venv/installed-dev
+	tools/real_models.sh $(BIN)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m real tests
 
 lab: .venv/installed-lab
 	$(BIN)/jupyter lab notebooks

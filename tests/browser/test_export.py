@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from shown import levels_view
 
 from saelab.analysis.results import (
     Examples,
@@ -15,7 +16,7 @@ from saelab.analysis.results import (
     Window,
 )
 from saelab.types import Codes
-from saelab.widgets import FeaturesView, Lines, Table, Text, TokensView, Views
+from saelab.widgets import CardView, FeaturesView, Lines, Selection, Table, Text, TokensView, Views
 from saelab.widgets import page as views_page
 
 HOSTILE = [
@@ -111,15 +112,11 @@ def test_the_table_of_a_wide_sae_draws_few_rows(browser, tmp_path):
     n = 65_536
     density = np.random.default_rng(0).random(n).astype(np.float32)
     table = LatentTable(np.ones(n, np.int64), density, density, density, density, ("",) * n)
-    view = FeaturesView(table, questions={"card": fake_card})
-    from saelab.widgets import export
 
-    held = export._cards
-    try:
-        export._cards = lambda views: ([0], lambda some: map(fake_card, some))
-        path = view.export(tmp_path / "wide.html")
-    finally:
-        export._cards = held
+    class WithoutCards(FeaturesView):
+        exported = FeaturesView.first
+
+    path = WithoutCards(table, questions={"card": fake_card}).export(tmp_path / "wide.html")
     page = browser.new_page()
     page.goto(path.as_uri())
     page.wait_for_selector(".sl-row")
@@ -172,4 +169,26 @@ def test_a_signed_latent_shows_both_poles(signed_lab, page, tmp_path, scheme):
     assert [("minus" in label) for label in labels] == (codes < 0).tolist()
     page.locator(".sl-text .sl-token").nth(int(np.abs(codes).argmax())).hover()
     page.wait_for_selector(".sl-detail .sl-chip")
+    assert page.errors == []
+
+
+def test_a_view_from_elsewhere_joins_in(page, tmp_path):
+    """The view of the documentation, beside one of saelab: they share the selection."""
+    chosen = Selection(latents=(3, 8), latent=3)
+    levels = levels_view(tmp_path)(np.linspace(0.1, 1, 10), selection=chosen)
+    card = CardView(3, questions={"card": fake_card}, selection=chosen)
+    path = views_page(tmp_path / "levels.html", "Levels", [Views("", [levels, card])])
+    page.goto(path.as_uri())
+    page.wait_for_selector('.sl-card[data-latent="3"]')
+    assert page.locator("button[aria-pressed]").all_inner_texts() == ["#3 40.0 %", "#8 90.0 %"]
+    page.locator("button[aria-pressed]").nth(1).click()
+    assert page.locator("button[aria-pressed=true]").inner_text() == "#8 90.0 %"
+    # the page holds the card that the card view had, and says so of others
+    assert page.locator(".sl-banner:visible").inner_text().startswith("This page holds no card of latent 8.")
+    assert page.locator('.sl-card[data-latent="3"]').count() == 1
+    page.locator("button[aria-pressed]").first.click()
+    page.wait_for_selector(".sl-banner", state="hidden")
+    # choosing a window tells the other views
+    page.locator(".sl-windows button").first.click()
+    assert page.locator('.sl-windows li[aria-current="true"]').count() >= 1
     assert page.errors == []

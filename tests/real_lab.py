@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,14 @@ class Jupyter:
     def kill_kernels(self) -> None:
         for kernel in self.kernels():
             request = urllib.request.Request(f"{self.url}/api/kernels/{kernel['id']}", method="DELETE")
-            urllib.request.urlopen(request, timeout=20).close()
+            for tries_left in (3, 2, 1, 0):
+                try:
+                    urllib.request.urlopen(request, timeout=20).close()
+                    break
+                except urllib.error.HTTPError:  # of a kernel that is just restarting, the server lost track
+                    if not tries_left:
+                        raise
+                    time.sleep(2)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -56,7 +55,8 @@ def clean(text: str) -> str:
 
 def rounded(value: float) -> float | None:
     """Six significant digits: more than is shown, fewer bytes than all. None where JSON has no number."""
-    return float(f"{float(value):.6g}") if math.isfinite(value) else None
+    short = float(f"{value:.6g}")
+    return short if short - short == 0 else None  # a page has 70 of these for each latent
 
 
 def _bytes(name: str, array: np.ndarray) -> tuple[str, bytes]:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 # of the server and the lab themselves, offline; none of these is ours
 FOREIGN = re.compile(
     r"favicon|404 \(Not Found\)|api/(contents|kernels|sessions)|WebSocket|Failed to load resource"
+    r"|restore the debugger state"
 )
 
 

@@ -42,6 +42,8 @@ def test_a_page_holds_every_card_once(tmp_path):
     assert list(held["card"]) == [f"card?latent={j}" for j in range(n)]
     assert decoded(*held["names"]["names"])["names"] == list(table(n).names)
     np.testing.assert_array_equal(decoded(*held["table"]["table"])["count"], table(n).count)
+    # coarser than in a notebook
+    assert decoded(*held["card"]["card?latent=7"])["values"].dtype == np.uint8
     for j in (0, 7, 64, n - 1):
         windows = decoded_windows(*held["card"][f"card?latent={j}"])
         for (tokens, values), window in zip(windows, card(j).top.windows, strict=False):

@@ -24,6 +24,22 @@ from saelab.types import Codes
 from saelab.widgets import View
 
 
+def window(row: int, names: list[str], values: np.ndarray, document: int = 0) -> Window:
+    """Around a firing in the middle."""
+    return Window(document, row, 10, 0, float(values[10]), names, values)
+
+
+def stats(latent: int, *, low: float = 0.0, high: float = 1.0, negative: int = 0) -> LatentStats:
+    counts, edges = np.full(40, 1), np.linspace(low, high, 41)
+    return LatentStats(latent, 1000, 40, 0.04, 0.25, low, high, negative, 0.5, counts, edges)
+
+
+def sample(names: list[str], codes: np.ndarray, counted: np.ndarray | None = None) -> TokenCodes:
+    """A text of these tokens."""
+    counted = np.ones(len(names), bool) if counted is None else counted
+    return TokenCodes("".join(names), names, Codes.from_dense(codes), counted)
+
+
 def card(latent: int = 3, windows: int = 20, signed: bool = False, lens: bool = True) -> FeatureCard:
     rng = np.random.default_rng(latent)
     made = []
@@ -31,27 +47,23 @@ def card(latent: int = 3, windows: int = 20, signed: bool = False, lens: bool = 
         values = (rng.random(21) * (rng.random(21) < 0.5)).astype(np.float32) * (
             rng.choice([-1, 1]) if signed else 1
         )
-        tokens = [f" w{j}" for j in rng.integers(0, 400, 21)]
-        made.append(Window(i, 100 + i, 10, 0, float(values[10]), tokens, values))
-    low = -1.0 if signed else 0.0
-    edges = np.linspace(low, 1, 41)
-    stats = LatentStats(
-        latent, 1000, 40, 0.04, 0.25, low, 1.0, 15 if signed else 0, 0.5, np.full(40, 1), edges
-    )
+        names = [f" w{j}" for j in rng.integers(0, 400, 21)]
+        made.append(window(100 + i, names, values, document=i))
     logits = LogitLens(latent, (("up", 1.0),), (("down", -1.0),), 0.2) if lens else None
     groups = {"top": made[::2], "quantile": made[1::2]}
     if signed:
         groups = {kind: made[i::3] for i, kind in enumerate(("top", "bottom", "quantile"))}
     shown = {kind: Examples(latent, kind, tuple(some)) for kind, some in groups.items()}
-    return FeatureCard(stats, shown["top"], shown["quantile"], logits, "a label", bottom=shown.get("bottom"))
+    figures = stats(latent, low=-1.0 if signed else 0.0, negative=15 if signed else 0)
+    return FeatureCard(
+        figures, shown["top"], shown["quantile"], logits, "a label", bottom=shown.get("bottom")
+    )
 
 
 def codes() -> TokenCodes:
     rng = np.random.default_rng(0)
     dense = rng.standard_normal((5, 30)) * (rng.random((5, 30)) < 0.2)
-    return TokenCodes(
-        "abcde", list("abcde"), Codes.from_dense(dense), np.array([False, True, True, True, True])
-    )
+    return sample(list("abcde"), dense, np.array([False, True, True, True, True]))
 
 
 def table(n: int = 50) -> LatentTable:
@@ -90,7 +102,7 @@ def decoded(header: dict, buffers: list[bytes]) -> dict:
 def decoded_windows(header: dict, buffers: list[bytes]) -> list[tuple[list[str], np.ndarray]]:
     """Tokens and values of a card's windows, as the browser reads them."""
     fields = decoded(header, buffers)
-    ids, values = fields["tokens"], fields["values"]
+    ids, values = fields["names"], fields["values"]
     if "quantum" in header:
         assert values.dtype == np.uint8
         values = (values.astype(float) - header["zero"]) * header["quantum"]

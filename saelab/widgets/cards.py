@@ -44,15 +44,15 @@ def card(result: FeatureCard, *, quantised: bool = False) -> Packed:
             keeps its sign.
 
     Returns:
-        Fields `tokens` and `values` of all windows, one after the other: uint16 or uint32 numbers of the
+        Fields `names` and `values` of all windows, one after the other: uint16 or uint32 numbers of the
         header's `vocabulary`, and float32 or uint8.
     """
     groups = [group for group in (result.top, result.bottom, result.quantile) if group is not None]
     windows = [w for group in groups for w in group.windows]
     kinds = [group.kind for group in groups for _ in group.windows]
     shown = list(itertools.chain.from_iterable([w.tokens for w in windows]))
-    place = {token: i for i, token in enumerate(dict.fromkeys(shown))}
-    tokens = np.array(list(map(place.__getitem__, shown)), np.uint16 if len(place) <= 0xFFFF else np.uint32)
+    place = {name: i for i, name in enumerate(dict.fromkeys(shown))}
+    names = np.array(list(map(place.__getitem__, shown)), np.uint16 if len(place) <= 0xFFFF else np.uint32)
     values = np.concatenate([w.values for w in windows]) if windows else np.zeros(0)
     header: dict[str, Any] = {
         "latent": result.stats.latent,
@@ -82,7 +82,7 @@ def card(result: FeatureCard, *, quantised: bool = False) -> Packed:
         header["quantum"], header["zero"], values = _quantised(values)
     else:
         values = values.astype(np.float32, copy=False)
-    return Packed(header, {"tokens": tokens, "values": values})
+    return Packed(header, {"names": names, "values": values})
 
 
 def _stats(stats: LatentStats) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _quantised(values: np.ndarray) -> tuple[float, int, np.ndarray]:
     low = min(float(values.min(initial=0)), 0.0)
     span = float(values.max(initial=0)) - low
     step = span / 255 if span else 1.0
-    # 0 must stay 0, so that a token where the latent does not fire shows as such, with room for either sign
+    # 0 must stay 0, so that a row where the latent does not fire shows as such, with room for either sign
     zero = min(max(round(-low / step), 1), 254) if low < 0 else 0
     numbers = np.rint(values / step) + zero
     numbers = np.where((values != 0) & (numbers == zero), zero + np.sign(values), numbers)

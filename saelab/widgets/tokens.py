@@ -53,12 +53,13 @@ class TokensView(View):
 
 
 def pack_codes(result: TokenCodes) -> Packed:
-    """Tokens, whether each is counted, and the codes in CSR form."""
+    """What each position shows, of which kind that is, whether it is counted, and the codes in CSR form."""
     codes, counted = result.codes, result.counted
     return Packed(
-        {},
+        {"facets": ["token"]},
         {
-            "tokens": list(map(clean, result.tokens)),
+            "names": list(map(clean, result.tokens)),
+            "facets": np.zeros(len(result.tokens), np.uint8),
             "counted": counted if len(counted) else np.ones(len(result.tokens), dtype=bool),
             "indptr": codes.indptr.astype(np.int32),
             "indices": codes.indices.astype(np.int32),

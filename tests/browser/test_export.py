@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from shown import levels_view
+from shown import levels_view, sample, stats, window
 
-from saelab.analysis.results import (
-    Examples,
-    FeatureCard,
-    LatentStats,
-    LatentTable,
-    LogitLens,
-    TokenCodes,
-    Window,
-)
-from saelab.types import Codes
+from saelab.analysis.results import Examples, FeatureCard, LatentTable, LogitLens
 from saelab.widgets import CardView, FeaturesView, Lines, Selection, Table, Text, TokensView, Views
 from saelab.widgets import page as views_page
 
@@ -35,17 +26,16 @@ def fake_card(latent: int) -> FeatureCard:
     for i in range(20):
         values = (rng.random(21) * (rng.random(21) < 0.4)).astype(np.float32)
         values[10] = 2.0 - i * 0.05
-        tokens = [*HOSTILE, *(f" word{j}" for j in rng.integers(0, 800, 16))]
-        windows.append(Window(3, i, 10, 0, float(values[10]), tokens, values))
-    counts = rng.integers(0, 50, 40)
-    edges = np.linspace(0, 2, 41)
-    stats = LatentStats(
-        latent, 9_999, int(counts.sum()), counts.sum() / 9_999, 0.5, 0.0, 2.0, 0, 0.5, counts, edges
-    )
+        names = [*HOSTILE, *(f" word{j}" for j in rng.integers(0, 800, 16))]
+        windows.append(window(i, names, values, document=3))
     lens = LogitLens(latent, ((" up", 1.0), (HOSTILE[0], 0.5)), ((" down", -1.0),), 0.3)
     chosen = tuple(windows)
     return FeatureCard(
-        stats, Examples(latent, "top", chosen), Examples(latent, "quantile", chosen), lens, f"label {latent}"
+        stats(latent, high=2.0),
+        Examples(latent, "top", chosen),
+        Examples(latent, "quantile", chosen),
+        lens,
+        f"label {latent}",
     )
 
 
@@ -57,10 +47,8 @@ def exported(tmp_path_factory):
     table = LatentTable((density * 9_999).astype(np.int64), density, density, density, density * 2, names)
     browser = FeaturesView(table, questions={"card": fake_card})
     tokens = [*HOSTILE, " plain"]
-    codes = Codes.from_dense(rng.random((len(tokens), N)) * (rng.random((len(tokens), N)) < 0.01))
-    text = TokensView(
-        TokenCodes("".join(tokens), tokens, codes), questions={"card": fake_card}, selection=browser.selection
-    )
+    codes = rng.random((len(tokens), N)) * (rng.random((len(tokens), N)) < 0.01)
+    text = TokensView(sample(tokens, codes), questions={"card": fake_card}, selection=browser.selection)
     sections = [
         Text("Heading <b>", ["A paragraph & more"]),
         Table("Scores", ["", "a"], [["fvu", 0.1]]),

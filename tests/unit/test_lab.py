@@ -106,6 +106,16 @@ def test_bad_texts_are_refused(small_lab, text):
         small_lab.tokens(text)
 
 
+def test_a_page_of_several_views_holds_each_card_once(small_lab, tmp_path):
+    views = [small_lab.features(), small_lab.tokens("The cat", with_card=True), small_lab.feature(3)]
+    text = saelab.widgets.page(tmp_path / "p.html", "t", [saelab.widgets.Views("", views)]).read_text()
+    data = json.loads(re.search(r'id="saelab-data">(.*?)</script>', text, re.S)[1])
+    assert len({view["shelves"]["card"] for view in data["views"]}) == 1
+    assert {view["selection"] for view in data["views"]} == {0}
+    for view in views:
+        view.close()
+
+
 # ---- the main job
 
 

@@ -46,9 +46,9 @@ def test_a_page_holds_every_card_once(tmp_path):
     assert decoded(*held["card"]["card?latent=7"])["values"].dtype == np.uint8
     for j in (0, 7, 64, n - 1):
         windows = decoded_windows(*held["card"][f"card?latent={j}"])
-        for (tokens, values), window in zip(windows, card(j).top.windows, strict=False):
-            assert tokens == window.tokens
-            np.testing.assert_allclose(values, window.values, atol=0.01)
+        for (names, values), made_of in zip(windows, card(j).top.windows, strict=False):
+            assert names == made_of.tokens
+            np.testing.assert_allclose(values, made_of.values, atol=0.01)
     assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", path.read_text())
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shown import card, codes, decoded, decoded_windows, table
+from shown import card, codes, decoded, decoded_windows, table, window
 
-from saelab.analysis.results import Examples, LatentTable, Window
+from saelab.analysis.results import Examples, LatentTable
 from saelab.types import Codes, ConfigError, RangeError
 from saelab.widgets import CardView, FeaturesView, Selection, TokensView
 from saelab.widgets.base import View
@@ -37,11 +37,11 @@ def test_a_card_comes_back_as_it_went(signed, quantised):
     assert [w["kind"] for w in packed.header["windows"]] == kinds
     assert packed.header["stats"]["negative"] == (15 if signed else 0)
     assert [w["row"] for w in packed.header["windows"]] == [w.row for w in windows]
-    for (tokens, values), window in zip(decoded_windows(*packed.encoded()), windows, strict=True):
-        assert tokens == window.tokens
+    for (names, values), made_of in zip(decoded_windows(*packed.encoded()), windows, strict=True):
+        assert names == made_of.tokens
         step = packed.header.get("quantum", 0.0)
-        np.testing.assert_allclose(values, window.values, atol=1.01 * step + 1e-6)
-        np.testing.assert_array_equal(np.sign(values), np.sign(window.values))
+        np.testing.assert_allclose(values, made_of.values, atol=1.01 * step + 1e-6)
+        np.testing.assert_array_equal(np.sign(values), np.sign(made_of.values))
     assert json.loads(json.dumps(packed.header)) == packed.header
 
 
@@ -53,13 +53,13 @@ def test_the_weaker_pole_keeps_its_sign_in_an_exported_page(few, sign):
     made = []
     for i in range(10):
         values = rng.random(21).astype(np.float32) * rng.choice([0, sign, -few * sign], 21).astype(np.float32)
-        made.append(Window(i, i, 10, 0, float(values[10]), ["a"] * 21, values))
+        made.append(window(i, ["a"] * 21, values))
     none = card(signed=True, windows=0)
     result = replace(none, top=Examples(3, "top", tuple(made)))
     packed = pack_card(result, quantised=True)
-    for (_, values), window in zip(decoded_windows(*packed.encoded()), made, strict=True):
-        np.testing.assert_array_equal(np.sign(values), np.sign(window.values))
-        np.testing.assert_allclose(values, window.values, atol=1.01 * packed.header["quantum"])
+    for (_, values), made_of in zip(decoded_windows(*packed.encoded()), made, strict=True):
+        np.testing.assert_array_equal(np.sign(values), np.sign(made_of.values))
+        np.testing.assert_allclose(values, made_of.values, atol=1.01 * packed.header["quantum"])
 
 
 def test_a_card_is_small():
@@ -84,7 +84,7 @@ def test_codes_and_table_come_back_as_they_went():
     fields = decoded(*pack_codes(codes()).encoded())
     back = Codes(fields["indptr"].astype(np.int64), fields["indices"], fields["values"], 30)
     np.testing.assert_array_equal(back.dense(), codes().codes.dense())
-    assert fields["tokens"] == list("abcde")
+    assert fields["names"] == list("abcde")
     assert fields["counted"].tolist() == [0, 1, 1, 1, 1]
     fields = decoded(*pack_table(table()).encoded())
     np.testing.assert_array_equal(fields["count"], table().count)
@@ -120,7 +120,7 @@ def test_a_field_that_browsers_have_no_array_for_is_refused(array):
 def test_the_order_of_fields_outlives_sorted_keys():
     header, buffers = pack_codes(codes()).encoded()
     saved = json.loads(json.dumps(header, sort_keys=True))
-    assert decoded(saved, buffers)["tokens"] == list("abcde")
+    assert decoded(saved, buffers)["names"] == list("abcde")
 
 
 # ---- asking
@@ -144,7 +144,7 @@ def test_questions_are_answered_by_number():
     content, buffers = ask(view, id=7, ask="card", args={"latent": 5})
     assert content["id"] == 7
     assert content["ok"]["latent"] == 5
-    assert decoded(content["ok"], buffers).keys() == {"tokens", "values"}
+    assert decoded(content["ok"], buffers).keys() == {"names", "values"}
     browser = FeaturesView(table(), questions={"card": card, "search": lambda text: [(4, 0.5)]})
     assert ask(browser, id=1, ask="search", args={"text": "hi"})[0]["ok"]["found"] == [[4, 0.5]]
 

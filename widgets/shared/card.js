@@ -10,7 +10,7 @@ const HEIGHT = 60;
 
 /**
  * A latent that is ever negative has two poles: each has its examples and its tokens.
- * @param {Answer} answer header {latent, label, stats, windows, vocabulary, lens, quantum?, zero?}; fields tokens and
+ * @param {Answer} answer header {latent, label, stats, windows, vocabulary, lens, quantum?, zero?}; fields names and
  *   values: see docs/widgets.md
  * @returns {HTMLElement}
  */
@@ -39,7 +39,7 @@ export function cardElement({ header, fields }) {
 
 /** Number, label and the figures. @param {any} header @param {boolean} dead @param {boolean} poles */
 function headElement({ latent, label, stats }, dead, poles) {
-  const of = `${stats.count.toLocaleString("en")} of ${stats.n_rows.toLocaleString("en")} tokens`;
+  const of = `${stats.count.toLocaleString("en")} of ${stats.n_rows.toLocaleString("en")} rows`;
   const facts = [fact("fires on", dead ? "nothing" : percent(stats.density), of)];
   if (poles) {
     facts.push(fact("negative", percent(stats.negative / stats.count), "of these"));
@@ -76,7 +76,7 @@ function poleMark(sign) {
  * The windows of a card by kind, all on one scale.
  * @param {any} header @param {Record<string, any>} fields @param {(value: number) => string} say
  */
-function windowLists({ stats, windows, vocabulary, quantum, zero }, { tokens, values }, say) {
+function windowLists({ stats, windows, vocabulary, quantum, zero }, { names, values }, say) {
   const all = quantum ? Float32Array.from(values, (/** @type {number} */ v) => (v - zero) * quantum) : values;
   const max = Math.max(Math.abs(stats.max), Math.abs(stats.min));
   /** @type {Record<string, HTMLElement[]>} */
@@ -84,8 +84,8 @@ function windowLists({ stats, windows, vocabulary, quantum, zero }, { tokens, va
   let at = 0;
   for (const w of windows) {
     /** @type {string[]} */
-    const names = Array.from(tokens.subarray(at, at + w.n), (i) => vocabulary[i]);
-    lists[w.kind].push(windowElement(w, names, all.subarray(at, at + w.n), max, say));
+    const shown = Array.from(names.subarray(at, at + w.n), (i) => vocabulary[i]);
+    lists[w.kind].push(windowElement(w, shown, all.subarray(at, at + w.n), max, say));
     at += w.n;
   }
   return lists;
@@ -93,13 +93,13 @@ function windowLists({ stats, windows, vocabulary, quantum, zero }, { tokens, va
 
 /**
  * @param {{peak: number, value: number, row: number, document: number}} w
- * @param {string[]} tokens @param {Float32Array} values @param {number} max @param {(value: number) => string} say
+ * @param {string[]} shown @param {Float32Array} values @param {number} max @param {(value: number) => string} say
  */
-function windowElement(w, tokens, values, max, say) {
+function windowElement(w, shown, values, max, say) {
   const text = h("span", { class: "sl-window", dir: "ltr" });
-  tokens.forEach((token, i) => {
-    const name = tokenName(token);
-    const element = tokenElement(token, {
+  shown.forEach((each, i) => {
+    const name = tokenName(each);
+    const element = tokenElement(each, {
       class: i === w.peak ? "sl-peak" : "",
       title: values[i] ? `${name}  ${say(values[i])}` : name,
     });
@@ -145,7 +145,7 @@ function histogram(stats) {
     },
     ...bars,
   );
-  const what = both ? "0 at the line (height: √ of tokens)" : "activation (bar height: √ of tokens)";
+  const what = both ? "0 at the line (height: √ of rows)" : "activation (bar height: √ of rows)";
   const caption = [short(stats.low), what, short(stats.high)].map((text) => h("span", {}, text));
   return h("figure", {}, picture, h("figcaption", {}, ...caption));
 }

@@ -82,7 +82,7 @@ export function card(latent, options = {}) {
       windows: [{ kind: "top", peak: 1, value: 1.5, row: 12, document: 3, n: 4 }],
       ...options.header,
     },
-    fields: { tokens: Uint16Array.from([0, 1, 2, 3]), values: Float32Array.from(values) },
+    fields: { names: Uint16Array.from([0, 1, 2, 3]), values: Float32Array.from(values) },
   };
 }
 
@@ -96,7 +96,7 @@ export function poles(latent) {
     return { kind, peak: 1, value: [1.5, -2, 0.5][i], row: 20 + i, document: 0, n: 2 };
   });
   const fields = {
-    tokens: Uint16Array.from([0, 1, 0, 1, 0, 1]),
+    names: Uint16Array.from([0, 1, 0, 1, 0, 1]),
     values: Float32Array.from([0, 1.5, 0.25, -2, 0, 0.5]),
   };
   return { ...card(latent, { header: { stats, windows, vocabulary: ["a", " b"] } }), fields };
@@ -104,8 +104,10 @@ export function poles(latent) {
 
 export function codes() {
   return {
+    header: { facets: ["token"] },
     fields: {
-      tokens: ["<s>", " one", " two", "\n"],
+      names: ["<s>", " one", " two", "\n"],
+      facets: Uint8Array.from([0, 0, 0, 0]),
       counted: Uint8Array.from([0, 1, 1, 1]),
       indptr: Int32Array.from([0, 1, 3, 4, 4]),
       indices: Int32Array.from([9, 2, 5, 2]),
@@ -116,7 +118,7 @@ export function codes() {
 
 /** Codes of both signs: latent 5 is -3 on the second token. */
 export function signedCodes() {
-  return { fields: { ...codes().fields, values: Float32Array.from([9, 1, -3, 2]) } };
+  return { ...codes(), fields: { ...codes().fields, values: Float32Array.from([9, 1, -3, 2]) } };
 }
 
 export function table(n) {

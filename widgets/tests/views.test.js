@@ -143,6 +143,20 @@ describe("tokens", () => {
     ]);
     expect(model.sent.length).toBe(before);
   });
+  test("what a position shows is called by its name", async () => {
+    const mixed = () => {
+      const { fields } = codes();
+      return {
+        header: { facets: ["token", "patch"] },
+        fields: { ...fields, facets: Uint8Array.from([0, 0, 1, 1]) },
+      };
+    };
+    renderTokens({ model: new FakeModel({}, { ...answers(), codes: mixed }), el });
+    await settle();
+    expect($(".sl-legend").textContent).toContain("strongest latent of each row");
+    $$(".sl-text .sl-token")[2].dispatchEvent(new Event("pointerover", { bubbles: true }));
+    expect($(".sl-detail").textContent).toContain("patch 2");
+  });
   test("a click pins, a latent colours, clear takes it back", async () => {
     const { model } = await show();
     $$(".sl-text .sl-token")[1].click();
@@ -293,7 +307,7 @@ describe("card", () => {
         {
           card: () => ({
             header: { ...card(3).header, stats, windows: [], label: "" },
-            fields: { tokens: new Uint16Array(0), values: new Float32Array(0) },
+            fields: { names: new Uint16Array(0), values: new Float32Array(0) },
           }),
         },
       ),
@@ -313,7 +327,7 @@ describe("card", () => {
     expect($(".sl-windows li").getAttribute("aria-current")).toBe("false");
   });
   test("values in steps are those of the steps", async () => {
-    const fields = { tokens: Uint16Array.from([0, 1, 2, 3]), values: Uint8Array.from([10, 40, 9, 10]) };
+    const fields = { names: Uint16Array.from([0, 1, 2, 3]), values: Uint8Array.from([10, 40, 9, 10]) };
     const stepped = () => ({ ...card(3, { header: { quantum: 0.05, zero: 10 } }), fields });
     renderCard({ model: new FakeModel({ latent: 3 }, { card: stepped }), el });
     await settle();

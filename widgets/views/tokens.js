@@ -1,5 +1,5 @@
 /**
- * A text as a heatmap. Everything that hovering shows comes with the text, so it never waits for the kernel.
+ * A sample as a heatmap. Everything that hovering shows comes with the sample, so it never waits for the kernel.
  * @typedef {import("../types.js").Answer} Answer
  * @typedef {import("../types.js").View} View
  */
@@ -16,16 +16,20 @@ const STEPS = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10 };
 export const render = rendering(async (view) => {
   const heatmap = new Heatmap(view);
   const answer = await view.ask("codes");
-  if (answer) heatmap.show(new TextCodes(answer));
+  if (answer) heatmap.show(new SampleCodes(answer));
 });
 
-/** The codes of a text, in CSR form. */
-class TextCodes {
+/** What the positions of a sample show, and the codes of each, in CSR form. */
+class SampleCodes {
   /** @param {Answer} answer */
-  constructor({ fields }) {
+  constructor({ header, fields }) {
     /** @type {string[]} */
-    this.tokens = fields.tokens;
-    /** @type {Uint8Array} whether statistics count a token */
+    this.names = fields.names;
+    /** @type {string[]} what kind of thing each position shows: "token", ... */
+    this.facets = Array.from(fields.facets, (i) => header.facets[i]);
+    /** @type {string} a word for any of them */
+    this.facet = header.facets.length === 1 ? header.facets[0] : "row";
+    /** @type {Uint8Array} whether statistics count a position */
     this.counted = fields.counted;
     /** @type {Int32Array} */
     this.indptr = fields.indptr;
@@ -35,7 +39,7 @@ class TextCodes {
     this.values = fields.values;
   }
 
-  /** Latents of a token, strongest first. @param {number} at @returns {[number, number][]} */
+  /** Latents of a position, strongest first. @param {number} at @returns {[number, number][]} */
   strongest(at) {
     /** @type {[number, number][]} */
     const found = [];
@@ -44,11 +48,11 @@ class TextCodes {
   }
 
   /**
-   * Value of each token: of the chosen latent, or without one the strongest of any.
+   * Value of each position: of the chosen latent, or without one the strongest of any.
    * @param {number | null} latent
    */
   along(latent) {
-    const out = new Float32Array(this.tokens.length);
+    const out = new Float32Array(this.names.length);
     for (let at = 0; at < out.length; at++) {
       for (let i = this.indptr[at]; i < this.indptr[at + 1]; i++) {
         const stronger = this.counted[at] && Math.abs(this.values[i]) > Math.abs(out[at]);
@@ -63,13 +67,13 @@ class Heatmap {
   /** @param {View} view */
   constructor(view) {
     this.view = view;
-    /** @type {TextCodes | null} */
+    /** @type {SampleCodes | null} */
     this.codes = null;
-    /** @type {HTMLElement[]} one a token */
+    /** @type {HTMLElement[]} one for each position */
     this.elements = [];
     this.pinned = -1;
     this.legend = h("div", { class: "sl-legend" });
-    this.text = h("div", { class: "sl-text", role: "group", "aria-label": "tokens", dir: "ltr" });
+    this.text = h("div", { class: "sl-text", role: "group", "aria-label": "sample", dir: "ltr" });
     this.detail = h("div", { class: "sl-detail", "aria-live": "polite" });
     const place = h("div", { class: "sl-place" });
     view.body.append(this.legend, this.text, this.detail, place);
@@ -100,11 +104,11 @@ class Heatmap {
     });
   }
 
-  /** @param {TextCodes} codes */
+  /** @param {SampleCodes} codes */
   show(codes) {
     this.codes = codes;
-    this.elements = codes.tokens.map((token, at) =>
-      tokenElement(token, {
+    this.elements = codes.names.map((name, at) =>
+      tokenElement(name, {
         role: "button",
         tabindex: at ? -1 : 0,
         class: codes.counted[at] ? "" : "sl-uncounted",
@@ -113,14 +117,14 @@ class Heatmap {
     this.text.replaceChildren();
     this.elements.forEach((element, at) => {
       this.text.append(element);
-      if (codes.tokens[at].includes("\n")) this.text.append(h("br"));
+      if (codes.names[at].includes("\n")) this.text.append(h("br"));
     });
     this.colour();
     const latent = this.view.chosen("latent");
     if (this.view.option("with_card") && latent !== null) this.card.show(latent);
   }
 
-  /** Shade the tokens, and say by what. */
+  /** Shade the positions, and say by what. */
   colour() {
     const { codes, elements } = this;
     if (!codes) return;
@@ -129,16 +133,19 @@ class Heatmap {
     const max = values.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
     elements.forEach((element, at) => {
       paint(element, values[at], max);
-      element.setAttribute("aria-label", `${tokenName(codes.tokens[at])}, ${spoken(values[at])}`);
+      element.setAttribute("aria-label", `${tokenName(codes.names[at])}, ${spoken(values[at])}`);
       element.classList.toggle("sl-pinned", at === this.pinned);
     });
     const both = values.some((v) => v < 0);
-    this.legend.replaceChildren(...this.legendOf(latent, max, both));
+    this.legend.replaceChildren(...this.legendOf(codes.facet, latent, max, both));
   }
 
-  /** @param {number | null} latent @param {number} max @param {boolean} both whether there are values of both signs */
-  legendOf(latent, max, both) {
-    const what = latent === null ? "strongest latent of each token" : `latent #${latent}`;
+  /**
+   * @param {string} facet @param {number | null} latent @param {number} max
+   * @param {boolean} both whether there are values of both signs
+   */
+  legendOf(facet, latent, max, both) {
+    const what = latent === null ? `strongest latent of each ${facet}` : `latent #${latent}`;
     const dashed = () => tokenElement("dashed", { class: "sl-negative sl-key" });
     const clear = () => this.view.choose({ latent: null });
     return [
@@ -147,12 +154,12 @@ class Heatmap {
       h("span", {}, `${both ? short(-max) : "0"} to ${short(max)}`),
       ...(both ? [h("span", {}, dashed(), " is negative")] : []),
       latent === null
-        ? h("span", { class: "sl-hint" }, "hover a token, click to pin its latents")
+        ? h("span", { class: "sl-hint" }, `hover a ${facet}, click to pin its latents`)
         : h("button", { class: "sl-clear", type: "button", onclick: clear }, "clear"),
     ];
   }
 
-  /** Show the latents of a token, at most so many; of none for -1. @param {number} at @param {number} most */
+  /** Show the latents of a position, at most so many; of none for -1. @param {number} at @param {number} most */
   describe(at, most) {
     const { codes } = this;
     if (at < 0 || !codes) {
@@ -167,8 +174,8 @@ class Heatmap {
     const head = h(
       "div",
       { class: "sl-detail-head" },
-      h("span", {}, `token ${at}`),
-      tokenElement(codes.tokens[at], { class: "sl-quoted" }),
+      h("span", {}, `${codes.facets[at]} ${at}`),
+      tokenElement(codes.names[at], { class: "sl-quoted" }),
       chosen === null ? null : h("span", {}, `#${chosen}: ${short(own)}`),
       codes.counted[at] ? null : h("span", { class: "sl-hint" }, "not counted in statistics"),
     );
@@ -195,7 +202,7 @@ class Heatmap {
     return h("button", attributes, number, meter, h("span", { class: "sl-value" }, short(value)));
   }
 
-  /** Keep a token's latents in sight, or let go of them. @param {number} at */
+  /** Keep a position's latents in sight, or let go of them. @param {number} at */
   pin(at) {
     this.pinned = at === this.pinned ? -1 : at;
     this.describe(this.pinned, PINNED);
@@ -238,7 +245,7 @@ class Heatmap {
     event.stopPropagation();
   }
 
-  /** The token of an event, -1 for none. @param {Event} event */
+  /** The position of an event, -1 for none. @param {Event} event */
   indexOf(event) {
     const element = /** @type {Element} */ (event.target).closest(".sl-token");
     return this.elements.indexOf(/** @type {HTMLElement} */ (element));

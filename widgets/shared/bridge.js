@@ -56,7 +56,13 @@ export function kernelBridge(model, say) {
         }
         const id = next++;
         waiting.enter(id, { resolve, reject });
-        model.send({ id, ask: question, args });
+        try {
+          model.send({ id, ask: question, args });
+        } catch {
+          // the way to the kernel is closed
+          waiting.leave(id);
+          reject(new Error(DEAD));
+        }
       });
     },
     close() {

@@ -121,6 +121,15 @@ describe("bridge", () => {
     expect(await asked).toMatch(/does not answer/);
     expect(said.at(-1)).toMatch(/does not answer/);
   });
+  test("a kernel that nothing can be sent to does not answer", async () => {
+    vi.useFakeTimers();
+    const model = new FakeModel({}, null);
+    model.send = () => {
+      throw new Error("Cannot send");
+    };
+    await expect(kernelBridge(model, () => {}).ask("card", {})).rejects.toThrow("The kernel does not answer");
+    expect(vi.getTimerCount()).toBe(0);
+  });
   test("a kernel that runs other cells is waited for", async () => {
     vi.useFakeTimers();
     const said = [];

@@ -24,6 +24,7 @@ bench: .venv/installed-dev
 
 check: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+	tools/check_javascript.sh
 
 .venv/torch: constraints.txt
 	tools/make_venv.sh $(PYTHON)

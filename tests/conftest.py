@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, real data where the machine has it."""
+"""Shared by all tests: no network, one thread, real data where the machine has it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# before torch is imported, and for every process that a test starts: its threads wait for each other on a
+# machine that does other work too, which makes tests of small tensors several times slower than one thread
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
@@ -20,6 +23,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the public test data at {folder}")
     return folder
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of torch's threads until the test is over."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

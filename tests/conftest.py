@@ -14,6 +14,33 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HOOK = "blocks.2.hook_resid_post"
+# what `pytest -n` begins with, so that nobody waits for it at the end
+FIRST = [
+    "notebooks/12_distributed.ipynb",
+    "notebooks/02_train.ipynb",
+    "tests/unit/test_scale.py",
+    "tests/browser/test_tour.py",
+    "tests/unit/test_dist.py",
+    "tests/test_embedded.py",
+]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """What the processes of `pytest -n` share out: slow tests one by one, and files, whose fixtures are made
+    once. Tests of one `xdist_group`, and those of the browser, share what is too dear to be made twice.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    order = {}
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        slow = item.get_closest_marker("slow") is not None
+        order[item] = FIRST.index(file) if file in FIRST else len(FIRST) + (not slow)
+        if item.get_closest_marker("xdist_group") is None:
+            group = "browser" if file.startswith("tests/browser/") else item.nodeid if slow else file
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=order.get)
 
 
 @pytest.fixture(scope="session")

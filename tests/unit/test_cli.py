@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,13 +49,9 @@ def acts(subject, tmp_path_factory):
     return saelab.harvest(subject, corpus, [HOOK], folder, max_rows=500, progress=False)
 
 
-def saelab_command(*arguments, **options):
+def saelab_command(*arguments):
     """The command in a process of its own."""
-    program = "import sys; from saelab.cli import main; sys.exit(main())"
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
-    )  # fmt: skip
+    return Forked("import sys; from saelab.cli import main; sys.exit(main())", *arguments)
 
 
 def refuse_work(monkeypatch):
@@ -406,6 +403,7 @@ def wait_for(condition, process):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("forks")
 def test_the_command_tells_results_on_one_stream_and_progress_on_the_other(acts):
     process = saelab_command(*HARVEST[:-1], "--json")
     out, errors = process.communicate(timeout=120)

@@ -89,13 +89,14 @@ def test_a_stream_needs_a_hook_point(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("forks")
 def test_a_train_that_is_killed_goes_on_to_the_same_weights(small_acts, capsys):
     train = [
         *TRAIN,
         "--acts",
         small_acts.folder,
         "--steps",
-        "3000",
+        "2000",
         "--checkpoint-every",
         "50",
         "--no-progress",

@@ -12,7 +12,7 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	tools/system_packages.sh
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS)
 
 lab: .venv/installed-lab
 	$(BIN)/jupyter lab notebooks

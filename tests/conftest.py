@@ -14,33 +14,45 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HOOK = "blocks.2.hook_resid_post"
-# what `pytest -n` begins with, so that nobody waits for it at the end
-FIRST = [
-    "notebooks/12_distributed.ipynb",
-    "notebooks/02_train.ipynb",
-    "tests/unit/test_scale.py",
-    "tests/browser/test_tour.py",
-    "tests/unit/test_dist.py",
-    "tests/test_embedded.py",
-]
+# what the processes of `pytest -n` share out: files, and here several as one, which use something dear
+TOGETHER = {
+    "tests/browser/test_export.py": "browser",
+    "tests/browser/test_javascript.py": "browser",
+    "tests/browser/test_tour.py": "browser",
+    **{
+        f"tests/unit/test_{name}.py": "forks"
+        for name in ("cli", "cli_train", "estimates", "killing", "merging", "resuming")
+    },
+}
+# what they begin with, so that nobody waits for it at the end
+FIRST = (
+    *("tests/unit/test_scale.py", "notebooks/02_train.ipynb", "notebooks/12_distributed.ipynb", "browser"),
+    *("forks", "tests/unit/test_dist.py", "tests/test_embedded.py", "tests/unit/test_choices.py"),
+)
 
 
-@pytest.hookimpl(tryfirst=True)
+def unit_of(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    return TOGETHER.get(file, file)
+
+
 def pytest_collection_modifyitems(config, items):
-    """What the processes of `pytest -n` share out: slow tests one by one, and files, whose fixtures are made
-    once. Tests of one `xdist_group`, and those of the browser, share what is too dear to be made twice.
-    """
-    if not hasattr(config, "workerinput"):
-        return
-    order = {}
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        slow = item.get_closest_marker("slow") is not None
-        order[item] = FIRST.index(file) if file in FIRST else len(FIRST) + (not slow)
-        if item.get_closest_marker("xdist_group") is None:
-            group = "browser" if file.startswith("tests/browser/") else item.nodeid if slow else file
-            item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=order.get)
+    if hasattr(config, "workerinput"):  # one of the processes of `pytest -n`
+        units = [unit_of(item.nodeid) for item in items]
+        place = {unit: FIRST.index(unit) if unit in FIRST else len(FIRST) for unit in units}
+        items.sort(key=lambda item: place[unit_of(item.nodeid)])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByUnit(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return unit_of(nodeid)
+
+    config.option.loadscopereorder = False  # the order is that of the tests
+    return ByUnit(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Programs in processes of their own that need not import torch anew: forks of one process that has.
 
-`Forked(code, *arguments)` is to a test what `Popen([sys.executable, "-c", code, *arguments])` is: a process to
-wait for, to signal and to kill. Its imports are paid once, by the server that multiprocessing keeps.
+`Forked(code, *arguments)` is to a test what `Popen([sys.executable, "-c", code, *arguments])` is: a process
+to wait for, to signal and to kill. Its imports are paid once, by the server that multiprocessing keeps.
 """
 
 from __future__ import annotations

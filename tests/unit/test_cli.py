@@ -6,6 +6,7 @@ import inspect
 import json
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from datetime import date
@@ -342,8 +343,9 @@ def test_index_and_eval_give_what_the_functions_give(subject, small_sae, tmp_pat
     assert told["fingerprints"]["corpus"] == corpus.fingerprint()
 
 
-def test_harvest_to_an_address_is_recorded_there(acts, capsys, monkeypatch):
+def test_harvest_to_an_address_is_recorded_there(acts, capsys, monkeypatch, tmp_path_factory):
     fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("locks")))  # other runs use it too
     monkeypatch.setattr(fsspec.filesystem("memory"), "store", {})
     address = [argument.replace("acts", "memory://bucket/acts") for argument in HARVEST]
     assert main(address) == 0
@@ -403,7 +405,6 @@ def wait_for(condition, process):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("forks")
 def test_the_command_tells_results_on_one_stream_and_progress_on_the_other(acts):
     process = saelab_command(*HARVEST[:-1], "--json")
     out, errors = process.communicate(timeout=120)

@@ -89,7 +89,6 @@ def test_a_stream_needs_a_hook_point(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("forks")
 def test_a_train_that_is_killed_goes_on_to_the_same_weights(small_acts, capsys):
     train = [
         *TRAIN,

@@ -16,7 +16,7 @@ from saelab.stores.manifest import building
 from saelab.training.shards import RECIPES
 from saelab.types import ConfigError, NonFiniteError, RankError, StoreError
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
+pytestmark = pytest.mark.slow
 SPLIT_RECIPES = ["relu", "batchtopk", "topk"]
 
 

@@ -37,7 +37,6 @@ print(peak - before)
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("forks")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")
 @pytest.mark.parametrize(
     ("name", "options", "length", "out"),

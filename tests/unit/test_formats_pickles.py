@@ -245,10 +245,10 @@ def test_a_storage_is_not_read_again_and_again():
     load = b"ctorch.storage\n_load_from_bytes\nq\x00B" + struct.pack("<I", len(data)) + data + b"q\x01\x85R"
     again = b"h\x00h\x01\x85R" * 10**5
     for many in (again, again.replace(b"R", b"R0")):
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(FormatError, match="lie within it"):
             torch_file_of(b"\x80\x03(" + load + many + b"l.")
-        assert time.perf_counter() - start < 5
+        assert time.process_time() - start < 5  # seconds of this process, however busy the machine is
 
 
 def test_pickles_have_short_headers(monkeypatch):

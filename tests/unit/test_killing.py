@@ -7,7 +7,6 @@ from killing import finish, killed_runs
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("forks")
 def test_a_run_that_is_killed_three_times_ends_bit_equal(tmp_path):
     expected = finish(tmp_path / "whole")
     printed, left = killed_runs(tmp_path / "killed", 3, seed=0)

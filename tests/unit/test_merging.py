@@ -257,7 +257,6 @@ print(store.n_rows)
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("forks")
 def test_a_killed_index_is_finished_to_the_same_store(tmp_path):
     run(PROGRAM, tmp_path / "whole")
     rng, partial = random.Random(5), tmp_path / ".s-partial" / "parts"

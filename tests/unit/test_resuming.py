@@ -30,7 +30,6 @@ def files(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("forks")
 @pytest.mark.parametrize("case", list(harvests.CASES))
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path, case):
     found = json.loads(run("import harvests; harvests.main()", tmp_path, case))

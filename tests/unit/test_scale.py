@@ -154,7 +154,6 @@ class Refuses:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_an_index_goes_on_and_one_of_two_workers_is_killed(local_ray, subject, corpus, small_sae, tmp_path):
     broken = saelab.corpora.Corpus(lambda: fails_after(corpus, 200), "broken", corpus._key)
     with pytest.raises(CorpusError, match="the disk went away"):
@@ -173,7 +172,6 @@ def test_an_index_goes_on_and_one_of_two_workers_is_killed(local_ray, subject, c
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_a_harvest_by_two_workers_is_that_of_one_process(local_ray, corpus, alone, tmp_path):
     store = scale.harvest(MODEL, corpus, HOOKS, tmp_path / "acts", **PARTS, shard_rows=1_000)
     store.verify()
@@ -190,7 +188,6 @@ def test_a_harvest_by_two_workers_is_that_of_one_process(local_ray, corpus, alon
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_errors_of_workers_are_those_of_one_process(local_ray, corpus, small_sae, tmp_path):
     with pytest.raises(HookError, match=r"blocks.9"):
         scale.harvest(MODEL, corpus, ["blocks.9.hook_resid_post"], tmp_path / "a", **PARTS)

@@ -1,6 +1,8 @@
 # Thin: each target is what a person would type. Works in a fresh clone, and twice in a row.
 PYTHON ?= python3
 BIN    := .venv/bin
+# processes that the tests are shared out to; of no use beyond the number of cores
+JOBS   ?= 2
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test real lab bench check clean
@@ -10,7 +12,7 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	tools/system_packages.sh
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS)
 
 real: .venv/installed-dev
 	tools/real_models.sh $(BIN)

@@ -1,92 +1,53 @@
-"""Central types: what flows between the packages, the two protocols, and the errors.
+"""Central types: what flows between the packages, the protocols, and (from `saelab.errors`) the errors.
 
 Nothing here imports torch at run time, so a feature store can be opened on a machine that has none.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+
+from saelab.errors import (
+    ConfigError,
+    CorpusError,
+    DeviceMemoryError,
+    FormatError,
+    HookError,
+    MissingDependency,
+    NonFiniteError,
+    RangeError,
+    RankError,
+    SaelabError,
+    ShapeError,
+    StoreError,
+    SubjectError,
+    nearest,
+    short,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class SaelabError(Exception):
-    """Base of every error that saelab raises on purpose: it states rule, value received and remedy."""
-
-
-class ConfigError(SaelabError):
-    """An option, recipe or configuration that breaks a rule."""
-
-
-class ShapeError(SaelabError):
-    """An array of the wrong shape, width or dtype."""
-
-
-class NonFiniteError(SaelabError):
-    """NaN or infinity where finite numbers are required."""
-
-
-class RangeError(SaelabError, IndexError):
-    """A latent, row or document index outside of its range."""
-
-
-class HookError(SaelabError):
-    """A hook point that does not exist, is ambiguous, or does not influence the output."""
-
-
-class CorpusError(SaelabError):
-    """An empty corpus, an empty or non-string text, a document that does not fit."""
-
-
-class SubjectError(SaelabError):
-    """A model that cannot be found, loaded or run."""
-
-
-class StoreError(SaelabError):
-    """A store that is missing, truncated, of a newer version, of another SAE, or cannot be written."""
-
-
-class FormatError(SaelabError):
-    """A file in an unknown, unsafe or inconsistent format."""
-
-
-class DeviceMemoryError(SaelabError, MemoryError):
-    """A computation that does not fit into the memory of its device."""
-
-
-class RankError(SaelabError):
-    """A process of a distributed run that failed, was lost, or was given something else than the others."""
-
-
-class MissingDependency(SaelabError, ImportError):
-    """An optional library that is not installed; the message gives the pip command."""
-
-
-def short(value: object) -> str:
-    """repr, of at most 200 characters, for messages: files may hold megabytes where a name should be."""
-    text = repr(value)
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`Did you mean 'x'? ` for the known name nearest to `word`, else "" (for error messages)."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"Did you mean {match[0]!r}? " if match else ""
+_CALL = re.compile(r"(.+)@(\d{1,9}|all)")
 
 
 @dataclass(frozen=True)
 class HookPoint:
     """Where to read or write in a Subject.
 
-    name: TransformerLens vocabulary for language models (`blocks.2.hook_resid_post`), module paths elsewhere.
-    io: "out" or "in", which side of a module is meant (ignored for language-model names, which imply it).
-    n_heads: head count where heads are concatenated (`hook_z`: [n, n_heads * d_head]), else None.
+    Attributes:
+        name: TransformerLens vocabulary for language models (`blocks.2.hook_resid_post`), module paths
+            elsewhere. Of a module that runs several times in a pass (a denoiser, a shared block) the call
+            follows after an @: `unet.mid_block@3` is the fourth, `unet.mid_block@all` every one.
+        io: "out" or "in", which side of a module is meant (ignored for language-model names, which imply it).
+        n_heads: head count where heads are concatenated (`hook_z`: [n, n_heads * d_head]), else None.
     """
 
     name: str
@@ -108,6 +69,18 @@ class HookPoint:
     def of(cls, hook: HookPoint | str) -> HookPoint:
         """A HookPoint of itself or of its name."""
         return hook if isinstance(hook, HookPoint) else cls(hook)
+
+    @property
+    def module(self) -> str:
+        """The name without the call."""
+        found = _CALL.fullmatch(self.name)
+        return found[1] if found else self.name
+
+    @property
+    def call(self) -> int | str | None:
+        """Which call of the module in a pass, from 0 on, or "all"; None where the name says none."""
+        found = _CALL.fullmatch(self.name)
+        return None if found is None else found[2] if found[2] == "all" else int(found[2])
 
     def __str__(self) -> str:
         return self.name
@@ -214,12 +187,16 @@ class Scale(NamedTuple):
 class Inputs:
     """Model-ready inputs, made by `Subject.prepare`.
 
-    data: keyword arguments of the model's forward, each with leading axis `samples`.
-    lengths: int64 [samples], positions that count, the rest is padding; None without a position axis.
+    Attributes:
+        data: keyword arguments of the model's forward, each with leading axis `samples`.
+        lengths: int64 [samples], positions that are not padding; None without a position axis.
+        counted: bool [samples positions], positions that count as rows: no padding, no BOS. None: all of
+            `lengths`, or all.
     """
 
     data: Mapping[str, Any]
     lengths: np.ndarray | None = None
+    counted: np.ndarray | None = None
 
     def __len__(self) -> int:
         return int(next(iter(self.data.values())).shape[0])
@@ -229,29 +206,62 @@ class Inputs:
 class Run:
     """What one forward pass gave.
 
-    acts: hook name -> [samples, positions, width], for each hook point that was read.
-    output: the model's main output tensor (logits for language models), or None where the pass stopped early.
+    Attributes:
+        acts: hook name -> [samples, positions, width], for each hook point that was read. Of `name@all` the
+            positions of all calls, one call after the other.
+        output: the model's main output tensor (logits for language models), or None where the pass stopped
+            early.
+        spaces: hook name -> (height, width), where the module's own tensor is a grid of positions.
+        calls: hook name -> number of calls, of each `name@all`.
     """
 
     acts: Mapping[str, Tensor]
     output: Tensor | None
+    spaces: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    calls: Mapping[str, int] = field(default_factory=dict)
+
+
+class Value(NamedTuple):
+    """What a row shows: a token, a patch, an item."""
+
+    facet: str
+    """what kind of thing it is: "token", "patch", "item", ..."""
+    name: str
+    """text for people"""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an edit is told of the pass that it edits."""
+
+    hook: HookPoint
+    """where it edits now"""
+    inputs: Inputs | None = None
+    """what the subject was run on"""
+    counted: Tensor | None = None
+    """bool [samples positions]: the positions that are rows (no padding, no BOS), where the activations have
+    the positions of the inputs; else None, and all are"""
+    call: int = 0
+    """how often the module was called before in this pass"""
+    shared: dict[Any, Any] = field(default_factory=dict)
+    """one for each pass, the same at every hook point and call: where an edit leaves what it needs later"""
 
 
 @runtime_checkable
 class Intervention(Protocol):
-    """An edit of the activations at one hook point. The null edit is the identity, bit for bit."""
+    """An edit of the activations at one hook point or several. The null edit is the identity, bit for bit."""
 
     @property
-    def hook(self) -> HookPoint:
-        """Where it edits."""
+    def hooks(self) -> tuple[HookPoint, ...]:
+        """Where it edits; of several it is called once at each, in the order of the pass."""
         ...
 
-    def __call__(self, acts: Tensor, rows: Tensor | None = None) -> Tensor:
+    def __call__(self, acts: Tensor, context: Context) -> Tensor:
         """acts [samples, positions, width] -> the same shape."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data from which it can be rebuilt."""
+        """Plain JSON data from which `saelab.interventions.load` makes it again."""
         ...
 
 
@@ -290,6 +300,82 @@ class Subject(Protocol):
         """Hex digest of architecture and weights; equal for equal models."""
         ...
 
+    def corpus(self, data: Any) -> Any:
+        """The `saelab.corpora.Corpus` of what a user passes: texts, images, or what else it reads."""
+        ...
+
+    def read(self, documents: Sequence[tuple[int, Any]], how: Any) -> Any:
+        """How it reads some consecutive (number, document)s: a `saelab.subjects.reading.Reading`."""
+        ...
+
+
+# what a subject may have besides; asked for by `need` where it is needed
+
+
+@runtime_checkable
+class HasTokens(Protocol):
+    """Reads tokens of a vocabulary."""
+
+    n_ctx: int
+    bos_id: int | None
+
+    def to_tokens(self, text: str, bos: bool = True) -> list[int]: ...
+    def token_strings(self, ids: Sequence[int]) -> list[str]: ...
+    def prepare_tokens(self, rows: Sequence[Sequence[int]]) -> Inputs: ...
+
+
+@runtime_checkable
+class HasLogits(Protocol):
+    """Its output is logits over a vocabulary, to which the hook points have a direct path."""
+
+    def to_residual(self, hook: HookPoint | str, vectors: Tensor) -> Tensor: ...
+    def residual_to_logits(self, vectors: Tensor) -> Tensor: ...
+    def token_strings(self, ids: Sequence[int]) -> list[str]: ...
+
+
+@runtime_checkable
+class HasLoss(Protocol):
+    """Knows how wrong its output is on its inputs."""
+
+    def loss(self, inputs: Inputs, edits: Sequence[Intervention] = ()) -> tuple[float, int]:
+        """(summed loss, number of targets), in nats for language models."""
+        ...
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """Continues a prompt."""
+
+    def generate(self, prompt: str, edits: Sequence[Intervention] = ()) -> str: ...
+
+
+def lacking(subject: Any, capability: type) -> list[str]:
+    """What a subject lacks of a capability, by name; [] where it has all."""
+    names = [*inspect.get_annotations(capability), *vars(capability)]
+    public = dict.fromkeys(n for n in names if not n.startswith("_"))
+    return [name for name in public if not hasattr(subject, name)]
+
+
+def need(subject: Any, capability: type, what: str) -> None:
+    """Refuse a subject that lacks a capability.
+
+    Args:
+        subject: whose it should be.
+        capability: `HasTokens`, `HasLogits`, `HasLoss` or `Generates`.
+        what: who needs it, for the message: "A logit lens".
+
+    Raises:
+        SubjectError: It lacks some of it.
+    """
+    missing = lacking(subject, capability)
+    if missing:
+        said = (capability.__doc__ or "").splitlines()[0].rstrip(".").lower()
+        message = (
+            f"{what} needs a subject that {said}. Got a {type(subject).__name__}, which lacks "
+            f"{', '.join(missing)}. Pass a language model (saelab.load_subject), or give the subject these."
+        )
+        raise SubjectError(message)
+
 
 def check_finite(acts: Tensor, what: str) -> None:
     """Refuse NaN and infinity by name. Raises NonFiniteError."""
@@ -309,8 +395,14 @@ __all__ = [
     "ActivationBatch",
     "Codes",
     "ConfigError",
+    "Context",
     "CorpusError",
+    "DeviceMemoryError",
     "FormatError",
+    "Generates",
+    "HasLogits",
+    "HasLoss",
+    "HasTokens",
     "HookError",
     "HookPoint",
     "Inputs",
@@ -318,6 +410,7 @@ __all__ = [
     "MissingDependency",
     "NonFiniteError",
     "RangeError",
+    "RankError",
     "Run",
     "SaelabError",
     "Scale",
@@ -325,6 +418,10 @@ __all__ = [
     "StoreError",
     "Subject",
     "SubjectError",
+    "Value",
     "check_finite",
+    "lacking",
     "nearest",
+    "need",
+    "short",
 ]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    "types config dist stores sae subjects corpora embedded formats interventions harvesting scale training "
-    "analysis autointerp widgets lab demo commands cli"
+    "errors layout types config dist stores sae corpora subjects embedded formats interventions harvesting "
+    "scale training analysis autointerp widgets lab demo commands cli"
 ).split()
 # scripts, run with -m and imported by nobody, may use everything
 SCRIPTS = {"saelab/embedded/build.py"}

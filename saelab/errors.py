@@ -1,0 +1,70 @@
+"""The errors, and what their messages are made of. Imports nothing, so everything may import it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SaelabError(Exception):
+    """Base of every error that saelab raises on purpose: it states rule, value received and remedy."""
+
+
+class ConfigError(SaelabError):
+    """An option, recipe or configuration that breaks a rule."""
+
+
+class ShapeError(SaelabError):
+    """An array of the wrong shape, width or dtype."""
+
+
+class NonFiniteError(SaelabError):
+    """NaN or infinity where finite numbers are required."""
+
+
+class RangeError(SaelabError, IndexError):
+    """A latent, row or document index outside of its range."""
+
+
+class HookError(SaelabError):
+    """A hook point that does not exist, is ambiguous, or does not influence the output."""
+
+
+class CorpusError(SaelabError):
+    """An empty corpus, an empty or non-string text, a document that does not fit."""
+
+
+class SubjectError(SaelabError):
+    """A model that cannot be found, loaded or run."""
+
+
+class StoreError(SaelabError):
+    """A store that is missing, truncated, of a newer version, of another SAE, or cannot be written."""
+
+
+class FormatError(SaelabError):
+    """A file in an unknown, unsafe or inconsistent format."""
+
+
+class DeviceMemoryError(SaelabError, MemoryError):
+    """A computation that does not fit into the memory of its device."""
+
+
+class RankError(SaelabError):
+    """A process of a distributed run that failed, was lost, or was given something else than the others."""
+
+
+class MissingDependency(SaelabError, ImportError):
+    """An optional library that is not installed; the message gives the pip command."""
+
+
+def short(value: object) -> str:
+    """repr, of at most 200 characters, for messages: files may hold megabytes where a name should be."""
+    text = repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`Did you mean 'x'? ` for the known name nearest to `word`, else "" (for error messages)."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"Did you mean {match[0]!r}? " if match else ""

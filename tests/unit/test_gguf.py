@@ -132,6 +132,15 @@ def test_a_sentencepiece_vocabulary(shared_data, tmp_path):
     assert [subject.to_tokens(story) for story in stories] == [original.to_tokens(s) for s in stories]
 
 
+def test_a_vocabulary_that_its_architectures_class_would_build_anew(tmp_path):
+    """GemmaTokenizer takes every vocabulary for sentencepiece when it is loaded; the file's word holds."""
+    tokenizer = zoo.byte_tokenizer()
+    tokenizer.add_special_tokens({"unk_token": "<|user|>"})
+    subject = load(files.write_model(tmp_path / "model.gguf", made("gemma2"), tokenizer, "gemma2"))
+    for text in zoo.TEXTS:
+        assert subject.to_tokens(text) == [tokenizer.bos_token_id, *tokenizer(text)["input_ids"]]
+
+
 def test_the_chat_template_is_the_files(tmp_path):
     tokenizer = zoo.byte_tokenizer()
     tokenizer.chat_template = TEMPLATE

@@ -42,6 +42,9 @@ def npm():
 def test_format_and_lint(npm):
     done = npm("run", "lint", "--", "--colors=off")
     assert done.returncode == 0, done.stdout + done.stderr
+    for path in [p for folder in ("shared", "views", "tests") for p in (WIDGETS / folder).iterdir()]:
+        # Biome breaks code, but no comments
+        assert max(map(len, path.read_text().splitlines())) <= 110, path
 
 
 def test_types(npm):

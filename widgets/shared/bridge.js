@@ -1,5 +1,6 @@
 /**
- * How a view asks the kernel. An exported page has another side (shelves.js); a view does not know which one it has.
+ * How a view asks the kernel. An exported page has another side (shelves.js); a view does not know which one
+ * it has.
  * @typedef {import("../types.js").Answer} Answer
  * @typedef {import("../types.js").Args} Args
  * @typedef {import("../types.js").Bridge} Bridge
@@ -17,8 +18,9 @@ const BUSY = "The kernel is busy with another cell; this goes on when it is free
 const SLOW = "Waiting for the kernel…";
 
 /**
- * Ask the kernel: `{id, ask, args}` goes out, `{id, ok}` with buffers or `{id, error}` comes back. What came along with
- * the view is not asked for. A kernel that runs other cells is waited for; one that is idle and silent is given up.
+ * Ask the kernel: `{id, ask, args}` goes out, `{id, ok}` with buffers or `{id, error}` comes back. What came
+ * along with the view is not asked for. A kernel that runs other cells is waited for; one that is idle and
+ * silent is given up.
  * @param {Model} model
  * @param {(message: string) => void} say shows a banner; "" takes it away
  * @returns {Bridge}

@@ -10,8 +10,8 @@ const HEIGHT = 60;
 
 /**
  * A latent that is ever negative has two poles: each has its examples and its tokens.
- * @param {Answer} answer header {latent, label, stats, windows, vocabulary, lens, quantum?, zero?}; fields names and
- *   values: see docs/widgets.md
+ * @param {Answer} answer header {latent, label, stats, windows, vocabulary, lens, quantum?, zero?}; fields
+ *   names and values: see docs/widgets.md
  * @returns {HTMLElement}
  */
 export function cardElement({ header, fields }) {
@@ -93,7 +93,8 @@ function windowLists({ stats, windows, vocabulary, quantum, zero }, { names, val
 
 /**
  * @param {{peak: number, value: number, row: number, document: number}} w
- * @param {string[]} shown @param {Float32Array} values @param {number} max @param {(value: number) => string} say
+ * @param {string[]} shown @param {Float32Array} values @param {number} max
+ * @param {(value: number) => string} say
  */
 function windowElement(w, shown, values, max, say) {
   const text = h("span", { class: "sl-window", dir: "ltr" });

@@ -10,8 +10,8 @@ import { reasonOf } from "./view.js";
 const KEPT = 200;
 
 /**
- * A place that shows the card of one latent; a later call wins over an earlier one that is still under way. Choosing a
- * window of the card chooses its row and document.
+ * A place that shows the card of one latent; a later call wins over an earlier one that is still under way.
+ * Choosing a window of the card chooses its row and document.
  * @param {View} view @param {HTMLElement} place
  */
 export function cardPlace(view, place) {

@@ -4,8 +4,8 @@
 
 /**
  * @param {string} tag
- * @param {Record<string, any>} [attributes] `class`, `style` as an object, `on…` listeners, the rest as attributes: true
- *   is an empty one and false none, but words for `aria-…`
+ * @param {Record<string, any>} [attributes] `class`, `style` as an object, `on…` listeners, the rest as
+ *   attributes: true is an empty one and false none, but words for `aria-…`
  * @param {...(Node | string | number | null | undefined)} children
  * @returns {HTMLElement}
  */
@@ -41,8 +41,8 @@ export function svg(tag, attributes = {}, ...children) {
 const SIGNS = { "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽" };
 
 /**
- * A token's text as parts: plain text, or the visible sign of a character that would not show (or would turn the
- * direction of the text around it).
+ * A token's text as parts: plain text, or the visible sign of a character that would not show (or would turn
+ * the direction of the text around it).
  * @param {string} text
  * @returns {{text: string, sign: boolean}[]}
  */

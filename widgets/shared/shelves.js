@@ -1,6 +1,6 @@
 /**
- * How a view of an exported page asks: answers lie on shelves, in compressed chunks that are opened when one of theirs is
- * asked for. Views that would get the same answers share a shelf.
+ * How a view of an exported page asks: answers lie on shelves, in compressed chunks that are opened when one
+ * of theirs is asked for. Views that would get the same answers share a shelf.
  * @typedef {import("../types.js").Answer} Answer
  * @typedef {import("../types.js").Args} Args
  * @typedef {import("../types.js").Bridge} Bridge
@@ -10,7 +10,8 @@ import { decodeChunk, keyOf } from "./answers.js";
 /** @typedef {{get: (key: string) => Promise<Answer | null>}} Shelf */
 
 /**
- * @param {{index: string, per: number, chunks: string[]}} held the keys of all answers, and the answers, `per` a chunk
+ * @param {{index: string, per: number, chunks: string[]}} held the keys of all answers, and the answers,
+ *   `per` a chunk
  * @returns {Shelf}
  */
 export function openShelf({ index, per, chunks }) {

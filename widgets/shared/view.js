@@ -35,7 +35,8 @@ export function rendering(build) {
 }
 
 /**
- * @param {Model} model @param {Bridge} bridge @param {HTMLElement} body @param {(message: string) => void} say
+ * @param {Model} model @param {Bridge} bridge @param {HTMLElement} body
+ * @param {(message: string) => void} say
  * @returns {{view: View, close: () => void}}
  */
 function viewOf(model, bridge, body, say) {
@@ -79,7 +80,10 @@ function viewOf(model, bridge, body, say) {
   return { view, close };
 }
 
-/** Do it, and show what went wrong. @param {() => void | Promise<void>} work @param {(message: string) => void} say */
+/**
+ * Do it, and show what went wrong.
+ * @param {() => void | Promise<void>} work @param {(message: string) => void} say
+ */
 async function attempt(work, say) {
   try {
     await work();

@@ -64,7 +64,10 @@ class Table {
     return latents.sort((a, b) => sign * (values[a] - values[b]) || a - b);
   }
 
-  /** Those without a name come last in either order. @param {number} a @param {number} b @param {number} sign */
+  /**
+   * Those without a name come last in either order.
+   * @param {number} a @param {number} b @param {number} sign
+   */
   byName(a, b, sign) {
     const [x, y] = [this.names[a] ?? "", this.names[b] ?? ""];
     return Number(!x) - Number(!y) || sign * x.localeCompare(y) || a - b;

@@ -1,5 +1,6 @@
 /**
- * A sample as a heatmap. Everything that hovering shows comes with the sample, so it never waits for the kernel.
+ * A sample as a heatmap. Everything that hovering shows comes with the sample, so it never waits for the
+ * kernel.
  * @typedef {import("../types.js").Answer} Answer
  * @typedef {import("../types.js").View} View
  */
@@ -159,7 +160,10 @@ class Heatmap {
     ];
   }
 
-  /** Show the latents of a position, at most so many; of none for -1. @param {number} at @param {number} most */
+  /**
+   * Show the latents of a position, at most so many; of none for -1.
+   * @param {number} at @param {number} most
+   */
   describe(at, most) {
     const { codes } = this;
     if (at < 0 || !codes) {

@@ -188,6 +188,17 @@ register(
     ),
 )
 register(
+    "batch_abs_topk",
+    Recipe(
+        line="Batch AbsTopK: k magnitudes a row on average over a batch, with their signs (as batchtopk).",
+        options={**BATCH, **REVIVAL, **COMMON},
+        sparsifier=lambda c: BatchTopK(c.options["k"], c.options["threshold_decay"], signed=True),
+        losses=_with_auxk("mse"),
+        rules=_rules("unit_norm"),
+        divides=("data",),
+    ),
+)
+register(
     "top_afa",
     Recipe(
         line="top-AFA: as many latents as make a row's code as long as its input (2503.24277).",

@@ -24,16 +24,17 @@ class BatchTopK(Sparsifier):
     al. 2024; the rule of mutual choice, arXiv 2411.02124, too).
 
     pre [n d_sae] -> codes [n d_sae], on training batches k non-zero a row on average. by_norm: rank
-    pre * dictionary.norms() instead of pre.
+    pre * dictionary.norms() instead of pre. signed: rank magnitudes and keep signs, AbsTopK's rule
+    (arXiv 2510.00404) with the budget of a batch.
 
-    Buffers: threshold [], in units of what is ranked, the moving average of the smallest code that each batch
+    Buffers: threshold [], in units of what is ranked, the moving average of the smallest that each batch
     kept: a plain mean at first, then exponential with weight 1 - decay for the newest. seen []: how many
-    batches there were. Before the first batch the threshold is 0 and every positive pre-activation counts.
+    batches there were. Before the first batch the threshold is 0 and all that is ranked above 0 counts.
     """
 
-    def __init__(self, k: int, decay: float, by_norm: bool = False) -> None:
+    def __init__(self, k: int, decay: float, by_norm: bool = False, signed: bool = False) -> None:
         super().__init__()
-        self.k, self.decay, self.by_norm = k, decay, by_norm
+        self.k, self.decay, self.by_norm, self.signed = k, decay, by_norm, signed
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("seen", torch.zeros(()))
         self.threshold: Tensor
@@ -45,7 +46,8 @@ class BatchTopK(Sparsifier):
     @torch.no_grad()
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor]:
         n, d_sae = pre.shape
-        score = pre * dictionary.norms() if self.by_norm else pre
+        score = pre.abs() if self.signed else pre
+        score = score * dictionary.norms() if self.by_norm else score
         flat = (
             batch_top_k(score, dist.rows.count(n) * self.k) if self.training else above(score, self.threshold)
         )
@@ -57,6 +59,7 @@ class BatchTopK(Sparsifier):
             values = codes.values * dictionary.norms()[codes.indices] if self.by_norm else codes.values
         else:
             values = codes * dictionary.norms() if self.by_norm else codes
+        values = values.abs() if self.signed else values
         values = values[values > 0]
         smallest = dist.ranks.least(values.min() if len(values) else values.new_full((), math.inf))
         if smallest < math.inf:

@@ -135,7 +135,7 @@ def test_batchtopk_trains_its_threshold_is_saved_and_inference_keeps_as_many(tmp
     x, directions = _planted(0)
     config = recipe("batchtopk", d_in=16, d_sae=48, k=2)
     control = SAE.create(config, 0, x)
-    run = train(config, x[:-1000], steps=600, batch_size=256, progress=False, out=tmp_path)
+    run = train(config, x[:-1000], steps=450, batch_size=256, progress=False, out=tmp_path)
     assert not run.sae.training
     assert run.history[-1].l0 == pytest.approx(2, rel=0.01)
     for sae in (run.sae, SAE.load(tmp_path), control):
@@ -202,7 +202,7 @@ def test_the_tanh_penalty_is_its_formula(sparse):
 def test_jumprelu_recovers_planted_directions_and_learns_its_thresholds(penalty, l0):
     x, directions = _planted(0)
     config = recipe("jumprelu", d_in=16, d_sae=48, penalty=penalty, l0=l0, bandwidth=0.1)
-    run = train(config, x[:-1000], steps=900, batch_size=256, progress=False)
+    run = train(config, x[:-1000], steps=650, batch_size=256, progress=False)
     threshold = run.sae.sparsifier.threshold.detach()
     assert threshold.std() > 0.01
     assert _recovered(run.sae, directions) >= 0.9
@@ -262,7 +262,7 @@ def test_abs_topk_holds_both_poles_and_beats_topk_on_signed_data():
     score = {}
     for name in ("abs_topk", "topk"):
         config = recipe(name, d_in=48, d_sae=64, k=4)
-        sae = train(config, x[:-1000], steps=700, batch_size=256, progress=False).sae
+        sae = train(config, x[:-1000], steps=500, batch_size=256, progress=False).sae
         score[name] = fvu(x[-1000:], sae(x[-1000:]).x_hat)
         if name == "abs_topk":
             codes = sae.encode(x)
@@ -341,7 +341,7 @@ def test_gated_recovers_planted_directions_without_shrinking_what_it_reads():
     l0, error, shrinkage = {}, {}, {}
     for name, l1 in (("gated", 0.8), ("relu", 0.3)):
         config = recipe(name, d_in=16, d_sae=48, l1=l1)
-        sae = train(config, x[:-1000], steps=900, batch_size=256, progress=False).sae
+        sae = train(config, x[:-1000], steps=650, batch_size=256, progress=False).sae
         x_hat = sae(held_out).x_hat.detach()
         l0[name], error[name] = _l0(sae, held_out), fvu(held_out, x_hat)
         # the factor by which reconstructions would have to grow to fit best

@@ -274,6 +274,43 @@ def test_abs_topk_holds_both_poles_and_beats_topk_on_signed_data():
     assert score["abs_topk"] <= 0.25 * score["topk"]
 
 
+def test_batch_abs_topk_is_batchtopk_of_both_signs_folded_back():
+    """In training and, by the threshold learned from the batches, afterwards."""
+    signed, both = BatchTopK(3, 0.9, signed=True), BatchTopK(3, 0.9)
+    for seed in range(8):
+        pre = _normal(50, 20, seed=seed)
+        mine, theirs = signed(pre, pre, None), both(torch.cat([pre, -pre], 1), pre, None)
+        assert torch.equal(mine, theirs[:, :20] - theirs[:, 20:])
+        assert (mine < 0).any()
+        signed.observe(mine, pre, None)
+        both.observe(theirs, pre, None)
+    assert signed.threshold > 0
+    assert torch.equal(signed.threshold, both.threshold)
+    signed.eval()
+    both.eval()
+    theirs = both(torch.cat([pre, -pre], 1), pre, None)
+    assert torch.equal(signed(pre, pre, None), theirs[:, :20] - theirs[:, 20:])
+
+
+def test_batch_abs_topk_spends_more_on_harder_rows():
+    """Rows of 1 to 7 axes of either sign, 4 on average: a fixed k is too many or too few for most."""
+    generator = torch.Generator().manual_seed(5)
+    directions = torch.nn.functional.normalize(torch.randn(64, 48, generator=generator), dim=1)
+    active = torch.rand(12_000, 64, generator=generator).argsort(1)[:, :7]
+    size = 1 + torch.rand(12_000, 7, generator=generator)
+    size *= 2 * (torch.rand(12_000, 7, generator=generator) < 0.5) - 1
+    size *= torch.arange(7) < torch.randint(1, 8, (12_000, 1), generator=generator)
+    x = torch.zeros(12_000, 64).scatter(1, active, size) @ directions
+    score, l0 = {}, {}
+    for name in ("batch_abs_topk", "abs_topk", "batchtopk"):
+        config = recipe(name, d_in=48, d_sae=64, k=4)
+        sae = train(config, x[:-1000], steps=500, batch_size=256, progress=False).sae
+        score[name] = fvu(x[-1000:], sae(x[-1000:]).x_hat)
+        l0[name] = float((sae.encode(x[-1000:]) != 0).float().sum(1).mean())
+    assert l0["batch_abs_topk"] == pytest.approx(4, rel=0.1)
+    assert score["batch_abs_topk"] <= 0.85 * min(score["abs_topk"], score["batchtopk"])
+
+
 def test_the_auxiliary_loss_revives_signed_latents_by_magnitude():
     config = recipe("abs_topk", d_in=8, d_sae=24, k=2, k_aux=3)
     x = _normal(50, 8)

@@ -24,21 +24,24 @@ class BatchTopK(Sparsifier):
     al. 2024; the rule of mutual choice, arXiv 2411.02124, too).
 
     pre [n d_sae] -> codes [n d_sae], on training batches k non-zero a row on average. by_norm: rank
-    pre * dictionary.norms() instead of pre. signed: rank magnitudes and keep signs, AbsTopK's rule
-    (arXiv 2510.00404) with the budget of a batch.
+    pre * dictionary.norms() instead of pre.
 
-    Buffers: threshold [], in units of what is ranked, the moving average of the smallest that each batch
+    Buffers: threshold [], in units of what is ranked, the moving average of the smallest code that each batch
     kept: a plain mean at first, then exponential with weight 1 - decay for the newest. seen []: how many
-    batches there were. Before the first batch the threshold is 0 and all that is ranked above 0 counts.
+    batches there were. Before the first batch the threshold is 0 and every positive pre-activation counts.
     """
 
-    def __init__(self, k: int, decay: float, by_norm: bool = False, signed: bool = False) -> None:
+    def __init__(self, k: int, decay: float, by_norm: bool = False) -> None:
         super().__init__()
-        self.k, self.decay, self.by_norm, self.signed = k, decay, by_norm, signed
+        self.k, self.decay, self.by_norm = k, decay, by_norm
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("seen", torch.zeros(()))
         self.threshold: Tensor
         self.seen: Tensor
+
+    def ranked(self, pre: Tensor) -> Tensor:
+        """What of pre-activations or codes is compared: what is largest, and above 0, is kept."""
+        return pre
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
         return self.scatter(pre, *self.select(pre.detach(), x, dictionary))
@@ -46,7 +49,7 @@ class BatchTopK(Sparsifier):
     @torch.no_grad()
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor]:
         n, d_sae = pre.shape
-        score = pre.abs() if self.signed else pre
+        score = self.ranked(pre)
         score = score * dictionary.norms() if self.by_norm else score
         flat = (
             batch_top_k(score, dist.rows.count(n) * self.k) if self.training else above(score, self.threshold)
@@ -59,7 +62,7 @@ class BatchTopK(Sparsifier):
             values = codes.values * dictionary.norms()[codes.indices] if self.by_norm else codes.values
         else:
             values = codes * dictionary.norms() if self.by_norm else codes
-        values = values.abs() if self.signed else values
+        values = self.ranked(values)
         values = values[values > 0]
         smallest = dist.ranks.least(values.min() if len(values) else values.new_full((), math.inf))
         if smallest < math.inf:
@@ -68,6 +71,20 @@ class BatchTopK(Sparsifier):
 
     def extra_repr(self) -> str:
         return f"k={self.k}, decay={self.decay}"
+
+
+class BatchAbsTopK(BatchTopK):
+    """AbsTopK (arXiv 2510.00404) under the budget of a batch: in training the k * n largest |pre| of the
+    batch are kept with their signs, in eval mode what exceeds the learned threshold in magnitude. Equal to
+    BatchTopK applied to [pre, -pre] and folded back.
+
+    pre [n d_sae] -> codes [n d_sae], of either sign; buffers as there.
+    """
+
+    signed = True
+
+    def ranked(self, pre: Tensor) -> Tensor:
+        return pre.abs()
 
 
 class FeatureChoice(Sparsifier):

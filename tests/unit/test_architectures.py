@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelab.sae import SAE, Sparse, fvu, recipe
-from saelab.sae.batchwise import BatchTopK
+from saelab.sae.batchwise import BatchAbsTopK, BatchTopK
 from saelab.sae.kernels import batch_top_k, batch_top_k_reference, to_csr
 from saelab.sae.sparsifiers import AbsTopK, Gated, JumpReLU, TopK
 from saelab.training import LOSSES, train
@@ -276,7 +276,7 @@ def test_abs_topk_holds_both_poles_and_beats_topk_on_signed_data():
 
 def test_batch_abs_topk_is_batchtopk_of_both_signs_folded_back():
     """In training and, by the threshold learned from the batches, afterwards."""
-    signed, both = BatchTopK(3, 0.9, signed=True), BatchTopK(3, 0.9)
+    signed, both = BatchAbsTopK(3, 0.9), BatchTopK(3, 0.9)
     for seed in range(8):
         pre = _normal(50, 20, seed=seed)
         mine, theirs = signed(pre, pre, None), both(torch.cat([pre, -pre], 1), pre, None)

@@ -61,7 +61,7 @@ class Bridge:
                 "Install it: pip install 'transformer-lens>=3.5,<5'."
             )
             raise MissingDependency(msg) from None
-        self.weights = _weights(model)
+        self.weights = weights(model)
         memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
         twin = copy.deepcopy(model, memo)
         twin.config.architectures = [type(model).__name__]
@@ -83,7 +83,7 @@ class Bridge:
 
     def is_current(self, model: nn.Module) -> bool:
         """False once the model's weights have changed: the bridge holds copies of some of them."""
-        return self.weights == _weights(model)
+        return self.weights == weights(model)
 
     def forward(
         self,
@@ -128,18 +128,17 @@ class Bridge:
             with warnings.catch_warnings():
                 # where the library drops an edit it warns; the check of liveness refuses such points instead
                 warnings.filterwarnings("ignore", "A hook on .* returned a modified tensor", UserWarning)
+                own = {name: value for name, value in data.items() if name != "input_ids"}
                 return self._bridge.run_with_hooks(
-                    data["input_ids"],
-                    fwd_hooks=hooks,
-                    return_type="logits",
-                    attention_mask=data.get("attention_mask"),
+                    data["input_ids"], fwd_hooks=hooks, return_type="logits", use_cache=False, **own
                 )
 
         return run_visited(body, traffic, _HEADS, inputs, output=output, grad=grad)
 
 
-def _weights(model: nn.Module) -> list[tuple[int, int]]:
+def weights(model: nn.Module) -> list[tuple[int, int]]:
+    """Of each, where it lies and how often it was written to: another list where any has changed."""
     return [(p.data_ptr(), p._version) for p in model.parameters()]
 
 
-__all__ = ["Bridge", "bridge_points", "is_bridge_point", "is_square"]
+__all__ = ["Bridge", "bridge_points", "is_bridge_point", "is_square", "weights"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -12,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saelab.subjects import chat
+from saelab.subjects.alone import difference, masks, restarting
 from saelab.subjects.base import TorchSubject, config_facts
-from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_square
+from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_square, weights
+from saelab.subjects.direct import Tail, measure
 from saelab.subjects.hooks import EditFn, Site, View, plan
 from saelab.subjects.passes import Passed, run_hooked
 from saelab.subjects.points import Architecture
@@ -66,6 +67,8 @@ class LanguageModel(ReadsTexts, TorchSubject):
         self.n_ctx = _context(config, tokenizer)
         self.bos_id: int | None = getattr(tokenizer, "bos_token_id", None)
         self._bridge: Bridge | None = None
+        self._masks: dict[bool, bool] = {}
+        self._tail: tuple[Any, Tail] | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -83,24 +86,6 @@ class LanguageModel(ReadsTexts, TorchSubject):
         weight: Tensor = self.model.get_output_embeddings().weight.detach().T  # type: ignore[operator,union-attr]
         project = _project_out(self.model)
         return weight if project is None else project.weight.detach().T @ weight
-
-    @property
-    def final_norm(self) -> nn.Module | None:
-        """The norm before the unembedding, or None."""
-        return self._arch.final_norm
-
-    @property
-    def final_norm_scale(self) -> Tensor:
-        """[d_model]: the final norm's factor on each normalised coordinate (ones without such a norm)."""
-        norm = self.final_norm
-        weight = getattr(norm, "weight", None)
-        if norm is None or weight is None:
-            return torch.ones(self.d_model, device=self.device)
-        # Gemma multiplies by 1 + weight, others by weight: ask with input of mean 0 and mean square 1
-        x = torch.ones_like(weight)
-        x[1::2] = -1
-        with torch.no_grad():
-            return (norm(x) - norm(-x)) / 2 * x
 
     def to_residual(self, hook: HookPoint | str, vectors: Tensor) -> Tensor:
         """What directions [n width] at a hook point add to the residual stream, [n d_model].
@@ -130,12 +115,14 @@ class LanguageModel(ReadsTexts, TorchSubject):
     def residual_to_logits(self, vectors: Tensor) -> Tensor:
         """Linear effect of directions [n d_model] of the final residual stream on the logits, [n d_vocab].
 
-        The linear part of the final norm (centring for a LayerNorm, and its elementwise factor), then W_U;
-        the division by the norm depends on the text and is left out.
+        Of everything that the model does after its last block: the linear part of the final norm, W_U, and
+        what scales logits, measured on the model (`saelab.subjects.direct`). The division by the norm depends
+        on the text and is left out, and so are soft caps. Raises SubjectError where the model has no head.
         """
-        if isinstance(self.final_norm, nn.LayerNorm):
-            vectors = vectors - vectors.mean(-1, keepdim=True)
-        return (vectors * self.final_norm_scale) @ self.unembed
+        state = weights(self.model)
+        if self._tail is None or self._tail[0] != state:
+            self._tail = (state, measure(self))
+        return self._tail[1](vectors, self.model.get_output_embeddings().weight.detach())  # type: ignore[operator,union-attr]
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """(start, end) characters of each token of `to_tokens(text)`; (0, 0) for BOS. Needs a fast
@@ -209,10 +196,18 @@ class LanguageModel(ReadsTexts, TorchSubject):
     ) -> Inputs:
         """Lists of token ids (BOS is theirs to hold) to padded inputs.
 
-        segments: for each token a number; tokens see only those of their own number, and positions count
-        from 0 in each run of equal numbers, as if every segment were alone. Raises CorpusError, RangeError,
-        SubjectError where the model takes no positions.
+        segments: for each token a number; every run of equal numbers is read as if it were alone, which is
+        measured on the model at the first use. Raises CorpusError, RangeError, SubjectError where segments
+        would change what is read.
         """
+        if segments is not None:
+            self._with_masks(bridged=False)
+        return self.padded(rows, segments)
+
+    def padded(
+        self, rows: Sequence[Sequence[int]], segments: Sequence[Sequence[int]] | None = None
+    ) -> Inputs:
+        """As `prepare_tokens`, without the measurement."""
         lists = [check_ids(ids, self.d_vocab) for ids in rows]
         if not lists:
             msg = "Token ids must not be an empty list. Got []. Pass at least one sample."
@@ -229,37 +224,32 @@ class LanguageModel(ReadsTexts, TorchSubject):
         for row, values in enumerate(lists):
             ids[row, : len(values)] = values
         mask = np.arange(ids.shape[1]) < lengths[:, None]
-        data = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask).long()}
+        data = {"input_ids": torch.from_numpy(ids)}
         first = np.arange(ids.shape[1]) == 0
-        if segments is not None:
-            data |= self._segmented(segments, ids.shape[1])
+        if segments is None:
+            data["attention_mask"] = torch.from_numpy(mask).long()
+        else:
+            data["position_ids"] = restarting(segments, ids.shape[1])
             first = data["position_ids"].numpy() == 0
         bos = -1 if self.bos_id is None else self.bos_id
         return Inputs(data, lengths, counted=mask & ~(first & (ids == bos)))
 
-    def _segmented(self, segments: Sequence[Sequence[int]], width: int) -> dict[str, Tensor]:
-        """A mask [samples 1 queries keys] to be added to attention scores, and positions, for which every
-        segment is alone."""
-        if "position_ids" not in inspect.signature(self.module.forward).parameters:
-            msg = (
-                f"Segments need a model that takes position_ids. Got {type(self.module).__name__}. "
-                "Run each document alone: packing='document'."
-            )
-            raise SubjectError(msg)
-        number = torch.full((len(segments), width), -1)
-        for row, values in enumerate(segments):
-            number[row, : len(values)] = torch.as_tensor(values)
-        index = torch.arange(width)
-        fresh = torch.ones_like(number, dtype=torch.bool)
-        fresh[:, 1:] = number[:, 1:] != number[:, :-1]
-        position = index - torch.where(fresh, index, 0).cummax(1).values
-        sees = (number[:, :, None] == number[:, None, :]) & (index[:, None] >= index)
-        dtype = next(self.module.parameters()).dtype
-        mask = torch.where(sees, 0.0, torch.finfo(dtype).min).to(dtype)
-        return {
-            "attention_mask": mask[:, None],
-            "position_ids": position,
-        }
+    def _with_masks(self, bridged: bool) -> bool:
+        """Whether segments need masks beside positions that start anew, in each of the two ways through the
+        model. Measured once. Raises SubjectError where neither keeps them alone."""
+        last = f"blocks.{self.n_layers - 1}.{'attn.hook_q' if bridged else 'hook_resid_post'}"
+        with self._lock:
+            if bridged not in self._masks:
+                try:
+                    for self._masks[bridged] in (False, True):  # the measurement comes this way itself
+                        if (why := difference(self, last)) is None:
+                            return self._masks[bridged]
+                except SubjectError:
+                    del self._masks[bridged]
+                    raise
+                del self._masks[bridged]
+                raise SubjectError(why)
+            return self._masks[bridged]
 
     def loss(self, inputs: Inputs, edits: Sequence[Any] | Any = ()) -> tuple[np.ndarray, np.ndarray]:
         """Cross-entropy of the next token.
@@ -369,7 +359,10 @@ class LanguageModel(ReadsTexts, TorchSubject):
         if self.module.training:
             self.module.eval()
         data = self._to_device(inputs.data)
-        if any(self._site(h) is _BRIDGED for h in (*reads, *(h for h, _ in edits))):
+        bridged = any(self._site(h) is _BRIDGED for h in (*reads, *(h for h, _ in edits)))
+        if "position_ids" in data and self._with_masks(bridged):
+            data["attention_mask"] = masks(self.module, data["position_ids"])
+        if bridged:
             if self._bridge is None or not self._bridge.is_current(self.module):
                 self._bridge = Bridge(self.module, self.tokenizer, self.device)
             return self._bridge.forward(inputs, data, reads, edits, output=output, grad=grad)

@@ -260,21 +260,13 @@ def test_unknown_architectures_name_the_paths_tried():
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma", "gemma3", "opt"])
-def test_unembedding_and_final_norm(kind):
+def test_logits_are_what_the_unembedding_makes_of_the_last_norm(kind):
     subject = zoo.language_model(kind)
-    run = subject.run(subject.prepare(zoo.TEXTS), read=["ln_final.hook_out", "blocks.2.hook_resid_post"])
+    run = subject.run(subject.prepare(zoo.TEXTS), read=["ln_final.hook_out"])
     assert subject.unembed.shape == (subject.d_model, subject.d_vocab) == (32, 300)
     torch.testing.assert_close(
         run.acts["ln_final.hook_out"] @ subject.unembed, run.output, atol=1e-4, rtol=1e-4
     )
-    x = run.acts["blocks.2.hook_resid_post"]
-    if kind in ("gpt2", "opt"):
-        x = x - x.mean(-1, keepdim=True)
-    bias = getattr(subject.final_norm, "bias", None)
-    normed = x / x.square().mean(-1, keepdim=True).sqrt() * subject.final_norm_scale + (
-        0 if bias is None else bias
-    )
-    torch.testing.assert_close(normed, run.acts["ln_final.hook_out"], atol=1e-3, rtol=1e-3)
 
 
 def test_dimensions(gpt2, llama):

@@ -1,0 +1,97 @@
+"""The direct path from the residual stream to the logits, measured on the model's own last steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from saelab.types import SubjectError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SMALL = 0.5
+"""Of the head's output, where the logits' own scale is measured: far below where soft caps bend."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The linear part of what follows the last block: logits = scale * (x @ to_head) @ W_U."""
+
+    to_head: Tensor
+    """float32 [d_model d_head]: of the final norm, and of what else precedes the head"""
+    scale: Tensor
+    """float32 [d_vocab]: what the head's outputs are multiplied by"""
+
+    def __call__(self, vectors: Tensor, W_U: Tensor) -> Tensor:
+        """[n d_model] -> [n d_vocab], in the dtype of vectors; W_U: [d_vocab d_head]."""
+        h = vectors.float() @ self.to_head.to(vectors.device)
+        logits = h.to(W_U.device, W_U.dtype) @ W_U.t()
+        return (logits.float() * self.scale.to(logits.device)).to(vectors.device, vectors.dtype)
+
+
+def measure(subject: Any) -> Tail:
+    """By derivatives, whatever the norm is called and whatever scales the logits.
+
+    A final norm is N(x) = L x / s(x), s(x) the root mean square of x, of which LayerNorm takes the mean
+    first. At x0 of mean 0 and mean square 1 both have dN(v) = L v - mean(x0 v) L x0, so that
+    L v = dN(v) + mean(x0 v) N_odd(x0), with N_odd the part that changes its sign with x0 (a norm's bias does
+    not). dN comes from one backward pass in which each position asks for another coordinate of the head's
+    input. The scale is the ratio of two logits to the head's outputs put in their place; a soft cap does not
+    count, since it is the identity where logits are small.
+
+    Raises:
+        SubjectError: The model never calls its output embeddings.
+    """
+    head: Any = subject.model.get_output_embeddings()  # type: ignore[operator]
+    hook = f"blocks.{subject.n_layers - 1}.hook_resid_post"
+    d = subject.width(hook)
+    draw = torch.Generator().manual_seed(0)
+    x0 = torch.randn(d, generator=draw, dtype=torch.float64)
+    x0 = x0 - x0.mean()
+    x0 = (x0 / x0.square().mean().sqrt()).to(subject.device, next(subject.module.parameters()).dtype)
+    seen: list[Tensor] = []
+
+    def at(x: Tensor) -> Tensor:
+        """The head's input [n d_head] where the last block gives x [n d]."""
+        seen.clear()
+        ids = subject.padded([[0] * len(x)])
+        with head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+            subject.run(ids, edits=[(hook, lambda acts: x[None].to(acts.dtype))], grad=x.requires_grad)
+        if not seen:
+            message = (
+                "A logit lens needs a model that calls its output embeddings. Got "
+                f"{type(subject.model).__name__}, which does not. Compute logits from Run.output instead."
+            )
+            raise SubjectError(message)
+        return seen[-1].reshape(len(x), -1)
+
+    with torch.no_grad():
+        both = at(torch.stack([x0, -x0])) if subject.n_ctx > 1 else torch.cat([at(x0[None]), at(-x0[None])])
+    odd = (both[0] - both[1]).float() / 2
+    rows = []
+    for some in torch.arange(len(odd), device=x0.device).split(subject.n_ctx):
+        x = x0.expand(len(some), d).clone().requires_grad_()
+        with torch.enable_grad():
+            wanted = at(x).gather(1, some[:, None]).sum()
+        rows.append(torch.autograd.grad(wanted, x)[0].float())
+    derivative = torch.cat(rows).t()
+    to_head = derivative + x0.float()[:, None] / d * odd
+    return Tail(to_head.detach(), _scale(subject, head))
+
+
+def _scale(subject: Any, head: Any) -> Tensor:
+    """[d_vocab]"""
+
+    def small(_: Any, __: Any, out: Tensor) -> Tensor:
+        signs = out.new_tensor([SMALL, -SMALL])
+        return signs[:, None, None].expand_as(out)
+
+    with torch.no_grad(), head.register_forward_hook(small):
+        out: Any = subject.run(subject.padded([[0], [0]])).output
+    return (out[0, 0] - out[1, 0]).float() / (2 * SMALL)
+
+
+__all__ = ["Tail", "measure"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Iterator
@@ -49,38 +50,42 @@ def names() -> list[str]:
 
 
 @cache
-def _config(family: str) -> Any:
+def _config(family: str, **own: Any) -> Any:
     made = CONFIG_MAPPING[family]
     known = {*inspect.signature(made.__init__).parameters, *getattr(made, "__dataclass_fields__", {})}
     known |= {name for cls in made.__mro__ for name in getattr(cls, "__annotations__", {})}
-    sizes = {name: value for name, value in SIZES.items() if name in known}
-    return made(**sizes)
+    return made(**{name: value for name, value in {**SIZES, **own}.items() if name in known})
 
 
 def build(family: str, seed: int = 0, **changes: Any) -> nn.Module | None:
-    """A tiny random model, in eval mode, or None where these sizes are not enough to build one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            config = _config(family)
-            for name, value in changes.items():
-                setattr(config, name, value)
-            with torch.device("meta"):
-                sketch = transformers.AutoModelForCausalLM.from_config(config)
-            if sum(p.numel() for p in sketch.parameters()) > LARGE:
-                return None
-            torch.manual_seed(seed)
-            model = transformers.AutoModelForCausalLM.from_config(config)
-        except Exception:  # sizes that do not fit together, in one of a hundred ways
-            return None
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.ndim == 2:
-                p.copy_(torch.randn(p.shape, generator=draw) * p.shape[-1] ** -0.5)
-            elif "norm" in name.lower() or ".ln" in name:
-                p.add_(torch.randn(p.shape, generator=draw) * 0.3)
-    return model.float().eval()
+    """A tiny random model that reads tokens, in eval mode, or None where these sizes are not enough."""
+    for heads in (SIZES["num_key_value_heads"], SIZES["num_attention_heads"]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                config = copy.deepcopy(_config(family, num_key_value_heads=heads))
+                for name, value in changes.items():
+                    setattr(config, name, value)
+                with torch.device("meta"):
+                    sketch = transformers.AutoModelForCausalLM.from_config(config)
+                if sum(p.numel() for p in sketch.parameters()) > LARGE:
+                    return None
+                torch.manual_seed(seed)
+                model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+                with torch.no_grad():
+                    padded = torch.tensor([[1, 1, 1], [1, 1, 0]])
+                    model(torch.tensor([[1, 2, 3], [4, 5, 0]]), attention_mask=padded, use_cache=False)
+            except Exception:  # sizes that do not fit together, in one of a hundred ways
+                continue
+        draw = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if p.ndim == 2:
+                    p.copy_(torch.randn(p.shape, generator=draw) * p.shape[-1] ** -0.5)
+                elif "norm" in name.lower() or ".ln" in name:
+                    p.add_(torch.randn(p.shape, generator=draw) * 0.3)
+        return model
+    return None
 
 
 def every() -> Iterator[tuple[str, nn.Module]]:

@@ -38,20 +38,20 @@ def measure(subject: Any) -> Tail:
     A final norm is N(x) = L x / s(x), s(x) the root mean square of x, of which LayerNorm takes the mean
     first. At x0 of mean 0 and mean square 1 both have dN(v) = L v - mean(x0 v) L x0, so that
     L v = dN(v) + mean(x0 v) N_odd(x0), with N_odd the part that changes its sign with x0 (a norm's bias does
-    not). dN comes from one backward pass in which each position asks for another coordinate of the head's
-    input. The scale is the ratio of two logits to the head's outputs put in their place; a soft cap does not
-    count, since it is the identity where logits are small.
+    not). Without a norm dN is L. dN comes from one backward pass in which each position asks for another
+    coordinate of the head's input, and L is tried on another stream. The scale is the ratio of two logits to
+    the head's outputs put in their place; a soft cap does not count, since it is the identity where logits
+    are small.
 
     Raises:
-        SubjectError: The model never calls its output embeddings.
+        SubjectError: The model never calls its output embeddings, or does more than norm the stream before.
     """
     head: Any = subject.model.get_output_embeddings()  # type: ignore[operator]
     hook = f"blocks.{subject.n_layers - 1}.hook_resid_post"
     d = subject.width(hook)
-    draw = torch.Generator().manual_seed(0)
-    x0 = torch.randn(d, generator=draw, dtype=torch.float64)
-    x0 = x0 - x0.mean()
-    x0 = (x0 / x0.square().mean().sqrt()).to(subject.device, next(subject.module.parameters()).dtype)
+    x0, x1 = torch.randn(2, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x0, x1 = ((x - x.mean()) / x.std(correction=0) for x in (x0, x1))
+    x0 = x0.to(subject.device, next(subject.module.parameters()).dtype)
     seen: list[Tensor] = []
 
     def at(x: Tensor) -> Tensor:
@@ -68,9 +68,11 @@ def measure(subject: Any) -> Tail:
             raise SubjectError(message)
         return seen[-1].reshape(len(x), -1)
 
-    with torch.no_grad():
-        both = at(torch.stack([x0, -x0])) if subject.n_ctx > 1 else torch.cat([at(x0[None]), at(-x0[None])])
-    odd = (both[0] - both[1]).float() / 2
+    def odd_part(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return (at(x[None]) - at(-x[None]))[0].float() / 2
+
+    odd = odd_part(x0)
     rows = []
     for some in torch.arange(len(odd), device=x0.device).split(subject.n_ctx):
         x = x0.expand(len(some), d).clone().requires_grad_()
@@ -78,7 +80,18 @@ def measure(subject: Any) -> Tail:
             wanted = at(x).gather(1, some[:, None]).sum()
         rows.append(torch.autograd.grad(wanted, x)[0].float())
     derivative = torch.cat(rows).t()
-    to_head = derivative + x0.float()[:, None] / d * odd
+    # of what is normed, twice as much is the same
+    normed = bool((odd_part(2 * x0) - odd).norm() < 0.5 * odd.norm())
+    to_head = derivative + x0.float()[:, None] / d * odd if normed else derivative
+    expected = odd_part(x1.to(x0))
+    error = float((x1.to(to_head) @ to_head - expected).norm() / expected.norm())
+    if not error < (1e-2 if x0.dtype.itemsize > 2 else 0.1):
+        message = (
+            "A logit lens needs a model that norms the stream, or does nothing, between its last block and "
+            f"its output embeddings. Got {type(subject.model).__name__}, where the linear part is off by "
+            f"{error:.2g}. Compute logits from Run.output instead."
+        )
+        raise SubjectError(message)
     return Tail(to_head.detach(), _scale(subject, head))
 
 

@@ -69,6 +69,17 @@ class LanguageModel(ReadsTexts, TorchSubject):
         self._bridge: Bridge | None = None
         self._masks: dict[bool, bool] = {}
         self._tail: tuple[Any, Tail] | None = None
+        if self.device.type != "meta":
+            inputs = self._to_device(self._example(None, None).data)
+            view = _stream(*inputs["input_ids"].shape)
+            try:
+                self._arch.settle(view, lambda: self.module(**inputs, use_cache=False))
+            except Exception as error:
+                msg = (
+                    f"A language model must read a few tokens on {self.device}. Got {type(error).__name__}: "
+                    f"{str(error)[:300]} from {type(model).__name__}. Load it where it runs."
+                )
+                raise SubjectError(msg) from error
 
     @property
     def model(self) -> nn.Module:
@@ -376,7 +387,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
             grad=grad,
         )
 
-    def _example(self, hook: HookPoint, inputs: Inputs | None) -> Inputs:
+    def _example(self, hook: HookPoint | None, inputs: Inputs | None) -> Inputs:
         n = min(6, self.n_ctx)
         first = 0 if self.bos_id is None else self.bos_id
         ids = [first, *((first + 1 + 7 * i) % self.d_vocab for i in range(n - 1))]

@@ -1,18 +1,19 @@
 """Where the modules of a Hugging Face causal language model lie, and the hook points that they give.
 
 One table of attribute names instead of a class per architecture: GPT-2, GPT-J, GPT-Neo, GPT-NeoX (Pythia),
-OPT, BLOOM, Falcon, Phi, Llama, Mistral, Qwen, Gemma, OLMo and others differ only in these names and in
-whether a block is parallel.
+OPT, BLOOM, Falcon, Phi, Llama, Mistral, Qwen, Gemma, OLMo and others differ only in these names. Whether what
+is found is what it is called, `saelab.subjects.streams` measures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
-from saelab.subjects.hooks import Site
+from saelab.subjects.hooks import Site, View
+from saelab.subjects.streams import settle
 from saelab.types import SubjectError
 
 LAYERS = (
@@ -27,13 +28,12 @@ ATTENTION_OUT = ("o_proj", "c_proj", "out_proj", "dense")
 MLP = ("mlp", "feed_forward", "ffn", "")  # "": the block itself holds fc1 and fc2 (OPT)
 MLP_OUT = ("down_proj", "c_proj", "dense_4h_to_h", "fc_out", "fc2")
 MLP_IN = ("gate_proj", "c_fc", "dense_h_to_4h", "fc_in", "fc1", "up_proj")
-SECOND_NORM = ("pre_feedforward_layernorm", "ln_2", "post_attention_layernorm", "final_layer_norm", "norm_2")
 
 
 class Architecture:
     """The modules of one model by role, found through the table above.
 
-    points: TransformerLens name -> Site, in the order of the forward pass.
+    points: TransformerLens name -> Site, in the order of the pass; those of the stream before `settle`.
     final_norm, layers: the modules; n_heads: query heads; rotary: whether q and k are rotated.
     missing: name -> why a usual hook point does not exist here.
     Raises SubjectError with the paths tried where the layers are not found.
@@ -71,6 +71,10 @@ class Architecture:
         if self.final_norm is not None:
             self.points["ln_final.hook_out"] = Site(self.final_norm)
 
+    def settle(self, view: View, forward: Callable[[], Any]) -> None:
+        """Keep the points of the stream that are what they are called, by one pass over a few tokens."""
+        self.points, self.missing = settle(self.layers, self.points, view, forward)
+
     def _block(self, prefix: str, block: nn.Module) -> dict[str, Site]:
         attention = _first(block, ATTENTION)
         attention_out = _first(attention, ATTENTION_OUT)
@@ -88,11 +92,6 @@ class Architecture:
             points[f"{prefix}.attn.hook_in"] = Site(attention, "in")
             points[f"{prefix}.attn.hook_z"] = Site(attention_out, "in")
             points[f"{prefix}.hook_attn_out"] = Site(post_attention or attention_out)
-        middle = self._middle(block, mlp)
-        if isinstance(middle, str):
-            self.missing[f"{prefix}.hook_resid_mid"] = middle
-        else:
-            points[f"{prefix}.hook_resid_mid"] = Site(middle, "in", in_place=True)
         if mlp is not None:
             entry: Any = mlp_in if mlp is block else mlp
             points[f"{prefix}.mlp.hook_in"] = Site(entry, "in")
@@ -106,25 +105,7 @@ class Architecture:
         if mlp is not None:
             points[f"{prefix}.hook_mlp_out"] = Site(post_mlp or mlp_out or mlp)
         points[f"{prefix}.hook_resid_post"] = Site(block)
-        if getattr(self.config, "residual_multiplier", 1.0) != 1.0:  # Granite
-            for name in (f"{prefix}.hook_attn_out", f"{prefix}.hook_mlp_out"):
-                points.pop(name, None)
-                self.missing[name] = "what its branches add is scaled first (config.residual_multiplier)"
         return points
-
-    def _middle(self, block: nn.Module, mlp: nn.Module | None) -> nn.Module | str:
-        """The module whose input is the residual stream between attention and MLP, or why there is none."""
-        if mlp is None:
-            return "its blocks are no pairs of attention and MLP"
-        for flag in ("use_parallel_residual", "parallel_attn"):
-            if getattr(self.config, flag, False):
-                return f"its blocks run attention and MLP in parallel (config.{flag})"
-        if not getattr(self.config, "do_layer_norm_before", True):
-            return "its blocks normalise the stream itself after each branch (config.do_layer_norm_before)"
-        norm = _first(block, SECOND_NORM)
-        if hasattr(block, "post_feedforward_layernorm") and not hasattr(block, "pre_feedforward_layernorm"):
-            norm = mlp  # OLMo 2 normalises after the branches only
-        return norm or "its blocks run attention and MLP in parallel, with one norm for both"
 
 
 def _first(module: nn.Module | None, names: Sequence[str]) -> Any:

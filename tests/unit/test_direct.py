@@ -74,6 +74,23 @@ def test_a_vector_is_the_same_in_every_batch_and_the_map_is_linear():
     )
 
 
+@pytest.mark.parametrize("family", ["bart", "openai-gpt"])
+def test_without_a_final_norm_it_is_the_head_alone(family):
+    tokenizer = zoo.byte_tokenizer()
+    tokenizer.model_max_length = 64
+    subject = LanguageModel(families.build(family), tokenizer)
+    v = torch.randn(3, 32)
+    torch.testing.assert_close(subject.residual_to_logits(v), v @ subject.unembed, atol=1e-4, rtol=1e-4)
+
+
+def test_a_head_that_is_not_linear_is_refused():
+    tokenizer = zoo.byte_tokenizer()
+    tokenizer.model_max_length = 64
+    subject = LanguageModel(families.build("modernbert-decoder"), tokenizer)
+    with pytest.raises(SubjectError, match="norms the stream"):
+        subject.residual_to_logits(torch.ones(1, 32))
+
+
 def test_a_model_whose_head_is_never_called_is_refused():
     subject = zoo.language_model("llama")
     head = subject.module.lm_head

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.types import ConfigError, HasTokens, RangeError, StoreError, nearest, need
-from saelab.widgets import CardView, FeaturesView, Selection, TokensView
+from saelab.widgets import CardView, FeaturesView, SampleView, Selection
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +118,7 @@ class Lab:
 
     def show(
         self, sample: Any, latent: int | None = None, *, sae: str | None = None, with_card: bool = False
-    ) -> TokensView:
+    ) -> SampleView:
         """A sample of whatever kind the subject reads as a heatmap: a text, a dialogue, an image, items.
 
         Hover over a position for its latents, click one to colour the sample by it.
@@ -135,14 +135,14 @@ class Lab:
         """
         name = self._name(sae)
         self._choose(name, latent)
-        return TokensView(
+        return SampleView(
             self.codes(sample, sae=name), questions=self._questions(name), selection=self._choices[name],
             with_card=with_card,
         )  # fmt: skip
 
     def tokens(
         self, text: str, latent: int | None = None, *, sae: str | None = None, with_card: bool = False
-    ) -> TokensView:
+    ) -> SampleView:
         """`show` of a text, for subjects that read texts. Raises SubjectError where this one does not."""
         need(self.subject, HasTokens, "A heatmap of tokens")
         return self.show(text, latent, sae=sae, with_card=with_card)
@@ -256,6 +256,7 @@ class Lab:
             self._asked[name] = {
                 "card": lambda latent: self._cached_card(latent, name),
                 "cards": lambda latents: self._cards(latents, name),
+                "documents": lambda numbers: self._store(name).documents(numbers),
             }
         return self._asked[name]
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saelab.analysis.results import SampleCodes
+from saelab.corpora.images import thumbnail
+from saelab.errors import SaelabError
 from saelab.harvesting.batches import batches, check_hooks, side_by_side
 from saelab.stores.records import DocumentRecord
 
 if TYPE_CHECKING:
+    from saelab.corpora import Document
     from saelab.sae import SAE
     from saelab.types import Subject
+
+SHOWN = 256
+"""Pixels of the longer side of a sample's picture, at most."""
 
 
 def sample_codes(subject: Subject, sae: SAE, sample: Any) -> SampleCodes:
@@ -35,13 +42,23 @@ def sample_codes(subject: Subject, sae: SAE, sample: Any) -> SampleCodes:
     (every,) = batches(subject, corpus, hooks, long="error", include_bos=True)
     found = every.rows
     (document,) = every.documents
+    record = DocumentRecord.of(0, document, every.layouts[0])
+    if record.grids:
+        record = record._replace(media=_picture(document))
     return SampleCodes(
-        DocumentRecord.of(0, document, every.layouts[0]),
+        record,
         tuple(found.vocabulary[i] for i in found.shown.tolist()),
         sae.encode_sparse(side_by_side(every.acts, hooks)),
         found.counted,
         int(found.origin[:, 2].max(initial=0)) + 1,
     )
+
+
+def _picture(document: Document) -> bytes | None:
+    """A picture of a sample with a grid: made of it where it is an image, else the document's own."""
+    with contextlib.suppress(SaelabError, ImportError, ValueError, TypeError):
+        return thumbnail(document.raw, SHOWN)
+    return document.media
 
 
 def search(subject: Subject, sae: SAE, sample: Any, n: int = 50) -> list[tuple[int, float]]:

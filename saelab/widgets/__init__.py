@@ -10,6 +10,6 @@ from saelab.widgets.export import page as page
 from saelab.widgets.features import FeaturesView as FeaturesView
 from saelab.widgets.questions import Ask as Ask
 from saelab.widgets.questions import Shared as Shared
+from saelab.widgets.sample import SampleView as SampleView
 from saelab.widgets.selection import Selection as Selection
-from saelab.widgets.tokens import TokensView as TokensView
 from saelab.widgets.wire import Packed as Packed

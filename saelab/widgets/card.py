@@ -31,7 +31,7 @@ class CardView(View):
         super().__init__(latent=latent, **options)
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
-        return {"card": card_answers(self.questions)}
+        return card_answers(self.questions)
 
     def first(self) -> Iterable[Ask]:
         return asks_card(self.latent)

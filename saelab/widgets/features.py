@@ -42,7 +42,7 @@ class FeaturesView(View):
         return {
             "table": lambda: pack_table(self.table),
             "names": lambda: Packed({}, {"names": list(map(clean, self.table.names))}),
-            "card": card_answers(self.questions),
+            **card_answers(self.questions),
             "search": self._search,
         }
 

@@ -1,4 +1,4 @@
-"""A text as a heatmap of its latents."""
+"""A sample as a heatmap of its latents: tokens, items, patches over their picture."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from saelab.analysis.results import SampleCodes
 from saelab.widgets.base import View, checked_questions
 from saelab.widgets.cards import asks_card, card_answers
 from saelab.widgets.questions import Ask
-from saelab.widgets.wire import Packed, clean
+from saelab.widgets.wire import Packed, clean, picture
 
 
-class TokensView(View):
-    """Tokens shaded by the chosen latent, or without one by the strongest latent of each.
+class SampleView(View):
+    """Positions shaded by the chosen latent, or without one by the strongest latent of each.
 
     Args:
-        codes: Of the text.
-        questions: {"card": latent -> FeatureCard}.
+        codes: Of the sample.
+        questions: See `card_answers`.
         options: `with_card`: show the chosen latent's card below. Others: see `View`.
 
     Raises:
         ConfigError: A question is missing, or an option unknown.
     """
 
-    kind = "tokens"
+    kind = "sample"
     follows = ("latent", "row", "document")
     with_card = traitlets.Bool(False).tag(sync=True)
 
@@ -39,7 +39,7 @@ class TokensView(View):
         super().__init__(**options)
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
-        return {"codes": lambda: pack_codes(self.codes), "card": card_answers(self.questions)}
+        return {"codes": lambda: pack_codes(self.codes), **card_answers(self.questions)}
 
     def first(self) -> Iterable[Ask]:
         return [Ask("codes"), *(asks_card(self.latent) if self.with_card else [])]
@@ -53,11 +53,17 @@ class TokensView(View):
 
 
 def pack_codes(result: SampleCodes) -> Packed:
-    """What each position shows, of which kind that is, whether it is counted, and the codes in CSR form."""
-    codes = result.codes
+    """What each position shows, of which kind that is, how they lie, whether they are counted, and the codes
+    in CSR form; the picture, if there is one."""
+    codes, document = result.codes, result.document
     kinds = {facet: i for i, facet in enumerate(dict.fromkeys(each.facet for each in result.shown))}
     return Packed(
-        {"facets": list(kinds)},
+        {
+            "facets": list(kinds),
+            "parts": [list(part) for part in result.parts()],
+            "calls": result.calls,
+            "labels": list(map(clean, document.labels)),
+        },
         {
             "names": list(map(clean, result.names)),
             "facets": np.array([kinds[each.facet] for each in result.shown], np.uint8),
@@ -65,5 +71,6 @@ def pack_codes(result: SampleCodes) -> Packed:
             "indptr": codes.indptr.astype(np.int32),
             "indices": codes.indices.astype(np.int32),
             "values": codes.values.astype(np.float32),
+            "picture": picture(document.media),
         },
     )

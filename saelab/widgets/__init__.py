@@ -12,4 +12,13 @@ from saelab.widgets.questions import Ask as Ask
 from saelab.widgets.questions import Shared as Shared
 from saelab.widgets.sample import SampleView as SampleView
 from saelab.widgets.selection import Selection as Selection
+from saelab.widgets.source import Made
 from saelab.widgets.wire import Packed as Packed
+
+
+class LabViews:
+    """The views that a Lab makes, each as a method of it."""
+
+    show = Made(SampleView.of)
+    features = Made(FeaturesView.of)
+    feature = Made(CardView.of)

@@ -12,6 +12,7 @@ from saelab.types import CorpusError
 from saelab.widgets.base import View, checked_questions
 from saelab.widgets.cards import asks_card, card_answers
 from saelab.widgets.questions import Ask
+from saelab.widgets.source import HasSources
 from saelab.widgets.wire import Packed, clean
 
 
@@ -37,6 +38,20 @@ class FeaturesView(View):
         self.table = table
         self.questions = checked_questions(questions, "card")
         super().__init__(**options)
+
+    @staticmethod
+    def of(lab: HasSources, *, sae: str | None = None) -> FeaturesView:
+        """A browser over all latents: sort, search by a text that fires them, read their cards.
+
+        Args:
+            lab: whose latents they are.
+            sae: name of the SAE; None: the chosen one.
+
+        Raises:
+            StoreError: The SAE has no store.
+        """
+        source = lab.source(sae)
+        return FeaturesView(source.table(), questions=source.questions, selection=source.selection)
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
         return {

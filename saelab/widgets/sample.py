@@ -12,6 +12,7 @@ from saelab.analysis.results import SampleCodes
 from saelab.widgets.base import View, checked_questions
 from saelab.widgets.cards import asks_card, card_answers
 from saelab.widgets.questions import Ask
+from saelab.widgets.source import HasSources
 from saelab.widgets.wire import Packed, clean, picture
 
 
@@ -37,6 +38,35 @@ class SampleView(View):
         self.codes = codes
         self.questions = checked_questions(questions, "card")
         super().__init__(**options)
+
+    @staticmethod
+    def of(
+        lab: HasSources,
+        sample: Any,
+        latent: int | None = None,
+        *,
+        sae: str | None = None,
+        with_card: bool = False,
+    ) -> SampleView:
+        """A sample of whatever kind the subject reads as a heatmap: a text, a dialogue, an image, items.
+
+        Hover over a position for its latents, click one to colour the sample by it.
+
+        Args:
+            lab: whose subject reads it.
+            sample: what the subject reads.
+            latent: chosen at the start, in every view of its SAE.
+            sae: name of the SAE; None: the chosen one.
+            with_card: show the chosen latent's card.
+
+        Raises:
+            CorpusError: The sample is empty, of another kind, or longer than the model's context.
+            RangeError: The latent is out of range.
+        """
+        source = lab.source(sae)
+        source.choose(latent)
+        codes, questions = source.codes(sample), source.questions
+        return SampleView(codes, questions=questions, selection=source.selection, with_card=with_card)
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
         return {"codes": lambda: pack_codes(self.codes), **card_answers(self.questions)}

@@ -17,7 +17,8 @@ from saelab.widgets.wire import Packed, clean
 
 
 class FeaturesView(View):
-    """All latents as a list to sort and search, beside the card of the chosen one.
+    """All latents as a list to sort and search, beside the card of the chosen one; where several are chosen,
+    these alone.
 
     Args:
         table: One line a latent.
@@ -30,7 +31,7 @@ class FeaturesView(View):
     """
 
     kind = "features"
-    follows = ("latent", "row", "document")
+    follows = ("latent", "row", "document", "latents")
 
     def __init__(
         self, table: LatentTable, questions: Mapping[str, Callable[..., Any]], **options: Any

@@ -383,6 +383,18 @@ describe("features", () => {
     key(box, "Escape");
     expect($(".sl-count").textContent).toContain("100 of 100");
   });
+  test("chosen latents are listed alone, until that is cleared", async () => {
+    const { model } = await show();
+    model.set("latents", [7, 300, 3]);
+    const order = $("select");
+    order.value = "latent";
+    order.dispatchEvent(new Event("change"));
+    expect($$(".sl-row").map((row) => row.dataset.latent)).toEqual(["3", "7"]);
+    expect($(".sl-count").textContent).toContain("2 of 100 latents (those chosen)");
+    $(".sl-clear").click();
+    expect(model.state.latents).toBe(null);
+    expect($(".sl-count").textContent).toContain("100 of 100 latents, ");
+  });
   test("an error of the kernel is shown", async () => {
     await show(100, {
       card: () => {

@@ -2,6 +2,7 @@
 
 from saelab.widgets.base import View as View
 from saelab.widgets.card import CardView as CardView
+from saelab.widgets.densities import DensitiesView as DensitiesView
 from saelab.widgets.export import Lines as Lines
 from saelab.widgets.export import Table as Table
 from saelab.widgets.export import Text as Text
@@ -22,3 +23,4 @@ class LabViews:
     show = Made(SampleView.of)
     features = Made(FeaturesView.of)
     feature = Made(CardView.of)
+    densities = Made(DensitiesView.of)

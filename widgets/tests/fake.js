@@ -174,7 +174,7 @@ export function pictured(latent) {
     fields: {
       names: Uint16Array.from([0, 1, 2]),
       values: Float32Array.from([0.5, 0, 0, 1.5, 0, 1.5, 0, 0, 0.75, 0, 1.5, 0, 0, 0, -0.5]),
-      pictures: Uint8Array.from([...PICTURE, ...PICTURE]),
+      pictures: Uint8Array.from([...PICTURE, 0xff, 0xd8, 0xff, 0]),
     },
   });
 }

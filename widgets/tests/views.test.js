@@ -311,6 +311,9 @@ describe("cards with pictures", () => {
     const tiles = $$(".sl-gallery > li");
     expect(tiles.map((t) => t.dataset.document)).toEqual(["9", "4", "5"]);
     expect(tiles.map((t) => t.querySelectorAll(".sl-grid > img").length)).toEqual([1, 1, 1]);
+    expect(tiles.map((t) => t.querySelector("img").src.split(";")[0])).toEqual([
+      ...["data:image/png", "data:image/png", "data:image/jpeg"],
+    ]);
     // those that came along are not asked for
     expect(asked).toEqual([4]);
     const titles = (tile) =>

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saelab.analysis.results import SampleCodes
-from saelab.corpora.images import thumbnail
-from saelab.errors import SaelabError
 from saelab.harvesting.batches import batches, check_hooks, side_by_side
+from saelab.harvesting.pictures import picture
 from saelab.stores.records import DocumentRecord
 
 if TYPE_CHECKING:
-    from saelab.corpora import Document
     from saelab.sae import SAE
     from saelab.types import Subject
 
@@ -44,7 +41,7 @@ def sample_codes(subject: Subject, sae: SAE, sample: Any) -> SampleCodes:
     (document,) = every.documents
     record = DocumentRecord.of(0, document, every.layouts[0])
     if record.grids:
-        record = record._replace(media=_picture(document))
+        record = record._replace(media=picture(subject, document, SHOWN) or record.media)
     return SampleCodes(
         record,
         tuple(found.vocabulary[i] for i in found.shown.tolist()),
@@ -52,13 +49,6 @@ def sample_codes(subject: Subject, sae: SAE, sample: Any) -> SampleCodes:
         found.counted,
         int(found.origin[:, 2].max(initial=0)) + 1,
     )
-
-
-def _picture(document: Document) -> bytes | None:
-    """A picture of a sample with a grid: made of it where it is an image, else the document's own."""
-    with contextlib.suppress(SaelabError, ImportError, ValueError, TypeError):
-        return thumbnail(document.raw, SHOWN)
-    return document.media
 
 
 def search(subject: Subject, sae: SAE, sample: Any, n: int = 50) -> list[tuple[int, float]]:

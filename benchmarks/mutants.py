@@ -114,8 +114,8 @@ MUTATIONS = [
              "recovered = (ablated - loss) / (ablated - clean)", "recovered = (ablated - loss) / ablated",
              "unit/test_analysis"),
     # views, config, command line
-    Mutation("a small negative code is quantised to 0", "saelab/widgets/encode.py",
-             'steps = np.where((values != 0) & (steps == header["zero"])', 'steps = np.where((values > 1e9)',
+    Mutation("a small negative code is quantised to 0", "saelab/widgets/cards.py",
+             "np.where((values != 0) & (numbers == zero)", "np.where((values > 1e9) & (numbers == zero)",
              "unit/test_widgets"),
     Mutation("an unknown key of a config is passed over", "saelab/config.py",
              "        if key not in known:\n", "        if False:\n", "unit/test_config"),

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.types import ConfigError, HasTokens, RangeError, StoreError, nearest, need
-from saelab.widgets import CardView, FeaturesView, Selection, TokensView
+from saelab.widgets import LabViews, SampleView, Selection
+from saelab.widgets.source import Source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,14 +23,15 @@ if TYPE_CHECKING:
     Stores = FeatureStore | str | Path | Sequence[Any] | Mapping[str, Any]
 
 
-class Lab:
+class Lab(LabViews):
     """A subject, SAEs on its hook points, and the stores of their latents over a corpus.
 
     Each part may be the object itself or where it is (a folder, for the subject also a hub id). Stores are
     opened at once; the model and the SAEs are loaded when they are first needed, so a Lab opens in a moment.
 
     `lab.selection` is shared by every view of this Lab: which SAE is chosen, which of its latents, a row, a
-    document, a list of latents. Choosing a latent in one view moves all others of its SAE.
+    document, a list of latents. Choosing a latent in one view moves all others of its SAE. The views are the
+    methods of `saelab.widgets.LabViews`.
 
     Attributes:
         saes: name -> SAE.
@@ -72,7 +74,7 @@ class Lab:
             for part in (subject, sae):
                 if store is not None and not isinstance(part, str | Path):
                     store.check(part)
-        self._asked: dict[str, dict[str, Any]] = {}
+        self._sources: dict[str, Source] = {}
         # every view asks for the same cards, hovering and prefetching: keep the latest
         self._cached_card = lru_cache(maxsize=512)(self._card)
 
@@ -116,49 +118,12 @@ class Lab:
     def labels(self) -> dict[int, str]:
         return self._labels_of(self._name(None))
 
-    def show(
-        self, sample: Any, latent: int | None = None, *, sae: str | None = None, with_card: bool = False
-    ) -> TokensView:
-        """A sample of whatever kind the subject reads as a heatmap: a text, a dialogue, an image, items.
-
-        Hover over a position for its latents, click one to colour the sample by it.
-
-        Args:
-            sample: what the subject reads.
-            latent: chosen at the start, in every view of its SAE.
-            sae: name of the SAE; None: the chosen one.
-            with_card: show the chosen latent's card.
-
-        Raises:
-            CorpusError: The sample is empty, of another kind, or longer than the model's context.
-            RangeError: The latent is out of range.
-        """
-        name = self._name(sae)
-        self._choose(name, latent)
-        return TokensView(
-            self.codes(sample, sae=name), questions=self._questions(name), selection=self._choices[name],
-            with_card=with_card,
-        )  # fmt: skip
-
     def tokens(
         self, text: str, latent: int | None = None, *, sae: str | None = None, with_card: bool = False
-    ) -> TokensView:
+    ) -> SampleView:
         """`show` of a text, for subjects that read texts. Raises SubjectError where this one does not."""
         need(self.subject, HasTokens, "A heatmap of tokens")
         return self.show(text, latent, sae=sae, with_card=with_card)
-
-    def features(self, *, sae: str | None = None) -> FeaturesView:
-        """A browser over all latents: sort, search by a text that fires them, read their cards. Raises
-        StoreError where the SAE has no store."""
-        name = self._name(sae)
-        questions = self._questions(name) | {"search": lambda text: self._found(text, name)}
-        return FeaturesView(self._table(name), questions=questions, selection=self._choices[name])
-
-    def feature(self, latent: int, *, sae: str | None = None) -> CardView:
-        """The card of one latent; it follows the selection. Raises RangeError, StoreError."""
-        name = self._name(sae)
-        self._choose(name, latent)
-        return CardView(latent, questions=self._questions(name), selection=self._choices[name])
 
     def card(self, latent: int, *, sae: str | None = None) -> FeatureCard:
         """Everything that a card shows of one latent. Raises RangeError, StoreError."""
@@ -250,14 +215,28 @@ class Lab:
         given = pd.DataFrame(list(own.items()), columns=["latent", "label"]).assign(source="lab")
         return pd.concat([kept, given], ignore_index=True)
 
-    def _questions(self, name: str) -> dict[str, Any]:
-        """What views of an SAE may ask: the same functions each time, so that a page holds an answer once."""
-        if name not in self._asked:
-            self._asked[name] = {
+    def source(self, sae: str | None = None) -> Source:
+        """What views of an SAE are made of. Raises ConfigError on an unknown name.
+
+        Args:
+            sae: name of the SAE; None: the chosen one.
+        """
+        name = self._name(sae)
+        if name not in self._sources:
+            questions = {
                 "card": lambda latent: self._cached_card(latent, name),
                 "cards": lambda latents: self._cards(latents, name),
+                "documents": lambda numbers: self._store(name).documents(numbers),
+                "search": lambda text: self._found(text, name),
             }
-        return self._asked[name]
+            self._sources[name] = Source(
+                lambda: self._table(name),
+                lambda sample: self.codes(sample, sae=name),
+                questions,
+                self._choices[name],
+                lambda latent: self._choose(name, latent),
+            )
+        return self._sources[name]
 
     def _card(self, latent: int, name: str) -> FeatureCard:
         return self._cards([latent], name)[0]

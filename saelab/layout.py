@@ -57,6 +57,20 @@ class Place(NamedTuple):
         return f"{self.row},{self.column}" if self.kind == "grid" else str(self.at)
 
 
+class Part(NamedTuple):
+    """Neighbouring positions of one segment, as they are shown."""
+
+    kind: str
+    n: int
+    """positions"""
+    width: int
+    """of a grid: patches in a row, else 0"""
+    at: int
+    """where they begin in their segment"""
+    of: int
+    """positions of the whole segment"""
+
+
 @dataclass(frozen=True)
 class Layout:
     """The segments of a document, in the order of its positions."""
@@ -138,6 +152,22 @@ class Layout:
         )
         raise RangeError(message)
 
+    def parts(self, start: int, n: int) -> list[Part]:
+        """What some positions of a document are made of, in order; those beyond the layout are a line.
+
+        Args:
+            start: the first.
+            n: how many.
+        """
+        found, end, begin = [], start + n, 0
+        for segment in (*self.segments, Segment("line", None)):
+            stop = end if segment.n is None else begin + segment.n
+            first, last = max(start, begin), min(end, stop)
+            if first < last:
+                found.append(Part(segment.kind, last - first, segment.width, first - begin, stop - begin))
+            begin = max(stop, begin)
+        return found
+
     def window(self, position: int, before: int, after: int, n: int, most: int = 1024) -> tuple[int, int]:
         """The positions that are shown around one: [first, last].
 
@@ -172,4 +202,4 @@ class Layout:
 
 LINE = Layout((Segment("line", None),))
 
-__all__ = ["KINDS", "LINE", "Layout", "Place", "Segment"]
+__all__ = ["KINDS", "LINE", "Layout", "Part", "Place", "Segment"]

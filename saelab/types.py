@@ -353,6 +353,15 @@ class HasLoss(Protocol):
 
 
 @runtime_checkable
+class HasPictures(Protocol):
+    """Reads images, of which it may see a part."""
+
+    def seen(self, sample: Any) -> Any:
+        """The image as a grid of its positions covers it, in a form that `saelab.corpora.images` takes."""
+        ...
+
+
+@runtime_checkable
 class Generates(Protocol):
     """Continues a prompt."""
 
@@ -371,7 +380,7 @@ def need(subject: Any, capability: type, what: str) -> None:
 
     Args:
         subject: whose it should be.
-        capability: `HasTokens`, `HasLogits`, `HasLoss` or `Generates`.
+        capability: `HasTokens`, `HasLogits`, `HasLoss`, `HasPictures` or `Generates`.
         what: who needs it, for the message: "A logit lens".
 
     Raises:
@@ -412,6 +421,7 @@ __all__ = [
     "Generates",
     "HasLogits",
     "HasLoss",
+    "HasPictures",
     "HasTokens",
     "HookError",
     "HookPoint",

@@ -41,6 +41,22 @@ def sample(names: list[str], codes: np.ndarray, counted: np.ndarray | None = Non
     return SampleCodes(document, shown, Codes.from_dense(codes), counted)
 
 
+def laid_out(
+    layout: str,
+    facets: list[str],
+    names: list[str],
+    codes: np.ndarray,
+    *,
+    calls: int = 1,
+    media: bytes | None = None,
+    labels: tuple[str, ...] = (),
+) -> SampleCodes:
+    """A sample of any layout."""
+    document = DocumentRecord(0, "0", "", "", layout, labels, media)
+    shown = tuple(map(Shown, facets, names))
+    return SampleCodes(document, shown, Codes.from_dense(codes), np.ones(len(names), bool), calls)
+
+
 def card(latent: int = 3, windows: int = 20, signed: bool = False, lens: bool = True) -> FeatureCard:
     rng = np.random.default_rng(latent)
     made = []

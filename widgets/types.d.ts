@@ -37,6 +37,21 @@ export interface Model {
   off(event: string, listener: (...args: any[]) => void): void;
 }
 
+/** Neighbouring positions of one kind: see `saelab.layout.Part`. */
+export interface Part {
+  kind: string;
+  n: number;
+  /** of a grid: patches in a row */
+  width: number;
+  /** where they begin in their segment */
+  at: number;
+  /** positions of the whole segment */
+  of: number;
+}
+
+/** The picture of a document, by its number. */
+export type Pictures = (document: number) => Promise<Uint8Array>;
+
 export interface View {
   /** where it draws */
   body: HTMLElement;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -62,16 +63,27 @@ def cards(
     if sae is not None and subject is not None and not lacking(subject, HasLogits):
         with contextlib.suppress(HookError):
             lenses = logit_lenses(sae, subject, [s.latent for s in found])
+    windows = [
+        (
+            examples(store, s.latent, n_top, "top"),
+            examples(store, s.latent, n_quantile, "quantile"),
+            examples(store, s.latent, n_top, "bottom") if s.negative else None,
+        )
+        for s in found
+    ]
+    numbers = [[w.document for group in groups if group for w in group.windows] for groups in windows]
+    seen = store.documents(itertools.chain.from_iterable(numbers), seen=True)
     return [
         FeatureCard(
             s,
-            examples(store, s.latent, n_top, "top"),
-            examples(store, s.latent, n_quantile, "quantile"),
+            top,
+            quantile,
             lens,
             (labels or {}).get(s.latent, ""),
-            examples(store, s.latent, n_top, "bottom") if s.negative else None,
+            bottom,
+            {number: seen[number] for number in dict.fromkeys(own) if number in seen},
         )
-        for s, lens in zip(found, lenses, strict=True)
+        for s, lens, (top, quantile, bottom), own in zip(found, lenses, windows, numbers, strict=True)
     ]
 
 

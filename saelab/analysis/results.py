@@ -5,12 +5,14 @@ Arrays are numpy, so that a result can be kept, compared and shown without the m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saelab.layout import Layout
+from saelab.analysis.texts import sample_text, shows, window_line
+from saelab.layout import Layout, Part
 from saelab.stores.records import DocumentRecord, Example, LatentStats
 from saelab.types import Codes, Shown
 
@@ -28,25 +30,25 @@ class Examples:
     windows: tuple[Example, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One line for each window: value, document, position, call, text (what its rows show, joined)."""
+        """One line for each window: value, document, position, call, text (what its rows show, joined; of a
+        picture, the place that fires)."""
         import pandas as pd
 
         columns = ["value", "document", "position", "call", "text"]
-        rows = [(w.value, w.document, w.position, w.call, "".join(w.names)) for w in self.windows]
+        rows = [(w.value, w.document, w.position, w.call, shows(w)) for w in self.windows]
         return pd.DataFrame(rows, columns=columns)
 
+    def lines(self, documents: Mapping[int, DocumentRecord] | None = None) -> list[str]:
+        """A line for each window: its value, and its rows with the one that fires in brackets; of a picture,
+        which it is and where it fires.
+
+        Args:
+            documents: of windows, by number; see `FeatureCard.documents`.
+        """
+        return [window_line(w, (documents or {}).get(w.document)) for w in self.windows]
+
     def __str__(self) -> str:
-        return "\n".join(map(_line, self.windows)) or f"latent {self.latent}: no {self.kind} examples"
-
-
-def _line(window: Example) -> str:
-    """A window in words: its value, and its rows with the one that fires in brackets."""
-    peak = window.position - window.start
-    if len(window.names) > 1 and all(name.strip().isdigit() or "," in name for name in window.names):
-        # places of a picture say little one by one
-        return f"{window.value:8.3f}  document {window.document} at {window.names[peak]}"
-    marked = "".join(f"[{name}]" if i == peak else name for i, name in enumerate(window.names))
-    return f"{window.value:8.3f}  {marked!r}"
+        return "\n".join(self.lines()) or f"latent {self.latent}: no {self.kind} examples"
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,20 @@ class FeatureCard:
     label: str = ""
     bottom: Examples | None = None
     """of the negative pole; None where the latent is never negative"""
+    documents: Mapping[int, DocumentRecord] = field(default_factory=dict)
+    """by number those of the windows that are more than their rows' names: with a grid or a picture"""
 
     @property
     def latent(self) -> int:
         return self.stats.latent
 
     def __str__(self) -> str:
-        parts = [str(self.stats) + (f"  «{self.label}»" if self.label else ""), str(self.top)]
+        def told(examples: Examples) -> str:
+            return "\n".join(examples.lines(self.documents)) or str(examples)
+
+        parts = [str(self.stats) + (f"  «{self.label}»" if self.label else ""), told(self.top)]
         if self.bottom is not None:
-            parts[1:] = ["positive pole", str(self.top), "negative pole", str(self.bottom)]
+            parts[1:] = ["positive pole", told(self.top), "negative pole", told(self.bottom)]
         if self.lens is not None:
             parts += ["logits per unit of the positive pole"] * (self.bottom is not None) + [str(self.lens)]
         return "\n".join(parts)
@@ -132,6 +139,10 @@ class SampleCodes:
         """How the positions of one call lie."""
         return Layout.parse(self.document.layout)
 
+    def parts(self) -> list[Part]:
+        """What the positions of one call are made of, in order."""
+        return self.layout.parts(0, len(self.shown) // self.calls)
+
     def top(self, position: int, n: int = 5) -> list[tuple[int, float]]:
         """(latent, value) of the n largest |value| at a position."""
         latents, values = self.codes.row(position)
@@ -157,10 +168,7 @@ class SampleCodes:
         })  # fmt: skip
 
     def __str__(self) -> str:
-        def best(i: int) -> str:
-            return ", ".join(f"{latent}:{value:.2f}" for latent, value in self.top(i, 3))
-
-        return "\n".join(f"{each.name!r:>16}  {best(i)}" for i, each in enumerate(self.shown))
+        return sample_text(self)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,15 @@ import numpy as np
 
 from saelab.analysis.results import SampleCodes
 from saelab.harvesting.batches import batches, check_hooks, side_by_side
+from saelab.harvesting.pictures import picture
 from saelab.stores.records import DocumentRecord
 
 if TYPE_CHECKING:
     from saelab.sae import SAE
     from saelab.types import Subject
+
+SHOWN = 256
+"""Pixels of the longer side of a sample's picture, at most."""
 
 
 def sample_codes(subject: Subject, sae: SAE, sample: Any) -> SampleCodes:
@@ -35,8 +39,11 @@ def sample_codes(subject: Subject, sae: SAE, sample: Any) -> SampleCodes:
     (every,) = batches(subject, corpus, hooks, long="error", include_bos=True)
     found = every.rows
     (document,) = every.documents
+    record = DocumentRecord.of(0, document, every.layouts[0])
+    if record.grids:
+        record = record._replace(media=picture(subject, document, SHOWN) or record.media)
     return SampleCodes(
-        DocumentRecord.of(0, document, every.layouts[0]),
+        record,
         tuple(found.vocabulary[i] for i in found.shown.tolist()),
         sae.encode_sparse(side_by_side(every.acts, hooks)),
         found.counted,

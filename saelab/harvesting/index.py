@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.harvesting.batches import Batch, batches, check_hooks, side_by_side
+from saelab.harvesting.pictures import pictured
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import FeatureStore
 from saelab.stores import manifest as manifests
@@ -116,7 +117,7 @@ def index(
         with progress_bar("index", texts, max_rows, progress, parts.n_rows, parts.first) as bar:
             if left is None or left > 0 or not parts.done:
                 found = batches(subject, texts, points, max_rows=left, first=parts.first, **reading)
-                for batch in parts.written(found, points):
+                for batch in parts.written(pictured(subject, found), points):
                     bar.add(batch)
         parts.assemble()
     if old is not None:

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import numbers
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from saelab.stores import tables
 from saelab.stores.compare import Comparison, compare
 from saelab.stores.directions import open_directions
 from saelab.stores.feature_writer import KIND
-from saelab.stores.labels import LABELS, checked_source, read_labels, settled, write_labels
+from saelab.stores.labels import checked_source, read_labels, settled, write_labels
 from saelab.stores.neuronpedia import read_export
+from saelab.stores.queries import TABLES, connect, select
 from saelab.stores.records import (
     COLUMNS,
     NUMBERS,
@@ -36,7 +37,6 @@ from saelab.stores.records import (
 from saelab.stores.search import ExampleIndex, search
 from saelab.types import ConfigError, HookPoint, RangeError, StoreError, nearest
 
-TABLES = tuple(tables.SCHEMAS)
 KEPT_GROUPS = ("latents", "examples")
 KINDS = ("top", "bottom", "quantile")
 FIELDS = {
@@ -51,11 +51,7 @@ FIELDS = {
     "facets": list,
 }
 # what `tokens` gives, for all latents
-TOKENS = """
-    create view tokens as select latent, name as token, f.count, negative, lift
-    from firings f join vocabulary using (shown) where facet = 'token'
-"""
-READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+PICTURED = "media is not null or layout like '%grid%'"
 
 
 class FeatureStore:
@@ -211,17 +207,38 @@ class FeatureStore:
 
     def document(self, document: int) -> DocumentRecord:
         """A document as it was indexed, with its text, layout, labels and picture. Raises RangeError."""
-        columns = ", ".join(DocumentRecord._fields)
         known = isinstance(document, numbers.Integral) and not isinstance(document, bool)
-        sql = f"select {columns} from documents where document = ?"
-        found = self.query(sql, [int(document)], "arrow").to_pylist() if known else []
+        found = self.documents([int(document)]) if known else {}
         if not found:
             message = (
                 f"document must be the number of one of the store's {self.n_documents:,} documents. Got "
                 f"{document!r}. Pass one out of examples, or of the table documents."
             )
             raise RangeError(message)
-        return DocumentRecord(**{**found[0], "labels": tuple(found[0]["labels"] or ())})
+        return found[int(document)]
+
+    def documents(self, of: Iterable[int], *, seen: bool = False) -> dict[int, DocumentRecord]:
+        """Documents by number, as they were indexed.
+
+        Args:
+            of: their numbers; those that the store does not have are left out.
+            seen: only documents that are more than their rows' names: those with a grid or a picture.
+        """
+        if seen and not self._pictured:
+            return {}
+        columns = ", ".join(DocumentRecord._fields)
+        sql = f"select {columns} from documents where document in (select unnest(?::bigint[]))"
+        sql += f" and ({PICTURED})" if seen else ""
+        found = self.query(sql, [sorted({int(number) for number in of})], "arrow").to_pylist()
+        return {
+            each["document"]: DocumentRecord(**{**each, "labels": tuple(each["labels"] or ())})
+            for each in found
+        }
+
+    @functools.cached_property
+    def _pictured(self) -> bool:
+        """Whether any document has a grid or a picture."""
+        return bool(len(self.query(f"select 1 from documents where {PICTURED} limit 1")))
 
     def codes(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
         """(rows int64 ascending, values float32) of every firing of a latent, of the sampled rows where the
@@ -271,23 +288,7 @@ class FeatureStore:
             StoreError: DuckDB's complaint, or the statement would write.
             ConfigError: Another format.
         """
-        if format not in ("pandas", "arrow"):
-            message = f"format must be 'pandas' or 'arrow'. Got {format!r}. Pass format='pandas'."
-            raise ConfigError(message)
-        try:
-            statements = duckdb.extract_statements(sql)
-        except (duckdb.Error, TypeError) as error:
-            raise StoreError(_complaint(error)) from error
-        if len(statements) != 1 or statements[0].type not in READS:
-            raise StoreError(_complaint(f"{sql!r}, which is not one SELECT"))
-        try:
-            # a cursor of its own for each query, so that threads do not meet
-            cursor = self._connection.cursor()
-            if format == "arrow":
-                return cursor.sql(sql, params=values).to_arrow_table()
-            return cursor.execute(sql, values).df()
-        except duckdb.Error as error:
-            raise StoreError(_complaint(error)) from error
+        return select(self._connection, sql, values, format)
 
     def verify(self) -> None:
         """Compare every file with its hash. Raises StoreError naming the one that differs."""
@@ -378,16 +379,7 @@ class FeatureStore:
 
     @functools.cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:
-        connection = duckdb.connect(config={"threads": 2})
-        connection.execute("set enable_progress_bar = false")
-        for name in TABLES:
-            connection.execute(f"create view {name} as select * from {tables.source(self.folder, name)}")
-        connection.execute(TOKENS)
-        # a copy, since the file may be replaced at any time
-        labels = pa.Table.from_pandas(self.labels(), LABELS, preserve_index=False)
-        connection.register("attached", labels)
-        connection.execute("create table labels as select * from attached")
-        return connection
+        return connect(self.folder, self.labels())
 
     def _checked(self, latent: Any) -> int:
         return _index(latent, self.n_latents, "latent")
@@ -483,10 +475,6 @@ class FeatureStore:
     def example_index(self) -> ExampleIndex:
         """The words of the example windows, indexed when they are first searched."""
         return ExampleIndex(self.folder)
-
-
-def _complaint(got: object) -> str:
-    return f"A query must be one SELECT over {', '.join(TABLES)}. Got: {got}. Correct the query."
 
 
 def _index(value: Any, n: int, name: str) -> int:

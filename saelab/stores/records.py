@@ -163,9 +163,15 @@ class DocumentRecord(NamedTuple):
         )
 
     @property
-    def grid(self) -> bool:
-        """Whether any of its positions lie on a grid."""
-        return any(segment.kind == "grid" for segment in Layout.parse(self.layout).segments)
+    def title(self) -> str:
+        """For people: kind, id and labels, as "image 3 «cat»"."""
+        labels = f" «{', '.join(self.labels)}»" if self.labels else ""
+        return f"{self.kind or 'document'} {self.id}{labels}"
+
+    @property
+    def grids(self) -> int:
+        """How many grids its positions lie on: of one, its picture is what the grid covers."""
+        return sum(segment.kind == "grid" for segment in Layout.parse(self.layout).segments)
 
 
 def media_type(media: bytes) -> str | None:

@@ -66,6 +66,13 @@ class VisionModel(TorchModule):
         """How consecutive images are read: each is one sample, its patches in a grid."""
         return SampleReading(documents, how.batch_size, self.prepare, self._lies())
 
+    def seen(self, sample: Any) -> Any:
+        """An image as the model sees it: the sample itself, unless the processor cuts or pads it."""
+        if not (getattr(self.processor, "do_center_crop", False) or getattr(self.processor, "do_pad", False)):
+            return sample
+        made = self.processor(images=[sample], return_tensors="pt", do_normalize=False, do_rescale=False)
+        return made["pixel_values"][0].clamp(0, 255).to(torch.uint8)
+
     def _lies(self) -> Callable[[Any, int], str | None] | None:
         if self.grid is None:
             return None

@@ -2,6 +2,7 @@
 
 from saelab.widgets.base import View as View
 from saelab.widgets.card import CardView as CardView
+from saelab.widgets.densities import DensitiesView as DensitiesView
 from saelab.widgets.export import Lines as Lines
 from saelab.widgets.export import Table as Table
 from saelab.widgets.export import Text as Text
@@ -10,6 +11,16 @@ from saelab.widgets.export import page as page
 from saelab.widgets.features import FeaturesView as FeaturesView
 from saelab.widgets.questions import Ask as Ask
 from saelab.widgets.questions import Shared as Shared
+from saelab.widgets.sample import SampleView as SampleView
 from saelab.widgets.selection import Selection as Selection
-from saelab.widgets.tokens import TokensView as TokensView
+from saelab.widgets.source import Made
 from saelab.widgets.wire import Packed as Packed
+
+
+class LabViews:
+    """The views that a Lab makes, each as a method of it."""
+
+    show = Made(SampleView.of)
+    features = Made(FeaturesView.of)
+    feature = Made(CardView.of)
+    densities = Made(DensitiesView.of)

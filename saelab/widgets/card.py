@@ -8,6 +8,7 @@ from typing import Any
 from saelab.widgets.base import View, checked_questions
 from saelab.widgets.cards import asks_card, card_answers
 from saelab.widgets.questions import Ask
+from saelab.widgets.source import HasSources
 from saelab.widgets.wire import Packed
 
 
@@ -30,8 +31,25 @@ class CardView(View):
         self.questions = checked_questions(questions, "card")
         super().__init__(latent=latent, **options)
 
+    @staticmethod
+    def of(lab: HasSources, latent: int, *, sae: str | None = None) -> CardView:
+        """The card of one latent; it follows the selection.
+
+        Args:
+            lab: whose latent it is.
+            latent: chosen at the start, in every view of its SAE.
+            sae: name of the SAE; None: the chosen one.
+
+        Raises:
+            RangeError: The latent is out of range.
+            StoreError: The SAE has no store.
+        """
+        source = lab.source(sae)
+        source.choose(latent)
+        return CardView(latent, questions=source.questions, selection=source.selection)
+
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
-        return {"card": card_answers(self.questions)}
+        return card_answers(self.questions)
 
     def first(self) -> Iterable[Ask]:
         return asks_card(self.latent)

@@ -9,26 +9,53 @@ from typing import Any
 import numpy as np
 
 from saelab.analysis.results import FeatureCard
-from saelab.stores.records import LISTS, LatentStats
+from saelab.layout import Layout, Part
+from saelab.stores.records import LISTS, DocumentRecord, Example, LatentStats
 from saelab.widgets.questions import Ask, Shared
-from saelab.widgets.wire import Packed, clean, rounded
+from saelab.widgets.wire import Packed, clean, picture, rounded
+
+PICTURE_BYTES = 60_000
+"""Bytes of pictures that come along with a card, at most: what is short comes along with a view."""
+QUANTISED = 20_000
+"""Positions of a card's windows beyond which values go in 255 steps, so that a card stays below 300 kB."""
 
 
-def card_answers(questions: Mapping[str, Callable[..., Any]]) -> Shared:
-    """The answer to "card", for any view.
+def card_answers(questions: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Packed]]:
+    """The answers to "card", and to "picture" of a document, for any view.
 
     Args:
-        questions: "card": latent -> FeatureCard; and "cards", if it is there: a list of latents -> their
-            cards, which is how pages ask for them.
+        questions: "card": latent -> FeatureCard. If they are there, "cards": latents -> their cards, which is
+            how pages ask for them; "documents": numbers -> {number: DocumentRecord}, for pictures that do not
+            come along with a card: without it they are left out.
     """
     one, many = questions["card"], questions.get("cards")
+    documents = questions.get("documents")
 
     def for_page(args: Sequence[Mapping[str, Any]]) -> Iterable[Packed]:
         latents = [a["latent"] for a in args]
         cards = many(latents) if many is not None else map(one, latents)
-        return (card(c, quantised=True) for c in cards)
+        if documents is None:
+            return (card(c, quantised=True, ask=False) for c in cards)
+        # a page holds a picture once, whatever the cards that show it
+        return (card(c, quantised=True, budget=0) for c in cards)
 
-    return Shared(lambda latent: card(one(latent)), one, for_page, in_bulk=many is not None)
+    def answer(latent: int) -> Packed:
+        return card(one(latent), ask=documents is not None)
+
+    answers: dict[str, Callable[..., Packed]] = {
+        "card": Shared(answer, one, for_page, in_bulk=many is not None)
+    }
+    if documents is not None:
+
+        def pictures(args: Sequence[Mapping[str, Any]]) -> list[Packed]:
+            numbers = [a["document"] for a in args]
+            held = documents(numbers)
+            return [Packed({}, {"picture": picture(held[n].media if n in held else None)}) for n in numbers]
+
+        answers["picture"] = Shared(
+            lambda document: pictures([{"document": document}])[0], documents, pictures, in_bulk=True
+        )
+    return answers
 
 
 def asks_card(latent: int | None) -> list[Ask]:
@@ -36,25 +63,35 @@ def asks_card(latent: int | None) -> list[Ask]:
     return [] if latent is None else [Ask("card", {"latent": latent})]
 
 
-def card(result: FeatureCard, *, quantised: bool = False) -> Packed:
+def card(
+    result: FeatureCard, *, quantised: bool = False, budget: int = PICTURE_BYTES, ask: bool = True
+) -> Packed:
     """A card.
 
     Args:
         result: The card.
         quantised: Values in 255 steps (`quantum`) instead of float32; each is off by one step at most, and
-            keeps its sign.
+            keeps its sign. So are those of a card of many positions.
+        budget: Bytes of pictures that come along, those of the first windows.
+        ask: Whether the others are asked for; else they are left out.
 
     Returns:
         Fields `names` and `values` of all windows, one after the other: uint16 or uint32 numbers of the
-        header's `vocabulary`, and float32 or uint8.
+        header's `vocabulary` (patches of a grid have none: they are called by their place), and float32 or
+        uint8. `pictures`: those of the header's `documents`, one after the other.
     """
     groups = [group for group in (result.top, result.bottom, result.quantile) if group is not None]
     windows = [w for group in groups for w in group.windows]
     kinds = [group.kind for group in groups for _ in group.windows]
-    shown = list(itertools.chain.from_iterable([w.names for w in windows]))
+    layouts = {number: Layout.parse(document.layout) for number, document in result.documents.items()}
+    parts = [
+        layouts[w.document].parts(w.start, len(w.names)) if w.document in layouts else None for w in windows
+    ]
+    shown = list(itertools.chain.from_iterable(map(_named, windows, parts)))
     place = {name: i for i, name in enumerate(dict.fromkeys(shown))}
     names = np.array(list(map(place.__getitem__, shown)), np.uint16 if len(place) <= 0xFFFF else np.uint32)
     values = np.concatenate([w.values for w in windows]) if windows else np.zeros(0)
+    calls = any(w.call for w in windows)
     header: dict[str, Any] = {
         "latent": result.stats.latent,
         "label": clean(result.label),
@@ -67,8 +104,10 @@ def card(result: FeatureCard, *, quantised: bool = False) -> Packed:
                 "row": w.row,
                 "document": w.document,
                 "n": len(w.names),
+                **({} if own is None else {"parts": [list(part) for part in own]}),
+                **({"call": w.call} if calls else {}),
             }
-            for kind, w in zip(kinds, windows, strict=True)
+            for kind, w, own in zip(kinds, windows, parts, strict=True)
         ],
         "vocabulary": list(map(clean, place)),
         "lens": None,
@@ -79,11 +118,48 @@ def card(result: FeatureCard, *, quantised: bool = False) -> Packed:
             "bottom": [[clean(t), rounded(v)] for t, v in result.lens.bottom],
             "spread": rounded(result.lens.spread),
         }
-    if quantised:
+    if quantised or len(values) > QUANTISED:
         header["quantum"], header["zero"], values = _quantised(values)
     else:
         values = values.astype(np.float32, copy=False)
-    return Packed(header, {"names": names, "values": values})
+    fields, needs = {"names": names, "values": values}, []
+    if result.documents:
+        header["documents"], fields["pictures"], needs = _documents(result.documents, budget, ask)
+    return Packed(header, fields, tuple(needs))
+
+
+def _named(window: Example, parts: Sequence[Part] | None) -> Iterable[str]:
+    """What the positions of a window show that are not in a grid."""
+    if parts is None:
+        return window.names
+    at = itertools.accumulate((part.n for part in parts), initial=0)
+    return itertools.chain.from_iterable(
+        window.names[start : start + part.n]
+        for start, part in zip(at, parts, strict=False)
+        if part.kind != "grid"
+    )
+
+
+def _documents(
+    documents: Mapping[int, DocumentRecord], budget: int, ask: bool
+) -> tuple[list[dict[str, Any]], np.ndarray, list[Ask]]:
+    """What a card's header says of its documents, their pictures within a budget of bytes, and questions for
+    the others."""
+    told, along, needs, spent = [], [], [], 0
+    for number, document in documents.items():
+        own = picture(document.media)
+        size = len(own) if spent + len(own) <= budget else 0
+        asked = ask and size < len(own)
+        told.append({
+            "document": number, "title": clean(document.title), "label": clean(", ".join(document.labels)),
+            "grids": document.grids, "bytes": size, "asked": asked,
+        })  # fmt: skip
+        spent += size
+        if size:
+            along.append(own)
+        if asked:
+            needs.append(Ask("picture", {"document": number}))
+    return told, np.concatenate(along) if along else picture(None), needs
 
 
 def _stats(stats: LatentStats) -> dict[str, Any]:

@@ -7,18 +7,18 @@ from __future__ import annotations
 import contextlib
 import gc
 import html
+import itertools
 import json
-import os
 import struct
-import tempfile
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from saelab.types import ConfigError, StoreError
+from saelab.files import write_bytes
+from saelab.types import ConfigError
 from saelab.widgets import assets
 from saelab.widgets.questions import Ask, Shared
 from saelab.widgets.selection import CHOICES, Selection
@@ -130,7 +130,8 @@ renderPage(
 </body>
 </html>
 """
-    return _write(Path(path), text)
+    write_bytes(path, text.encode())
+    return Path(path)
 
 
 def _kinds(views: Sequence[Exportable]) -> dict[str, Path | None]:
@@ -146,53 +147,101 @@ def _kinds(views: Sequence[Exportable]) -> dict[str, Path | None]:
     return kinds
 
 
-@dataclass
 class _Shelf:
-    """Answers of a page to one question."""
+    """Answers of a page to one question from one source."""
 
-    answer: Callable[..., Packed]
-    asks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    """arguments by key, each once"""
+    def __init__(self) -> None:
+        self.answer: Callable[..., Packed] | None = None
+        self.asks: dict[str, Mapping[str, Any]] = {}
+        """arguments by key, each once"""
+        self.views: list[_Held] = []
+        """which have it"""
+        self.whole = False
+        """whether all that is asked is in `packed`"""
+        self.packed: dict[str, Any] = {}
 
-    def offer(self, answer: Callable[..., Packed]) -> None:
-        """Ask this function, if it is the faster of two that give the same."""
-        if isinstance(answer, Shared) and answer.in_bulk:
+    def ask(self, view: _Held, answer: Callable[..., Packed], ask: Ask) -> None:
+        """Hold the answer to a question of a view."""
+        # of two functions that give the same, the faster is asked
+        if self.answer is None or (isinstance(answer, Shared) and answer.in_bulk):
             self.answer = answer
+        if view not in self.views:
+            self.views.append(view)
+        self.whole = self.whole and ask.key() in self.asks
+        self.asks[ask.key()] = ask.args
 
-    def packed(self) -> dict[str, Any]:
-        """Which answers there are, and the answers by chunks; a browser opens a chunk when it is needed."""
-        args, chunks = list(self.asks.values()), []
+    def pack(self) -> list[Ask]:
+        """Which answers there are, and the answers by chunks; a browser opens a chunk when it is needed.
+
+        Returns:
+            What is shown with them.
+        """
+        args, chunks, needs = list(self.asks.values()), [], {}
         for start in range(0, len(args), CHUNK):
             some = args[start : start + CHUNK]
             if isinstance(self.answer, Shared):
                 answers = self.answer.for_page(some)
             else:
-                answers = (self.answer(**a) for a in some)
-            chunks.append(_deflated(_chunk(answers)))
-        return {"index": _deflated(_json(list(self.asks))), "per": CHUNK, "chunks": chunks}
+                assert self.answer is not None
+                answers = map(lambda a, answer=self.answer: answer(**a), some)
+            chunks.append(_deflated(_chunk(_noting(answers, needs))))
+        self.packed = {"index": _deflated(_json(list(self.asks))), "per": CHUNK, "chunks": chunks}
+        self.whole = True
+        return list(needs.values())
+
+
+class _Held:
+    """A view of a page, and the number of the shelf for each of its questions."""
+
+    def __init__(self, view: Exportable, number: int) -> None:
+        self.view, self.number = view, number
+        self.answers, self.shelves = view.answers(), {}
+
+    def ask(self, shelves: dict[Hashable, _Shelf], ask: Ask) -> None:
+        answer = self.answers[ask.question]
+        source = (ask.question, answer.source if isinstance(answer, Shared) else self.number)
+        shelves.setdefault(source, _Shelf()).ask(self, answer, ask)
+        if ask.question not in self.shelves:
+            self.shelves[ask.question] = list(shelves).index(source)
 
 
 def _data(views: Sequence[Exportable]) -> dict[str, Any]:
     """What the page's script reads: see docs/widgets.md."""
     shelves: dict[Hashable, _Shelf] = {}
     selections = {id(view.selection): view.selection for view in views}
-    entries = []
-    for number, view in enumerate(views):
-        answers, held = view.answers(), {}
-        for ask in view.exported():
-            answer = answers[ask.question]
-            source = (ask.question, answer.source if isinstance(answer, Shared) else number)
-            if ask.question not in held:
-                shelf = shelves.setdefault(source, _Shelf(answer))
-                shelf.offer(answer)
-                held[ask.question] = list(shelves).index(source)
-            shelves[source].asks[ask.key()] = ask.args
-        entry = {"kind": view.kind, "follows": view.follows, "options": view.options(), "shelves": held}
-        entries.append({**entry, "selection": list(selections).index(id(view.selection))})
+    held = [_Held(view, number) for number, view in enumerate(views)]
+    for each in held:
+        for ask in each.view.exported():
+            each.ask(shelves, ask)
     with _no_collection():
-        packed = [shelf.packed() for shelf in shelves.values()]
+        while open_shelves := [shelf for shelf in shelves.values() if not shelf.whole]:
+            for shelf in open_shelves:
+                needs = shelf.pack()
+                for each, ask in itertools.product(shelf.views, needs):
+                    each.ask(shelves, ask)
+    entries = [
+        {
+            "kind": each.view.kind,
+            "follows": each.view.follows,
+            "options": each.view.options(),
+            "shelves": each.shelves,
+            "selection": list(selections).index(id(each.view.selection)),
+        }
+        for each in held
+    ]
     chosen = [{name: getattr(each, name) for name in CHOICES} for each in selections.values()]
-    return {"selections": chosen, "views": entries, "shelves": packed}
+    return {
+        "selections": chosen,
+        "views": entries,
+        "shelves": [shelf.packed for shelf in shelves.values()],
+    }
+
+
+def _noting(answers: Iterable[Packed], needs: dict[str, Ask]) -> Iterator[Packed]:
+    """The answers, while what is shown with them is noted by key."""
+    for answer in answers:
+        needs.update((ask.key(), ask) for ask in answer.needs)
+        yield answer
 
 
 def _chunk(answers: Iterable[Packed]) -> bytes:
@@ -287,21 +336,3 @@ def _chart(section: Lines) -> str:
     label = html.escape(f"{section.y_label or ', '.join(section.series)} over {section.x_label}")
     box = f'viewBox="0 0 {width} {height}"'
     return f'<svg class="sl-lines" {box} role="img" aria-label="{label}">{"".join(parts)}</svg>'
-
-
-def _write(path: Path, text: str) -> Path:
-    """By a temporary file and a rename."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        message = f"The page must be writable at {path}. Got: {error}. Free some space or pass another path."
-        raise StoreError(message) from error
-    return path

@@ -12,11 +12,13 @@ from saelab.types import CorpusError
 from saelab.widgets.base import View, checked_questions
 from saelab.widgets.cards import asks_card, card_answers
 from saelab.widgets.questions import Ask
+from saelab.widgets.source import HasSources
 from saelab.widgets.wire import Packed, clean
 
 
 class FeaturesView(View):
-    """All latents as a list to sort and search, beside the card of the chosen one.
+    """All latents as a list to sort and search, beside the card of the chosen one; where several are chosen,
+    these alone.
 
     Args:
         table: One line a latent.
@@ -29,7 +31,7 @@ class FeaturesView(View):
     """
 
     kind = "features"
-    follows = ("latent", "row", "document")
+    follows = ("latent", "row", "document", "latents")
 
     def __init__(
         self, table: LatentTable, questions: Mapping[str, Callable[..., Any]], **options: Any
@@ -38,11 +40,25 @@ class FeaturesView(View):
         self.questions = checked_questions(questions, "card")
         super().__init__(**options)
 
+    @staticmethod
+    def of(lab: HasSources, *, sae: str | None = None) -> FeaturesView:
+        """A browser over all latents: sort, search by a text that fires them, read their cards.
+
+        Args:
+            lab: whose latents they are.
+            sae: name of the SAE; None: the chosen one.
+
+        Raises:
+            StoreError: The SAE has no store.
+        """
+        source = lab.source(sae)
+        return FeaturesView(source.table(), questions=source.questions, selection=source.selection)
+
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
         return {
             "table": lambda: pack_table(self.table),
             "names": lambda: Packed({}, {"names": list(map(clean, self.table.names))}),
-            "card": card_answers(self.questions),
+            **card_answers(self.questions),
             "search": self._search,
         }
 

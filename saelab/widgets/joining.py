@@ -181,7 +181,9 @@ def _divides(before: list[Token]) -> bool:
         return False
     last = before[-1].text
     if WORD.fullmatch(last):
-        return last not in BEFORE_REGEX
+        # after one dot, but not after the three of a spread, any word is the name of a property
+        dots = [token.text == "." for token in before[-3:-1]]
+        return last not in BEFORE_REGEX or (dots[-1:] == [True] and dots != [True, True])
     return last in (")", "]", "}", "++", "--", "`", "/") or last[0] in "'\""
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from saelab.stores.records import media_type
 from saelab.types import ConfigError
 
 # those that a browser has typed arrays for
@@ -23,6 +24,8 @@ class Packed(NamedTuple):
     fields: Mapping[str, Any] = {}
     """by name: numpy arrays of one of DTYPES or bool (sent as uint8), or a value that is sent as JSON and in
     bytes, such as a long list of strings"""
+    needs: tuple[Any, ...] = ()
+    """`Ask`s whose answers are shown with this one: a page that holds it holds them too"""
 
     def encoded(self) -> tuple[dict[str, Any], list[bytes]]:
         """As it is sent.
@@ -51,6 +54,12 @@ class Packed(NamedTuple):
 def clean(text: str) -> str:
     """Text that JSON and UTF-8 can carry: lone surrogates become the replacement character."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def picture(media: bytes | None) -> np.ndarray:
+    """A picture as a field: uint8, none of what is no PNG, JPEG, GIF or WebP."""
+    known = media if media is not None and media_type(media) is not None else b""
+    return np.frombuffer(known, np.uint8)
 
 
 def rounded(value: float) -> float | None:

@@ -7,7 +7,7 @@ import pytest
 from shown import levels_view, sample, stats, window
 
 from saelab.analysis.results import Examples, FeatureCard, LatentTable, LogitLens
-from saelab.widgets import CardView, FeaturesView, Lines, Selection, Table, Text, TokensView, Views
+from saelab.widgets import CardView, FeaturesView, Lines, SampleView, Selection, Table, Text, Views
 from saelab.widgets import page as views_page
 
 HOSTILE = [
@@ -48,7 +48,7 @@ def exported(tmp_path_factory):
     browser = FeaturesView(table, questions={"card": fake_card})
     tokens = [*HOSTILE, " plain"]
     codes = rng.random((len(tokens), N)) * (rng.random((len(tokens), N)) < 0.01)
-    text = TokensView(sample(tokens, codes), questions={"card": fake_card}, selection=browser.selection)
+    text = SampleView(sample(tokens, codes), questions={"card": fake_card}, selection=browser.selection)
     sections = [
         Text("Heading <b>", ["A paragraph & more"]),
         Table("Scores", ["", "a"], [["fvu", 0.1]]),

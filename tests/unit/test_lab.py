@@ -134,7 +134,7 @@ def test_the_main_job_is_the_same_for_the_same_seed(tmp_path):
     for line in first.lines():
         assert line.split("(")[0].strip() in text.replace("&#x27;", "'")
     data = json.loads(re.search(r'id="saelab-data">(.*?)</script>', text, re.S)[1])
-    assert [v["kind"] for v in data["views"]] == ["features", "tokens", "tokens", "tokens"]
+    assert [v["kind"] for v in data["views"]] == ["features", "sample", "sample", "sample"]
     assert "<polyline" in text
     # twice in a row into the same folder
     assert demo(tmp_path / "a", **small).lines() == first.lines()

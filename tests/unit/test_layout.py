@@ -35,6 +35,27 @@ def test_written_and_read_again(text):
     assert str(Layout.parse(text)) == text
 
 
+@given(segments(), st.data())
+def test_parts_are_the_segments_that_positions_lie_in(parts, data):
+    layout = Layout(tuple(parts))
+    # beyond the layout, as where a text goes on, positions are a line
+    start = data.draw(st.integers(0, layout.size + 3))
+    n = data.draw(st.integers(0, layout.size + 5 - start))
+    found = layout.parts(start, n)
+    assert sum(part.n for part in found) == n
+    told = [(part.kind, part.width, part.at + i) for part in found for i in range(part.n)]
+    places = [layout.place(i) if i < layout.size else None for i in range(start, start + n)]
+    widths = [0 if place is None else parts[place.segment].width for place in places]
+    expected = [
+        ("line", 0, at - layout.size) if place is None else (place.kind, width, place.at)
+        for at, (place, width) in enumerate(zip(places, widths, strict=True), start)
+    ]
+    assert told == expected
+    segments_met = [place.segment if place else len(parts) for place in places]
+    sizes = [parts[number].n for number in dict.fromkeys(segments_met) if number < len(parts)]
+    assert [part.of for part in found][: len(sizes)] == sizes
+
+
 @given(segments())
 def test_every_position_has_its_own_place(parts):
     layout = Layout(tuple(parts))

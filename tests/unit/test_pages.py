@@ -10,7 +10,7 @@ import pytest
 from shown import card, chunks, codes, decoded, decoded_windows, table
 
 from saelab.types import ConfigError, StoreError
-from saelab.widgets import CardView, FeaturesView, Selection, Table, TokensView, Views, assets, page
+from saelab.widgets import CardView, FeaturesView, SampleView, Selection, Table, Views, assets, page
 from saelab.widgets.base import View
 from saelab.widgets.wire import Packed
 
@@ -75,8 +75,8 @@ def test_views_of_the_same_source_share_their_cards(tmp_path):
         return map(card, latents)
 
     chosen = Selection(latent=3)
-    alone = TokensView(codes(), questions={"card": card}, selection=chosen)
-    with_card = TokensView(codes(), questions={"card": card}, selection=chosen, with_card=True)
+    alone = SampleView(codes(), questions={"card": card}, selection=chosen)
+    with_card = SampleView(codes(), questions={"card": card}, selection=chosen, with_card=True)
     one = CardView(5, questions={"card": card}, selection=chosen)
     browser = FeaturesView(table(40), questions={"card": card, "cards": cards}, selection=chosen)
     fired = sorted(set(codes().codes.indices.tolist()))
@@ -117,7 +117,7 @@ def test_views_of_other_sources_share_nothing(tmp_path):
 def test_a_page_runs_its_own_kinds_alone(tmp_path):
     text = CardView(3, questions={"card": card}).export(tmp_path / "p.html").read_text()
     assert "views/card.js" in text
-    assert "views/tokens.js" not in text
+    assert "views/sample.js" not in text
     assert ".sl-list" not in text
 
 

@@ -12,9 +12,10 @@ from shown import card, chunks, decoded, levels_view
 
 import saelab.widgets
 from saelab.types import ConfigError
-from saelab.widgets import CardView, Selection, View, assets
+from saelab.widgets import CardView, SampleView, Selection, View, assets
 
 ROOT = Path(__file__).parents[2]
+PLACES = "saelab/widgets/*.py saelab/*.py widgets/shared/*.* widgets/views/*.* pyproject.toml".split()
 VIEWS = [v for v in vars(saelab.widgets).values() if isinstance(v, type) and issubclass(v, View) and v.kind]
 
 
@@ -24,14 +25,19 @@ def test_nothing_else_knows_a_view(view):
     names = re.compile(rf"{view.__name__}|views/{view.kind}\b|{view.__module__}\b")
     places = {
         path.relative_to(ROOT): len(names.findall(path.read_text()))
-        for pattern in ("saelab/widgets/*.py", "widgets/shared/*.*", "widgets/views/*.*", "pyproject.toml")
+        for pattern in PLACES
         for path in ROOT.glob(pattern)
     }
     assert own < places.keys()
     known = {path for path, found in places.items() if found} - own
-    assert known == {Path("saelab/widgets/__init__.py")}
+    # lab.tokens is lab.show for texts
+    more = {Path("saelab/lab.py")} if view is SampleView else set()
+    assert known == {Path("saelab/widgets/__init__.py")} | more
     lines = (ROOT / "saelab/widgets/__init__.py").read_text().splitlines()
-    assert sum(bool(names.search(line)) for line in lines) == 1
+    exported, *made = [line.strip() for line in lines if names.search(line)]
+    assert exported == f"from {view.__module__} import {view.__name__} as {view.__name__}"
+    assert len(made) == hasattr(view, "of")
+    assert all(re.fullmatch(rf"\w+ = Made\({view.__name__}\.of\)", line) for line in made)
 
 
 def test_every_module_has_its_view():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 import saelab
 from saelab.subjects import VisionModel
@@ -72,6 +75,27 @@ def test_patches_and_extra_tokens_from_any_transformer(kind, tmp_path):
     assert len(example.names) == extra + 16
     lab = saelab.Lab(subject, sae, store)
     assert str(lab.codes(_images()[0]).layout) == f"extra {extra}, grid 4x4"
+
+
+def test_a_picture_is_cut_as_the_model_sees_it(tmp_path):
+    """Else what is shaded is not what the patches hold."""
+    flag = np.zeros((32, 96, 3), np.uint8)
+    flag[:, :32, 0] = flag[:, 32:64, 1] = flag[:, 64:, 2] = 250
+    model, _, hook = _model("clip")
+    sae = saelab.SAE.create(
+        saelab.recipe("topk", d_in=16, d_sae=32, k=4, hook=hook), seed=0, rows=torch.randn(64, 16)
+    )
+    size = {"height": 32, "width": 32}
+    middle = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size)
+    for processor, width, green in ((middle, 32, 1.0), (_processor(), 96, 1 / 3)):
+        subject = VisionModel(model, processor)
+        corpus = saelab.corpora.images([flag])
+        store = saelab.index(subject, sae, corpus, tmp_path / str(width), progress=False)
+        sample = saelab.Lab(subject, sae).codes(flag).document
+        for media in (store.document(0).media, sample.media):
+            shown = np.asarray(Image.open(io.BytesIO(media)))
+            assert shown.shape == (32, width, 3)
+            assert (shown.argmax(-1) == 1).mean() == pytest.approx(green, abs=0.02)
 
 
 def test_hook_points_without_patches(tmp_path):

@@ -16,13 +16,13 @@ from shown import card, codes, decoded, decoded_windows, table, window
 
 from saelab.analysis.results import Examples, LatentTable
 from saelab.types import Codes, ConfigError, RangeError
-from saelab.widgets import CardView, FeaturesView, Selection, TokensView
+from saelab.widgets import CardView, FeaturesView, SampleView, Selection
 from saelab.widgets.base import View
 from saelab.widgets.cards import card as pack_card
 from saelab.widgets.features import pack_table
 from saelab.widgets.questions import Ask
+from saelab.widgets.sample import pack_codes
 from saelab.widgets.selection import CHOICES
-from saelab.widgets.tokens import pack_codes
 from saelab.widgets.wire import DTYPES, Packed, rounded
 
 
@@ -202,7 +202,7 @@ def test_views_share_the_selection():
     views = [
         CardView(3, questions={"card": card}, selection=selection),
         FeaturesView(table(), questions={"card": card}, selection=selection),
-        TokensView(codes(), questions={"card": card}, selection=selection),
+        SampleView(codes(), questions={"card": card}, selection=selection),
     ]
     assert [v.latent for v in views] == [3, 3, 3]
     views[1].latent = 8
@@ -261,13 +261,13 @@ def test_what_is_no_list_of_latents_is_refused(value):
 
 def test_unknown_options_are_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="with_card"):
-        TokensView(codes(), questions={"card": card}, with_cards=True)
+        SampleView(codes(), questions={"card": card}, with_cards=True)
     with pytest.raises(ConfigError, match="'card'"):
         CardView(1, questions={})
 
 
 def test_only_small_state_is_synchronised():
-    for view in (CardView(3, questions={"card": card}), TokensView(codes(), questions={"card": card})):
+    for view in (CardView(3, questions={"card": card}), SampleView(codes(), questions={"card": card})):
         state = {
             k: v
             for k, v in view.get_state().items()
@@ -281,8 +281,8 @@ def test_what_a_view_paints_first_comes_along_if_it_is_short():
     views = [
         CardView(3, questions={"card": card}),
         FeaturesView(table(), questions={"card": card}, selection=chosen),
-        TokensView(codes(), questions={"card": card}, selection=chosen),
-        TokensView(codes(), questions={"card": card}, selection=chosen, with_card=True),
+        SampleView(codes(), questions={"card": card}, selection=chosen),
+        SampleView(codes(), questions={"card": card}, selection=chosen, with_card=True),
     ]
     expected = [{"card?latent=3"}, {"table", "names", "card?latent=3"}, {"codes"}, {"codes", "card?latent=3"}]
     assert [set(v.opening) for v in views] == expected
@@ -305,7 +305,7 @@ def test_views_print_as_text():
     assert "min  -2.000" in repr(
         FeaturesView(replace(table(), min=np.full(50, -2.0)), questions={"card": card})
     )
-    assert "'a'" in repr(TokensView(codes(), questions={"card": card}))
+    assert "'a'" in repr(SampleView(codes(), questions={"card": card}))
     bundle = CardView(3, questions={"card": card})._repr_mimebundle_()
     data = bundle[0] if isinstance(bundle, tuple) else bundle
     assert "latent 3" in data["text/plain"]
@@ -320,7 +320,7 @@ import sys
 sys.path.insert(0, sys_path)
 opened = []
 sys.addaudithook(lambda event, args: event == "open" and opened.append(str(args[0])))
-from saelab.widgets import CardView, FeaturesView, TokensView
+from saelab.widgets import CardView, FeaturesView, SampleView
 read = lambda: [name for name in opened if name.endswith((".css", ".js"))]
 assert read() == [], read()
 from shown import card

@@ -1,28 +1,31 @@
 /**
  * The card of one latent.
  * @typedef {import("../types.js").Answer} Answer
+ * @typedef {import("../types.js").Pictures} Pictures
  */
-import { h, svg, tokenElement, tokenName } from "./dom.js";
-import { paint, percent, short, signed, spoken } from "./scales.js";
+import { h, svg, tokenElement } from "./dom.js";
+import { percent, short, signed, spoken } from "./scales.js";
+import { windowLists } from "./windows.js";
 
 const BAR = 6;
 const HEIGHT = 60;
 
 /**
  * A latent that is ever negative has two poles: each has its examples and its tokens.
- * @param {Answer} answer header {latent, label, stats, windows, vocabulary, lens, quantum?, zero?}; fields
- *   names and values: see docs/widgets.md
+ * @param {Answer} card see docs/widgets.md
+ * @param {Pictures} pictures of documents that did not come along
  * @returns {HTMLElement}
  */
-export function cardElement({ header, fields }) {
+export function cardElement(card, pictures) {
+  const { header } = card;
   const { latent, stats, lens } = header;
   const dead = stats.count === 0;
   const poles = stats.negative > 0;
-  const lists = windowLists(header, fields, poles ? signed : short);
+  const lists = windowLists(card, poles ? signed : short, pictures);
   /** @param {string} kind @param {(string | Node)[]} title */
   const windows = (kind, ...title) =>
     lists[kind].length
-      ? h("section", {}, h("h4", {}, ...title), h("ol", { class: "sl-windows" }, ...lists[kind]))
+      ? h("section", {}, h("h4", {}, ...title), h("ol", { class: listClass(lists[kind]) }, ...lists[kind]))
       : null;
   return h(
     "article",
@@ -35,6 +38,11 @@ export function cardElement({ header, fields }) {
     windows("bottom", poleMark("−"), "Strongest of the negative pole"),
     windows("quantile", "From weak to strong"),
   );
+}
+
+/** @param {HTMLElement[]} items */
+function listClass(items) {
+  return items.some((item) => item.classList.contains("sl-tile")) ? "sl-windows sl-gallery" : "sl-windows";
 }
 
 /** Number, label and the figures. @param {any} header @param {boolean} dead @param {boolean} poles */
@@ -70,46 +78,6 @@ function fact(name, value, note) {
 /** @param {string} sign "+" or "−" */
 function poleMark(sign) {
   return h("span", { class: `sl-pole${sign === "+" ? "" : " sl-negative"}`, "aria-hidden": true }, sign);
-}
-
-/**
- * The windows of a card by kind, all on one scale.
- * @param {any} header @param {Record<string, any>} fields @param {(value: number) => string} say
- */
-function windowLists({ stats, windows, vocabulary, quantum, zero }, { names, values }, say) {
-  const all = quantum ? Float32Array.from(values, (/** @type {number} */ v) => (v - zero) * quantum) : values;
-  const max = Math.max(Math.abs(stats.max), Math.abs(stats.min));
-  /** @type {Record<string, HTMLElement[]>} */
-  const lists = { top: [], bottom: [], quantile: [] };
-  let at = 0;
-  for (const w of windows) {
-    /** @type {string[]} */
-    const shown = Array.from(names.subarray(at, at + w.n), (i) => vocabulary[i]);
-    lists[w.kind].push(windowElement(w, shown, all.subarray(at, at + w.n), max, say));
-    at += w.n;
-  }
-  return lists;
-}
-
-/**
- * @param {{peak: number, value: number, row: number, document: number}} w
- * @param {string[]} shown @param {Float32Array} values @param {number} max
- * @param {(value: number) => string} say
- */
-function windowElement(w, shown, values, max, say) {
-  const text = h("span", { class: "sl-window", dir: "ltr" });
-  shown.forEach((each, i) => {
-    const name = tokenName(each);
-    const element = tokenElement(each, {
-      class: i === w.peak ? "sl-peak" : "",
-      title: values[i] ? `${name}  ${say(values[i])}` : name,
-    });
-    if (values[i]) paint(element, values[i], max);
-    text.append(element);
-  });
-  const where = `document ${w.document}, row ${w.row}`;
-  const value = h("button", { type: "button", class: "sl-value", title: where }, say(w.value));
-  return h("li", { "data-row": w.row, "data-document": w.document }, value, text);
 }
 
 /** @param {any} stats */

@@ -1,13 +1,14 @@
 /**
- * Cards of latents in a view: asked for once, the neighbours ahead of time.
+ * Cards of latents in a view, and pictures on them: asked for once, the neighbours' ahead of time.
  * @typedef {import("../types.js").Answer} Answer
  * @typedef {import("../types.js").View} View
  */
+import { keyOf } from "./answers.js";
 import { cardElement } from "./card.js";
 import { h } from "./dom.js";
 import { reasonOf } from "./view.js";
 
-const KEPT = 200;
+const KEPT = 400;
 
 /**
  * A place that shows the card of one latent; a later call wins over an earlier one that is still under way.
@@ -42,7 +43,7 @@ export function cardPlace(view, place) {
     try {
       const card = await cards.get(latent);
       if (mine !== asked) return;
-      place.replaceChildren(cardElement(card));
+      place.replaceChildren(cardElement(card, cards.picture));
       mark();
       view.say("");
     } catch (error) {
@@ -56,24 +57,29 @@ export function cardPlace(view, place) {
 
 /** @param {View} view */
 function cardCache(view) {
-  /** @type {Map<number, Promise<Answer>>} */
+  /** @type {Map<string, Promise<Answer>>} */
   const held = new Map();
 
-  /** @param {number} latent */
-  function get(latent) {
-    let card = held.get(latent);
-    if (!card) {
-      card = view.request("card", { latent });
-      card.catch(() => held.delete(latent));
-      held.set(latent, card);
-      if (held.size > KEPT) held.delete(/** @type {number} */ (held.keys().next().value));
+  /** @param {string} question "card" or "picture" @param {import("../types.js").Args} args */
+  function ask(question, args) {
+    const key = keyOf(question, args);
+    let answer = held.get(key);
+    if (!answer) {
+      answer = view.request(question, args);
+      answer.catch(() => held.delete(key));
+      held.set(key, answer);
+      if (held.size > KEPT) held.delete(/** @type {string} */ (held.keys().next().value));
     }
-    return card;
+    return answer;
   }
+  /** @param {number} latent */
+  const get = (latent) => ask("card", { latent });
+  /** @type {import("../types.js").Pictures} */
+  const picture = async (document) => (await ask("picture", { document })).fields.picture;
 
   /** @param {(number | undefined)[]} latents */
   function ahead(latents) {
     for (const latent of latents) if (latent !== undefined) get(latent).catch(() => {});
   }
-  return { get, ahead };
+  return { get, ahead, picture };
 }

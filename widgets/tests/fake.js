@@ -82,7 +82,7 @@ export function card(latent, options = {}) {
       windows: [{ kind: "top", peak: 1, value: 1.5, row: 12, document: 3, n: 4 }],
       ...options.header,
     },
-    fields: { names: Uint16Array.from([0, 1, 2, 3]), values: Float32Array.from(values) },
+    fields: options.fields ?? { names: Uint16Array.from([0, 1, 2, 3]), values: Float32Array.from(values) },
   };
 }
 
@@ -104,7 +104,7 @@ export function poles(latent) {
 
 export function codes() {
   return {
-    header: { facets: ["token"] },
+    header: { facets: ["token"], parts: [["line", 4, 0, 0, 4]], calls: 1, labels: [] },
     fields: {
       names: ["<s>", " one", " two", "\n"],
       facets: Uint8Array.from([0, 0, 0, 0]),
@@ -112,8 +112,71 @@ export function codes() {
       indptr: Int32Array.from([0, 1, 3, 4, 4]),
       indices: Int32Array.from([9, 2, 5, 2]),
       values: Float32Array.from([9, 1, 3, 2]),
+      picture: new Uint8Array(0),
     },
   };
+}
+
+/** Bytes that begin as those of a PNG. */
+export const PICTURE = Uint8Array.from([0x89, 0x50, 0x4e, 0x47]);
+
+/**
+ * A sample of one position for each name, on which latent 7 is 1, 2, 3, ...
+ * @param {[string, number, number, number, number][]} parts @param {string[]} facets of each position
+ * @param {string[]} names
+ */
+export function laidOut(parts, facets, names, { calls = 1, picture = PICTURE, labels = [] } = {}) {
+  const kinds = [...new Set(facets)];
+  const n = names.length;
+  return {
+    header: { facets: kinds, parts, calls, labels },
+    fields: {
+      names,
+      facets: Uint8Array.from(facets, (facet) => kinds.indexOf(facet)),
+      counted: new Uint8Array(n).fill(1),
+      indptr: Int32Array.from({ length: n + 1 }, (_, i) => i),
+      indices: new Int32Array(n).fill(7),
+      values: Float32Array.from({ length: n }, (_, i) => i + 1),
+      picture,
+    },
+  };
+}
+
+/** A card whose three windows are of three documents: pictures along and asked for, a text with an image. */
+export function pictured(latent) {
+  const grid = ["grid", 4, 2, 0, 4];
+  const window = (document, n, peak, parts, more = {}) => {
+    return { kind: "top", peak, value: 1.5, row: 40 + document, document, n, parts, ...more };
+  };
+  const told = (document, title, more) => ({
+    document,
+    title,
+    label: "",
+    grids: 1,
+    bytes: 0,
+    asked: false,
+    ...more,
+  });
+  return card(latent, {
+    header: {
+      vocabulary: ["0", "a", "b"],
+      windows: [
+        window(9, 5, 3, [["extra", 1, 0, 0, 1], grid], { call: 2 }),
+        window(4, 4, 0, [grid]),
+        window(5, 6, 1, [["line", 2, 0, 0, 2], grid]),
+      ],
+      documents: [
+        told(9, "image 9", { bytes: 4, label: "cat" }),
+        told(4, "image 4", { asked: true }),
+        told(5, "page", { bytes: 4 }),
+      ],
+    },
+    fields: {
+      names: Uint16Array.from([0, 1, 2]),
+      values: Float32Array.from([0.5, 0, 0, 1.5, 0, 1.5, 0, 0, 0.75, 0, 1.5, 0, 0, 0, -0.5]),
+      pictures: Uint8Array.from([...PICTURE, 0xff, 0xd8, 0xff, 0]),
+    },
+  });
 }
 
 /** Codes of both signs: latent 5 is -3 on the second token. */

@@ -3,8 +3,21 @@ import { beforeEach, describe, expect, test } from "vitest";
 import { MAX_ALPHA } from "../shared/scales.js";
 import { render as renderCard } from "../views/card.js";
 import { render as renderFeatures } from "../views/features.js";
-import { render as renderTokens } from "../views/tokens.js";
-import { card, codes, FakeModel, names, poles, sent, settle, signedCodes, table } from "./fake.js";
+import { render as renderSample } from "../views/sample.js";
+import {
+  card,
+  codes,
+  FakeModel,
+  laidOut,
+  names,
+  PICTURE,
+  pictured,
+  poles,
+  sent,
+  settle,
+  signedCodes,
+  table,
+} from "./fake.js";
 
 let el;
 beforeEach(() => {
@@ -33,7 +46,7 @@ const $$ = (selector) => [...el.querySelectorAll(selector)];
 
 describe("signs", () => {
   test("a text shows both signs, and says so", async () => {
-    renderTokens({ model: new FakeModel({}, { ...answers(), codes: signedCodes }), el });
+    renderSample({ model: new FakeModel({}, { ...answers(), codes: signedCodes }), el });
     await settle();
     const tokens = $$(".sl-text .sl-token");
     expect(tokens.map((t) => t.classList.contains("sl-negative"))).toEqual([false, true, false, false]);
@@ -49,7 +62,7 @@ describe("signs", () => {
     expect($$(".sl-detail .sl-meter")[0].style.getPropertyValue("--sl-share")).toBe("100%");
   });
   test("a text without negative codes says nothing of them", async () => {
-    renderTokens({ model: new FakeModel({}, answers()), el });
+    renderSample({ model: new FakeModel({}, answers()), el });
     await settle();
     expect($(".sl-legend .sl-key")).toBe(null);
     expect($(".sl-legend").textContent).not.toContain("null");
@@ -129,7 +142,7 @@ describe("signs", () => {
 describe("tokens", () => {
   const show = async (state = {}) => {
     const model = new FakeModel(state, answers());
-    const done = renderTokens({ model, el });
+    const done = renderSample({ model, el });
     await settle();
     return { model, done };
   };
@@ -142,20 +155,6 @@ describe("tokens", () => {
       "#2",
     ]);
     expect(model.sent.length).toBe(before);
-  });
-  test("what a position shows is called by its name", async () => {
-    const mixed = () => {
-      const { fields } = codes();
-      return {
-        header: { facets: ["token", "patch"] },
-        fields: { ...fields, facets: Uint8Array.from([0, 0, 1, 1]) },
-      };
-    };
-    renderTokens({ model: new FakeModel({}, { ...answers(), codes: mixed }), el });
-    await settle();
-    expect($(".sl-legend").textContent).toContain("strongest latent of each row");
-    $$(".sl-text .sl-token")[2].dispatchEvent(new Event("pointerover", { bubbles: true }));
-    expect($(".sl-detail").textContent).toContain("patch 2");
   });
   test("a click pins, a latent colours, clear takes it back", async () => {
     const { model } = await show();
@@ -192,6 +191,156 @@ describe("tokens", () => {
     done();
     expect(model.count()).toBe(0);
     expect(el.children.length).toBe(0);
+  });
+});
+
+describe("samples", () => {
+  const show = async (...made) => {
+    const done = renderSample({
+      model: new FakeModel({}, { ...answers(), codes: () => laidOut(...made) }),
+      el,
+    });
+    await settle();
+    return done;
+  };
+  const over = (element) => element.dispatchEvent(new Event("pointerover", { bubbles: true }));
+  const alpha = (element) => parseFloat(element.style.getPropertyValue("--sl-alpha"));
+  const label = (element) => element.getAttribute("aria-label");
+  const EXTRA = ["extra", 1, 0, 0, 1];
+  const GRID = ["grid", 6, 3, 0, 6];
+  const PATCHES = ["0,0", "0,1", "0,2", "1,0", "1,1", "1,2"];
+
+  test("a grid lies over its picture, extra positions beside it", async () => {
+    const facets = ["extra", ...Array(6).fill("patch")];
+    await show([EXTRA, GRID], facets, ["0", ...PATCHES], { labels: ["cat"] });
+    const patches = $$(".sl-grid .sl-patch");
+    const where = (p) => [p.style.gridRow, p.style.gridColumn].map(Number);
+    expect(patches.map(where)).toEqual([
+      [1, 1],
+      [1, 2],
+      [1, 3],
+      [2, 1],
+      [2, 2],
+      [2, 3],
+    ]);
+    expect($(".sl-grid > img").src).toBe("data:image/png;base64,iVBORw==");
+    expect([...$(".sl-sample").children].map((e) => e.className.split(" ")[0])).toEqual([
+      ...["sl-labels", "sl-extra", "sl-grid", "sl-apart"],
+    ]);
+    expect($(".sl-grid").style.getPropertyValue("--sl-ratio")).toBe("1.5");
+    expect(label($(".sl-extra .sl-token"))).toBe("extra 0, 1.00");
+    expect(label(patches[5])).toBe("patch 1,2, 7.00");
+    expect(alpha(patches[5])).toBeGreaterThan(alpha(patches[0]));
+    expect($(".sl-labels").textContent).toBe("cat");
+    expect($(".sl-legend").textContent).toContain("strongest latent of each row");
+    over(patches[4]);
+    expect($(".sl-detail-head").textContent).toBe("patch 1,1");
+    expect($(".sl-detail .sl-value").textContent).toBe("6.00");
+  });
+  test("the arrows go through a grid by rows", async () => {
+    await show([GRID], Array(6).fill("patch"), PATCHES);
+    const patches = $$(".sl-patch");
+    patches[1].focus();
+    key(patches[1], "ArrowDown");
+    expect(document.activeElement).toBe(patches[4]);
+    key(patches[4], "ArrowRight");
+    key(patches[5], "ArrowUp");
+    expect(document.activeElement).toBe(patches[2]);
+    patches[2].click();
+    expect(patches[2].classList.contains("sl-pinned")).toBe(true);
+  });
+  test("a picture that is none leaves the patches", async () => {
+    await show([GRID], Array(6).fill("patch"), PATCHES);
+    $(".sl-grid > img").dispatchEvent(new Event("error"));
+    expect($(".sl-grid > img")).toBe(null);
+    expect($$(".sl-patch").length).toBe(6);
+  });
+  test("items are a list, a mixed sample its parts in order", async () => {
+    await show([["list", 3, 0, 0, 3]], Array(3).fill("item"), ["Dune", "Solaris", "2"], { picture: PICTURE });
+    expect($$(".sl-items .sl-boxed").map(label)).toEqual([
+      "item 0 Dune, 1.00",
+      "item 1 Solaris, 2.00",
+      "item 2, 3.00",
+    ]);
+    // there is no grid to lie on
+    expect($(".sl-apart > img").src).toContain("data:image/png");
+    el.replaceChildren();
+    const facets = ["token", "token", ...Array(6).fill("patch"), "token"];
+    const line = (n, at) => ["line", n, 0, at, n];
+    await show([line(2, 0), GRID, line(1, 0)], facets, ["a", " b", ...PATCHES, "c"]);
+    const kinds = [...$(".sl-sample").children].map((e) => e.className);
+    expect(kinds).toEqual(["sl-text", "sl-grid sl-pictured", "sl-apart sl-pictured", "sl-text"]);
+    over($$(".sl-text .sl-token")[2]);
+    expect($(".sl-detail-head").textContent).toBe("token 8c");
+  });
+  test("of several grids none is taken for the picture's", async () => {
+    await show([GRID, GRID], Array(12).fill("patch"), [...PATCHES, ...PATCHES]);
+    expect($(".sl-grid > img")).toBe(null);
+    expect($(".sl-sample").firstChild.className).toBe("sl-apart sl-pictured");
+  });
+  test("one call of several is shown, on the scale of all", async () => {
+    const names3 = [...PATCHES, ...PATCHES, ...PATCHES];
+    await show([GRID], Array(18).fill("patch"), names3, { calls: 3 });
+    const patches = $$(".sl-patch");
+    expect(patches.length).toBe(6);
+    expect($(".sl-calls output").textContent).toBe("call 0 of 0 to 2");
+    const before = alpha(patches[5]);
+    patches[5].click();
+    const slider = $(".sl-calls input");
+    slider.value = "2";
+    slider.dispatchEvent(new Event("input"));
+    expect($(".sl-calls output").textContent).toBe("call 2 of 0 to 2");
+    expect(label(patches[5])).toBe("patch 1,2, 18.0");
+    expect(alpha(patches[5])).toBeGreaterThan(before);
+    expect(alpha(patches[5])).toBeCloseTo(100 * MAX_ALPHA, 1);
+    // what is pinned stays, in this call
+    expect($(".sl-detail .sl-value").textContent).toBe("18.0");
+  });
+});
+
+describe("cards with pictures", () => {
+  test("patches that fire are marked on their picture", async () => {
+    const asked = [];
+    const picture = ({ document }) => {
+      asked.push(document);
+      return { fields: { picture: PICTURE } };
+    };
+    const model = new FakeModel({ latent: 3 }, { card: ({ latent }) => pictured(latent), picture });
+    renderCard({ model, el });
+    await settle();
+    const tiles = $$(".sl-gallery > li");
+    expect(tiles.map((t) => t.dataset.document)).toEqual(["9", "4", "5"]);
+    expect(tiles.map((t) => t.querySelectorAll(".sl-grid > img").length)).toEqual([1, 1, 1]);
+    expect(tiles.map((t) => t.querySelector("img").src.split(";")[0])).toEqual([
+      ...["data:image/png", "data:image/png", "data:image/jpeg"],
+    ]);
+    // those that came along are not asked for
+    expect(asked).toEqual([4]);
+    const titles = (tile) =>
+      [...tile.querySelectorAll("[title]:not(img, button, .sl-title)")].map((e) => e.title);
+    expect(titles(tiles[0])).toEqual(["patch 1,0  1.50", "extra 0  0.500"]);
+    expect(titles(tiles[1])).toEqual(["patch 0,0  1.50", "patch 1,1  0.750"]);
+    expect(titles(tiles[2])).toEqual(["patch 1,1  −0.500", "a", "b  1.50"]);
+    expect(tiles[0].querySelector(".sl-patch").classList.contains("sl-peak")).toBe(true);
+    expect(tiles[2].querySelector(".sl-window .sl-peak").textContent).toBe("b");
+    expect(tiles[2].querySelector(".sl-patch").classList.contains("sl-negative")).toBe(true);
+    expect(tiles[0].querySelector(".sl-caption").textContent).toBe("1.50cat, call 2");
+    expect(tiles[1].querySelector(".sl-caption").textContent).toBe("1.50image 4");
+    tiles[1].click();
+    expect([model.state.row, model.state.document]).toEqual([44, 4]);
+    expect(tiles[1].getAttribute("aria-current")).toBe("true");
+  });
+  test("a picture that does not come is done without", async () => {
+    const picture = () => {
+      throw new Error("the store is gone");
+    };
+    renderCard({
+      model: new FakeModel({ latent: 3 }, { card: ({ latent }) => pictured(latent), picture }),
+      el,
+    });
+    await settle();
+    expect($$(".sl-gallery > li")[1].querySelectorAll(".sl-patch").length).toBe(2);
+    expect($(".sl-banner").hidden).toBe(true);
   });
 });
 
@@ -236,6 +385,18 @@ describe("features", () => {
     expect(model.state.latent).toBe(9);
     key(box, "Escape");
     expect($(".sl-count").textContent).toContain("100 of 100");
+  });
+  test("chosen latents are listed alone, until that is cleared", async () => {
+    const { model } = await show();
+    model.set("latents", [7, 300, 3]);
+    const order = $("select");
+    order.value = "latent";
+    order.dispatchEvent(new Event("change"));
+    expect($$(".sl-row").map((row) => row.dataset.latent)).toEqual(["3", "7"]);
+    expect($(".sl-count").textContent).toContain("2 of 100 latents (those chosen)");
+    $(".sl-clear").click();
+    expect(model.state.latents).toBe(null);
+    expect($(".sl-count").textContent).toContain("100 of 100 latents, ");
   });
   test("an error of the kernel is shown", async () => {
     await show(100, {

@@ -47,9 +47,12 @@ class Table {
     this.mostDense = this.density.reduce((a, b) => Math.max(a, b), 1e-9);
   }
 
-  /** Latents that a number or a part of a name fits. @param {string} words */
-  matching(words) {
-    const all = [...Array(this.n).keys()];
+  /**
+   * Latents that a number or a part of a name fits, of those that are listed or of all.
+   * @param {string} words @param {number[] | null} listed
+   */
+  matching(words, listed) {
+    const all = listed ? listed.filter((j) => j < this.n) : [...Array(this.n).keys()];
     if (!words) return all;
     if (NUMBER.test(words)) return all.filter((j) => String(j).startsWith(words.replace("#", "")));
     return all.filter((j) => this.names[j]?.toLowerCase().includes(words));
@@ -141,6 +144,7 @@ class Browser {
     });
     this.list.addEventListener("scroll", () => this.draw());
     this.list.addEventListener("keydown", (event) => this.listKey(event));
+    this.view.follow("latents", () => this.rearrange());
     this.view.follow("latent", (latent) => {
       this.draw();
       this.card.show(latent);
@@ -178,11 +182,12 @@ class Browser {
     const { table, fired } = this;
     if (!table) return;
     const words = this.box.value.trim().toLowerCase();
+    const listed = this.view.chosen("latents");
     this.shown = fired
       ? [...fired.keys()]
-      : table.sort(table.matching(words), this.order.value, this.descending);
+      : table.sort(table.matching(words, listed), this.order.value, this.descending);
     const clear = h("button", { type: "button", class: "sl-clear", onclick: () => this.clear() }, "clear");
-    this.count.replaceChildren(this.summary(table), ...(fired || words ? [" ", clear] : []));
+    this.count.replaceChildren(this.summary(table), ...(fired || words || listed ? [" ", clear] : []));
     this.spacer.style.height = `${this.shown.length * ROW}px`;
     this.draw();
   }
@@ -192,7 +197,8 @@ class Browser {
     if (this.fired) return `${this.shown.length} latents fire on this text`;
     const dead = this.shown.filter((j) => table.count[j] === 0).length;
     const [shown, all, never] = [this.shown.length, table.n, dead].map((n) => n.toLocaleString("en"));
-    return `${shown} of ${all} latents, ${never} never fire`;
+    const which = this.view.chosen("latents") ? " (those chosen)" : "";
+    return `${shown} of ${all} latents${which}, ${never} never fire`;
   }
 
   /** Draw the rows in sight. */
@@ -252,6 +258,7 @@ class Browser {
   clear() {
     this.box.value = "";
     this.fired = null;
+    this.view.choose({ latents: null });
     this.arrange();
     this.list.focus();
   }

@@ -1,11 +1,13 @@
 /**
- * A sample as a heatmap. Everything that hovering shows comes with the sample, so it never waits for the
- * kernel.
+ * A sample as a heatmap: lines of tokens, lists of items, patches over their picture. Everything that
+ * hovering shows comes with the sample, so it never waits for the kernel.
  * @typedef {import("../types.js").Answer} Answer
+ * @typedef {import("../types.js").Part} Part
  * @typedef {import("../types.js").View} View
  */
 import { cardPlace } from "../shared/cards.js";
 import { h, tokenElement, tokenName } from "../shared/dom.js";
+import { addPicture, gridElement, partsOf, patchElement, placeOf } from "../shared/pictures.js";
 import { paint, short, spoken } from "../shared/scales.js";
 import { rendering } from "../shared/view.js";
 
@@ -13,6 +15,8 @@ const HOVERED = 5;
 const PINNED = 12;
 const AHEAD = 3;
 const STEPS = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10 };
+/** Keys that go up and down: by a row of a grid. */
+const UPRIGHT = { ArrowDown: 1, ArrowUp: -1 };
 
 export const render = rendering(async (view) => {
   const heatmap = new Heatmap(view);
@@ -20,7 +24,10 @@ export const render = rendering(async (view) => {
   if (answer) heatmap.show(new SampleCodes(answer));
 });
 
-/** What the positions of a sample show, and the codes of each, in CSR form. */
+/**
+ * What the positions of a sample show, and the codes of each, in CSR form. Where a module runs several times,
+ * the positions of one call come after those of another; `at` is a position of all.
+ */
 class SampleCodes {
   /** @param {Answer} answer */
   constructor({ header, fields }) {
@@ -38,6 +45,42 @@ class SampleCodes {
     this.indices = fields.indices;
     /** @type {Float32Array} */
     this.values = fields.values;
+    /** @type {Uint8Array} */
+    this.picture = fields.picture;
+    /** @type {string[]} */
+    this.labels = header.labels;
+    /** @type {number} */
+    this.calls = header.calls;
+    /** of one call */
+    this.length = this.names.length / this.calls;
+    /** of one call */
+    this.parts = partsOf(header.parts);
+    /** @type {{part: Part, i: number}[]} of each position of one call, where it lies */
+    this.places = this.parts.flatMap((part) => Array.from({ length: part.n }, (_, i) => ({ part, i })));
+  }
+
+  /** For people: "3,5" in a grid, else a number. @param {number} at */
+  placeName(at) {
+    const within = at % this.length;
+    const { part, i } = this.places[within];
+    if (part.kind === "grid") {
+      const { row, column } = placeOf(part, i);
+      return `${row},${column}`;
+    }
+    return String(part.kind === "line" ? within : part.at + i);
+  }
+
+  /** Whether a position shows more than where it lies. @param {number} at */
+  named(at) {
+    return this.facets[at] === "token" || this.names[at] !== this.placeName(at);
+  }
+
+  /** What a position is called. @param {number} at */
+  called(at) {
+    const kind = this.facets[at];
+    if (kind === "token") return tokenName(this.names[at]);
+    const own = this.named(at) ? ` ${tokenName(this.names[at])}` : "";
+    return `${kind} ${this.placeName(at)}${own}`;
   }
 
   /** Latents of a position, strongest first. @param {number} at @returns {[number, number][]} */
@@ -70,34 +113,37 @@ class Heatmap {
     this.view = view;
     /** @type {SampleCodes | null} */
     this.codes = null;
-    /** @type {HTMLElement[]} one for each position */
+    /** @type {HTMLElement[]} one for each position of a call */
     this.elements = [];
+    /** which call is shown */
+    this.call = 0;
     this.pinned = -1;
     this.legend = h("div", { class: "sl-legend" });
-    this.text = h("div", { class: "sl-text", role: "group", "aria-label": "sample", dir: "ltr" });
+    this.chooser = h("div", { class: "sl-calls" });
+    this.sample = h("div", { class: "sl-sample", role: "group", "aria-label": "sample", dir: "ltr" });
     this.detail = h("div", { class: "sl-detail", "aria-live": "polite" });
     const place = h("div", { class: "sl-place" });
-    view.body.append(this.legend, this.text, this.detail, place);
+    view.body.append(this.legend, this.chooser, this.sample, this.detail, place);
     this.card = cardPlace(view, place);
     this.listen();
   }
 
   listen() {
-    const { text, view } = this;
-    text.addEventListener("pointerover", (event) => {
+    const { sample, view } = this;
+    sample.addEventListener("pointerover", (event) => {
       const at = this.indexOf(event);
       if (at >= 0 && this.pinned < 0) this.describe(at, HOVERED);
     });
-    text.addEventListener("pointerleave", () => {
+    sample.addEventListener("pointerleave", () => {
       if (this.pinned < 0) this.describe(-1, HOVERED);
     });
-    text.addEventListener("click", (event) => {
+    sample.addEventListener("click", (event) => {
       const at = this.indexOf(event);
       if (at < 0) return;
       this.focus(at);
       this.pin(at);
     });
-    text.addEventListener("keydown", (event) => this.keydown(event));
+    sample.addEventListener("keydown", (event) => this.keydown(event));
     view.follow("latent", (latent) => {
       this.colour();
       if (this.pinned >= 0) this.describe(this.pinned, PINNED);
@@ -108,21 +154,76 @@ class Heatmap {
   /** @param {SampleCodes} codes */
   show(codes) {
     this.codes = codes;
-    this.elements = codes.names.map((name, at) =>
-      tokenElement(name, {
+    this.elements = codes.places.map(({ part, i }, at) => {
+      const attributes = {
         role: "button",
         tabindex: at ? -1 : 0,
         class: codes.counted[at] ? "" : "sl-uncounted",
-      }),
-    );
-    this.text.replaceChildren();
-    this.elements.forEach((element, at) => {
-      this.text.append(element);
-      if (codes.names[at].includes("\n")) this.text.append(h("br"));
+      };
+      if (part.kind === "grid") return patchElement(part, i, attributes);
+      if (boxed(codes, at)) attributes.class += " sl-boxed";
+      return tokenElement(codes.names[at], attributes);
     });
+    let first = 0;
+    const parts = codes.parts.map((part) => {
+      const own = this.elements.slice(first, first + part.n);
+      const element = this.partElement(part, own, first);
+      first += part.n;
+      return element;
+    });
+    this.sample.replaceChildren(...this.pictured(codes, parts));
+    if (codes.calls > 1) this.chooser.replaceChildren(...this.callChooser(codes));
     this.colour();
     const latent = this.view.chosen("latent");
     if (this.view.option("with_card") && latent !== null) this.card.show(latent);
+  }
+
+  /** @param {Part} part @param {HTMLElement[]} own its positions @param {number} first of them */
+  partElement(part, own, first) {
+    if (part.kind === "grid") return gridElement(part, own);
+    const codes = /** @type {SampleCodes} */ (this.codes);
+    if (part.kind === "extra") return h("div", { class: "sl-extra" }, h("small", {}, "extra"), ...own);
+    const text = h("div", { class: boxed(codes, first) ? "sl-text sl-items" : "sl-text" });
+    own.forEach((element, i) => {
+      text.append(element);
+      if (codes.names[first + i].includes("\n")) text.append(h("br"));
+    });
+    return text;
+  }
+
+  /**
+   * The parts with the picture, which lies grey under the grid too if there is one.
+   * @param {SampleCodes} codes @param {HTMLElement[]} parts
+   */
+  pictured(codes, parts) {
+    const label = codes.labels.join(", ");
+    const labels = label ? [h("bdi", { class: "sl-labels" }, label)] : [];
+    const grids = parts.filter((part) => part.classList.contains("sl-grid"));
+    if (!codes.picture.length) return [...labels, ...parts];
+    const apart = h("div", { class: "sl-apart" });
+    addPicture(apart, codes.picture, label);
+    if (grids.length !== 1) return [...labels, apart, ...parts];
+    addPicture(grids[0], codes.picture, label);
+    return [...labels, ...parts.flatMap((part) => (part === grids[0] ? [part, apart] : [part]))];
+  }
+
+  /** Which call of the module is shown, such as a step of denoising. @param {SampleCodes} codes */
+  callChooser(codes) {
+    const said = h("output", {});
+    const slider = /** @type {HTMLInputElement} */ (
+      h("input", { type: "range", min: 0, max: codes.calls - 1, value: 0, "aria-label": "call" })
+    );
+    const show = () => {
+      this.call = Number(slider.value);
+      said.textContent = `call ${this.call} of 0 to ${codes.calls - 1}`;
+    };
+    slider.addEventListener("input", () => {
+      show();
+      this.colour();
+      if (this.pinned >= 0) this.describe(this.pinned, PINNED);
+    });
+    show();
+    return [slider, said];
   }
 
   /** Shade the positions, and say by what. */
@@ -131,11 +232,13 @@ class Heatmap {
     if (!codes) return;
     const latent = this.view.chosen("latent");
     const values = codes.along(latent);
+    // one scale for all calls
     const max = values.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
-    elements.forEach((element, at) => {
-      paint(element, values[at], max);
-      element.setAttribute("aria-label", `${tokenName(codes.names[at])}, ${spoken(values[at])}`);
-      element.classList.toggle("sl-pinned", at === this.pinned);
+    const first = this.call * codes.length;
+    elements.forEach((element, i) => {
+      paint(element, values[first + i], max);
+      element.setAttribute("aria-label", `${codes.called(first + i)}, ${spoken(values[first + i])}`);
+      element.classList.toggle("sl-pinned", i === this.pinned);
     });
     const both = values.some((v) => v < 0);
     this.legend.replaceChildren(...this.legendOf(codes.facet, latent, max, both));
@@ -149,27 +252,29 @@ class Heatmap {
     const what = latent === null ? `strongest latent of each ${facet}` : `latent #${latent}`;
     const dashed = () => tokenElement("dashed", { class: "sl-negative sl-key" });
     const clear = () => this.view.choose({ latent: null });
+    const article = /^[aeiou]/.test(facet) ? "an" : "a";
     return [
       h("span", {}, what),
       h("span", { class: both ? "sl-ramp sl-both" : "sl-ramp", "aria-hidden": true }),
       h("span", {}, `${both ? short(-max) : "0"} to ${short(max)}`),
       ...(both ? [h("span", {}, dashed(), " is negative")] : []),
       latent === null
-        ? h("span", { class: "sl-hint" }, `hover a ${facet}, click to pin its latents`)
+        ? h("span", { class: "sl-hint" }, `hover ${article} ${facet}, click to pin its latents`)
         : h("button", { class: "sl-clear", type: "button", onclick: clear }, "clear"),
     ];
   }
 
   /**
-   * Show the latents of a position, at most so many; of none for -1.
-   * @param {number} at @param {number} most
+   * Show the latents of a position of the call, at most so many; of none for -1.
+   * @param {number} i @param {number} most
    */
-  describe(at, most) {
+  describe(i, most) {
     const { codes } = this;
-    if (at < 0 || !codes) {
+    if (i < 0 || !codes) {
       this.detail.replaceChildren();
       return;
     }
+    const at = this.call * codes.length + i;
     const all = codes.strongest(at);
     const found = all.slice(0, most);
     const scale = found.length ? Math.abs(found[0][1]) : 1;
@@ -178,8 +283,8 @@ class Heatmap {
     const head = h(
       "div",
       { class: "sl-detail-head" },
-      h("span", {}, `${codes.facets[at]} ${at}`),
-      tokenElement(codes.names[at], { class: "sl-quoted" }),
+      h("span", {}, `${codes.facets[at]} ${codes.placeName(at)}`),
+      codes.named(at) ? tokenElement(codes.names[at], { class: "sl-quoted" }) : null,
       chosen === null ? null : h("span", {}, `#${chosen}: ${short(own)}`),
       codes.counted[at] ? null : h("span", { class: "sl-hint" }, "not counted in statistics"),
     );
@@ -217,7 +322,7 @@ class Heatmap {
     if (this.codes && this.pinned >= 0)
       this.card.ahead(
         this.codes
-          .strongest(this.pinned)
+          .strongest(this.call * this.codes.length + this.pinned)
           .slice(0, AHEAD)
           .map(([latent]) => latent),
       );
@@ -236,7 +341,7 @@ class Heatmap {
   /** @param {KeyboardEvent} event */
   keydown(event) {
     const at = this.indexOf(event);
-    const step = STEPS[/** @type {keyof typeof STEPS} */ (event.key)];
+    const step = this.stepOf(event.key, at);
     if (step) this.focus(at + step);
     else if (event.key === "Home") this.focus(0);
     else if (event.key === "End") this.focus(this.elements.length - 1);
@@ -249,9 +354,25 @@ class Heatmap {
     event.stopPropagation();
   }
 
+  /** How far a key goes, 0 for other keys. @param {string} key @param {number} at */
+  stepOf(key, at) {
+    const place = this.codes?.places[at];
+    const rows = UPRIGHT[/** @type {keyof typeof UPRIGHT} */ (key)];
+    if (rows && place?.part.kind === "grid") return rows * place.part.width;
+    return STEPS[/** @type {keyof typeof STEPS} */ (key)] ?? 0;
+  }
+
   /** The position of an event, -1 for none. @param {Event} event */
   indexOf(event) {
-    const element = /** @type {Element} */ (event.target).closest(".sl-token");
+    const element = /** @type {Element} */ (event.target).closest(".sl-token, .sl-patch");
     return this.elements.indexOf(/** @type {HTMLElement} */ (element));
   }
+}
+
+/**
+ * Whether a position stands for itself: tokens run on as a text.
+ * @param {SampleCodes} codes @param {number} at
+ */
+function boxed(codes, at) {
+  return codes.facets[at] !== "token";
 }

@@ -1,0 +1,52 @@
+"""What views ask of a Lab: how the views that one makes are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+
+from saelab.widgets.selection import Selection
+
+if TYPE_CHECKING:
+    from saelab.analysis.results import LatentTable, SampleCodes
+
+P = ParamSpec("P")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One SAE of a Lab."""
+
+    table: Callable[[], LatentTable]
+    """one line for each latent; raises StoreError where the SAE has no store"""
+    codes: Callable[[Any], SampleCodes]
+    """of a sample that the subject reads"""
+    questions: Mapping[str, Callable[..., Any]]
+    """what views ask: "card", "cards", "documents", "search"; the same functions each time, so that a page
+    holds an answer once"""
+    selection: Selection
+    """what all views of the SAE share"""
+    choose: Callable[[int | None], None]
+    """chooses the SAE, and a latent of it; raises RangeError"""
+
+
+class HasSources(Protocol):
+    """A Lab, to its views."""
+
+    def source(self, sae: str | None = None) -> Source:
+        """The SAE of a name; None: the chosen one."""
+        ...
+
+
+class Made(Generic[P, V]):
+    """A view's `of` as a method of Labs, whose arguments editors and type checkers know."""
+
+    def __init__(self, of: Callable[Concatenate[HasSources, P], V]) -> None:
+        self.of = of
+
+    def __get__(self, lab: HasSources | None, owner: type) -> Callable[P, V]:
+        made: Any = self.of if lab is None else MethodType(self.of, lab)
+        return made

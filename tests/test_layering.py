@@ -159,6 +159,17 @@ def test_public_names_resolve():
         _ = saelab.no_such_name
 
 
+@pytest.mark.parametrize("module", ["saelab", "saelab.analysis"])
+def test_what_loads_on_first_use_is_what_the_stub_says(module):
+    """In a process that has imported nothing else, so that no name is there by accident."""
+    stub = ast.parse((ROOT / module.replace(".", "/") / "__init__.pyi").read_text())
+    said = next(ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign))
+    code = (
+        f"import {module} as m\nassert sorted(m.__all__) == {sorted(said)}\nfor n in m.__all__: getattr(m, n)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_files_stay_small():
     for path in FILES:
         assert len(path.read_text().splitlines()) <= 520, f"{path.relative_to(ROOT)} is longer than 520 lines"

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import saelab
 from saelab.cli import main
@@ -107,23 +105,6 @@ def test_flags_are_read_as_the_annotation_says(hint, texts, value):
 def test_flags_of_another_type_are_refused(hint, texts):
     with pytest.raises(ConfigError, match=r"x.* must .*\. Got .*\. Correct"):
         from_flags(texts, hint, "x")
-
-
-TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-PLAIN = st.recursive(
-    st.booleans()
-    | st.integers(-(2**63), 2**63 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
-    max_leaves=10,
-)
-
-
-@given(st.dictionaries(TEXT, PLAIN, max_size=4))
-@settings(deadline=None, max_examples=300)
-def test_what_is_written_as_toml_reads_the_same(values):
-    assert tomllib.loads(jobs._toml(values)) == values
 
 
 def test_a_job_written_down_is_the_same_job():

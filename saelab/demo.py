@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelab import analysis, corpora, embedded
+from saelab.config import integer
 from saelab.harvesting import harvest, index
 from saelab.lab import Lab
 from saelab.sae import recipe
 from saelab.subjects import load_subject
 from saelab.training import train
-from saelab.types import ConfigError
 from saelab.widgets import Lines, Table, Text, Views, page
 
 if TYPE_CHECKING:
@@ -74,9 +74,7 @@ def demo(
     Raises ConfigError on a number that is not positive, StoreError where `out` cannot be written.
     """
     for name, value in (("rows", rows), ("steps", steps), ("index_rows", index_rows)):
-        if value < 1:
-            message = f"{name} must be at least 1. Got {value}. Leave it out for the default."
-            raise ConfigError(message)
+        integer(name, value, 1)
     started = time.monotonic()
     out = Path(out)
     subject = load_subject(str(embedded.model_folder()))

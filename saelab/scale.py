@@ -22,6 +22,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from saelab.config import integer, is_number
 from saelab.corpora import Corpus, Document, as_corpus
 from saelab.files import read_json, read_json_or_none, write_json
 from saelab.harvesting import index as index_alone
@@ -181,9 +182,7 @@ def _known(out: str | Path, seen: str | None) -> str | None:
 
 def _part_size(part_documents: int, batch_size: int, packing: str) -> int:
     """Documents in a part: whole stretches of those that run together."""
-    if not isinstance(part_documents, int) or isinstance(part_documents, bool) or part_documents < 1:
-        message = f"part_documents must be an integer >= 1. Got {part_documents!r}. Pass e.g. 4096."
-        raise ConfigError(message)
+    part_documents = integer("part_documents", part_documents, 1)
     stretch = stretch_size(batch_size, packing)
     return -(-part_documents // stretch) * stretch
 
@@ -353,10 +352,11 @@ class _Pool:
 @contextlib.contextmanager
 def _pool(workers: int, cpus: float, gpus: float) -> Iterator[_Pool]:
     """Ray as it is, or started for as long as it is needed. Raises ConfigError, MissingDependency."""
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1 or cpus <= 0 or gpus < 0:
+    workers = integer("workers", workers, 1)
+    if not (is_number(cpus) and cpus > 0 and is_number(gpus) and gpus >= 0):
         message = (
-            f"workers must be at least 1, cpus above 0, gpus not below 0. Got workers={workers!r}, "
-            f"cpus={cpus!r}, gpus={gpus!r}. Pass workers=2."
+            f"cpus must be a number above 0, gpus one not below 0. Got cpus={cpus!r}, gpus={gpus!r}. "
+            "Leave them out for a CPU each."
         )
         raise ConfigError(message)
     try:

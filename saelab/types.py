@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from saelab.config import integer
 from saelab.errors import (
     ConfigError,
     CorpusError,
@@ -167,9 +168,7 @@ class Codes:
 
     def row(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """(latents, values) of row i."""
-        if not 0 <= i < len(self):
-            message = f"Row must be in 0..{len(self) - 1}. Got {i}. Pass a row of these codes."
-            raise RangeError(message)
+        i = integer("i", i, 0, len(self) - 1, error=RangeError, remedy="Pass a row of these codes.")
         at = slice(self.indptr[i], self.indptr[i + 1])
         return self.indices[at], self.values[at]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    "errors files layout types tensors config dist stores sae corpora subjects embedded formats "
+    "errors files config layout types tensors dist stores sae corpora subjects embedded formats "
     "interventions harvesting scale training analysis autointerp widgets lab demo commands cli"
 ).split()
 # circles of imports that are still there, of which no more may come

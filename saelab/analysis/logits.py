@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saelab.analysis.results import LogitLens
+from saelab.config import integer
 from saelab.types import HasLogits, RangeError, need
 
 if TYPE_CHECKING:
@@ -27,13 +27,8 @@ def logit_lens(sae: SAE, subject: Any, latent: int, n: int = 10) -> LogitLens:
     n: tokens on each side. Raises RangeError on a latent out of range, HookError where the hook point does
     not write to the residual stream.
     """
-    d_sae = sae.config.d_sae
-    if isinstance(latent, bool) or not isinstance(latent, numbers.Integral) or not 0 <= latent < d_sae:
-        message = (
-            f"latent must be an integer in 0..{d_sae - 1}. Got {latent!r}. Pass an index below d_sae={d_sae}."
-        )
-        raise RangeError(message)
-    return logit_lenses(sae, subject, [int(latent)], n)[0]
+    latent = integer("latent", latent, 0, sae.config.d_sae - 1, error=RangeError)
+    return logit_lenses(sae, subject, [latent], n)[0]
 
 
 def logit_lenses(sae: SAE, subject: Any, latents: list[int], n: int = 10) -> list[LogitLens]:

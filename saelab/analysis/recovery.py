@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from saelab.analysis.controls import Beside, Sums, beside, untrained
+from saelab.config import integer
 from saelab.corpora.synthetic import HELD_OUT, Synthetic
 from saelab.types import ConfigError, ShapeError
 
@@ -159,9 +160,7 @@ def recovery(
             "it was trained on."
         )
         raise ShapeError(message)
-    if not isinstance(n_rows, int) or isinstance(n_rows, bool) or n_rows < 2:
-        message = f"n_rows must be an integer of at least 2. Got {n_rows!r}. Pass a few thousand."
-        raise ConfigError(message)
+    n_rows = integer("n_rows", n_rows, 2)
     arms, mode = [_Arm(sae), _Arm(untrained(sae, truth.rows(4096).acts, seed=seed))], sae.training
     sae.eval()
     try:

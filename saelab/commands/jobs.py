@@ -14,6 +14,7 @@ from typing import Any
 import tomli_w
 
 from saelab.commands.arguments import NEEDED, Argument, Arguments, arguments_of, check, from_flags, plain
+from saelab.config import integer_or_none
 from saelab.types import ConfigError, RangeError, nearest
 
 SHORT = {"subject": "name", "sae": "path", "recipe": "name"}
@@ -220,9 +221,7 @@ def _checked(table: str, given: Any) -> dict[str, Any]:
         )
         raise ConfigError(message)
     checked = check(given, _arguments(table, choice), f"{table} of {key} {choice!r}", f"{table}.")
-    if checked.get("take") is not None and checked["take"] < 1:
-        message = f"corpus.take must be at least 1. Got {checked['take']}. Pass how many documents to read."
-        raise RangeError(message)
+    integer_or_none("corpus.take", checked.get("take"), 1, error=RangeError)
     return checked
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from saelab.config import integer, shard_of
 from saelab.types import CorpusError, RangeError
 
 
@@ -73,19 +74,13 @@ class Corpus:
 
     def take(self, n: int) -> Corpus:
         """The first n documents."""
-        if n < 1:
-            message = f"take(n) needs n >= 1. Got {n}. Pass how many documents to keep."
-            raise RangeError(message)
+        n = integer("n", n, 1, error=RangeError)
         kept = None if self.n_documents is None else min(n, self.n_documents)
         return self._part(lambda: itertools.islice(iter(self), n), f"[:{n}]", kept)
 
     def shard(self, i: int, n: int) -> Corpus:
         """Every n-th document from the i-th on: the n shards hold each document once."""
-        if not 0 <= i < n:
-            message = (
-                f"shard(i, n) needs 0 <= i < n. Got i={i}, n={n}. Pass the shard's number and their count."
-            )
-            raise RangeError(message)
+        i, n = shard_of((i, n), error=RangeError)
         kept = None if self.n_documents is None else len(range(i, self.n_documents, n))
         return self._part(lambda: itertools.islice(iter(self), i, None, n), f"[{i}::{n}]", kept)
 

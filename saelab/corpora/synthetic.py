@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from saelab.config import integer, is_number
 from saelab.types import Codes, ConfigError, RangeError, nearest
 
 if TYPE_CHECKING:
@@ -74,8 +75,7 @@ class Synthetic:
         ConfigError."""
         import torch
 
-        _check_whole("n", n, 1)
-        _check_whole("start", start, 0)
+        n, start = integer("n", n, 1), integer("start", start, 0)
         blocks = range(start // BLOCK, (start + n - 1) // BLOCK + 1)
         acts, difficulty = torch.empty(n, self.d_in), np.empty(n)
         counts, features, values = np.zeros(n, np.int64), [], []
@@ -101,11 +101,8 @@ class Synthetic:
 
     def children(self, feature: int) -> np.ndarray:
         """int64: the features that are active only where this one is. Raises RangeError."""
-        if not 0 <= feature < self.n_features:
-            message = (
-                f"A feature must be in 0..{self.n_features - 1}. Got {feature}. Pass a row of `directions`."
-            )
-            raise RangeError(message)
+        remedy = "Pass a row of `directions`."
+        feature = integer("A feature", feature, 0, self.n_features - 1, error=RangeError, remedy=remedy)
         return np.flatnonzero(self.parents == feature)
 
     def __repr__(self) -> str:
@@ -192,9 +189,8 @@ def synthetic(
     Raises ConfigError for options out of range, and where a feature would have to be active with
     probability above 1.
     """
-    for name, whole, least in (("d_in", d_in, 1), ("n_features", n_features, 1), ("groups", groups, 1)):
-        _check_whole(name, whole, least)
-    _check_whole("seed", seed, 0)
+    d_in, n_features = integer("d_in", d_in, 1), integer("n_features", n_features, 1)
+    groups, seed = integer("groups", groups, 1), integer("seed", seed, 0)
     _check_real("active", active, 0, n_features, open_low=True)
     _check_real("zipf", zipf, 0)
     _check_real("shift", shift, 0)
@@ -206,9 +202,7 @@ def synthetic(
             message = f"{name} must be True or False. Got {flag!r}. Pass a bool."
             raise ConfigError(message)
     low, high = _pair(coefficients)
-    widths = tuple(branching)
-    for width in widths:
-        _check_whole("Each number of branching", width, 1)
+    widths = tuple(integer("Each number of branching", width, 1) for width in branching)
     sizes = [math.prod(widths[:depth]) for depth in range(len(widths) + 1)]
     roots, left = divmod(n_features, sum(sizes))
     if left or not roots:
@@ -322,13 +316,6 @@ def _pair(value: tuple[float, float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _check_whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least:
-        return
-    message = f"{name} must be an integer of at least {least}. Got {value!r}. Pass {least} or more."
-    raise ConfigError(message)
-
-
 def _check_real(
     name: str,
     value: object,
@@ -338,8 +325,7 @@ def _check_real(
     open_low: bool = False,
     open_high: bool = False,
 ) -> None:
-    good = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if good and math.isfinite(value) and low <= value <= high:  # type: ignore[arg-type, operator]
+    if is_number(value) and math.isfinite(value) and low <= value <= high:
         if not (open_low and value == low) and not (open_high and value == high):
             return
     interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high or high == math.inf else ']'}"

@@ -11,6 +11,7 @@ import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 
+from saelab.config import integer
 from saelab.corpora import world_families as plain
 from saelab.corpora import world_varied as varied
 from saelab.corpora.documents import Corpus, Document
@@ -54,9 +55,7 @@ def world(
     if split not in ("train", "heldout"):
         message = f"split must be 'train' or 'heldout'. Got {split!r}. Pass split='train'."
         raise ConfigError(message)
-    if n_documents < 1:
-        message = f"n_documents must be at least 1. Got {n_documents}. Pass how many documents to write."
-        raise ConfigError(message)
+    n_documents = integer("n_documents", n_documents, 1)
     chosen = tuple(FAMILIES if families is None else families)
     for family in chosen:
         if family not in FAMILIES:

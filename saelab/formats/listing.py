@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from saelab.config import is_number
 from saelab.formats import gemma_scope
 from saelab.formats.hub import is_repository, listed
 from saelab.formats.reading import TensorFile, refusing
@@ -159,7 +160,7 @@ def _first(said: Mapping[str, Any], names: str, kind: type) -> Any:
 
 def _times(d_in: int | None, said: Mapping[str, Any]) -> int | None:
     factor = said.get("expansion_factor")
-    return int(d_in * factor) if d_in and isinstance(factor, (int, float)) and factor > 0 else None
+    return int(d_in * factor) if d_in and is_number(factor) and factor > 0 else None
 
 
 def _width(where: str) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from saelab.config import is_integer
 from saelab.formats import (
     attention_output,
     batchtopk,
@@ -209,14 +210,14 @@ def _hook(sae: SAE, given: Mapping[str, Any]) -> HookPoint | None:
     if "n_heads" not in given:
         return hook
     n = given["n_heads"]
-    whole = isinstance(n, int) and not isinstance(n, bool) and n >= 1 and sae.d_in % n == 0
+    whole = is_integer(n) and n >= 1 and sae.d_in % n == 0
     if hook is None or not hook.name.endswith("hook_z") or not whole:
         msg = (
             f"n_heads must divide d_in={sae.d_in} of an SAE on a hook_z. Got {n!r} at {hook}. "
             "Pass hook='blocks.3.attn.hook_z' too, or leave it out."
         )
         raise ConfigError(msg)
-    return dataclasses.replace(hook, n_heads=n)
+    return dataclasses.replace(hook, n_heads=int(n))
 
 
 def _known(format: str) -> Format:

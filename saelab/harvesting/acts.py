@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.config import integer, integer_or_none
 from saelab.harvesting.batches import batches, check_hooks
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import ActivationStore, ActivationWriter
@@ -59,8 +60,9 @@ def harvest(
     """
     texts = subject.corpus(corpus)
     points = check_hooks(subject, hooks, texts)
+    max_rows = integer_or_none("max_rows", max_rows, 1)
     options: dict[str, Any] = {
-        "batch_size": batch_size,
+        "batch_size": integer("batch_size", batch_size, 1),
         "packing": packing,
         "long": long,
         "include_bos": include_bos,
@@ -71,7 +73,7 @@ def harvest(
         "hooks": [asdict(point) for point in points],
         "max_rows": max_rows,
         "dtype": dtype,
-        "shard_rows": shard_rows,
+        "shard_rows": integer("shard_rows", shard_rows, 1),
         **options,
     }
     if not overwrite and finished(out, spec):

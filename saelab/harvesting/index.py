@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.config import integer, integer_or_none, shard_of
 from saelab.harvesting.batches import Batch, batches, check_hooks, side_by_side
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import FeatureStore
@@ -75,11 +75,13 @@ def index(
         message = "append=True adds to a store. Got overwrite= or shard= as well. Pass one of them."
         raise ConfigError(message)
     kept_share(codes)
+    batch_size, max_rows = integer("batch_size", batch_size, 1), integer_or_none("max_rows", max_rows, 1)
+    shard = shard_of(shard) if shard else None
     options: dict[str, Any] = {
-        "window": [_count("window", window[0]), _count("window", window[1])],
-        "n_examples": _count("n_examples", n_examples),
-        "n_quantile": _count("n_quantile", n_quantile),
-        "seed": _count("seed", seed),
+        "window": [integer("window", window[0], 0), integer("window", window[1], 0)],
+        "n_examples": integer("n_examples", n_examples, 0),
+        "n_quantile": integer("n_quantile", n_quantile, 0),
+        "seed": integer("seed", seed, 0),
         "codes": codes,
     }
     texts = subject.corpus(corpus)
@@ -205,10 +207,3 @@ class _Parts:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         return folder
-
-
-def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < 0:
-        message = f"{name} must be an integer of at least 0. Got {value!r}. Pass e.g. {name}=10."
-        raise ConfigError(message)
-    return int(value)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from saelab.config import integer
 from saelab.interventions.by_sae import SAEEdit
 from saelab.interventions.registry import register
 from saelab.types import ConfigError, RangeError, nearest, short
@@ -54,9 +55,8 @@ class Scale(SAEEdit):
             )
             raise ConfigError(message) from None
         for j in latents:
-            if not 0 <= j < self.sae.d_sae:
-                message = f"A latent must be in 0..{self.sae.d_sae - 1}. Got {j}. Pass latents of this SAE."
-                raise RangeError(message)
+            remedy = "Pass latents of this SAE."
+            integer("A latent", j, 0, self.sae.d_sae - 1, error=RangeError, remedy=remedy)
         if not latents or len(set(latents)) < len(latents):
             message = f"latents must name at least one, each once. Got {short(latents)}. Drop repeated ones."
             raise ConfigError(message)

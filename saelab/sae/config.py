@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
-from saelab.config import integer, is_integer
+from saelab.config import integer, is_integer, is_number
 from saelab.sae.dictionaries import Archetypal, Dictionary, Free
 from saelab.sae.sparsifiers import Sparsifier
 from saelab.types import ConfigError, HookPoint, nearest
@@ -221,7 +221,9 @@ def recipe_options(name: str) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no tuples, options must be hashable, and NumPy's integers are not Python's."""
+    """JSON knows no tuples, options must be hashable, and NumPy's numbers are not Python's."""
     if isinstance(value, list | tuple):
         return tuple(_plain(item) for item in value)
-    return int(value) if is_integer(value) else value
+    if is_integer(value):
+        return int(value)
+    return float(value) if is_number(value) else value

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.config import integer
 from saelab.files import new_file, read_json_or_none, write_json
 from saelab.stores import manifest as manifests
 from saelab.stores.shards import DTYPES, KIND, SHARD_ROWS, Job, shard_name
@@ -61,9 +62,7 @@ class ActivationWriter:
         if dtype not in DTYPES:
             message = f"dtype must be one of {', '.join(DTYPES)}. Got {dtype!r}. Pass dtype='float32'."
             raise ConfigError(message)
-        if isinstance(shard_rows, bool) or not isinstance(shard_rows, int) or shard_rows < 1:
-            message = f"shard_rows must be an integer of at least 1. Got {shard_rows!r}. Pass e.g. 65_536."
-            raise ConfigError(message)
+        shard_rows = integer("shard_rows", shard_rows, 1)
         self.widths, self.dtype, self.shard_rows = dict(widths), dtype, shard_rows
         self._capacity = shard_rows if max_rows is None else min(shard_rows, max_rows)
         self._job = where if isinstance(where, Job) else None

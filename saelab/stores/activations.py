@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saelab.config import integer, shard_of
 from saelab.stores import manifest as manifests
 from saelab.stores.activation_writer import ActivationWriter
 from saelab.stores.places import CACHE_BYTES, Folder, place_of
@@ -21,7 +22,7 @@ from saelab.stores.shards import (
     expected_tensors,
     shard_name,
 )
-from saelab.types import ActivationBatch, ConfigError, HookError, HookPoint, RangeError, StoreError, nearest
+from saelab.types import ActivationBatch, HookError, HookPoint, RangeError, StoreError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,15 +117,9 @@ class ActivationStore:
         shard.
         """
         name = self._hook(hook)
-        if size < 1 or epochs < 1:
-            message = (
-                f"size and epochs must be at least 1. Got size={size}, epochs={epochs}. Pass e.g. size=1024."
-            )
-            raise RangeError(message)
-        i, n = shard or (0, 1)
-        if not 0 <= i < n:
-            message = f"shard must be (i, n) with 0 <= i < n. Got {shard}. Pass (0, 1) for all rows."
-            raise ConfigError(message)
+        size = integer("size", size, 1, error=RangeError)
+        epochs = integer("epochs", epochs, 1, error=RangeError)
+        i, n = shard_of(shard)
         return self._batches(name, size, seed, i, n, epochs)
 
     def _batches(

@@ -4,7 +4,6 @@ each beside what chance finds. Memory does not grow with the corpus, nor with th
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from saelab.config import integer
 from saelab.stores.directions import BLOCK_VALUES, unit_blocks
 from saelab.types import ConfigError, RangeError, StoreError
 
@@ -106,10 +106,7 @@ def compare(store: Latents, other: Latents, n: int = 1, *, min_rows: int = 10, s
         )
         raise ConfigError(message)
     for name, value, high in (("n", n, other.n_latents), ("min_rows", min_rows, store.n_rows)):
-        known = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not known or not 1 <= value <= high:
-            message = f"{name} must be an integer in 1..{high}. Got {value!r}. Pass {name}={min(10, high)}."
-            raise RangeError(message)
+        integer(name, value, 1, high, error=RangeError)
     found: list[Matches | None] = []
     reasons = []
     for measure in (_by_direction, _by_cofiring):

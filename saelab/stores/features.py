@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import numbers
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from saelab.config import integer, is_integer
 from saelab.stores import manifest as manifests
 from saelab.stores import tables
 from saelab.stores.compare import Comparison, compare
@@ -176,9 +176,7 @@ class FeatureStore:
         signs from weak to strong, n of them evenly out of those that are kept.
         Raises RangeError on a latent out of range or a negative n, StoreError on an unknown kind.
         """
-        if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 0:
-            message = f"n must be an integer of at least 0. Got {n!r}. Pass n=10."
-            raise RangeError(message)
+        n = integer("n", n, 0, error=RangeError)
         if kind not in KINDS:
             message = (
                 f"kind must be one of {', '.join(map(repr, KINDS))}. Got {kind!r}. "
@@ -187,7 +185,7 @@ class FeatureStore:
             raise StoreError(message)
         found = [e for e in self._examples(self._checked(latent)) if e.kind == kind]
         if kind == "quantile" and 0 < n < len(found):
-            found = [found[i] for i in np.linspace(0, len(found) - 1, int(n)).round().astype(int)]
+            found = [found[i] for i in np.linspace(0, len(found) - 1, n).round().astype(int)]
         return found[:n]
 
     def rows(self, row: int) -> RowRecord:
@@ -207,9 +205,8 @@ class FeatureStore:
     def document(self, document: int) -> DocumentRecord:
         """A document as it was indexed, with its text, layout, labels and picture. Raises RangeError."""
         columns = ", ".join(DocumentRecord._fields)
-        known = isinstance(document, numbers.Integral) and not isinstance(document, bool)
         sql = f"select {columns} from documents where document = ?"
-        found = self.query(sql, [int(document)], "arrow").to_pylist() if known else []
+        found = self.query(sql, [int(document)], "arrow").to_pylist() if is_integer(document) else []
         if not found:
             message = (
                 f"document must be the number of one of the store's {self.n_documents:,} documents. Got "
@@ -484,8 +481,4 @@ def _complaint(got: object) -> str:
 
 
 def _index(value: Any, n: int, name: str) -> int:
-    known = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not known or not 0 <= int(value) < n:
-        message = f"{name} must be an integer in 0..{n - 1}. Got {value!r}. Pass one of the store's {n:,}."
-        raise RangeError(message)
-    return int(value)
+    return integer(name, value, 0, n - 1, error=RangeError, remedy=f"Pass one of the store's {n:,}.")

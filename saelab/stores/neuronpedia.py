@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.config import is_integer
 from saelab.types import ConfigError, FormatError, RangeError, short
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _rows(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _latent(index: Any) -> int:
     digits = isinstance(index, str) and index.isascii() and index.isdigit() and len(index) <= 18
-    if not digits and (not isinstance(index, int) or isinstance(index, bool) or index < 0):
+    if not digits and (not is_integer(index) or index < 0):
         message = f"the index {short(index)}, which is no latent"
         raise ValueError(message)
     return int(index)

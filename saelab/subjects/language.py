@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saelab.config import is_integer
 from saelab.subjects import chat
 from saelab.subjects.base import TorchSubject, config_facts
 from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_square
@@ -432,10 +433,10 @@ def _stream(samples: int, positions: int) -> View:
 def _context(config: Any, tokenizer: Any) -> int:
     for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
         value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
+        if is_integer(value) and value > 0:
             return value
     limit = getattr(tokenizer, "model_max_length", None)
-    if isinstance(limit, int) and 0 < limit < 1 << 30:
+    if is_integer(limit) and 0 < limit < 1 << 30:
         return limit
     msg = (
         f"The context length must be known. Got none in {type(config).__name__} nor in the tokenizer. "

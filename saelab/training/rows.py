@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from saelab import dist
+from saelab.config import is_integer
 from saelab.sae.config import SAEConfig
 from saelab.types import ConfigError, HookError, HookPoint, ShapeError, check_finite, nearest
 
@@ -205,10 +206,10 @@ def as_held_out(held_out: Any, config: SAEConfig, rows: Rows, taken: dict[str, R
     """
     if held_out is None:
         return None
-    if isinstance(held_out, int):
+    if is_integer(held_out):
         found = taken.get(rows.key())
         if found is None:
-            found = taken[rows.key()] = rows.take_off(held_out)
+            found = taken[rows.key()] = rows.take_off(int(held_out))
         else:
             rows.n_rows -= held_out
     elif isinstance(held_out, Stream):

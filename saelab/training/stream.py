@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from saelab.config import integer
 from saelab.harvesting.batches import batches, check_hooks, count_rows
 from saelab.subjects.reading import How
 from saelab.training.rows import Stream
@@ -151,9 +152,8 @@ def stream(
     own. batch_size: documents a forward pass. packing, long: see `saelab.harvest`.
     Raises HookError, CorpusError, ConfigError.
     """
-    if isinstance(buffer_rows, bool) or not isinstance(buffer_rows, int) or buffer_rows < 1:
-        message = f"buffer_rows must be an integer of at least 1. Got {buffer_rows!r}. Pass e.g. 65_536."
-        raise ConfigError(message)
+    buffer_rows = integer("buffer_rows", buffer_rows, 1)
+    batch_size = integer("batch_size", batch_size, 1)
     hooks = [hook] if isinstance(hook, (str, HookPoint)) else list(hook)
     return ModelStream(subject, corpus, hooks, buffer_rows, batch_size, packing, long)
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from saelab import dist
-from saelab.config import from_dict, to_dict
+from saelab.config import from_dict, integer, integer_or_none, to_dict
 from saelab.files import write_bytes
 from saelab.sae.config import SAEConfig
 from saelab.sae.model import SAE
 from saelab.training import checkpoints, shards
-from saelab.training.arguments import check_configs, check_whole, complete, count_steps
+from saelab.training.arguments import check_configs, complete, count_steps
 from saelab.training.estimates import check_fits, device_of, plan
 from saelab.training.interrupt import Interrupt
 from saelab.training.rows import Rows, as_held_out, as_rows, check_enough
@@ -132,9 +132,9 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     asked |= {"held_out": held_out, "evaluate_every": evaluate_every}
     with dist.together(), dist.alone():
         configs = list(config) if isinstance(config, Sequence) else [config]
+        asked["batch_size"] = batch_size = integer("batch_size", batch_size, 1)
         steps = count_steps(steps, tokens, batch_size)
-        if checkpoint_every is not None:
-            check_whole("checkpoint_every", checkpoint_every, 1)
+        checkpoint_every = integer_or_none("checkpoint_every", checkpoint_every, 1)
         check_configs(configs)
         jobs, taken = [], {}
         for number, each in enumerate(configs):

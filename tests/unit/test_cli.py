@@ -182,7 +182,7 @@ WORLD = {"kind": "world"}
         ({"corpus": WORLD | {"paths": "x"}}, "corpus of kind 'world' has no argument 'corpus.paths'"),
         ({"corpus": {"kind": "text"}}, "needs corpus.paths .* Pass --corpus.paths"),
         ({"corpus": WORLD | {"shard": [1]}}, "corpus.shard must have 2 entries"),
-        ({"corpus": WORLD | {"take": 0}}, "corpus.take must be at least 1"),
+        ({"corpus": WORLD | {"take": 0}}, "corpus.take must be an integer >= 1"),
         ({"out": None}, "out must be of type"),
     ],
 )  # fmt: skip

@@ -1,16 +1,22 @@
 # Thin: each target is what a person would type. Works in a fresh clone, and twice in a row.
 PYTHON ?= python3
 BIN    := .venv/bin
+# processes that the tests are shared out to; of no use beyond the number of cores
+JOBS   ?= 2
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lab bench check clean
+.PHONY: demo test real lab bench check clean
 
 demo: .venv/installed
 	$(BIN)/saelab demo --out demo
 
 test: .venv/installed-dev
 	tools/system_packages.sh
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS)
+
+real: .venv/installed-dev
+	tools/real_models.sh $(BIN)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m real tests
 
 lab: .venv/installed-lab
 	$(BIN)/jupyter lab notebooks
@@ -20,6 +26,7 @@ bench: .venv/installed-dev
 
 check: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+	tools/check_javascript.sh
 
 .venv/torch: constraints.txt
 	tools/make_venv.sh $(PYTHON)

@@ -1,6 +1,6 @@
 """Does it matter how texts are packed before an SAE is trained on them?
 
-python benchmarks/packing.py [--seeds 3] [--tokens 200000] [--out packing.json] [--log docs/results/packing.md]
+python benchmarks/packing.py [--seeds 3] [--tokens 200000] [--out packing.json] [--log FILE.md]
 
 SAEs of one recipe, equal steps and equal tokens, on the embedded model's activations of: dialogues each
 alone ("dialogue", FAST), the same in blocks whose tokens see each other ("blocks", BT on chat data),

@@ -73,6 +73,7 @@ class Lab:
             for part in (subject, sae):
                 if store is not None and not isinstance(part, str | Path):
                     store.check(part)
+        self._asked: dict[str, dict[str, Any]] = {}
         # every view asks for the same cards, hovering and prefetching: keep the latest
         self._cached_card = lru_cache(maxsize=512)(self._card)
 
@@ -251,11 +252,13 @@ class Lab:
         return pd.concat([kept, given], ignore_index=True)
 
     def _questions(self, name: str) -> dict[str, Any]:
-        """What views of an SAE may ask."""
-        return {
-            "card": lambda latent: self._cached_card(latent, name),
-            "cards": lambda latents: self._cards(latents, name),
-        }
+        """What views of an SAE may ask: the same functions each time, so that a page holds an answer once."""
+        if name not in self._asked:
+            self._asked[name] = {
+                "card": lambda latent: self._cached_card(latent, name),
+                "cards": lambda latents: self._cards(latents, name),
+            }
+        return self._asked[name]
 
     def _card(self, latent: int, name: str) -> FeatureCard:
         return self._cards([latent], name)[0]

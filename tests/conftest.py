@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, real data where the machine has it."""
+"""Shared by all tests: no network, one thread, real data where the machine has it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,53 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# before torch is imported, and for every process that a test starts: its threads wait for each other on a
+# machine that does other work too, which makes tests of small tensors several times slower than one thread
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 HOOK = "blocks.2.hook_resid_post"
+# what the processes of `pytest -n` share out: files, and here several as one, which use something dear
+TOGETHER = {
+    "tests/browser/test_export.py": "browser",
+    "tests/browser/test_javascript.py": "browser",
+    "tests/browser/test_tour.py": "browser",
+    **{
+        f"tests/unit/test_{name}.py": "forks"
+        for name in ("cli", "cli_train", "estimates", "killing", "merging", "resuming")
+    },
+}
+# what they begin with, so that nobody waits for it at the end
+FIRST = (
+    *("tests/unit/test_scale.py", "notebooks/02_train.ipynb", "notebooks/12_distributed.ipynb", "browser"),
+    *("forks", "tests/unit/test_dist.py", "tests/test_embedded.py", "tests/unit/test_choices.py"),
+)
+
+
+def unit_of(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    return TOGETHER.get(file, file)
+
+
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):  # one of the processes of `pytest -n`
+        units = [unit_of(item.nodeid) for item in items]
+        place = {unit: FIRST.index(unit) if unit in FIRST else len(FIRST) for unit in units}
+        items.sort(key=lambda item: place[unit_of(item.nodeid)])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByUnit(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return unit_of(nodeid)
+
+    config.option.loadscopereorder = False  # the order is that of the tests
+    return ByUnit(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +62,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the public test data at {folder}")
     return folder
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of torch's threads until the test is over."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Harvests that kill themselves (SIGKILL) at a given moment and are called again.
 
-`python harvests.py FOLDER CASE`: imports once, then forks a process for each harvest, and prints as JSON what
-each second call read.
+`main`, in a process of its own with the arguments FOLDER CASE, forks a process for each harvest and prints as
+JSON what each second call read.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def die(kind: str, when: Any) -> None:
     LanguageModel.run, safetensors.torch.save_file, Path.replace = counted, halved, renamed  # type: ignore
 
 
-def main(folder: Path, case: str) -> None:
+def main() -> None:
+    folder, case = Path(sys.argv[1]), sys.argv[2]
     model = subject()
     found = {}
     for number, (moment, (kind, when)) in enumerate(MOMENTS.items()):
@@ -129,7 +130,3 @@ def main(folder: Path, case: str) -> None:
         found[moment] = {"killed": killed, "whole": whole, "read": counted.samples}
     harvest(model, folder / "undisturbed" / "acts", case)
     sys.stdout.write(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])

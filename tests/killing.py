@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
+
+from forks import Forked, run
 
 PROGRAM = """
 import sys, zlib, torch, saelab
@@ -18,18 +18,9 @@ print(run.sae.fingerprint(), zlib.crc32(repr(run.history).encode()), flush=True)
 """
 
 
-def start(out: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
 def finish(out: Path) -> str:
     """What an undisturbed run prints."""
-    process = start(out)
-    printed, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return printed
+    return run(PROGRAM, out)
 
 
 def killed_runs(out: Path, times: int, seed: int) -> tuple[str, list[str]]:
@@ -37,15 +28,15 @@ def killed_runs(out: Path, times: int, seed: int) -> tuple[str, list[str]]:
     rng = random.Random(seed)
     left = []
     for _ in range(times):
-        process = start(out)
+        process = Forked(PROGRAM, out)
         before = checkpoints(out)
         deadline = time.monotonic() + 120
-        # training must have gone on, or every kill would meet the import of torch
+        # training must have gone on, or every kill would meet its start
         while checkpoints(out) == before and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(rng.random() * 0.1)
         process.kill()
-        process.communicate()
+        process.wait()
         left.append(max(checkpoints(out), default="none"))
         if (out / "run.json").exists():
             break

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-LIMIT = 300
+LIMIT = 600
 """Seconds after which a rank counts as hanging, also on a busy machine."""
 OPTIONS: dict[str, dict[str, Any]] = {
     # 5: enough for gradients that are clipped

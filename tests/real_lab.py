@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,14 @@ class Jupyter:
     def kill_kernels(self) -> None:
         for kernel in self.kernels():
             request = urllib.request.Request(f"{self.url}/api/kernels/{kernel['id']}", method="DELETE")
-            urllib.request.urlopen(request, timeout=20).close()
+            for tries_left in (3, 2, 1, 0):
+                try:
+                    urllib.request.urlopen(request, timeout=20).close()
+                    break
+                except urllib.error.HTTPError:  # of a kernel that is just restarting, the server lost track
+                    if not tries_left:
+                        raise
+                    time.sleep(2)
 
 
 @contextmanager
@@ -114,14 +122,19 @@ def run_all(page, timeout: float) -> None:
 
 
 def _ask_to_run(page) -> None:
+    from playwright.sync_api import TimeoutError
+
     dialog = page.locator(".jp-Dialog button.jp-mod-accept")
     for _ in range(20):
         # the lab asks which kernel is meant where its session is not ready yet
         if dialog.count():
             dialog.first.click()
             page.wait_for_timeout(1_000)
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
+        try:
+            page.get_by_role("menuitem", name="Run", exact=True).click(timeout=5_000)
+            page.get_by_text("Run All Cells", exact=True).click(timeout=5_000)
+        except TimeoutError:
+            continue  # it asked just then
         page.wait_for_timeout(1_000)
         if not dialog.count() and page.evaluate(f"() => {PROMPTS}.some(p => /[*\\d]/.test(p))"):
             break

@@ -30,12 +30,10 @@ def test_every_module_is_inside(wheel):
 
 def test_the_browser_side_is_inside(wheel):
     names = set(wheel.namelist())
-    sources = [*ROOT.glob("widgets/*.js"), *ROOT.glob("widgets/*.css"), *ROOT.glob("widgets/shared/*")]
-    assert sources
-    for path in sources:
-        if path.name.endswith((".config.js", ".d.ts")):
-            continue
-        assert f"saelab/widgets/static/{path.relative_to(ROOT / 'widgets')}" in names, path
+    sources = [p for folder in ("shared", "views") for p in (ROOT / "widgets" / folder).iterdir()]
+    assert {p.suffix for p in sources} == {".js", ".css"}
+    inside = {name for name in names if name.startswith("saelab/widgets/static/")}
+    assert inside == {f"saelab/widgets/static/{p.relative_to(ROOT / 'widgets')}" for p in sources}
 
 
 def test_the_embedded_assets_are_inside(wheel):

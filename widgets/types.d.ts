@@ -1,15 +1,28 @@
-/** What a question is answered with: JSON, and arrays as bytes. */
+/** What a question is answered with. */
 export interface Answer {
+  /** JSON */
   header: any;
-  buffers: Uint8Array<ArrayBuffer>[];
+  /** by name: typed arrays, or what JSON a field holds */
+  fields: Record<string, any>;
+}
+
+/** An answer as it is sent: its header describes one field a buffer. */
+export interface Sent {
+  header: any;
+  buffers: (DataView | ArrayBuffer | Uint8Array)[];
 }
 
 export interface Bridge {
   /** whether a kernel answers */
   live: boolean;
-  ask(name: string, args?: Record<string, any>): Promise<Answer>;
+  ask(question: string, args?: Args): Promise<Answer>;
   close(): void;
 }
+
+export type Args = Record<string, number | string>;
+
+/** What can be chosen; the views of a selection share it. */
+export type Choice = "sae" | "latent" | "row" | "document" | "latents";
 
 /** The part of anywidget's model that views use; exported pages have one of their own, with a bridge. */
 export interface Model {
@@ -25,14 +38,39 @@ export interface Model {
 }
 
 export interface View {
-  model: Model;
+  /** where it draws */
   body: HTMLElement;
-  bridge: Bridge;
+  /** whether a kernel answers */
+  live: boolean;
   /** show a message above the view; "" takes it away */
   say(message: string): void;
-  latent(): number | null;
-  choose(latent: number | null): void;
-  onLatent(listener: (latent: number | null) => void): void;
-  /** an answer, or null where the question failed and the reason is shown */
-  ask(name: string, args?: Record<string, any>): Promise<Answer | null>;
+  /** an option of the view: a synchronised trait of its Python class */
+  option(name: string): any;
+  /** what is chosen of a kind; null for nothing, and for what the view does not follow */
+  chosen(what: Choice): any;
+  choose(choices: Partial<Record<Choice, any>>): void;
+  /** call with what is chosen of a kind whenever that changes */
+  follow(what: Choice, listener: (value: any) => void): void;
+  /** an answer; null where the question failed and the reason is shown, and where the view is gone */
+  ask(question: string, args?: Args): Promise<Answer | null>;
+  /** the same, but failures are the caller's, who may be asking ahead of time */
+  request(question: string, args?: Args): Promise<Answer>;
+}
+
+/** An exported page's data: see docs/widgets.md. */
+export interface PageData {
+  /** what is chosen at first */
+  selections: Partial<Record<Choice, any>>[];
+  views: PageEntry[];
+  shelves: { index: string; per: number; chunks: string[] }[];
+}
+
+export interface PageEntry {
+  kind: string;
+  /** number of its selection */
+  selection: number;
+  follows: Choice[];
+  options: Record<string, any>;
+  /** number of the shelf that answers a question */
+  shelves: Record<string, number>;
 }

@@ -167,7 +167,7 @@ def _arguments(table: str, choice: str | None) -> Arguments:
         own = arguments_of(stream, ("subject", "corpus"))
         return own | {"hook": Argument(str | list[str] | None, None, line)}
     if table == "subject":
-        return arguments_of(load_subject)
+        return arguments_of(load_subject, ("progress",))
     return arguments_of(load_sae) | open_questions()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -46,17 +45,15 @@ class Scale(SAEEdit):
     def __post_init__(self) -> None:
         super().__post_init__()
         try:
-            latents, factor = tuple(map(operator.index, self.latents)), float(self.factor)
-            threshold = float(self.threshold)
+            latents, factor, threshold = tuple(self.latents), float(self.factor), float(self.threshold)
         except (TypeError, ValueError) as error:
             message = (
-                f"latents must be integers, factor and threshold numbers. Got {short(self.latents)}, "
+                f"latents must be a list, factor and threshold numbers. Got {short(self.latents)}, "
                 f"{short(self.factor)} and {short(self.threshold)} ({error}). Pass e.g. [3], 0.0."
             )
             raise ConfigError(message) from None
-        for j in latents:
-            remedy = "Pass latents of this SAE."
-            integer("A latent", j, 0, self.sae.d_sae - 1, error=RangeError, remedy=remedy)
+        remedy, last = "Pass latents of this SAE.", self.sae.d_sae - 1
+        latents = tuple(integer("A latent", j, 0, last, error=RangeError, remedy=remedy) for j in latents)
         if not latents or len(set(latents)) < len(latents):
             message = f"latents must name at least one, each once. Got {short(latents)}. Drop repeated ones."
             raise ConfigError(message)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saelab.files import Stamp, write_json
+from saelab.files import Stamp, json_bytes, write_bytes
 from saelab.interventions.registry import AnotherSAE, Edit, Reader
 from saelab.sae import SAE
 from saelab.types import ConfigError, FormatError, SaelabError, StoreError, Subject, short
@@ -42,15 +42,15 @@ def save(edits: Edit | Sequence[Edit], path: str | Path, subject: Subject | None
     made_for = (
         None if subject is None else {"fingerprint": subject.fingerprint(), "type": type(subject).__name__}
     )
-    written = [edit.to_dict() for edit in edits]
-    size = sum(map(_size, written))
-    if size > MAX_BYTES:
+    content = {**STAMP.fields(), "subject": made_for, "edits": [edit.to_dict() for edit in edits]}
+    data = json_bytes(content)
+    if len(data) > MAX_BYTES:
         message = (
-            f"Edits in a file must have at most {MAX_BYTES:,} bytes. Got {size:,}. Apply large values by a "
-            "function: edits=[(hook, lambda acts: values)]."
+            f"Edits in a file must have at most {MAX_BYTES:,} bytes. Got {len(data):,}. Apply large values "
+            "by a function: edits=[(hook, lambda acts: values)]."
         )
         raise StoreError(message)
-    write_json(path, {**STAMP.fields(), "subject": made_for, "edits": written})
+    write_bytes(path, data)
     return Path(path)
 
 
@@ -111,14 +111,6 @@ def _content(path: Path, subject: Subject | None) -> list[Any]:
         )
         raise ConfigError(message)
     return items
-
-
-def _size(value: Any) -> int:
-    """Bytes of plain data in a file, but for numbers and names, which are few."""
-    if isinstance(value, str):
-        return len(value)
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return sum(map(_size, items)) + 8 * len(items)
 
 
 __all__ = ["load", "save"]

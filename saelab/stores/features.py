@@ -50,6 +50,11 @@ FIELDS = {
     "signed": bool,
     "facets": list,
 }
+# what `tokens` gives, for all latents
+TOKENS = """
+    create view tokens as select latent, name as token, f.count, negative, lift
+    from firings f join vocabulary using (shown) where facet = 'token'
+"""
 READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
 
@@ -374,6 +379,7 @@ class FeatureStore:
         connection.execute("set enable_progress_bar = false")
         for name in TABLES:
             connection.execute(f"create view {name} as select * from {tables.source(self.folder, name)}")
+        connection.execute(TOKENS)
         # a copy, since the file may be replaced at any time
         labels = pa.Table.from_pandas(self.labels(), LABELS, preserve_index=False)
         connection.register("attached", labels)

@@ -5,5 +5,6 @@ from __future__ import annotations
 from saelab.subjects.language import LanguageModel
 from saelab.subjects.loading import load_subject
 from saelab.subjects.torch_module import TorchModule
+from saelab.subjects.vision import VisionModel
 
-__all__ = ["LanguageModel", "TorchModule", "load_subject"]
+__all__ = ["LanguageModel", "TorchModule", "VisionModel", "load_subject"]

@@ -1,4 +1,4 @@
-"""Load a language model from a folder or from the Hugging Face hub, with errors that say what to do."""
+"""Load a language model from a folder, a GGUF file, Ollama or the Hugging Face hub, with errors that help."""
 
 from __future__ import annotations
 
@@ -8,29 +8,49 @@ from typing import Any
 
 import torch
 
+from saelab.subjects import gguf
 from saelab.subjects.language import LanguageModel
 from saelab.types import MissingDependency, SubjectError
 
 
 def load_subject(
-    name: str | Path, device: str | torch.device = "cpu", dtype: str | torch.dtype | None = None
+    name: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    progress: bool = True,
 ) -> LanguageModel:
-    """A Hugging Face causal language model and its tokenizer as a `LanguageModel`.
-
-    name: a local folder (config.json, weights, tokenizer) or a hub id such as "gpt2"; the cache is asked
-    first. device: a torch device.
-    dtype: "float32", "bfloat16", ... or a torch.dtype; None keeps the checkpoint's own, but turns half
-    precision into float32 on the CPU, where half is slower and less exact.
+    """A causal language model and its tokenizer as a `LanguageModel`, from Hugging Face, llama.cpp or Ollama.
 
     The weights are frozen (requires_grad False); gradients of activations still work (`run(..., grad=True)`).
-    Raises SubjectError where the model cannot be found, read or reached, or device or dtype do not exist.
+
+    Args:
+        name: One of
+            a local folder (config.json, weights, tokenizer);
+            a hub id such as "gpt2", for which the local cache is asked first;
+            a GGUF file, or a folder that holds one: converted at the first call into a cache
+            ($SAELAB_CACHE, else the user's), read from there after;
+            a model of Ollama's by its name there, as "ollama:llama3.2:1b".
+        device: A torch device.
+        dtype: "float32", "bfloat16", ... or a torch.dtype; None keeps the checkpoint's own (float32 for what
+            was quantised), but turns half precision into float32 on the CPU, where half is slower and less
+            exact.
+        progress: Whether to show how far the conversion of a GGUF file is.
+
+    Raises:
+        SubjectError: The model cannot be found, read or reached; device or dtype do not exist; transformers
+            reads no such architecture or quantisation.
+        FormatError: A GGUF file, or a manifest of Ollama's, is damaged or unsafe.
+        MissingDependency: A library is not installed.
     """
     if not isinstance(name, (str, Path)) or not str(name):
         msg = f"A model is named by a folder or a hub id. Got {name!r}. Pass e.g. 'gpt2'."
         raise SubjectError(msg)
     torch_device, torch_dtype = _device(device), _dtype(dtype)
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    found = gguf.find(name)
+    if found is not None:
+        model, tokenizer = _from_folder(gguf.converted(found, progress))
+    elif folder.is_dir():
         model, tokenizer = _from_folder(folder)
     elif (
         isinstance(name, Path)
@@ -39,6 +59,9 @@ def load_subject(
         or str(name).count("/") > 1
     ):
         msg = f"A model's folder must exist. Got {str(name)!r}. Check the path, or pass a hub id."
+        raise SubjectError(msg)
+    elif ":" in str(name):
+        msg = f"A hub id has no colon. Got {name!r}. For a model of Ollama's pass 'ollama:{name}'."
         raise SubjectError(msg)
     else:
         model, tokenizer = _from_hub(str(name))
@@ -51,7 +74,7 @@ def load_subject(
 def _from_folder(folder: Path) -> tuple[Any, Any]:
     if not (folder / "config.json").is_file():
         msg = (
-            "A model's folder must hold config.json, weights and a tokenizer. "
+            "A model's folder must hold config.json, weights and a tokenizer, or one GGUF file. "
             f"Got {str(folder)!r} without config.json. Pass the folder that model.save_pretrained wrote."
         )
         raise SubjectError(msg)

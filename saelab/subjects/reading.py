@@ -156,8 +156,8 @@ class SampleReading(Reading):
         documents: (number, document) in order.
         batch_size: of a pass.
         prepare: raw samples -> inputs.
-        layout: how the positions of a document lie; None: as the tensor at the hook point has them, a grid
-            where it has rows and columns, else a line.
+        layout: (raw sample, positions) -> how they lie; None, or where it gives None: as the tensor at the
+            hook point has them, a grid where it has rows and columns, else a line.
         label: (inputs, sample, position) -> what a row shows; None: where it lies.
     """
 
@@ -166,7 +166,7 @@ class SampleReading(Reading):
         documents: Sequence[tuple[int, Document]],
         batch_size: int,
         prepare: Callable[[Sequence[Any]], Inputs],
-        layout: Callable[[Any], str] | None = None,
+        layout: Callable[[Any, int], str | None] | None = None,
         label: Callable[[Inputs, int, int], str] | None = None,
     ) -> None:
         self.documents, self.n_samples = documents, len(documents)
@@ -193,8 +193,9 @@ class SampleReading(Reading):
         # padding is no row; a hook point that has other positions than the inputs has none
         if inputs.lengths is not None and space is None and n == _width(inputs):
             n = int(inputs.lengths[at])
-        if self._layout is not None:
-            self._layouts[sample] = Layout.parse(self._layout(document.raw))
+        said = None if self._layout is None else self._layout(document.raw, n)
+        if said is not None:
+            self._layouts[sample] = Layout.parse(said)
             self._layouts[sample].check(n, f"document {document.id!r} at {first}")
         else:
             self._layouts[sample] = _found(space, n) if inputs.lengths is None else LINE

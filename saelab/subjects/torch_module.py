@@ -64,7 +64,8 @@ class TorchModule(ReadsSamples, TorchSubject):
         loss: Callable[[Any, Inputs], Any] | None = None,
     ) -> None:
         super().__init__(module)
-        self._layout = layout if layout is None or callable(layout) else _always(str(Layout.parse(layout)))
+        written = layout if layout is None or callable(layout) else str(Layout.parse(layout))
+        self._layout = None if written is None else _lying(written)
         if loss is not None:
             self.loss = partial(self._loss, loss)  # a subject without one lacks the capability
         self._paths = {name: m for name, m in module.named_modules(remove_duplicate=False) if name}
@@ -243,8 +244,8 @@ class TorchModule(ReadsSamples, TorchSubject):
 _POSITIONAL = "<positional>"
 
 
-def _always(layout: str) -> Callable[[Any], str]:
-    return lambda raw: layout
+def _lying(layout: Callable[[Any], str] | str) -> Callable[[Any, int], str | None]:
+    return lambda raw, n: layout(raw) if callable(layout) else layout
 
 
 def _with_calls(name: str, shapes: list[Any]) -> list[str]:

@@ -1,20 +1,15 @@
 """The views: what a browser shows of results. They ask for what they show and never hold a model."""
 
-from saelab.widgets.base import Selection, View
-from saelab.widgets.card import CardView
-from saelab.widgets.export import Lines, Table, Text, Views, page
-from saelab.widgets.features import FeaturesView
-from saelab.widgets.tokens import TokensView
-
-__all__ = [
-    "CardView",
-    "FeaturesView",
-    "Lines",
-    "Selection",
-    "Table",
-    "Text",
-    "TokensView",
-    "View",
-    "Views",
-    "page",
-]
+from saelab.widgets.base import View as View
+from saelab.widgets.card import CardView as CardView
+from saelab.widgets.export import Lines as Lines
+from saelab.widgets.export import Table as Table
+from saelab.widgets.export import Text as Text
+from saelab.widgets.export import Views as Views
+from saelab.widgets.export import page as page
+from saelab.widgets.features import FeaturesView as FeaturesView
+from saelab.widgets.questions import Ask as Ask
+from saelab.widgets.questions import Shared as Shared
+from saelab.widgets.selection import Selection as Selection
+from saelab.widgets.tokens import TokensView as TokensView
+from saelab.widgets.wire import Packed as Packed

@@ -1,23 +1,29 @@
-"""The browser side as strings: anywidget loads a view from one blob, in which relative imports would fail."""
+"""The browser side as strings: what anywidget loads of a view, and what an exported page runs.
+
+A kind of view is a module `KIND.js` that exports `render`; styles that are its alone lie in `KIND.css`, if it
+has any. What all share lies in `shared/`.
+"""
 
 from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from saelab.types import MissingDependency
+from saelab.types import ConfigError, MissingDependency, short
+from saelab.widgets.joining import MODULES, joined, taken_apart
 
 HERE = Path(__file__).parent
-SHARED = ("dom", "scales", "bridge", "card", "view")
-VIEWS = ("card", "tokens", "features")
+KIND = re.compile(r"[a-z][a-z0-9_-]*")
+PAGE = "shared/page.js"
 
 
 @functools.cache
-def folder() -> Path:
+def root() -> Path:
     """Where the JavaScript lies: inside an installed package, or beside it in a checkout."""
     for path in (HERE / "static", HERE.parents[1] / "widgets"):
-        if (path / "theme.css").is_file():
+        if (path / "shared" / "theme.css").is_file():
             return path
     message = (
         f"The widgets' JavaScript must be installed with saelab. Got none beside {HERE}. "
@@ -26,28 +32,64 @@ def folder() -> Path:
     raise MissingDependency(message)
 
 
-@functools.cache
-def css() -> str:
-    """The stylesheet of all views."""
-    return (folder() / "theme.css").read_text(encoding="utf-8")
+def module(kind: str, folder: Path | None = None) -> str:
+    """The module of one kind of view, whole, for anywidget: `export default { render }`.
+
+    Args:
+        kind: Name of the view's module.
+        folder: Where it lies; None for those that come with saelab.
+
+    Raises:
+        ConfigError: There is no such module, or it cannot be joined with what it imports.
+    """
+    name, source = _view(kind, folder)
+    script = joined({name: source}, _shared)
+    return f'{script}\nexport default {{ render: {MODULES}["{name}"].render }};\n'
 
 
-@functools.cache
-def module(view: str, render: str) -> str:
-    """The module of one view, whole, for anywidget: `export default {render}`."""
-    parts = [*(_plain(f"shared/{name}.js") for name in SHARED), _plain(f"{view}.js")]
-    return "\n".join([*parts, f"export default {{ render: {render} }};\n"])
+def page_script(kinds: Mapping[str, Path | None]) -> str:
+    """What an exported page runs: a function `renderPage(data, places)` of views of these kinds.
+
+    Args:
+        kinds: The folder of each kind's module, as for `module`.
+
+    Raises:
+        ConfigError: As `module`.
+    """
+    views = {kind: _view(kind, folder) for kind, folder in kinds.items()}
+    script = joined({**dict(views.values()), PAGE: _shared(PAGE) or ""}, _shared)
+    renders = ", ".join(f'"{kind}": {MODULES}["{name}"].render' for kind, (name, _) in views.items())
+    return (
+        f"{script}\nconst renderPage = (data, places) => "
+        f'{MODULES}["{PAGE}"].renderPage(data, places, {{ {renders} }});'
+    )
 
 
-@functools.cache
-def page_script() -> str:
-    """Everything that an exported page runs."""
-    names = [*(f"shared/{name}.js" for name in SHARED), *(f"{view}.js" for view in VIEWS), "page.js"]
-    return "\n".join(map(_plain, names))
+def css(kinds: Mapping[str, Path | None], *more: str) -> str:
+    """The stylesheet that all views share, those of these kinds, and more shared ones by name."""
+    paths = [root() / "shared" / f"{name}.css" for name in ("theme", *more)]
+    paths += [(folder or root() / "views") / f"{kind}.css" for kind, folder in kinds.items()]
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths if path.is_file())
 
 
-def _plain(name: str) -> str:
-    """A module's source without its imports and exports, so that several can stand in one file."""
-    source = (folder() / name).read_text(encoding="utf-8")
-    source = re.sub(r"^import [^;]*;\n", "", source, flags=re.M)
-    return re.sub(r"^export (?=const|function|async function)", "", source, flags=re.M)
+def _view(kind: str, folder: Path | None) -> tuple[str, str]:
+    """Name and source of a view's module."""
+    path = (folder or root() / "views") / f"{kind}.js"
+    if not KIND.fullmatch(kind) or not path.is_file():
+        message = (
+            f"A view's kind must name its JavaScript module, in small letters. Got {short(kind)}, with no "
+            f"{path}. Write that module, or correct the kind."
+        )
+        raise ConfigError(message)
+    name, source = f"views/{kind}.js", path.read_text(encoding="utf-8")
+    if "render" not in taken_apart(name, source).exports:
+        message = f"A view's module must export render. Got none in {path}. Write export const render = ..."
+        raise ConfigError(message)
+    return name, source
+
+
+def _shared(name: str) -> str | None:
+    """Source of a module that views share; views do not import each other."""
+    path = root() / name
+    known = re.fullmatch(r"shared/\w+\.js", name) and path.is_file()
+    return path.read_text(encoding="utf-8") if known else None

@@ -1,8 +1,8 @@
-"""What every view does: answer its questions, share the selection, print as text, export."""
+"""What every view does: answer its questions, follow the selection, print as text, export."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,68 +11,106 @@ import traitlets
 
 from saelab.types import ConfigError, SaelabError, nearest
 from saelab.widgets import assets
-from saelab.widgets.encode import Packed
+from saelab.widgets.export import Views, page
+from saelab.widgets.questions import Ask
+from saelab.widgets.selection import CHOICES, Chosen, Link, Selection
+from saelab.widgets.wire import Packed
 
 # a longer answer is not sent along with a view, but asked for
 OPENING_BYTES = 100_000
 
 
-class Selection(traitlets.HasTraits):
-    """What is chosen, shared by the views of a Lab; each may be None."""
+class View(anywidget.AnyWidget, Chosen):
+    """Base of the views. A view says its kind, what it follows, its answers, and which of them go where.
 
-    sae = traitlets.Unicode(None, allow_none=True)
-    latent = traitlets.Int(None, allow_none=True)
-    latents = traitlets.Tuple(None, allow_none=True)
-    row = traitlets.Int(None, allow_none=True)
-    document = traitlets.Int(None, allow_none=True)
-
-
-class View(anywidget.AnyWidget):
-    """Base of the views.
-
-    The front end sends `{id, ask, args}`; the kernel answers `{id, ok}` with binary buffers, or `{id,
-    error}` (see docs/widgets.md). The only synchronised state is what is chosen, a few options, and the short
+    The front end sends `{id, ask, args}`; the kernel answers `{id, ok}` with binary fields, or `{id, error}`
+    (see docs/widgets.md). The only synchronised state is what is chosen, a few options, and the short
     answers that a view paints first: a kernel that goes on to the next cell answers nothing until it is done.
+
+    To add one: write a subclass with its `kind` and its `answers`, the module `widgets/views/KIND.js`, and
+    a line in `saelab/widgets/__init__.py`.
+
+    Args:
+        selection: What is chosen, shared with other views; None for one of its own.
+        options: Traits of the view: those that it follows (chosen at the start, in all views of the
+            selection) and those of the subclass.
+
+    Raises:
+        ConfigError: An option is unknown, or the view's kind names no module.
     """
 
-    _css = assets.css()
-    # the questions without arguments, whose answers a view paints first
-    own: ClassVar[tuple[str, ...]] = ()
-    latent = traitlets.Int(None, allow_none=True).tag(sync=True)
+    kind: ClassVar[str] = ""
+    """name of the view's module in the browser"""
+    folder: ClassVar[Path | None] = None
+    """where that module lies, for views that do not come with saelab"""
+    follows: ClassVar[tuple[str, ...]] = ("latent",)
+    """which of the selection's traits the view shows or sets"""
+
+    _link: Link | None = None
+
     opening = traitlets.Dict().tag(sync=True)
+    _esm = traitlets.Unicode().tag(sync=True)
+    _css = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, *, selection: Selection | None = None, **options: Any) -> None:
-        known = [name for name in self.class_trait_names() if not name.startswith("_")]
+        strange = set(CHOICES) - set(self.follows)
+        known = [n for n in self.class_trait_names() if not n.startswith("_") and n not in strange]
         for name in options:
             if name not in known:
                 message = f"Unknown option {name!r}. {nearest(name, known)}Leave it out."
                 raise ConfigError(message)
         self.selection = selection if selection is not None else Selection()
         super().__init__(**options)
-        if self.latent is not None:
-            self.selection.latent = self.latent
-        traitlets.link((self.selection, "latent"), (self, "latent"))
+        self._link = Link(self.selection, self, self.follows)
         self.opening = self._opening()
         self.on_msg(self._received)
 
+    # ---- what a subclass says of itself
+
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
-        """Question -> function of its arguments."""
+        """Question -> function of its arguments by keyword, `Shared` where other views give the same."""
         message = f"{type(self).__name__} is no view. Got no answers. Use one of saelab.widgets."
         raise ConfigError(message)
+
+    def first(self) -> Iterable[Ask]:
+        """The questions whose answers the view paints first; sent along with it where they are short."""
+        return ()
+
+    def exported(self) -> Iterable[Ask]:
+        """The questions that an exported page answers."""
+        return self.first()
 
     def text(self) -> str:
         """The view in words."""
         return type(self).__name__
 
+    # ---- what all do
+
+    def options(self) -> dict[str, Any]:
+        """The synchronised traits of the subclass: what its JavaScript reads beside what is chosen."""
+        return {n: getattr(self, n) for n in self.keys if n not in View.class_trait_names() and n[0] != "_"}
+
     def export(self, path: str | Path) -> Path:
         """Write the view as one HTML file that needs no kernel and no network, and holds all that it can
         show.
 
-        Raises StoreError where it cannot be written.
-        """
-        from saelab.widgets.export import Views, page
+        Args:
+            path: The file.
 
+        Returns:
+            The path.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
         return page(path, type(self).__name__.removesuffix("View"), [Views("", [self])])
+
+    def close(self) -> None:
+        """Take the view away, in the browser too; the selection lets go of it."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        super().close()
 
     def __repr__(self) -> str:
         return self.text()
@@ -84,22 +122,50 @@ class View(anywidget.AnyWidget):
             data["text/plain"] = self.text()
         return bundle
 
+    # files are read when the first view is made, not when its class is
+    @traitlets.default("_esm")
+    def _default_esm(self) -> str:
+        return assets.module(self.kind, self.folder)
+
+    @traitlets.default("_css")
+    def _default_css(self) -> str:
+        return assets.css({self.kind: self.folder})
+
+    @traitlets.default("keys")
+    def _synchronised(self) -> list[str]:
+        left = set(CHOICES) - set(self.follows)
+        return [name for name in self.traits(sync=True) if name not in left]
+
     def _opening(self) -> dict[str, Any]:
-        """Answers to send along, by question, "card:7" for a card."""
-        asked: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in self.own]
-        if self.latent is not None and getattr(self, "with_card", True):
-            asked.append(("card", {"latent": self.latent}))
-        packed = {":".join([q, *map(str, a.values())]): self.answers()[q](**a) for q, a in asked}
-        short = {q: p for q, p in packed.items() if sum(map(len, p.buffers)) <= OPENING_BYTES}
-        return {q: {"header": p.header, "buffers": p.buffers} for q, p in short.items()}
+        """The short ones of the first answers, by key."""
+        answers, out = self.answers(), {}
+        for ask in self.first():
+            header, buffers = answers[ask.question](**ask.args).encoded()
+            if sum(map(len, buffers)) <= OPENING_BYTES:
+                out[ask.key()] = {"header": header, "buffers": buffers}
+        return out
 
     def _received(self, _: Any, content: Any, buffers: Any) -> None:
         number = content.get("id") if isinstance(content, dict) else None
         try:
-            packed = self.answers()[content["ask"]](**content.get("args", {}))
+            header, data = self.answers()[content["ask"]](**content.get("args", {})).encoded()
         except SaelabError as error:
             self.send({"id": number, "error": str(error)})
         except Exception as error:  # a view must show what went wrong, whatever it was
             self.send({"id": number, "error": f"{type(error).__name__}: {error}"})
         else:
-            self.send({"id": number, "ok": packed.header}, packed.buffers)
+            self.send({"id": number, "ok": header}, data)
+
+
+def checked_questions(
+    questions: Mapping[str, Callable[..., Any]], *needed: str
+) -> Mapping[str, Callable[..., Any]]:
+    """The questions, if those that a view cannot do without are there. Raises ConfigError."""
+    for name in needed:
+        if not callable(questions.get(name)):
+            message = (
+                f"questions must hold a function {name!r}. Got {sorted(questions)}. Pass "
+                f"{{{name!r}: function}}."
+            )
+            raise ConfigError(message)
+    return dict(questions)

@@ -7,25 +7,54 @@ from __future__ import annotations
 import contextlib
 import gc
 import html
-import itertools
 import json
 import os
+import struct
 import tempfile
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from saelab.types import ConfigError, StoreError
-from saelab.widgets import assets, encode
-from saelab.widgets.base import View
-from saelab.widgets.features import FeaturesView
-from saelab.widgets.tokens import TokensView
+from saelab.widgets import assets
+from saelab.widgets.questions import Ask, Shared
+from saelab.widgets.selection import CHOICES, Selection
+from saelab.widgets.wire import Packed
 
-CARDS_A_CHUNK = 64
+CHUNK = 64
 DEFLATE = 4
+
+
+class Exportable(Protocol):
+    """What a page asks of a view."""
+
+    folder: ClassVar[Path | None]
+    selection: Selection
+
+    @property
+    def kind(self) -> str:
+        """The name of its JavaScript, `{kind}.js`."""
+        ...
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """What of the selection it follows."""
+        ...
+
+    def options(self) -> dict[str, Any]:
+        """What else of the view's state its JavaScript reads."""
+        ...
+
+    def answers(self) -> Mapping[str, Callable[..., Packed]]:
+        """Question -> function of its arguments."""
+        ...
+
+    def exported(self) -> Iterable[Ask]:
+        """The questions that a page answers for the view."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,30 +87,42 @@ class Lines:
 
 @dataclass(frozen=True)
 class Views:
-    """Widgets; all views of a page share one selection."""
+    """Widgets; those that share a selection do so on the page too."""
 
     heading: str
-    views: Sequence[View]
+    views: Sequence[Exportable]
     captions: Sequence[str] = ()
 
 
 def page(path: str | Path, title: str, sections: Sequence[Text | Table | Lines | Views]) -> Path:
-    """Write sections as one self-contained HTML file. Cards of all latents that a view can show are in it
-    once.
+    """Write sections as one self-contained HTML file.
 
-    Raises StoreError where it cannot be written, ConfigError on another kind of section.
+    Args:
+        path: The file; it is replaced if it is there.
+        title: Of the page.
+        sections: In the order of the page. What a view exports is asked of it and kept; answers that views
+            have in common are kept once.
+
+    Returns:
+        The path.
+
+    Raises:
+        StoreError: The file cannot be written.
+        ConfigError: There is another kind of section, or a view that cannot be exported.
     """
     views = [view for s in sections if isinstance(s, Views) for view in s.views]
+    kinds = _kinds(views)
     body = "\n".join(_section(s) for s in sections)
     data = json.dumps(_data(views)).replace("<", "\\u003c")
-    script = assets.page_script().replace("</", "<\\/")
+    script = assets.page_script(kinds).replace("</", "<\\/")
     text = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
-<style>{assets.css()}</style>
+<style>
+{assets.css(kinds, "page")}</style>
 </head>
 <body class="sl-page">
 <h1>{html.escape(title)}</h1>
@@ -89,32 +130,96 @@ def page(path: str | Path, title: str, sections: Sequence[Text | Table | Lines |
 <script type="application/json" id="saelab-data">{data}</script>
 <script type="module">
 {script}
-renderPage(JSON.parse(document.getElementById("saelab-data").textContent),
-[...document.querySelectorAll(".sl-view")]); </script>
+renderPage(
+  JSON.parse(document.getElementById("saelab-data").textContent),
+  [...document.querySelectorAll(".sl-view")],
+);
+</script>
 </body>
 </html>
 """
     return _write(Path(path), text)
 
 
-def _data(views: Sequence[View]) -> dict[str, Any]:
-    entries = []
+def _kinds(views: Sequence[Exportable]) -> dict[str, Path | None]:
+    """The folder of each kind's module. Raises ConfigError where a kind has two."""
+    kinds: dict[str, Path | None] = {}
     for view in views:
-        own = {name: view.answers()[name]().page() for name in view.own}
-        state = {"with_card": isinstance(view, TokensView) and view.with_card}
-        entries.append({"kind": type(view).__name__, "own": own, "state": state})
-    latents, cards = _cards(views)
-    packed = {}
+        if kinds.setdefault(view.kind, view.folder) != view.folder:
+            message = (
+                f"The views of a page must have one module for each kind. Got {view.kind!r} in "
+                f"{kinds[view.kind]} and {view.folder}. Give one of them another kind."
+            )
+            raise ConfigError(message)
+    return kinds
+
+
+@dataclass
+class _Shelf:
+    """Answers of a page to one question."""
+
+    answer: Callable[..., Packed]
+    asks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """arguments by key, each once"""
+
+    def offer(self, answer: Callable[..., Packed]) -> None:
+        """Ask this function, if it is the faster of two that give the same."""
+        if isinstance(answer, Shared) and answer.in_bulk:
+            self.answer = answer
+
+    def packed(self) -> dict[str, Any]:
+        """Which answers there are, and the answers by chunks; a browser opens a chunk when it is needed."""
+        args, chunks = list(self.asks.values()), []
+        for start in range(0, len(args), CHUNK):
+            some = args[start : start + CHUNK]
+            if isinstance(self.answer, Shared):
+                answers = self.answer.for_page(some)
+            else:
+                answers = (self.answer(**a) for a in some)
+            chunks.append(_deflated(_chunk(answers)))
+        return {"index": _deflated(_json(list(self.asks))), "per": CHUNK, "chunks": chunks}
+
+
+def _data(views: Sequence[Exportable]) -> dict[str, Any]:
+    """What the page's script reads: see docs/widgets.md."""
+    shelves: dict[Hashable, _Shelf] = {}
+    selections = {id(view.selection): view.selection for view in views}
+    entries = []
+    for number, view in enumerate(views):
+        answers, held = view.answers(), {}
+        for ask in view.exported():
+            answer = answers[ask.question]
+            source = (ask.question, answer.source if isinstance(answer, Shared) else number)
+            if ask.question not in held:
+                shelf = shelves.setdefault(source, _Shelf(answer))
+                shelf.offer(answer)
+                held[ask.question] = list(shelves).index(source)
+            shelves[source].asks[ask.key()] = ask.args
+        entry = {"kind": view.kind, "follows": view.follows, "options": view.options(), "shelves": held}
+        entries.append({**entry, "selection": list(selections).index(id(view.selection))})
     with _no_collection():
-        for number, some in itertools.groupby(latents, lambda latent: latent // CARDS_A_CHUNK):
-            wanted = list(some)
-            chunk = {
-                latent: encode.card(card, quantised=True).page()
-                for latent, card in zip(wanted, cards(wanted), strict=True)
-            }
-            packed[number] = b64encode(zlib.compress(json.dumps(chunk).encode(), DEFLATE)).decode()
-    latent = next((v.latent for v in views if v.latent is not None), None)
-    return {"latent": latent, "views": entries, "chunks": packed, "per": CARDS_A_CHUNK}
+        packed = [shelf.packed() for shelf in shelves.values()]
+    chosen = [{name: getattr(each, name) for name in CHOICES} for each in selections.values()]
+    return {"selections": chosen, "views": entries, "shelves": packed}
+
+
+def _chunk(answers: Iterable[Packed]) -> bytes:
+    """The length of the headers as uint32, the headers as a JSON list, and all buffers in their order."""
+    headers, buffers = [], []
+    for answer in answers:
+        header, data = answer.encoded()
+        headers.append(header)
+        buffers += data
+    text = _json(headers)
+    return b"".join([struct.pack("<I", len(text)), text, *buffers])
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _deflated(data: bytes) -> str:
+    return b64encode(zlib.compress(data, DEFLATE)).decode()
 
 
 @contextlib.contextmanager
@@ -128,22 +233,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _cards(views: Sequence[View]) -> tuple[list[int], Callable[[list[int]], Iterable[Any]]]:
-    """Latents whose cards the page holds, and what makes cards. A browser needs all, a card its own."""
-    latents: set[int] = set()
-    questions: Mapping[str, Callable[..., Any]] = {}
-    for view in views:
-        questions = questions or view.questions  # type: ignore[attr-defined]
-        if isinstance(view, FeaturesView):
-            latents |= set(range(len(view.table)))
-        elif isinstance(view, TokensView):
-            latents |= set(map(int, view.codes.codes.indices)) if view.with_card else set()
-        elif view.latent is not None:
-            latents.add(view.latent)
-    one_by_one = lambda some: map(questions["card"], some)  # noqa: E731
-    return sorted(latents), questions.get("cards", one_by_one)
 
 
 def _section(section: Text | Table | Lines | Views) -> str:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 from saelab.analysis.results import LatentTable
 from saelab.types import CorpusError
-from saelab.widgets import assets, encode
-from saelab.widgets.base import View
-from saelab.widgets.card import checked_questions
+from saelab.widgets.base import View, checked_questions
+from saelab.widgets.cards import asks_card, card_answers
+from saelab.widgets.questions import Ask
+from saelab.widgets.wire import Packed, clean
 
 
 class FeaturesView(View):
     """All latents as a list to sort and search, beside the card of the chosen one.
 
-    table: one line a latent. questions: {"card": latent -> FeatureCard, "search": text -> [(latent,
-    value)]}; without "search", text is looked up in the names alone.
+    Args:
+        table: One line a latent.
+        questions: {"card": latent -> FeatureCard, "search": text -> [(latent, value)]}; without "search",
+            text is looked up in the names alone.
+        options: See `View`.
+
+    Raises:
+        ConfigError: A question is missing, or an option unknown.
     """
 
-    _esm = assets.module("features", "renderFeatures")
-    own = ("table", "names")
+    kind = "features"
+    follows = ("latent", "row", "document")
 
     def __init__(
         self, table: LatentTable, questions: Mapping[str, Callable[..., Any]], **options: Any
@@ -29,13 +38,20 @@ class FeaturesView(View):
         self.questions = checked_questions(questions, "card")
         super().__init__(**options)
 
-    def answers(self) -> Mapping[str, Callable[..., encode.Packed]]:
+    def answers(self) -> Mapping[str, Callable[..., Packed]]:
         return {
-            "table": lambda: encode.table(self.table),
-            "names": lambda: encode.names(self.table),
-            "card": lambda latent: encode.card(self.questions["card"](latent)),
+            "table": lambda: pack_table(self.table),
+            "names": lambda: Packed({}, {"names": list(map(clean, self.table.names))}),
+            "card": card_answers(self.questions),
             "search": self._search,
         }
+
+    def first(self) -> Iterable[Ask]:
+        return [Ask("table"), Ask("names"), *asks_card(self.latent)]
+
+    def exported(self) -> Iterable[Ask]:
+        cards = (Ask("card", {"latent": j}) for j in range(len(self.table)))
+        return [Ask("table"), Ask("names"), *cards]
 
     def text(self) -> str:
         table = self.table
@@ -46,9 +62,16 @@ class FeaturesView(View):
             lines.append(f"{j:>7}  {table.density[j]:8.3%}  {least}max {table.max[j]:7.3f}  {table.names[j]}")
         return "\n".join(lines)
 
-    def _search(self, text: str) -> encode.Packed:
+    def _search(self, text: str) -> Packed:
         if "search" not in self.questions:
             message = "Searching by a text needs the model. Got none. Make the view by a Lab: lab.features()."
             raise CorpusError(message)
         found = self.questions["search"](text)
-        return encode.Packed({"found": [[int(j), float(v)] for j, v in found]}, [])
+        return Packed({"found": [[int(j), float(v)] for j, v in found]})
+
+
+def pack_table(result: LatentTable) -> Packed:
+    """Columns of all latents: 16 bytes a latent, or 20 where any is ever negative."""
+    names = ("density", "mean", "max", "min") if result.signed else ("density", "mean", "max")
+    columns = {name: np.asarray(getattr(result, name), np.float32) for name in names}
+    return Packed({}, {"count": np.asarray(result.count, np.int32), **columns})

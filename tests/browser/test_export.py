@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from shown import levels_view, sample, stats, window
 
-from saelab.analysis.results import (
-    Examples,
-    FeatureCard,
-    LatentStats,
-    LatentTable,
-    LogitLens,
-    TokenCodes,
-    Window,
-)
-from saelab.types import Codes
-from saelab.widgets import FeaturesView, Lines, Table, Text, TokensView, Views
+from saelab.analysis.results import Examples, FeatureCard, LatentTable, LogitLens
+from saelab.widgets import CardView, FeaturesView, Lines, Selection, Table, Text, TokensView, Views
 from saelab.widgets import page as views_page
 
 HOSTILE = [
@@ -34,17 +26,16 @@ def fake_card(latent: int) -> FeatureCard:
     for i in range(20):
         values = (rng.random(21) * (rng.random(21) < 0.4)).astype(np.float32)
         values[10] = 2.0 - i * 0.05
-        tokens = [*HOSTILE, *(f" word{j}" for j in rng.integers(0, 800, 16))]
-        windows.append(Window(3, i, 10, 0, float(values[10]), tokens, values))
-    counts = rng.integers(0, 50, 40)
-    edges = np.linspace(0, 2, 41)
-    stats = LatentStats(
-        latent, 9_999, int(counts.sum()), counts.sum() / 9_999, 0.5, 0.0, 2.0, 0, 0.5, counts, edges
-    )
+        names = [*HOSTILE, *(f" word{j}" for j in rng.integers(0, 800, 16))]
+        windows.append(window(i, names, values, document=3))
     lens = LogitLens(latent, ((" up", 1.0), (HOSTILE[0], 0.5)), ((" down", -1.0),), 0.3)
     chosen = tuple(windows)
     return FeatureCard(
-        stats, Examples(latent, "top", chosen), Examples(latent, "quantile", chosen), lens, f"label {latent}"
+        stats(latent, high=2.0),
+        Examples(latent, "top", chosen),
+        Examples(latent, "quantile", chosen),
+        lens,
+        f"label {latent}",
     )
 
 
@@ -56,10 +47,8 @@ def exported(tmp_path_factory):
     table = LatentTable((density * 9_999).astype(np.int64), density, density, density, density * 2, names)
     browser = FeaturesView(table, questions={"card": fake_card})
     tokens = [*HOSTILE, " plain"]
-    codes = Codes.from_dense(rng.random((len(tokens), N)) * (rng.random((len(tokens), N)) < 0.01))
-    text = TokensView(
-        TokenCodes("".join(tokens), tokens, codes), questions={"card": fake_card}, selection=browser.selection
-    )
+    codes = rng.random((len(tokens), N)) * (rng.random((len(tokens), N)) < 0.01)
+    text = TokensView(sample(tokens, codes), questions={"card": fake_card}, selection=browser.selection)
     sections = [
         Text("Heading <b>", ["A paragraph & more"]),
         Table("Scores", ["", "a"], [["fvu", 0.1]]),
@@ -111,15 +100,11 @@ def test_the_table_of_a_wide_sae_draws_few_rows(browser, tmp_path):
     n = 65_536
     density = np.random.default_rng(0).random(n).astype(np.float32)
     table = LatentTable(np.ones(n, np.int64), density, density, density, density, ("",) * n)
-    view = FeaturesView(table, questions={"card": fake_card})
-    from saelab.widgets import export
 
-    held = export._cards
-    try:
-        export._cards = lambda views: ([0], lambda some: map(fake_card, some))
-        path = view.export(tmp_path / "wide.html")
-    finally:
-        export._cards = held
+    class WithoutCards(FeaturesView):
+        exported = FeaturesView.first
+
+    path = WithoutCards(table, questions={"card": fake_card}).export(tmp_path / "wide.html")
     page = browser.new_page()
     page.goto(path.as_uri())
     page.wait_for_selector(".sl-row")
@@ -172,4 +157,26 @@ def test_a_signed_latent_shows_both_poles(signed_lab, page, tmp_path, scheme):
     assert [("minus" in label) for label in labels] == (codes < 0).tolist()
     page.locator(".sl-text .sl-token").nth(int(np.abs(codes).argmax())).hover()
     page.wait_for_selector(".sl-detail .sl-chip")
+    assert page.errors == []
+
+
+def test_a_view_from_elsewhere_joins_in(page, tmp_path):
+    """The view of the documentation, beside one of saelab: they share the selection."""
+    chosen = Selection(latents=(3, 8), latent=3)
+    levels = levels_view(tmp_path)(np.linspace(0.1, 1, 10), selection=chosen)
+    card = CardView(3, questions={"card": fake_card}, selection=chosen)
+    path = views_page(tmp_path / "levels.html", "Levels", [Views("", [levels, card])])
+    page.goto(path.as_uri())
+    page.wait_for_selector('.sl-card[data-latent="3"]')
+    assert page.locator("button[aria-pressed]").all_inner_texts() == ["#3 40.0 %", "#8 90.0 %"]
+    page.locator("button[aria-pressed]").nth(1).click()
+    assert page.locator("button[aria-pressed=true]").inner_text() == "#8 90.0 %"
+    # the page holds the card that the card view had, and says so of others
+    assert page.locator(".sl-banner:visible").inner_text().startswith("This page holds no card of latent 8.")
+    assert page.locator('.sl-card[data-latent="3"]').count() == 1
+    page.locator("button[aria-pressed]").first.click()
+    page.wait_for_selector(".sl-banner", state="hidden")
+    # choosing a window tells the other views
+    page.locator(".sl-windows button").first.click()
+    assert page.locator('.sl-windows li[aria-current="true"]').count() >= 1
     assert page.errors == []

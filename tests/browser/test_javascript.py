@@ -1,5 +1,5 @@
-"""The views' JavaScript: its types (tsc) and its own tests (vitest), where node and the packages can be
-had.
+"""The views' JavaScript: its form (Biome), its types (tsc) and its own tests (vitest), where node and the
+packages can be had.
 """
 
 from __future__ import annotations
@@ -24,17 +24,27 @@ def npm():
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
     if int(re.match(r"v(\d+)", version)[1]) < 18:
         pytest.skip(f"needs node 18 or newer, got {version.strip()}")
-    if not (WIDGETS / "node_modules" / ".package-lock.json").exists():
+    # those of an earlier checkout may lack one
+    listed = subprocess.run([program, "ls"], cwd=WIDGETS, capture_output=True)
+    if listed.returncode:
         done = subprocess.run(
             [program, "ci", "--no-audit", "--no-fund"], cwd=WIDGETS, capture_output=True, text=True
         )
         if done.returncode:
-            pytest.skip(f"needs vitest and typescript; npm could not install them: {done.stderr[-300:]}")
+            pytest.skip(f"needs the packages of widgets/; npm could not install them: {done.stderr[-300:]}")
 
     def run(*words):
         return subprocess.run([program, *words], cwd=WIDGETS, capture_output=True, text=True)
 
     return run
+
+
+def test_format_and_lint(npm):
+    done = npm("run", "lint", "--", "--colors=off")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for path in [p for folder in ("shared", "views", "tests") for p in (WIDGETS / folder).iterdir()]:
+        # Biome breaks code, but no comments
+        assert max(map(len, path.read_text().splitlines())) <= 110, path
 
 
 def test_types(npm):

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 # of the server and the lab themselves, offline; none of these is ours
 FOREIGN = re.compile(
     r"favicon|404 \(Not Found\)|api/(contents|kernels|sessions)|WebSocket|Failed to load resource"
+    r"|restore the debugger state"
 )
 
 
@@ -75,6 +76,9 @@ def test_views_move_each_other(page, jupyter, small):
         f"() => document.querySelectorAll('.sl-card[data-latent=\"{latent}\"]').length === 3"
     )
     assert f"#{latent}" in page.locator(".sl-legend").first.inner_text()
+    # a window of one card: its row is chosen in all of them
+    page.locator(".sl-windows button").nth(1).click()
+    page.wait_for_function("() => document.querySelectorAll('li[aria-current=\"true\"]').length >= 3")
     # keyboard in the list
     page.locator(".sl-list").focus()
     page.keyboard.press("ArrowDown")

@@ -1,25 +1,24 @@
-"""What every recipe with every combination of its options must hold. A new recipe is a line in CASES."""
+"""What every recipe must hold, whatever its options. A new recipe is a line in CASES.
+
+Each recipe meets every shape, each of its own options and each common one, and every two common options meet
+in some recipe: `ROWS` covers all pairs, which `test_every_two_choices_meet` counts.
+"""
 
 from __future__ import annotations
 
+import copy
 import itertools
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from covering import covering, pairs
 
 from saelab.sae import SAE, SAEConfig, Sparse, recipe, recipe_options, recipes
 from saelab.training.losses import LOSSES, Firing, Progress
 from saelab.types import Codes, NonFiniteError, ShapeError
 
-COMMON = [
-    {"normalise": "none"},
-    {"apply_b_dec_to_input": False},
-    {"tied_init": False, "b_dec_init": "zeros"},
-    {"b_dec_init": "geometric_median", "normalise": "none", "apply_b_dec_to_input": False},
-    {"normalise": "layernorm"},
-    {"dictionary": "archetypal", "candidates": 11},
-]
 # recipe -> the options that change what its SAE computes
 CASES = {
     "topk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
@@ -50,36 +49,60 @@ CODE = {
 # recipes that keep exactly k in each row
 PER_ROW = {"topk", "abs_topk"}
 SHAPES = [(16, 64), (5, 1), (1, 9), (13, 37), (8, 160)]
+# the choices of which every two occur together, in some recipe: see `covering`
+FACTORS = {
+    "recipe": list(CASES),
+    "shape": SHAPES,
+    "own": [0, 1, 2],
+    "normalise": [None, "none", "layernorm"],
+    "apply_b_dec_to_input": [None, False],
+    "tied_init": [None, False],
+    "b_dec_init": [None, "zeros", "geometric_median"],
+    "dictionary": [None, "archetypal"],
+}
 
 
-def _configs():
-    for name, own in CASES.items():
-        pairs = [(shape, {}) for shape in SHAPES] + [((13, 37), common) for common in COMMON]
-        for ((d_in, d_sae), common), options in itertools.product(pairs, own):
-            sizes = {"d_sae": d_sae, "halves": [d_sae // 2, d_sae - d_sae // 2] if d_sae > 1 else [1]}
-            options = {k: sizes.get(v, v) if isinstance(v, str) else v for k, v in options.items()}
-            if "transcoder" in name:
-                options["d_out"] = d_in + 3
-            if name == "crosscoder":
-                options["widths"] = (d_in - d_in // 2, d_in // 2)
-            fits = options.get("k", 1) <= d_sae and (name != "crosscoder" or d_in > 1)
-            known = set(common) <= set(recipe_options(name)) and not (
-                common.get("normalise") == "layernorm" and (name == "crosscoder" or "transcoder" in name)
-            )
-            if fits and known:
-                yield recipe(name, d_in=d_in, d_sae=d_sae, **options, **common)
+def fits(row: tuple) -> bool:
+    """Whether the recipe knows these options and values."""
+    chosen = dict(zip(FACTORS, row, strict=True))
+    name, (d_in, d_sae), own = (chosen.pop(key) for key in ("recipe", "shape", "own"))
+    if own >= len(CASES[name]) or (name == "crosscoder" and d_in == 1):
+        return False
+    k = CASES[name][own].get("k", 1)
+    known = set(recipe_options(name)) >= {key for key, value in chosen.items() if value is not None}
+    whole = name != "crosscoder" and "transcoder" not in name  # others are not normalised row by row
+    return known and (whole or chosen["normalise"] in (None, "none")) and (k == "d_sae" or k <= d_sae)
 
 
-def _name(config: SAEConfig) -> str:
-    shown = ("k", "normalise", "b_dec_init", "dictionary", "apply_b_dec_to_input")
-    options = "-".join(f"{v}" for k, v in config.options.items() if k in shown)
-    return f"{config.recipe}-{config.d_in}x{config.d_sae}-{options}"
+def config_of(row: tuple) -> SAEConfig:
+    chosen = dict(zip(FACTORS, row, strict=True))
+    name, (d_in, d_sae), own = (chosen.pop(key) for key in ("recipe", "shape", "own"))
+    common = {key: value for key, value in chosen.items() if value is not None}
+    if chosen["dictionary"] is not None:
+        common["candidates"] = 11
+    sizes = {"d_sae": d_sae, "halves": [d_sae // 2, d_sae - d_sae // 2] if d_sae > 1 else [1]}
+    options = {k: sizes.get(v, v) if isinstance(v, str) else v for k, v in CASES[name][own].items()}
+    if "transcoder" in name:
+        options["d_out"] = d_in + 3
+    if name == "crosscoder":
+        options["widths"] = (d_in - d_in // 2, d_in // 2)
+    return recipe(name, d_in=d_in, d_sae=d_sae, **options, **common)
 
 
-@pytest.fixture(params=list(_configs()), ids=_name)
-def sae(request) -> SAE:
+def _name(row: tuple) -> str:
+    name, (d_in, d_sae), own, *common = row
+    return "-".join(
+        [name, f"{d_in}x{d_sae}", str(own), *(str(value) for value in common if value is not None)]
+    )
+
+
+ROWS = covering(list(FACTORS.values()), fits)
+
+
+@cache
+def _trained(row: tuple) -> SAE:
     """As after some training: every weight differs from its start."""
-    config = request.param
+    config = config_of(row)
     generator = torch.Generator().manual_seed(7)
     targets = None if config.d_out is None else _rows(config.d_out, 200, seed=2) * 2 - 1
     sae = SAE.create(config, seed=3, rows=_rows(config.d_in, 200, seed=1) * 3 + 1, targets=targets)
@@ -93,12 +116,32 @@ def sae(request) -> SAE:
     return sae.eval()
 
 
+@pytest.fixture(params=ROWS, ids=_name)
+def sae(request) -> SAE:
+    return copy.deepcopy(_trained(request.param))
+
+
 def _rows(d_in: int, n: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, d_in, generator=torch.Generator().manual_seed(seed))
 
 
 def test_every_recipe_has_cases():
     assert set(CASES) == set(recipes())
+
+
+def test_every_two_choices_meet():
+    met = set().union(*map(pairs, ROWS))
+    for at, (name, values) in enumerate(FACTORS.items()):
+        for other, (second, others) in itertools.islice(enumerate(FACTORS.items()), at + 1, None):
+            for a, b in itertools.product(values, others):
+                if (at, a, other, b) not in met:
+                    assert never(name, a, second, b), f"{name}={a!r} never meets {second}={b!r}"
+
+
+def never(name, a, second, b) -> bool:
+    """Whether no row with these two choices fits."""
+    fixed = FACTORS | {name: [a], second: [b]}
+    return not any(fits(row) for row in itertools.product(*fixed.values()))
 
 
 def test_forward_is_decode_of_encode_for_any_leading_shape(sae):
@@ -163,26 +206,42 @@ HARD = {
 }
 
 
-@pytest.mark.parametrize("kind", HARD)
-def test_sparse_and_dense_agree_on_every_row_and_stay_finite(sae, kind):
-    x = HARD[kind](sae.d_in)
+def test_sparse_and_dense_agree_on_every_row_and_stay_finite(sae):
+    for kind in HARD:
+        _agree(sae, kind)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_they_agree_when_threads_share_the_rows(name, threads):
+    threads(2)  # of tensors of 2^15 numbers and more
+    sae = copy.deepcopy(_trained(next(row for row in ROWS if row[:2] == (name, (16, 64)))))
+    _agree(sae, "random", _rows(16, 4_096))
+    for mode in (True, False):
+        _equal_gradients(sae.train(mode), n=4_096)
+
+
+def _agree(sae, kind, x=None):
+    x = HARD[kind](sae.d_in) if x is None else x
     dense = sae.encode(x)
     codes = sae.encode_sparse(x)
     fast = sae(x, sparse=True)
-    assert torch.isfinite(dense).all()
-    assert torch.isfinite(fast.x_hat).all()
+    assert torch.isfinite(dense).all(), kind
+    assert torch.isfinite(fast.x_hat).all(), kind
     assert isinstance(codes, Codes)
-    assert (codes.values != 0).all()
+    assert (codes.values != 0).all(), kind
     for i in range(len(codes)):
-        assert (np.diff(codes.row(i)[0]) > 0).all()
+        assert (np.diff(codes.row(i)[0]) > 0).all(), kind
     size = float(dense.detach().abs().max().clamp_min(1))
-    assert np.array_equal(codes.dense() != 0, dense.detach().numpy() != 0)
-    np.testing.assert_allclose(codes.dense(), dense.detach().numpy(), atol=1e-6 * size, rtol=1e-6)
+    assert np.array_equal(codes.dense() != 0, dense.detach().numpy() != 0), kind
+    np.testing.assert_allclose(
+        codes.dense(), dense.detach().numpy(), atol=1e-6 * size, rtol=1e-6, err_msg=kind
+    )
     if isinstance(fast.codes, Sparse):
-        assert torch.equal(fast.codes.dense() != 0, dense != 0)
+        assert torch.equal(fast.codes.dense() != 0, dense != 0), kind
     x_hat = _decode(sae, dense, x)
     size = max(size, float(x_hat.detach().abs().max()))
-    torch.testing.assert_close(fast.x_hat, x_hat, rtol=1e-5, atol=1e-5 * size)
+    told = lambda message: f"{kind}: {message}"  # noqa: E731
+    torch.testing.assert_close(fast.x_hat, x_hat, rtol=1e-5, atol=1e-5 * size, msg=told)
 
 
 def _draw_again(sae):
@@ -206,11 +265,14 @@ def test_equal_latents_are_chosen_alike_by_both_paths(sae):
         assert torch.equal((dense != 0).nonzero()[:, 1].reshape(9, k), torch.arange(k).expand(9, k))
 
 
-@pytest.mark.parametrize("mode", ["train", "eval"])
-def test_sparse_gradients_are_those_of_the_dense_path(sae, mode):
-    sae.train(mode == "train")
-    x = _rows(sae.d_in, 40) * 2 + 1
-    target = _rows(sae.d_out, 40, seed=4)
+def test_sparse_gradients_are_those_of_the_dense_path(sae):
+    for mode in (True, False):
+        _equal_gradients(sae.train(mode))
+
+
+def _equal_gradients(sae, n=40):
+    x = _rows(sae.d_in, n) * 2 + 1
+    target = _rows(sae.d_out, n, seed=4)
 
     def gradients(sparse: bool):
         _draw_again(sae)
@@ -254,11 +316,10 @@ def test_training_mode_is_finite_on_every_row_and_inference_then_keeps_as_many(s
         assert torch.isfinite(tensor).all(), name
 
 
-@pytest.mark.parametrize("sparse", [True, False])
-def test_every_loss_has_finite_gradients_on_every_row(sae, sparse):
+def test_every_loss_has_finite_gradients_on_every_row(sae):
     sae.train()
     frozen = {name for name, p in sae.named_parameters() if not p.requires_grad}
-    for kind, hard in HARD.items():
+    for (kind, hard), sparse in itertools.product(HARD.items(), (True, False)):
         x = hard(sae.d_in)
         wanted = sae.target(x, None if sae.config.d_out is None else hard(sae.d_out))
         variance = float((wanted - wanted.mean(0)).double().square().sum(1).mean())
@@ -276,14 +337,17 @@ def test_every_loss_has_finite_gradients_on_every_row(sae, sparse):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_gpu_and_cpu_agree(sae):
-    x = _rows(sae.d_in, 50) * 2 + 1
-    there = SAE.create(sae.config).to("cuda")
-    there.load_state_dict(sae.state_dict())
-    for mode in (False, True):
-        here, gpu = sae.train(mode)(x), there.train(mode)(x.cuda(), sparse=True)
-        size = float(here.x_hat.abs().max())
-        torch.testing.assert_close(gpu.x_hat.cpu(), here.x_hat, rtol=1e-3, atol=1e-4 * size)
+def test_gpu_and_cpu_agree():
+    for row in ROWS:
+        sae = copy.deepcopy(_trained(row))
+        x = _rows(sae.d_in, 50) * 2 + 1
+        there = SAE.create(sae.config).to("cuda")
+        there.load_state_dict(sae.state_dict())
+        for mode in (False, True):
+            here, gpu = sae.train(mode)(x), there.train(mode)(x.cuda(), sparse=True)
+            size = float(here.x_hat.abs().max())
+            told = lambda message, row=row: f"{_name(row)}: {message}"  # noqa: E731
+            torch.testing.assert_close(gpu.x_hat.cpu(), here.x_hat, rtol=1e-3, atol=1e-4 * size, msg=told)
 
 
 def test_saved_and_loaded_bit_for_bit(sae, tmp_path):
@@ -299,7 +363,9 @@ def test_saved_and_loaded_bit_for_bit(sae, tmp_path):
     assert sorted(p.name for p in (tmp_path / "sae").iterdir()) == ["config.json", "sae.safetensors"]
 
 
-def test_bad_input_is_refused_by_name(sae):
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_refused_by_name(name):
+    sae = copy.deepcopy(_trained(next(row for row in ROWS if row[0] == name)))
     d = sae.d_in
     for call in (sae.encode, sae.encode_sparse, sae, lambda x: sae(x, sparse=True)):
         for bad in (float("nan"), float("inf"), -float("inf")):

@@ -6,6 +6,7 @@ import inspect
 import json
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from datetime import date
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forked
 
 import saelab
 from saelab.cli import main
@@ -46,13 +48,9 @@ def acts(subject, tmp_path_factory):
     return saelab.harvest(subject, corpus, [HOOK], folder, max_rows=500, progress=False)
 
 
-def saelab_command(*arguments, **options):
+def saelab_command(*arguments):
     """The command in a process of its own."""
-    program = "import sys; from saelab.cli import main; sys.exit(main())"
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
-    )  # fmt: skip
+    return Forked("import sys; from saelab.cli import main; sys.exit(main())", *arguments)
 
 
 def refuse_work(monkeypatch):
@@ -326,8 +324,9 @@ def test_index_and_eval_give_what_the_functions_give(subject, small_sae, tmp_pat
     assert told["fingerprints"]["corpus"] == corpus.fingerprint()
 
 
-def test_harvest_to_an_address_is_recorded_there(acts, capsys, monkeypatch):
+def test_harvest_to_an_address_is_recorded_there(acts, capsys, monkeypatch, tmp_path_factory):
     fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("locks")))  # other runs use it too
     monkeypatch.setattr(fsspec.filesystem("memory"), "store", {})
     address = [argument.replace("acts", "memory://bucket/acts") for argument in HARVEST]
     assert main(address) == 0

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from ranks import OPTIONS, SPLIT, data, finish, from_store, read, run, start, state, torchrun
+from ranks import LIMIT, OPTIONS, SPLIT, data, finish, from_store, read, run, start, state, torchrun
 
 from saelab import dist
 from saelab.sae import SAE, recipes
@@ -17,6 +17,7 @@ from saelab.training.shards import divisible
 from saelab.types import ConfigError, NonFiniteError, RankError, StoreError
 
 pytestmark = pytest.mark.slow
+SPLIT_RECIPES = ["relu", "batchtopk", "topk"]
 
 
 def _close(one, two):
@@ -37,51 +38,61 @@ def _same(a, b):
     )
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One launch by torchrun of every task: what one rank refuses, all do, and can then go on."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with building(folder / "acts") as place, ActivationWriter(place, {"a": 12}, shard_rows=300) as writer:
+        writer.add({"a": data()}, torch.stack([torch.arange(2_000)] * 2, 1))
+        writer.finish({})
+    tasks = (
+        "selections shared_latents drawn pieces uneven other nonfinite small checkpoints unwritable callback "
+        "latents:relu narrow resampling hull mixed full stopped continued again left left_latents from_store "
+        "latents:topk latents:batchtopk stopped_latents continued_latents again_latents threads"
+    )
+    split = [f"options:{name}" for name in SPLIT_RECIPES]
+    torchrun(2, folder, *OPTIONS, *split, *tasks.split())
+    return folder
+
+
 # what is exact
 
 
-@pytest.mark.parametrize(
-    "names", ["topk abs_topk top_afa", "batchtopk matryoshka", "jumprelu gba relu gated"], ids=lambda n: n
-)
-def test_two_ranks_equal_one_process_at_the_same_global_batch(names, tmp_path):
-    finish(start(2, tmp_path, *names.split()))
-    for name in names.split():
-        one = state(run(name))
-        first, second = read(tmp_path, name)
-        assert [r.step for r in first["history"]] == [1, 20, 40, 60]
-        assert _same(first, second)
-        _close(one, first)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_two_ranks_equal_one_process_at_the_same_global_batch(shared, name):
+    first, second = read(shared, name)
+    assert [r.step for r in first["history"]] == [1, 20, 40, 60]
+    assert _same(first, second)
+    _close(state(run(name)), first)
 
 
-def test_ranks_split_their_parts_and_measure_held_out_rows_as_one_process_does(tmp_path):
-    names = ["relu", "batchtopk", "topk"]
-    finish(start(2, tmp_path, *(f"options:{name}" for name in names)))
-    for name in names:
-        first, second = read(tmp_path, f"options:{name}")
-        assert _same(first, second)
-        assert all(r.held_out_fvu is not None for r in first["history"][1:])
-        if name != "batchtopk":  # whose micro-batches are others
-            _close(state(run(name, **SPLIT)), first)
+@pytest.mark.parametrize("name", SPLIT_RECIPES)
+def test_ranks_split_their_parts_and_measure_held_out_rows_as_one_process_does(shared, name):
+    first, second = read(shared, f"options:{name}")
+    assert _same(first, second)
+    assert all(r.held_out_fvu is not None for r in first["history"][1:])
+    if name != "batchtopk":  # whose micro-batches are others
+        _close(state(run(name, **SPLIT)), first)
 
 
-def test_latents_divided_among_two_ranks_equal_one_process(tmp_path):
-    tasks = ["latents:topk", "latents:batchtopk", "stopped_latents", "continued_latents", "again_latents"]
-    finish(start(2, tmp_path, *tasks))
+def test_latents_divided_among_two_ranks_equal_one_process(shared):
     for name in ("topk", "batchtopk"):
-        first, second = read(tmp_path, f"latents:{name}")
+        first, second = read(shared, f"latents:{name}")
         assert _same(first, second)
         _close(state(run(name)), first)
-    stopped, continued, again = (read(tmp_path, name) for name in tasks[2:])
+    stopped, continued, again = (
+        read(shared, name) for name in ("stopped_latents", "continued_latents", "again_latents")
+    )
     assert not stopped[0]["finished"]
     assert stopped[0]["state"]["W_enc"].shape == (12, 49)
     assert _same(stopped[0], stopped[1])
-    whole = read(tmp_path, "latents:batchtopk")[0]
+    whole = read(shared, "latents:batchtopk")[0]
     for each in (*continued, *again):
         assert all(torch.equal(t, each["state"][name]) for name, t in whole["state"].items())
         assert each["history"] == whole["history"]
-    saved = SAE.load(tmp_path / "stopped_latents")
+    saved = SAE.load(shared / "stopped_latents")
     assert all(torch.equal(t, whole["state"][name]) for name, t in saved.state_dict().items())
-    assert not (tmp_path / "stopped_latents1").exists()
+    assert not (shared / "stopped_latents1").exists()
 
 
 def test_the_comparison_would_see_what_it_must(monkeypatch):
@@ -92,22 +103,6 @@ def test_the_comparison_would_see_what_it_must(monkeypatch):
         assert any(0 < record.dead < 1 for record in run(name).history), name
         assert name != "topk" or sum(norm > 1 for norm in norms) > 2
     assert set(OPTIONS) == set(divisible("data")) <= set(recipes())
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """A launch by torchrun: what one rank refuses, all do, and can then go on."""
-    folder = tmp_path_factory.mktemp("ranks")
-    with building(folder / "acts") as place, ActivationWriter(place, {"a": 12}, shard_rows=300) as writer:
-        writer.add({"a": data()}, torch.stack([torch.arange(2_000)] * 2, 1))
-        writer.finish({})
-    tasks = (
-        "selections shared_latents drawn pieces uneven other nonfinite small checkpoints unwritable callback "
-        "latents:relu narrow resampling hull mixed full stopped continued again left left_latents from_store "
-        "threads"
-    )
-    torchrun(2, folder, *tasks.split())
-    return folder
 
 
 def test_selections_over_ranks_are_those_of_the_whole_batch(shared):
@@ -179,19 +174,31 @@ def test_what_fails_on_one_rank_fails_on_all(shared, task, errors, says):
             raise result
 
 
-def test_a_rank_that_cannot_read_its_rows_stops_all_and_a_dead_one_too(tmp_path):
-    processes = start(2, tmp_path, "broken", "dying")
-    began = time.monotonic()
-    finish(processes)
-    assert time.monotonic() - began < 60
-    first, second = read(tmp_path, "broken")
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A launch in which rank 1 cannot read its rows, is then told Ctrl-C, and at last dies."""
+    folder = tmp_path_factory.mktemp("ended")
+    processes = start(2, folder, "broken", "long", "dying")
+    deadline = time.monotonic() + LIMIT
+    while not (folder / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGINT)
+    finish(processes)  # which fails where the first waits for the other without end
+    return folder
+
+
+def test_a_rank_that_cannot_read_its_rows_stops_all(ended):
+    first, second = read(ended, "broken")
     assert type(second) is OSError
     assert type(first) is RankError
     assert "rank 1: OSError: the disk is gone" in str(first)
-    lost = torch.load(tmp_path / "dying-0.pt", weights_only=False)
+
+
+def test_a_rank_that_dies_stops_the_other(ended):
+    lost = torch.load(ended / "dying-0.pt", weights_only=False)
     assert isinstance(lost, RankError)
     assert "Every rank must take part" in str(lost)
-    assert not (tmp_path / "dying-1.pt").exists()
+    assert not (ended / "dying-1.pt").exists()
 
 
 # interruption
@@ -217,17 +224,11 @@ def test_one_process_goes_on_with_what_several_began(shared, task, recipe):
     _close(state(run(recipe)), state(run(recipe, out=shared / task)))
 
 
-def test_ctrl_c_on_one_rank_stops_all_after_the_same_step(tmp_path):
-    processes = start(2, tmp_path, "long")
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    processes[1].send_signal(signal.SIGINT)
-    finish(processes)
-    first, second = read(tmp_path, "long")
+def test_ctrl_c_on_one_rank_stops_all_after_the_same_step(ended):
+    first, second = read(ended, "long")
     assert not first["finished"]
     assert _same(first, second)
-    assert len(list((tmp_path / "long" / "checkpoints").iterdir())) == 1
+    assert len(list((ended / "long" / "checkpoints").iterdir())) == 1
 
 
 # one process

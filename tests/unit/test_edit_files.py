@@ -49,6 +49,7 @@ class Everything(Edit):
     vectors: Mapping[str, Tensor] | None = None
     window: Window | None = None
     saes: tuple[SAE, ...] = ()
+    masks: list[Tensor] | None = None
     inner: Edit | None = None
     either: Tensor | float = 0.0
 
@@ -95,10 +96,13 @@ def test_tensors_come_back_bit_for_bit(dtype):
     raw = torch.randint(0, 256, (6 * dtype.itemsize,), generator=generator, dtype=torch.uint8)  # NaNs too
     tensor = (raw % 2 == 1 if dtype == torch.bool else raw.view(dtype)).reshape(2, 3)
     scalar, turned = tensor[0, 0], tensor.T
-    edit = Everything(HookPoint("a"), vectors={"whole": tensor, "turned": turned}, either=scalar)
+    vectors = {"whole": tensor, "turned": turned}
+    window = Window(1, scalar)
+    edit = Everything(HookPoint("a"), vectors=vectors, either=scalar, masks=[turned], window=window)
     again = through(edit)
     for found, expected in (
-        (again.vectors["whole"], tensor), (again.vectors["turned"], turned), (again.either, scalar)
+        (again.vectors["whole"], tensor), (again.vectors["turned"], turned), (again.either, scalar),
+        (again.masks[0], turned), (again.window.weights, scalar),
     ):  # fmt: skip
         assert found.dtype == dtype
         assert found.shape == expected.shape
@@ -254,6 +258,14 @@ def test_tensors_that_are_none_are_refused(change):
         load(data | {"mean": data["mean"] | change})
     with pytest.raises(FormatError, match="must be a tensor"):
         load(data | {"mean": [1.0]})
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_refused(number):
+    data = Everything(HookPoint("a")).to_dict()
+    for change in ({"number": number}, {"either": number}):
+        with pytest.raises(FormatError, match="must be finite"):
+            load(data | change)
 
 
 def test_files_of_something_else_are_refused(tmp_path):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import sys
 
 import pytest
 import torch
+from forks import run
 
 from saelab.sae import recipe
 from saelab.training import LOSSES, estimate, estimates, train
@@ -49,8 +49,7 @@ print(peak - before)
 )
 def test_the_estimate_is_near_what_was_measured(name, options, length, out):
     given = json.dumps([name, options, length, out])
-    done = subprocess.run([sys.executable, "-c", PROGRAM, given], capture_output=True, text=True, check=True)
-    peak = json.loads(done.stdout)
+    peak = json.loads(run(PROGRAM, given))
     told = estimate(recipe(name, **options), **length)
     assert peak / 1.4 < told.memory < peak * 1.4
 

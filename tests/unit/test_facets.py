@@ -182,7 +182,7 @@ class Mixed(ReadsSamples):
         return f"w{int(inputs.data['ids'][sample, position])}"
 
     def read(self, documents, how):
-        layout = lambda words: f"line 3, grid 2x2, line {len(words)}"  # noqa: E731
+        layout = lambda words, n: f"line 3, grid 2x2, line {len(words)}"  # noqa: E731
         return SampleReading(documents, how.batch_size, self.prepare, layout, self.label)
 
     def fingerprint(self):

@@ -249,7 +249,7 @@ def test_a_storage_is_not_read_again_and_again():
         start = time.process_time()
         with pytest.raises(FormatError, match="lie within it"):
             torch_file_of(b"\x80\x03(" + load + many + b"l.")
-        assert time.process_time() - start < 5
+        assert time.process_time() - start < 5  # seconds of this process, however busy the machine is
 
 
 def test_pickles_have_short_headers(monkeypatch):

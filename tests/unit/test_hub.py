@@ -113,19 +113,18 @@ def test_a_connection_that_is_cut_is_taken_up_again(serving, tmp_path):
 
 
 def test_what_cannot_be_reached_is_one_sentence(serving, tmp_path):
-    said = "try:\n saelab.load_sae({!r}, {!r}, revision={!r})\nexcept StoreError as error:\n print(error)"
-    port = serving().server_port
-    for arguments, home, options, words in [
-        ((OWNER, "layer_1/topk", None), "a", {"HF_HUB_OFFLINE": "1"}, "no connection"),
-        ((OWNER, "layer_1/topk", None), "b", {"port": 1}, "must be on the Hugging Face hub"),
-        (("someone/else", None, None), "c", {"port": port}, "private"),
-        ((OWNER, "nowhere", None), "d", {"port": port}, "none there"),
-        ((OWNER, "layer_1/topk", "v9"), "e", {"port": port}, "no revision 'v9'"),
+    said = "try:\n saelab.load_sae({!r}, {!r}, revision={!r})\nexcept StoreError as error:\n print(error)\n"
+    there = (OWNER, "layer_1/topk", None)
+    others = [("someone/else", None, None), (OWNER, "nowhere", None), (OWNER, "layer_1/topk", "v9")]
+    for asked, home, options, words in [
+        ([there], "a", {"HF_HUB_OFFLINE": "1"}, ["no connection"]),
+        ([there], "b", {"port": 1}, ["must be on the Hugging Face hub"]),
+        (others, "c", {"port": serving().server_port}, ["private", "none there", "no revision 'v9'"]),
     ]:
-        done = elsewhere(said.format(*arguments), tmp_path / home, **options)
-        assert words in done.stdout, (arguments, done.stdout, done.stderr[-2000:])
-        assert "Connect or log in" in done.stdout
-        assert done.stdout.count("\n") == 1
+        done = elsewhere("".join(said.format(*each) for each in asked), tmp_path / home, **options)
+        for line, word in zip(done.stdout.splitlines(), words, strict=True):
+            assert word in line, (asked, done.stderr[-2000:])
+            assert "Connect or log in" in line
 
 
 def test_a_folder_of_several_asks_which(serving, tmp_path):

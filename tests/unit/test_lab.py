@@ -107,6 +107,16 @@ def test_bad_texts_are_refused(small_lab, text):
         small_lab.tokens(text)
 
 
+def test_a_page_of_several_views_holds_each_card_once(small_lab, tmp_path):
+    views = [small_lab.features(), small_lab.tokens("The cat", with_card=True), small_lab.feature(3)]
+    text = saelab.widgets.page(tmp_path / "p.html", "t", [saelab.widgets.Views("", views)]).read_text()
+    data = json.loads(re.search(r'id="saelab-data">(.*?)</script>', text, re.S)[1])
+    assert len({view["shelves"]["card"] for view in data["views"]}) == 1
+    assert {view["selection"] for view in data["views"]} == {0}
+    for view in views:
+        view.close()
+
+
 # ---- the main job
 
 
@@ -124,7 +134,7 @@ def test_the_main_job_is_the_same_for_the_same_seed(tmp_path):
     for line in first.lines():
         assert line.split("(")[0].strip() in text.replace("&#x27;", "'")
     data = json.loads(re.search(r'id="saelab-data">(.*?)</script>', text, re.S)[1])
-    assert [v["kind"] for v in data["views"]] == ["FeaturesView", "TokensView", "TokensView", "TokensView"]
+    assert [v["kind"] for v in data["views"]] == ["features", "tokens", "tokens", "tokens"]
     assert "<polyline" in text
     # twice in a row into the same folder
     assert demo(tmp_path / "a", **small).lines() == first.lines()

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import os
 import random
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from forks import Forked, run
 from letters import ALWAYS, N_LATENTS, TEXTS, Letters, Planted
 
 import saelab
@@ -260,16 +258,10 @@ print(store.n_rows)
 
 @pytest.mark.slow
 def test_a_killed_index_is_finished_to_the_same_store(tmp_path):
-    def start(name):
-        return subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(tmp_path / name)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([p for p in sys.path if p])},
-        )
-
-    assert start("whole").wait(300) == 0
+    run(PROGRAM, tmp_path / "whole")
     rng, partial = random.Random(5), tmp_path / ".s-partial" / "parts"
     for _ in range(4):
-        process = start("s")
+        process = Forked(PROGRAM, tmp_path / "s")
         before = len(list(partial.glob("0*"))) if partial.exists() else 0
         while process.poll() is None and len(list(partial.glob("0*"))) <= before:
             time.sleep(0.005)
@@ -277,7 +269,7 @@ def test_a_killed_index_is_finished_to_the_same_store(tmp_path):
         process.kill()
         process.wait()
         assert not (tmp_path / "s").exists() or process.returncode == 0
-    assert start("s").wait(300) == 0
+    run(PROGRAM, tmp_path / "s")
     same(FeatureStore.open(tmp_path / "s"), FeatureStore.open(tmp_path / "whole"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s", "whole"]
 

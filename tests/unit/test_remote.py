@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import harvests
@@ -37,8 +38,10 @@ def server():
 
 
 @pytest.fixture(params=["s3", "memory"])
-def place(request, monkeypatch):
+def place(request, monkeypatch, tmp_path_factory):
     """(file system, address of an empty folder there)"""
+    # where the locks of addresses lie: other runs of these tests use the same addresses
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("locks")))
     if request.param == "memory":
         fs = fsspec.filesystem("memory")
         fs.store.clear()

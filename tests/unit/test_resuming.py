@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import harvests
 import pytest
 import torch
+from forks import run
 from safetensors.torch import load_file
 
 import saelab
@@ -33,16 +32,7 @@ def files(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", list(harvests.CASES))
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path, case):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # a fork does not take its parent's threads along
-    done = subprocess.run(
-        [sys.executable, harvests.__file__, str(tmp_path), case],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(run("import harvests; harvests.main()", tmp_path, case))
     expected = files(tmp_path / "undisturbed")
     assert len(expected) > 15
     manifest = json.loads(expected["acts/manifest.json"])

@@ -102,8 +102,9 @@ def test_a_row_that_does_not_count_opens_no_gate():
         ({"latents": [-1]}, RangeError, r"0\.\.47\. Got -1"),
         ({"latents": []}, ConfigError, "at least one"),
         ({"latents": [1, 1]}, ConfigError, "each once"),
-        ({"latents": [1.5]}, ConfigError, "integers"),
-        ({"latents": 3}, ConfigError, "integers"),
+        ({"latents": [1.5]}, RangeError, "an integer"),
+        ({"latents": [True]}, RangeError, "an integer"),
+        ({"latents": 3}, ConfigError, "a list"),
         ({"factor": float("nan")}, ConfigError, "finite"),
         ({"factor": "two"}, ConfigError, "numbers"),
         ({"gate": "tokens", "threshold": 1}, ConfigError, "Did you mean 'token'"),
@@ -184,6 +185,25 @@ def test_a_transcoder_in_a_loop_pairs_its_calls_in_order():
     one = sae_of("transcoder", "enter@1", 8, d_out=8, hook_out="mid@3")
     run = subject.run(inputs, read=["enter@1", "mid@3"], edits=Reconstruct(one))
     torch.testing.assert_close(run.acts["mid@3"], one(run.acts["enter@1"]).x_hat.detach())
+
+
+def test_calls_that_are_all_read_before_any_is_written_are_paired_in_order():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(4, 8), torch.nn.Linear(8, 8)
+
+        def forward(self, x):
+            first, second = self.a(x), self.a(-x)
+            return self.b(first) + 2 * self.b(second)
+
+    torch.manual_seed(0)
+    subject = saelab.TorchModule(Net(), example=zoo.samples(1))
+    sae = sae_of("transcoder", "a@all", 8, d_out=8, hook_out="b@all")
+    inputs = subject.prepare(zoo.samples())
+    first, second = subject.run(inputs, read=["a@0", "a@1"]).acts.values()
+    expected = (sae(first).x_hat + 2 * sae(second).x_hat).detach()
+    torch.testing.assert_close(subject.run(inputs, edits=Reconstruct(sae)).output, expected)
 
 
 def test_a_target_that_comes_before_what_is_read_is_refused(gpt2):

@@ -47,7 +47,7 @@ def batch(folder, number, rows, suffix=".jsonl.gz"):
     folder.mkdir(parents=True, exist_ok=True)
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     path = folder / f"batch-{number}{suffix}"
-    path.write_bytes(gzip.compress(data, 5) if suffix.endswith(".gz") else data)
+    path.write_bytes(gzip.compress(data, 5, mtime=0) if suffix.endswith(".gz") else data)
     return path
 
 
@@ -283,10 +283,10 @@ ROW = json.dumps(line(1, "fine")).encode()
         (b'{"index": ' + b"1" * 5000 + b"}", "Exceeds the limit"),
         (b'{"explanations": [1]}', "1 in a list of explanations"),
         (b'{"explanations": {}, "results": 3}', "an object without"),
-        (gzip.compress(ROW)[:-12], "EOFError"),
-        (gzip.compress(ROW) + b"more", "BadGzipFile"),
-        (gzip.compress(ROW)[:-8] + bytes(8), "CRC check failed"),
-        (gzip.compress(ROW)[:10] + b"\xff" * 40, "error: Error -3"),
+        (gzip.compress(ROW, mtime=0)[:-12], "EOFError"),
+        (gzip.compress(ROW, mtime=0) + b"more", "BadGzipFile"),
+        (gzip.compress(ROW, mtime=0)[:-8] + bytes(8), "CRC check failed"),
+        (gzip.compress(ROW, mtime=0)[:10] + b"\xff" * 40, "error: Error -3"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
@@ -410,7 +410,7 @@ def test_what_is_written_is_what_is_read(letters_folder, tmp_path, monkeypatch, 
     written = [line(j, text, model, kind) for j, text, model, kind in rows]
     spelt = [json.dumps(row, ensure_ascii=i % 2 == 0) for i, row in enumerate(written)]
     text = "[" + " ,\n".join(spelt) + "]" if shape == "list" else "\n".join(spelt)
-    (tmp_path / "x").write_bytes(gzip.compress(text.encode()) if shape == "gzip" else text.encode())
+    (tmp_path / "x").write_bytes(gzip.compress(text.encode(), mtime=0) if shape == "gzip" else text.encode())
     name = {row: ":".join(filter(None, ("neuronpedia", *row[2:]))) for row in rows}
     wanted = {(row[0], row[1].strip(), name[row]) for row in rows if row[1].strip()}
     if not wanted:

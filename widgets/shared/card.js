@@ -5,45 +5,66 @@
 import { h, svg, tokenElement, tokenName } from "./dom.js";
 import { paint, percent, short, signed, spoken } from "./scales.js";
 
+const BAR = 6;
+const HEIGHT = 60;
+
 /**
  * A latent that is ever negative has two poles: each has its examples and its tokens.
- * @param {Answer} answer header {latent, label, stats, windows, vocabulary, lens, quantum}; buffers: token numbers
- *   (uint16 or uint32), values (float32, or uint8 steps of `quantum`)
+ * @param {Answer} answer header {latent, label, stats, windows, vocabulary, lens, quantum?, zero?}; fields
+ *   names and values: see docs/widgets.md
  * @returns {HTMLElement}
  */
-export function cardElement(answer) {
-  const { header, buffers } = answer;
-  const { stats } = header;
-  const ids = header.wide ? new Uint32Array(buffers[0].buffer) : new Uint16Array(buffers[0].buffer);
-  const values = header.quantum ? Float32Array.from(buffers[1], (v) => (v - header.zero) * header.quantum) : new Float32Array(buffers[1].buffer);
+export function cardElement({ header, fields }) {
+  const { latent, stats, lens } = header;
   const dead = stats.count === 0;
   const poles = stats.negative > 0;
-  const title = h("header", { class: "sl-card-head" },
-    h("h3", {}, h("span", { class: "sl-number" }, `#${header.latent}`), " ", h("bdi", {}, header.label || (dead ? "never fires" : ""))),
-    h("dl", { class: "sl-stats" },
-      ...fact("fires on", dead ? "nothing" : percent(stats.density), `${stats.count.toLocaleString("en")} of ${stats.n_rows.toLocaleString("en")} tokens`),
-      ...(poles
-        ? [...fact("negative", percent(stats.negative / stats.count), "of these"), ...fact("mean |value|", short(stats.mean_abs), "where it fires"), ...fact("range", `${signed(stats.min)} to ${signed(stats.max)}`, "")]
-        : [...fact("mean", short(stats.mean), "where it fires"), ...fact("max", short(stats.max), "")])));
-  const max = Math.max(Math.abs(stats.max), Math.abs(stats.min));
-  let at = 0;
-  /** @type {Record<string, HTMLElement[]>} */
-  const lists = { top: [], bottom: [], quantile: [] };
-  const say = poles ? signed : short;
-  for (const w of header.windows) {
-    lists[w.kind].push(windowElement(w, ids.subarray(at, at + w.n), values.subarray(at, at + w.n), header.vocabulary, max, say));
-    at += w.n;
-  }
+  const lists = windowLists(header, fields, poles ? signed : short);
   /** @param {string} kind @param {(string | Node)[]} title */
-  const windows = (kind, ...title) => lists[kind].length ? h("section", {}, h("h4", {}, ...title), h("ol", { class: "sl-windows" }, ...lists[kind])) : null;
-  return h("article", { class: "sl-card", "data-latent": header.latent, "aria-label": `latent ${header.latent}` },
-    title,
-    dead ? null : h("div", { class: "sl-columns" },
-      h("section", {}, h("h4", {}, "Values where it fires"), histogram(stats)),
-      header.lens ? h("section", {}, h("h4", {}, poles ? "Next tokens that each pole argues for, and the other against" : "Next tokens it argues for and against"), lensElement(header.lens, poles)) : null),
+  const windows = (kind, ...title) =>
+    lists[kind].length
+      ? h("section", {}, h("h4", {}, ...title), h("ol", { class: "sl-windows" }, ...lists[kind]))
+      : null;
+  return h(
+    "article",
+    { class: "sl-card", "data-latent": latent, "aria-label": `latent ${latent}` },
+    headElement(header, dead, poles),
+    dead
+      ? null
+      : h("div", { class: "sl-columns" }, histogramSection(stats), lens && lensSection(lens, poles)),
     poles ? windows("top", poleMark("+"), "Strongest of the positive pole") : windows("top", "Strongest"),
     windows("bottom", poleMark("−"), "Strongest of the negative pole"),
-    windows("quantile", "From weak to strong"));
+    windows("quantile", "From weak to strong"),
+  );
+}
+
+/** Number, label and the figures. @param {any} header @param {boolean} dead @param {boolean} poles */
+function headElement({ latent, label, stats }, dead, poles) {
+  const of = `${stats.count.toLocaleString("en")} of ${stats.n_rows.toLocaleString("en")} rows`;
+  const facts = [fact("fires on", dead ? "nothing" : percent(stats.density), of)];
+  if (poles) {
+    facts.push(fact("negative", percent(stats.negative / stats.count), "of these"));
+    facts.push(fact("mean |value|", short(stats.mean_abs), "where it fires"));
+    facts.push(fact("range", `${signed(stats.min)} to ${signed(stats.max)}`));
+  } else {
+    facts.push(fact("mean", short(stats.mean), "where it fires"), fact("max", short(stats.max)));
+  }
+  return h(
+    "header",
+    { class: "sl-card-head" },
+    h(
+      "h3",
+      {},
+      h("span", { class: "sl-number" }, `#${latent}`),
+      " ",
+      h("bdi", {}, label || (dead ? "never fires" : "")),
+    ),
+    h("dl", { class: "sl-stats" }, ...facts),
+  );
+}
+
+/** @param {string} name @param {string} value @param {string} [note] */
+function fact(name, value, note) {
+  return h("div", {}, h("dt", {}, name), h("dd", {}, value, note ? h("small", {}, ` ${note}`) : null));
 }
 
 /** @param {string} sign "+" or "−" */
@@ -51,24 +72,49 @@ function poleMark(sign) {
   return h("span", { class: `sl-pole${sign === "+" ? "" : " sl-negative"}`, "aria-hidden": true }, sign);
 }
 
-/** @param {string} name @param {string} value @param {string} note */
-function fact(name, value, note) {
-  return [h("div", {}, h("dt", {}, name), h("dd", {}, value, note ? h("small", {}, ` ${note}`) : null))];
+/**
+ * The windows of a card by kind, all on one scale.
+ * @param {any} header @param {Record<string, any>} fields @param {(value: number) => string} say
+ */
+function windowLists({ stats, windows, vocabulary, quantum, zero }, { names, values }, say) {
+  const all = quantum ? Float32Array.from(values, (/** @type {number} */ v) => (v - zero) * quantum) : values;
+  const max = Math.max(Math.abs(stats.max), Math.abs(stats.min));
+  /** @type {Record<string, HTMLElement[]>} */
+  const lists = { top: [], bottom: [], quantile: [] };
+  let at = 0;
+  for (const w of windows) {
+    /** @type {string[]} */
+    const shown = Array.from(names.subarray(at, at + w.n), (i) => vocabulary[i]);
+    lists[w.kind].push(windowElement(w, shown, all.subarray(at, at + w.n), max, say));
+    at += w.n;
+  }
+  return lists;
 }
 
 /**
- * @param {any} w {peak, value, document, stratum} @param {ArrayLike<number>} ids @param {Float32Array} values
- * @param {string[]} vocabulary @param {number} max @param {(value: number) => string} say
+ * @param {{peak: number, value: number, row: number, document: number}} w
+ * @param {string[]} shown @param {Float32Array} values @param {number} max
+ * @param {(value: number) => string} say
  */
-function windowElement(w, ids, values, vocabulary, max, say) {
+function windowElement(w, shown, values, max, say) {
   const text = h("span", { class: "sl-window", dir: "ltr" });
-  for (let i = 0; i < ids.length; i++) {
-    const name = vocabulary[ids[i]];
-    const element = tokenElement(name, { class: i === w.peak ? "sl-peak" : "", title: values[i] ? `${tokenName(name)}  ${say(values[i])}` : tokenName(name) });
+  shown.forEach((each, i) => {
+    const name = tokenName(each);
+    const element = tokenElement(each, {
+      class: i === w.peak ? "sl-peak" : "",
+      title: values[i] ? `${name}  ${say(values[i])}` : name,
+    });
     if (values[i]) paint(element, values[i], max);
     text.append(element);
-  }
-  return h("li", {}, h("span", { class: "sl-value" }, say(w.value)), text);
+  });
+  const where = `document ${w.document}, row ${w.row}`;
+  const value = h("button", { type: "button", class: "sl-value", title: where }, say(w.value));
+  return h("li", { "data-row": w.row, "data-document": w.document }, value, text);
+}
+
+/** @param {any} stats */
+function histogramSection(stats) {
+  return h("section", {}, h("h4", {}, "Values where it fires"), histogram(stats));
 }
 
 /** @param {any} stats */
@@ -81,25 +127,64 @@ function histogram(stats) {
   const both = zero > 0 && zero < counts.length;
   const bars = counts.map((count, i) => {
     // square root, so that rare strong firings stay visible beside many weak ones
-    const height = count ? Math.max(1, 60 * Math.sqrt(count / most)) : 0;
-    return svg("rect", { x: i * 6, y: 60 - height, width: 5, height, class: i < zero ? "sl-bar sl-negative" : "sl-bar" });
+    const height = count ? Math.max(1, HEIGHT * Math.sqrt(count / most)) : 0;
+    const className = i < zero ? "sl-bar sl-negative" : "sl-bar";
+    return svg("rect", { x: i * BAR, y: HEIGHT - height, width: BAR - 1, height, class: className });
   });
-  if (both) bars.push(svg("line", { x1: zero * 6 - 0.5, x2: zero * 6 - 0.5, y1: 0, y2: 60, class: "sl-zero" }));
-  const picture = svg("svg", { viewBox: `0 0 ${counts.length * 6} 60`, preserveAspectRatio: "none", class: "sl-histogram", role: "img",
-    "aria-label": `histogram of ${stats.count} values from ${spoken(stats.low)} to ${spoken(stats.high)}${stats.negative ? `, ${stats.negative} of them negative` : ""}` }, ...bars);
-  return h("figure", {}, picture, h("figcaption", {}, h("span", {}, short(stats.low)), h("span", {}, both ? "0 at the line (height: √ of tokens)" : "activation (bar height: √ of tokens)"), h("span", {}, short(stats.high))));
+  const at = zero * BAR - 0.5;
+  if (both) bars.push(svg("line", { x1: at, x2: at, y1: 0, y2: HEIGHT, class: "sl-zero" }));
+  const range = `${stats.count} values from ${spoken(stats.low)} to ${spoken(stats.high)}`;
+  const negative = stats.negative ? `, ${stats.negative} of them negative` : "";
+  const picture = svg(
+    "svg",
+    {
+      viewBox: `0 0 ${counts.length * BAR} ${HEIGHT}`,
+      preserveAspectRatio: "none",
+      class: "sl-histogram",
+      role: "img",
+      "aria-label": `histogram of ${range}${negative}`,
+    },
+    ...bars,
+  );
+  const what = both ? "0 at the line (height: √ of rows)" : "activation (bar height: √ of rows)";
+  const caption = [short(stats.low), what, short(stats.high)].map((text) => h("span", {}, text));
+  return h("figure", {}, picture, h("figcaption", {}, ...caption));
+}
+
+/** @param {any} lens @param {boolean} poles */
+function lensSection(lens, poles) {
+  const title = poles
+    ? "Next tokens that each pole argues for, and the other against"
+    : "Next tokens it argues for and against";
+  return h("section", {}, h("h4", {}, title), lensElement(lens, poles));
 }
 
 /** @param {any} lens {top: [[token, value]], bottom, spread} @param {boolean} poles */
 function lensElement(lens, poles) {
-  const most = Math.max(...[...lens.top, ...lens.bottom].map((p) => Math.abs(p[1])), 1e-9);
-  /** @param {[string, number][]} pairs @param {string} sign */
-  const side = (pairs, sign) => h("ol", { class: `sl-logits sl-${sign}` }, ...pairs.map(([token, value]) =>
-    h("li", {}, tokenElement(token), h("span", { class: "sl-logit-bar", style: { "--sl-share": `${(100 * Math.abs(value)) / most}%` } }), h("span", { class: "sl-value" }, signed(value)))));
+  /** @typedef {[string, number][]} Pairs */
+  const most = Math.max(...[...lens.top, ...lens.bottom].map((pair) => Math.abs(pair[1])), 1e-9);
+  /** @param {Pairs} pairs @param {string} sign */
+  const side = (pairs, sign) =>
+    h("ol", { class: `sl-logits sl-${sign}` }, ...pairs.map((pair) => logitElement(pair, most)));
   if (!poles) return h("div", { class: "sl-lens" }, side(lens.top, "for"), side(lens.bottom, "against"));
   // of one unit of the negative pole: what a positive one lowers, it raises
-  const negative = lens.bottom.map((/** @type {[string, number]} */ [token, value]) => [token, -value]);
-  return h("div", { class: "sl-lens" },
+  const negative = /** @type {Pairs} */ (lens.bottom).map(([token, value]) => [token, -value]);
+  return h(
+    "div",
+    { class: "sl-lens" },
     h("div", {}, h("h5", {}, poleMark("+"), "positive pole"), side(lens.top, "for")),
-    h("div", {}, h("h5", {}, poleMark("−"), "negative pole"), side(negative, "against")));
+    h(
+      "div",
+      {},
+      h("h5", {}, poleMark("−"), "negative pole"),
+      side(/** @type {Pairs} */ (negative), "against"),
+    ),
+  );
+}
+
+/** @param {[string, number]} pair @param {number} most */
+function logitElement([token, value], most) {
+  const share = `${(100 * Math.abs(value)) / most}%`;
+  const bar = h("span", { class: "sl-logit-bar", style: { "--sl-share": share } });
+  return h("li", {}, tokenElement(token), bar, h("span", { class: "sl-value" }, signed(value)));
 }

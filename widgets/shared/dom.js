@@ -4,19 +4,25 @@
 
 /**
  * @param {string} tag
- * @param {Record<string, any>} [attributes] `class`, `style` as an object, `on…` listeners, the rest as attributes
+ * @param {Record<string, any>} [attributes] `class`, `style` as an object, `on…` listeners, the rest as
+ *   attributes: true is an empty one and false none, but words for `aria-…`
  * @param {...(Node | string | number | null | undefined)} children
  * @returns {HTMLElement}
  */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === undefined || value === null || value === false) continue;
-    if (name === "style") for (const [key, v] of Object.entries(value)) element.style.setProperty(key, String(v));
+    if (value === undefined || value === null) continue;
+    if (name.startsWith("aria-")) element.setAttribute(name, String(value));
+    else if (value === false) continue;
+    else if (name === "style")
+      for (const [key, v] of Object.entries(value)) element.style.setProperty(key, String(v));
     else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  for (const child of children) if (child !== null && child !== undefined) element.append(typeof child === "object" ? child : String(child));
+  for (const child of children)
+    if (child !== null && child !== undefined)
+      element.append(typeof child === "object" ? child : String(child));
   return element;
 }
 
@@ -35,8 +41,8 @@ export function svg(tag, attributes = {}, ...children) {
 const SIGNS = { "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽" };
 
 /**
- * A token's text as parts: plain text, or the visible sign of a character that would not show (or would turn the
- * direction of the text around it).
+ * A token's text as parts: plain text, or the visible sign of a character that would not show (or would turn
+ * the direction of the text around it).
  * @param {string} text
  * @returns {{text: string, sign: boolean}[]}
  */
@@ -46,7 +52,8 @@ export function visibleParts(text) {
   for (const character of text) {
     const code = /** @type {number} */ (character.codePointAt(0));
     const hidden = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Co}]/u.test(character) || character === "\u00a0";
-    const shown = SIGNS[character] ?? (hidden ? `U+${code.toString(16).toUpperCase().padStart(4, "0")}` : character);
+    const shown =
+      SIGNS[character] ?? (hidden ? `U+${code.toString(16).toUpperCase().padStart(4, "0")}` : character);
     const last = parts[parts.length - 1];
     if (last && !hidden && !last.sign) last.text += shown;
     else parts.push({ text: shown, sign: hidden });
@@ -62,11 +69,17 @@ export function tokenElement(text, attributes = {}) {
   const element = h("bdi", { ...attributes, class: `sl-token ${attributes.class ?? ""}`.trim() });
   const parts = visibleParts(text);
   if (!parts.length) element.append(h("span", { class: "sl-sign" }, "∅"));
-  for (const part of parts) element.append(part.sign ? h("span", { class: "sl-sign" }, part.text) : part.text);
+  for (const part of parts)
+    element.append(part.sign ? h("span", { class: "sl-sign" }, part.text) : part.text);
   return element;
 }
 
 /** A token's text for labels and titles. @param {string} text */
 export function tokenName(text) {
-  return visibleParts(text).map((p) => p.text).join("").replace(/^ /, "·") || "∅";
+  return (
+    visibleParts(text)
+      .map((p) => p.text)
+      .join("")
+      .replace(/^ /, "·") || "∅"
+  );
 }

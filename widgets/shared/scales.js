@@ -16,7 +16,11 @@ export const MAX_ALPHA = 0.85;
 export function heat(value, max) {
   const share = max > 0 && Number.isFinite(value) ? Math.min(1, Math.abs(value) / max) : 0;
   if (share === 0) return { alpha: 0, line: 0, negative: false };
-  return { alpha: (0.12 + 0.88 * share) * MAX_ALPHA, line: share > 0.66 ? 3 : share > 0.33 ? 2 : 1, negative: value < 0 };
+  return {
+    alpha: (0.12 + 0.88 * share) * MAX_ALPHA,
+    line: share > 0.66 ? 3 : share > 0.33 ? 2 : 1,
+    negative: value < 0,
+  };
 }
 
 /** Set an element's heat. @param {HTMLElement} element @param {number} value @param {number} max */
@@ -40,12 +44,15 @@ export function blend(colour, page, alpha) {
 
 /** @param {number[]} colour */
 function luminance(colour) {
-  const [r, g, b] = colour.map((c) => (c / 255 <= 0.03928 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+  const [r, g, b] = colour.map((c) =>
+    c / 255 <= 0.03928 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4,
+  );
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 
-/** Three significant digits. @param {number} value @returns {string} */
+/** Three significant digits; a dash for what is no number. @param {number | null} value @returns {string} */
 export function short(value) {
+  if (value === null || !Number.isFinite(value)) return "–";
   if (value === 0) return "0";
   // a minus sign, which screen readers say: of a hyphen they say nothing
   if (value < 0) return `−${short(-value)}`;

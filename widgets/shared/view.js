@@ -1,5 +1,5 @@
 /**
- * What every view has: a frame with a banner, a selection that is shared through the model, errors that are shown.
+ * What every view has: a frame with a banner, what is chosen, questions, errors that are shown.
  * @typedef {import("../types.js").Bridge} Bridge
  * @typedef {import("../types.js").Model} Model
  * @typedef {import("../types.js").View} View
@@ -8,8 +8,8 @@ import { kernelBridge } from "./bridge.js";
 import { h } from "./dom.js";
 
 /**
- * Make an anywidget `render` of a view.
- * @param {(view: View) => (void | (() => void))} build
+ * Make a `render` as anywidget and exported pages call it.
+ * @param {(view: View) => void | Promise<void>} build draws the view and listens
  */
 export function rendering(build) {
   /** @param {{model: Model, el: HTMLElement}} context */
@@ -23,37 +23,11 @@ export function rendering(build) {
       banner.textContent = message;
       banner.hidden = !message;
     };
-    /** @type {Bridge} */
     const bridge = model.bridge ?? kernelBridge(model, say);
-    /** @type {(() => void)[]} */
-    const undo = [];
-    /** @type {View} */
-    const view = {
-      model, body, bridge, say,
-      latent: () => model.get("latent"),
-      choose(latent) {
-        if (latent === model.get("latent")) return;
-        model.set("latent", latent);
-        model.save_changes();
-      },
-      onLatent(listener) {
-        const changed = () => listener(model.get("latent"));
-        model.on("change:latent", changed);
-        undo.push(() => model.off("change:latent", changed));
-      },
-      async ask(name, args) {
-        try {
-          return await bridge.ask(name, args);
-        } catch (error) {
-          say(error instanceof Error ? error.message : String(error));
-          return null;
-        }
-      },
-    };
-    const done = build(view);
+    const { view, close } = viewOf(model, bridge, body, say);
+    attempt(() => build(view), say);
     return () => {
-      undo.forEach((f) => f());
-      if (typeof done === "function") done();
+      close();
       bridge.close();
       root.remove();
     };
@@ -61,56 +35,65 @@ export function rendering(build) {
 }
 
 /**
- * Cards by latent: asked for once, the neighbours ahead of time.
- * @param {View} view
+ * @param {Model} model @param {Bridge} bridge @param {HTMLElement} body
+ * @param {(message: string) => void} say
+ * @returns {{view: View, close: () => void}}
  */
-export function cardCache(view) {
-  /** @type {Map<number, Promise<any>>} */
-  const held = new Map();
-  /** @param {number} latent */
-  const get = (latent) => {
-    let card = held.get(latent);
-    if (!card) {
-      card = view.bridge.ask("card", { latent });
-      card.catch(() => held.delete(latent));
-      held.set(latent, card);
-      if (held.size > 200) held.delete(/** @type {number} */ (held.keys().next().value));
-    }
-    return card;
+function viewOf(model, bridge, body, say) {
+  /** @type {(() => void)[]} */
+  const undo = [];
+  let closed = false;
+  /** @type {View["chosen"]} */
+  const chosen = (what) => model.get(what) ?? null;
+  /** @type {View} */
+  const view = {
+    body,
+    live: bridge.live,
+    say,
+    chosen,
+    option: (name) => model.get(name),
+    choose(choices) {
+      const news = Object.entries(choices).filter(([what, value]) => model.get(what) !== value);
+      for (const [what, value] of news) model.set(what, value);
+      if (news.length) model.save_changes();
+    },
+    follow(what, listener) {
+      const changed = () => attempt(() => listener(chosen(what)), say);
+      model.on(`change:${what}`, changed);
+      undo.push(() => model.off(`change:${what}`, changed));
+    },
+    async ask(question, args) {
+      try {
+        const answer = await bridge.ask(question, args);
+        return closed ? null : answer;
+      } catch (error) {
+        say(reasonOf(error));
+        return null;
+      }
+    },
+    request: (question, args) => bridge.ask(question, args),
   };
-  /** @param {(number | undefined)[]} latents */
-  const ahead = (latents) => latents.forEach((latent) => latent !== undefined && get(latent).catch(() => {}));
-  return { get, ahead };
+  const close = () => {
+    closed = true;
+    for (const f of undo) f();
+  };
+  return { view, close };
 }
 
 /**
- * Show the card of a latent in an element; a later call wins over an earlier one that is still under way.
- * @param {View} view @param {HTMLElement} place @param {(card: any) => HTMLElement} element
+ * Do it, and show what went wrong.
+ * @param {() => void | Promise<void>} work @param {(message: string) => void} say
  */
-export function cardPlace(view, place, element) {
-  const cards = cardCache(view);
-  let asked = 0;
-  return {
-    ahead: cards.ahead,
-    /** @param {number | null} latent */
-    async show(latent) {
-      const mine = ++asked;
-      if (latent === null || latent === undefined) {
-        place.replaceChildren(h("p", { class: "sl-hint" }, "Choose a latent to read its card."));
-        return;
-      }
-      place.setAttribute("aria-busy", "true");
-      try {
-        const card = await cards.get(latent);
-        if (mine === asked) {
-          place.replaceChildren(element(card));
-          view.say("");
-        }
-      } catch (error) {
-        if (mine === asked) view.say(error instanceof Error ? error.message : String(error));
-      } finally {
-        if (mine === asked) place.removeAttribute("aria-busy");
-      }
-    },
-  };
+async function attempt(work, say) {
+  try {
+    await work();
+  } catch (error) {
+    say(reasonOf(error));
+    throw error;
+  }
+}
+
+/** @param {unknown} error */
+export function reasonOf(error) {
+  return error instanceof Error ? error.message : String(error);
 }

@@ -1,4 +1,21 @@
-/** A model as anywidget gives it, answering questions from functions; for tests. */
+/** What Python sends of an answer of `{header, fields}`: for tests. */
+export function sent({ header = {}, fields = {} }) {
+  const described = [];
+  const buffers = [];
+  for (const [name, value] of Object.entries(fields)) {
+    const array = ArrayBuffer.isView(value);
+    const bytes = array ? new Uint8Array(value.buffer) : new TextEncoder().encode(JSON.stringify(value));
+    const dtype = array ? value.constructor.name.replace("Array", "").toLowerCase() : "json";
+    described.push({ name, dtype, shape: [array ? value.length : bytes.length] });
+    // at an odd offset, as in a message of several buffers
+    const moved = new Uint8Array(bytes.length + 1);
+    moved.set(bytes, 1);
+    buffers.push(new DataView(moved.buffer, 1));
+  }
+  return { header: { ...header, fields: described }, buffers };
+}
+
+/** A model as anywidget gives it, answering questions from functions. */
 export class FakeModel {
   constructor(state, answers) {
     this.state = { latent: null, ...state };
@@ -18,7 +35,8 @@ export class FakeModel {
     this.saved++;
   }
   on(event, listener) {
-    (this.listeners[event] ??= new Set()).add(listener);
+    this.listeners[event] ??= new Set();
+    this.listeners[event].add(listener);
   }
   off(event, listener) {
     this.listeners[event]?.delete(listener);
@@ -26,14 +44,18 @@ export class FakeModel {
   emit(event, ...values) {
     for (const listener of this.listeners[event] ?? []) listener(...values);
   }
+  /** Answer a question as the kernel does. */
+  answer(id, made) {
+    const { header, buffers } = sent(made);
+    this.emit("msg:custom", { id, ok: header }, buffers);
+  }
   send(message) {
     this.sent.push(message);
     const answer = this.answers?.[message.ask];
     if (!answer) return;
     Promise.resolve().then(() => {
       try {
-        const { header = {}, buffers = [] } = answer(message.args);
-        this.emit("msg:custom", { id: message.id, ok: header }, buffers.map((b) => new DataView(b.buffer)));
+        this.answer(message.id, answer(message.args));
       } catch (error) {
         this.emit("msg:custom", { id: message.id, error: error.message }, []);
       }
@@ -46,44 +68,64 @@ export class FakeModel {
 
 /** A card's answer. */
 export function card(latent, options = {}) {
-  const vocabulary = options.vocabulary ?? ["a", " b", "<img src=x onerror=alert(1)>", "\u202e"];
   const values = options.values ?? [0, 1.5, 0, -0.5];
   return {
     header: {
-      latent, label: options.label ?? "a label", wide: false, lens: { top: [["up", 1]], bottom: [["down", -2]], spread: 0.5 }, vocabulary,
-      stats: { count: 4, n_rows: 100, density: 0.04, mean: 0.5, min: 0.5, max: 1.5, negative: 0, mean_abs: 0.5, low: 0, high: 1.5, histogram: [1, 0, 3] },
-      windows: [{ kind: "top", peak: 1, value: 1.5, document: 0, start: 0, n: 4 }],
+      latent,
+      label: options.label ?? "a label",
+      lens: { top: [["up", 1]], bottom: [["down", -2]], spread: 0.5 },
+      vocabulary: options.vocabulary ?? ["a", " b", "<img src=x onerror=alert(1)>", "\u202e"],
+      stats: {
+        ...{ count: 4, n_rows: 100, density: 0.04, mean: 0.5, min: 0.5, max: 1.5 },
+        ...{ negative: 0, mean_abs: 0.5, low: 0, high: 1.5, histogram: [1, 0, 3] },
+      },
+      windows: [{ kind: "top", peak: 1, value: 1.5, row: 12, document: 3, n: 4 }],
       ...options.header,
     },
-    buffers: [Uint16Array.from([0, 1, 2, 3]), Float32Array.from(values)],
+    fields: { names: Uint16Array.from([0, 1, 2, 3]), values: Float32Array.from(values) },
   };
 }
 
 /** The card of a latent with two poles. */
 export function poles(latent) {
-  const stats = { count: 4, n_rows: 100, density: 0.04, mean: 0.25, min: -2, max: 1.5, negative: 1, mean_abs: 1.25, low: -2, high: 2, histogram: [1, 0, 1, 2] };
-  const windows = ["top", "bottom", "quantile"].map((kind, i) => ({ kind, peak: 1, value: [1.5, -2, 0.5][i], document: 0, start: 0, n: 2 }));
-  const made = card(latent, { header: { stats, windows, vocabulary: ["a", " b"] } });
-  return { ...made, buffers: [Uint16Array.from([0, 1, 0, 1, 0, 1]), Float32Array.from([0, 1.5, 0.25, -2, 0, 0.5])] };
+  const stats = {
+    ...{ count: 4, n_rows: 100, density: 0.04, mean: 0.25, min: -2, max: 1.5 },
+    ...{ negative: 1, mean_abs: 1.25, low: -2, high: 2, histogram: [1, 0, 1, 2] },
+  };
+  const windows = ["top", "bottom", "quantile"].map((kind, i) => {
+    return { kind, peak: 1, value: [1.5, -2, 0.5][i], row: 20 + i, document: 0, n: 2 };
+  });
+  const fields = {
+    names: Uint16Array.from([0, 1, 0, 1, 0, 1]),
+    values: Float32Array.from([0, 1.5, 0.25, -2, 0, 0.5]),
+  };
+  return { ...card(latent, { header: { stats, windows, vocabulary: ["a", " b"] } }), fields };
 }
 
 export function codes() {
   return {
-    header: { tokens: ["<s>", " one", " two", "\n"], counted: [false, true, true, true] },
-    buffers: [Int32Array.from([0, 1, 3, 4, 4]), Int32Array.from([9, 2, 5, 2]), Float32Array.from([9, 1, 3, 2])],
+    header: { facets: ["token"] },
+    fields: {
+      names: ["<s>", " one", " two", "\n"],
+      facets: Uint8Array.from([0, 0, 0, 0]),
+      counted: Uint8Array.from([0, 1, 1, 1]),
+      indptr: Int32Array.from([0, 1, 3, 4, 4]),
+      indices: Int32Array.from([9, 2, 5, 2]),
+      values: Float32Array.from([9, 1, 3, 2]),
+    },
   };
 }
 
-/** Codes of both signs: latent 5 is -3 on the third token. */
+/** Codes of both signs: latent 5 is -3 on the second token. */
 export function signedCodes() {
-  const { header, buffers } = codes();
-  return { header, buffers: [...buffers.slice(0, 2), Float32Array.from([9, 1, -3, 2])] };
+  return { ...codes(), fields: { ...codes().fields, values: Float32Array.from([9, 1, -3, 2]) } };
 }
 
 export function table(n) {
   const density = Float32Array.from({ length: n }, (_, j) => ((j * 7919) % n) / n);
-  return { header: { n }, buffers: [Int32Array.from({ length: n }, (_, j) => (density[j] ? 5 : 0)), density, density, density] };
+  const count = Int32Array.from(density, (d) => (d ? 5 : 0));
+  return { fields: { count, density, mean: density, max: density } };
 }
 
-export const names = (list) => ({ header: {}, buffers: [new TextEncoder().encode(JSON.stringify(list))] });
+export const names = (list) => ({ fields: { names: list } });
 export const settle = () => new Promise((resolve) => setTimeout(resolve, 20));

@@ -1,74 +1,37 @@
 // @vitest-environment jsdom
-import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { renderCard } from "../card.js";
-import { renderFeatures } from "../features.js";
-import { DEAD_MS, SLOW_MS, kernelBridge } from "../shared/bridge.js";
-import { tokenElement, visibleParts } from "../shared/dom.js";
-import { MAX_ALPHA, PALETTE, blend, contrast, heat, short, signed, spoken } from "../shared/scales.js";
-import { renderTokens } from "../tokens.js";
-import { FakeModel, card, codes, names, poles, settle, signedCodes, table } from "./fake.js";
+import { beforeEach, describe, expect, test } from "vitest";
+import { MAX_ALPHA } from "../shared/scales.js";
+import { render as renderCard } from "../views/card.js";
+import { render as renderFeatures } from "../views/features.js";
+import { render as renderTokens } from "../views/tokens.js";
+import { card, codes, FakeModel, names, poles, sent, settle, signedCodes, table } from "./fake.js";
 
 let el;
 beforeEach(() => {
   el = document.createElement("div");
   document.body.replaceChildren(el);
 });
-afterEach(() => vi.useRealTimers());
 
 const answers = (n = 100) => ({
   card: ({ latent }) => card(latent),
   codes,
   table: () => table(n),
   names: () => names(Array.from({ length: n }, (_, j) => `name ${j}`)),
-  search: ({ text }) => ({ header: { found: [[text.length, 2], [1, 1]] } }),
+  search: ({ text }) => ({
+    header: {
+      found: [
+        [text.length, 2],
+        [1, 1],
+      ],
+    },
+  }),
 });
-const key = (target, name) => target.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true, cancelable: true }));
+const key = (target, name) =>
+  target.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true, cancelable: true }));
 const $ = (selector) => el.querySelector(selector);
 const $$ = (selector) => [...el.querySelectorAll(selector)];
 
-describe("text is inert", () => {
-  test("characters that do not show are shown", () => {
-    expect(visibleParts("a\nb")).toEqual([{ text: "a", sign: false }, { text: "↵", sign: true }, { text: "b", sign: false }]);
-    expect(visibleParts("\u202e\u200b").map((p) => p.text)).toEqual(["U+202E", "U+200B"]);
-    expect(visibleParts("שלום").every((p) => !p.sign)).toBe(true);
-    expect(visibleParts("\ud800")[0].sign).toBe(true);
-  });
-  test("markup is text", () => {
-    const element = tokenElement("<img src=x onerror=alert(1)>");
-    expect(element.children.length).toBe(0);
-    expect(element.textContent).toBe("<img src=x onerror=alert(1)>");
-    expect(tokenElement("").textContent).toBe("∅");
-  });
-});
-
-describe("scales", () => {
-  test("text on any heat is readable", () => {
-    for (const theme of ["light", "dark"]) {
-      const { text, page, positive, negative } = PALETTE[theme];
-      for (const colour of [positive, negative]) {
-        for (let alpha = 0; alpha <= MAX_ALPHA; alpha += 0.05) expect(contrast(text, blend(colour, page, alpha))).toBeGreaterThanOrEqual(4.5);
-      }
-    }
-  });
-  test("heat grows with the value, in colour and in line", () => {
-    const steps = [0, 0.1, 0.5, 0.9, 1].map((v) => heat(v, 1));
-    expect(steps.map((s) => s.line)).toEqual([0, 1, 2, 3, 3]);
-    expect(steps.every((s, i) => i === 0 || s.alpha > steps[i - 1].alpha)).toBe(true);
-    expect(heat(-1, 1)).toMatchObject({ negative: true, line: 3 });
-    expect(heat(NaN, 1).alpha).toBe(0);
-    expect(heat(1, 0).alpha).toBe(0);
-  });
-  test("numbers are short", () => {
-    expect([0, 0.12345, 1.2345, 12.345, 123.45, 1e7, 1e-5].map(short)).toEqual(["0", "0.123", "1.23", "12.3", "123", "1.0e+7", "1.0e-5"]);
-  });
-});
-
 describe("signs", () => {
-  test("numbers tell theirs, to the eye and to the ear", () => {
-    expect([-1.2345, -1e-5, 0].map(short)).toEqual(["−1.23", "−1.0e-5", "0"]);
-    expect([1.5, -1.5, 0].map(signed)).toEqual(["+1.50", "−1.50", "0"]);
-    expect([1.5, -1.5, -1e-5, 0].map(spoken)).toEqual(["1.50", "minus 1.50", "minus 1.0e-5", "0"]);
-  });
   test("a text shows both signs, and says so", async () => {
     renderTokens({ model: new FakeModel({}, { ...answers(), codes: signedCodes }), el });
     await settle();
@@ -95,8 +58,16 @@ describe("signs", () => {
     renderCard({ model: new FakeModel({ latent: 3 }, { card: ({ latent }) => poles(latent) }), el });
     await settle();
     const sections = $$(".sl-card section").filter((s) => s.querySelector(".sl-windows"));
-    expect(sections.map((s) => s.querySelector("h4").textContent)).toEqual(["+Strongest of the positive pole", "−Strongest of the negative pole", "From weak to strong"]);
-    expect(sections.map((s) => s.querySelector("li .sl-value").textContent)).toEqual(["+1.50", "−2.00", "+0.500"]);
+    expect(sections.map((s) => s.querySelector("h4").textContent)).toEqual([
+      "+Strongest of the positive pole",
+      "−Strongest of the negative pole",
+      "From weak to strong",
+    ]);
+    expect(sections.map((s) => s.querySelector("li .sl-value").textContent)).toEqual([
+      "+1.50",
+      "−2.00",
+      "+0.500",
+    ]);
     const [weak, peak] = sections[1].querySelectorAll(".sl-token");
     expect([weak, peak].map((t) => t.classList.contains("sl-negative"))).toEqual([false, true]);
     expect([weak.title, peak.title]).toEqual(["a  +0.250", "·b  −2.00"]);
@@ -110,8 +81,14 @@ describe("signs", () => {
   test("each pole has the tokens that it raises", async () => {
     renderCard({ model: new FakeModel({ latent: 3 }, { card: ({ latent }) => poles(latent) }), el });
     await settle();
-    const sides = [...$(".sl-lens").children].map((side) => [side.querySelector("h5").textContent, side.querySelector("li").textContent]);
-    expect(sides).toEqual([["+positive pole", "up+1.00"], ["−negative pole", "down+2.00"]]);
+    const sides = [...$(".sl-lens").children].map((side) => [
+      side.querySelector("h5").textContent,
+      side.querySelector("li").textContent,
+    ]);
+    expect(sides).toEqual([
+      ["+positive pole", "up+1.00"],
+      ["−negative pole", "down+2.00"],
+    ]);
     el.replaceChildren();
     renderCard({ model: new FakeModel({ latent: 3 }, answers()), el });
     await settle();
@@ -123,7 +100,9 @@ describe("signs", () => {
     await settle();
     expect($$(".sl-bar").map((b) => b.classList.contains("sl-negative"))).toEqual([true, true, false, false]);
     expect($(".sl-zero").getAttribute("x1")).toBe("11.5");
-    expect($(".sl-histogram").getAttribute("aria-label")).toBe("histogram of 4 values from minus 2.00 to 2.00, 1 of them negative");
+    expect($(".sl-histogram").getAttribute("aria-label")).toBe(
+      "histogram of 4 values from minus 2.00 to 2.00, 1 of them negative",
+    );
     el.replaceChildren();
     renderCard({ model: new FakeModel({ latent: 3 }, answers()), el });
     await settle();
@@ -131,60 +110,19 @@ describe("signs", () => {
     expect($$(".sl-bar.sl-negative").length).toBe(0);
   });
   test("strongest is by either sign", async () => {
-    const header = { n: 3 };
-    const [density, max, min] = [[0.3, 0.2, 0.1], [1, 2, 0], [-0.5, 0, -5]].map((v) => Float32Array.from(v));
-    const signedTable = () => ({ header, buffers: [Int32Array.from([5, 5, 5]), density, density, max, min] });
+    const [density, max, min] = [
+      [0.3, 0.2, 0.1],
+      [1, 2, 0],
+      [-0.5, 0, -5],
+    ].map((v) => Float32Array.from(v));
+    const count = Int32Array.from([5, 5, 5]);
+    const signedTable = () => ({ fields: { count, density, mean: density, max, min } });
     renderFeatures({ model: new FakeModel({}, { ...answers(3), table: signedTable }), el });
     await settle();
     const order = $("select");
     order.value = "max";
     order.dispatchEvent(new Event("change"));
     expect($$(".sl-row").map((row) => row.dataset.latent)).toEqual(["2", "1", "0"]);
-  });
-});
-
-describe("bridge", () => {
-  test("answers find their questions, in any order", async () => {
-    const model = new FakeModel({}, null);
-    const bridge = kernelBridge(model, () => {});
-    const [first, second] = [bridge.ask("card", { latent: 1 }), bridge.ask("card", { latent: 2 })];
-    model.emit("msg:custom", { id: 1, ok: "two" }, []);
-    model.emit("msg:custom", { id: 0, ok: "one" }, []);
-    expect([(await first).header, (await second).header]).toEqual(["one", "two"]);
-  });
-  test("a kernel that does not answer is said, once it is late", async () => {
-    vi.useFakeTimers();
-    const said = [];
-    const bridge = kernelBridge(new FakeModel({}, null), (m) => said.push(m));
-    const asked = bridge.ask("card", {}).catch((e) => e.message);
-    vi.advanceTimersByTime(SLOW_MS);
-    expect(said.at(-1)).toMatch(/Waiting/);
-    vi.advanceTimersByTime(DEAD_MS);
-    expect(await asked).toMatch(/does not answer/);
-    expect(said.at(-1)).toMatch(/does not answer/);
-  });
-  test("a kernel that runs other cells is waited for", async () => {
-    vi.useFakeTimers();
-    const said = [];
-    const model = new FakeModel({}, null);
-    model.widget_manager = { kernel: { status: "busy" } };
-    const asked = kernelBridge(model, (m) => said.push(m)).ask("card", { latent: 1 });
-    vi.advanceTimersByTime(10 * DEAD_MS);
-    expect(said.at(-1)).toMatch(/busy/);
-    model.emit("msg:custom", { id: 0, ok: "late" }, []);
-    expect((await asked).header).toBe("late");
-    expect(said.at(-1)).toBe("");
-  });
-  test("what came along with the view is not asked for", async () => {
-    const buffers = [new DataView(Uint8Array.from([1, 2]).buffer)];
-    const model = new FakeModel({ opening: { "card:7": { header: { latent: 7 }, buffers } } }, null);
-    const bridge = kernelBridge(model, () => {});
-    const card = await bridge.ask("card", { latent: 7 });
-    expect([...card.buffers[0]]).toEqual([1, 2]);
-    expect(model.sent).toEqual([]);
-    bridge.ask("card", { latent: 8 });
-    expect(model.sent.length).toBe(1);
-    bridge.close();
   });
 });
 
@@ -199,8 +137,25 @@ describe("tokens", () => {
     const { model } = await show();
     const before = model.sent.length;
     $$(".sl-text .sl-token")[1].dispatchEvent(new Event("pointerover", { bubbles: true }));
-    expect($$(".sl-detail .sl-chip").map((c) => c.querySelector(".sl-number").textContent)).toEqual(["#5", "#2"]);
+    expect($$(".sl-detail .sl-chip").map((c) => c.querySelector(".sl-number").textContent)).toEqual([
+      "#5",
+      "#2",
+    ]);
     expect(model.sent.length).toBe(before);
+  });
+  test("what a position shows is called by its name", async () => {
+    const mixed = () => {
+      const { fields } = codes();
+      return {
+        header: { facets: ["token", "patch"] },
+        fields: { ...fields, facets: Uint8Array.from([0, 0, 1, 1]) },
+      };
+    };
+    renderTokens({ model: new FakeModel({}, { ...answers(), codes: mixed }), el });
+    await settle();
+    expect($(".sl-legend").textContent).toContain("strongest latent of each row");
+    $$(".sl-text .sl-token")[2].dispatchEvent(new Event("pointerover", { bubbles: true }));
+    expect($(".sl-detail").textContent).toContain("patch 2");
   });
   test("a click pins, a latent colours, clear takes it back", async () => {
     const { model } = await show();
@@ -283,7 +238,11 @@ describe("features", () => {
     expect($(".sl-count").textContent).toContain("100 of 100");
   });
   test("an error of the kernel is shown", async () => {
-    await show(100, { card: () => { throw new Error("latent must be in 0..9"); } });
+    await show(100, {
+      card: () => {
+        throw new Error("latent must be in 0..9");
+      },
+    });
     $$(".sl-row")[0].click();
     await settle();
     expect($(".sl-banner").hidden).toBe(false);
@@ -306,7 +265,7 @@ describe("card", () => {
     renderCard({ model, el });
     model.set("latent", 4);
     const [first, second] = model.sent;
-    const send = (m) => model.emit("msg:custom", { id: m.id, ok: card(m.args.latent).header }, card(m.args.latent).buffers.map((b) => new DataView(b.buffer)));
+    const send = (m) => model.answer(m.id, card(m.args.latent));
     send(second);
     await settle();
     send(first);
@@ -314,18 +273,78 @@ describe("card", () => {
     expect($(".sl-card").dataset.latent).toBe("4");
   });
   test("shows what it was given, as text", async () => {
-    renderCard({ model: new FakeModel({ latent: 3 }, { card: ({ latent }) => card(latent, { label: "<b>bold</b>" }) }), el });
+    renderCard({
+      model: new FakeModel({ latent: 3 }, { card: ({ latent }) => card(latent, { label: "<b>bold</b>" }) }),
+      el,
+    });
     await settle();
     expect($("h3").textContent).toBe("#3 <b>bold</b>");
-    expect($$(".sl-window .sl-token").map((t) => t.textContent)).toEqual(["a", " b", "<img src=x onerror=alert(1)>", "U+202E"]);
+    expect($$(".sl-window .sl-token").map((t) => t.textContent)).toEqual([
+      "a",
+      " b",
+      "<img src=x onerror=alert(1)>",
+      "U+202E",
+    ]);
     expect($$(".sl-window .sl-token")[3].classList.contains("sl-negative")).toBe(true);
     expect(el.querySelector("img")).toBe(null);
     expect($$(".sl-bar").length).toBe(3);
   });
   test("a latent that never fires has a card too", async () => {
-    const stats = { count: 0, n_rows: 100, density: 0, mean: 0, min: 0, max: 0, low: 0, high: 1, histogram: [0, 0] };
-    renderCard({ model: new FakeModel({ latent: 3 }, { card: () => ({ header: { ...card(3).header, stats, windows: [], label: "" }, buffers: [new Uint16Array(0), new Float32Array(0)] }) }), el });
+    const stats = {
+      count: 0,
+      n_rows: 100,
+      density: 0,
+      mean: 0,
+      min: 0,
+      max: 0,
+      low: 0,
+      high: 1,
+      histogram: [0, 0],
+    };
+    renderCard({
+      model: new FakeModel(
+        { latent: 3 },
+        {
+          card: () => ({
+            header: { ...card(3).header, stats, windows: [], label: "" },
+            fields: { names: new Uint16Array(0), values: new Float32Array(0) },
+          }),
+        },
+      ),
+      el,
+    });
     await settle();
     expect($(".sl-card").textContent).toContain("never fires");
+  });
+  test("choosing a window chooses its row and document", async () => {
+    const model = new FakeModel({ latent: 3, row: null, document: null }, answers());
+    renderCard({ model, el });
+    await settle();
+    $(".sl-windows button").click();
+    expect([model.state.row, model.state.document, model.saved]).toEqual([12, 3, 1]);
+    expect($(".sl-windows li").getAttribute("aria-current")).toBe("true");
+    model.set("row", 4);
+    expect($(".sl-windows li").getAttribute("aria-current")).toBe("false");
+  });
+  test("values in steps are those of the steps", async () => {
+    const fields = { names: Uint16Array.from([0, 1, 2, 3]), values: Uint8Array.from([10, 40, 9, 10]) };
+    const stepped = () => ({ ...card(3, { header: { quantum: 0.05, zero: 10 } }), fields });
+    renderCard({ model: new FakeModel({ latent: 3 }, { card: stepped }), el });
+    await settle();
+    expect($$(".sl-window .sl-token").map((t) => t.title)).toEqual([
+      "a",
+      "·b  1.50",
+      "<img src=x onerror=alert(1)>  −0.050",
+      "U+202E",
+    ]);
+  });
+  test("an answer that is not what it says is told", async () => {
+    const model = new FakeModel({ latent: 3 }, null);
+    renderCard({ model, el });
+    const wrong = sent(card(3));
+    wrong.header.fields[1].shape = [5];
+    model.emit("msg:custom", { id: 0, ok: wrong.header }, wrong.buffers);
+    await settle();
+    expect($(".sl-banner").textContent).toBe("Field values must have 20 bytes. Got 16.");
   });
 });

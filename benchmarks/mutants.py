@@ -1,0 +1,183 @@
+"""Whether the tests notice: each mutation below breaks one promise of the code, in a copy, and runs the tests
+that should fail.
+
+python benchmarks/mutants.py [--only WORD] [--all]
+
+--only: mutations with this word in their name or file. --all: run the whole suite for each, not only the
+named tests (hours). Ends with 1 where a mutation is missed, or where its text is no longer in the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+PARTS = (
+    *("saelab", "tests", "widgets", "notebooks", "docs", "tools", "benchmarks"),
+    *("pyproject.toml", "Makefile", "README.md", "constraints.txt", "CHANGELOG.md", "LICENSE"),
+)
+
+
+class Mutation(NamedTuple):
+    """`old`, found once in `file`, becomes `new`; one of `tests`, files under tests/, should fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+CONTRACT = "contracts/test_sparsifiers"
+SUBJECTS = "contracts/test_subject unit/test_torch_module unit/test_language"
+MUTATIONS = [
+    # what 381 configurations of the sparsifiers' contract proved, and 90 prove now
+    Mutation("TopK keeps negative codes on its fast path", "saelab/sae/sparsifiers.py",
+             "        return top_k_csr(pre, self.k)\n\n    def activation(self, pre: Tensor, indices: Tensor)"
+             " -> Tensor:\n        return pre.relu()",
+             "        return top_k_csr(pre, self.k)\n\n    def activation(self, pre: Tensor, indices: Tensor)"
+             " -> Tensor:\n        return pre",
+             CONTRACT),
+    Mutation("AbsTopK ranks by value, not by size", "saelab/sae/sparsifiers.py",
+             "return top_k_csr(pre, self.k, signed=True)", "return top_k_csr(pre, self.k)", CONTRACT),
+    Mutation("GroupMax loses the last latent of uneven groups", "saelab/sae/sparsifiers.py",
+             ".minimum(starts[1:, None] - 1)", ".minimum(starts[1:, None] - 2).clamp_min(0)", CONTRACT),
+    Mutation("layernorm is not undone", "saelab/sae/model.py",
+             "return out if scale is None else out * scale.norm + scale.mean",
+             "return out if scale is None else out * scale.norm", CONTRACT),
+    Mutation("b_dec is always subtracted from the input", "saelab/sae/model.py",
+             'if self.config.options.get("apply_b_dec_to_input", False):',
+             "if self.config.d_out is None:", CONTRACT),
+    Mutation("a constant row divides by zero under layernorm", "saelab/sae/model.py",
+             "norm(dim=-1, keepdim=True).clamp_min(1) * size", "norm(dim=-1, keepdim=True) * size", CONTRACT),
+    # kernels
+    Mutation("ties at the boundary go to any latent", "saelab/sae/kernels.py",
+             "    if tied.any():\n        indices = indices.clone()",
+             "    if False:\n        indices = indices.clone()", "unit/test_sae"),
+    Mutation("the sparse gradient of b_dec has the wrong sign", "saelab/sae/kernels.py",
+             "d_b_in = -(W_enc @ d_b_enc)", "d_b_in = W_enc @ d_b_enc", CONTRACT),
+    # training
+    Mutation("the matryoshka loss leaves out its first prefix", "saelab/training/losses.py",
+             "return torch.stack(parts).cumsum(0)", "return torch.stack(parts).cumsum(0)[1:]",
+             "unit/test_architectures unit/test_parts unit/test_training"),
+    Mutation("a latent that fires stays dead", "saelab/training/losses.py",
+             "self.since[fired > 0] = 0", "self.since[fired > 1] = 0",
+             "unit/test_training unit/test_choices golden/test_golden_training"),
+    Mutation("the learning rate does not fall", "saelab/training/session.py",
+             "return rise * fall", "return rise", "unit/test_training"),
+    Mutation("Adam's second moments are not restored", "saelab/training/session.py",
+             'for key in ("step", "exp_avg", "exp_avg_sq"):', 'for key in ("step", "exp_avg"):',
+             "unit/test_architectures unit/test_training_resuming unit/test_killing"),
+    Mutation("only the last checkpoint is kept", "saelab/training/checkpoints.py",
+             '"saelab-checkpoint", 1, 2', '"saelab-checkpoint", 1, 1', "unit/test_training_resuming"),
+    Mutation("ranks do not add their gradients up", "saelab/training/session.py",
+             "        dist.rows.sum_gradients(list(self.parameters.values()))\n", "", "unit/test_dist"),
+    # stores
+    Mutation("the least value of merged parts is the first part's", "saelab/stores/summaries.py",
+             'low, high = extreme("min", np.minimum, np.inf)', "low, high = parts[0].min",
+             "unit/test_merging"),
+    Mutation("documents of merged parts keep their numbers", "saelab/stores/merging.py",
+             '"document": part.number[document] + part.offset}', '"document": part.number[document]}',
+             "unit/test_merging"),
+    Mutation("examples are the weakest", "saelab/stores/summaries.py",
+             "left[np.lexsort((-strength[left], fired[left]))]",
+             "left[np.lexsort((strength[left], fired[left]))]",
+             "unit/test_summaries unit/test_feature_store"),
+    # files of others
+    Mutation("NaN in a file is let in", "saelab/formats/reading.py",
+             "if not whole and not _finite(to):", "if False:", "unit/test_formats"),
+    Mutation("a name may lead out of its folder", "saelab/formats/reading.py",
+             '        or ".." in parts.parts\n', "",
+             "unit/test_formats unit/test_formats_releases"),
+    # subjects, harvesting, edits
+    Mutation("an edit writes into the tensor that others read", "saelab/subjects/hooks.py",
+             "new = edit(acts.clone())", "new = edit(acts)",
+             SUBJECTS),
+    Mutation("an edited tensor has other strides", "saelab/subjects/hooks.py",
+             "flow = _same_layout(at.back(acts_now, own), own)", "flow = at.back(acts_now, own)",
+             SUBJECTS),
+    Mutation("a repeated BOS counts as a row", "saelab/harvesting/packing.py",
+             "bos = replace(bos, counted=[False] * has_bos)", "pass",
+             "unit/test_packing unit/test_harvesting"),
+    Mutation("max_rows is not exact", "saelab/harvesting/batches.py",
+             "            yield _cut(batch, left)\n", "            yield batch\n",
+             "unit/test_harvesting unit/test_packing"),
+    Mutation("the loss recovered ignores the ablation", "saelab/analysis/evals.py",
+             "recovered = (ablated - loss) / (ablated - clean)", "recovered = (ablated - loss) / ablated",
+             "unit/test_analysis"),
+    # views, config, command line
+    Mutation("a small negative code is quantised to 0", "saelab/widgets/encode.py",
+             'steps = np.where((values != 0) & (steps == header["zero"])', 'steps = np.where((values > 1e9)',
+             "unit/test_widgets"),
+    Mutation("an unknown key of a config is passed over", "saelab/config.py",
+             "        if key not in known:\n", "        if False:\n", "unit/test_config"),
+    Mutation("a job goes on with what another one left", "saelab/stores/manifest.py",
+             "    if old == spec:\n        return\n", "    return\n", "unit/test_jobs unit/test_merging"),
+]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Whether the tests notice broken code")
+    parser.add_argument("--only", default="", help="mutations with this in their name or file")
+    parser.add_argument("--all", action="store_true", help="the whole suite for each")
+    options = parser.parse_args()
+    chosen = [m for m in MUTATIONS if options.only in f"{m.name} {m.file}"]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "saelab"
+        _copy(copy)
+        missed = []
+        width = max(len(m.name) for m in chosen)
+        for mutation in chosen:
+            said = _judge(copy, mutation, options.all)
+            print(f"{mutation.name:{width}}  {mutation.file:32}  {said}", flush=True)
+            missed += [mutation] * (not said.startswith("tests/"))
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} mutations are noticed")
+    sys.exit(bool(missed))
+
+
+def _copy(copy: Path) -> None:
+    copy.mkdir()
+    ignored = shutil.ignore_patterns("__pycache__", "node_modules")
+    for name in PARTS:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=ignored)
+        elif source.exists():
+            shutil.copy(source, copy)
+    shared = ROOT.parent / "shared"
+    if shared.is_dir():
+        (copy.parent / "shared").symlink_to(shared)
+
+
+def _judge(copy: Path, mutation: Mutation, everything: bool) -> str:
+    """The first test that fails, or why none does."""
+    path = copy / mutation.file
+    text = path.read_text()
+    if text.count(mutation.old) != 1:
+        return f"IS NO LONGER POSSIBLE: {text.count(mutation.old)} places have its text"
+    path.write_text(text.replace(mutation.old, mutation.new))
+    environment = os.environ | {"PYTHONPATH": str(copy), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    tests = ["tests"] if everything else [f"tests/{name}.py" for name in mutation.tests.split()]
+    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    try:
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    finally:
+        path.write_text(text)
+    failed = re.search(r"^(?:FAILED|ERROR) (tests/\S+)", done.stdout, re.M)
+    if done.returncode == 1 and failed:
+        return failed[1]
+    return (
+        "IS MISSED" if done.returncode == 0 else f"ENDS PYTEST WITH {done.returncode}: {done.stdout[-500:]}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What goes over the wire, and into exported pages: a JSON header and named binary fields."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from saelab.types import ConfigError
+
+# those that a browser has typed arrays for
+DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
+
+
+class Packed(NamedTuple):
+    """An answer."""
+
+    header: dict[str, Any]
+    """what JSON can hold; the key "fields" is taken"""
+    fields: Mapping[str, Any] = {}
+    """by name: numpy arrays of one of DTYPES or bool (sent as uint8), or a value that is sent as JSON and in
+    bytes, such as a long list of strings"""
+
+    def encoded(self) -> tuple[dict[str, Any], list[bytes]]:
+        """As it is sent.
+
+        Returns:
+            The header with a description of the fields, `{name, dtype, shape}` each, and their bytes in the
+            same order. The descriptions are a list, since notebooks sort the keys of what they save.
+
+        Raises:
+            ConfigError: A field has a dtype that browsers have no array for.
+        """
+        described, buffers = [], []
+        for name, value in self.fields.items():
+            if isinstance(value, np.ndarray):
+                dtype, data = _bytes(name, value)
+                shape = list(value.shape)
+            else:
+                dtype, data = "json", json.dumps(value, ensure_ascii=False).encode()
+                shape = [len(data)]
+            described.append({"name": name, "dtype": dtype, "shape": shape})
+            buffers.append(data)
+        return {**self.header, "fields": described}, buffers
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def clean(text: str) -> str:
+    """Text that JSON and UTF-8 can carry: lone surrogates become the replacement character."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def rounded(value: float) -> float | None:
+    """Six significant digits: more than is shown, fewer bytes than all. None where JSON has no number."""
+    short = float(f"{value:.6g}")
+    return short if short - short == 0 else None  # a page has 70 of these for each latent
+
+
+def _bytes(name: str, array: np.ndarray) -> tuple[str, bytes]:
+    """dtype, and little-endian bytes."""
+    dtype = "uint8" if array.dtype == np.bool_ else array.dtype.name
+    if dtype not in DTYPES:
+        message = (
+            f"A field must be an array of {', '.join(DTYPES)} or bool. Got {name!r} of {dtype}. "
+            f"Cast it, e.g. with .astype(np.float32)."
+        )
+        raise ConfigError(message)
+    return dtype, np.ascontiguousarray(array, dtype=np.dtype(dtype).newbyteorder("<")).tobytes()

@@ -1,0 +1,117 @@
+"""The whole path on SmolLM2-135M-Instruct out of its GGUF file: harvest, train, evaluate, look, export."""
+
+from __future__ import annotations
+
+import pytest
+import real_models
+import torch
+
+import saelab
+
+LAYER = 12
+HOOK = f"blocks.{LAYER}.hook_resid_post"
+MESSAGES = [
+    {"role": "user", "content": "Name the capital of France."},
+    {"role": "assistant", "content": "It is Paris."},
+]
+
+
+@pytest.fixture(scope="module")
+def acts(smollm2, tmp_path_factory):
+    texts, _ = real_models.texts(260, characters=500)
+    out = tmp_path_factory.mktemp("smollm2") / "acts"
+    return saelab.harvest(smollm2, texts, [HOOK], out, max_rows=20_000, progress=False)
+
+
+@pytest.fixture(scope="module")
+def sae(acts):
+    config = saelab.recipe("topk", d_in=576, d_sae=2048, k=32, hook=HOOK)
+    return saelab.train(config, acts, steps=250, batch_size=1024, seed=0, progress=False).sae.eval()
+
+
+@pytest.fixture(scope="module")
+def lab(smollm2, sae, tmp_path_factory):
+    texts, _ = real_models.texts(320, characters=300)
+    out = tmp_path_factory.mktemp("smollm2") / "features"
+    store = saelab.index(smollm2, sae, texts[-60:], out, max_rows=3_000, progress=False)
+    return saelab.Lab(smollm2, sae, store)
+
+
+def test_it_knows_and_answers_in_its_template(smollm2):
+    assert smollm2.generate("The capital of France is", max_new_tokens=1) == "The capital of France is Paris"
+    asked = smollm2.tokenizer.apply_chat_template(MESSAGES[:1], tokenize=False, add_generation_prompt=True)
+    assert "Paris" in smollm2.generate(asked, max_new_tokens=12).partition("assistant")[2]
+    ids, own = smollm2.chat_tokens([("user", MESSAGES[0]["content"])])
+    assert smollm2.token_strings(ids)[0] == "<|im_start|>"
+    content = [i for i, special in zip(ids, own, strict=True) if not special]
+    assert "".join(smollm2.token_strings(content)) == MESSAGES[0]["content"]
+
+
+def test_hook_values_are_the_librarys_hidden_states_bit_for_bit(smollm2):
+    inputs = smollm2.prepare(["The capital of France is Paris.", "It rained."])
+    with torch.no_grad():
+        states = smollm2.model(**inputs.data, use_cache=False, output_hidden_states=True).hidden_states
+    names = {"hook_embed": 0, "blocks.0.hook_resid_post": 1, HOOK: LAYER + 1,
+             "blocks.28.hook_resid_post": 29, "blocks.29.hook_resid_pre": 29}  # fmt: skip
+    acts = smollm2.run(inputs, read=list(names), output=False).acts
+    for name, i in names.items():
+        assert torch.equal(acts[name], states[i]), name
+        assert not torch.equal(acts[name], states[i - 1 if i else 1]), name
+
+
+def test_it_is_the_librarys_own_reading(smollm2):
+    """Without the cache: transformers reads the GGUF file itself."""
+    import transformers
+
+    path = real_models.smollm2_file()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+    inputs = smollm2.prepare(["The capital of France is Paris.", "It rained."])
+    real = inputs.data["attention_mask"].bool()
+    with torch.no_grad():
+        expected = theirs(**inputs.data, use_cache=False).logits[real]
+    got = smollm2.run(inputs).output[real]
+    assert expected.abs().max() > 10
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=0)
+
+
+def test_harvested_rows_are_those_of_the_model(smollm2, acts):
+    assert len(acts) == 20_000
+    texts, _ = real_models.texts(1, characters=500)
+    alone = smollm2.run(smollm2.prepare(texts), read=HOOK, output=False).acts[HOOK][0, 1:]  # without BOS
+    stored = acts.rows(range(len(alone)), HOOK).acts.float()
+    assert ((stored - alone).norm(dim=-1) / alone.norm(dim=-1)).max() < 1e-3
+
+
+def test_a_trained_sae_beside_an_untrained_one(smollm2, sae):
+    texts, _ = real_models.texts(420, characters=300)
+    report = saelab.evaluate(sae, smollm2, texts[-25:], max_rows=1_000)
+    assert report.sae.fvu < 0.5 * report.untrained.fvu, report
+    assert report.sae.loss_recovered > report.untrained.loss_recovered + 0.3, report
+    assert report.sae.loss_recovered < 1
+    assert report.sae.l0 == pytest.approx(32, abs=4)
+
+
+def test_cards_and_search(lab):
+    assert (lab.store.n_latents, lab.store.n_rows) == (2048, 3_000)
+    busy = int(lab.store.latents().sort_values("count", ascending=False)["latent"].iloc[300])
+    card = lab.card(busy)
+    assert card.top.windows[0].value == card.stats.max > 0
+    assert len(card.lens.top) > 0
+    assert lab.feature(busy).text() == str(card)
+    found = lab.search("The war ended in the summer.", n=5)
+    assert len(found) == 5
+    assert found[0][1] >= found[-1][1] > 0
+
+
+def test_a_heatmap_in_the_chat_template_and_its_page(smollm2, lab, tmp_path):
+    text = smollm2.tokenizer.apply_chat_template(MESSAGES, tokenize=False)
+    view = lab.tokens(text)
+    codes = lab.codes(text)
+    assert codes.tokens[0] == "<|im_start|>"
+    assert "".join(codes.tokens) == text
+    page = tmp_path / "page.html"
+    view.export(page)
+    html = page.read_text(encoding="utf-8")
+    assert "Paris" in html
+    assert "<script" in html
+    assert len(html) > 50_000

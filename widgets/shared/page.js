@@ -1,0 +1,72 @@
+/**
+ * An exported page: its views share one selection, and the answers that they have in common.
+ * @typedef {import("../types.js").Choice} Choice
+ * @typedef {import("../types.js").Model} Model
+ * @typedef {import("../types.js").PageData} PageData
+ * @typedef {import("../types.js").PageEntry} PageEntry
+ */
+import { openShelf, pageBridge } from "./shelves.js";
+
+/**
+ * @param {PageData} data @param {HTMLElement[]} places one a view
+ * @param {Record<string, (context: {model: Model, el: HTMLElement}) => void>} renders by kind
+ */
+export function renderPage(data, places, renders) {
+  const shelves = data.shelves.map(openShelf);
+  const selections = data.selections.map(selectionOf);
+  data.views.forEach((entry, i) => {
+    const model = modelOf(entry, selections[entry.selection]);
+    renders[entry.kind]({ model: { ...model, bridge: pageBridge(shelves, entry.shelves) }, el: places[i] });
+  });
+}
+
+/** What is chosen, and who wants to know of a change. @param {Partial<Record<Choice, any>>} opening */
+export function selectionOf(opening) {
+  const chosen = { ...opening };
+  /** @type {Set<() => void>} */
+  const listeners = new Set();
+  const changed = () => {
+    for (const listener of [...listeners]) listener();
+  };
+  return { chosen, listeners, changed };
+}
+
+/**
+ * The model of one view, as anywidget would give it.
+ * @param {Pick<PageEntry, "follows" | "options">} entry @param {ReturnType<typeof selectionOf>} selection
+ * @returns {Model}
+ */
+export function modelOf({ follows, options }, { chosen, listeners, changed }) {
+  /** @type {Map<() => void, () => void>} listener -> what calls it when its value is another */
+  const watching = new Map();
+  /** @param {string} name @returns {name is Choice} */
+  const followed = (name) => follows.includes(/** @type {Choice} */ (name));
+  /** @param {string} name */
+  const get = (name) => (followed(name) ? (chosen[name] ?? null) : options[name]);
+  return {
+    get,
+    set(name, value) {
+      if (followed(name)) chosen[name] = value;
+    },
+    save_changes: changed,
+    send() {},
+    on(event, listener) {
+      const name = event.replace("change:", "");
+      if (!followed(name)) return;
+      let last = get(name);
+      const watcher = () => {
+        const now = get(name);
+        if (now === last) return;
+        last = now;
+        listener();
+      };
+      watching.set(listener, watcher);
+      listeners.add(watcher);
+    },
+    off(_, listener) {
+      const watcher = watching.get(listener);
+      if (watcher) listeners.delete(watcher);
+      watching.delete(listener);
+    },
+  };
+}

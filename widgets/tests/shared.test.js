@@ -1,0 +1,195 @@
+// @vitest-environment jsdom
+import { afterEach, describe, expect, test, vi } from "vitest";
+import { decode, keyOf } from "../shared/answers.js";
+import { DEAD_MS, kernelBridge, SLOW_MS } from "../shared/bridge.js";
+import { h, tokenElement, visibleParts } from "../shared/dom.js";
+import { blend, contrast, heat, MAX_ALPHA, PALETTE, short, signed, spoken } from "../shared/scales.js";
+import { rendering } from "../shared/view.js";
+import { FakeModel, sent, settle } from "./fake.js";
+
+afterEach(() => vi.useRealTimers());
+
+describe("text is inert", () => {
+  test("characters that do not show are shown", () => {
+    expect(visibleParts("a\nb")).toEqual([
+      { text: "a", sign: false },
+      { text: "↵", sign: true },
+      { text: "b", sign: false },
+    ]);
+    expect(visibleParts("\u202e\u200b").map((p) => p.text)).toEqual(["U+202E", "U+200B"]);
+    expect(visibleParts("שלום").every((p) => !p.sign)).toBe(true);
+    expect(visibleParts("\ud800")[0].sign).toBe(true);
+  });
+  test("markup is text", () => {
+    const element = tokenElement("<img src=x onerror=alert(1)>");
+    expect(element.children.length).toBe(0);
+    expect(element.textContent).toBe("<img src=x onerror=alert(1)>");
+    expect(tokenElement("").textContent).toBe("∅");
+  });
+});
+
+describe("scales", () => {
+  test("text on any heat is readable", () => {
+    for (const theme of ["light", "dark"]) {
+      const { text, page, positive, negative } = PALETTE[theme];
+      for (const colour of [positive, negative]) {
+        for (let alpha = 0; alpha <= MAX_ALPHA; alpha += 0.05)
+          expect(contrast(text, blend(colour, page, alpha))).toBeGreaterThanOrEqual(4.5);
+      }
+    }
+  });
+  test("heat grows with the value, in colour and in line", () => {
+    const steps = [0, 0.1, 0.5, 0.9, 1].map((v) => heat(v, 1));
+    expect(steps.map((s) => s.line)).toEqual([0, 1, 2, 3, 3]);
+    expect(steps.every((s, i) => i === 0 || s.alpha > steps[i - 1].alpha)).toBe(true);
+    expect(heat(-1, 1)).toMatchObject({ negative: true, line: 3 });
+    expect(heat(NaN, 1).alpha).toBe(0);
+    expect(heat(1, 0).alpha).toBe(0);
+  });
+  test("numbers are short", () => {
+    expect([0, 0.12345, 1.2345, 12.345, 123.45, 1e7, 1e-5].map(short)).toEqual([
+      "0",
+      "0.123",
+      "1.23",
+      "12.3",
+      "123",
+      "1.0e+7",
+      "1.0e-5",
+    ]);
+  });
+  test("numbers tell theirs, to the eye and to the ear", () => {
+    expect([-1.2345, -1e-5, 0].map(short)).toEqual(["−1.23", "−1.0e-5", "0"]);
+    expect([1.5, -1.5, 0].map(signed)).toEqual(["+1.50", "−1.50", "0"]);
+    expect([1.5, -1.5, -1e-5, 0].map(spoken)).toEqual(["1.50", "minus 1.50", "minus 1.0e-5", "0"]);
+  });
+  test("what is no number is a dash", () => {
+    expect([null, Number.NaN, Number.POSITIVE_INFINITY].map(short)).toEqual(["–", "–", "–"]);
+  });
+});
+
+describe("elements", () => {
+  test("what is true or false of ARIA is a word, of the rest an attribute or none", () => {
+    const made = h("button", { "aria-pressed": false, "aria-hidden": true, hidden: true, disabled: false });
+    expect(made.outerHTML).toBe('<button aria-pressed="false" aria-hidden="true" hidden=""></button>');
+  });
+});
+
+describe("answers", () => {
+  const fields = {
+    a: Int8Array.from([-1, 2]),
+    b: Uint32Array.from([4e9]),
+    c: Float64Array.from([0.1]),
+    d: ["x", "שלום"],
+    e: Uint16Array.from([]),
+  };
+  test("fields come by name, whatever their offset", () => {
+    expect(decode(sent({ header: { n: 1 }, fields }))).toEqual({ header: { n: 1 }, fields });
+  });
+  test("buffers that do not fit the header are refused", () => {
+    const { header, buffers } = sent({ fields });
+    expect(() => decode({ header, buffers: buffers.slice(1) })).toThrow("Got 4 for 5");
+    expect(() => decode({ header, buffers: buffers.toReversed() })).toThrow(
+      "Field a must have 2 bytes. Got 0",
+    );
+    const strange = { fields: [{ name: "a", dtype: "int64", shape: [1] }] };
+    expect(() => decode({ header: strange, buffers: [new ArrayBuffer(8)] })).toThrow("Got a of int64");
+  });
+  test("keys are those of Python", () => {
+    expect(keyOf("codes")).toBe("codes");
+    expect(keyOf("card", { latent: 7 })).toBe("card?latent=7");
+    expect(keyOf("card", { sae: 'a"é&b=1', latent: 7 })).toBe('card?latent=7&sae="a\\"é&b=1"');
+  });
+});
+
+describe("bridge", () => {
+  test("answers find their questions, in any order", async () => {
+    const model = new FakeModel({}, null);
+    const bridge = kernelBridge(model, () => {});
+    const [first, second] = [bridge.ask("card", { latent: 1 }), bridge.ask("card", { latent: 2 })];
+    model.answer(1, { header: { at: "two" } });
+    model.answer(0, { header: { at: "one" } });
+    expect([(await first).header.at, (await second).header.at]).toEqual(["one", "two"]);
+  });
+  test("a kernel that does not answer is said, once it is late", async () => {
+    vi.useFakeTimers();
+    const said = [];
+    const bridge = kernelBridge(new FakeModel({}, null), (m) => said.push(m));
+    const asked = bridge.ask("card", {}).catch((e) => e.message);
+    vi.advanceTimersByTime(SLOW_MS);
+    expect(said.at(-1)).toMatch(/Waiting/);
+    vi.advanceTimersByTime(DEAD_MS);
+    expect(await asked).toMatch(/does not answer/);
+    expect(said.at(-1)).toMatch(/does not answer/);
+  });
+  test("a kernel that nothing can be sent to does not answer", async () => {
+    vi.useFakeTimers();
+    const model = new FakeModel({}, null);
+    model.send = () => {
+      throw new Error("Cannot send");
+    };
+    await expect(kernelBridge(model, () => {}).ask("card", {})).rejects.toThrow("The kernel does not answer");
+    expect(vi.getTimerCount()).toBe(0);
+  });
+  test("a kernel that runs other cells is waited for", async () => {
+    vi.useFakeTimers();
+    const said = [];
+    const model = new FakeModel({}, null);
+    model.widget_manager = { kernel: { status: "busy" } };
+    const asked = kernelBridge(model, (m) => said.push(m)).ask("card", { latent: 1 });
+    vi.advanceTimersByTime(10 * DEAD_MS);
+    expect(said.at(-1)).toMatch(/busy/);
+    model.answer(0, { header: { at: "late" } });
+    expect((await asked).header.at).toBe("late");
+    expect(said.at(-1)).toBe("");
+  });
+  test("what came along with the view is not asked for", async () => {
+    const opening = { "card?latent=7": sent({ fields: { tokens: Uint16Array.from([1, 2]) } }) };
+    const model = new FakeModel({ opening }, null);
+    const bridge = kernelBridge(model, () => {});
+    const card = await bridge.ask("card", { latent: 7 });
+    expect([...card.fields.tokens]).toEqual([1, 2]);
+    expect(model.sent).toEqual([]);
+    bridge.ask("card", { latent: 8 });
+    expect(model.sent.length).toBe(1);
+    bridge.close();
+  });
+});
+
+describe("view", () => {
+  const build = (make) => {
+    const el = document.createElement("div");
+    const model = new FakeModel({ latent: null }, null);
+    let view;
+    const close = rendering((v) => {
+      view = v;
+      return make?.(v);
+    })({ model, el });
+    return { el, model, view, close };
+  };
+  test("choices go out together, and only where they change", () => {
+    const { model, view } = build();
+    view.choose({ latent: null });
+    expect(model.saved).toBe(0);
+    view.choose({ latent: 3, row: 4 });
+    expect([model.state.latent, model.state.row, model.saved]).toEqual([3, 4, 1]);
+  });
+  test("an answer that comes when the view is gone is none", async () => {
+    const { model, view, close } = build();
+    const asked = view.ask("codes");
+    model.answer(0, {});
+    close();
+    expect(await asked).toBe(null);
+    expect(model.count()).toBe(0);
+  });
+  test("what goes wrong while it is drawn is said", async () => {
+    const errors = [];
+    const note = (error) => errors.push(error.message);
+    process.on("unhandledRejection", note);
+    const { el } = build(() => {
+      throw new Error("no such field");
+    });
+    await settle();
+    process.off("unhandledRejection", note);
+    expect(el.querySelector(".sl-banner").textContent).toBe("no such field");
+  });
+});

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    "errors files config layout types tensors dist stores sae corpora subjects embedded formats "
+    "errors seeds files config layout types tensors dist stores sae corpora subjects embedded formats "
     "interventions harvesting scale training analysis autointerp widgets lab demo commands cli"
 ).split()
 ROOT = Path(__file__).parents[1]

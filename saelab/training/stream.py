@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saelab.config import integer
 from saelab.harvesting.batches import batches, check_hooks, count_rows
+from saelab.seeds import mixed
 from saelab.subjects.reading import How
 from saelab.training.rows import Stream
 from saelab.types import ConfigError, CorpusError, HookPoint
@@ -168,8 +169,7 @@ def _some(rows: int, corpus: Any) -> int:
 def _shuffled(half: int, seed: int, refill: int) -> Tensor:
     """The order of the buffer at a refill: its first half is given out, the rest stays."""
     # mixed, so that neighbouring refills and seeds share no order
-    mixed = (seed * 0x9E3779B1 + refill * 0x85EBCA6B + 0x5AE1AB) % 2**63
-    return torch.randperm(2 * half, generator=torch.Generator().manual_seed(mixed))
+    return torch.randperm(2 * half, generator=torch.Generator().manual_seed(mixed(seed, refill)))
 
 
 def _buffer(half: int, seed: int, refill: int) -> Tensor:

@@ -71,8 +71,15 @@ class Synthetic:
         return len(self.directions)
 
     def rows(self, n: int, start: int = 0) -> SyntheticRows:
-        """Rows start..start+n-1. Row i is the same bit for bit whatever n and start are. Raises
-        ConfigError."""
+        """Rows start..start+n-1; row i is the same bit for bit whatever n and start are.
+
+        Args:
+            n: How many.
+            start: Number of the first.
+
+        Raises:
+            ConfigError: n is below 1 or start below 0.
+        """
         import torch
 
         n, start = integer("n", n, 1), integer("start", start, 0)
@@ -95,12 +102,25 @@ class Synthetic:
         return SyntheticRows(acts, codes, difficulty)
 
     def batches(self, size: int, n_batches: int | None = None, start: int = 0) -> Iterator[SyntheticRows]:
-        """Rows from `start` on, `size` at a time and no more in memory; endless without `n_batches`."""
+        """Rows from `start` on, `size` at a time and no more in memory.
+
+        Args:
+            size: Rows of a batch.
+            n_batches: How many; None for endless.
+            start: Number of the first row.
+
+        Raises:
+            ConfigError: A size below 1, a start below 0.
+        """
         for i in count() if n_batches is None else range(n_batches):
             yield self.rows(size, start + i * size)
 
     def children(self, feature: int) -> np.ndarray:
-        """int64: the features that are active only where this one is. Raises RangeError."""
+        """int64: the features that are active only where this one is.
+
+        Raises:
+            RangeError: There is no such feature.
+        """
         remedy = "Pass a row of `directions`."
         feature = integer("A feature", feature, 0, self.n_features - 1, error=RangeError, remedy=remedy)
         return np.flatnonzero(self.parents == feature)
@@ -160,34 +180,38 @@ def synthetic(
     noise: float = 0.0,
     seed: int = 0,
 ) -> Synthetic:
-    """Activations [n d_in] with `n_features` known directions, of which a row holds `active` on average.
-
-    coherence: "orthonormal" (needs n_features <= d_in), "random" (independent, uniform on the sphere), or a
-    number c in [0, 1): the expected cosine of two directions of one group, v = sqrt(c) u + sqrt(1 - c) e
-    with u common to the group and e random and orthogonal to u. Feature j is in group j % groups.
-
-    zipf, shift: frequencies of roots are proportional to (rank + shift)^-zipf, rank from 1 (Zipf and
-    Mandelbrot); zipf=0 makes them equal.
-
-    difficulty_spread: s in [0, 1]; a row expects active * t features, t uniform on [1 - s, 1 + s]. Features
-    are active independently with probability t * frequency; with exact=True their number is active * t (or
-    one of the two whole numbers next to it, by systematic sampling in random order, Madow 1949), the
-    frequencies staying the same.
-
-    branching: (4,) gives each root 4 children, (4, 3) each of those 3 more. Where a feature is active, one
-    child is too with probability `child_rate`. `active` counts roots and descendants; `exact` and
-    `difficulty_spread` draw the roots.
-
-    coefficients: c is uniform between these two (> 0); signed=True gives it either sign. noise: root mean
-    square norm of e, in the units of the coefficients.
+    """Activations [n d_in] with known directions: sums of some of them, times coefficients, and noise.
 
     >>> truth = synthetic(16, 8, coherence="orthonormal", active=2, exact=True)
     >>> rows = truth.rows(1000)
     >>> rows.acts.shape, set(rows.codes.l0.tolist())
     (torch.Size([1000, 16]), {2})
 
-    Raises ConfigError for options out of range, and where a feature would have to be active with
-    probability above 1.
+    Args:
+        d_in: Width of a row.
+        n_features: How many directions.
+        active: Features of a row on average, roots and descendants counted.
+        coherence: "orthonormal" (needs n_features <= d_in), "random" (independent, uniform on the sphere), or
+            a number c in [0, 1): the expected cosine of two directions of one group, v = sqrt(c) u + sqrt(1 -
+            c) e with u common to the group and e random and orthogonal to u.
+        groups: How many; feature j is in group j % groups.
+        zipf: Frequencies of roots are proportional to (rank + shift)^-zipf, rank from 1 (Zipf and
+            Mandelbrot); 0 makes them equal.
+        shift: Of that law.
+        difficulty_spread: s in [0, 1]; a row expects active * t features, t uniform on [1 - s, 1 + s]. It
+            draws the roots.
+        exact: False: features are active independently with probability t * frequency. True: their number is
+            active * t (or one of the two whole numbers next to it, by systematic sampling in random order,
+            Madow 1949), the frequencies staying the same. It draws the roots.
+        branching: (4,) gives each root 4 children, (4, 3) each of those 3 more.
+        child_rate: Where a feature is active, one child is too with this probability.
+        coefficients: c is uniform between these two (> 0).
+        signed: Whether c has either sign.
+        noise: Root mean square norm of the noise, in the units of the coefficients.
+        seed: Of directions and rows.
+
+    Raises:
+        ConfigError: Options are out of range, or a feature would have to be active with probability above 1.
     """
     d_in, n_features = integer("d_in", d_in, 1), integer("n_features", n_features, 1)
     groups, seed = integer("groups", groups, 1), integer("seed", seed, 0)

@@ -45,12 +45,18 @@ def world(
     split: str = "train",
     families: Sequence[str] | None = None,
 ) -> Corpus:
-    """A corpus of the synthetic world. Documents' ids are `world-{split}-{seed}-{i}`, their kind is their
-    family.
+    """A corpus of the synthetic world.
 
-    split: "train", or "heldout" for names, templates, years and argument names that "train" never uses.
-    families: only these of `FAMILIES`, in their usual proportions.
-    Raises ConfigError on an unknown split or family, or fewer than one document.
+    Documents' ids are `world-{split}-{seed}-{i}`, their kind is their family.
+
+    Args:
+        seed: Another seed gives other documents.
+        n_documents: How many documents.
+        split: "train", or "heldout" for names, templates, years and argument names that "train" never uses.
+        families: Only these of `FAMILIES`, in their usual proportions; None for all.
+
+    Raises:
+        ConfigError: An unknown split or family, or fewer than one document.
     """
     if split not in ("train", "heldout"):
         message = f"split must be 'train' or 'heldout'. Got {split!r}. Pass split='train'."

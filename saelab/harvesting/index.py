@@ -56,17 +56,40 @@ def index(
     process, goes on after the last whole part; after the end it does nothing. `out` appears when it is
     complete.
 
-    corpus: texts for language models, else samples that subject.prepare takes. max_rows: stop there, exactly.
-    batch_size: documents a forward pass; it does not change what is found. n_examples: strongest windows kept
-    of each latent, and as many of its negative values where it has any; n_quantile: windows spread over the
-    range of its |value|s, a fifth of them from each of 5 to 8 equal parts, chosen by `seed`. window: tokens
-    shown before and after the firing, within its document. codes: keep those of all rows ("full"), of a
-    share drawn by `seed` ("sampled=0.1") or none ("none"); everything else is of all rows. packing: see
-    `saelab.harvest`. long: documents longer than the context are cut ("truncate"), read in pieces ("split")
-    or refused ("error"). shard: (i, n) takes the i-th of n parts of the corpus; `saelab.stores.merge` of all
-    n gives what one call would. append: add the documents to the store at `out`.
-    Raises HookError, ShapeError where the SAE does not fit the hook point, CorpusError, NonFiniteError,
-    ConfigError, StoreError.
+    Args:
+        subject: The model.
+        sae: Its `reads` says at which hook points.
+        corpus: Texts for language models, else samples that subject.prepare takes.
+        out: A folder.
+        max_rows: Stop there, exactly.
+        batch_size: Documents of a forward pass; it does not change what is found.
+        n_examples: Strongest windows kept of each latent, and as many of its negative values where it has
+            any.
+        n_quantile: Windows spread over the range of a latent's |value|s, a fifth of them from each of 5 to 8
+            equal parts, chosen by `seed`.
+        window: Tokens shown before and after the firing, within its document.
+        codes: Keep those of all rows ("full"), of a share drawn by `seed` ("sampled=0.1") or none ("none");
+            everything else is of all rows.
+        packing: "document", "dialogue", "blocks" or "blocks_masked", see `saelab.harvest`.
+        long: Documents longer than the context are cut ("truncate"), read in pieces ("split") or refused
+            ("error").
+        seed: Of what is drawn.
+        shard: (i, n) takes the i-th of n parts of the corpus; `saelab.stores.merge` of all n gives what one
+            call would.
+        append: Add the documents to the store at `out`.
+        overwrite: Put the result in place of what is at `out`.
+        progress: Show a bar.
+
+    Returns:
+        The store.
+
+    Raises:
+        HookError: The subject has no such hook point.
+        ShapeError: The SAE does not fit the hook point.
+        CorpusError: The subject refuses a document, or there are no rows.
+        NonFiniteError: Activations are NaN or infinite.
+        ConfigError: An argument is out of range, or append= comes with overwrite= or shard=.
+        StoreError: `out` cannot be written, holds something else, or cannot be appended to.
     """
     if not isinstance(window, tuple | list) or len(window) != 2:
         message = f"window must be (tokens before, tokens after). Got {window!r}. Pass window=(10, 10)."

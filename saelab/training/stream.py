@@ -147,11 +147,27 @@ def stream(
 ) -> ModelStream:
     """Activations for `saelab.train`, made while it trains; nothing is stored.
 
-    The model reads the corpus in passes, a thread ahead of the trainer. Rows are mixed in a buffer of
-    `buffer_rows`, of which half is given out and filled again: pass at least what some hundreds of documents
-    hold, or the rows of a batch share few documents. hook: one, or several, of which each config reads its
-    own. batch_size: documents a forward pass. packing, long: see `saelab.harvest`.
-    Raises HookError, CorpusError, ConfigError.
+    The model reads the corpus in passes, a thread ahead of the trainer. Rows are mixed in a buffer, of which
+    half is given out and filled again.
+
+    Args:
+        subject: The model.
+        corpus: Texts for language models, else samples that subject.prepare takes.
+        hook: One, or several, of which each config reads its own.
+        buffer_rows: Rows of the buffer: pass at least what some hundreds of documents hold, or the rows of a
+            batch share few documents.
+        batch_size: Documents of a forward pass.
+        packing: "document", "dialogue", "blocks" or "blocks_masked", see `saelab.harvest`.
+        long: Documents longer than the context are cut ("truncate"), read in pieces ("split") or refused
+            ("error").
+
+    Returns:
+        What `train` takes as `acts`.
+
+    Raises:
+        HookError: The subject has no such hook point.
+        CorpusError: The corpus is empty.
+        ConfigError: An argument is out of range.
     """
     buffer_rows = integer("buffer_rows", buffer_rows, 1)
     batch_size = integer("batch_size", batch_size, 1)

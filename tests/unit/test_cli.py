@@ -449,6 +449,13 @@ def test_help_lists_the_arguments_of_the_function(capsys):
     assert "within its document" in " ".join(told.split())  # out of the docstring
 
 
+@pytest.mark.parametrize("command", ["harvest", "index", "train", "eval"])
+def test_every_argument_is_explained(command):
+    known = jobs.flag_arguments(command)
+    assert [name for name, argument in known.items() if not argument.line] == []
+    assert not any("\n" in argument.line or len(argument.line) > 300 for argument in known.values())
+
+
 def test_a_record_of_a_later_version_is_refused():
     Path("acts").mkdir()
     Path("acts/provenance.json").write_text(

@@ -69,9 +69,20 @@ def demo(
 ) -> DemoResult:
     """Harvest, train, index, evaluate, and write `out/report.html`. Same seed, same numbers.
 
-    rows: activations to train on. steps: of 1,024 activations each. index_rows: tokens to find examples in,
-    from documents that neither the model nor the SAE was trained on.
-    Raises ConfigError on a number that is not positive, StoreError where `out` cannot be written.
+    Args:
+        out: A folder.
+        rows: Activations to train on.
+        steps: Of 1,024 activations each.
+        d_sae: Latents.
+        k: Latents of each row.
+        index_rows: Tokens to find examples in, from documents that neither the model nor the SAE was trained
+            on.
+        seed: Of texts and weights.
+        progress: Show bars.
+
+    Raises:
+        ConfigError: A number is not positive.
+        StoreError: `out` cannot be written.
     """
     for name, value in (("rows", rows), ("steps", steps), ("index_rows", index_rows)):
         integer(name, value, 1)

@@ -19,13 +19,20 @@ if TYPE_CHECKING:
 def logit_lens(sae: SAE, subject: Any, latent: int, n: int = 10) -> LogitLens:
     """Tokens that a latent's decoder row raises and lowers most by the direct path to the logits.
 
-    logits = norm'(W_dec[latent]) @ W_U, its mean over the vocabulary removed, where norm' is the linear
-    part of the final normalisation (centring for LayerNorm, and the elementwise gain); the division by the
-    norm depends on the text and is left out. Latents on `hook_z` pass through the layer's output projection
-    first (nostalgebraist 2020, "interpreting GPT: the logit lens"; for SAE latents Bricken et al. 2023).
+    logits = norm'(W_dec[latent]) @ W_U, its mean over the vocabulary removed, where norm' is the linear part
+    of the final normalisation (centring for LayerNorm, and the elementwise gain); the division by the norm
+    depends on the text and is left out. Latents on `hook_z` pass through the layer's output projection first
+    (nostalgebraist 2020, "interpreting GPT: the logit lens"; for SAE latents Bricken et al. 2023).
 
-    n: tokens on each side. Raises RangeError on a latent out of range, HookError where the hook point does
-    not write to the residual stream.
+    Args:
+        sae: Its decoder rows are what latents write.
+        subject: A model with logits.
+        latent: Its number.
+        n: Tokens on each side.
+
+    Raises:
+        RangeError: The latent is out of range.
+        HookError: The hook point does not write to the residual stream.
     """
     latent = integer("latent", latent, 0, sae.config.d_sae - 1, error=RangeError)
     return logit_lenses(sae, subject, [latent], n)[0]
@@ -44,8 +51,15 @@ def logit_lenses(sae: SAE, subject: Any, latents: list[int], n: int = 10) -> lis
 
 
 def direct_logits(sae: SAE, subject: Any, latents: list[int]) -> np.ndarray:
-    """float32 [len(latents) d_vocab]: direct effect on the logits of one unit of each latent; rows have
-    mean 0.
+    """Direct effect on the logits of one unit of each latent; rows have mean 0.
+
+    Args:
+        sae: Its decoder rows are what latents write.
+        subject: A model with logits.
+        latents: Their numbers.
+
+    Returns:
+        float32 [len(latents) d_vocab].
     """
     import torch
 

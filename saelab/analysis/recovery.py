@@ -98,11 +98,18 @@ class Match(NamedTuple):
 
 
 def match(W_dec: np.ndarray, directions: np.ndarray, *, either_sign: bool = False) -> Match:
-    """The one-to-one assignment of decoder rows [d_sae d_in] to directions [n_features d_in] that has the
-    largest sum of cosines (Hungarian method). Taking the best latent of each feature by itself would count
-    a latent between two features twice.
+    """The one-to-one assignment of decoder rows to directions that has the largest sum of cosines.
 
-    either_sign: take |cosine|. Rows of norm 0 have cosine 0 with everything. Raises ShapeError.
+    (Hungarian method.) Taking the best latent of each feature by itself would count a latent between two
+    features twice. Rows of norm 0 have cosine 0 with everything.
+
+    Args:
+        W_dec: [d_sae d_in].
+        directions: [n_features d_in].
+        either_sign: Take |cosine|.
+
+    Raises:
+        ShapeError: They have different widths, or are no matrices.
     """
     from scipy.optimize import linear_sum_assignment
 

@@ -55,10 +55,22 @@ class _Unopened(Source):
 
 
 def list_saes(repository_or_folder: str | Path, revision: str | None = None) -> list[Listed]:
-    """Every SAE in a repository of the hub or a tree of folders, ordered by name, with what its configuration
-    and its path say of it; no weights are read. A release of SAELens' registry, where that is installed, is
-    listed by the names and L0 that it has there. Raises StoreError where a repository cannot be reached,
-    FormatError where a path is no folder."""
+    """Every SAE in a repository of the hub or a tree of folders, with what is said of it.
+
+    That is what its configuration and its path say; no weights are read. A release of SAELens' registry,
+    where that is installed, is listed by the names and L0 that it has there.
+
+    Args:
+        repository_or_folder: The id, the folder or the release's name.
+        revision: Of a repository, None for its main branch.
+
+    Returns:
+        Ordered by name.
+
+    Raises:
+        StoreError: A repository cannot be reached.
+        FormatError: A path is no folder.
+    """
     named = release(repository_or_folder)
     if named is not None:
         there = {entry.subfolder: entry for entry in list_saes(named.repository, revision)}

@@ -91,14 +91,24 @@ class Comparison:
 
 
 def compare(store: Latents, other: Latents, n: int = 1, *, min_rows: int = 10, seed: int = 0) -> Comparison:
-    """For each latent of `store` the n most similar latents of `other`.
+    """For each latent of a store the n most similar latents of another.
 
     By direction where both write activations of one width: cosine c_ij = d_i . d_j. By co-firing where both
     were indexed over the same rows: phi_ij = (N n_ij - n_i n_j) / sqrt(n_i (N - n_i) n_j (N - n_j)), the
-    correlation of the two events "!= 0" over N rows; latents that fire on fewer than `min_rows` rows, or on
-    all, take no part, since a handful of rows meets by chance. `seed` draws the controls.
-    Raises StoreError where neither can be done, RangeError on a bad n or min_rows, ConfigError on what is no
-    store.
+    correlation of the two events "!= 0" over N rows.
+
+    Args:
+        store: Whose latents are asked about.
+        other: Where their partners are.
+        n: Partners of each.
+        min_rows: Latents that fire on fewer rows, or on all, take no part in co-firing, since a handful of
+            rows meets by chance.
+        seed: Of the controls.
+
+    Raises:
+        StoreError: Neither can be done.
+        RangeError: n or min_rows is out of range.
+        ConfigError: `other` is no store.
     """
     if not hasattr(other, "n_latents"):
         message = (

@@ -16,20 +16,22 @@ from typing import Any
 
 import torch
 
+from saelab.sae import recipe_options
+from saelab.training.shards import divisible
+
 LIMIT = 600
 """Seconds after which a rank counts as hanging, also on a busy machine."""
-OPTIONS: dict[str, dict[str, Any]] = {
+_OPTIONS: dict[str, dict[str, Any]] = {
     # 5: enough for gradients that are clipped
-    "topk": {"k": 3, "aux_coefficient": 5.0, "multi_topk": 0.125, "k_start": 6, "k_anneal": 0.5},
-    "batchtopk": {"k": 3},
-    "matryoshka": {"k": 3, "random_prefixes": True},
-    "jumprelu": {},
+    "topk": {"aux_coefficient": 5.0, "multi_topk": 0.125, "k_start": 6, "k_anneal": 0.5},
+    "matryoshka": {"random_prefixes": True},
     "gba": {"every": 7},
-    "relu": {},
-    "gated": {},
-    "abs_topk": {"k": 3},
-    "top_afa": {},
 }
+OPTIONS: dict[str, dict[str, Any]] = {
+    name: ({"k": 3} if "k" in recipe_options(name) else {}) | _OPTIONS.get(name, {})
+    for name in divisible("data")
+}
+"""Of every recipe whose batches ranks divide."""
 
 
 SPLIT: dict[str, Any] = {"accumulate": 5, "held_out": 100, "evaluate_every": 20}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from saelab.sae.batchwise import BatchTopK, FeatureChoice, GroupBias
+from saelab.sae.batchwise import BatchAbsTopK, BatchTopK, FeatureChoice, GroupBias
 from saelab.sae.config import Option, Recipe, SAEConfig, register
 from saelab.sae.dictionaries import Joint, Scaled
 from saelab.sae.option_groups import (
@@ -182,6 +182,17 @@ register(
             **COMMON,
         },
         sparsifier=lambda c: AbsTopK(c.options["k"]),
+        losses=_with_auxk("mse"),
+        rules=_rules("unit_norm"),
+        divides=("data",),
+    ),
+)
+register(
+    "batch_abs_topk",
+    Recipe(
+        line="Batch AbsTopK: k magnitudes a row on average over a batch, with their signs (2510.00404).",
+        options={**BATCH, **REVIVAL, **COMMON},
+        sparsifier=lambda c: BatchAbsTopK(c.options["k"], c.options["threshold_decay"]),
         losses=_with_auxk("mse"),
         rules=_rules("unit_norm"),
         divides=("data",),

@@ -39,13 +39,18 @@ class BatchTopK(Sparsifier):
         self.threshold: Tensor
         self.seen: Tensor
 
+    def ranked(self, pre: Tensor) -> Tensor:
+        """What of pre-activations or codes is compared: what is largest, and above 0, is kept."""
+        return pre
+
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
         return self.scatter(pre, *self.select(pre.detach(), x, dictionary))
 
     @torch.no_grad()
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor]:
         n, d_sae = pre.shape
-        score = pre * dictionary.norms() if self.by_norm else pre
+        score = self.ranked(pre)
+        score = score * dictionary.norms() if self.by_norm else score
         flat = (
             batch_top_k(score, dist.rows.count(n) * self.k) if self.training else above(score, self.threshold)
         )
@@ -57,6 +62,7 @@ class BatchTopK(Sparsifier):
             values = codes.values * dictionary.norms()[codes.indices] if self.by_norm else codes.values
         else:
             values = codes * dictionary.norms() if self.by_norm else codes
+        values = self.ranked(values)
         values = values[values > 0]
         smallest = dist.ranks.least(values.min() if len(values) else values.new_full((), math.inf))
         if smallest < math.inf:
@@ -65,6 +71,20 @@ class BatchTopK(Sparsifier):
 
     def extra_repr(self) -> str:
         return f"k={self.k}, decay={self.decay}"
+
+
+class BatchAbsTopK(BatchTopK):
+    """AbsTopK (arXiv 2510.00404) under the budget of a batch: in training the k * n largest |pre| of the
+    batch are kept with their signs, in eval mode what exceeds the learned threshold in magnitude. Equal to
+    BatchTopK applied to [pre, -pre] and folded back.
+
+    pre [n d_sae] -> codes [n d_sae], of either sign; buffers as there.
+    """
+
+    signed = True
+
+    def ranked(self, pre: Tensor) -> Tensor:
+        return pre.abs()
 
 
 class FeatureChoice(Sparsifier):

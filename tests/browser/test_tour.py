@@ -33,9 +33,9 @@ lab.feature(3)
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def small(jupyter):
-    """A notebook of three views; gives its name."""
+    """A notebook of three views, whose kernel is the same for all tests; gives its name."""
     notebook = nbformat.v4.new_notebook(
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     )

@@ -26,6 +26,7 @@ CASES = {
     "jumprelu": [{}, {"penalty": "tanh"}, {"threshold": 0.3, "bandwidth": 0.5}],
     "matryoshka": [{"k": 7}, {"k": 1, "groups": "halves", "bias_level": True, "random_prefixes": True}],
     "abs_topk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
+    "batch_abs_topk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
     "gated": [{}],
     "top_afa": [{}],
     "gba": [{}, {"magnitude": "biased", "groups": 3, "high": 0.2}],

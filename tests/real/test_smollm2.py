@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 import real_models
 import torch
+from shown import chunks
 
 import saelab
 
@@ -100,18 +104,20 @@ def test_cards_and_search(lab):
     assert lab.feature(busy).text() == str(card)
     found = lab.search("The war ended in the summer.", n=5)
     assert len(found) == 5
-    assert found[0][1] >= found[-1][1] > 0
+    assert found["score"].is_monotonic_decreasing
+    assert found["score"].iloc[-1] > 0
 
 
 def test_a_heatmap_in_the_chat_template_and_its_page(smollm2, lab, tmp_path):
     text = smollm2.tokenizer.apply_chat_template(MESSAGES, tokenize=False)
     view = lab.tokens(text)
     codes = lab.codes(text)
-    assert codes.tokens[0] == "<|im_start|>"
-    assert "".join(codes.tokens) == text
+    assert codes.shown[0].name == "<|im_start|>"
+    assert "".join(each.name for each in codes.shown) == text
     page = tmp_path / "page.html"
     view.export(page)
     html = page.read_text(encoding="utf-8")
-    assert "Paris" in html
-    assert "<script" in html
+    told = json.loads(re.search(r'id="saelab-data">(.*?)</script>', html, re.S)[1])
+    shown = [data for shelf in told["shelves"] for _, buffers in chunks(shelf).values() for data in buffers]
+    assert b"Paris" in b"".join(shown)
     assert len(html) > 50_000

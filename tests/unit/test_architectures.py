@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelab.sae import SAE, Sparse, fvu, recipe
-from saelab.sae.batchwise import BatchTopK
+from saelab.sae.batchwise import BatchAbsTopK, BatchTopK
 from saelab.sae.kernels import batch_top_k, batch_top_k_reference, to_csr
 from saelab.sae.sparsifiers import AbsTopK, Gated, JumpReLU, TopK
 from saelab.training import LOSSES, train
@@ -135,7 +135,7 @@ def test_batchtopk_trains_its_threshold_is_saved_and_inference_keeps_as_many(tmp
     x, directions = _planted(0)
     config = recipe("batchtopk", d_in=16, d_sae=48, k=2)
     control = SAE.create(config, 0, x)
-    run = train(config, x[:-1000], steps=600, batch_size=256, progress=False, out=tmp_path)
+    run = train(config, x[:-1000], steps=450, batch_size=256, progress=False, out=tmp_path)
     assert not run.sae.training
     assert run.history[-1].l0 == pytest.approx(2, rel=0.01)
     for sae in (run.sae, SAE.load(tmp_path), control):
@@ -202,7 +202,7 @@ def test_the_tanh_penalty_is_its_formula(sparse):
 def test_jumprelu_recovers_planted_directions_and_learns_its_thresholds(penalty, l0):
     x, directions = _planted(0)
     config = recipe("jumprelu", d_in=16, d_sae=48, penalty=penalty, l0=l0, bandwidth=0.1)
-    run = train(config, x[:-1000], steps=900, batch_size=256, progress=False)
+    run = train(config, x[:-1000], steps=650, batch_size=256, progress=False)
     threshold = run.sae.sparsifier.threshold.detach()
     assert threshold.std() > 0.01
     assert _recovered(run.sae, directions) >= 0.9
@@ -262,7 +262,7 @@ def test_abs_topk_holds_both_poles_and_beats_topk_on_signed_data():
     score = {}
     for name in ("abs_topk", "topk"):
         config = recipe(name, d_in=48, d_sae=64, k=4)
-        sae = train(config, x[:-1000], steps=700, batch_size=256, progress=False).sae
+        sae = train(config, x[:-1000], steps=500, batch_size=256, progress=False).sae
         score[name] = fvu(x[-1000:], sae(x[-1000:]).x_hat)
         if name == "abs_topk":
             codes = sae.encode(x)
@@ -272,6 +272,43 @@ def test_abs_topk_holds_both_poles_and_beats_topk_on_signed_data():
             assert (cosine.abs().max(0).values > 0.9).float().mean() >= 0.9
             assert int((codes != 0).sum()) == 4 * len(x)
     assert score["abs_topk"] <= 0.25 * score["topk"]
+
+
+def test_batch_abs_topk_is_batchtopk_of_both_signs_folded_back():
+    """In training and, by the threshold learned from the batches, afterwards."""
+    signed, both = BatchAbsTopK(3, 0.9), BatchTopK(3, 0.9)
+    for seed in range(8):
+        pre = _normal(50, 20, seed=seed)
+        mine, theirs = signed(pre, pre, None), both(torch.cat([pre, -pre], 1), pre, None)
+        assert torch.equal(mine, theirs[:, :20] - theirs[:, 20:])
+        assert (mine < 0).any()
+        signed.observe(mine, pre, None)
+        both.observe(theirs, pre, None)
+    assert signed.threshold > 0
+    assert torch.equal(signed.threshold, both.threshold)
+    signed.eval()
+    both.eval()
+    theirs = both(torch.cat([pre, -pre], 1), pre, None)
+    assert torch.equal(signed(pre, pre, None), theirs[:, :20] - theirs[:, 20:])
+
+
+def test_batch_abs_topk_spends_more_on_harder_rows():
+    """Rows of 1 to 7 axes of either sign, 4 on average: a fixed k is too many or too few for most."""
+    generator = torch.Generator().manual_seed(5)
+    directions = torch.nn.functional.normalize(torch.randn(64, 48, generator=generator), dim=1)
+    active = torch.rand(12_000, 64, generator=generator).argsort(1)[:, :7]
+    size = 1 + torch.rand(12_000, 7, generator=generator)
+    size *= 2 * (torch.rand(12_000, 7, generator=generator) < 0.5) - 1
+    size *= torch.arange(7) < torch.randint(1, 8, (12_000, 1), generator=generator)
+    x = torch.zeros(12_000, 64).scatter(1, active, size) @ directions
+    score, l0 = {}, {}
+    for name in ("batch_abs_topk", "abs_topk", "batchtopk"):
+        config = recipe(name, d_in=48, d_sae=64, k=4)
+        sae = train(config, x[:-1000], steps=500, batch_size=256, progress=False).sae
+        score[name] = fvu(x[-1000:], sae(x[-1000:]).x_hat)
+        l0[name] = float((sae.encode(x[-1000:]) != 0).float().sum(1).mean())
+    assert l0["batch_abs_topk"] == pytest.approx(4, rel=0.1)
+    assert score["batch_abs_topk"] <= 0.85 * min(score["abs_topk"], score["batchtopk"])
 
 
 def test_the_auxiliary_loss_revives_signed_latents_by_magnitude():
@@ -341,7 +378,7 @@ def test_gated_recovers_planted_directions_without_shrinking_what_it_reads():
     l0, error, shrinkage = {}, {}, {}
     for name, l1 in (("gated", 0.8), ("relu", 0.3)):
         config = recipe(name, d_in=16, d_sae=48, l1=l1)
-        sae = train(config, x[:-1000], steps=900, batch_size=256, progress=False).sae
+        sae = train(config, x[:-1000], steps=650, batch_size=256, progress=False).sae
         x_hat = sae(held_out).x_hat.detach()
         l0[name], error[name] = _l0(sae, held_out), fvu(held_out, x_hat)
         # the factor by which reconstructions would have to grow to fit best

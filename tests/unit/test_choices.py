@@ -118,7 +118,7 @@ def test_thresholds_of_feature_choice_keep_as_many_on_single_rows(tail, alpha):
         }[tail]
 
     part = FeatureChoice(40, 1, alpha, 3.0, 0.99)
-    for _ in range(1_500):
+    for _ in range(800):
         pre = rows(128)
         part.observe(pre, pre, None)
     part.eval()
@@ -161,12 +161,12 @@ def test_inference_by_threshold_is_as_good_as_the_batch(name):
 
 
 def test_mutual_choice_spends_more_on_harder_rows():
-    for seed in range(3):
+    for seed in range(2):
         x, true = _uneven(seed)
         l0, error = {}, {}
         for name in ("topk", "mutual_choice"):
             config = recipe(name, d_in=32, d_sae=96, k=3)
-            sae = train(config, x[:16_000], steps=500, batch_size=512, seed=seed, progress=False).sae
+            sae = train(config, x[:16_000], steps=350, batch_size=512, seed=seed, progress=False).sae
             l0[name] = (sae.encode(x[16_000:]) != 0).float().sum(1)
             error[name] = fvu(x[16_000:], sae(x[16_000:]).x_hat)
         assert error["mutual_choice"] <= 0.8 * error["topk"]
@@ -296,8 +296,7 @@ def test_resampling_starts_dead_latents_anew(name):
     assert torch.equal(sae.W_enc, again)
 
 
-@pytest.mark.parametrize("revival", ["auxk", "resampling"])
-def test_a_bad_start_is_revived(revival):
+def test_a_bad_start_is_revived():
     """Three in four encoder columns start so short that their latents are never among the k largest."""
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(64, 32, generator=generator), dim=1)
@@ -319,8 +318,9 @@ def test_a_bad_start_is_revived(revival):
 
     left = dead("none")
     assert left > 0.5
+    assert dead("auxk") < 0.05
     # resampling draws mixtures of directions, some of which lose again after its last time
-    assert dead(revival) < (0.05 if revival == "auxk" else left / 3)
+    assert dead("resampling") < left / 3
 
 
 def test_p_annealing_ends_sparser_at_equal_weight():

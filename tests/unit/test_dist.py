@@ -10,10 +10,9 @@ import torch
 from ranks import LIMIT, OPTIONS, SPLIT, data, finish, from_store, read, run, start, state, torchrun
 
 from saelab import dist
-from saelab.sae import SAE, recipes
+from saelab.sae import SAE
 from saelab.stores import ActivationWriter
 from saelab.stores.manifest import building
-from saelab.training.shards import divisible
 from saelab.types import ConfigError, NonFiniteError, RankError, StoreError
 
 pytestmark = pytest.mark.slow
@@ -96,13 +95,12 @@ def test_latents_divided_among_two_ranks_equal_one_process(shared):
 
 
 def test_the_comparison_would_see_what_it_must(monkeypatch):
-    """Latents die and are revived, gradients are clipped, every recipe that may be divided is compared."""
+    """Latents die and are revived, gradients are clipped."""
     norms, clip = [], torch.nn.utils.clip_grad_norm_
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a: norms.append(float(clip(*a))))
     for name in ("topk", "batchtopk", "matryoshka"):
         assert any(0 < record.dead < 1 for record in run(name).history), name
         assert name != "topk" or sum(norm > 1 for norm in norms) > 2
-    assert set(OPTIONS) == set(divisible("data")) <= set(recipes())
 
 
 def test_selections_over_ranks_are_those_of_the_whole_batch(shared):

@@ -41,8 +41,8 @@ print(peak - before)
 @pytest.mark.parametrize(
     ("name", "options", "length", "out"),
     [
-        ("topk", {"d_in": 64, "d_sae": 8192, "k": 16}, {"steps": 3, "batch_size": 4096}, False),
-        ("relu", {"d_in": 64, "d_sae": 8192}, {"steps": 3, "batch_size": 4096}, False),
+        ("topk", {"d_in": 64, "d_sae": 8192, "k": 16}, {"steps": 3, "batch_size": 2048}, False),
+        ("relu", {"d_in": 64, "d_sae": 8192}, {"steps": 3, "batch_size": 2048}, False),
         ("relu", {"d_in": 64, "d_sae": 8192}, {"steps": 3, "batch_size": 4096, "accumulate": 4}, False),
         ("topk", {"d_in": 1024, "d_sae": 8192, "k": 16}, {"steps": 3, "batch_size": 64}, True),
     ],

@@ -253,14 +253,15 @@ def test_every_recipe_is_exported_or_refused_by_name(name, tmp_path):
     x, y = torch.randn(200, 6) + 1, torch.randn(200, 5)
     sae = SAE.create(config, rows=x, targets=y if d_out else None)
     x = torch.randn(200, 6) + 1  # others: a learned threshold equals a code of the rows it is from
-    others = {"top_afa", "group_max", "matching_pursuit", "crosscoder", "transcoder", "skip_transcoder"}
-    cannot = {
-        "saelens": others,
-        "dictionary_learning": others | {"abs_topk"},
-        "sparsify": set(recipes()) - {"topk", "group_max", "archetypal", "variational"},
+    linear = {"topk", "batchtopk", "jumprelu", "matryoshka", "gated", "gba", "relu", "mutual_choice"}
+    linear |= {"feature_choice", "variational", "archetypal"}
+    can = {
+        "saelens": linear | {"abs_topk"},
+        "dictionary_learning": linear,
+        "sparsify": {"topk", "group_max", "archetypal", "variational"},
     }
-    for format, names_ in cannot.items():
-        if name in names_:
+    for format, names_ in can.items():
+        if name not in names_:
             with pytest.raises(FormatError, match=name):
                 save_sae(sae, tmp_path, format)
             continue

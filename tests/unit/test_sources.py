@@ -315,13 +315,18 @@ print(total, peak() - before)
 """
 
 
+@pytest.fixture(scope="module")
+def many():
+    """200 MB of texts."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(97, 123, 5_000, dtype=np.uint8).tobytes().decode() for _ in range(40_000)]
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux, which tells a peak apart")
 @pytest.mark.parametrize("kind", ["text", "jsonl", "parquet", "hub"])
-def test_memory_stays_flat(kind, tmp_path):
-    rng = np.random.default_rng(0)
-    texts = [rng.integers(97, 123, 5_000, dtype=np.uint8).tobytes().decode() for _ in range(40_000)]
+def test_memory_stays_flat(kind, tmp_path, many):
     make = {"text": write_text, "parquet": lambda f, t: write_parquet(f, t, row_group_size=5_000)}
-    path = make.get(kind, write_jsonl)(tmp_path / "data", texts)
+    path = make.get(kind, write_jsonl)(tmp_path / "data", many)
     assert path.stat().st_size > 200e6
     result = subprocess.run(
         [sys.executable, "-c", MEASURE, kind, str(path)], capture_output=True, text=True, check=True

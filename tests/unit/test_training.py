@@ -71,7 +71,7 @@ def _equal(a: Run, b: Run) -> bool:
 def test_topk_recovers_planted_directions_and_the_untrained_sae_does_not(seed):
     x, directions = _planted(seed)
     config = recipe("topk", d_in=32, d_sae=96, k=3)
-    run = train(config, x[:-2000], steps=900, batch_size=512, seed=seed, progress=False)
+    run = train(config, x[:-2000], steps=650, batch_size=512, seed=seed, progress=False)
     control = SAE.create(config, seed, x)
     held_out = x[-2000:]
     assert _recovered(run.sae, directions) >= 0.9

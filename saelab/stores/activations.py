@@ -88,7 +88,7 @@ class ActivationStore:
             overwrite: Put it in place of a store at `out`.
 
         Raises:
-            ShapeError: Hook points have different numbers of rows, or there is none.
+            ShapeError: Hook points have different numbers of rows, or there are no rows.
             NonFiniteError: Activations are NaN or infinite.
             StoreError: `out` holds something, or cannot be written.
         """

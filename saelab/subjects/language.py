@@ -263,7 +263,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
                 from 0 in each run of equal numbers, as if every segment were alone.
 
         Raises:
-            CorpusError: A sample is empty or longer than the context, or segments do not fit.
+            CorpusError: There is no sample, or one is empty or longer than the context.
             RangeError: An id outside of the vocabulary.
             SubjectError: Segments, where the model takes no positions.
         """

@@ -55,7 +55,7 @@ class TorchModule(ReadsSamples, TorchSubject):
             possible.
 
     Raises:
-        SubjectError: `module` is none.
+        SubjectError: What is passed as `module` is no torch module.
     """
 
     def __init__(

@@ -31,6 +31,12 @@ def is_integer(value: Any) -> TypeGuard[int]:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether it is a real number, of Python or NumPy, NaN and infinity among them; True and False are
+    none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def integer(
     name: str,
     value: Any,
@@ -58,6 +64,31 @@ def integer(
     bound = f">= {low}" if high is None else f"in {low}..{high}"
     remedy = remedy or f"Pass {name}={low} or {'more' if high is None else f'up to {high}'}."
     message = f"{name} must be an integer {bound}. Got {short(value)}. {remedy}"
+    raise error(message)
+
+
+def integer_or_none(name: str, value: Any, low: int, *, error: type[SaelabError] = ConfigError) -> int | None:
+    """As `integer`, with None left as it is."""
+    return None if value is None else integer(name, value, low, error=error)
+
+
+def shard_of(shard: Any, *, error: type[SaelabError] = ConfigError) -> tuple[int, int]:
+    """Which part of how many: (i, n), as Python's integers.
+
+    Args:
+        shard: What was given; None for all.
+        error: What is raised.
+
+    Raises:
+        SaelabError: `error`, unless 0 <= i < n.
+    """
+    if shard is None:
+        return 0, 1
+    if isinstance(shard, tuple | list) and len(shard) == 2 and all(map(is_integer, shard)):
+        i, n = map(int, shard)
+        if 0 <= i < n:
+            return i, n
+    message = f"shard must be (i, n) with 0 <= i < n. Got {short(shard)}. Pass (0, 1) for all."
     raise error(message)
 
 
@@ -139,7 +170,10 @@ def _plain(value: Any, where: str, write: Write | None = None) -> Any:
         return written
     if value is None or isinstance(value, (bool, int, str)):
         return value
-    if isinstance(value, float):
+    if is_integer(value):
+        return int(value)
+    if is_number(value):
+        value = float(value)
         if not math.isfinite(value):
             msg = f"{where} must be finite. Got {value}. JSON has no such number."
             raise ConfigError(msg)
@@ -207,8 +241,10 @@ def typed(hint: Any, value: Any, where: str, read: Read | None = None) -> Any:
         return [typed(args[0], v, f"{where}[{i}]", read) for i, v in enumerate(value)]
     if origin in (dict, Mapping) and isinstance(value, Mapping):
         return {key: typed(args[1], v, f"{where}[{key!r}]", read) for key, v in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and is_number(value):
         return float(value)
+    if hint is int and is_integer(value):
+        return int(value)
     plain = origin or hint
     if (
         isinstance(plain, type)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelab import analysis, corpora, embedded
+from saelab.config import integer
 from saelab.harvesting import harvest, index
 from saelab.lab import Lab
 from saelab.sae import recipe
 from saelab.subjects import load_subject
 from saelab.training import train
-from saelab.types import ConfigError
 from saelab.widgets import Lines, Table, Text, Views, page
 
 if TYPE_CHECKING:
@@ -69,14 +69,23 @@ def demo(
 ) -> DemoResult:
     """Harvest, train, index, evaluate, and write `out/report.html`. Same seed, same numbers.
 
-    rows: activations to train on. steps: of 1,024 activations each. index_rows: tokens to find examples in,
-    from documents that neither the model nor the SAE was trained on.
-    Raises ConfigError on a number that is not positive, StoreError where `out` cannot be written.
+    Args:
+        out: A folder.
+        rows: Activations to train on.
+        steps: Of 1,024 activations each.
+        d_sae: Latents.
+        k: Latents of each row.
+        index_rows: Tokens to find examples in, from documents that neither the model nor the SAE was trained
+            on.
+        seed: Of texts and weights.
+        progress: Show bars.
+
+    Raises:
+        ConfigError: A number is not positive.
+        StoreError: `out` cannot be written.
     """
     for name, value in (("rows", rows), ("steps", steps), ("index_rows", index_rows)):
-        if value < 1:
-            message = f"{name} must be at least 1. Got {value}. Leave it out for the default."
-            raise ConfigError(message)
+        integer(name, value, 1)
     started = time.monotonic()
     out = Path(out)
     subject = load_subject(str(embedded.model_folder()))

@@ -65,6 +65,11 @@ def short(value: object) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`Did you mean 'x'? ` for the known name nearest to `word`, else "" (for error messages)."""
+    """`Did you mean 'x'? ` for the known name nearest to a word, else "" (for error messages).
+
+    Args:
+        word: What was given.
+        known: What there is.
+    """
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"Did you mean {match[0]!r}? " if match else ""

@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.config import integer
 from saelab.types import ConfigError, HasTokens, RangeError, StoreError, nearest, need
 from saelab.widgets import LabViews, SampleView, Selection
 from saelab.widgets.source import Source
@@ -412,10 +413,6 @@ def _labels(labels: Mapping[Any, Any] | None, lab: Lab) -> dict[str, dict[int, s
     for name, own in given.items():
         n = lab._store(lab._name(name)).n_latents
         for latent in own:
-            if not 0 <= latent < n:
-                message = (
-                    f"A label's latent must be in 0..{n - 1}. Got {latent}. "
-                    "Pass labels of this store's latents."
-                )
-                raise RangeError(message)
+            remedy = "Pass labels of this store's latents."
+            integer("A label's latent", latent, 0, n - 1, error=RangeError, remedy=remedy)
     return {name: dict(own) for name, own in given.items()}

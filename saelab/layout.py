@@ -139,7 +139,11 @@ class Layout:
             raise ShapeError(message)
 
     def place(self, position: int) -> Place:
-        """Where a position lies. Raises RangeError outside of the layout."""
+        """Where a position lies.
+
+        Raises:
+            RangeError: Outside of the layout.
+        """
         start = 0
         for i, segment in enumerate(self.segments):
             if position >= 0 and (segment.n is None or position < start + segment.n):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import inspect
 import itertools
 import json
 import logging
@@ -20,16 +21,18 @@ import pickle
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from saelab.config import integer, is_number
 from saelab.corpora import Corpus, Document, as_corpus
-from saelab.files import read_json, read_json_or_none, write_json
+from saelab.files import read_json, read_json_or_none
+from saelab.harvesting import harvest as harvest_alone
 from saelab.harvesting import index as index_alone
 from saelab.harvesting.batches import batches, check_hooks
 from saelab.stores import ActivationStore, ActivationWriter, FeatureStore
 from saelab.stores import manifest as manifests
+from saelab.stores.joining import JOINED, join
 from saelab.stores.merging import merge_into
-from saelab.stores.shards import KIND, SHARD_ROWS, shard_name
 from saelab.subjects import load_subject
 from saelab.subjects.packing import stretch_size
 from saelab.types import (
@@ -48,9 +51,33 @@ if TYPE_CHECKING:
 
     Make = str | Path | Callable[[], Subject]
 
-JOINED = "joined.json"
+F = TypeVar("F", bound=Callable[..., Any])
 
 
+def _with_options_of(alone: Callable[..., Any], *without: str) -> Callable[[F], F]:
+    """Gives a function the options of the one that does the same in one process, with their defaults."""
+
+    def decorate(function: F) -> F:
+        own = inspect.signature(function)
+        taken = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        known = {*own.parameters, *without}
+        theirs = inspect.signature(alone).parameters.values()
+        more = [each for each in theirs if each.kind is each.KEYWORD_ONLY and each.name not in known]
+        signature = own.replace(parameters=[*taken, *more])
+
+        @functools.wraps(function)
+        def completed(*args: Any, **options: Any) -> Any:
+            given = signature.bind(*args, **options)
+            given.apply_defaults()
+            return function(*given.args, **given.kwargs)
+
+        vars(completed)["__signature__"] = signature
+        return completed  # type: ignore[return-value]
+
+    return decorate
+
+
+@_with_options_of(harvest_alone, "max_rows")
 def harvest(
     subject: Make,
     corpus: Iterable[str | Document],
@@ -61,14 +88,7 @@ def harvest(
     cpus: float = 1,
     gpus: float = 0,
     part_documents: int = 4096,
-    batch_size: int = 16,
-    dtype: str = "float32",
-    shard_rows: int = SHARD_ROWS,
-    packing: str = "document",
-    long: str = "truncate",
-    include_bos: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
+    **options: Any,
 ) -> ActivationStore:
     """`saelab.harvest` by Ray workers: the same rows in the same order, in shards that end with each part.
 
@@ -76,40 +96,35 @@ def harvest(
     for the call. The same call after a failure goes on with the parts that are missing; where the store is
     finished, it is opened, and where the subject is a folder that looks as it did, without Ray and the model.
 
-    subject: the name or folder of a language model, which each worker loads (on the GPU that Ray gives it,
-    with gpus > 0), or a function that makes a subject. out: a folder that all workers see by this path.
-    workers: actors, each with cpus (as many threads) and gpus of its own. part_documents: in a part; made
-    a multiple of the documents that run together, so that none meets other neighbours than in one process: on
-    like machines, rows are bit for bit those of one process of as many threads as a worker has. The corpus is
-    cut by `corpus.take(n)`. The rest is as in saelab.harvest, whose errors it raises; MissingDependency
-    without Ray, ConfigError for workers or parts below 1.
+    Args:
+        subject: The name or folder of a language model, which each worker loads (on the GPU that Ray gives
+            it, with gpus > 0), or a function that makes a subject.
+        corpus: Texts; `corpus.take(n)` cuts it.
+        hooks: Names of hook points.
+        out: A folder that all workers see by this path.
+        workers: How many actors.
+        cpus: Of each worker, which has as many threads.
+        gpus: Of each worker.
+        part_documents: Documents in a part; made a multiple of those that run together, so that none meets
+            other neighbours than in one process: on like machines, rows are bit for bit those of one process
+            of as many threads as a worker has.
+        options: Of `saelab.harvest`, all but max_rows.
+
+    Raises:
+        MissingDependency: Ray is not installed.
+        ConfigError: Workers or parts below 1, or a subject that reads no texts.
+        SaelabError: What `saelab.harvest` raises.
     """
     names = [str(hook) for hook in ([hooks] if isinstance(hooks, str | HookPoint) else hooks)]
-    reading = {"batch_size": batch_size, "packing": packing, "long": long, "include_bos": include_bos}
-    texts, size = as_corpus(corpus), _part_size(part_documents, batch_size, packing)
-    writing, seen = {"dtype": dtype, "shard_rows": shard_rows}, _seen(subject)
-    job = {
-        "hooks": names,
-        "subject": _known(out, seen),
-        "corpus": texts.fingerprint(),
-        **reading,
-        **writing,
-        "part_documents": size,
-    }
-    if not overwrite and manifests.finished(out, job):
-        return ActivationStore.open(out)
-    with _pool(workers, cpus, gpus) as pool:
-        job["subject"] = pool.ask(subject, names)["subject"]
-        if not overwrite and manifests.finished(out, job):
-            return ActivationStore.open(out)
-        with manifests.resumable(out, job, overwrite) as folder:
-            write = functools.partial(_write_activations, names, reading, writing)
-            parts = pool.parts(folder, _Task(subject, None, write), texts, size, "harvest", progress)
-            told = {name: job[name] for name in ("subject", "corpus", "packing")}
-            _join(folder, parts, {**told, "job": manifests.plain(job), "seen": seen})
+    call = _Call("harvest", subject, corpus, out, workers, cpus, gpus, part_documents, **_how(options))
+    writing = {name: options[name] for name in ("dtype", "shard_rows")}
+    reading = {name: options[name] for name in options.keys() - writing.keys()}
+    write = functools.partial(_write_activations, names, reading, writing)
+    call.run(names, {"hooks": names, **options}, None, write, join)
     return ActivationStore.open(out)
 
 
+@_with_options_of(index_alone, "max_rows", "shard", "append")
 def index(
     subject: Make,
     sae: SAE,
@@ -120,47 +135,83 @@ def index(
     cpus: float = 1,
     gpus: float = 0,
     part_documents: int = 4096,
-    batch_size: int = 16,
-    n_examples: int = 20,
-    n_quantile: int = 20,
-    window: tuple[int, int] = (10, 10),
-    codes: str = "full",
-    packing: str = "document",
-    long: str = "truncate",
-    seed: int = 0,
-    overwrite: bool = False,
-    progress: bool = True,
+    **options: Any,
 ) -> FeatureStore:
-    """`saelab.index` by Ray workers: each part is indexed by itself, and all are merged as
-    `saelab.stores.merge` does, with what that promises: counts, histograms, tokens, examples and codes are
-    those of one process.
+    """`saelab.index` by Ray workers: each part is indexed by itself, and all are merged.
 
-    See `harvest` for subject, out, workers and part_documents, and saelab.index for the rest.
+    They are merged as `saelab.stores.merge` does, with what that promises: counts, histograms, tokens,
+    examples and codes are those of one process.
+
+    Args:
+        subject: As of `harvest`.
+        sae: Its `reads` says at which hook points.
+        corpus: Texts; `corpus.take(n)` cuts it.
+        out: A folder that all workers see by this path.
+        workers: How many actors.
+        cpus: Of each worker, which has as many threads.
+        gpus: Of each worker.
+        part_documents: As of `harvest`.
+        options: Of `saelab.index`, all but max_rows, shard and append.
+
+    Raises:
+        MissingDependency: Ray is not installed.
+        ConfigError: Workers or parts below 1, or a subject that reads no texts.
+        SaelabError: What `saelab.index` raises.
     """
-    reading = {"batch_size": batch_size, "packing": packing, "long": long}
-    keeping = {"n_examples": n_examples, "n_quantile": n_quantile, "window": window}
-    keeping |= {"codes": codes, "seed": seed}
-    texts, size = as_corpus(corpus), _part_size(part_documents, batch_size, packing)
-    seen = _seen(subject)
-    job = {
-        "subject": _known(out, seen),
-        "sae": sae.fingerprint(),
-        "corpus": texts.fingerprint(),
-        **reading,
-        **keeping,
-        "part_documents": size,
-    }
-    if not overwrite and manifests.finished(out, job):
-        return FeatureStore.open(out)
-    with _pool(workers, cpus, gpus) as pool:
-        job["subject"] = pool.ask(subject, [str(hook) for hook in sae.reads])["subject"]
-        if not overwrite and manifests.finished(out, job):
-            return FeatureStore.open(out)
-        with manifests.resumable(out, job, overwrite) as folder:
-            task = _Task(subject, pool.put(sae), functools.partial(_write_features, reading | keeping))
-            parts = pool.parts(folder, task, texts, size, "index", progress)
-            _merge(folder, parts, {"corpus": job["corpus"], "job": manifests.plain(job), "seen": seen})
+    call = _Call("index", subject, corpus, out, workers, cpus, gpus, part_documents, **_how(options))
+    write, spec = functools.partial(_write_features, options), {"sae": sae.fingerprint(), **options}
+    call.run([str(hook) for hook in sae.reads], spec, sae, write, _merge)
     return FeatureStore.open(out)
+
+
+def _how(options: dict[str, Any]) -> dict[str, Any]:
+    """What of the options does not change the result, taken out of them."""
+    return {name: options.pop(name) for name in ("overwrite", "progress")}
+
+
+class _Call(NamedTuple):
+    """A call of `harvest` or `index`: what the two have in common."""
+
+    name: str
+    subject: Make
+    corpus: Any
+    out: str | Path
+    workers: int
+    cpus: float
+    gpus: float
+    part_documents: int
+    overwrite: bool
+    progress: bool
+
+    def run(
+        self, hooks: list[str], spec: dict[str, Any], sae: Any, write: Callable[..., int],
+        finish: Callable[[Path, list[Path], dict[str, Any]], None],
+    ) -> None:  # fmt: skip
+        """Make the parts that are missing, and the store out of all: nothing where it is there.
+
+        Args:
+            hooks: Names of hook points that are read.
+            spec: What else determines the result.
+            sae: What each worker needs besides the subject, or None.
+            write: See `_Task`.
+            finish: (folder, parts, fields of the manifest) makes the store.
+        """
+        texts = as_corpus(self.corpus)
+        size = _part_size(self.part_documents, spec["batch_size"], spec["packing"])
+        seen = _seen(self.subject)
+        job = {"subject": _known(self.out, seen), "corpus": texts.fingerprint(), **spec}
+        job["part_documents"] = size
+        if not self.overwrite and manifests.finished(self.out, job):
+            return
+        with _pool(self.workers, self.cpus, self.gpus) as pool:
+            job["subject"] = pool.ask(self.subject, hooks)["subject"]
+            if not self.overwrite and manifests.finished(self.out, job):
+                return
+            with manifests.resumable(self.out, job, self.overwrite) as folder:
+                task = _Task(self.subject, None if sae is None else pool.put(sae), write)
+                parts = pool.parts(folder, task, texts, size, self.name, self.progress)
+                told = {"corpus": job["corpus"], "job": manifests.plain(job), "seen": seen}
+                finish(folder, parts, told)
 
 
 def _seen(subject: Make) -> str | None:
@@ -181,9 +232,7 @@ def _known(out: str | Path, seen: str | None) -> str | None:
 
 def _part_size(part_documents: int, batch_size: int, packing: str) -> int:
     """Documents in a part: whole stretches of those that run together."""
-    if not isinstance(part_documents, int) or isinstance(part_documents, bool) or part_documents < 1:
-        message = f"part_documents must be an integer >= 1. Got {part_documents!r}. Pass e.g. 4096."
-        raise ConfigError(message)
+    part_documents = integer("part_documents", part_documents, 1)
     stretch = stretch_size(batch_size, packing)
     return -(-part_documents // stretch) * stretch
 
@@ -353,10 +402,11 @@ class _Pool:
 @contextlib.contextmanager
 def _pool(workers: int, cpus: float, gpus: float) -> Iterator[_Pool]:
     """Ray as it is, or started for as long as it is needed. Raises ConfigError, MissingDependency."""
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1 or cpus <= 0 or gpus < 0:
+    workers = integer("workers", workers, 1)
+    if not (is_number(cpus) and cpus > 0 and is_number(gpus) and gpus >= 0):
         message = (
-            f"workers must be at least 1, cpus above 0, gpus not below 0. Got workers={workers!r}, "
-            f"cpus={cpus!r}, gpus={gpus!r}. Pass workers=2."
+            f"cpus must be a number above 0, gpus one not below 0. Got cpus={cpus!r}, gpus={gpus!r}. "
+            "Leave them out for a CPU each."
         )
         raise ConfigError(message)
     try:
@@ -444,38 +494,3 @@ def _merge(folder: Path, parts: list[Path], fields: dict[str, Any]) -> None:
     merge_into(whole, [FeatureStore.open(part) for part in parts], fields)
     for file in sorted(whole.iterdir(), key=lambda file: file.name == manifests.NAME):
         file.replace(folder / file.name)
-
-
-def _join(folder: Path, parts: list[Path], fields: dict[str, Any]) -> None:
-    """The store out of its parts, whose shards are moved, not copied. What goes where is written down first,
-    so that a process that was killed meanwhile can be gone on with."""
-    plan = folder / manifests.PARTS / JOINED
-    if not plan.is_file():
-        stores = [ActivationStore.open(part) for part in parts]
-        moves = []
-        for part, store in zip(parts, stores, strict=True):
-            names = [shard_name(number) for number in range(len(store.manifest["shard_rows"]))]
-            moves += [(f"{part.name}/{name}", store.manifest["files"][name]) for name in names]
-        own = {
-            "n_rows": sum(store.n_rows for store in stores),
-            "dtype": stores[0].dtype,
-            "hooks": stores[0].manifest["hooks"],
-            "shard_rows": [rows for store in stores for rows in store.manifest["shard_rows"]],
-            **{name: sum(s.manifest[name] for s in stores) for name in ("special_rows", "documents_cut")},
-        }
-        rounding = {hook: _rounding(stores, hook) for hook in own["hooks"] if own["dtype"] != "float32"}
-        own |= {"rounding": rounding} if rounding else {}
-        write_json(plan, {"moves": moves, "fields": {**own, **fields}})
-    told = read_json(plan, "plan of a store")
-    for number, (source, _) in enumerate(told["moves"]):
-        if (plan.parent / source).is_file():
-            (plan.parent / source).replace(folder / shard_name(number))
-    known = {shard_name(number): entry for number, (_, entry) in enumerate(told["moves"])}
-    manifests.write_manifest(folder, KIND, told["fields"], known)
-
-
-def _rounding(stores: Sequence[ActivationStore], hook: str) -> dict[str, float]:
-    """Relative error of the stored rows of all: largest, and root of the mean square."""
-    each = [(store.manifest["rounding"][hook], store.n_rows) for store in stores]
-    squares = sum(error["rms"] ** 2 * n for error, n in each)
-    return {"max": max(error["max"] for error, _ in each), "rms": (squares / sum(n for _, n in each)) ** 0.5}

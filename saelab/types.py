@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from saelab.config import integer
 from saelab.errors import (
     ConfigError,
     CorpusError,
@@ -134,7 +135,14 @@ class Codes:
 
     @classmethod
     def from_dense(cls, dense: Any) -> Codes:
-        """Of a dense [n d_sae] tensor or array; keeps what is != 0, of either sign."""
+        """The entries of a dense tensor or array that are != 0, of either sign.
+
+        Args:
+            dense: [n d_sae].
+
+        Raises:
+            ShapeError: It is no matrix.
+        """
         array = np.asarray(
             dense.detach().cpu().float() if hasattr(dense, "detach") else dense, dtype=np.float32
         )
@@ -167,9 +175,7 @@ class Codes:
 
     def row(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """(latents, values) of row i."""
-        if not 0 <= i < len(self):
-            message = f"Row must be in 0..{len(self) - 1}. Got {i}. Pass a row of these codes."
-            raise RangeError(message)
+        i = integer("i", i, 0, len(self) - 1, error=RangeError, remedy="Pass a row of these codes.")
         at = slice(self.indptr[i], self.indptr[i + 1])
         return self.indices[at], self.values[at]
 
@@ -289,11 +295,24 @@ class Subject(Protocol):
         *,
         output: bool = True,
     ) -> Run:
-        """One forward pass. `output=False` allows it to stop after the last hook point that is read."""
+        """One forward pass.
+
+        Args:
+            inputs: Of `prepare`.
+            read: Hook points whose activations are kept.
+            edits: Put in at their hook points, in this order.
+            output: False allows it to stop after the last hook point that is read.
+        """
         ...
 
     def label(self, inputs: Inputs, sample: int, position: int) -> str:
-        """Text for people: the token, patch or item at a row."""
+        """Text for people: the token, patch or item at a row.
+
+        Args:
+            inputs: Of `prepare`.
+            sample: Its number, from 0.
+            position: In the sample, from 0.
+        """
         ...
 
     def fingerprint(self) -> str:
@@ -315,7 +334,12 @@ class Subject(Protocol):
         ...
 
     def read(self, documents: Sequence[tuple[int, Any]], how: Any) -> Any:
-        """How it reads some consecutive (number, document)s: a `saelab.subjects.reading.Reading`."""
+        """How it reads some consecutive documents: a `saelab.subjects.reading.Reading`.
+
+        Args:
+            documents: (number, document) of each.
+            how: A `saelab.subjects.reading.How`.
+        """
         ...
 
 
@@ -329,18 +353,47 @@ class HasTokens(Protocol):
     n_ctx: int
     bos_id: int | None
 
-    def to_tokens(self, text: str, bos: bool = True) -> list[int]: ...
-    def token_strings(self, ids: Sequence[int]) -> list[str]: ...
-    def prepare_tokens(self, rows: Sequence[Sequence[int]]) -> Inputs: ...
+    def to_tokens(self, text: str, bos: bool = True) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: Any.
+            bos: Whether BOS stands first.
+        """
+        ...
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Readable text of each token alone."""
+        ...
+
+    def prepare_tokens(self, rows: Sequence[Sequence[int]]) -> Inputs:
+        """Lists of token ids to padded inputs [samples, positions]."""
+        ...
 
 
 @runtime_checkable
 class HasLogits(Protocol):
     """Its output is logits over a vocabulary, to which the hook points have a direct path."""
 
-    def to_residual(self, hook: HookPoint | str, vectors: Tensor) -> Tensor: ...
-    def residual_to_logits(self, vectors: Tensor) -> Tensor: ...
-    def token_strings(self, ids: Sequence[int]) -> list[str]: ...
+    def to_residual(self, hook: HookPoint | str, vectors: Tensor) -> Tensor:
+        """What directions at a hook point add to the residual stream.
+
+        Args:
+            hook: The hook point.
+            vectors: [n width].
+
+        Returns:
+            [n d_model].
+        """
+        ...
+
+    def residual_to_logits(self, vectors: Tensor) -> Tensor:
+        """[n d_vocab]: what directions [n d_model] of the stream add to the logits."""
+        ...
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Readable text of each token alone."""
+        ...
 
 
 @runtime_checkable
@@ -348,7 +401,15 @@ class HasLoss(Protocol):
     """Knows how wrong its output is on its inputs."""
 
     def loss(self, inputs: Inputs, edits: Sequence[Intervention] = ()) -> tuple[np.ndarray, np.ndarray]:
-        """(summed loss float64 [samples], number of targets int64 [samples]), in nats for language models."""
+        """The summed loss of each sample, in nats for language models.
+
+        Args:
+            inputs: Of `prepare`.
+            edits: As of `run`.
+
+        Returns:
+            (summed loss float64 [samples], number of targets int64 [samples]).
+        """
         ...
 
 
@@ -365,11 +426,23 @@ class HasPictures(Protocol):
 class Generates(Protocol):
     """Continues a prompt."""
 
-    def generate(self, prompt: str, edits: Sequence[Intervention] = ()) -> str: ...
+    def generate(self, prompt: str, edits: Sequence[Intervention] = ()) -> str:
+        """The prompt and its continuation.
+
+        Args:
+            prompt: A text.
+            edits: As of `run`, at each step.
+        """
+        ...
 
 
 def lacking(subject: Any, capability: type) -> list[str]:
-    """What a subject lacks of a capability, by name; [] where it has all."""
+    """What a subject lacks of a capability, by name; [] where it has all.
+
+    Args:
+        subject: Any.
+        capability: A protocol, such as HasLogits.
+    """
     names = [*inspect.get_annotations(capability), *vars(capability)]
     public = dict.fromkeys(n for n in names if not n.startswith("_"))
     return [name for name in public if not hasattr(subject, name)]
@@ -397,7 +470,15 @@ def need(subject: Any, capability: type, what: str) -> None:
 
 
 def check_finite(acts: Tensor, what: str) -> None:
-    """Refuse NaN and infinity by name. Raises NonFiniteError."""
+    """Refuse NaN and infinity by name.
+
+    Args:
+        acts: Any shape.
+        what: They are, for the message.
+
+    Raises:
+        NonFiniteError: There is one.
+    """
     import torch
 
     # one pass without memory of its own; a sum may be infinite where the numbers are not
@@ -411,37 +492,9 @@ def check_finite(acts: Tensor, what: str) -> None:
 
 
 __all__ = [
-    "ActivationBatch",
-    "Codes",
-    "ConfigError",
-    "Context",
-    "CorpusError",
-    "DeviceMemoryError",
-    "FormatError",
-    "Generates",
-    "HasLogits",
-    "HasLoss",
-    "HasPictures",
-    "HasTokens",
-    "HookError",
-    "HookPoint",
-    "Inputs",
-    "Intervention",
-    "MissingDependency",
-    "NonFiniteError",
-    "RangeError",
-    "RankError",
-    "Run",
-    "SaelabError",
-    "Scale",
-    "ShapeError",
-    "Shown",
-    "StoreError",
-    "Subject",
-    "SubjectError",
-    "check_finite",
-    "lacking",
-    "nearest",
-    "need",
-    "short",
-]
+    "ActivationBatch", "Codes", "ConfigError", "Context", "CorpusError", "DeviceMemoryError",
+    "FormatError", "Generates", "HasLogits", "HasLoss", "HasPictures", "HasTokens", "HookError", "HookPoint",
+    "Inputs", "Intervention", "MissingDependency", "NonFiniteError", "RangeError", "RankError", "Run",
+    "SaelabError", "Scale", "ShapeError", "Shown", "StoreError", "Subject", "SubjectError",
+    "check_finite", "lacking", "nearest", "need", "short",
+]  # fmt: skip

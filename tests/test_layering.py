@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    "errors files layout types tensors config dist stores sae corpora subjects embedded formats "
+    "errors seeds files config layout types tensors dist stores sae corpora subjects embedded formats "
     "interventions harvesting scale training analysis autointerp widgets lab demo commands cli"
 ).split()
 ROOT = Path(__file__).parents[1]
@@ -148,6 +148,17 @@ def test_public_names_resolve():
         assert getattr(saelab, name) is not None, name
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = saelab.no_such_name
+
+
+@pytest.mark.parametrize("module", ["saelab", "saelab.analysis"])
+def test_what_loads_on_first_use_is_what_the_stub_says(module):
+    """In a process that has imported nothing else, so that no name is there by accident."""
+    stub = ast.parse((ROOT / module.replace(".", "/") / "__init__.pyi").read_text())
+    said = next(ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign))
+    code = (
+        f"import {module} as m\nassert sorted(m.__all__) == {sorted(said)}\nfor n in m.__all__: getattr(m, n)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_files_stay_small():

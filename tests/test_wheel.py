@@ -24,7 +24,7 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
 
 def test_every_module_is_inside(wheel):
     names = set(wheel.namelist())
-    for path in ROOT.glob("saelab/**/*.py"):
+    for path in [*ROOT.glob("saelab/**/*.py"), *ROOT.glob("saelab/**/*.pyi")]:
         assert str(path.relative_to(ROOT)) in names
 
 

@@ -61,12 +61,18 @@ def concepts(store: FeatureStore, labels: Sequence[str], *, min_rows: int = 20, 
     """For each label, the latent with the best F1 between "fires" and "carries the label" over all rows.
 
     A latent fires where it is != 0. One that is ever negative may stand for two things: its poles > 0 and < 0
-    take part too, in the control as well.
+    take part too, in the control as well. The control repeats the search with labels shuffled among the rows
+    (same base rates, no truth).
 
-    labels: one string a row of the store, "" for none. Labels on fewer than `min_rows` rows are left out.
-    The control repeats the search with labels shuffled among the rows (same base rates, no truth).
-    Raises ShapeError where the number of labels is not the number of rows, StoreError where the store has no
-    codes of every row.
+    Args:
+        store: With the codes of every row.
+        labels: One string a row of the store, "" for none.
+        min_rows: Labels on fewer rows are left out.
+        seed: Of the shuffling.
+
+    Raises:
+        ShapeError: The number of labels is not the number of rows.
+        StoreError: The store has no codes of every row.
     """
     labels_of_rows = np.asarray(labels, dtype=object)
     if labels_of_rows.shape != (store.n_rows,):

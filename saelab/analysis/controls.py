@@ -82,12 +82,26 @@ def untrained(sae: SAE, rows: Tensor, targets: Tensor | None = None, seed: int =
 
 
 def shuffled(labels: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The same labels on other rows: base rates are kept, truth is not."""
+    """The same labels on other rows: base rates are kept, truth is not.
+
+    Args:
+        labels: [n].
+        seed: Of the draw.
+    """
     return np.random.default_rng(seed).permutation(labels)
 
 
 def random_directions(n: int, d: int, seed: int = 0) -> np.ndarray:
-    """float32 [n d]: unit vectors of which every direction is as likely as any other."""
+    """Unit vectors of which every direction is as likely as any other.
+
+    Args:
+        n: How many.
+        d: Their width.
+        seed: Of the draw.
+
+    Returns:
+        float32 [n d].
+    """
     found = np.random.default_rng(seed).standard_normal((n, d), dtype=np.float32)
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
@@ -134,6 +148,7 @@ class Sums:
         return float(sum(value.sum() for _, value in self._parts.get(name, [])))
 
     def names(self) -> list[str]:
+        """Names of the quantities."""
         return list(self._parts)
 
 
@@ -175,7 +190,15 @@ def interval(sums: Sums, score: Score, seed: int = 0, draws: int = DRAWS) -> tup
 
 
 def beside(of: Sums, control: Sums, score: Score, seed: int = 0, what: str = "untrained SAE") -> Beside:
-    """A score of two sums over the same units, with its intervals."""
+    """A score of two sums over the same units, with its intervals.
+
+    Args:
+        of: Sums of what is scored.
+        control: Sums of the control.
+        score: What is computed of them.
+        seed: Of the draws that give the intervals.
+        what: The control is.
+    """
     values = []
     for sums in (of, control):
         with np.errstate(divide="ignore", invalid="ignore"):

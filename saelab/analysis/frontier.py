@@ -58,9 +58,14 @@ class Frontier:
         return pd.DataFrame(rows, columns=[*columns, "untrained fvu", "untrained loss_recovered"])
 
     def at(self, l0: float) -> pd.DataFrame:
-        """One row a name: fvu and loss_recovered at that L0, interpolated linearly over log L0 between the
-        two SAEs of that name next to it; NaN where the SAEs of a name are all sparser or all denser.
-        Raises ConfigError on an L0 that is not positive."""
+        """One row a name: fvu and loss_recovered at an L0, interpolated linearly over log L0.
+
+        It is between the two SAEs of that name next to it; NaN where the SAEs of a name are all sparser or
+        all denser.
+
+        Raises:
+            ConfigError: The L0 is not positive.
+        """
         import pandas as pd
 
         if not l0 > 0:
@@ -130,9 +135,12 @@ class Frontier:
 def frontier(reports: Mapping[str, Sequence[Report]]) -> Frontier:
     """Put the reports of `saelab.evaluate` side by side.
 
-    reports: for each name, say of a recipe, the reports of its SAEs at several sparsities. All must have
-    scored the same texts at the same hook point.
-    Raises ConfigError where they did not, and where there is none.
+    Args:
+        reports: For each name, say of a recipe, the reports of its SAEs at several sparsities. All must have
+            scored the same texts at the same hook point.
+
+    Raises:
+        ConfigError: They did not, or there is none.
     """
     every = [report for group in reports.values() for report in group]
     if not every:

@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 def examples(store: FeatureStore, latent: int, n: int = 10, kind: str = "top") -> Examples:
     """Windows around firings of a latent: the n strongest of a sign, or n spread over its |value|s.
 
-    kind: "top" (values > 0), "bottom" (< 0) or "quantile". Raises RangeError on a latent out of range,
-    StoreError on an unknown kind.
+    Args:
+        store: Of the SAE.
+        latent: Its number.
+        n: At most so many.
+        kind: "top" (values > 0), "bottom" (< 0) or "quantile".
+
+    Raises:
+        RangeError: The latent is out of range.
+        StoreError: An unknown kind.
     """
     return Examples(int(latent), kind, tuple(store.examples(latent, n=n, kind=kind)))
 
@@ -40,7 +47,17 @@ def card(
 ) -> FeatureCard:
     """Everything that a card shows of one latent; no logit lens where no model is given or none applies.
 
-    n_top: strongest windows, of each pole. Raises RangeError on a latent out of range.
+    Args:
+        store: Of the SAE.
+        latent: Its number.
+        sae: For the logit lens.
+        subject: For the logit lens.
+        n_top: Strongest windows, of each pole.
+        n_quantile: Windows spread over the range of its |value|s.
+        label: Its name.
+
+    Raises:
+        RangeError: The latent is out of range.
     """
     labels = {latent: label}
     return cards(store, [latent], sae, subject, n_top=n_top, n_quantile=n_quantile, labels=labels)[0]
@@ -56,7 +73,20 @@ def cards(
     n_quantile: int = 20,
     labels: Mapping[int, str] | None = None,
 ) -> list[FeatureCard]:
-    """`card` of many latents, for whom the model is asked once. Raises RangeError."""
+    """`card` of many latents, for whom the model is asked once.
+
+    Args:
+        store: Of the SAE.
+        latents: Their numbers.
+        sae: For the logit lens.
+        subject: For the logit lens.
+        n_top: Strongest windows, of each pole.
+        n_quantile: Windows spread over the range of a latent's |value|s.
+        labels: Latent -> its name.
+
+    Raises:
+        RangeError: A latent is out of range.
+    """
     found = [store.latent(latent) for latent in latents]
     lenses: Sequence[LogitLens | None] = [None] * len(found)
     # some subjects have no logits, and some hook points do not write to the residual stream
@@ -88,8 +118,13 @@ def cards(
 
 
 def latent_table(store: FeatureStore, labels: dict[int, str] | None = None) -> LatentTable:
-    """One line a latent. Its name is its label, else what it fires on most: that of its negative
-    pole, if it has one, after a minus sign.
+    """One line a latent, named by its label, else by what it fires on most.
+
+    That is what its negative pole fires on, after a minus sign, if it has one.
+
+    Args:
+        store: Of the SAE.
+        labels: Latent -> its name.
     """
     frame = store.latents()
     names = [""] * store.n_latents

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saelab.analysis.results import LogitLens
+from saelab.config import integer
 from saelab.types import HasLogits, RangeError, need
 
 if TYPE_CHECKING:
@@ -19,21 +19,23 @@ if TYPE_CHECKING:
 def logit_lens(sae: SAE, subject: Any, latent: int, n: int = 10) -> LogitLens:
     """Tokens that a latent's decoder row raises and lowers most by the direct path to the logits.
 
-    logits = norm'(W_dec[latent]) @ W_U, its mean over the vocabulary removed, where norm' is the linear
-    part of the final normalisation (centring for LayerNorm, and the elementwise gain); the division by the
-    norm depends on the text and is left out. Latents on `hook_z` pass through the layer's output projection
-    first (nostalgebraist 2020, "interpreting GPT: the logit lens"; for SAE latents Bricken et al. 2023).
+    logits = norm'(W_dec[latent]) @ W_U, its mean over the vocabulary removed, where norm' is the linear part
+    of the final normalisation (centring for LayerNorm, and the elementwise gain); the division by the norm
+    depends on the text and is left out. Latents on `hook_z` pass through the layer's output projection first
+    (nostalgebraist 2020, "interpreting GPT: the logit lens"; for SAE latents Bricken et al. 2023).
 
-    n: tokens on each side. Raises RangeError on a latent out of range, HookError where the hook point does
-    not write to the residual stream.
+    Args:
+        sae: Its decoder rows are what latents write.
+        subject: A model with logits.
+        latent: Its number.
+        n: Tokens on each side.
+
+    Raises:
+        RangeError: The latent is out of range.
+        HookError: The hook point does not write to the residual stream.
     """
-    d_sae = sae.config.d_sae
-    if isinstance(latent, bool) or not isinstance(latent, numbers.Integral) or not 0 <= latent < d_sae:
-        message = (
-            f"latent must be an integer in 0..{d_sae - 1}. Got {latent!r}. Pass an index below d_sae={d_sae}."
-        )
-        raise RangeError(message)
-    return logit_lenses(sae, subject, [int(latent)], n)[0]
+    latent = integer("latent", latent, 0, sae.config.d_sae - 1, error=RangeError)
+    return logit_lenses(sae, subject, [latent], n)[0]
 
 
 def logit_lenses(sae: SAE, subject: Any, latents: list[int], n: int = 10) -> list[LogitLens]:
@@ -49,8 +51,15 @@ def logit_lenses(sae: SAE, subject: Any, latents: list[int], n: int = 10) -> lis
 
 
 def direct_logits(sae: SAE, subject: Any, latents: list[int]) -> np.ndarray:
-    """float32 [len(latents) d_vocab]: direct effect on the logits of one unit of each latent; rows have
-    mean 0.
+    """Direct effect on the logits of one unit of each latent; rows have mean 0.
+
+    Args:
+        sae: Its decoder rows are what latents write.
+        subject: A model with logits.
+        latents: Their numbers.
+
+    Returns:
+        float32 [len(latents) d_vocab].
     """
     import torch
 

@@ -70,9 +70,14 @@ class NormDiagnostics:
         return pd.DataFrame({name: getattr(self, name) for name in names})
 
     def figure(self) -> go.Figure:
-        """The ZF plot: norms of codes over norms of inputs, the line where they are equal, and the bands
-        1 / sqrt(1 +- e) about it that the theory allows for e = eps (d_sae - 1) of .25, .5 and 1 (1 sets no
-        upper limit). Of more than 5,000 rows every n-th is shown."""
+        """The ZF plot: norms of codes over norms of inputs, and the line where they are equal.
+
+        About it are the bands 1 / sqrt(1 +- e) that the theory allows for e = eps (d_sae - 1) of .25, .5 and
+        1 (1 sets no upper limit). Of more than 5,000 rows every n-th is shown.
+
+        Raises:
+            MissingDependency: plotly is not installed.
+        """
         try:
             import plotly.graph_objects as go
         except ImportError as error:
@@ -117,10 +122,17 @@ class NormDiagnostics:
 
 
 def norms(sae: SAE, acts: Tensor) -> NormDiagnostics:
-    """Norms of codes beside norms of inputs on activations [.. d_in], in eval mode.
+    """Norms of codes beside norms of inputs, in eval mode.
 
-    It holds for every autoencoder; top-AFA chooses its latents by it. The code of a transcoder does not stand
-    for its input: ConfigError. The SAE is left in the mode that it was in.
+    It holds for every autoencoder; top-AFA chooses its latents by it. The SAE is left in the mode that it was
+    in.
+
+    Args:
+        sae: An autoencoder.
+        acts: [.. d_in].
+
+    Raises:
+        ConfigError: It is a transcoder, whose code does not stand for its input.
     """
     import torch
 

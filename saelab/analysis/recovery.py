@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from saelab.analysis.controls import Beside, Sums, beside, untrained
+from saelab.config import integer
 from saelab.corpora.synthetic import HELD_OUT, Synthetic
 from saelab.types import ConfigError, ShapeError
 
@@ -97,11 +98,18 @@ class Match(NamedTuple):
 
 
 def match(W_dec: np.ndarray, directions: np.ndarray, *, either_sign: bool = False) -> Match:
-    """The one-to-one assignment of decoder rows [d_sae d_in] to directions [n_features d_in] that has the
-    largest sum of cosines (Hungarian method). Taking the best latent of each feature by itself would count
-    a latent between two features twice.
+    """The one-to-one assignment of decoder rows to directions that has the largest sum of cosines.
 
-    either_sign: take |cosine|. Rows of norm 0 have cosine 0 with everything. Raises ShapeError.
+    (Hungarian method.) Taking the best latent of each feature by itself would count a latent between two
+    features twice. Rows of norm 0 have cosine 0 with everything.
+
+    Args:
+        W_dec: [d_sae d_in].
+        directions: [n_features d_in].
+        either_sign: Take |cosine|.
+
+    Raises:
+        ShapeError: They have different widths, or are no matrices.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -159,9 +167,7 @@ def recovery(
             "it was trained on."
         )
         raise ShapeError(message)
-    if not isinstance(n_rows, int) or isinstance(n_rows, bool) or n_rows < 2:
-        message = f"n_rows must be an integer of at least 2. Got {n_rows!r}. Pass a few thousand."
-        raise ConfigError(message)
+    n_rows = integer("n_rows", n_rows, 2)
     arms, mode = [_Arm(sae), _Arm(untrained(sae, truth.rows(4096).acts, seed=seed))], sae.training
     sae.eval()
     try:

@@ -95,6 +95,7 @@ class FeatureCard:
 
     @property
     def latent(self) -> int:
+        """Its number."""
         return self.stats.latent
 
     def __str__(self) -> str:
@@ -127,6 +128,7 @@ class SampleCodes:
 
     @property
     def text(self) -> str:
+        """What the names show together."""
         return self.document.text
 
     @property
@@ -144,7 +146,15 @@ class SampleCodes:
         return self.layout.parts(0, len(self.shown) // self.calls)
 
     def top(self, position: int, n: int = 5) -> list[tuple[int, float]]:
-        """(latent, value) of the n largest |value| at a position."""
+        """The strongest latents at a position.
+
+        Args:
+            position: In the sample, from 0.
+            n: At most so many.
+
+        Returns:
+            (latent, value), the largest |value| first.
+        """
         latents, values = self.codes.row(position)
         order = np.argsort(-np.abs(values), kind="stable")[:n]
         return [(int(latents[i]), float(values[i])) for i in order]

@@ -15,6 +15,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from saelab.commands.docstrings import entries, sections
 from saelab.config import type_name, typed
 from saelab.types import ConfigError, nearest
 
@@ -37,7 +38,7 @@ def arguments_of(function: Callable[..., Any], leave_out: Iterable[str] = ()) ->
     """Name -> Argument, for each that is no `**options` and not left out."""
     plain = inspect.unwrap(function)
     return {
-        name: Argument(_hint(plain, parameter), parameter.default, _line(plain, name))
+        name: Argument(_hint(plain, parameter), parameter.default, _lines(plain).get(name, ""))
         for name, parameter in inspect.signature(plain).parameters.items()
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD and name not in set(leave_out)
     }
@@ -140,9 +141,7 @@ def _hint(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
 
 
 @functools.cache
-def _line(function: Callable[..., Any], name: str) -> str:
-    """The first sentence about an argument in the docstring, where it has one."""
-    text = " ".join((inspect.getdoc(function) or "").split())
-    named = rf"(?:^|(?<=[.;] )){name}(?:, \w+)*: |(?:(?<=, )){name}(?:, \w+)*: "
-    found = re.search(rf"(?:{named})(.+?[.;])(?= |$)", text)
-    return found[1].rstrip(".;") if found else ""
+def _lines(function: Callable[..., Any]) -> dict[str, str]:
+    """Argument -> the first sentence about it in the docstring."""
+    told = entries(sections(function).get("Args", ""))
+    return {name: re.split(r"(?<!\.)\.(?= |$)", text)[0] for name, text in told.items()}

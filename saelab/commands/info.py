@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saelab.commands import records
+from saelab.config import is_integer
 from saelab.files import read_json
 from saelab.types import FormatError, SaelabError, StoreError
 
@@ -249,6 +250,6 @@ def _said(value: Any) -> str:
         return ", ".join(map(_said, value))
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, int) and not isinstance(value, bool):
+    if is_integer(value):
         return f"{value:,}"
     return "" if value is None else str(value)

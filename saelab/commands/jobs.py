@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from saelab.commands.arguments import NEEDED, Argument, Arguments, arguments_of, check, from_flags, plain
+from saelab.config import integer_or_none
 from saelab.types import ConfigError, RangeError, nearest
 
 SHORT = {"subject": "name", "sae": "path", "recipe": "name"}
@@ -35,7 +37,7 @@ class Job:
 
     def to_toml(self) -> str:
         """A file that gives the same job. What is None is left out, as it is by default."""
-        return f"# saelab {self.command}\n{_toml(plain(self.values))}"
+        return f"# saelab {self.command}\n{tomli_w.dumps(_present(plain(self.values)))}"
 
     def differences(self, other: Job) -> list[str]:
         """`name: ours -> theirs` of all that changes what comes out."""
@@ -219,9 +221,7 @@ def _checked(table: str, given: Any) -> dict[str, Any]:
         )
         raise ConfigError(message)
     checked = check(given, _arguments(table, choice), f"{table} of {key} {choice!r}", f"{table}.")
-    if checked.get("take") is not None and checked["take"] < 1:
-        message = f"corpus.take must be at least 1. Got {checked['take']}. Pass how many documents to read."
-        raise RangeError(message)
+    integer_or_none("corpus.take", checked.get("take"), 1, error=RangeError)
     return checked
 
 
@@ -239,27 +239,10 @@ def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _toml(values: Mapping[str, Any], prefix: str = "") -> str:
-    """Plain values first, then tables, then lists of tables: as TOML wants them."""
-    lines, below = [], []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            below.append(f"\n[{prefix}{_key(name)}]\n{_toml(value, f'{prefix}{_key(name)}.')}")
-        elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value) and not prefix:
-            below += [f"\n[[{_key(name)}]]\n{_toml(each, f'{_key(name)}.')}" for each in value]
-        elif value is not None:
-            lines.append(f"{_key(name)} = {_value(value)}\n")
-    return "".join(lines + below)
-
-
-def _key(name: str) -> str:
-    return name if name.isascii() and name.replace("_", "").replace("-", "").isalnum() else _value(name)
-
-
-def _value(value: Any) -> str:
+def _present(value: Any) -> Any:
+    """Without the entries of tables that are None, which TOML has not."""
     if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_key(k)} = {_value(v)}' for k, v in value.items() if v is not None)}}}"
-    # a JSON string is a TOML string, but for DEL, which TOML wants escaped
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return [_present(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {name: _present(each) for name, each in value.items() if each is not None}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from saelab.config import integer, shard_of
 from saelab.types import CorpusError, RangeError
 
 
@@ -50,10 +51,13 @@ class Document:
 class Corpus:
     """Documents that can be iterated any number of times, always in the same order.
 
-    make: called at each iteration, gives the documents afresh. name: for people; key: what determines the
-    content, for the fingerprint, or a function that finds it out when it is asked for (the documents' texts
-    themselves where it is None). n_documents: how many, where that is known without reading them; of files,
-    their rows, also those that turn out to be empty and are left out.
+    Args:
+        make: Called at each iteration, gives the documents afresh.
+        name: For people.
+        key: What determines the content, for the fingerprint, or a function that finds it out when it is
+            asked for; the documents' texts themselves where it is None.
+        n_documents: How many, where that is known without reading them; of files, their rows, also those that
+            turn out to be empty and are left out.
     """
 
     def __init__(
@@ -72,20 +76,26 @@ class Corpus:
         return iter(self._make())
 
     def take(self, n: int) -> Corpus:
-        """The first n documents."""
-        if n < 1:
-            message = f"take(n) needs n >= 1. Got {n}. Pass how many documents to keep."
-            raise RangeError(message)
+        """The first n documents.
+
+        Raises:
+            RangeError: n is below 1.
+        """
+        n = integer("n", n, 1, error=RangeError)
         kept = None if self.n_documents is None else min(n, self.n_documents)
         return self._part(lambda: itertools.islice(iter(self), n), f"[:{n}]", kept)
 
     def shard(self, i: int, n: int) -> Corpus:
-        """Every n-th document from the i-th on: the n shards hold each document once."""
-        if not 0 <= i < n:
-            message = (
-                f"shard(i, n) needs 0 <= i < n. Got i={i}, n={n}. Pass the shard's number and their count."
-            )
-            raise RangeError(message)
+        """Every n-th document from the i-th on: the n shards hold each document once.
+
+        Args:
+            i: The shard's number, 0..n-1.
+            n: How many shards.
+
+        Raises:
+            RangeError: Unless 0 <= i < n.
+        """
+        i, n = shard_of((i, n), error=RangeError)
         kept = None if self.n_documents is None else len(range(i, self.n_documents, n))
         return self._part(lambda: itertools.islice(iter(self), i, None, n), f"[{i}::{n}]", kept)
 
@@ -113,8 +123,10 @@ class Corpus:
 def as_corpus(texts: Corpus | Iterable[str | Document] | str) -> Corpus:
     """A Corpus of what a user has: a Corpus, strings, Documents, or one string as one document.
 
-    Raises CorpusError on an empty corpus and on a document that is not a string or holds nothing but
-    whitespace. An iterator is read into memory, since it can be read only once.
+    An iterator is read into memory, since it can be read only once.
+
+    Raises:
+        CorpusError: The corpus is empty, or a document is no string or holds nothing but whitespace.
     """
     if isinstance(texts, Corpus):
         return texts
@@ -133,10 +145,17 @@ def as_corpus(texts: Corpus | Iterable[str | Document] | str) -> Corpus:
 
 
 def dialogues(chats: Iterable[Sequence[Mapping[str, str]]] | Corpus, name: str = "dialogues") -> Corpus:
-    """A corpus of chat dialogues, each a list of {"role": ..., "content": ...}.
+    """A corpus of chat dialogues.
 
-    The model reads them through its tokenizer's chat template. Raises CorpusError where a dialogue is empty
-    or no such list. An iterator is read into memory, since it can be read only once.
+    The model reads them through its tokenizer's chat template. An iterator is read into memory, since it can
+    be read only once.
+
+    Args:
+        chats: Each a list of {"role": ..., "content": ...}.
+        name: Of the corpus, for people.
+
+    Raises:
+        CorpusError: A dialogue is empty or no such list.
     """
     documents = tuple(dialogue(str(i), chat, f"index {i}") for i, chat in enumerate(chats))
     if not documents:
@@ -147,15 +166,15 @@ def dialogues(chats: Iterable[Sequence[Mapping[str, str]]] | Corpus, name: str =
 
 def samples(items: Iterable[Any] | Corpus, name: str = "samples", ids: Sequence[str] | None = None) -> Corpus:
     """A corpus of what is no text: lists of interactions, tensors, anything that a subject's `prepare` takes.
-    (`images` makes one of images.)
 
-    The fingerprint is of the bytes of arrays and tensors, and of what other items print as.
+    (`images` makes one of images.) The fingerprint is of the bytes of arrays and tensors, and of what other
+    items print as.
 
     Args:
-        items: a sequence (also one that loads an item when it is asked for, such as a torch data set), else
+        items: A sequence (also one that loads an item when it is asked for, such as a torch data set), else
             it is read into memory. Documents are taken as they are.
-        name: of the corpus, for people.
-        ids: of each; by default its number.
+        name: Of the corpus, for people.
+        ids: Of each; by default its number.
 
     Raises:
         CorpusError: There is none, or another number of ids.
@@ -213,9 +232,12 @@ def dialogue(id: str, chat: object, where: str) -> Document:
 def token_labels(document: Document, offsets: Sequence[tuple[int, int]]) -> list[str]:
     """What each token is: the label of the span that covers most of it, "" where none does.
 
-    offsets: (start, end) characters of each token in the document's text, (0, 0) for special tokens that a
-    tokenizer added. Of spans that cover a token equally, the first counts. A space that a token begins with
-    is not counted.
+    Of spans that cover a token equally, the first counts. A space that a token begins with is not counted.
+
+    Args:
+        document: With its spans.
+        offsets: (start, end) characters of each token in the document's text, (0, 0) for special tokens that
+            a tokenizer added.
     """
     spans = sorted(document.spans, key=lambda s: (s.start, s.end))
     labels = []

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from saelab.config import integer
 from saelab.corpora.documents import Corpus, Document
-from saelab.types import ConfigError, CorpusError, MissingDependency
+from saelab.types import CorpusError, MissingDependency
 
 SMALL = 64
 """Pixels of a side up to which a picture is kept as it is."""
@@ -42,9 +43,7 @@ def images(
         MissingDependency: Pillow is not installed.
     """
     _pillow()
-    if not isinstance(size, int) or isinstance(size, bool) or not 8 <= size <= 512:
-        message = f"size must be an integer in 8..512. Got {size!r}. Pass e.g. 96."
-        raise ConfigError(message)
+    size = integer("size", size, 8, 512)
     known: Any = items if hasattr(items, "__getitem__") and hasattr(items, "__len__") else list(items)
     n = len(known)
     if not n:

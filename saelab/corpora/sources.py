@@ -35,11 +35,18 @@ class _Row(NamedTuple):
 def text(paths: Paths, separator: str | None = None, encoding: str = "utf-8") -> Corpus:
     """Text files: each a document, or each split into documents at a separator such as "<|endoftext|>".
 
-    paths: a file, a folder (its .txt files, at any depth), a glob, or a list of those; .gz, .bz2, .zst and
-    .lz4 are unpacked. Line ends are read as "\\n". A document's id is its file's name, or `name:i` for piece
-    i, from 0; pieces that hold nothing but whitespace are left out. In memory is one document at a time.
-    Raises CorpusError where no file matches or `encoding` is unknown, and on reading for what is binary, not
-    in the encoding, changed since, or holds no text at all.
+    A document's id is its file's name, or `name:i` for piece i, from 0; pieces that hold nothing but
+    whitespace are left out. In memory is one document at a time.
+
+    Args:
+        paths: A file, a folder (its .txt files, at any depth), a glob, or a list of those; .gz, .bz2, .zst
+            and .lz4 are unpacked. Line ends are read as a newline.
+        separator: What stands between documents; None for a document a file.
+        encoding: Text encoding of the files.
+
+    Raises:
+        CorpusError: No file matches, `separator` is empty or `encoding` unknown; on reading: a file is
+            binary, not in the encoding, changed since, or none holds any text.
     """
     check_encoding(encoding)
     if separator is not None and (not isinstance(separator, str) or not separator):
@@ -56,11 +63,18 @@ def text(paths: Paths, separator: str | None = None, encoding: str = "utf-8") ->
 def jsonl(paths: Paths, column: str = "text", messages: str | None = None, encoding: str = "utf-8") -> Corpus:
     """JSON Lines: each line an object whose `column` is a document's text.
 
-    paths: as `text` takes them, a folder for its .jsonl files. messages: the column of chat dialogues, lists
-    of {"role", "content"}, which are read instead of `column`. A document's id is `name:line`, from 1. Blank
-    lines are left out, and documents that are null, empty or nothing but whitespace. Raises CorpusError as
-    `text` does, and on reading for a line that is no JSON object, a missing column, and a value that is no
-    string or no dialogue.
+    A document's id is `name:line`, from 1. Blank lines are left out, and documents that are null, empty or
+    nothing but whitespace.
+
+    Args:
+        paths: Files as `text` takes them, of a folder its .jsonl files.
+        column: The key of the text.
+        messages: The key of chat dialogues, lists of {"role", "content"}, which are read instead of `column`.
+        encoding: Text encoding of the files.
+
+    Raises:
+        CorpusError: As of `text`; on reading: a line is no JSON object, lacks the column, or has a value
+            there that is no string or no dialogue.
     """
     check_encoding(encoding)
     files, wanted = find(paths, ".jsonl"), _column(column, messages)
@@ -71,10 +85,16 @@ def jsonl(paths: Paths, column: str = "text", messages: str | None = None, encod
 def parquet(paths: Paths, column: str = "text", messages: str | None = None) -> Corpus:
     """Parquet files: each row of `column` is a document's text.
 
-    paths: as `text` takes them, a folder for its .parquet files. messages: as `jsonl` takes it. A document's
-    id is `name:row`, from 0. Columns that are not asked for are not read; a few rows are in memory at a time.
-    Raises CorpusError where a file is no Parquet or its column is missing or of another type, and on reading
-    as `jsonl` does.
+    A document's id is `name:row`, from 0. Columns that are not asked for are not read; a few rows are in
+    memory at a time.
+
+    Args:
+        paths: Files as `text` takes them, of a folder its .parquet files.
+        column: The column of the text.
+        messages: The column of chat dialogues, as `jsonl` takes it.
+
+    Raises:
+        CorpusError: A file is no Parquet, its column is missing or of another type; on reading as of `jsonl`.
     """
     files, wanted = find(paths, ".parquet"), _column(column, messages)
     n_rows = sum(_parquet_length(file, wanted) for file in files)
@@ -93,15 +113,25 @@ def hub(
     revision: str | None = None,
     data_files: Any = None,
 ) -> Corpus:
-    """A data set that Hugging Face `datasets` reads: by its name on the hub, or a local folder, also one
-    that `save_to_disk` wrote.
+    """A data set that Hugging Face `datasets` reads.
 
-    streaming: read over the network or from the files as it is iterated; False downloads it, and makes a
-    copy in the cache that is read from disk. messages: as `jsonl` takes it. config, revision, data_files: as
-    `datasets.load_dataset` takes them, config as its `name`. A document's id is `split:row`, from 0.
-    The fingerprint is of the files' content for a folder, of the commit for a data set of the hub.
-    Raises MissingDependency without `datasets`, CorpusError where the data set, its split or its column is
-    not there, and on reading as `jsonl` does.
+    A document's id is `split:row`, from 0. The fingerprint is of the files' content for a folder, of the
+    commit for a data set of the hub.
+
+    Args:
+        name_or_folder: Its name on the hub, or a local folder, also one that `save_to_disk` wrote.
+        split: Which split of the data set.
+        column: The column of the text.
+        streaming: Read over the network or from the files as it is iterated; False downloads it, and makes a
+            copy in the cache that is read from disk.
+        messages: The column of chat dialogues, as `jsonl` takes it.
+        config: As `datasets.load_dataset` takes it, there `name`.
+        revision: As `datasets.load_dataset` takes it.
+        data_files: As `datasets.load_dataset` takes it.
+
+    Raises:
+        MissingDependency: `datasets` is not installed.
+        CorpusError: The data set, its split or its column is not there; on reading as of `jsonl`.
     """
     if not isinstance(split, str) or not split:
         message = f"split must name one split. Got {split!r}. Pass e.g. split='train'."

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from saelab.config import integer, is_number
 from saelab.types import Codes, ConfigError, RangeError, nearest
 
 if TYPE_CHECKING:
@@ -70,12 +71,18 @@ class Synthetic:
         return len(self.directions)
 
     def rows(self, n: int, start: int = 0) -> SyntheticRows:
-        """Rows start..start+n-1. Row i is the same bit for bit whatever n and start are. Raises
-        ConfigError."""
+        """Rows start..start+n-1; row i is the same bit for bit whatever n and start are.
+
+        Args:
+            n: How many.
+            start: Number of the first.
+
+        Raises:
+            ConfigError: n is below 1 or start below 0.
+        """
         import torch
 
-        _check_whole("n", n, 1)
-        _check_whole("start", start, 0)
+        n, start = integer("n", n, 1), integer("start", start, 0)
         blocks = range(start // BLOCK, (start + n - 1) // BLOCK + 1)
         acts, difficulty = torch.empty(n, self.d_in), np.empty(n)
         counts, features, values = np.zeros(n, np.int64), [], []
@@ -95,17 +102,27 @@ class Synthetic:
         return SyntheticRows(acts, codes, difficulty)
 
     def batches(self, size: int, n_batches: int | None = None, start: int = 0) -> Iterator[SyntheticRows]:
-        """Rows from `start` on, `size` at a time and no more in memory; endless without `n_batches`."""
+        """Rows from `start` on, `size` at a time and no more in memory.
+
+        Args:
+            size: Rows of a batch.
+            n_batches: How many; None for endless.
+            start: Number of the first row.
+
+        Raises:
+            ConfigError: A size below 1, a start below 0.
+        """
         for i in count() if n_batches is None else range(n_batches):
             yield self.rows(size, start + i * size)
 
     def children(self, feature: int) -> np.ndarray:
-        """int64: the features that are active only where this one is. Raises RangeError."""
-        if not 0 <= feature < self.n_features:
-            message = (
-                f"A feature must be in 0..{self.n_features - 1}. Got {feature}. Pass a row of `directions`."
-            )
-            raise RangeError(message)
+        """int64: the features that are active only where this one is.
+
+        Raises:
+            RangeError: There is no such feature.
+        """
+        remedy = "Pass a row of `directions`."
+        feature = integer("A feature", feature, 0, self.n_features - 1, error=RangeError, remedy=remedy)
         return np.flatnonzero(self.parents == feature)
 
     def __repr__(self) -> str:
@@ -163,38 +180,41 @@ def synthetic(
     noise: float = 0.0,
     seed: int = 0,
 ) -> Synthetic:
-    """Activations [n d_in] with `n_features` known directions, of which a row holds `active` on average.
-
-    coherence: "orthonormal" (needs n_features <= d_in), "random" (independent, uniform on the sphere), or a
-    number c in [0, 1): the expected cosine of two directions of one group, v = sqrt(c) u + sqrt(1 - c) e
-    with u common to the group and e random and orthogonal to u. Feature j is in group j % groups.
-
-    zipf, shift: frequencies of roots are proportional to (rank + shift)^-zipf, rank from 1 (Zipf and
-    Mandelbrot); zipf=0 makes them equal.
-
-    difficulty_spread: s in [0, 1]; a row expects active * t features, t uniform on [1 - s, 1 + s]. Features
-    are active independently with probability t * frequency; with exact=True their number is active * t (or
-    one of the two whole numbers next to it, by systematic sampling in random order, Madow 1949), the
-    frequencies staying the same.
-
-    branching: (4,) gives each root 4 children, (4, 3) each of those 3 more. Where a feature is active, one
-    child is too with probability `child_rate`. `active` counts roots and descendants; `exact` and
-    `difficulty_spread` draw the roots.
-
-    coefficients: c is uniform between these two (> 0); signed=True gives it either sign. noise: root mean
-    square norm of e, in the units of the coefficients.
+    """Activations [n d_in] with known directions: sums of some of them, times coefficients, and noise.
 
     >>> truth = synthetic(16, 8, coherence="orthonormal", active=2, exact=True)
     >>> rows = truth.rows(1000)
     >>> rows.acts.shape, set(rows.codes.l0.tolist())
     (torch.Size([1000, 16]), {2})
 
-    Raises ConfigError for options out of range, and where a feature would have to be active with
-    probability above 1.
+    Args:
+        d_in: Width of a row.
+        n_features: How many directions.
+        active: Features of a row on average, roots and descendants counted.
+        coherence: "orthonormal" (needs n_features <= d_in), "random" (independent, uniform on the sphere), or
+            a number c in [0, 1): the expected cosine of two directions of one group, v = sqrt(c) u + sqrt(1 -
+            c) e with u common to the group and e random and orthogonal to u.
+        groups: How many; feature j is in group j % groups.
+        zipf: Frequencies of roots are proportional to (rank + shift)^-zipf, rank from 1 (Zipf and
+            Mandelbrot); 0 makes them equal.
+        shift: Of that law.
+        difficulty_spread: s in [0, 1]; a row expects active * t features, t uniform on [1 - s, 1 + s]. It
+            draws the roots.
+        exact: False: features are active independently with probability t * frequency. True: their number is
+            active * t (or one of the two whole numbers next to it, by systematic sampling in random order,
+            Madow 1949), the frequencies staying the same. It draws the roots.
+        branching: (4,) gives each root 4 children, (4, 3) each of those 3 more.
+        child_rate: Where a feature is active, one child is too with this probability.
+        coefficients: c is uniform between these two (> 0).
+        signed: Whether c has either sign.
+        noise: Root mean square norm of the noise, in the units of the coefficients.
+        seed: Of directions and rows.
+
+    Raises:
+        ConfigError: Options are out of range, or a feature would have to be active with probability above 1.
     """
-    for name, whole, least in (("d_in", d_in, 1), ("n_features", n_features, 1), ("groups", groups, 1)):
-        _check_whole(name, whole, least)
-    _check_whole("seed", seed, 0)
+    d_in, n_features = integer("d_in", d_in, 1), integer("n_features", n_features, 1)
+    groups, seed = integer("groups", groups, 1), integer("seed", seed, 0)
     _check_real("active", active, 0, n_features, open_low=True)
     _check_real("zipf", zipf, 0)
     _check_real("shift", shift, 0)
@@ -206,9 +226,7 @@ def synthetic(
             message = f"{name} must be True or False. Got {flag!r}. Pass a bool."
             raise ConfigError(message)
     low, high = _pair(coefficients)
-    widths = tuple(branching)
-    for width in widths:
-        _check_whole("Each number of branching", width, 1)
+    widths = tuple(integer("Each number of branching", width, 1) for width in branching)
     sizes = [math.prod(widths[:depth]) for depth in range(len(widths) + 1)]
     roots, left = divmod(n_features, sum(sizes))
     if left or not roots:
@@ -322,13 +340,6 @@ def _pair(value: tuple[float, float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _check_whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least:
-        return
-    message = f"{name} must be an integer of at least {least}. Got {value!r}. Pass {least} or more."
-    raise ConfigError(message)
-
-
 def _check_real(
     name: str,
     value: object,
@@ -338,8 +349,7 @@ def _check_real(
     open_low: bool = False,
     open_high: bool = False,
 ) -> None:
-    good = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if good and math.isfinite(value) and low <= value <= high:  # type: ignore[arg-type, operator]
+    if is_number(value) and math.isfinite(value) and low <= value <= high:
         if not (open_low and value == low) and not (open_high and value == high):
             return
     interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high or high == math.inf else ']'}"

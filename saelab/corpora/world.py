@@ -11,6 +11,7 @@ import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 
+from saelab.config import integer
 from saelab.corpora import world_families as plain
 from saelab.corpora import world_varied as varied
 from saelab.corpora.documents import Corpus, Document
@@ -44,19 +45,23 @@ def world(
     split: str = "train",
     families: Sequence[str] | None = None,
 ) -> Corpus:
-    """A corpus of the synthetic world. Documents' ids are `world-{split}-{seed}-{i}`, their kind is their
-    family.
+    """A corpus of the synthetic world.
 
-    split: "train", or "heldout" for names, templates, years and argument names that "train" never uses.
-    families: only these of `FAMILIES`, in their usual proportions.
-    Raises ConfigError on an unknown split or family, or fewer than one document.
+    Documents' ids are `world-{split}-{seed}-{i}`, their kind is their family.
+
+    Args:
+        seed: Another seed gives other documents.
+        n_documents: How many documents.
+        split: "train", or "heldout" for names, templates, years and argument names that "train" never uses.
+        families: Only these of `FAMILIES`, in their usual proportions; None for all.
+
+    Raises:
+        ConfigError: An unknown split or family, or fewer than one document.
     """
     if split not in ("train", "heldout"):
         message = f"split must be 'train' or 'heldout'. Got {split!r}. Pass split='train'."
         raise ConfigError(message)
-    if n_documents < 1:
-        message = f"n_documents must be at least 1. Got {n_documents}. Pass how many documents to write."
-        raise ConfigError(message)
+    n_documents = integer("n_documents", n_documents, 1)
     chosen = tuple(FAMILIES if families is None else families)
     for family in chosen:
         if family not in FAMILIES:

@@ -24,12 +24,21 @@ STORE_HOOK = "blocks.2.hook_resid_post"
 
 
 def model_folder() -> Path:
-    """The language model as a Hugging Face folder. Raises StoreError where the assets are missing."""
+    """The language model as a Hugging Face folder.
+
+    Raises:
+        StoreError: The assets are missing.
+    """
     return _existing(ASSETS / "model")
 
 
 def sae_folder(hook: str = STORE_HOOK) -> Path:
-    """The SAE of a hook point, for `SAE.load`. Raises HookError on a hook point that has none."""
+    """The SAE of a hook point, for `SAE.load`.
+
+    Raises:
+        HookError: The hook point has none.
+        StoreError: The assets are missing.
+    """
     if hook not in SAE_HOOKS:
         known = ", ".join(SAE_HOOKS)
         message = f"Unknown hook point {hook!r}. {nearest(hook, SAE_HOOKS)}SAEs ship at {known}."
@@ -38,7 +47,12 @@ def sae_folder(hook: str = STORE_HOOK) -> Path:
 
 
 def store_folder(hook: str = STORE_HOOK) -> Path:
-    """The feature store of a hook point's SAE, for `FeatureStore.open`. Raises HookError."""
+    """The feature store of a hook point's SAE, for `FeatureStore.open`.
+
+    Raises:
+        HookError: The hook point has none.
+        StoreError: The assets are missing.
+    """
     sae_folder(hook)
     return _existing(ASSETS / "features" / hook)
 

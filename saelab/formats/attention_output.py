@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from saelab.config import is_integer
 from saelab.formats.layout import SAME, done, take, whole
 from saelab.formats.plain import Plain, hook_of
 from saelab.formats.reading import refuse
@@ -39,11 +40,6 @@ def load(found: Found) -> SAE:
         if whole(config[key], key, found) != size:
             refuse(f"{key} in {found.path} must fit {found.weights}, where it is {size}", str(config[key]))
     hook, heads = hook_of(config["act_name"], found.path), config.get("n_heads")
-    if (
-        hook is not None
-        and hook.name.endswith("hook_z")
-        and isinstance(heads, int)
-        and not d_in % max(1, heads)
-    ):
+    if hook is not None and hook.name.endswith("hook_z") and is_integer(heads) and not d_in % max(1, heads):
         hook = dataclasses.replace(hook, n_heads=heads)
     return done(Plain(rule="relu", subtract=True, hook=hook, **weights), found, "W_enc")

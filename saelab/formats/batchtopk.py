@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from saelab.config import is_number
 from saelab.formats.layout import SAME, done, take, whole
 from saelab.formats.plain import Plain, hook_of
 from saelab.formats.reading import refuse
@@ -74,7 +75,7 @@ def load(found: Found) -> SAE:
         more = {"threshold": weights.pop("threshold").exp()}
     elif rule in ("batchtopk", "matryoshka"):
         value = found.asked("threshold", "its codes are the largest of a batch")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        if not is_number(value) or not value >= 0:
             refuse("threshold must be a number of at least 0", short(value), "Estimate it on data.")
         more = {"threshold": torch.tensor(float(value))}
     if rule in ("topk", "batchtopk", "matryoshka"):

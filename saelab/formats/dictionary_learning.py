@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saelab.config import is_integer
 from saelab.files import write_bytes, write_json
 from saelab.formats import dictionary_vsae
 from saelab.formats.dictionary_crosscoders import crosscoder
@@ -243,7 +244,7 @@ def _check_shapes(name: str, keys: dict[str, str], trainer: dict[str, Any], file
 def _k(trainer: dict[str, Any], stored: Tensor | None, path: Path) -> int:
     """From config and tensors, which must agree."""
     k = trainer.get("k", None if stored is None else int(stored))
-    if not isinstance(k, int) or isinstance(k, bool) or (stored is not None and k != int(stored)):
+    if not is_integer(k) or (stored is not None and k != int(stored)):
         got = f"{short(k)} and {None if stored is None else int(stored)}"
         refuse(f"k in {path} must be an integer, the same as in {WEIGHTS_FILE}", got)
     return k

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from saelab.config import is_integer
 from saelab.formats.plain import Plain, build
 from saelab.formats.reading import TensorFile, refuse
 from saelab.formats.source import Found
@@ -93,7 +94,7 @@ def done(plain: Plain, found: Found, weight: str) -> SAE:
 
 def whole(value: Any, name: str, found: Found) -> int:
     """A positive integer of a config. Raises FormatError."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+    if not is_integer(value) or not 1 <= value < 2**31:
         refuse(f"{name} in {found.path} must be a positive integer", short(value))
     return value
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from saelab.config import is_number
 from saelab.formats import gemma_scope
 from saelab.formats.hub import is_repository, listed
 from saelab.formats.reading import TensorFile, refusing
@@ -54,10 +55,22 @@ class _Unopened(Source):
 
 
 def list_saes(repository_or_folder: str | Path, revision: str | None = None) -> list[Listed]:
-    """Every SAE in a repository of the hub or a tree of folders, ordered by name, with what its configuration
-    and its path say of it; no weights are read. A release of SAELens' registry, where that is installed, is
-    listed by the names and L0 that it has there. Raises StoreError where a repository cannot be reached,
-    FormatError where a path is no folder."""
+    """Every SAE in a repository of the hub or a tree of folders, with what is said of it.
+
+    That is what its configuration and its path say; no weights are read. A release of SAELens' registry,
+    where that is installed, is listed by the names and L0 that it has there.
+
+    Args:
+        repository_or_folder: The id, the folder or the release's name.
+        revision: Of a repository, None for its main branch.
+
+    Returns:
+        Ordered by name.
+
+    Raises:
+        StoreError: A repository cannot be reached.
+        FormatError: A path is no folder.
+    """
     named = release(repository_or_folder)
     if named is not None:
         there = {entry.subfolder: entry for entry in list_saes(named.repository, revision)}
@@ -159,7 +172,7 @@ def _first(said: Mapping[str, Any], names: str, kind: type) -> Any:
 
 def _times(d_in: int | None, said: Mapping[str, Any]) -> int | None:
     factor = said.get("expansion_factor")
-    return int(d_in * factor) if d_in and isinstance(factor, (int, float)) and factor > 0 else None
+    return int(d_in * factor) if d_in and is_number(factor) and factor > 0 else None
 
 
 def _width(where: str) -> int | None:

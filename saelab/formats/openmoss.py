@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saelab.config import is_number
 from saelab.formats.layout import LINEAR, flag, known, take, whole
 from saelab.formats.layout import done as finished
 from saelab.formats.plain import Plain, hook_of
@@ -152,7 +153,7 @@ def _old(found: Found, plain: Plain, s_in: float, s_out: float, by_norm: bool) -
     """What Llama Scope does to its weights when it is loaded: raw pre-activations, times n."""
     config, act = found.config, found.config.get("act_fn", "relu")
     threshold = config.get("jump_relu_threshold", 0.0)
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+    if not is_number(threshold):
         refuse(f"jump_relu_threshold in {found.path} must be a number", short(threshold))
     if plain.transcodes and plain.subtract:
         refuse(f"A transcoder in {found.path} must not subtract its decoder's bias", "one that does")
@@ -189,7 +190,7 @@ def _scales(found: Found, file: TensorFile, d_in: int) -> tuple[float, float]:
     else:
         hooks = (config.get("hook_point_in"), config.get("hook_point_out", config.get("hook_point_in")))
         norms = [_number(file, f"{_NORM}.{hook}") for hook in hooks]
-    if not all(isinstance(norm, (int, float)) and norm > 0 for norm in norms):
+    if not all(is_number(norm) and norm > 0 for norm in norms):
         refuse(f"{_NORM} of {found.path} must be set and > 0", short(norms), "Compute it, or fold it.")
     return d_in**0.5 / norms[0], d_in**0.5 / norms[1]
 

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saelab.config import is_number
 from saelab.formats.layout import done, whole
 from saelab.formats.plain import Plain
 from saelab.formats.reading import TensorFile, refuse
@@ -129,7 +130,7 @@ def _dictionary(found: Found) -> Tensor:
     if main == "dictionary._weights":
         return _normalised(file.read(main, torch.float32), found) * scale
     delta = config["dictionary.delta"] if "dictionary.delta" in config else found.asked("delta", _WHY)
-    if isinstance(delta, bool) or not isinstance(delta, (int, float)) or not delta >= 0:
+    if not is_number(delta) or not delta >= 0:
         refuse("delta must be a number of at least 0", short(delta), "")
     C, W, relax = (file.read(f"dictionary.{part}", torch.float32) for part in ("C", "W", "Relax"))
     if W.ndim != 2 or C.ndim != 2 or (W.shape[0], C.shape[1]) != relax.shape or W.shape[1] != C.shape[0]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from saelab.config import is_integer
 from saelab.formats import (
     attention_output,
     batchtopk,
@@ -110,9 +111,19 @@ def options() -> dict[str, str]:
 def sniff(
     path: str | Path, subfolder: str | None = None, format: str | None = None, revision: str | None = None
 ) -> Sniffed:
-    """Which format the folder, file or repository `path` is of, with its configuration and the shapes of its
-    tensors; no weights are loaded. format: skip the question. Raises FormatError where it is none that is
-    known, or several."""
+    """Which format files are of, with their configuration and the shapes of their tensors.
+
+    No weights are loaded.
+
+    Args:
+        path: As `load_sae` takes it.
+        subfolder: Of path, relative, or a file in it.
+        format: One of `names()`, to skip the question.
+        revision: Of a repository, None for its main branch.
+
+    Raises:
+        FormatError: They are of none that is known, or of several.
+    """
     name, found = find(_source(path, subfolder, revision, {}, torch.float32), format)
     with refusing(found.path):
         return Sniffed(name, found.evidence, found.config, dict(found.file.info))
@@ -127,9 +138,7 @@ def load_sae(
     dtype: str | torch.dtype | None = None,
     **given: Any,
 ) -> SAE:
-    """The SAE in a folder, a file or a repository of the Hugging Face hub that saelab or another library
-    wrote (`saelab.formats.names()`), told apart by what is in it. Releases by their names in the registry of
-    SAELens are found too, where that is installed.
+    """An SAE that saelab or another library wrote, its format told by what is in it.
 
     Codes and reconstructions are those of the original library; what cannot be represented exactly is refused
     with the reason, never approximated. Nothing in the files is executed. The SAE comes in eval mode.
@@ -137,12 +146,22 @@ def load_sae(
     Weights that need no conversion stay mapped, so that a file is read once and takes no second copy in
     memory; writing it anew in place, which no library here does while it is in use, would change them.
 
-    subfolder: of path, relative, or a file in it. revision: of a repository, None for its main branch.
-    format: one of `saelab.formats.names()`, to skip the question. dtype: of the weights, None for float32;
-    they are read into it directly, `stored_dtype` tells what the file has. given: what files of that format
-    leave open (the error names it), and hook= and n_heads= of any format. Raises FormatError for files that
-    are unknown, damaged, inconsistent or not exactly representable, ConfigError for an unknown dtype, format
-    or option, StoreError for a repository that cannot be reached and is not in the cache.
+    Args:
+        path: A folder, a file, a repository of the Hugging Face hub, or a release by its name in the registry
+            of SAELens, where that is installed.
+        subfolder: Of path, relative, or a file in it.
+        format: One of `saelab.formats.names()`, to skip the question.
+        revision: Of a repository, None for its main branch.
+        device: Where the SAE goes.
+        dtype: Of the weights, None for float32; they are read into it directly, `stored_dtype` tells what the
+            file has.
+        given: What files of that format leave open (the error names it), and hook= and n_heads= of any
+            format.
+
+    Raises:
+        FormatError: Files are unknown, damaged, inconsistent or not exactly representable.
+        ConfigError: An unknown dtype, format or option.
+        StoreError: A repository cannot be reached and is not in the cache.
     """
     text = dtype.removeprefix("torch.") if isinstance(dtype, str) else ""
     kind: Any = getattr(torch, text, None) if text else torch.float32 if dtype is None else dtype
@@ -167,12 +186,23 @@ def load_sae(
 
 
 def save_sae(sae: SAE, folder: str | Path, format: str = "saelab") -> Path:
-    """Write an SAE so that saelab, SAELens ("saelens"), dictionary_learning or sparsify loads it, with the
-    same codes and reconstructions. Scales are folded into the weights. Returns the folder.
+    """Write an SAE so that another library loads it with the same codes and reconstructions.
 
-    Raises FormatError where that format cannot hold this SAE exactly, naming what stands in the way,
-    ConfigError for an unknown format, NonFiniteError for weights that are not finite, StoreError where the
-    folder cannot be written.
+    Scales are folded into the weights.
+
+    Args:
+        sae: Of any architecture.
+        folder: Made where it is not there.
+        format: "saelab", "saelens", "dictionary_learning" or "sparsify".
+
+    Returns:
+        The folder.
+
+    Raises:
+        FormatError: That format cannot hold this SAE exactly; it names what stands in the way.
+        ConfigError: There is no such format to write.
+        NonFiniteError: Weights are not finite.
+        StoreError: The folder cannot be written.
     """
     save = _known(format).save
     if save is None:
@@ -209,14 +239,14 @@ def _hook(sae: SAE, given: Mapping[str, Any]) -> HookPoint | None:
     if "n_heads" not in given:
         return hook
     n = given["n_heads"]
-    whole = isinstance(n, int) and not isinstance(n, bool) and n >= 1 and sae.d_in % n == 0
+    whole = is_integer(n) and n >= 1 and sae.d_in % n == 0
     if hook is None or not hook.name.endswith("hook_z") or not whole:
         msg = (
             f"n_heads must divide d_in={sae.d_in} of an SAE on a hook_z. Got {n!r} at {hook}. "
             "Pass hook='blocks.3.attn.hook_z' too, or leave it out."
         )
         raise ConfigError(msg)
-    return dataclasses.replace(hook, n_heads=n)
+    return dataclasses.replace(hook, n_heads=int(n))
 
 
 def _known(format: str) -> Format:

@@ -25,6 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from saelab.config import is_integer, is_number
 from saelab.files import write_bytes, write_json
 from saelab.formats.plain import Plain, build, hook_of, of
 from saelab.formats.reading import TensorFile, refuse
@@ -312,7 +313,7 @@ def _normalise(config: dict[str, Any], d_in: int, found: Found) -> str | None:
     registered = "norm_scaling_factor" in found.source.said and value == "expected_average_only_in"
     if "norm_scaling_factor" in found.source.given or registered:
         factor = _factor(found)
-        if value != "expected_average_only_in" or not isinstance(factor, (int, float)) or not factor > 0:
+        if value != "expected_average_only_in" or not is_number(factor) or not factor > 0:
             refuse(
                 f"norm_scaling_factor must be > 0, and {path} of normalisation expected_average_only_in",
                 f"{factor!r} and {short(value)}",
@@ -391,7 +392,7 @@ def _pursuit(
 
 def _size(config: dict[str, Any], key: str, path: Path) -> int:
     value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+    if not is_integer(value) or not 1 <= value < 2**31:
         refuse(f"{key} in {path} must be an integer in 1..2^31-1", short(value))
     return value
 

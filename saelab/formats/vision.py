@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from saelab.config import is_integer
 from saelab.formats.layout import SAME, done, flag, take, whole
 from saelab.formats.plain import Plain, hook_of
 from saelab.formats.reading import TensorFile, refuse
@@ -128,8 +129,8 @@ def _k(config: Mapping[str, Any], found: Found) -> int:
 def _hook(config: Mapping[str, Any], found: Found) -> Any:
     """blocks.{layer}.{subtype}, where the name has a place for the layer."""
     name, layer = config.get("hook_point"), config.get("hook_point_layer")
-    if name is None and isinstance(config.get("layer_subtype"), str) and isinstance(layer, int):
+    if name is None and isinstance(config.get("layer_subtype"), str) and is_integer(layer):
         name = f"blocks.{layer}.{config['layer_subtype']}"
-    if isinstance(name, str) and "{layer}" in name and isinstance(layer, int):
+    if isinstance(name, str) and "{layer}" in name and is_integer(layer):
         name = name.replace("{layer}", str(layer))
     return hook_of(name, found.path)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.config import integer, integer_or_none
 from saelab.harvesting.batches import batches, check_hooks
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import ActivationStore, ActivationWriter
@@ -36,31 +37,52 @@ def harvest(
 ) -> ActivationStore:
     """Run the subject over the corpus and keep what flows through the hook points, all in one pass.
 
-    Padding is no row, BOS only with include_bos=True. The pass stops after the last hook point that is read.
-    Memory does not grow with the corpus: two shards and some documents. A thread writes while the model runs.
+    Padding is no row. The pass stops after the last hook point that is read. Memory does not grow with the
+    corpus: two shards and some documents. A thread writes while the model runs.
 
     Nothing is at `out` before it is whole. A job that was killed or interrupted goes on, when it is called
     with the same arguments again, after its last whole shard, and ends with the same bytes as one that was
-    not (on the same machine); it waits in `.NAME-partial` beside `out`. With other arguments it is refused,
-    unless overwrite=True. Where `out` holds the result of this very call, that is opened.
+    not (on the same machine); it waits in `.NAME-partial` beside `out`. Where `out` holds the result of this
+    very call, that is opened.
 
-    corpus: texts for language models, else samples that subject.prepare takes. max_rows: stop there, exactly.
-    packing: "document": each document runs alone, padded beside others of like length; "dialogue": the same
-    of chat dialogues (`saelab.corpora.dialogues`), by the tokenizer's chat template; "blocks": documents one
-    after another in blocks of the context, where tokens see the documents before; "blocks_masked": documents
-    share blocks, but see only themselves, as if alone. long: documents longer than the context are cut
-    ("truncate"), read in pieces ("split") or refused ("error").
-    out: a folder, or an address that fsspec knows (`s3://bucket/acts`).
-    dtype: float32, float16 or bfloat16 on disk. `store.manifest["rounding"]` says for the shorter ones how
-    far the stored rows are from those of the model: |stored - x| / |x| of a row, "max" and "rms" over the
-    rows of each hook point.
-    Raises HookError, CorpusError, NonFiniteError (naming hook point and document; also where a value is more
-    than float16 holds), ConfigError, StoreError (also where another process is writing `out`).
+    Args:
+        subject: The model.
+        corpus: Texts for language models, else samples that subject.prepare takes.
+        hooks: Names of hook points.
+        out: A folder, or an address that fsspec knows (`s3://bucket/acts`).
+        max_rows: Stop there, exactly.
+        batch_size: Documents of a forward pass.
+        dtype: float32, float16 or bfloat16 on disk. `store.manifest["rounding"]` says for the shorter ones
+            how far the stored rows are from those of the model: |stored - x| / |x| of a row, "max" and "rms"
+            over the rows of each hook point.
+        shard_rows: Rows of a file.
+        packing: "document", "dialogue", "blocks" or "blocks_masked". "document": each document runs alone,
+            padded beside others of like length. "dialogue": the same of chat dialogues
+            (`saelab.corpora.dialogues`), by the tokenizer's chat template. "blocks": documents one after
+            another in blocks of the context, where tokens see the documents before. "blocks_masked":
+            documents share blocks, but see only themselves, as if alone.
+        long: Documents longer than the context are cut ("truncate"), read in pieces ("split") or refused
+            ("error").
+        include_bos: Whether BOS is a row.
+        overwrite: Put the result in place of what is at `out`, or of a job with other arguments.
+        progress: Show a bar.
+
+    Returns:
+        The store: float32 [n_rows width] of each hook point.
+
+    Raises:
+        HookError: The subject has no such hook point.
+        CorpusError: The subject refuses a document, or there are no rows.
+        NonFiniteError: Activations are NaN or infinite, or more than float16 holds; it names hook point and
+            document.
+        ConfigError: An argument is out of range.
+        StoreError: `out` cannot be written, holds something else, or is being written by another process.
     """
     texts = subject.corpus(corpus)
     points = check_hooks(subject, hooks, texts)
+    max_rows = integer_or_none("max_rows", max_rows, 1)
     options: dict[str, Any] = {
-        "batch_size": batch_size,
+        "batch_size": integer("batch_size", batch_size, 1),
         "packing": packing,
         "long": long,
         "include_bos": include_bos,
@@ -71,7 +93,7 @@ def harvest(
         "hooks": [asdict(point) for point in points],
         "max_rows": max_rows,
         "dtype": dtype,
-        "shard_rows": shard_rows,
+        "shard_rows": integer("shard_rows", shard_rows, 1),
         **options,
     }
     if not overwrite and finished(out, spec):

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from saelab.config import integer, integer_or_none, shard_of
 from saelab.corpora import Corpus, Document
 from saelab.subjects.reading import How, Reading, Rows
-from saelab.types import ConfigError, HookError, HookPoint, NonFiniteError, check_finite
+from saelab.types import HookError, HookPoint, NonFiniteError, check_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,18 +100,9 @@ def batches(
         CorpusError: A document that the subject refuses.
         NonFiniteError: Activations that are NaN or infinite, naming hook point and document.
     """
-    how = How(batch_size, packing, long, include_bos)
-    if batch_size < 1 or (max_rows is not None and max_rows < 1):
-        message = (
-            f"batch_size and max_rows must be at least 1. Got {batch_size} and {max_rows}. "
-            f"Pass e.g. 16, 10_000."
-        )
-        raise ConfigError(message)
-    i, n = shard or (0, 1)
-    if not 0 <= i < n:
-        message = f"shard must be (i, n) with 0 <= i < n. Got {shard}. Pass (0, 1) for the whole corpus."
-        raise ConfigError(message)
-    left = max_rows
+    how = How(integer("batch_size", batch_size, 1), packing, long, include_bos)
+    left = integer_or_none("max_rows", max_rows, 1)
+    i, n = shard_of(shard)
     size = subject.stretch(how)
     for number, stretch in enumerate(_stretches(corpus, size, first), first // size):
         if number % n != i:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.config import integer, integer_or_none, shard_of
 from saelab.harvesting.batches import Batch, batches, check_hooks, side_by_side
 from saelab.harvesting.pictures import pictured
 from saelab.harvesting.progress import progress_bar
@@ -57,17 +57,40 @@ def index(
     process, goes on after the last whole part; after the end it does nothing. `out` appears when it is
     complete.
 
-    corpus: texts for language models, else samples that subject.prepare takes. max_rows: stop there, exactly.
-    batch_size: documents a forward pass; it does not change what is found. n_examples: strongest windows kept
-    of each latent, and as many of its negative values where it has any; n_quantile: windows spread over the
-    range of its |value|s, a fifth of them from each of 5 to 8 equal parts, chosen by `seed`. window: tokens
-    shown before and after the firing, within its document. codes: keep those of all rows ("full"), of a
-    share drawn by `seed` ("sampled=0.1") or none ("none"); everything else is of all rows. packing: see
-    `saelab.harvest`. long: documents longer than the context are cut ("truncate"), read in pieces ("split")
-    or refused ("error"). shard: (i, n) takes the i-th of n parts of the corpus; `saelab.stores.merge` of all
-    n gives what one call would. append: add the documents to the store at `out`.
-    Raises HookError, ShapeError where the SAE does not fit the hook point, CorpusError, NonFiniteError,
-    ConfigError, StoreError.
+    Args:
+        subject: The model.
+        sae: Its `reads` says at which hook points.
+        corpus: Texts for language models, else samples that subject.prepare takes.
+        out: A folder.
+        max_rows: Stop there, exactly.
+        batch_size: Documents of a forward pass; it does not change what is found.
+        n_examples: Strongest windows kept of each latent, and as many of its negative values where it has
+            any.
+        n_quantile: Windows spread over the range of a latent's |value|s, a fifth of them from each of 5 to 8
+            equal parts, chosen by `seed`.
+        window: Tokens shown before and after the firing, within its document.
+        codes: Keep those of all rows ("full"), of a share drawn by `seed` ("sampled=0.1") or none ("none");
+            everything else is of all rows.
+        packing: "document", "dialogue", "blocks" or "blocks_masked", see `saelab.harvest`.
+        long: Documents longer than the context are cut ("truncate"), read in pieces ("split") or refused
+            ("error").
+        seed: Of what is drawn.
+        shard: (i, n) takes the i-th of n parts of the corpus; `saelab.stores.merge` of all n gives what one
+            call would.
+        append: Add the documents to the store at `out`.
+        overwrite: Put the result in place of what is at `out`.
+        progress: Show a bar.
+
+    Returns:
+        The store.
+
+    Raises:
+        HookError: The subject has no such hook point.
+        ShapeError: The SAE does not fit the hook point.
+        CorpusError: The subject refuses a document, or there are no rows.
+        NonFiniteError: Activations are NaN or infinite.
+        ConfigError: An argument is out of range, or append= comes with overwrite= or shard=.
+        StoreError: `out` cannot be written, holds something else, or cannot be appended to.
     """
     if not isinstance(window, tuple | list) or len(window) != 2:
         message = f"window must be (tokens before, tokens after). Got {window!r}. Pass window=(10, 10)."
@@ -76,11 +99,13 @@ def index(
         message = "append=True adds to a store. Got overwrite= or shard= as well. Pass one of them."
         raise ConfigError(message)
     kept_share(codes)
+    batch_size, max_rows = integer("batch_size", batch_size, 1), integer_or_none("max_rows", max_rows, 1)
+    shard = shard_of(shard) if shard else None
     options: dict[str, Any] = {
-        "window": [_count("window", window[0]), _count("window", window[1])],
-        "n_examples": _count("n_examples", n_examples),
-        "n_quantile": _count("n_quantile", n_quantile),
-        "seed": _count("seed", seed),
+        "window": [integer("window", window[0], 0), integer("window", window[1], 0)],
+        "n_examples": integer("n_examples", n_examples, 0),
+        "n_quantile": integer("n_quantile", n_quantile, 0),
+        "seed": integer("seed", seed, 0),
         "codes": codes,
     }
     texts = subject.corpus(corpus)
@@ -206,10 +231,3 @@ class _Parts:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         return folder
-
-
-def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < 0:
-        message = f"{name} must be an integer of at least 0. Got {value!r}. Pass e.g. {name}=10."
-        raise ConfigError(message)
-    return int(value)

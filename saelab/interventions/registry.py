@@ -54,8 +54,13 @@ class Edit(ABC):
         """
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data, of which `saelab.interventions.load` makes it again. An SAE is in it by its
-        fingerprint, a tensor by its bytes."""
+        """Plain JSON data, of which `saelab.interventions.load` makes it again.
+
+        An SAE is in it by its fingerprint, a tensor by its bytes.
+
+        Raises:
+            ConfigError: Its class is not registered, or it holds what JSON cannot.
+        """
         if _KINDS.get(self.KIND) is not type(self):
             message = (
                 f"An edit must be registered to become JSON. Got a {type(self).__name__}. Put "
@@ -122,8 +127,15 @@ def registered() -> dict[str, type[Edit]]:
 
 
 def counted(acts: Tensor, context: Context) -> Tensor:
-    """bool [samples, positions]: where an edit may write. All that an edit with an own idea of its positions
-    has to respect."""
+    """Where an edit may write: all that an edit with an own idea of its positions has to respect.
+
+    Args:
+        acts: [samples, positions, width].
+        context: What the edit is told.
+
+    Returns:
+        bool [samples, positions].
+    """
     if context.counted is None:
         return torch.ones(acts.shape[:-1], dtype=torch.bool, device=acts.device)
     return context.counted

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
-from saelab.config import integer, is_integer
+from saelab.config import integer, is_integer, is_number
 from saelab.sae.dictionaries import Archetypal, Dictionary, Free
 from saelab.sae.sparsifiers import Sparsifier
 from saelab.types import ConfigError, HookPoint, nearest
@@ -66,8 +66,12 @@ RECIPES: dict[str, Recipe] = {}
 def register(name: str, entry: Recipe) -> None:
     """Add a recipe, so that `saelab.recipe(name, ...)` makes configs of it.
 
+    Args:
+        name: An identifier.
+        entry: The recipe.
+
     Raises:
-        ConfigError: Where the name is no identifier, or is taken.
+        ConfigError: The name is no identifier, or is taken.
     """
     if not isinstance(name, str) or not name.isidentifier():
         message = f"A recipe's name must be an identifier. Got {name!r}. Pass e.g. 'my_topk'."
@@ -98,11 +102,18 @@ class Options(dict[str, Any]):
 class SAEConfig:
     """What an SAE is, as plain data; `saelab.config.to_dict` and `from_dict` take it through JSON.
 
-    d_in: width of the activations. d_sae: number of latents. recipe: a name out of `recipes()`. hook: where
-    the activations were read, or None. options: every option of the recipe (missing ones get the default).
-    d_out, hook_out: of a transcoder's target, where it is another activation than the input. hooks: the
-    points whose activations a crosscoder reads one beside the other, or (). Raises ConfigError for anything
-    out of range and for unknown recipes or options.
+    Args:
+        d_in: Width of the activations.
+        d_sae: Number of latents.
+        recipe: A name out of `recipes()`.
+        hook: Where the activations were read, or None.
+        options: Every option of the recipe (missing ones get the default).
+        d_out: Width of a transcoder's target, where it is another activation than the input.
+        hook_out: Where that target was read.
+        hooks: The points whose activations a crosscoder reads one beside the other, or ().
+
+    Raises:
+        ConfigError: Anything is out of range, or recipe or options are unknown.
     """
 
     VERSION: ClassVar[int] = 1
@@ -196,8 +207,18 @@ def recipe(
     >>> recipe("topk", d_in=512, d_sae=8192, k=32).options["k"]
     32
 
-    d_out, hook_out: the target of a transcoder. hooks: what a crosscoder reads. Raises ConfigError for an
-    unknown recipe or option (naming the nearest) and for values out of range.
+    Args:
+        name: One of `saelab.recipes()`.
+        d_in: Width of the activations that it reads.
+        d_sae: How many latents.
+        hook: The hook point that it reads.
+        d_out: Width of a transcoder's target.
+        hook_out: The hook point of a transcoder's target.
+        hooks: What a crosscoder reads.
+        options: Of the architecture; `saelab.sae.recipe_options(name)` lists them.
+
+    Raises:
+        ConfigError: An unknown recipe or option (naming the nearest), or a value out of range.
     """
     at = None if hook is None else HookPoint.of(hook)
     out = None if hook_out is None else HookPoint.of(hook_out)
@@ -210,7 +231,11 @@ def recipes() -> dict[str, str]:
 
 
 def recipe_options(name: str) -> dict[str, str]:
-    """Option -> one line with its default, for the recipe `name`."""
+    """Option -> one line with its default, for a recipe.
+
+    Raises:
+        ConfigError: There is no such recipe.
+    """
     if name not in RECIPES:
         hint = nearest(str(name), RECIPES)
         message = f"The recipe must be one of {', '.join(RECIPES)}. Got {name!r}. {hint}See saelab.recipes()."
@@ -221,7 +246,9 @@ def recipe_options(name: str) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no tuples, options must be hashable, and NumPy's integers are not Python's."""
+    """JSON knows no tuples, options must be hashable, and NumPy's numbers are not Python's."""
     if isinstance(value, list | tuple):
         return tuple(_plain(item) for item in value)
-    return int(value) if is_integer(value) else value
+    if is_integer(value):
+        return int(value)
+    return float(value) if is_number(value) else value

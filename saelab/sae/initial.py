@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saelab import dist
+from saelab.seeds import mixed
 from saelab.types import ShapeError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def initialise(
     """Give an SAE of zeros the weights that it starts with; see SAE.create."""
     config = sae.config
     # mixed, so that data drawn from the same small seed by the caller shares no number with the weights
-    generator = torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + 0x5AE1AB) % 2**63)
+    generator = torch.Generator().manual_seed(mixed(seed))
     sae.dictionary.set(_directions(config.d_sae, config.width_out, generator))
     # without the option the recipe is always tied; a transcoder cannot be
     tied = config.options.get("tied_init", config.d_out is None)

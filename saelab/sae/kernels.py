@@ -33,7 +33,7 @@ class Sparse(NamedTuple):
     d_sae: int
 
     def dense(self) -> Tensor:
-        """[n d_sae]"""
+        """The same as a tensor [n d_sae]."""
         out = self.values.new_zeros(len(self.indptr) - 1, self.d_sae)
         return out.index_put((self.rows(), self.indices), self.values)
 

@@ -26,7 +26,15 @@ class FVU:
         self._deviation = 0.0
 
     def update(self, x: Float[Tensor, "*lead d_in"], x_hat: Float[Tensor, "*lead d_in"]) -> None:
-        """Add rows. Raises ShapeError where the shapes differ."""
+        """Add rows.
+
+        Args:
+            x: Activations.
+            x_hat: Their reconstruction.
+
+        Raises:
+            ShapeError: The shapes differ.
+        """
         if x.shape != x_hat.shape:
             msg = (
                 f"x and x_hat must have one shape. Got {tuple(x.shape)} and {tuple(x_hat.shape)}. Pass "
@@ -72,7 +80,12 @@ class FVU:
 
 
 def fvu(x: Float[Tensor, "*lead d_in"], x_hat: Float[Tensor, "*lead d_in"]) -> float:
-    """FVU of one set of rows."""
+    """FVU of one set of rows: their squared error over their squared distance from the mean.
+
+    Args:
+        x: Activations.
+        x_hat: Their reconstruction.
+    """
     stream = FVU()
     stream.update(x, x_hat)
     return stream.value

@@ -53,11 +53,17 @@ class SAE(Network):
     ) -> SAE:
         """An untrained SAE (the control of every score): random unit decoder rows, W_enc as the config says.
 
-        rows: activations from which the scales, b_dec, an archetypal dictionary and, with tied_init, the
-        factor of W_enc are taken, as training does; targets: of the same rows, for transcoders. The factor is
-        the one whose reconstruction is best in least squares: latents overlap, so that W_enc = W_dec^T alone
-        overshoots. Without rows the scales and the factor are 1 and b_dec is 0. It comes in eval mode. The
-        same seed gives the same weights, and the global random state is left alone.
+        It comes in eval mode. The same seed gives the same weights, and the global random state is left
+        alone.
+
+        Args:
+            config: Of `saelab.recipe`.
+            seed: Of the weights.
+            rows: Activations from which the scales, b_dec, an archetypal dictionary and, with tied_init, the
+                factor of W_enc are taken, as training does. The factor is the one whose reconstruction is
+                best in least squares: latents overlap, so that W_enc = W_dec^T alone overshoots. Without rows
+                the scales and the factor are 1 and b_dec is 0.
+            targets: Of the same rows, for transcoders.
         """
         sae = cls(config)
         initialise(sae, seed, rows, targets)
@@ -93,19 +99,35 @@ class SAE(Network):
         return (self.config.hook_out,)
 
     def save(self, folder: str | Path, dtype: str = "float32") -> Path:
-        """Write config.json and sae.safetensors into `folder`, each by a temporary file and a rename.
+        """Write config.json and sae.safetensors, each by a temporary file and a rename.
 
-        dtype: "float32", or "float16" / "bfloat16" to halve the size (loads as float32, `stored_dtype`
-        tells). Raises StoreError where the folder cannot be written, NonFiniteError for weights that are not
-        finite (or overflow in float16).
+        Args:
+            folder: Made if it is not there.
+            dtype: "float32", or "float16" / "bfloat16" to halve the size (loads as float32, `stored_dtype`
+                tells).
+
+        Returns:
+            The folder.
+
+        Raises:
+            StoreError: The folder cannot be written.
+            NonFiniteError: Weights are not finite (or overflow in float16).
         """
         storage.save(self.config, self.state_dict(), Path(folder), dtype)
         return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> SAE:
-        """The SAE that `save` wrote, bit-equal. Raises StoreError where there is none, FormatError for a
-        folder that is truncated, altered, inconsistent or of a newer version."""
+        """The SAE that `save` wrote, bit-equal.
+
+        Args:
+            folder: Where it wrote.
+            device: Where the SAE goes.
+
+        Raises:
+            StoreError: There is none.
+            FormatError: The folder is truncated, altered, inconsistent or of a newer version.
+        """
         stored = storage.load(Path(folder), lambda config: _on_meta(cls, config).state_dict())
         sae = cls.from_tensors(stored.config, stored.tensors)
         sae.stored_dtype = stored.dtype
@@ -143,9 +165,22 @@ class SAE(Network):
         private: bool = False,
         subfolder: str | None = None,
     ) -> str:
-        """Write it, with a model card of these metrics and this provenance (name -> value), into a repository
-        of the Hugging Face hub, made if it is not there; returns the commit's address. Raises StoreError
-        where the hub cannot be reached or written."""
+        """Write it, with a model card, into a repository of the Hugging Face hub.
+
+        Args:
+            repository: Its id; made if it is not there.
+            metrics: Name -> value, for the card.
+            provenance: Name -> value, for the card.
+            dtype: As of `save`.
+            private: Whether a new repository is private.
+            subfolder: In the repository.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            StoreError: The hub cannot be reached or written.
+        """
         return publish.push(
             self.config,
             self.state_dict(),
@@ -162,7 +197,11 @@ class SAE(Network):
         return storage.fingerprint(self.config, self.state_dict())
 
     def check_parameters(self) -> None:
-        """Raises NonFiniteError if any weight is NaN or infinite."""
+        """Refuse weights that are NaN or infinite.
+
+        Raises:
+            NonFiniteError: There is one; it names the parameter.
+        """
         storage.check_finite(self.state_dict())
 
     def extra_repr(self) -> str:

@@ -122,11 +122,21 @@ class Network(nn.Module):
         scale: Scale | None = None,
         x: Float[Tensor, "*lead d_in"] | None = None,
     ) -> Float[Tensor, "*lead d_out"]:
-        """x_hat of dense codes of any leading shape, or [n d_out] of sparse ones, in raw units.
+        """x_hat of codes, in raw units.
 
-        scale: per-row normalisation to undo (x_hat * norm + mean), of the same leading shape: `scale(x)`.
-        x: the inputs, which a skip connection needs. Raises ShapeError where one of them is needed and
-        missing.
+        Args:
+            codes: Dense, of any leading shape, or sparse ones of n rows.
+            scale: Normalisation of each row to undo (x_hat * norm + mean), of the same leading shape:
+                `scale(x)`.
+            x: The inputs, which a skip connection needs.
+
+        Returns:
+            [.. d_out] of the same leading shape.
+
+        Raises:
+            ShapeError: Codes have another width, or scale or x is needed and missing.
+            NonFiniteError: Codes are NaN or infinite.
+            RangeError: Codes name a latent that there is not.
         """
         if self.W_skip is not None and x is None:
             msg = "The decoder of a skip transcoder needs the inputs. Got x=None. Pass decode(codes, x=x)."
@@ -169,12 +179,14 @@ class Network(nn.Module):
         *,
         sparse: bool = False,
     ) -> Forward:
-        """Encode and decode. `x_hat` equals `decode(encode(x), scale(x), x)`. y: the target of a transcoder,
-        carried along for its loss.
+        """Encode and decode; `x_hat` equals `decode(encode(x), scale(x), x)`.
 
-        sparse=True is the fast path for training: leading axes are flattened, codes are `Sparse` where the
-        sparsifier can select, and the gradients of all weights cost O(nnz * d_in); the input gets no gradient
-        then.
+        Args:
+            x: Activations.
+            y: The target of a transcoder, carried along for its loss.
+            sparse: The fast path for training: leading axes are flattened, codes are `Sparse` where the
+                sparsifier can select, and the gradients of all weights cost O(nnz * d_in); the input gets no
+                gradient then.
         """
         flat, lead = self._flat(x)
         if self.config.d_out is None:
@@ -207,13 +219,16 @@ class Network(nn.Module):
         return self.config.options["normalise"] in ("layernorm", "zscore", "sphere")
 
     def normalised(self, x: Float[Tensor, "*lead d_in"]) -> tuple[Tensor, Scale | None]:
-        """(inputs in the units that the weights see, what undoes that for each row): x / input_scale, or
+        """Inputs in the units that the weights see, and what undoes that for each row.
+
+        They are x / input_scale, or
 
             layernorm   (x - mean) / ||x - mean||,         undone by * ||x - mean|| + mean
             zscore      (x - mean) / (std + 1e-5),         undone by * std + mean    (std with n - 1)
-            sphere      x * sqrt(d_in) / ||x||,            undone by * ||x|| / sqrt(d_in)
+            sphere      x * sqrt(d_in) / ||x||,            undone by * ||x|| / sqrt(d_in).
 
-        The last two are the layer_norm and constant_norm_rescale of SAELens, its epsilon included."""
+        The last two are the layer_norm and constant_norm_rescale of SAELens, its epsilon included.
+        """
         kind = self.config.options["normalise"]
         if not self.per_row:
             return x / self.input_scale, None
@@ -231,8 +246,18 @@ class Network(nn.Module):
         return centred / norm, Scale(mean, norm)
 
     def target(self, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"] | None = None) -> Tensor:
-        """[n d_out]: what the decoder should give, in normalised units. Raises ShapeError for a transcoder
-        without y."""
+        """What the decoder should give, in normalised units.
+
+        Args:
+            x: Inputs.
+            y: Raw targets of a transcoder.
+
+        Returns:
+            [n d_out].
+
+        Raises:
+            ShapeError: A transcoder without y.
+        """
         if self.config.d_out is None:
             return self.normalised(x)[0]
         if y is None:
@@ -241,13 +266,18 @@ class Network(nn.Module):
         return y / self.out_scale
 
     def product(self, codes: Float[Tensor, "*lead d_sae"] | Sparse) -> Float[Tensor, "*lead d_out"]:
-        """codes @ W_dec"""
+        """codes @ W_dec."""
         sparse = isinstance(codes, Sparse)
         return dist.latents.summed(sparse_decode(codes, self.W_dec) if sparse else codes @ self.W_dec)
 
     def restore(self, product: Tensor, scale: Scale | None, x: Tensor | None) -> Tensor:
-        """Normalised outputs without bias [.. d_out] -> outputs in raw units. x: raw inputs, read where there
-        is a skip connection."""
+        """Normalised outputs without bias to outputs in raw units.
+
+        Args:
+            product: [.. d_out].
+            scale: What undoes the rows' normalisation.
+            x: Raw inputs [.. d_in], read where there is a skip connection.
+        """
         out = product + self.b_dec
         if self.W_skip is not None and x is not None:
             out = out + (x / self.input_scale) @ self.W_skip
@@ -293,7 +323,7 @@ class Network(nn.Module):
             yield flat[start : start + size]
 
     def centred(self, flat: Float[Tensor, "n d_in"]) -> tuple[Tensor, Scale | None]:
-        """(what the encoder multiplies, what undoes the rows' normalisation)"""
+        """What the encoder multiplies [n d_in], and what undoes the rows' normalisation."""
         inputs, scale = self.normalised(flat)
         return inputs - self.b_in(), scale
 
@@ -344,8 +374,15 @@ class Network(nn.Module):
         indices: Tensor,
         activation: Callable[[Tensor], Tensor] | None = None,
     ) -> Sparse:
-        """Codes at a chosen CSR pattern, differentiable in the weights. pre: this SAE's pre-activations of
-        `flat`. activation: what makes a code of a pre-activation, by default the sparsifier's."""
+        """Codes at a chosen CSR pattern, differentiable in the weights.
+
+        Args:
+            flat: Inputs.
+            pre: This SAE's pre-activations of `flat`, [n d_sae].
+            indptr: int64 [n + 1], where each row's latents begin.
+            indices: int64 [nnz], latents.
+            activation: What makes a code of a pre-activation, by default the sparsifier's.
+        """
         x, _ = self.normalised(flat)
         b_in = dist.latents.used_by_all(self.b_in())
         at = active_pre(pre, x, b_in, self.W_enc, self.b_enc, indptr, indices)

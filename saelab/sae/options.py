@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from saelab.config import is_integer
+from saelab.config import integer, is_integer, is_number
 from saelab.sae.config import SAEConfig
 from saelab.types import ConfigError, nearest
 
@@ -22,8 +22,7 @@ def whole(
         if is_integer(value) and low <= value <= top:
             return
         if high is None:
-            msg = f"{name} must be an integer >= {low}. Got {value!r}. Pass {name}={low} or more."
-            raise ConfigError(msg)
+            integer(name, value, low)
         remedy = "Pass a whole number." if not is_integer(value) else f"Pass {name}>={low}."
         if is_integer(value) and value > top:
             remedy = f"Pass {name}<={top} or widen the SAE."
@@ -35,8 +34,11 @@ def whole(
 
 def real(low: float, high: float | None = None) -> Callable[[str, Any, SAEConfig], None]:
     def check(name: str, value: Any, config: SAEConfig) -> None:
-        good = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not good or not low <= value <= (float("inf") if high is None else high) or value == float("inf"):
+        if (
+            not is_number(value)
+            or not low <= value <= (float("inf") if high is None else high)
+            or value == float("inf")
+        ):
             upper = "finite" if high is None else f"at most {high}"
             msg = f"{name} must be a number of at least {low} and {upper}. Got {value!r}. Pass one."
             raise ConfigError(msg)

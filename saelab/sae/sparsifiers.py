@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from saelab.sae.dictionaries import Dictionary
 from saelab.sae.kernels import Sparse, largest, to_csr, top_k, top_k_csr
+from saelab.seeds import OWN
 
 DENSE = 16
 """In training, codes of which more than one in DENSE may differ from 0 are cheaper as a dense matrix."""
@@ -182,7 +183,7 @@ class Gaussian(Sparsifier):
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
         z = pre.relu()
         if self.training and self.sampling:
-            generator = torch.Generator(pre.device).manual_seed(0x5AE1AB + int(self.draws))
+            generator = torch.Generator(pre.device).manual_seed(OWN + int(self.draws))
             self.draws += 1
             eps = torch.randn(pre.shape, generator=generator, device=pre.device, dtype=pre.dtype)
             z = z + (self.log_variance(x) / 2).exp() * eps

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.config import integer
 from saelab.files import new_file, read_json_or_none, write_json
 from saelab.stores import manifest as manifests
 from saelab.stores.shards import DTYPES, KIND, SHARD_ROWS, Job, shard_name
@@ -40,14 +41,22 @@ class _Shard:
 
 
 class ActivationWriter:
-    """Collects rows and writes them as shards of `shard_rows` rows.
-
-    where: a folder that `manifest.building` made, or a Job, whose whole shards are found again: `n_rows` then
-    counts theirs, and `state` is what `add` was given with the last of their rows (None at the beginning).
-    max_rows: if it is known that no more will come.
+    """Collects rows and writes them as shards.
 
     A thread writes; `add` waits only where it is a whole shard ahead. What the thread raises is raised by the
     next call. Use it as a context, or call `finish`.
+
+    Args:
+        where: A folder that `manifest.building` made, or a Job, whose whole shards are found again: `n_rows`
+            then counts theirs, and `state` is what `add` was given with the last of their rows (None at the
+            beginning).
+        widths: Hook name -> d_in.
+        dtype: float32, float16 or bfloat16 on disk.
+        shard_rows: Rows of a shard.
+        max_rows: If it is known that no more will come.
+
+    Raises:
+        ConfigError: dtype or shard_rows is none that can be.
     """
 
     def __init__(
@@ -61,9 +70,7 @@ class ActivationWriter:
         if dtype not in DTYPES:
             message = f"dtype must be one of {', '.join(DTYPES)}. Got {dtype!r}. Pass dtype='float32'."
             raise ConfigError(message)
-        if isinstance(shard_rows, bool) or not isinstance(shard_rows, int) or shard_rows < 1:
-            message = f"shard_rows must be an integer of at least 1. Got {shard_rows!r}. Pass e.g. 65_536."
-            raise ConfigError(message)
+        shard_rows = integer("shard_rows", shard_rows, 1)
         self.widths, self.dtype, self.shard_rows = dict(widths), dtype, shard_rows
         self._capacity = shard_rows if max_rows is None else min(shard_rows, max_rows)
         self._job = where if isinstance(where, Job) else None
@@ -84,10 +91,17 @@ class ActivationWriter:
         self._thread: threading.Thread | None = None
 
     def add(self, acts: Mapping[str, Tensor], rows: Tensor, state: Mapping[str, Any] | None = None) -> None:
-        """Append rows: hook name -> [n d_in], and their origin int64 [n 2]. state: JSON data from which a job
-        that goes on can make these rows again.
+        """Append rows.
 
-        Raises ShapeError, NonFiniteError (also of values that float16 cannot hold), what the thread met.
+        Args:
+            acts: Hook name -> [n d_in].
+            rows: int64 [n 2], their origin: document and position.
+            state: JSON data from which a job that goes on can make these rows again.
+
+        Raises:
+            ShapeError: Hook points have other widths or numbers of rows.
+            NonFiniteError: Values are NaN or infinite, or more than float16 can hold.
+            StoreError: What the thread met.
         """
         self._raise()
         for name, width in self.widths.items():
@@ -108,7 +122,14 @@ class ActivationWriter:
                 self._hand_over()
 
     def finish(self, fields: Mapping[str, Any]) -> None:
-        """Write what is left, then the manifest. Raises ShapeError where no row was added."""
+        """Write what is left, then the manifest.
+
+        Args:
+            fields: Of the manifest.
+
+        Raises:
+            ShapeError: No row was added.
+        """
         if not self.n_rows:
             message = "A store must hold at least one row. Got none. Pass a corpus with tokens besides BOS."
             raise ShapeError(message)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saelab.config import integer, shard_of
 from saelab.stores import manifest as manifests
 from saelab.stores.activation_writer import ActivationWriter
 from saelab.stores.places import CACHE_BYTES, Folder, place_of
@@ -21,7 +22,7 @@ from saelab.stores.shards import (
     expected_tensors,
     shard_name,
 )
-from saelab.types import ActivationBatch, ConfigError, HookError, HookPoint, RangeError, StoreError, nearest
+from saelab.types import ActivationBatch, HookError, HookPoint, RangeError, StoreError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,10 +31,15 @@ if TYPE_CHECKING:
 
 
 class ActivationStore:
-    """Activations of one or more hook points over the same rows, read from a folder.
+    """Activations of one or more hook points over the same rows, read from a folder: `open` gives one.
 
-    hooks: the hook points' names. n_rows. dtype: as stored; batches are float32. manifest: all that is known
-    of them.
+    Args:
+        place: Where the files are.
+        manifest: All that is known of them, checked.
+
+    Attributes:
+        n_rows: Rows of each hook point.
+        dtype: As stored; batches are float32.
     """
 
     def __init__(self, place: Folder | Remote, manifest: dict[str, Any]) -> None:
@@ -50,9 +56,14 @@ class ActivationStore:
     def open(cls, folder: str | Path, cache_bytes: int = CACHE_BYTES) -> ActivationStore:
         """A store in a folder, or at an address that fsspec knows (`s3://bucket/acts`).
 
-        cache_bytes: how much of a store elsewhere is copied to this disk, shard by shard as they are read,
-        until the store is closed or forgotten; the rows of other shards are asked for again each time.
-        Raises StoreError where there is no whole store of a known version.
+        Args:
+            folder: The folder or address.
+            cache_bytes: How much of a store elsewhere is copied to this disk, shard by shard as they are
+                read, until the store is closed or forgotten; the rows of other shards are asked for again
+                each time.
+
+        Raises:
+            StoreError: There is no whole store of a known version.
         """
         place = place_of(folder, cache_bytes)
         store = cls(place, place.manifest(KIND))
@@ -68,10 +79,18 @@ class ActivationStore:
         *,
         overwrite: bool = False,
     ) -> ActivationStore:
-        """A store of activations that are at hand: hook name -> [n d_in], of origin rows [n 2] (0, i by
-        default).
+        """A store of activations that are at hand.
 
-        Raises ShapeError, NonFiniteError, StoreError.
+        Args:
+            out: A folder.
+            acts: Hook name -> floating [n d_in].
+            rows: int64 [n 2], origin of each row: document and position; (0, i) by default.
+            overwrite: Put it in place of a store at `out`.
+
+        Raises:
+            ShapeError: Hook points have different numbers of rows, or there are no rows.
+            NonFiniteError: Activations are NaN or infinite.
+            StoreError: `out` holds something, or cannot be written.
         """
         import torch
 
@@ -94,10 +113,15 @@ class ActivationStore:
 
     @property
     def hooks(self) -> list[str]:
+        """Names of the hook points."""
         return list(self._widths)
 
     def width(self, hook: HookPoint | str) -> int:
-        """d_in at a hook point. Raises HookError."""
+        """d_in at a hook point.
+
+        Raises:
+            HookError: There is no such hook point.
+        """
         return self._widths[self._hook(hook)]
 
     def batches(
@@ -108,23 +132,28 @@ class ActivationStore:
         shard: tuple[int, int] | None = None,
         epochs: int = 1,
     ) -> Iterator[ActivationBatch]:
-        """Batches of `size` rows; every row once an epoch, the last batch of an epoch may be smaller.
+        """Batches of rows; every row once an epoch, the last batch of an epoch may be smaller.
 
-        seed: shuffle all rows anew each epoch; None reads them in order. hook: may be left out where there
-        is one. shard: (i, n) gives every n-th row from the i-th on, for n readers that together read each
-        row once. Raises HookError, RangeError on a size or number of epochs below 1, ConfigError on a bad
-        shard.
+        Args:
+            size: Rows of a batch.
+            seed: Shuffle all rows anew each epoch; None reads them in order.
+            hook: May be left out where there is one.
+            shard: (i, n) gives every n-th row from the i-th on, for n readers that together read each row
+                once.
+            epochs: How often.
+
+        Yields:
+            acts float32 [size width] with their rows int64 [size 2].
+
+        Raises:
+            HookError: There is no such hook point, or several and none is named.
+            RangeError: A size or number of epochs below 1.
+            ConfigError: Unless 0 <= i < n.
         """
         name = self._hook(hook)
-        if size < 1 or epochs < 1:
-            message = (
-                f"size and epochs must be at least 1. Got size={size}, epochs={epochs}. Pass e.g. size=1024."
-            )
-            raise RangeError(message)
-        i, n = shard or (0, 1)
-        if not 0 <= i < n:
-            message = f"shard must be (i, n) with 0 <= i < n. Got {shard}. Pass (0, 1) for all rows."
-            raise ConfigError(message)
+        size = integer("size", size, 1, error=RangeError)
+        epochs = integer("epochs", epochs, 1, error=RangeError)
+        i, n = shard_of(shard)
         return self._batches(name, size, seed, i, n, epochs)
 
     def _batches(
@@ -138,7 +167,19 @@ class ActivationStore:
                 yield ActivationBatch(self._gather(name, at), self._gather("rows", at))
 
     def rows(self, at: Sequence[int] | np.ndarray, hook: HookPoint | str | None = None) -> ActivationBatch:
-        """The given rows, in the given order. Raises RangeError."""
+        """The given rows, in the given order.
+
+        Args:
+            at: Numbers of rows [n].
+            hook: May be left out where there is one.
+
+        Returns:
+            acts float32 [n width] with their rows int64 [n 2].
+
+        Raises:
+            RangeError: There is no such row.
+            HookError: There is no such hook point, or several and none is named.
+        """
         at = np.asarray(at, dtype=np.int64)
         if len(at) and not (0 <= at.min() and at.max() < self.n_rows):
             message = (
@@ -148,7 +189,15 @@ class ActivationStore:
         return ActivationBatch(self._gather(self._hook(hook), at), self._gather("rows", at))
 
     def acts(self, at: np.ndarray, hook: HookPoint | str | None = None) -> Tensor:
-        """float32 [len(at) width], the activations of the given rows alone. Rows are not checked."""
+        """The activations of the given rows alone.
+
+        Args:
+            at: int64 [n], numbers of rows; they are not checked.
+            hook: May be left out where there is one.
+
+        Returns:
+            float32 [n width].
+        """
         return self._gather(self._hook(hook), at)
 
     def fingerprint(self) -> str:
@@ -157,7 +206,11 @@ class ActivationStore:
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def verify(self) -> None:
-        """Compare every shard with its hash. Raises StoreError naming the one that differs."""
+        """Compare every shard with its hash.
+
+        Raises:
+            StoreError: One differs; it names it.
+        """
         self._place.verify(self.manifest)
 
     def _gather(self, name: str, at: np.ndarray | range) -> Tensor:

@@ -4,7 +4,6 @@ each beside what chance finds. Memory does not grow with the corpus, nor with th
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from saelab.config import integer
 from saelab.stores.directions import BLOCK_VALUES, unit_blocks
 from saelab.types import ConfigError, RangeError, StoreError
 
@@ -91,14 +91,24 @@ class Comparison:
 
 
 def compare(store: Latents, other: Latents, n: int = 1, *, min_rows: int = 10, seed: int = 0) -> Comparison:
-    """For each latent of `store` the n most similar latents of `other`.
+    """For each latent of a store the n most similar latents of another.
 
     By direction where both write activations of one width: cosine c_ij = d_i . d_j. By co-firing where both
     were indexed over the same rows: phi_ij = (N n_ij - n_i n_j) / sqrt(n_i (N - n_i) n_j (N - n_j)), the
-    correlation of the two events "!= 0" over N rows; latents that fire on fewer than `min_rows` rows, or on
-    all, take no part, since a handful of rows meets by chance. `seed` draws the controls.
-    Raises StoreError where neither can be done, RangeError on a bad n or min_rows, ConfigError on what is no
-    store.
+    correlation of the two events "!= 0" over N rows.
+
+    Args:
+        store: Whose latents are asked about.
+        other: Where their partners are.
+        n: Partners of each.
+        min_rows: Latents that fire on fewer rows, or on all, take no part in co-firing, since a handful of
+            rows meets by chance.
+        seed: Of the controls.
+
+    Raises:
+        StoreError: Neither can be done.
+        RangeError: n or min_rows is out of range.
+        ConfigError: `other` is no store.
     """
     if not hasattr(other, "n_latents"):
         message = (
@@ -106,10 +116,7 @@ def compare(store: Latents, other: Latents, n: int = 1, *, min_rows: int = 10, s
         )
         raise ConfigError(message)
     for name, value, high in (("n", n, other.n_latents), ("min_rows", min_rows, store.n_rows)):
-        known = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not known or not 1 <= value <= high:
-            message = f"{name} must be an integer in 1..{high}. Got {value!r}. Pass {name}={min(10, high)}."
-            raise RangeError(message)
+        integer(name, value, 1, high, error=RangeError)
     found: list[Matches | None] = []
     reasons = []
     for measure in (_by_direction, _by_cofiring):

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import numbers
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from saelab.config import integer, is_integer
 from saelab.stores import manifest as manifests
 from saelab.stores import tables
 from saelab.stores.compare import Comparison, compare
@@ -55,14 +55,22 @@ PICTURED = "media is not null or layout like '%grid%'"
 
 
 class FeatureStore:
-    """An index of an SAE's latents over a corpus, read from a folder. Nothing is loaded before it is asked
-    for.
+    """An index of an SAE's latents over a corpus, read from a folder: `open` gives one.
 
-    n_latents, n_rows, n_documents: sizes. signed: whether any code is negative. kept: which codes it holds,
-    "full", "sampled=p" or "none"; everything else is of all rows. facets: kinds of what rows show ("token",
-    "patch", "item", ...). hook: the HookPoint whose activations were
-    encoded. folder: where it is. manifest: all that is known of it, with the fingerprints of SAE, subject and
-    corpus.
+    Nothing is loaded before it is asked for.
+
+    Args:
+        folder: Where it is.
+        manifest: All that is known of it, checked, with the fingerprints of SAE, subject and corpus.
+
+    Attributes:
+        n_latents: How many latents.
+        n_rows: How many rows.
+        n_documents: How many documents.
+        signed: Whether any code is negative.
+        kept: Which codes it holds, "full", "sampled=p" or "none"; everything else is of all rows.
+        facets: Kinds of what rows show ("token", "patch", "item", ...).
+        hook: The HookPoint whose activations were encoded.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
@@ -82,9 +90,10 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folder: str | Path) -> FeatureStore:
-        """Sizes of files are checked here, their hashes by `verify`.
+        """The store in a folder; sizes of files are checked here, their hashes by `verify`.
 
-        Raises StoreError where there is no whole feature store of a known version.
+        Raises:
+            StoreError: There is no whole feature store of a known version.
         """
         manifest = settled(folder, KIND)
         if manifest["version"] < 2:
@@ -105,7 +114,11 @@ class FeatureStore:
         return cls(Path(folder), manifest)
 
     def latent(self, latent: int) -> LatentStats:
-        """Statistics of one latent. Raises RangeError."""
+        """Statistics of one latent.
+
+        Raises:
+            RangeError: It is out of range.
+        """
         found = self._lines("latents", self._checked(latent)).to_pylist()[0]
         edges = np.array(found["edges"])
         used = max(int(np.searchsorted(edges, max(found["max"], 0), side="right")), 1)
@@ -142,8 +155,16 @@ class FeatureStore:
         return frame
 
     def tokens(self, latent: int, n: int = 20) -> pd.DataFrame:
-        """`firings` of facet "token": token, count, negative, lift. Raises RangeError, and ConfigError in a
-        store without tokens."""
+        """`firings` of facet "token": token, count, negative, lift.
+
+        Args:
+            latent: Its number.
+            n: At most so many.
+
+        Raises:
+            RangeError: The latent is out of range.
+            ConfigError: The store has no tokens.
+        """
         found = self.firings(latent, n, "token").drop(columns="facet")
         return found.rename(columns={"name": "token"})
 
@@ -164,22 +185,36 @@ class FeatureStore:
             raise ConfigError(message)
 
     def partners(self, latent: int, n: int = 20) -> pd.DataFrame:
-        """The latents that fire together with one most often, on the rows of the table `sample`: partner,
-        count (rows where both fire), jaccard (by rows where any of the two does), lift (by rows expected of
-        independent ones). Raises RangeError."""
+        """The latents that fire together with one most often, on the rows of the table `sample`.
+
+        Args:
+            latent: Its number.
+            n: At most so many.
+
+        Returns:
+            partner, count (rows where both fire), jaccard (by rows where any of the two does), lift (by rows
+            expected of independent ones).
+
+        Raises:
+            RangeError: The latent is out of range.
+        """
         found = self._lines("coactivation", self._checked(latent)).slice(0, n)
         return found.drop_columns(["latent", "rank"]).to_pandas()
 
     def examples(self, latent: int, n: int = 10, kind: str = "top") -> list[Example]:
-        """At most n windows around firings of a latent.
+        """Windows around firings of a latent.
 
-        kind: "top", the largest values > 0, or "bottom", the smallest < 0, strongest first; "quantile", both
-        signs from weak to strong, n of them evenly out of those that are kept.
-        Raises RangeError on a latent out of range or a negative n, StoreError on an unknown kind.
+        Args:
+            latent: Its number.
+            n: At most so many.
+            kind: "top", the largest values > 0, or "bottom", the smallest < 0, strongest first; "quantile",
+                both signs from weak to strong, n of them evenly out of those that are kept.
+
+        Raises:
+            RangeError: The latent is out of range, or n negative.
+            StoreError: An unknown kind.
         """
-        if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 0:
-            message = f"n must be an integer of at least 0. Got {n!r}. Pass n=10."
-            raise RangeError(message)
+        n = integer("n", n, 0, error=RangeError)
         if kind not in KINDS:
             message = (
                 f"kind must be one of {', '.join(map(repr, KINDS))}. Got {kind!r}. "
@@ -188,12 +223,16 @@ class FeatureStore:
             raise StoreError(message)
         found = [e for e in self._examples(self._checked(latent)) if e.kind == kind]
         if kind == "quantile" and 0 < n < len(found):
-            found = [found[i] for i in np.linspace(0, len(found) - 1, int(n)).round().astype(int)]
+            found = [found[i] for i in np.linspace(0, len(found) - 1, n).round().astype(int)]
         return found[:n]
 
     def rows(self, row: int) -> RowRecord:
-        """A row of the corpus with the latents that fire on it. Raises RangeError, StoreError where its codes
-        were not kept."""
+        """A row of the corpus with the latents that fire on it.
+
+        Raises:
+            RangeError: There is no such row.
+            StoreError: Its codes were not kept.
+        """
         row = _index(row, self.n_rows, "row")
         where = self.query("select * from rows where row = ?", [row]).iloc[0]
         codes = self.query("select latent, value from codes_by_row where row = ?", [row])
@@ -206,9 +245,12 @@ class FeatureStore:
         return RowRecord(row, facet=facet, name=name, latents=latents, values=values, **numbers)
 
     def document(self, document: int) -> DocumentRecord:
-        """A document as it was indexed, with its text, layout, labels and picture. Raises RangeError."""
-        known = isinstance(document, numbers.Integral) and not isinstance(document, bool)
-        found = self.documents([int(document)]) if known else {}
+        """A document as it was indexed, with its text, layout, labels and picture.
+
+        Raises:
+            RangeError: There is no such document.
+        """
+        found = self.documents([int(document)]) if is_integer(document) else {}
         if not found:
             message = (
                 f"document must be the number of one of the store's {self.n_documents:,} documents. Got "
@@ -241,8 +283,15 @@ class FeatureStore:
         return bool(len(self.query(f"select 1 from documents where {PICTURED} limit 1")))
 
     def codes(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
-        """(rows int64 ascending, values float32) of every firing of a latent, of the sampled rows where the
-        store has codes of these alone. Raises RangeError, StoreError where no codes were kept."""
+        """Every firing of a latent, of the sampled rows where the store has codes of these alone.
+
+        Returns:
+            (rows int64 ascending, values float32).
+
+        Raises:
+            RangeError: The latent is out of range.
+            StoreError: No codes were kept.
+        """
         at = self._checked(latent)
         if self.kept == "none":
             self.need_codes()
@@ -250,7 +299,11 @@ class FeatureStore:
         return found["row"].to_numpy(), found["value"].to_numpy()
 
     def need_codes(self) -> None:
-        """Raises StoreError unless the codes of all rows were kept."""
+        """Refuse a store without the codes of all rows.
+
+        Raises:
+            StoreError: They were not kept.
+        """
         if self.kept != "full":
             message = (
                 f"This needs the codes of every row. Got a store with codes={self.kept!r} in {self.folder}. "
@@ -291,11 +344,19 @@ class FeatureStore:
         return select(self._connection, sql, values, format)
 
     def verify(self) -> None:
-        """Compare every file with its hash. Raises StoreError naming the one that differs."""
+        """Compare every file with its hash.
+
+        Raises:
+            StoreError: One differs; it names it.
+        """
         manifests.verify(self.folder, self.manifest)
 
     def check(self, part: Any) -> None:
-        """Refuse an SAE or a subject that the store was not indexed with. Raises StoreError."""
+        """Refuse an SAE or a subject that the store was not indexed with.
+
+        Raises:
+            StoreError: Its fingerprint is another.
+        """
         if not hasattr(part, "fingerprint"):
             message = (
                 f"A store is checked against an SAE or a subject. Got {type(part).__name__}. Load it first."
@@ -432,18 +493,24 @@ class FeatureStore:
     def attach_labels(
         self, labels: Mapping[int, str] | str | Path, source: str | None = None, *, of: str | None = None
     ) -> None:
-        """Write labels of latents into the store, beside those that it has: latent -> label, or a file or
-        folder of explanations that neuronpedia.org exports (`saelab.stores.neuronpedia`). Those of the same
-        latent and source are replaced, or taken out by an empty string. Whoever reads the store meanwhile
-        goes on reading, and of several that write each waits for its turn.
+        """Write labels of latents into the store, beside those that it has.
 
-        source: where they are from, "user" by default. Of an export it is followed by who explained, as in
-        "neuronpedia:gpt-4o-mini:oai_token-act-pair", with "neuronpedia" by default. of: of an export of
-        several SAEs which of them, as "gpt2-small/6-res-jb".
+        Those of the same latent and source are replaced, or taken out by an empty string. Whoever reads the
+        store meanwhile goes on reading, and of several that write each waits for its turn. Nothing is written
+        where it raises.
 
-        Nothing is written where it raises: RangeError on a latent out of range, ConfigError on a label or
-        source that is no text, or where `of` is needed or not there, FormatError on an export that is
-        missing, broken or of another kind, StoreError where the store cannot be written.
+        Args:
+            labels: Latent -> label, or a file or folder of explanations that neuronpedia.org exports
+                (`saelab.stores.neuronpedia`).
+            source: Where they are from, "user" by default. Of an export it is followed by who explained, as
+                in "neuronpedia:gpt-4o-mini:oai_token-act-pair", with "neuronpedia" by default.
+            of: Of an export of several SAEs which of them, as "gpt2-small/6-res-jb".
+
+        Raises:
+            RangeError: A latent is out of range.
+            ConfigError: A label or source is no text, or `of` is needed or not there.
+            FormatError: An export is missing, broken or of another kind.
+            StoreError: The store cannot be written.
         """
         if isinstance(labels, str | Path):
             rows = read_export(self, labels, checked_source("neuronpedia" if source is None else source), of)
@@ -462,13 +529,29 @@ class FeatureStore:
         self.__dict__.pop("_connection", None)  # the next query sees them
 
     def labels(self) -> pd.DataFrame:
-        """latent, label, source of every label that is attached now: by latent, of one latent the newest
-        last. Raises StoreError where the file is not what was written."""
+        """Every label that is attached now: latent, label, source; by latent, of one latent the newest last.
+
+        Raises:
+            StoreError: The file is not what was written.
+        """
         return read_labels(self.folder, self.n_latents)
 
     def compare(self, other: FeatureStore, n: int = 1, *, min_rows: int = 10, seed: int = 0) -> Comparison:
-        """For each latent the n most similar of another SAE's, with what chance would find beside it; see
-        `saelab.stores.compare`."""
+        """For each latent the n most similar of another SAE's, with what chance would find beside it.
+
+        See `saelab.stores.compare`.
+
+        Args:
+            other: The other SAE's store.
+            n: Partners of each.
+            min_rows: Latents that fire on fewer rows are not compared by co-firing.
+            seed: Of the controls.
+
+        Raises:
+            StoreError: They share neither a space nor a corpus.
+            RangeError: n or min_rows is out of range.
+            ConfigError: `other` is no store.
+        """
         return compare(self, other, n, min_rows=min_rows, seed=seed)
 
     @functools.cached_property
@@ -478,8 +561,4 @@ class FeatureStore:
 
 
 def _index(value: Any, n: int, name: str) -> int:
-    known = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not known or not 0 <= int(value) < n:
-        message = f"{name} must be an integer in 0..{n - 1}. Got {value!r}. Pass one of the store's {n:,}."
-        raise RangeError(message)
-    return int(value)
+    return integer(name, value, 0, n - 1, error=RangeError, remedy=f"Pass one of the store's {n:,}.")

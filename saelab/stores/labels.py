@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import numbers
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from saelab.config import integer
 from saelab.files import new_file, read_json, write_json
 from saelab.stores import manifest as manifests
 from saelab.types import ConfigError, RangeError, StoreError
@@ -124,14 +124,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _latent(latent: Any, n: int) -> int:
-    known = isinstance(latent, numbers.Integral) and not isinstance(latent, bool)
-    if not known or not 0 <= int(latent) < n:
-        message = (
-            f"A label's latent must be an integer in 0..{n - 1}. Got {latent!r}. Pass labels of this "
-            "store's latents."
-        )
-        raise RangeError(message)
-    return int(latent)
+    remedy = "Pass labels of this store's latents."
+    return integer("A label's latent", latent, 0, n - 1, error=RangeError, remedy=remedy)
 
 
 def _label(text: Any, latent: Any) -> str:

@@ -44,8 +44,13 @@ def merge(
     made of one corpus take their places in it, in whatever order they come; others follow one another, their
     documents and rows being numbered anew.
 
-    out: may be one of the stores, with overwrite=True. Raises StoreError where the stores are not of the same
-    SAE, subject and options, or hold some documents twice.
+    Args:
+        stores: Stores or their folders.
+        out: A folder; it may be one of the stores, with overwrite=True.
+        overwrite: Put the result in place of what is at `out`.
+
+    Raises:
+        StoreError: The stores are not of the same SAE, subject and options, or hold some documents twice.
     """
     opened = [s if isinstance(s, FeatureStore) else FeatureStore.open(s) for s in stores]
     if not opened:

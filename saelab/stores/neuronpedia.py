@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.config import is_integer
 from saelab.types import ConfigError, FormatError, RangeError, short
 
 if TYPE_CHECKING:
@@ -63,8 +64,24 @@ _GZIP = b"\x1f\x8b"
 def read_export(
     store: Latents, path: str | Path, source: str = "neuronpedia", of: str | None = None
 ) -> list[tuple[int, str, str]]:
-    """(latent, label, source) of each explanation of an export, without those that are empty or come twice;
-    see `FeatureStore.attach_labels`. One explainer after the other, as the files name them first."""
+    """Every explanation of an export, without those that are empty or come twice.
+
+    See `FeatureStore.attach_labels`. One explainer after the other, as the files name them first.
+
+    Args:
+        store: Whose latents they are of.
+        path: A file or folder.
+        source: What stands before who explained.
+        of: Of an export of several SAEs which of them.
+
+    Returns:
+        (latent, label, source) of each.
+
+    Raises:
+        FormatError: The export is missing, broken or of another kind.
+        ConfigError: `of` is needed or not there.
+        RangeError: It names a latent that the store has not.
+    """
     found = _Found(source, of)
     for file in _files(Path(path)):
         scan = _Scanner(file)
@@ -151,7 +168,7 @@ def _rows(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _latent(index: Any) -> int:
     digits = isinstance(index, str) and index.isascii() and index.isdigit() and len(index) <= 18
-    if not digits and (not isinstance(index, int) or isinstance(index, bool) or index < 0):
+    if not digits and (not is_integer(index) or index < 0):
         message = f"the index {short(index)}, which is no latent"
         raise ValueError(message)
     return int(index)

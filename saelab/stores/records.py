@@ -154,6 +154,11 @@ class DocumentRecord(NamedTuple):
     def of(cls, number: int, document: Any, layout: str) -> DocumentRecord:
         """The record of a `saelab.corpora.Document`.
 
+        Args:
+            number: In the corpus, from 0.
+            document: The Document.
+            layout: How its positions lie, see `saelab.layout`.
+
         Raises:
             CorpusError: Its media is no picture, or beyond the budget.
         """

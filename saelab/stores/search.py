@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
+from saelab.config import integer
 from saelab.stores import tables
 from saelab.stores.directions import unit_blocks
 from saelab.types import ConfigError, CorpusError, NonFiniteError, RangeError, ShapeError, StoreError
@@ -109,9 +109,7 @@ def search(store: Latents, n: int = 20, labels: pd.DataFrame | None = None, **as
             f"{' and '.join(given) or 'none'}. Pass e.g. token=' cat'."
         )
         raise ConfigError(message)
-    if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 1:
-        message = f"n must be an integer of at least 1. Got {n!r}. Pass n=20."
-        raise RangeError(message)
+    n = integer("n", n, 1, error=RangeError)
     ((way, value),) = given.items()
     if way in ("token", "label", "example") and not (
         isinstance(value, str) and (value if way == "token" else value.strip())

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from saelab.seeds import GOLDEN, splitmix
+
 BINS = 40
 STRATA = 8
 QUOTAS = 5
 TOP_NAMES = 3
-GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Statistics(NamedTuple):
@@ -237,12 +238,12 @@ def spread(
 
 def latent_keys(seed: int, latent: np.ndarray) -> np.ndarray:
     """uint64 [n]: of each latent's own draws."""
-    return _mixed(_mixed(latent.astype(np.uint64) + np.uint64(1)) ^ row_draw_key(seed))
+    return splitmix(splitmix(latent.astype(np.uint64) + np.uint64(1)) ^ row_draw_key(seed))
 
 
 def row_draw_key(seed: int) -> np.uint64:
     """The key of the draws by which whole rows are sampled."""
-    return _mixed(np.array([seed % 2**64], dtype=np.uint64))[0]
+    return splitmix(np.array([seed % 2**64], dtype=np.uint64))[0]
 
 
 def row_keys(document: np.ndarray, position: np.ndarray, call: np.ndarray | int = 0) -> np.ndarray:
@@ -251,12 +252,12 @@ def row_keys(document: np.ndarray, position: np.ndarray, call: np.ndarray | int 
     document: uint64 [c], hash of the document's id. position: int [c] in the document. call: int [c].
     """
     place = position.astype(np.uint64) + (np.asarray(call, np.uint64) << np.uint64(32))
-    return _mixed(document + (place + np.uint64(1)) * GAMMA)
+    return splitmix(document + (place + np.uint64(1)) * np.uint64(GOLDEN))
 
 
 def draws(key: np.ndarray | np.uint64, row_key: np.ndarray) -> np.ndarray:
     """float64 [c] in [0, 1): the output of SplitMix64 (Steele et al. 2014) for the state key + row_key."""
-    return (_mixed(key + row_key) >> np.uint64(11)) * 2.0**-53
+    return (splitmix(key + row_key) >> np.uint64(11)) * 2.0**-53
 
 
 def stretches(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -286,10 +287,3 @@ def first_of_each(order: np.ndarray, group: np.ndarray, n: int) -> tuple[np.ndar
     rank = np.arange(len(of)) - np.repeat(starts, np.diff(np.r_[starts, len(of)]))
     kept = rank < n
     return order[kept], rank[kept]
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64; uint64 arithmetic wraps."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -69,7 +69,11 @@ class TorchSubject(ABC):
         return hook
 
     def width(self, hook: HookPoint | str) -> int:
-        """Size of the last axis at a hook point (heads concatenated). Raises HookError if unknown or dead."""
+        """Size of the last axis at a hook point, heads concatenated.
+
+        Raises:
+            HookError: The hook point is unknown, or not met in a pass.
+        """
         point = HookPoint.of(hook)
         key = self._key(point)
         if key not in self._widths:

@@ -128,7 +128,7 @@ class Bridge:
             with warnings.catch_warnings():
                 # where the library drops an edit it warns; the check of liveness refuses such points instead
                 warnings.filterwarnings("ignore", "A hook on .* returned a modified tensor", UserWarning)
-                own = {name: value for name, value in data.items() if name != "input_ids"}
+                own: dict[str, Any] = {name: value for name, value in data.items() if name != "input_ids"}
                 return self._bridge.run_with_hooks(
                     data["input_ids"], fwd_hooks=hooks, return_type="logits", use_cache=False, **own
                 )

@@ -187,7 +187,28 @@ def _with_index(value: Any, i: int, new: Tensor) -> Any:
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
+def stream_view(samples: int, positions: int) -> View:
+    """[samples, positions, width] of what blocks pass on.
+
+    OPT flattens samples and positions in its MLP; position embeddings come as one sample for all.
+    """
+
+    def to(own: Tensor) -> Tensor:
+        if own.ndim == 2:
+            return (
+                own.reshape(samples, positions, -1)
+                if len(own) == samples * positions
+                else own.expand(samples, -1, -1)
+            )
+        return own.expand(samples, -1, -1) if own.ndim == 3 and own.shape[0] != samples else own
+
+    def back(acts: Tensor, own: Tensor) -> Tensor:
+        return acts.reshape(own.shape) if own.ndim == 2 and own.numel() == acts.numel() else acts
+
+    return View(to, back)
+
+
 __all__ = [
     "EditFn", "Site", "Traffic", "View", "all_tensors", "main_tensor", "normalise_edits", "normalise_reads",
-    "plan",
+    "plan", "stream_view",
 ]  # fmt: skip

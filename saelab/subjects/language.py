@@ -15,11 +15,11 @@ from saelab.subjects.alone import difference, masks, restarting
 from saelab.subjects.base import TorchSubject, config_facts
 from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_square, weights
 from saelab.subjects.direct import Tail, measure
-from saelab.subjects.hooks import EditFn, Site, View, plan
+from saelab.subjects.hooks import EditFn, Site, plan, stream_view
 from saelab.subjects.passes import Passed, run_hooked
 from saelab.subjects.points import Architecture
 from saelab.subjects.reading import ReadsTexts
-from saelab.subjects.tokens import check_ids, check_texts, encode, token_text
+from saelab.subjects.tokens import check_ids, check_texts, context_length, encode, eos_ids, token_text
 from saelab.types import (
     ConfigError,
     CorpusError,
@@ -35,17 +35,26 @@ from saelab.types import (
 class LanguageModel(ReadsTexts, TorchSubject):
     """A Hugging Face causal language model, read and edited at hook points in TransformerLens vocabulary.
 
-    model: a `...ForCausalLM`; it is put into eval mode. tokenizer: the one that belongs to it.
-
     Points that are a module's input or output are read by plain hooks on the model, and the pass stops after
     the last that is needed; `blocks.{i}.attn.hook_{q,k,v,rot_q,rot_k,attn_scores,pattern}` go through
     TransformerBridge (booted at first use on a copy that shares the weights). Activations are [samples,
     positions, width], the heads of hook_z, q, k and v concatenated; patterns and scores are [samples, heads,
     query, key]. Every point is met once in a pass, so that "name@0" and "name@all" are "name".
 
-    n_ctx: positions the model can take. bos_id: the token put first, or None. d_vocab: logits of a position.
-    d_model: width of the residual stream. n_layers, n_heads (query heads).
-    Raises SubjectError where the architecture's blocks are not found, or the model has no output embeddings.
+    Args:
+        model: A `...ForCausalLM`; it is put into eval mode.
+        tokenizer: The one that belongs to it.
+
+    Attributes:
+        n_ctx: Positions the model can take.
+        bos_id: The token put first, or None.
+        d_vocab: Logits of a position.
+        d_model: Width of the residual stream.
+        n_layers: How many blocks.
+        n_heads: Query heads of each.
+
+    Raises:
+        SubjectError: The architecture's blocks are not found, or the model has no output embeddings.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
@@ -64,22 +73,15 @@ class LanguageModel(ReadsTexts, TorchSubject):
         self.d_vocab = int(head.weight.shape[0])
         self.n_layers = len(self._arch.layers)
         self.n_heads = self._arch.n_heads
-        self.n_ctx = _context(config, tokenizer)
+        self.n_ctx = context_length(config, tokenizer)
         self.bos_id: int | None = getattr(tokenizer, "bos_token_id", None)
         self._bridge: Bridge | None = None
         self._masks: dict[bool, bool] = {}
         self._tail: tuple[Any, Tail] | None = None
         if self.device.type != "meta":
             inputs = self._to_device(self._example(None, None).data)
-            view = _stream(*inputs["input_ids"].shape)
-            try:
-                self._arch.settle(view, lambda: self.module(**inputs, use_cache=False))
-            except Exception as error:
-                msg = (
-                    f"A language model must read a few tokens on {self.device}. Got {type(error).__name__}: "
-                    f"{str(error)[:300]} from {type(model).__name__}. Load it where it runs."
-                )
-                raise SubjectError(msg) from error
+            view = stream_view(*inputs["input_ids"].shape)
+            self._arch.settle(view, lambda: self.module(**inputs, use_cache=False))
 
     @property
     def model(self) -> nn.Module:
@@ -99,10 +101,20 @@ class LanguageModel(ReadsTexts, TorchSubject):
         return weight if project is None else project.weight.detach().T @ weight
 
     def to_residual(self, hook: HookPoint | str, vectors: Tensor) -> Tensor:
-        """What directions [n width] at a hook point add to the residual stream, [n d_model].
+        """What directions at a hook point add to the residual stream.
 
         The identity on the stream and on what is added to it; hook_z and mlp.hook_post pass through their
-        output projection. Raises HookError at hook points that do not write to the stream linearly.
+        output projection.
+
+        Args:
+            hook: The hook point.
+            vectors: [n width].
+
+        Returns:
+            [n d_model].
+
+        Raises:
+            HookError: It does not write to the stream linearly.
         """
         point = self.hook_point(hook)
         if (
@@ -124,11 +136,20 @@ class LanguageModel(ReadsTexts, TorchSubject):
         raise HookError(msg)
 
     def residual_to_logits(self, vectors: Tensor) -> Tensor:
-        """Linear effect of directions [n d_model] of the final residual stream on the logits, [n d_vocab].
+        """Linear effect of directions of the final residual stream on the logits.
 
         Of everything that the model does after its last block: the linear part of the final norm, W_U, and
         what scales logits, measured on the model (`saelab.subjects.direct`). The division by the norm depends
-        on the text and is left out, and so are soft caps. Raises SubjectError where the model has no head.
+        on the text and is left out, and so are soft caps.
+
+        Args:
+            vectors: [n d_model].
+
+        Returns:
+            [n d_vocab].
+
+        Raises:
+            SubjectError: The model never calls its head, or does more than norm the stream before it.
         """
         state = weights(self.model)
         if self._tail is None or self._tail[0] != state:
@@ -149,8 +170,11 @@ class LanguageModel(ReadsTexts, TorchSubject):
         return [*self._arch.points, *(bridge_points(self.n_layers, self._arch.rotary) if bridge else [])]
 
     def hook_point(self, name: HookPoint | str) -> HookPoint:
-        """The HookPoint of a name, n_heads filled where heads are concatenated. Raises HookError if
-        unknown."""
+        """The HookPoint of a name, n_heads filled where heads are concatenated.
+
+        Raises:
+            HookError: It is unknown.
+        """
         hook = HookPoint.of(name)
         self._site(hook)
         heads = self.n_heads if hook.module.endswith(("attn.hook_z", "hook_q", "hook_rot_q")) else None
@@ -159,8 +183,11 @@ class LanguageModel(ReadsTexts, TorchSubject):
         return HookPoint(hook.module, n_heads=heads)
 
     def width(self, hook: HookPoint | str) -> int:
-        """Size of the last axis (heads concatenated). Raises HookError on unknown, dead, width-less
-        points."""
+        """Size of the last axis at a hook point, heads concatenated.
+
+        Raises:
+            HookError: The hook point is unknown, not met in a pass, or has no width.
+        """
         name = HookPoint.of(hook).module
         if is_bridge_point(name, self.n_layers) and is_square(name):
             msg = (
@@ -172,12 +199,26 @@ class LanguageModel(ReadsTexts, TorchSubject):
         return super().width(hook)
 
     def to_tokens(self, text: str, bos: bool = True) -> list[int]:
-        """Token ids; with bos=True the BOS token (if the tokenizer has one) stands first exactly once."""
+        """Token ids of a text.
+
+        Args:
+            text: Any.
+            bos: Whether the BOS token (if the tokenizer has one) stands first, exactly once.
+        """
         return encode(self.tokenizer, text, self.bos_id if bos else None)
 
     def chat_tokens(self, messages: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]]:
-        """(ids, whether the template wrote each) of a dialogue of (role, content), by the tokenizer's chat
-        template. Raises CorpusError where it has none or refuses the dialogue."""
+        """A dialogue by the tokenizer's chat template.
+
+        Args:
+            messages: (role, content) of each.
+
+        Returns:
+            (ids, whether the template wrote each).
+
+        Raises:
+            CorpusError: The tokenizer has no template, or it refuses the dialogue.
+        """
         return chat.encode(self.tokenizer, messages, self.bos_id)
 
     @property
@@ -186,16 +227,25 @@ class LanguageModel(ReadsTexts, TorchSubject):
         return frozenset(self.tokenizer.all_special_ids)
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """Readable text of each token alone; together they show the text. Raises RangeError on bad ids."""
+        """Readable text of each token alone; together they show the text.
+
+        Raises:
+            RangeError: An id outside of the vocabulary.
+        """
         if not len(ids):
             return []
         return [self._text(i) for i in check_ids(ids, max(self.d_vocab, len(self.tokenizer))).tolist()]
 
     def prepare(self, raw: Sequence[str] | str, truncate: bool = False) -> Inputs:
-        """Texts to ids, padded on the right, with their attention mask; BOS first exactly once.
+        """Texts to ids [samples, positions], padded on the right; BOS first exactly once.
 
-        truncate: cut texts longer than the context of n_ctx tokens (BOS included) instead of refusing them.
-        Raises CorpusError on an empty list, an empty or non-string text, and a text longer than the context.
+        Args:
+            raw: Texts, or one.
+            truncate: Cut texts longer than the context of n_ctx tokens (BOS included) instead of refusing
+                them.
+
+        Raises:
+            CorpusError: An empty list, an empty or non-string text, or a text longer than the context.
         """
         rows = [self.to_tokens(text) for text in check_texts(raw)]
         if truncate:
@@ -205,11 +255,17 @@ class LanguageModel(ReadsTexts, TorchSubject):
     def prepare_tokens(
         self, rows: Sequence[Sequence[int]], segments: Sequence[Sequence[int]] | None = None
     ) -> Inputs:
-        """Lists of token ids (BOS is theirs to hold) to padded inputs.
+        """Lists of token ids to padded inputs [samples, positions].
 
-        segments: for each token a number; every run of equal numbers is read as if it were alone, which is
-        measured on the model at the first use. Raises CorpusError, RangeError, SubjectError where segments
-        would change what is read.
+        Args:
+            rows: Ids of each sample; BOS is theirs to hold.
+            segments: For each token a number; every run of equal numbers is read as if it were alone, which
+                is measured on the model at the first use.
+
+        Raises:
+            CorpusError: There is no sample, or one is empty or longer than the context.
+            RangeError: An id outside of the vocabulary.
+            SubjectError: Segments, where they would change what is read.
         """
         if segments is not None:
             self._with_masks(bridged=False)
@@ -218,7 +274,16 @@ class LanguageModel(ReadsTexts, TorchSubject):
     def padded(
         self, rows: Sequence[Sequence[int]], segments: Sequence[Sequence[int]] | None = None
     ) -> Inputs:
-        """As `prepare_tokens`, without the measurement."""
+        """As `prepare_tokens`, without the measurement.
+
+        Args:
+            rows: Ids of each sample.
+            segments: For each token a number, or None.
+
+        Raises:
+            CorpusError: There is no sample, or one is empty or longer than the context.
+            RangeError: An id outside of the vocabulary.
+        """
         lists = [check_ids(ids, self.d_vocab) for ids in rows]
         if not lists:
             msg = "Token ids must not be an empty list. Got []. Pass at least one sample."
@@ -284,7 +349,16 @@ class LanguageModel(ReadsTexts, TorchSubject):
         return summed.numpy(), n.astype(np.int64)
 
     def label(self, inputs: Inputs, sample: int, position: int) -> str:
-        """The token's text. Raises RangeError outside of the inputs."""
+        """The token's text.
+
+        Args:
+            inputs: Of a run.
+            sample: Its number, from 0.
+            position: In the sample, from 0.
+
+        Raises:
+            RangeError: Outside of the inputs.
+        """
         ids = inputs.data["input_ids"]
         if not (0 <= sample < ids.shape[0] and 0 <= position < ids.shape[1]):
             msg = (
@@ -304,9 +378,18 @@ class LanguageModel(ReadsTexts, TorchSubject):
     ) -> str:
         """The prompt and its continuation, special tokens left out; it ends at EOS or with the context.
 
-        prompt: "" starts from BOS alone. temperature 0 takes the likeliest token; above, samples with `seed`.
-        edits: as in `run`. Each step runs the whole text anew, so an edit sees every position of it.
-        Raises CorpusError on a prompt that does not fit, ConfigError on a negative temperature or length.
+        Each step runs the whole text anew, so an edit sees every position of it.
+
+        Args:
+            prompt: "" starts from BOS alone.
+            edits: As in `run`.
+            max_new_tokens: At most so many.
+            temperature: 0 takes the likeliest token; above, tokens are sampled.
+            seed: Of the sampling.
+
+        Raises:
+            CorpusError: The prompt does not fit the context.
+            ConfigError: A negative temperature or length.
         """
         if not temperature >= 0:
             msg = f"temperature must be >= 0. Got {temperature}. Pass 0 for greedy text."
@@ -320,7 +403,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
             ids = self.to_tokens(prompt)
         self.prepare_tokens([ids])
         rng = torch.Generator().manual_seed(seed)
-        stop = _eos_ids(self.model, self.tokenizer)
+        stop = eos_ids(self.model, self.tokenizer)
         for _ in range(min(max_new_tokens, self.n_ctx - len(ids))):
             logits = self.run(self.prepare_tokens([ids]), edits=edits).output
             last = logits[0, -1].float().cpu()  # type: ignore[index]
@@ -381,7 +464,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
         return run_hooked(
             lambda: self.module(**data, use_cache=False),
             plan(reads, edits, self._site),
-            _stream(samples, positions),
+            stream_view(samples, positions),
             inputs,
             output=output,
             grad=grad,
@@ -410,52 +493,6 @@ def _refuse(model: nn.Module, got: str) -> NoReturn:
 
 
 _BRIDGED = Site(nn.Identity())
-
-
-def _stream(samples: int, positions: int) -> View:
-    """[samples, positions, width] of what blocks pass on.
-
-    OPT flattens samples and positions in its MLP; position embeddings come as one sample for all.
-    """
-
-    def to(own: Tensor) -> Tensor:
-        if own.ndim == 2:
-            return (
-                own.reshape(samples, positions, -1)
-                if len(own) == samples * positions
-                else own.expand(samples, -1, -1)
-            )
-        return own.expand(samples, -1, -1) if own.ndim == 3 and own.shape[0] != samples else own
-
-    def back(acts: Tensor, own: Tensor) -> Tensor:
-        return acts.reshape(own.shape) if own.ndim == 2 and own.numel() == acts.numel() else acts
-
-    return View(to, back)
-
-
-def _context(config: Any, tokenizer: Any) -> int:
-    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    limit = getattr(tokenizer, "model_max_length", None)
-    if isinstance(limit, int) and 0 < limit < 1 << 30:
-        return limit
-    msg = (
-        f"The context length must be known. Got none in {type(config).__name__} nor in the tokenizer. "
-        "Set tokenizer.model_max_length."
-    )
-    raise SubjectError(msg)
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
-    found: set[int] = set()
-    for value in (
-        getattr(model.generation_config, "eos_token_id", None),
-        getattr(tokenizer, "eos_token_id", None),
-    ):
-        found.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
-    return found
 
 
 def _project_out(model: nn.Module) -> nn.Linear | None:

@@ -24,12 +24,10 @@ def load_subject(
     The weights are frozen (requires_grad False); gradients of activations still work (`run(..., grad=True)`).
 
     Args:
-        name: One of
-            a local folder (config.json, weights, tokenizer);
-            a hub id such as "gpt2", for which the local cache is asked first;
-            a GGUF file, or a folder that holds one: converted at the first call into a cache
-            ($SAELAB_CACHE, else the user's), read from there after;
-            a model of Ollama's by its name there, as "ollama:llama3.2:1b".
+        name: A local folder (config.json, weights, tokenizer), a hub id such as "gpt2", a GGUF file or a
+            folder that holds one, or a model of Ollama's as "ollama:llama3.2:1b". Of a hub id the local
+            cache is asked first. A GGUF is converted at the first call into a cache ($SAELAB_CACHE, else
+            the user's), and read from there after.
         device: A torch device.
         dtype: "float32", "bfloat16", ... or a torch.dtype; None keeps the checkpoint's own (float32 for what
             was quantised), but turns half precision into float32 on the CPU, where half is slower and less

@@ -72,8 +72,19 @@ class Architecture:
             self.points["ln_final.hook_out"] = Site(self.final_norm)
 
     def settle(self, view: View, forward: Callable[[], Any]) -> None:
-        """Keep the points of the stream that are what they are called, by one pass over a few tokens."""
-        self.points, self.missing = settle(self.layers, self.points, view, forward)
+        """Keep the points of the stream that are what they are called, by passes over a few tokens.
+
+        Raises:
+            SubjectError: The model ends in an error.
+        """
+        try:
+            self.points, self.missing = settle(list(self.layers), self.points, view, forward)
+        except Exception as error:
+            message = (
+                f"A language model must read a few tokens. Got {type(error).__name__}: {str(error)[:300]}. "
+                "Load it on a device where it runs."
+            )
+            raise SubjectError(message) from error
 
     def _block(self, prefix: str, block: nn.Module) -> dict[str, Site]:
         attention = _first(block, ATTENTION)

@@ -234,14 +234,22 @@ class ReadsTexts:
     """The way of a subject that `HasTokens` through a corpus of texts and dialogues."""
 
     def corpus(self, data: Any) -> Corpus:
-        """Texts, Documents or a Corpus as a Corpus. Raises CorpusError on an empty one."""
+        """Texts, Documents or a Corpus as a Corpus.
+
+        Raises:
+            CorpusError: It is empty.
+        """
         return as_corpus(data)
 
     def prime(self, document: Document) -> None:
         """Nothing: texts have one form."""
 
     def stretch(self, how: How) -> int:
-        """Documents that `read` takes at once. Raises ConfigError on an unknown packing."""
+        """Documents that `read` takes at once.
+
+        Raises:
+            ConfigError: An unknown packing.
+        """
         check_packing(how.packing, how.long)
         return stretch_size(how.batch_size, how.packing)
 
@@ -264,14 +272,22 @@ class ReadsSamples:
     """The way of a subject through a corpus of samples, which run as they are."""
 
     def corpus(self, data: Any) -> Corpus:
-        """Samples that `prepare` takes as a Corpus. Raises CorpusError on an empty one."""
+        """Samples that `prepare` takes as a Corpus.
+
+        Raises:
+            CorpusError: There is none.
+        """
         return samples(data)
 
     def prime(self, document: Document) -> None:
         """Nothing, unless the subject learns from a sample."""
 
     def stretch(self, how: How) -> int:
-        """Documents that `read` takes at once. Raises ConfigError on a packing."""
+        """Documents that `read` takes at once.
+
+        Raises:
+            ConfigError: A packing, which samples have not.
+        """
         if how.packing != "document":
             message = (
                 f"Only texts are packed. Got packing={how.packing!r} for a {type(self).__name__}. "

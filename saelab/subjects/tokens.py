@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from saelab.types import CorpusError, RangeError
+from saelab.config import is_integer
+from saelab.types import CorpusError, RangeError, SubjectError
 
 _BYTE_PIECE = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
 
@@ -136,4 +137,39 @@ def _remedy(value: Any) -> str:
     return "Pass strings."
 
 
-__all__ = ["check_ids", "check_texts", "encode", "token_text"]
+def context_length(config: Any, tokenizer: Any) -> int:
+    """Tokens that a model takes at most, BOS included.
+
+    Args:
+        config: The model's.
+        tokenizer: Asked where that does not say.
+
+    Raises:
+        SubjectError: Neither knows.
+    """
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
+        value = getattr(config, name, None)
+        if is_integer(value) and value > 0:
+            return value
+    limit = getattr(tokenizer, "model_max_length", None)
+    if is_integer(limit) and 0 < limit < 1 << 30:
+        return limit
+    msg = (
+        f"The context length must be known. Got none in {type(config).__name__} nor in the tokenizer. "
+        "Set tokenizer.model_max_length."
+    )
+    raise SubjectError(msg)
+
+
+def eos_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens at which a continuation ends, by the model's generation config and the tokenizer."""
+    found: set[int] = set()
+    for value in (
+        getattr(model.generation_config, "eos_token_id", None),
+        getattr(tokenizer, "eos_token_id", None),
+    ):
+        found.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
+    return found
+
+
+__all__ = ["check_ids", "check_texts", "context_length", "encode", "eos_ids", "token_text"]

@@ -31,17 +31,6 @@ from saelab.types import (
 class TorchModule(ReadsSamples, TorchSubject):
     """A module that is read and edited at its submodules' inputs and outputs.
 
-    module: put into eval mode. It may return a tensor, a tuple, a dict or a ModelOutput; of these the first
-        tensor counts.
-    prepare: raw samples -> a tensor, a mapping of forward's keyword arguments, or Inputs; by default tensors
-        and arrays are stacked.
-    label: (inputs, sample, position) -> text for people; by default where the position lies.
-    layout: how positions lie, as `saelab.layout` writes it ("extra 1, grid 14x14"), or a function of a raw
-        sample; by default pixels of a map are a grid, everything else a line.
-    loss: (output, inputs) -> loss of each sample, [samples]; with it scores that need a loss are possible.
-    example: raw samples for `prepare`, one is enough. It tells which submodules take part in the forward pass
-        and serves the checks; without it the first inputs that are run do.
-
     Hook points are module paths, or any suffix of one that is unique: "layer.3" for "vit.encoder.layer.3";
     HookPoint("layer.3", io="in") is the input. Of a module that is called several times in a pass "mid@3" is
     the fourth call and "mid@all" every one. Activations come, and edits see them, as
@@ -51,7 +40,22 @@ class TorchModule(ReadsSamples, TorchSubject):
       (`Run.spaces` says how they lie);
     - [samples, width] with one position.
     Edits are mapped back to the module's own shape and structure.
-    Raises SubjectError where `module` is none.
+
+    Args:
+        module: Put into eval mode. It may return a tensor, a tuple, a dict or a ModelOutput; of these the
+            first tensor counts.
+        prepare: Raw samples -> a tensor, a mapping of forward's keyword arguments, or Inputs; by default
+            tensors and arrays are stacked.
+        label: (inputs, sample, position) -> text for people; by default where the position lies.
+        example: Raw samples for `prepare`, one is enough. It tells which submodules take part in the forward
+            pass and serves the checks; without it the first inputs that are run do.
+        layout: How positions lie, as `saelab.layout` writes it ("extra 1, grid 14x14"), or a function of a
+            raw sample; by default pixels of a map are a grid, everything else a line.
+        loss: (output, inputs) -> loss of each sample, [samples]; with it scores that need a loss are
+            possible.
+
+    Raises:
+        SubjectError: What is passed as `module` is no torch module.
     """
 
     def __init__(
@@ -91,13 +95,22 @@ class TorchModule(ReadsSamples, TorchSubject):
         return list(self._names)
 
     def hook_point(self, name: HookPoint | str) -> HookPoint:
-        """The HookPoint under its full path. Raises HookError on unknown and ambiguous names."""
+        """The HookPoint under its full path.
+
+        Raises:
+            HookError: The name is unknown or ambiguous.
+        """
         hook = HookPoint.of(name)
         call = "" if hook.call is None else f"@{hook.call}"
         return HookPoint(self._resolve(hook.module) + call, hook.io, hook.n_heads)
 
     def prepare(self, raw: Any) -> Inputs:
-        """Raw samples to inputs. Raises CorpusError on none, SubjectError if `prepare` gives no tensors."""
+        """Raw samples to inputs.
+
+        Raises:
+            CorpusError: There is none.
+            SubjectError: `prepare` gives no tensors.
+        """
         if raw is None or (hasattr(raw, "__len__") and len(raw) == 0):
             msg = f"Samples must not be empty. Got {raw!r}. Pass at least one."
             raise CorpusError(msg)
@@ -120,7 +133,13 @@ class TorchModule(ReadsSamples, TorchSubject):
         return Inputs(tensors, counted.sum(1, dtype=np.int64), counted)
 
     def label(self, inputs: Inputs, sample: int, position: int) -> str:
-        """What the `label` function says, else the position."""
+        """What the `label` function says, else the position.
+
+        Args:
+            inputs: Of a run.
+            sample: Its number, from 0.
+            position: In the sample, from 0.
+        """
         return f"position {position}" if self._label is None else self._label(inputs, sample, position)
 
     def prime(self, document: Document) -> None:

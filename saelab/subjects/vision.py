@@ -41,6 +41,10 @@ class VisionModel(TorchModule):
     def load(cls, name: str | Path, device: str | torch.device = "cpu") -> VisionModel:
         """The model of a folder or a hub id, with its processor.
 
+        Args:
+            name: The folder or id.
+            device: A torch device.
+
         Raises:
             SubjectError: It cannot be found, or is no image model.
             MissingDependency: Pillow is not installed.
@@ -63,7 +67,12 @@ class VisionModel(TorchModule):
         return cls(getattr(model, "vision_model", model).to(device).requires_grad_(False), processor)
 
     def read(self, documents: Sequence[tuple[int, Any]], how: How) -> SampleReading:
-        """How consecutive images are read: each is one sample, its patches in a grid."""
+        """How consecutive images are read: each is one sample, its patches in a grid.
+
+        Args:
+            documents: (number, item) of each.
+            how: Batches and the like.
+        """
         return SampleReading(documents, how.batch_size, self.prepare, self._lies())
 
     def seen(self, sample: Any) -> Any:

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 class TensorBoard:
     """`callbacks=[TensorBoard("runs")]` writes every record as scalars, for `tensorboard --logdir runs`.
 
-    folder: of all runs; each SAE writes into a folder inside, `0-topk`, `1-relu`, ... A run that continues
-    replaces what was logged after its checkpoint. Raises MissingDependency.
+    A run that continues replaces what was logged after its checkpoint.
+
+    Args:
+        folder: Of all runs; each SAE writes into a folder inside, `0-topk`, `1-relu`, ...
+
+    Raises:
+        MissingDependency: TensorBoard is not installed.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -43,11 +48,17 @@ class TensorBoard:
 
 
 class WandB:
-    """`callbacks=[WandB("project")]` logs every record to Weights & Biases, each SAE as a run with its config
-    and settings.
+    """`callbacks=[WandB("project")]` logs every record to Weights & Biases.
 
-    options: of `wandb.init`, e.g. mode="offline", group="sweep", dir="logs". A run of saelab that continues
-    is a new one there, unless id= and resume= say otherwise. Raises MissingDependency.
+    Each SAE is a run with its config and settings. A run of saelab that continues is a new one there, unless
+    id= and resume= say otherwise.
+
+    Args:
+        project: Its name.
+        options: Of `wandb.init`, e.g. mode="offline", group="sweep", dir="logs".
+
+    Raises:
+        MissingDependency: wandb is not installed.
     """
 
     def __init__(self, project: str, **options: Any) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
+from saelab.config import integer, integer_or_none, is_number
 from saelab.sae.config import SAEConfig
 from saelab.training.run import Settings
 from saelab.types import ConfigError, nearest
@@ -37,16 +39,15 @@ def complete(
 ) -> Settings:
     """The Settings of one SAE. Raises ConfigError."""
     lr = learning_rate(config.d_sae) if lr == "auto" else lr
-    if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not 0 < lr < math.inf:
+    if not is_number(lr) or not 0 < lr < math.inf:
         message = f"lr must be a positive finite number or 'auto'. Got {lr!r}. Leave it out for 'auto'."
         raise ConfigError(message)
-    check_whole("seed", seed, 0)
-    check_whole("accumulate", accumulate, 1)
-    for name, value in (("log_every", log_every), ("evaluate_every", evaluate_every)):
-        if value is not None:
-            check_whole(name, value, 1)
-    if isinstance(held_out, int):
-        check_whole("held_out", held_out, 2)  # one row has no variance
+    accumulate = integer("accumulate", accumulate, 1)
+    log_every = integer_or_none("log_every", log_every, 1)
+    evaluate_every = integer_or_none("evaluate_every", evaluate_every, 1)
+    n_held_out = 0
+    if isinstance(held_out, numbers.Real):
+        n_held_out = integer("held_out", held_out, 2)  # one row has no variance
     elif held_out is None and evaluate_every is not None:
         message = (
             f"evaluate_every needs held-out rows. Got evaluate_every={evaluate_every} and no held_out. "
@@ -68,7 +69,7 @@ def complete(
     return Settings(
         steps=steps,
         batch_size=batch_size,
-        seed=seed,
+        seed=integer("seed", seed, 0),
         lr=float(lr),
         warmup_steps=min(1000, steps // 20),
         decay_steps=steps // 5,
@@ -80,14 +81,13 @@ def complete(
         log_every=log_every or max(1, steps // 100),
         precision=precision,  # type: ignore[arg-type]
         accumulate=accumulate,
-        held_out=held_out if isinstance(held_out, int) else 0,
+        held_out=n_held_out,
         evaluate_every=None if held_out is None else evaluate_every or max(1, steps // 10),
     )
 
 
-def count_steps(steps: int | None, tokens: int | None, batch_size: Any) -> int:
+def count_steps(steps: int | None, tokens: int | None, batch_size: int) -> int:
     """Steps in all: as given, or the batches that hold `tokens` rows. Raises ConfigError."""
-    check_whole("batch_size", batch_size, 1)
     if (steps is None) == (tokens is None):
         message = (
             f"train needs steps or tokens, one of them. Got steps={steps!r}, tokens={tokens!r}. "
@@ -95,10 +95,8 @@ def count_steps(steps: int | None, tokens: int | None, batch_size: Any) -> int:
         )
         raise ConfigError(message)
     if tokens is not None:
-        check_whole("tokens", tokens, 1)
-        return -(-tokens // batch_size)
-    check_whole("steps", steps, 1)
-    return steps  # type: ignore[return-value]
+        return -(-integer("tokens", tokens, 1) // batch_size)
+    return integer("steps", steps, 1)
 
 
 def check_configs(configs: list[Any]) -> None:
@@ -109,10 +107,3 @@ def check_configs(configs: list[Any]) -> None:
                 f"train needs an SAEConfig. Got {type(config).__name__}. Make one by saelab.recipe(...)."
             )
             raise ConfigError(message)
-
-
-def check_whole(name: str, value: Any, low: int) -> None:
-    """Raises ConfigError unless the value is an integer >= low."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        message = f"{name} must be an integer >= {low}. Got {value!r}. Pass {name}={low} or more."
-        raise ConfigError(message)

@@ -82,8 +82,22 @@ def estimate(
     precision: str = "float32",
     device: str | torch.device | None = None,
 ) -> Estimate:
-    """Memory and time of `saelab.train` with the same arguments, without training; it takes some hundredths
-    of a second. Raises ConfigError."""
+    """Memory and time of `saelab.train` with the same arguments, without training.
+
+    It takes some hundredths of a second.
+
+    Args:
+        config: Of `saelab.recipe`, or several.
+        steps: Batches in all; this or `tokens`.
+        tokens: Rows in all; this or `steps`.
+        batch_size: Rows of a batch.
+        accumulate: Micro-batches of a batch.
+        precision: "float32" or "bfloat16".
+        device: Of the training; None for a GPU where there is one.
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
     configs = list(config) if isinstance(config, Sequence) else [config]
     check_configs(configs)
     steps = count_steps(steps, tokens, batch_size)

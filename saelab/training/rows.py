@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from saelab import dist
+from saelab.config import is_integer
 from saelab.sae.config import SAEConfig
+from saelab.seeds import mixed
 from saelab.types import ConfigError, HookError, HookPoint, ShapeError, check_finite, nearest
 
 if TYPE_CHECKING:
@@ -59,8 +61,8 @@ class Rows(ABC):
     def _order(self, epoch: int, seed: int) -> Tensor:
         """Row numbers in the order of a pass."""
         # mixed, so that a pass shares its order neither with the next nor with what callers draw from a seed
-        mixed = (seed * 0x9E3779B1 + epoch * 0x85EBCA6B + 0x5AE1AB) % 2**63
-        return torch.randperm(self.n_rows, generator=torch.Generator().manual_seed(mixed))
+        generator = torch.Generator().manual_seed(mixed(seed, epoch))
+        return torch.randperm(self.n_rows, generator=generator)
 
     def _origin(self, row: int) -> str:
         return f"row {row}"
@@ -205,10 +207,10 @@ def as_held_out(held_out: Any, config: SAEConfig, rows: Rows, taken: dict[str, R
     """
     if held_out is None:
         return None
-    if isinstance(held_out, int):
+    if is_integer(held_out):
         found = taken.get(rows.key())
         if found is None:
-            found = taken[rows.key()] = rows.take_off(held_out)
+            found = taken[rows.key()] = rows.take_off(int(held_out))
         else:
             rows.n_rows -= held_out
     elif isinstance(held_out, Stream):

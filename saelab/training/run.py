@@ -115,8 +115,11 @@ class Run:
         return pandas.DataFrame(self.history, columns=list(Record._fields))
 
     def figure(self) -> plotly.graph_objects.Figure:
-        """The training curve: FVU (log; held-out FVU dotted), L0 and dead fraction over the activations
-        seen."""
+        """The training curve: FVU (log; held-out FVU dotted), L0 and dead fraction over the activations seen.
+
+        Raises:
+            MissingDependency: plotly is not installed.
+        """
         try:
             from plotly.subplots import make_subplots
         except ImportError as error:
@@ -173,8 +176,12 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> Run:
-        """The finished run in `folder`. Raises StoreError where there is none, FormatError where it is
-        damaged."""
+        """The finished run in a folder.
+
+        Raises:
+            StoreError: There is none.
+            FormatError: It is damaged.
+        """
         folder = Path(folder)
         if not (folder / "run.json").is_file():
             message = (

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from saelab.config import integer
 from saelab.harvesting.batches import batches, check_hooks, count_rows
+from saelab.seeds import mixed
 from saelab.subjects.reading import How
 from saelab.training.rows import Stream
 from saelab.types import ConfigError, CorpusError, HookPoint
@@ -145,15 +147,30 @@ def stream(
 ) -> ModelStream:
     """Activations for `saelab.train`, made while it trains; nothing is stored.
 
-    The model reads the corpus in passes, a thread ahead of the trainer. Rows are mixed in a buffer of
-    `buffer_rows`, of which half is given out and filled again: pass at least what some hundreds of documents
-    hold, or the rows of a batch share few documents. hook: one, or several, of which each config reads its
-    own. batch_size: documents a forward pass. packing, long: see `saelab.harvest`.
-    Raises HookError, CorpusError, ConfigError.
+    The model reads the corpus in passes, a thread ahead of the trainer. Rows are mixed in a buffer, of which
+    half is given out and filled again.
+
+    Args:
+        subject: The model.
+        corpus: Texts for language models, else samples that subject.prepare takes.
+        hook: One, or several, of which each config reads its own.
+        buffer_rows: Rows of the buffer: pass at least what some hundreds of documents hold, or the rows of a
+            batch share few documents.
+        batch_size: Documents of a forward pass.
+        packing: "document", "dialogue", "blocks" or "blocks_masked", see `saelab.harvest`.
+        long: Documents longer than the context are cut ("truncate"), read in pieces ("split") or refused
+            ("error").
+
+    Returns:
+        What `train` takes as `acts`.
+
+    Raises:
+        HookError: The subject has no such hook point.
+        CorpusError: The corpus is empty.
+        ConfigError: An argument is out of range.
     """
-    if isinstance(buffer_rows, bool) or not isinstance(buffer_rows, int) or buffer_rows < 1:
-        message = f"buffer_rows must be an integer of at least 1. Got {buffer_rows!r}. Pass e.g. 65_536."
-        raise ConfigError(message)
+    buffer_rows = integer("buffer_rows", buffer_rows, 1)
+    batch_size = integer("batch_size", batch_size, 1)
     hooks = [hook] if isinstance(hook, (str, HookPoint)) else list(hook)
     return ModelStream(subject, corpus, hooks, buffer_rows, batch_size, packing, long)
 
@@ -168,8 +185,7 @@ def _some(rows: int, corpus: Any) -> int:
 def _shuffled(half: int, seed: int, refill: int) -> Tensor:
     """The order of the buffer at a refill: its first half is given out, the rest stays."""
     # mixed, so that neighbouring refills and seeds share no order
-    mixed = (seed * 0x9E3779B1 + refill * 0x85EBCA6B + 0x5AE1AB) % 2**63
-    return torch.randperm(2 * half, generator=torch.Generator().manual_seed(mixed))
+    return torch.randperm(2 * half, generator=torch.Generator().manual_seed(mixed(seed, refill)))
 
 
 def _buffer(half: int, seed: int, refill: int) -> Tensor:

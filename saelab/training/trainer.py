@@ -15,12 +15,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from saelab import dist
-from saelab.config import from_dict, to_dict
+from saelab.config import from_dict, integer, integer_or_none, to_dict
 from saelab.files import write_bytes
 from saelab.sae.config import SAEConfig
 from saelab.sae.model import SAE
 from saelab.training import checkpoints, shards
-from saelab.training.arguments import check_configs, check_whole, complete, count_steps
+from saelab.training.arguments import check_configs, complete, count_steps
 from saelab.training.estimates import check_fits, device_of, plan
 from saelab.training.interrupt import Interrupt
 from saelab.training.rows import Rows, as_held_out, as_rows, check_enough
@@ -83,48 +83,63 @@ def train(  # pyright: ignore[reportInconsistentOverload]
 ) -> Run | list[Run]:
     """Train an SAE, or several on one pass over the activations.
 
-    config: of `saelab.recipe`; a list trains all of them on the same batches and gives a list of Runs. acts:
-    an ActivationStore (its hook is the config's, or its only one), a `saelab.stream`, or a floating tensor
-    [n d_in]; rows are shuffled once a pass and passes repeat until `steps` batches of `batch_size`, or
-    `tokens` rows, are done. Adam (0.9, 0.999); lr="auto" is `learning_rate(d_sae)`, rising linearly over the
-    first 5 % of the steps (at most 1,000) and falling linearly to 0 over the last 20 %; gradients clipped to
-    a total norm of 1.
+    Adam (0.9, 0.999), gradients clipped to a total norm of 1; the learning rate rises linearly over the first
+    5 % of the steps (at most 1,000) and falls linearly to 0 over the last 20 %. Rows are shuffled once a
+    pass, and passes repeat. What the run will take (`saelab.training.estimate`) is logged, by `logging` at
+    level INFO, before it starts. Same seed, same numbers (one machine, one thread count); the global random
+    state is not touched.
 
-    out: a folder for checkpoints (every `checkpoint_every` steps, by default a tenth of the run) and the
-    result, and meanwhile `history.jsonl`, a line for each record; for a list, one folder each inside,
-    `0-topk`, `1-relu`, ... With resume=True a call with the same arguments continues an interrupted run, and
-    the result equals that of an uninterrupted one bit for bit; a finished run is read back. resume=False
-    starts anew. callbacks: called with an `Event` at the start, each logged step, each checkpoint and the
-    end; `saelab.training.TensorBoard` and `WandB` are such. An interrupt (Ctrl-C) ends the current step,
-    writes a checkpoint and returns the Run with finished=False.
-
-    precision: "bfloat16" computes the dense products (x @ W_enc; of dense codes codes @ W_dec) in bfloat16;
-    weights, Adam, losses and sums stay float32. Pre-activations, and so codes, are then off by at most
-    3 * 2^-8 * sum_i |x_i W_ij|, and what is chosen near a boundary is chosen by the rounded values (ties
-    still go to the lower index). It saves time, not memory.
-
-    accumulate: each batch is computed in that many micro-batches, one after the other, with one update from
-    all of them: less memory for pre-activations, the same update. Except for what looks at a batch as a
-    whole, which sees the micro-batch: the choice and threshold of batchtopk and matryoshka, the moves of gba
-    and the error by which `auxk` divides.
-
-    held_out: rows that training does not see, on which FVU and L0 are measured in eval mode every
-    `evaluate_every` steps (by default ten times a run) and at the end: a tensor or store as for acts, or how
-    many rows to take off the end of acts (of a store the last documents'). These steps have a record in the
-    history with `held_out_fvu` and `held_out_l0`.
-
-    What the run will take (`saelab.training.estimate`) is logged, by `logging` at level INFO, before it
-    starts.
-
+    An interrupt (Ctrl-C) ends the current step, writes a checkpoint and returns the Run with finished=False.
     Under torchrun every process makes the same call and gets the same Runs; rank 0 alone calls the callbacks
-    and writes `out`. shard: what they divide, the rows of each batch ("data") or, for widths beyond one
-    device, the latents ("latents": topk and batchtopk). docs/scale.md says how to launch and what is exact.
+    and writes `out`. docs/scale.md says how to launch and what is exact.
 
-    Same seed, same numbers (one machine, one thread count); the global random state is not touched. Raises
-    ConfigError, ShapeError, HookError, NonFiniteError before any work, DeviceMemoryError where it cannot fit;
-    NonFiniteError where training diverges, DeviceMemoryError where a step runs out of memory, both with the
-    step and the checkpoint that is left; StoreError where `out` cannot be written; RankError where another
-    process fails.
+    Args:
+        config: Of `saelab.recipe`; a list trains all of them on the same batches and gives a list of Runs.
+        acts: An ActivationStore (its hook is the config's, or its only one), a `saelab.stream`, or a floating
+            tensor [n d_in].
+        steps: Batches in all; this or `tokens`.
+        tokens: Rows in all; this or `steps`.
+        batch_size: Rows of a batch.
+        seed: Of weights and order.
+        out: A folder for checkpoints and the result, and meanwhile `history.jsonl`, a line for each record;
+            for a list, one folder each inside, `0-topk`, `1-relu`, ...
+        lr: The highest learning rate, or "auto" for `learning_rate(d_sae)`.
+        device: Of the training; None for a GPU where there is one.
+        progress: Show a bar.
+        log_every: Steps between records; by default a hundredth of the run.
+        checkpoint_every: Steps between checkpoints; by default a tenth of the run.
+        callbacks: Called with an `Event` at the start, each logged step, each checkpoint and the end;
+            `saelab.training.TensorBoard` and `WandB` are such.
+        resume: Continue an interrupted run of the same arguments, to the result of an uninterrupted one bit
+            for bit; a finished run is read back. False starts anew.
+        precision: "float32" or "bfloat16". The latter computes the dense products (x @ W_enc; of dense codes
+            codes @ W_dec) in bfloat16; weights, Adam, losses and sums stay float32. Pre-activations, and so
+            codes, are then off by at most 3 * 2^-8 * sum_i |x_i W_ij|, and what is chosen near a boundary is
+            chosen by the rounded values (ties still go to the lower index). It saves time, not memory.
+        accumulate: Micro-batches of a batch, one after the other, with one update from all of them: less
+            memory for pre-activations, the same update. Except for what looks at a batch as a whole, which
+            sees the micro-batch: the choice and threshold of batchtopk and matryoshka, the moves of gba and
+            the error by which `auxk` divides.
+        held_out: Rows that training does not see, on which FVU and L0 are measured in eval mode: a tensor or
+            store as for acts, or how many rows to take off the end of acts (of a store the last documents').
+            The history has `held_out_fvu` and `held_out_l0` of them.
+        evaluate_every: Steps between measurements on `held_out`, made at the end too; by default a tenth of
+            the run.
+        shard: What processes divide: the rows of each batch ("data") or, for widths beyond one device, the
+            latents ("latents": topk and batchtopk).
+
+    Returns:
+        The Run, or one for each config.
+
+    Raises:
+        ConfigError: An argument is out of range.
+        ShapeError: The rows do not fit the config.
+        HookError: The store or stream has no such hook point.
+        NonFiniteError: Rows are NaN or infinite, or training diverges; then with the step and the checkpoint
+            that is left.
+        DeviceMemoryError: It cannot fit, or a step runs out of memory; likewise.
+        StoreError: `out` cannot be written.
+        RankError: Another process fails.
     """
     several = isinstance(config, Sequence)
     asked = {"batch_size": batch_size, "seed": seed, "lr": lr, "log_every": log_every}
@@ -132,9 +147,9 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     asked |= {"held_out": held_out, "evaluate_every": evaluate_every}
     with dist.together(), dist.alone():
         configs = list(config) if isinstance(config, Sequence) else [config]
+        asked["batch_size"] = batch_size = integer("batch_size", batch_size, 1)
         steps = count_steps(steps, tokens, batch_size)
-        if checkpoint_every is not None:
-            check_whole("checkpoint_every", checkpoint_every, 1)
+        checkpoint_every = integer_or_none("checkpoint_every", checkpoint_every, 1)
         check_configs(configs)
         jobs, taken = [], {}
         for number, each in enumerate(configs):

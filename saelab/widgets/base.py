@@ -39,11 +39,11 @@ class View(anywidget.AnyWidget, Chosen):
         ConfigError: An option is unknown, or the view's kind names no module.
     """
 
-    kind: ClassVar[str] = ""
+    kind: str = ""
     """name of the view's module in the browser"""
     folder: ClassVar[Path | None] = None
     """where that module lies, for views that do not come with saelab"""
-    follows: ClassVar[tuple[str, ...]] = ("latent",)
+    follows: tuple[str, ...] = ("latent",)
     """which of the selection's traits the view shows or sets"""
 
     _link: Link | None = None

@@ -31,10 +31,18 @@ DEFLATE = 4
 class Exportable(Protocol):
     """What a page asks of a view."""
 
-    kind: ClassVar[str]
     folder: ClassVar[Path | None]
-    follows: ClassVar[tuple[str, ...]]
     selection: Selection
+
+    @property
+    def kind(self) -> str:
+        """The name of its JavaScript, `{kind}.js`."""
+        ...
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """What of the selection it follows."""
+        ...
 
     def options(self) -> dict[str, Any]:
         """What else of the view's state its JavaScript reads."""

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saelab.config import from_dict, to_dict
-from saelab.types import ConfigError, HookPoint
+import saelab
+from saelab.config import from_dict, integer, integer_or_none, shard_of, to_dict
+from saelab.types import ConfigError, HookPoint, RangeError
 
 
 @dataclass(frozen=True)
@@ -91,3 +95,32 @@ def test_anything_else_is_refused_by_name(data, says):
 def test_values_json_cannot_hold_are_refused(value):
     with pytest.raises(ConfigError, match=r"Outer.options"):
         to_dict(Outer(1, options={"v": value}))
+
+
+def test_integers_of_numpy_are_integers_and_no_others_are():
+    assert type(integer("n", np.uint8(3), 3, 3)) is int
+    assert from_dict(Outer, {"version": 3, "width": np.int64(4)}).width == 4
+    assert json.dumps(to_dict(Outer(np.int32(4), options={"v": np.float32(0.5)})))
+    assert integer_or_none("n", None, 1) is None
+    assert shard_of(None) == (0, 1)
+    assert shard_of([np.int64(1), 2]) == (1, 2)
+    rule = r"^n must be an integer in 3\.\.4\. Got .+\. Pass n=3 or up to 4\.$"
+    for value in (True, 3.0, "3", None, np.bool_(True), np.array([3]), 2, 5):
+        with pytest.raises(RangeError, match=rule):
+            integer("n", value, 3, 4, error=RangeError)
+    for value in ((2, 2), (-1, 2), (0, True), (0,), 1, "01", (0.0, 1)):
+        with pytest.raises(ConfigError, match=r"^shard must be \(i, n\) with 0 <= i < n\. Got "):
+            shard_of(value)
+
+
+def test_integers_are_checked_in_one_place():
+    """By hand, one forgets either that True is an int or that NumPy's are none."""
+    signs = (
+        r"numbers\.Integral",
+        r"isinstance\(\w+, \(int, float\)\)",
+        r"not isinstance\(\w+, bool\) [^\n]*[<>]",
+    )
+    by_hand = re.compile("|".join(signs))
+    root = Path(saelab.__file__).parent
+    found = [path for path in root.rglob("*.py") if by_hand.search(path.read_text())]
+    assert found == [root / "config.py"]

@@ -237,7 +237,7 @@ def test_wrong_arguments_are_refused():
         recovery(sae, truth)
     with pytest.raises(ConfigError, match=r"Got ndarray. Make one by saelab.corpora.synthetic"):
         recovery(sae, truth.directions)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"an integer of at least 2\. Got 1"):
+    with pytest.raises(ConfigError, match=r"an integer >= 2\. Got 1"):
         recovery(SAE(recipe("topk", d_in=6, d_sae=6, k=2)), truth, n_rows=1)
     with pytest.raises(ShapeError, match=r"Got \(4, 5\) and \(6, 6\)"):
         match(np.ones((4, 5)), truth.directions)

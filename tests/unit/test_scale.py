@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import functools
+import inspect
 import os
 import shutil
 import signal
@@ -253,6 +254,18 @@ def test_a_finished_job_needs_neither_ray_nor_the_model(here, corpus, small_sae,
     os.utime(model / "config.json")
     with pytest.raises(AssertionError, match="Ray"):
         scale.index(model, small_sae, corpus, tmp_path / "features", **PARTS)
+
+
+def test_options_are_those_of_one_process():
+    for name, without in (("harvest", {"max_rows"}), ("index", {"max_rows", "shard", "append"})):
+        theirs = inspect.signature(getattr(saelab, name)).parameters
+        ours = inspect.signature(getattr(scale, name)).parameters
+        own = {"workers", "cpus", "gpus", "part_documents"}
+        assert set(ours) == (set(theirs) - without) | own
+        assert all(ours[each].default == theirs[each].default for each in set(ours) - own)
+    for wrong in ("max_rows", "batchsize"):
+        with pytest.raises(TypeError, match=wrong):
+            scale.harvest(MODEL, [], HOOKS, "out", **{wrong: 3})
 
 
 def test_a_part_that_was_lost_is_made_again_and_no_other(here, corpus, alone, tmp_path):

@@ -263,7 +263,7 @@ def test_empty_questions(store, asked):
 
 @pytest.mark.parametrize("n", [0, -1, 2.0, True, None])
 def test_a_wrong_number(store, n):
-    with pytest.raises(RangeError, match="n must be an integer of at least 1"):
+    with pytest.raises(RangeError, match="n must be an integer >= 1"):
         store.search(token="a", n=n)
 
 

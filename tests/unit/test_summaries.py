@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saelab import seeds
 from saelab.stores import FeatureStore, summaries
 from saelab.stores.feature_writer import FeatureWriter, StoredRows
 from saelab.stores.manifest import building
@@ -35,7 +36,7 @@ def test_draws_are_splitmix64():
         state = (state + 0x9E3779B97F4A7C15) % 2**64
         outputs.append(mixed(state))
     assert outputs == published
-    state = np.uint64(1234567) + summaries.GAMMA * np.arange(1, 4, dtype=np.uint64)
+    state = np.uint64(1234567) + np.uint64(seeds.GOLDEN) * np.arange(1, 4, dtype=np.uint64)
     np.testing.assert_array_equal(
         summaries.draws(np.uint64(0), state), [(x >> 11) / 2**53 for x in published]
     )

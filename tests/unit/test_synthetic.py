@@ -224,9 +224,9 @@ def test_the_docstrings_examples_run():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"d_in": 0}, "d_in must be an integer of at least 1. Got 0"),
+        ({"d_in": 0}, "d_in must be an integer >= 1. Got 0"),
         ({"n_features": 2.0}, "n_features must be an integer"),
-        ({"seed": -1}, "seed must be an integer of at least 0"),
+        ({"seed": -1}, "seed must be an integer >= 0"),
         ({"active": 0}, r"active must be a finite number in \(0, 10\]. Got 0"),
         ({"active": 11}, "active must be a finite number"),
         ({"active": float("nan")}, "active must be a finite number"),
@@ -242,7 +242,7 @@ def test_the_docstrings_examples_run():
         ({"exact": 1}, "exact must be True or False. Got 1"),
         ({"signed": None}, "signed must be True or False"),
         ({"branching": (3,)}, "multiple of 4, .* Got 10. Pass n_features=8"),
-        ({"branching": (0,)}, "branching must be an integer of at least 1"),
+        ({"branching": (0,)}, "branching must be an integer >= 1"),
         ({"child_rate": 2}, "child_rate must be"),
         ({"coefficients": (0.0, 1.0)}, "The lower coefficient must be"),
         ({"coefficients": (2.0, 1.0)}, "The upper coefficient must be"),
@@ -258,7 +258,7 @@ def test_options_out_of_range_are_refused_with_rule_value_and_remedy(options, sa
 
 def test_rows_and_features_out_of_range_are_refused():
     truth = synthetic(4, 6)
-    with pytest.raises(ConfigError, match="n must be an integer of at least 1"):
+    with pytest.raises(ConfigError, match="n must be an integer >= 1"):
         truth.rows(0)
     with pytest.raises(ConfigError, match="start must be"):
         truth.rows(1, -1)

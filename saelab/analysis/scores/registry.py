@@ -73,8 +73,12 @@ class Score(ABC):
         return {}
 
     def of_latents(self, fired: np.ndarray, sae: SAE) -> Mapping[str, np.ndarray]:
-        """Quantity -> [d_sae], once all rows were seen; units are latents. fired: int64 [d_sae], rows where
-        each is not 0."""
+        """Quantity -> [d_sae], once all rows were seen; units are latents.
+
+        Args:
+            fired: int64 [d_sae], rows where each is not 0.
+            sae: Whose latents they are.
+        """
         return {}
 
     @abstractmethod

@@ -1,0 +1,61 @@
+from . import (
+    analysis,
+    corpora,
+    embedded,
+    formats,
+    harvesting,
+    interventions,
+    sae,
+    scale,
+    stores,
+    subjects,
+    training,
+    types,
+    widgets,
+)
+from .analysis import evaluate
+from .formats import load_sae, save_sae
+from .harvesting import harvest, index
+from .lab import Lab
+from .sae import SAE, SAEConfig, recipe, recipes
+from .stores import ActivationStore, FeatureStore
+from .subjects import LanguageModel, TorchModule, load_subject
+from .training import stream, train
+from .types import HookPoint, SaelabError
+
+__version__: str
+
+__all__ = [
+    "SAE",
+    "ActivationStore",
+    "FeatureStore",
+    "HookPoint",
+    "Lab",
+    "LanguageModel",
+    "SAEConfig",
+    "SaelabError",
+    "TorchModule",
+    "analysis",
+    "corpora",
+    "embedded",
+    "evaluate",
+    "formats",
+    "harvest",
+    "harvesting",
+    "index",
+    "interventions",
+    "load_sae",
+    "load_subject",
+    "recipe",
+    "recipes",
+    "sae",
+    "save_sae",
+    "scale",
+    "stores",
+    "stream",
+    "subjects",
+    "train",
+    "training",
+    "types",
+    "widgets",
+]

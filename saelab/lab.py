@@ -117,21 +117,49 @@ class Lab(LabViews):
 
     @property
     def labels(self) -> dict[int, str]:
+        """Latent -> label, of the chosen SAE."""
         return self._labels_of(self._name(None))
 
     def tokens(
         self, text: str, latent: int | None = None, *, sae: str | None = None, with_card: bool = False
     ) -> SampleView:
-        """`show` of a text, for subjects that read texts. Raises SubjectError where this one does not."""
+        """`show` of a text, for subjects that read texts.
+
+        Args:
+            text: Any.
+            latent: Chosen at the start.
+            sae: Its name; by default the chosen one.
+            with_card: Show the latent's card beside it.
+
+        Raises:
+            SubjectError: The subject reads no texts.
+        """
         need(self.subject, HasTokens, "A heatmap of tokens")
         return self.show(text, latent, sae=sae, with_card=with_card)
 
     def card(self, latent: int, *, sae: str | None = None) -> FeatureCard:
-        """Everything that a card shows of one latent. Raises RangeError, StoreError."""
+        """Everything that a card shows of one latent.
+
+        Args:
+            latent: Its number.
+            sae: Its name; by default the chosen one.
+
+        Raises:
+            RangeError: The latent is out of range.
+            StoreError: The SAE has no store.
+        """
         return self._cached_card(latent, self._name(sae))
 
     def codes(self, sample: Any, *, sae: str | None = None) -> SampleCodes:
-        """The codes of every latent on each position of a sample: what `show` shows. Raises CorpusError."""
+        """The codes of every latent on each position of a sample: what `show` shows.
+
+        Args:
+            sample: As the subject's `prepare` takes it.
+            sae: Its name; by default the chosen one.
+
+        Raises:
+            CorpusError: The sample holds nothing to read.
+        """
         from saelab.analysis import sample_codes
 
         return sample_codes(self.subject, self.saes[self._name(sae)], sample)
@@ -217,10 +245,13 @@ class Lab(LabViews):
         return pd.concat([kept, given], ignore_index=True)
 
     def source(self, sae: str | None = None) -> Source:
-        """What views of an SAE are made of. Raises ConfigError on an unknown name.
+        """What views of an SAE are made of.
 
         Args:
             sae: name of the SAE; None: the chosen one.
+
+        Raises:
+            ConfigError: The name is unknown.
         """
         name = self._name(sae)
         if name not in self._sources:

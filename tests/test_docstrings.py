@@ -26,8 +26,6 @@ PACKAGES = [
     "saelab.demo", "saelab.scale", "saelab.stores.compare", "saelab.stores.neuronpedia", "saelab.seeds",
 ]  # fmt: skip
 """Whose public names (`__all__`, else what they define) are held to it, with the methods of their classes."""
-OLD = {"saelab.stores.features", "saelab.lab"}
-"""Modules whose docstrings are still of another form."""
 
 
 def public(package: str) -> Iterator[tuple[str, Any]]:
@@ -47,11 +45,6 @@ def public(package: str) -> Iterator[tuple[str, Any]]:
                 named = inspect.isfunction(function) and function.__name__ != "<lambda>"
                 if named and function.__module__.startswith("saelab"):
                     yield f"{package}.{name}.{method}", value
-
-
-def module_of(thing: Any) -> str:
-    """Where a function, class or property was written."""
-    return getattr(thing, "fget", thing).__module__
 
 
 def complaints(thing: Any) -> list[str]:
@@ -109,15 +102,8 @@ def _raises(function: Callable[..., Any]) -> set[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_docstrings_say_what_the_code_takes_and_raises(package):
-    held = {name: thing for name, thing in public(package) if module_of(thing) not in OLD}
-    found = {name: wrong for name, thing in held.items() if (wrong := complaints(thing))}
+    found = {name: wrong for name, thing in public(package) if (wrong := complaints(thing))}
     assert not found, "\n".join(f"{name}: {'; '.join(wrong)}" for name, wrong in found.items())
-
-
-@pytest.mark.parametrize("module", sorted(OLD))
-def test_a_module_that_is_done_leaves_the_list(module):
-    old = [thing for _, thing in public("saelab") if module_of(thing) == module]
-    assert any(map(complaints, old))
 
 
 def test_the_check_covers_functions_classes_and_methods():

@@ -4,10 +4,8 @@ unaided.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,14 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from saelab.config import integer, is_integer
 from saelab.stores import manifest as manifests
-from saelab.stores import tables
 from saelab.stores.compare import Comparison, compare
 from saelab.stores.directions import open_directions
 from saelab.stores.feature_writer import KIND
 from saelab.stores.labels import checked_source, read_labels, settled, write_labels
+from saelab.stores.latent_tables import LatentTables
 from saelab.stores.neuronpedia import read_export
 from saelab.stores.queries import TABLES, connect, select
 from saelab.stores.records import (
@@ -37,7 +34,6 @@ from saelab.stores.records import (
 from saelab.stores.search import ExampleIndex, search
 from saelab.types import ConfigError, HookPoint, RangeError, StoreError, nearest
 
-KEPT_GROUPS = ("latents", "examples")
 KINDS = ("top", "bottom", "quantile")
 FIELDS = {
     "n_latents": int,
@@ -83,9 +79,7 @@ class FeatureStore:
         self.kept: str = manifest["codes"]
         self.facets: tuple[str, ...] = tuple(manifest["facets"])
         self.hook = HookPoint(**manifest["hook"])
-        self._lock = threading.Lock()
-        self._files: dict[str, tuple[pq.ParquetFile, np.ndarray, np.ndarray]] = {}
-        self._groups: dict[str, tuple[int, pa.Table, np.ndarray]] = {}
+        self._tables = LatentTables(folder)
         self._recent: tuple[int, list[Example]] = (-1, [])
 
     @classmethod
@@ -119,7 +113,7 @@ class FeatureStore:
         Raises:
             RangeError: It is out of range.
         """
-        found = self._lines("latents", self._checked(latent)).to_pylist()[0]
+        found = self._tables.of("latents", self._checked(latent)).to_pylist()[0]
         edges = np.array(found["edges"])
         used = max(int(np.searchsorted(edges, max(found["max"], 0), side="right")), 1)
         plain = {name: found[name] for name in COLUMNS if name not in ("histogram", "edges")}
@@ -142,7 +136,7 @@ class FeatureStore:
             RangeError: The latent is out of range.
             ConfigError: No row shows such a facet.
         """
-        found = self._lines("firings", self._checked(latent))
+        found = self._tables.of("firings", self._checked(latent))
         facets, names = self._vocabulary
         shown = found.column("shown").to_numpy()
         if facet is not None:
@@ -171,7 +165,7 @@ class FeatureStore:
     @functools.cached_property
     def _vocabulary(self) -> tuple[np.ndarray, np.ndarray]:
         """(facets, names) of what rows show, by number."""
-        found = self._column_table("vocabulary", ("facet", "name"))
+        found = self._tables.columns("vocabulary", ("facet", "name"))
         facets, names = (found.column(i).to_numpy() for i in range(2))
         return facets, names
 
@@ -198,7 +192,7 @@ class FeatureStore:
         Raises:
             RangeError: The latent is out of range.
         """
-        found = self._lines("coactivation", self._checked(latent)).slice(0, n)
+        found = self._tables.of("coactivation", self._checked(latent)).slice(0, n)
         return found.drop_columns(["latent", "rank"]).to_pandas()
 
     def examples(self, latent: int, n: int = 10, kind: str = "top") -> list[Example]:
@@ -313,7 +307,7 @@ class FeatureStore:
 
     def latents(self) -> pd.DataFrame:
         """Statistics of all latents, one row each: the table `latents` without its lists."""
-        return self._column_table("latents", NUMBERS).to_pandas()
+        return self._tables.columns("latents", NUMBERS).to_pandas()
 
     def top_names(self) -> dict[int, list[str]]:
         """What each latent is > 0 on most often; latents that never are are left out."""
@@ -324,7 +318,7 @@ class FeatureStore:
         return self._most("bottom_names")
 
     def _most(self, name: str) -> dict[int, list[str]]:
-        column = self._column_table("latents", (name,)).column(name).to_pylist()
+        column = self._tables.columns("latents", (name,)).column(name).to_pylist()
         return {j: names for j, names in enumerate(column) if names}
 
     def query(
@@ -381,34 +375,6 @@ class FeatureStore:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["folder"], state["manifest"])
 
-    def _column_table(self, name: str, columns: tuple[str, ...]) -> pa.Table:
-        with self._reading(name), tables.opened(self.folder, name) as file:
-            return file.read(list(columns))
-
-    def _lines(self, name: str, latent: int) -> pa.Table:
-        """The rows of a latent in a table that is sorted by latent, its first column."""
-        # one file reader serves every thread
-        with self._lock, self._reading(name):
-            if name not in self._files:
-                file = tables.opened(self.folder, name)
-                groups = [file.metadata.row_group(i).column(0).statistics for i in range(file.num_row_groups)]
-                self._files[name] = file, np.array([g.min for g in groups]), np.array([g.max for g in groups])
-            file, low, high = self._files[name]
-            found = []
-            for group in np.flatnonzero((low <= latent) & (latent <= high)):
-                held = self._groups.get(name)
-                if held is None or held[0] != group:
-                    table = file.read_row_group(int(group)).combine_chunks()
-                    held = int(group), table, table.column(0).to_numpy()
-                if name in KEPT_GROUPS:  # whoever asks for a latent asks for its neighbours
-                    self._groups[name] = held
-                _, table, latents = held
-                start, stop = np.searchsorted(latents, [latent, latent + 1])
-                found.append(table.slice(start, stop - start))
-            if len(found) == 1:
-                return found[0]
-            return pa.concat_tables(found) if found else tables.SCHEMAS[name].empty_table()
-
     def _examples(self, latent: int) -> list[Example]:
         # a card asks for one kind after the other
         kept, found = self._recent
@@ -418,7 +384,7 @@ class FeatureStore:
         return found
 
     def _read_examples(self, latent: int) -> list[Example]:
-        found = self._lines("examples", latent)
+        found = self._tables.of("examples", latent)
         *plain, names, values = (found.column(name).combine_chunks() for name in Example._fields)
         # of all windows at once: window by window costs ten times as much
         words, codes = names.flatten().to_pylist(), np.array(values.flatten(), dtype=np.float32)
@@ -426,17 +392,6 @@ class FeatureStore:
         cuts = list(map(slice, [0, *stops], stops))
         lists = (column.to_pylist() for column in plain)
         return list(map(Example, *lists, map(words.__getitem__, cuts), map(codes.__getitem__, cuts)))
-
-    @contextlib.contextmanager
-    def _reading(self, table: str) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, pa.ArrowException, ValueError) as error:
-            message = (
-                f"{self.folder / table}.parquet must be as it was written. Got: {error}. "
-                "Find what changed by store.verify(), and write the store again."
-            )
-            raise StoreError(message) from error
 
     @functools.cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:

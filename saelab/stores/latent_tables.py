@@ -1,0 +1,83 @@
+"""Reading the tables of a feature store latent by latent, without reading the rest of them."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from saelab.stores import tables
+from saelab.types import StoreError
+
+KEPT_GROUPS = ("latents", "examples")
+
+
+class LatentTables:
+    """The Parquet files of a folder; one reader of each serves every thread.
+
+    Args:
+        folder: Of the store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._files: dict[str, tuple[pq.ParquetFile, np.ndarray, np.ndarray]] = {}
+        self._groups: dict[str, tuple[int, pa.Table, np.ndarray]] = {}
+
+    def columns(self, name: str, columns: tuple[str, ...]) -> pa.Table:
+        """Whole columns of a table.
+
+        Args:
+            name: The table's.
+            columns: Their names.
+        """
+        with self._reading(name), tables.opened(self.folder, name) as file:
+            return file.read(list(columns))
+
+    def of(self, name: str, latent: int) -> pa.Table:
+        """The rows of a latent.
+
+        Args:
+            name: Of a table that is sorted by latent, its first column.
+            latent: Its number.
+        """
+        with self._lock, self._reading(name):
+            if name not in self._files:
+                file = tables.opened(self.folder, name)
+                groups = [file.metadata.row_group(i).column(0).statistics for i in range(file.num_row_groups)]
+                self._files[name] = file, np.array([g.min for g in groups]), np.array([g.max for g in groups])
+            file, low, high = self._files[name]
+            found = []
+            for group in np.flatnonzero((low <= latent) & (latent <= high)):
+                held = self._groups.get(name)
+                if held is None or held[0] != group:
+                    table = file.read_row_group(int(group)).combine_chunks()
+                    held = int(group), table, table.column(0).to_numpy()
+                if name in KEPT_GROUPS:  # whoever asks for a latent asks for its neighbours
+                    self._groups[name] = held
+                _, table, latents = held
+                start, stop = np.searchsorted(latents, [latent, latent + 1])
+                found.append(table.slice(start, stop - start))
+            if len(found) == 1:
+                return found[0]
+            return pa.concat_tables(found) if found else tables.SCHEMAS[name].empty_table()
+
+    @contextlib.contextmanager
+    def _reading(self, table: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException, ValueError) as error:
+            message = (
+                f"{self.folder / table}.parquet must be as it was written. Got: {error}. "
+                "Find what changed by store.verify(), and write the store again."
+            )
+            raise StoreError(message) from error
+
+
+__all__ = ["LatentTables"]

@@ -19,7 +19,7 @@ from .harvesting import harvest, index
 from .lab import Lab
 from .sae import SAE, SAEConfig, recipe, recipes
 from .stores import ActivationStore, FeatureStore
-from .subjects import LanguageModel, TorchModule, load_subject
+from .subjects import LanguageModel, TorchModule, VisionModel, load_subject
 from .training import stream, train
 from .types import HookPoint, SaelabError
 
@@ -35,6 +35,7 @@ __all__ = [
     "SAEConfig",
     "SaelabError",
     "TorchModule",
+    "VisionModel",
     "analysis",
     "corpora",
     "embedded",

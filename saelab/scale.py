@@ -277,13 +277,14 @@ def _write_activations(
     points = check_hooks(subject, hooks, documents)
     widths = {str(point): subject.width(point) for point in points}
     with manifests.building(place) as folder, ActivationWriter(folder, widths, **writing) as writer:
-        told = {"special_rows": 0, "documents_cut": 0}
+        told = {"special_rows": 0, "documents_cut": 0, "tokens_cut": 0}
         for batch in batches(subject, documents, points, **reading):
             rows = torch.from_numpy(batch.rows.origin[:, :2].copy())
             rows[:, 0] += first
             writer.add(batch.acts, rows)
             told["special_rows"] += int(batch.rows.special.sum())
-            told["documents_cut"] += batch.cut
+            told["documents_cut"] += len(batch.cut)
+            told["tokens_cut"] += sum(batch.cut.values())
         if not writer.n_rows:
             message = "A part must hold rows besides BOS. Got none. Pass longer texts, or include_bos=True."
             raise CorpusError(message)

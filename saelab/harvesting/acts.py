@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import integer, integer_or_none
-from saelab.harvesting.batches import batches, check_hooks
+from saelab.harvesting.batches import batches, check_hooks, warn_of_losses
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import ActivationStore, ActivationWriter
 from saelab.stores.places import finished, job
@@ -30,7 +30,7 @@ def harvest(
     dtype: str = "float32",
     shard_rows: int = SHARD_ROWS,
     packing: str = "document",
-    long: str = "truncate",
+    long: str = "split",
     include_bos: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -50,7 +50,7 @@ def harvest(
         corpus: Texts for language models, else samples that subject.prepare takes.
         hooks: Names of hook points.
         out: A folder, or an address that fsspec knows (`s3://bucket/acts`).
-        max_rows: Stop there, exactly.
+        max_rows: Stop there, exactly; a warning says where the corpus holds fewer.
         batch_size: Documents of a forward pass.
         dtype: float32, float16 or bfloat16 on disk. `store.manifest["rounding"]` says for the shorter ones
             how far the stored rows are from those of the model: |stored - x| / |x| of a row, "max" and "rms"
@@ -61,9 +61,9 @@ def harvest(
             (`saelab.corpora.dialogues`), by the tokenizer's chat template. "blocks": documents one after
             another in blocks of the context, where tokens see the documents before. "blocks_masked":
             documents share blocks, but see only themselves, as if alone.
-        long: Documents longer than the context are cut ("truncate"), read in pieces ("split") or refused
-            ("error").
-        include_bos: Whether BOS is a row.
+        long: Documents longer than the context are read in pieces, each after a BOS of its own ("split"),
+            cut ("truncate") or refused ("error"). A warning and the manifest say what was cut.
+        include_bos: Whether BOS is a row, wherever it stands.
         overwrite: Put the result in place of what is at `out`, or of a job with other arguments.
         progress: Show a bar.
 
@@ -106,7 +106,7 @@ def harvest(
         import torch
 
         # where the documents begin that were being read when the last whole shard was full
-        state = writer.state or {"first": 0, "rows": 0, "special": 0, "cut": 0}
+        state = writer.state or {"first": 0, "rows": 0, "special": 0, "cut": 0, "left_out": 0}
         known = writer.n_rows - state["rows"]
         left = None if max_rows is None else max_rows - state["rows"]
         with progress_bar("harvest", texts, max_rows, progress, state["rows"], state["first"]) as bar:
@@ -118,12 +118,15 @@ def harvest(
                     "first": batch.first + len(batch.documents),
                     "rows": state["rows"] + len(batch),
                     "special": state["special"] + int(batch.rows.special.sum()),
-                    "cut": state["cut"] + batch.cut,
+                    "cut": state["cut"] + len(batch.cut),
+                    "left_out": state["left_out"] + sum(batch.cut.values()),
                 }
                 bar.add(batch)
         if not writer.n_rows:
             message = "A corpus must hold rows besides BOS. Got none. Pass longer texts, or include_bos=True."
             raise CorpusError(message)
-        told = {"packing": packing, "special_rows": state["special"], "documents_cut": state["cut"]}
+        told = {"packing": packing, "special_rows": state["special"]}
+        told |= {"documents_cut": state["cut"], "tokens_cut": state["left_out"]}
         writer.finish({**made_of, **told, "job": spec})
+    warn_of_losses(state["rows"], max_rows, (state["cut"], state["left_out"]))
     return ActivationStore.open(out)

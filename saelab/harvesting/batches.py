@@ -5,8 +5,9 @@ size.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import integer, integer_or_none, shard_of
@@ -33,8 +34,8 @@ class Batch:
     """where each comes from and what it shows"""
     layouts: list[str]
     """of each document: how its positions lie"""
-    cut: int = 0
-    """how many of the documents were cut at the context"""
+    cut: Mapping[int, int] = field(default_factory=dict)
+    """number of each document that was cut at the context -> tokens left out"""
 
     def __len__(self) -> int:
         return len(self.rows.origin)
@@ -74,12 +75,13 @@ def batches(
     batch_size: int = 16,
     max_rows: int | None = None,
     packing: str = "document",
-    long: str = "truncate",
+    long: str = "split",
     include_bos: bool = False,
     first: int = 0,
     shard: tuple[int, int] | None = None,
 ) -> Iterator[Batch]:
-    """Batches of documents until the corpus or `max_rows` (exactly) is used up.
+    """Batches of documents until the corpus or `max_rows` (exactly) is used up; at most one forward pass
+    runs rows beyond these.
 
     Args:
         subject: it says how a stretch of the corpus is read: `Subject.read`.
@@ -88,8 +90,8 @@ def batches(
         batch_size: samples of a forward pass.
         max_rows: stop there.
         packing: see `saelab.harvest`.
-        long: documents longer than the context are refused ("error"), cut ("truncate"), or read in pieces,
-            each with its own BOS ("split").
+        long: documents longer than the context are read in pieces, each with its own BOS ("split"), cut
+            ("truncate") or refused ("error").
         include_bos: whether BOS is a row.
         first: leave out the documents before this one, with which a stretch begins.
         shard: (i, n) takes every n-th stretch from the i-th on, so that what a document runs beside is as
@@ -107,7 +109,7 @@ def batches(
     for number, stretch in enumerate(_stretches(corpus, size, first), first // size):
         if number % n != i:
             continue
-        batch = _batch(subject, stretch, hooks, how)
+        batch = _batch(subject, stretch, hooks, how, left)
         if left is not None and len(batch) >= left:
             yield _cut(batch, left)
             return
@@ -133,13 +135,20 @@ def _stretches(corpus: Iterable[Document], size: int, first: int) -> Iterator[li
 
 
 def _batch(
-    subject: Subject, stretch: list[tuple[int, Document]], hooks: Sequence[HookPoint], how: How
+    subject: Subject,
+    stretch: list[tuple[int, Document]],
+    hooks: Sequence[HookPoint],
+    how: How,
+    most: int | None = None,
 ) -> Batch:
+    """most: rows that are needed."""
     import torch
 
     reading: Reading = subject.read(stretch, how)
+    if most is not None:
+        reading.limit(most)
     found: list[dict[str, Tensor]] = [{} for _ in range(reading.n_samples)]
-    calls = 1
+    calls, n, last = 1, 0, str(hooks[-1])
     for samples, inputs in reading.passes():
         run = subject.run(inputs, read=hooks, output=False)
         calls = _calls(run.calls, hooks)
@@ -150,6 +159,11 @@ def _batch(
                 found[sample][name] = (
                     own[kept] if calls == 1 else own.unflatten(0, (calls, -1))[:, kept].flatten(0, 1)
                 )
+            n += len(found[sample][last])
+        if most is not None and n >= most and reading.count() is None:  # these run in order
+            reading.end(samples[-1] + 1)
+            break
+    found = found[: reading.n_samples]
     acts = {str(hook): torch.cat([each[str(hook)] for each in found]) for hook in hooks}
     rows = reading.rows(calls)
     _check(acts, rows, dict(stretch))
@@ -186,4 +200,28 @@ def _cut(batch: Batch, n: int) -> Batch:
     rows = batch.rows.part(0, n)
     last = int(rows.origin[-1, 0]) - batch.first + 1
     acts = {name: x[:n] for name, x in batch.acts.items()}
-    return Batch(batch.documents[:last], batch.first, acts, rows, batch.layouts[:last], batch.cut)
+    cut = {number: left_out for number, left_out in batch.cut.items() if number < batch.first + last}
+    return Batch(batch.documents[:last], batch.first, acts, rows, batch.layouts[:last], cut)
+
+
+def warn_of_losses(n_rows: int, max_rows: int | None, cut: tuple[int, int]) -> None:
+    """Say what is not there that a person may think is.
+
+    Args:
+        n_rows: What there is.
+        max_rows: What was asked for.
+        cut: (documents that were cut at the context, tokens left out).
+    """
+    documents, tokens = cut
+    if documents:
+        warnings.warn(
+            f"Documents longer than the model's context were cut: {tokens:,} tokens of {documents:,} "
+            "documents are no rows. Pass long='split' to read them in pieces.",
+            stacklevel=3,
+        )
+    if max_rows is not None and n_rows < max_rows:
+        warnings.warn(
+            f"The corpus holds fewer rows than max_rows={max_rows:,}. Got {n_rows:,}, all that there are. "
+            "Pass more documents, or leave max_rows out.",
+            stacklevel=3,
+        )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import integer, integer_or_none, shard_of
-from saelab.harvesting.batches import Batch, batches, check_hooks, side_by_side
+from saelab.harvesting.batches import Batch, batches, check_hooks, side_by_side, warn_of_losses
 from saelab.harvesting.pictures import pictured
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import FeatureStore
@@ -42,7 +42,7 @@ def index(
     window: tuple[int, int] = (10, 10),
     codes: str = "full",
     packing: str = "document",
-    long: str = "truncate",
+    long: str = "split",
     seed: int = 0,
     shard: tuple[int, int] | None = None,
     append: bool = False,
@@ -72,8 +72,8 @@ def index(
         codes: Keep those of all rows ("full"), of a share drawn by `seed` ("sampled=0.1") or none ("none");
             everything else is of all rows.
         packing: "document", "dialogue", "blocks" or "blocks_masked", see `saelab.harvest`.
-        long: Documents longer than the context are cut ("truncate"), read in pieces ("split") or refused
-            ("error").
+        long: Documents longer than the context are read in pieces, each after a BOS of its own ("split"),
+            cut ("truncate") or refused ("error"). A warning says what was cut.
         seed: Of what is drawn.
         shard: (i, n) takes the i-th of n parts of the corpus; `saelab.stores.merge` of all n gives what one
             call would.
@@ -148,7 +148,10 @@ def index(
     if old is not None:
         merge([old, place], out, overwrite=True)
         shutil.rmtree(place)
-    return FeatureStore.open(out)
+    store = FeatureStore.open(out)
+    cut = (store.manifest["documents_cut"], store.manifest["tokens_cut"])
+    warn_of_losses(parts.n_rows, max_rows, cut)
+    return store
 
 
 class _Parts:
@@ -158,6 +161,7 @@ class _Parts:
         self.folder, self.sae, self.options, self.fields = folder, sae, options, fields
         self.parts = folder / manifests.PARTS
         self.done: list[FeatureStore] = []
+        self._cut: dict[int, int] = {}
         self.parts.mkdir(exist_ok=True)
         while self._place().exists():
             try:
@@ -179,6 +183,7 @@ class _Parts:
     def written(self, found: Iterable[Batch], points: Sequence[HookPoint]) -> Iterator[Batch]:
         """Encodes batches, writes them into parts, and passes them on."""
         writer: FeatureWriter | None = None
+        self._cut = {}
         try:
             for batch in found:
                 writer = writer or self._begin()
@@ -190,6 +195,7 @@ class _Parts:
                 rows = batch.rows
                 stored = StoredRows(rows.origin, rows.shown, rows.vocabulary, rows.ids)
                 writer.add(codes, stored, documents)
+                self._cut |= batch.cut
                 yield batch
                 if writer.n_codes >= PART_CODES or writer.n_rows >= PART_ROWS:
                     self._finish(writer)
@@ -218,7 +224,9 @@ class _Parts:
         return FeatureWriter(folder, self.sae.config.d_sae, **self.options)
 
     def _finish(self, writer: FeatureWriter) -> None:
-        writer.finish(self.fields)
+        cut = {"documents_cut": len(self._cut), "tokens_cut": sum(self._cut.values())}
+        writer.finish({**self.fields, **cut})
+        self._cut = {}
         place = self._place()
         writer.folder.replace(place)
         self.done.append(FeatureStore.open(place))

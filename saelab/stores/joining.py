@@ -15,6 +15,10 @@ JOINED = "joined.json"
 """Says what goes where, once all parts are there."""
 
 
+COUNTS = ("special_rows", "documents_cut", "tokens_cut")
+"""of a store's manifest, which add up"""
+
+
 def join(folder: Path, parts: list[Path], fields: dict[str, Any]) -> None:
     """The store out of its parts, whose shards are moved, not copied.
 
@@ -37,7 +41,7 @@ def join(folder: Path, parts: list[Path], fields: dict[str, Any]) -> None:
             "dtype": stores[0].dtype,
             "hooks": stores[0].manifest["hooks"],
             "shard_rows": [rows for store in stores for rows in store.manifest["shard_rows"]],
-            **{name: sum(s.manifest[name] for s in stores) for name in ("special_rows", "documents_cut")},
+            **{name: sum(s.manifest[name] for s in stores) for name in COUNTS},
         }
         rounding = {hook: _rounding(stores, hook) for hook in own["hooks"] if own["dtype"] != "float32"}
         own |= {"rounding": rounding} if rounding else {}

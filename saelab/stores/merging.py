@@ -87,6 +87,7 @@ def merge_into(folder: Path, stores: Sequence[FeatureStore], fields: Mapping[str
     own = {
         **{k: v for k, v in first.items() if k not in OWN},
         **{k: sum(s.manifest[k] for s in stores) for k in ("n_rows", "n_documents", "n_codes")},
+        **{k: sum(s.manifest.get(k, 0) for s in stores) for k in ("documents_cut", "tokens_cut")},
         "sample_rows": work.sample_rows,
         "signed": any(s.signed for s in stores),
         "facets": sorted({facet for s in stores for facet in s.facets}),

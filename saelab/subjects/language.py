@@ -44,9 +44,10 @@ class LanguageModel(ReadsTexts, TorchSubject):
     Args:
         model: A `...ForCausalLM`; it is put into eval mode.
         tokenizer: The one that belongs to it.
+        n_ctx: Tokens of the longest text that is read, and of a block; None: as many as the model takes.
 
     Attributes:
-        n_ctx: Positions the model can take.
+        n_ctx: Tokens of the longest text.
         bos_id: The token put first, or None.
         d_vocab: Logits of a position.
         d_model: Width of the residual stream.
@@ -55,9 +56,10 @@ class LanguageModel(ReadsTexts, TorchSubject):
 
     Raises:
         SubjectError: The architecture's blocks are not found, or the model has no output embeddings.
+        ConfigError: n_ctx is below 1 or more than the model takes.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Any, n_ctx: int | None = None) -> None:
         super().__init__(model)
         head = _call(model, "get_output_embeddings")
         if hasattr(model, "get_output_embeddings") and head is None:
@@ -73,7 +75,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
         self.d_vocab = int(head.weight.shape[0])
         self.n_layers = len(self._arch.layers)
         self.n_heads = self._arch.n_heads
-        self.n_ctx = context_length(config, tokenizer)
+        self.n_ctx = context_length(config, tokenizer, n_ctx)
         self.bos_id: int | None = getattr(tokenizer, "bos_token_id", None)
         self._bridge: Bridge | None = None
         self._masks: dict[bool, bool] = {}
@@ -301,14 +303,12 @@ class LanguageModel(ReadsTexts, TorchSubject):
             ids[row, : len(values)] = values
         mask = np.arange(ids.shape[1]) < lengths[:, None]
         data = {"input_ids": torch.from_numpy(ids)}
-        first = np.arange(ids.shape[1]) == 0
         if segments is None:
             data["attention_mask"] = torch.from_numpy(mask).long()
         else:
             data["position_ids"] = restarting(segments, ids.shape[1])
-            first = data["position_ids"].numpy() == 0
         bos = -1 if self.bos_id is None else self.bos_id
-        return Inputs(data, lengths, counted=mask & ~(first & (ids == bos)))
+        return Inputs(data, lengths, counted=mask & (ids != bos))
 
     def _with_masks(self, bridged: bool) -> bool:
         """Whether segments need masks beside positions that start anew, in each of the two ways through the

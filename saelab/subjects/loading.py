@@ -12,12 +12,15 @@ from saelab.subjects import gguf
 from saelab.subjects.language import LanguageModel
 from saelab.types import MissingDependency, SubjectError
 
+SHORT = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "fp64": "float64"}
+
 
 def load_subject(
     name: str | Path,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
     progress: bool = True,
+    n_ctx: int | None = None,
 ) -> LanguageModel:
     """A causal language model and its tokenizer as a `LanguageModel`, from Hugging Face, llama.cpp or Ollama.
 
@@ -29,14 +32,16 @@ def load_subject(
             cache is asked first. A GGUF is converted at the first call into a cache ($SAELAB_CACHE, else
             the user's), and read from there after.
         device: A torch device.
-        dtype: "float32", "bfloat16", ... or a torch.dtype; None keeps the checkpoint's own (float32 for what
-            was quantised), but turns half precision into float32 on the CPU, where half is slower and less
-            exact.
+        dtype: "float32", "bfloat16", ... ("bf16", "fp16", "fp32" too), or a torch.dtype; "auto" keeps the
+            checkpoint's own. None keeps it too (float32 for what was quantised), but turns half precision
+            into float32 on the CPU, where half is slower and less exact.
         progress: Whether to show how far the conversion of a GGUF file is.
+        n_ctx: Tokens of the longest text that is read, and of a block; None: as many as the model takes.
 
     Raises:
         SubjectError: The model cannot be found, read or reached; device or dtype do not exist; transformers
             reads no such architecture or quantisation.
+        ConfigError: n_ctx is below 1 or more than the model takes.
         FormatError: A GGUF file, or a manifest of Ollama's, is damaged or unsafe.
         MissingDependency: A library is not installed.
     """
@@ -63,10 +68,11 @@ def load_subject(
         raise SubjectError(msg)
     else:
         model, tokenizer = _from_hub(str(name))
-    if torch_dtype is None and torch_device.type == "cpu" and model.dtype in (torch.float16, torch.bfloat16):
+    half = model.dtype in (torch.float16, torch.bfloat16)
+    if dtype is None and torch_device.type == "cpu" and half:
         torch_dtype = torch.float32
     model = model.to(device=torch_device, dtype=torch_dtype) if torch_dtype else model.to(torch_device)
-    return LanguageModel(model.requires_grad_(False), tokenizer)
+    return LanguageModel(model.requires_grad_(False), tokenizer, n_ctx)
 
 
 def _from_folder(folder: Path) -> tuple[Any, Any]:
@@ -159,20 +165,25 @@ def _pretrained(name: str, *, local_files_only: bool) -> tuple[Any, Any]:
 def _device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
-        torch.empty(0, device=found)
-    except Exception as error:
-        msg = (
-            "device must be a torch device of this machine. "
-            f"Got {device!r}: {_first_line(error)}. Pass device='cpu'."
-        )
-        raise SubjectError(msg) from None
+        here = found.type != "meta" and torch.empty(0, device=found) is not None
+    except Exception:  # torch lists all that it was ever built for
+        here = False
+    if not here:
+        own = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+        own += ["mps"] if torch.backends.mps.is_available() else []
+        known = ", ".join(own)
+        msg = f"device must be one of this machine's, {known}. Got {device!r}. Pass device={own[-1]!r}."
+        raise SubjectError(msg)
     return found
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        msg = f"dtype must be a floating torch dtype. Got {dtype!r}. Pass 'float32' or 'bfloat16'."
+    if dtype is None or dtype == "auto":
+        return None
+    name = str(dtype).removeprefix("torch.")
+    found = getattr(torch, SHORT.get(name, name), None)
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+        msg = f"dtype must be a floating torch dtype. Got {dtype!r}. Pass 'float32', 'bfloat16' or 'auto'."
         raise SubjectError(msg)
     return found
 

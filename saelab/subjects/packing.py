@@ -64,8 +64,8 @@ class Packed(NamedTuple):
 
     samples: list[TokenSequence]
     """rows of all, one after the other, are in the order of the documents"""
-    cut: int
-    """documents that were cut at the context"""
+    cut: dict[int, int]
+    """number of each document that was cut at the context -> tokens left out"""
     n_documents: int
 
 
@@ -77,11 +77,12 @@ def packed(
     Raises:
         CorpusError: A document is too long, or no dialogue where one is needed.
     """
-    pieces, cut = [], 0
+    pieces, cut = [], {}
     for number, document in documents:
-        own, was_cut = _pieces(subject, number, document, packing, long, include_bos)
+        own, left_out = _pieces(subject, number, document, packing, long, include_bos)
         pieces += own
-        cut += was_cut
+        if left_out:
+            cut[number] = left_out
     if packing == "blocks":
         pieces = list(_blocks(pieces, subject.n_ctx))
     elif packing == "blocks_masked":
@@ -97,30 +98,31 @@ def stretch_size(batch_size: int, packing: str) -> int:
 
 def _pieces(
     subject: Any, number: int, document: Document, packing: str, long: str, include_bos: bool
-) -> tuple[list[TokenSequence], bool]:
-    """The document alone: one sequence, or several where it is split; blocks cut it later."""
+) -> tuple[list[TokenSequence], int]:
+    """The document alone, and tokens left out: one sequence, or several where it is split; blocks cut it
+    later."""
     ids, special = _tokens(subject, document, packing)
     n_ctx = subject.n_ctx
     has_bos = subject.bos_id is not None and ids[:1] == [subject.bos_id]
-    counted = [include_bos or not has_bos, *(True for _ in ids[1:])]
+    counted = [include_bos or i != subject.bos_id for i in ids]
     whole = TokenSequence(ids, [number] * len(ids), list(range(len(ids))), counted, special)
     if len(ids) <= n_ctx or packing == "blocks":
-        return [whole], False
+        return [whole], 0
     if long == "error":
         message = (
             f"A document must fit the context of {n_ctx} tokens. Got {len(ids)} tokens in document "
             f"{document.id!r}. "
-            "Pass long='truncate' or long='split'."
+            "Pass long='split' to read it in pieces, or long='truncate'."
         )
         raise CorpusError(message)
     if long == "truncate":
-        return [whole.part(0, n_ctx)], True
+        return [whole.part(0, n_ctx)], len(ids) - n_ctx
     bos, room = whole.part(0, int(has_bos)), n_ctx - has_bos
     pieces = []
     for first in range(int(has_bos), len(ids), room):
         pieces.append(_joined([bos, whole.part(first, first + room)]))
         bos = replace(bos, counted=[False] * has_bos)  # the repeated BOS of a later piece is no row
-    return pieces, False
+    return pieces, 0
 
 
 def _tokens(subject: Any, document: Document, packing: str) -> tuple[list[int], list[bool]]:

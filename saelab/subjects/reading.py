@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -34,7 +34,7 @@ class How:
     batch_size: int = 16
     """samples that run together"""
     packing: str = "document"
-    long: str = "truncate"
+    long: str = "split"
     include_bos: bool = False
 
 
@@ -67,8 +67,8 @@ class Reading(ABC):
     """
 
     n_samples: int
-    cut: int = 0
-    """documents that were cut at the context"""
+    cut: Mapping[int, int] = {}
+    """number of each document that was cut at the context -> tokens left out"""
 
     @abstractmethod
     def passes(self) -> Iterator[tuple[Sequence[int], Inputs]]:
@@ -86,6 +86,14 @@ class Reading(ABC):
     def count(self) -> int | None:
         """How many rows there are, where that is known without a pass; else None."""
         return None
+
+    def limit(self, n: int) -> None:
+        """Leave out the samples that are not needed for n rows, where that is known without a pass."""
+        return
+
+    @abstractmethod
+    def end(self, n_samples: int) -> None:
+        """Leave out the samples after these, which were kept."""
 
     def layouts(self) -> list[str]:
         """How the positions of each document lie, once every sample was kept."""
@@ -135,11 +143,19 @@ class TokenReading(Reading):
         distinct, shown = np.unique(ids, return_inverse=True)
         vocabulary = [Shown("token", text) for text in self._strings(distinct.tolist())]
         special = self._all("special", np.bool_)[counted]
-        bos = (ids == self._bos_id) & (origin[:, 1] == 0)
+        bos = ids == (-1 if self._bos_id is None else self._bos_id)
         return Rows(origin, shown.astype(np.int32), vocabulary, ids, special, ~bos)
 
     def count(self) -> int | None:
         return sum(sum(sample.counted) for sample in self.samples)
+
+    def limit(self, n: int) -> None:
+        held = np.cumsum([sum(sample.counted) for sample in self.samples])
+        self.end(int(np.searchsorted(held, n)) + 1)
+
+    def end(self, n_samples: int) -> None:
+        self.samples = self.samples[:n_samples]
+        self.n_samples = len(self.samples)
 
     def layouts(self) -> list[str]:
         return [str(LINE)] * self.n_documents
@@ -225,6 +241,10 @@ class SampleReading(Reading):
         return Rows(
             whole, every, list(numbers), np.full(n, -1, np.int32), np.zeros(n, bool), np.ones(n, bool)
         )
+
+    def end(self, n_samples: int) -> None:
+        self.documents = self.documents[:n_samples]
+        self.n_samples = len(self.documents)
 
     def layouts(self) -> list[str]:
         return list(map(str, self._layouts))

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from saelab.config import is_integer
+from saelab.config import integer, is_integer
 from saelab.types import CorpusError, RangeError, SubjectError
 
 _BYTE_PIECE = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
+
+
+CONTEXTS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 
 
 def encode(tokenizer: Any, text: Any, bos_id: int | None) -> list[int]:
@@ -137,26 +140,30 @@ def _remedy(value: Any) -> str:
     return "Pass strings."
 
 
-def context_length(config: Any, tokenizer: Any) -> int:
+def context_length(config: Any, tokenizer: Any, n_ctx: int | None = None) -> int:
     """Tokens that a model takes at most, BOS included.
 
     Args:
         config: The model's.
         tokenizer: Asked where that does not say.
+        n_ctx: What is asked for, at most as many.
 
     Raises:
-        SubjectError: Neither knows.
+        SubjectError: Neither knows, and nothing is asked for.
+        ConfigError: More is asked for than the model takes.
     """
-    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
-        value = getattr(config, name, None)
-        if is_integer(value) and value > 0:
-            return value
+    named = (getattr(config, name, None) for name in CONTEXTS)
+    limits = [value for value in named if is_integer(value) and value > 0][:1]
     limit = getattr(tokenizer, "model_max_length", None)
     if is_integer(limit) and 0 < limit < 1 << 30:
-        return limit
+        limits.append(limit)
+    if n_ctx is not None:
+        return integer("n_ctx", n_ctx, 1, limits[0] if limits else None)
+    if limits:
+        return limits[0]
     msg = (
         f"The context length must be known. Got none in {type(config).__name__} nor in the tokenizer. "
-        "Set tokenizer.model_max_length."
+        "Pass n_ctx=1024, or how long texts may be."
     )
     raise SubjectError(msg)
 

@@ -143,7 +143,7 @@ def stream(
     buffer_rows: int = 65_536,
     batch_size: int = 16,
     packing: str = "document",
-    long: str = "truncate",
+    long: str = "split",
 ) -> ModelStream:
     """Activations for `saelab.train`, made while it trains; nothing is stored.
 
@@ -158,8 +158,8 @@ def stream(
             batch share few documents.
         batch_size: Documents of a forward pass.
         packing: "document", "dialogue", "blocks" or "blocks_masked", see `saelab.harvest`.
-        long: Documents longer than the context are cut ("truncate"), read in pieces ("split") or refused
-            ("error").
+        long: Documents longer than the context are read in pieces, each after a BOS of its own ("split"),
+            cut ("truncate") or refused ("error").
 
     Returns:
         What `train` takes as `acts`.

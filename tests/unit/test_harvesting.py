@@ -120,7 +120,8 @@ def test_long_documents(subject, tmp_path):
     with pytest.raises(CorpusError, match=r"32 tokens.*Got 97.*'0'"):
         saelab.harvest(subject, [text], HOOKS, tmp_path / "e", long="error", progress=False)
     assert not (tmp_path / "e").exists()
-    cut = saelab.harvest(subject, [text], HOOKS, tmp_path / "t", long="truncate", progress=False)
+    with pytest.warns(UserWarning, match="are no rows"):
+        cut = saelab.harvest(subject, [text], HOOKS, tmp_path / "t", long="truncate", progress=False)
     assert cut.n_rows == 31
     split = saelab.harvest(subject, [text], HOOKS, tmp_path / "s", long="split", progress=False)
     found = next(split.batches(999, hook=HOOKS[0]))

@@ -78,7 +78,11 @@ def test_masked_blocks_are_packed(subject, texts):
     numbered = list(enumerate(saelab.corpora.as_corpus(texts)))
     read, cut, _ = packed(subject, numbered, "blocks_masked", "truncate", False)
     assert len(read) < len(texts) / 2
-    assert cut == sum(len(subject.to_tokens(t)) > subject.n_ctx for t in texts) > 0
+    longer = {
+        i: n - subject.n_ctx for i, t in enumerate(texts) if (n := len(subject.to_tokens(t))) > subject.n_ctx
+    }
+    assert cut == longer
+    assert longer
     assert all(len(s.ids) <= subject.n_ctx for s in read)
 
 
@@ -114,7 +118,7 @@ def test_every_token_is_a_row_once(subject, texts, packing):
 
 def test_dialogues_go_through_the_template(subject):
     corpus = dialogues(CHATS)
-    (batch,) = batches(subject, corpus, subject_hooks(subject), packing="dialogue")
+    (batch,) = batches(subject, corpus, subject_hooks(subject), packing="dialogue", long="truncate")
     ids, special = subject.chat_tokens(next(iter(corpus)).messages)
     text = "<|user|>Who is at the market?<|end|><|assistant|>Mary is there.<|end|>"
     assert ids == subject.to_tokens(text)
@@ -123,7 +127,7 @@ def test_dialogues_go_through_the_template(subject):
         "<|user|>", "<|end|>", "<|assistant|>", "<|end|>",
     ]  # fmt: skip
     assert sum(special) == 4 + (subject.bos_id is not None)
-    assert batch.cut == 1
+    assert len(batch.cut) == 1
     own = batch.rows.origin[:, 0] == 0
     assert batch.rows.special[own].sum() == 4  # BOS is no row
     assert [int(i) for i in batch.rows.ids[own]] == ids[1:]
@@ -176,9 +180,9 @@ def test_a_template_that_strips_is_followed_and_one_that_rewrites_is_refused():
 
 
 def test_the_policy_is_written_down_and_a_wrong_one_refused(subject, tmp_path):
-    store = saelab.harvest(
-        subject, dialogues(CHATS), [HOOK], tmp_path / "a", packing="dialogue", progress=False
-    )
+    how = {"packing": "dialogue", "long": "truncate", "progress": False}
+    with pytest.warns(UserWarning, match="are no rows"):
+        store = saelab.harvest(subject, dialogues(CHATS), [HOOK], tmp_path / "a", **how)
     assert store.manifest["packing"] == "dialogue"
     assert store.manifest["documents_cut"] == 1
     assert 0 < store.manifest["special_rows"] < store.n_rows

@@ -128,8 +128,10 @@ class LanguageModel(ReadsTexts, TorchSubject):
             point.name, self.n_layers
         ):
             project = self._arch.points[point.name].module
+            own = next(project.parameters())
             with torch.no_grad():
-                return project(vectors) - project(torch.zeros_like(vectors[:1]))
+                inputs = vectors.to(own.device, own.dtype)
+                return (project(inputs) - project(torch.zeros_like(inputs[:1]))).to(vectors)
         msg = (
             f"Only hook points that write to the residual stream have a direct effect on it. Got "
             f"{point.name!r}. "

@@ -489,7 +489,8 @@ def _call(model: Any, method: str) -> Any:
 def _refuse(model: nn.Module, got: str) -> NoReturn:
     msg = (
         f"A language model needs output embeddings and its tokenizer. Got {type(model).__name__} with {got}. "
-        "Load it by AutoModelForCausalLM and AutoTokenizer, or by saelab.load_subject."
+        "Load it by AutoModelForCausalLM and AutoTokenizer, or by saelab.load_subject. Without texts, "
+        "saelab.TorchModule(model) reads any module at its modules' paths."
     )
     raise SubjectError(msg)
 

@@ -88,9 +88,9 @@ def _from_folder(folder: Path) -> tuple[Any, Any]:
         raise SubjectError(msg)
     if not any(TOKENIZER.fullmatch(file.name) for file in folder.iterdir()):
         msg = (
-            f"A language model's folder must hold its tokenizer. Got {str(folder)!r} without tokenizer.json "
-            "or tokenizer_config.json. Save it there by tokenizer.save_pretrained(folder); what reads no text "
-            "is a subject by saelab.TorchModule(model)."
+            f"A model's folder must hold its tokenizer. Got {str(folder)!r} without tokenizer.json "
+            "or its like. Save it there by tokenizer.save_pretrained(folder). What reads no text is a "
+            "subject by saelab.TorchModule(model)."
         )
         raise SubjectError(msg)
     try:

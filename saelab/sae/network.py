@@ -189,6 +189,7 @@ class Network(nn.Module):
                 gradient then.
         """
         flat, lead = self._flat(x)
+        x = x if isinstance(x, Tensor) else flat.reshape(*lead, self.d_in)
         if self.config.d_out is None:
             y = None
         elif y is not None:
@@ -291,8 +292,10 @@ class Network(nn.Module):
         return x.reshape(-1, self.d_in), x.shape[:-1]
 
     def _checked(self, x: Tensor, width: int, name: str, what: str) -> Tensor:
+        if isinstance(x, np.ndarray) and x.dtype.kind in "fiu":
+            x = torch.as_tensor(x).to(self.device)
         if not isinstance(x, Tensor):
-            msg = f"{what} must be a torch tensor. Got {type(x).__name__}. Pass torch.as_tensor(x)."
+            msg = f"{what} must be a tensor or an array. Got {type(x).__name__}. Pass torch.as_tensor(x)."
             raise ShapeError(msg)
         if x.ndim < 1 or x.shape[-1] != width:
             msg = (

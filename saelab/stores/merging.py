@@ -27,7 +27,7 @@ from saelab.types import Shown, StoreError
 SAME = (
     "n_latents", "hook", "sae", "subject", "packing", "window", "n_examples", "n_quantile", "seed", "codes"
 )  # fmt: skip
-OWN = ("format", "kind", "version", "files", "shard", "job", "seen")
+OWN = ("format", "kind", "version", "files", "shard", "job", "jobs", "seen")
 AT_ONCE = 64
 BLOCK_CODES = 1 << 20
 BLOCK_LATENTS = 1_024

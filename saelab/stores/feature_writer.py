@@ -14,6 +14,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from saelab.files import claim
 from saelab.layout import Layout
 from saelab.stores import manifest as manifests
 from saelab.stores import sampling, summaries, tables
@@ -372,6 +373,7 @@ class _Rows:
 
     def renumber(self, place: np.ndarray) -> None:
         """What is shown has other numbers from now on: place[old]."""
+        claim(self._scratch / "shown", self.shown.nbytes)
         numbers = np.memmap(self._scratch / "shown", np.int32, "r+")
         for first in range(0, len(numbers), BLOCK_CODES):
             part = slice(first, first + BLOCK_CODES)

@@ -94,8 +94,11 @@ def replace_folder(new: Path, path: Path) -> None:
     if not path.exists():
         new.replace(path)
     elif _exchange(new, path):
+        # `new` is what was there, under a name by which it could be taken for an unfinished one
         shutil.rmtree(old, ignore_errors=True)
-        new.replace(old)
+        with contextlib.suppress(OSError):
+            new.replace(old)
+        shutil.rmtree(new, ignore_errors=True)
     else:
         shutil.rmtree(old, ignore_errors=True)
         path.replace(old)

@@ -78,7 +78,8 @@ def index(
             cut ("truncate") or refused ("error"). A warning says what was cut.
         seed: Of what is drawn.
         shard: (i, n) takes the i-th of n parts of the corpus; `saelab.stores.merge` of all n gives what one
-            call would.
+            call would. A part is of whole stretches (docs/stores.md), so that of a small corpus some hold no
+            row: such a store can be opened and merged like any other.
         append: Add the documents to the store at `out`, which is there in full, with or without them, at
             every moment. The same call again, after its end or after an interruption, adds nothing twice.
         overwrite: Put the result in place of what is at `out`.
@@ -198,7 +199,7 @@ class _Parts:
     @property
     def first(self) -> int:
         """Number of the first document that no part holds."""
-        if not self.done:
+        if not self.n_rows:
             return 0
         return int(self.done[-1].query("select max(document) as n from documents")["n"][0]) + 1
 

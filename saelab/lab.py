@@ -7,8 +7,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saelab.config import integer
-from saelab.types import ConfigError, HasTokens, RangeError, StoreError, nearest, need
+from saelab.types import ConfigError, HasTokens, StoreError, nearest, need, short
 from saelab.widgets import LabViews, SampleView, Selection
 from saelab.widgets.source import Source
 
@@ -61,7 +60,7 @@ class Lab(LabViews):
 
         Raises:
             StoreError: A store cannot be opened, or is of another SAE or subject than the one given.
-            ConfigError: There is no SAE, or stores do not fit the SAEs.
+            ConfigError: There is no SAE, stores do not fit the SAEs, or a label is no text.
             RangeError: A label's latent is out of range.
         """
         self._subject = subject
@@ -432,6 +431,11 @@ def _called(sae: Any, store: FeatureStore | None) -> str:
 
 def _labels(labels: Mapping[Any, Any] | None, lab: Lab) -> dict[str, dict[int, str]]:
     """name -> latent -> label. Raises ConfigError, RangeError."""
+    from saelab.stores.labels import checked_label, checked_latent
+
+    if not isinstance(labels, Mapping | None):
+        message = f"Labels must be a mapping of latents to texts. Got {short(labels)}. Pass {{7: 'names'}}."
+        raise ConfigError(message)
     given = dict(labels or {})
     if not any(isinstance(key, str) for key in given):
         if given and len(lab.saes) > 1:
@@ -443,7 +447,8 @@ def _labels(labels: Mapping[Any, Any] | None, lab: Lab) -> dict[str, dict[int, s
         given = {next(iter(lab.saes)): given} if given else {}
     for name, own in given.items():
         n = lab._store(lab._name(name)).n_latents
-        for latent in own:
-            remedy = "Pass labels of this store's latents."
-            integer("A label's latent", latent, 0, n - 1, error=RangeError, remedy=remedy)
-    return {name: dict(own) for name, own in given.items()}
+        if not isinstance(own, Mapping):
+            message = f"Labels must be a mapping of latents to texts. Got {short(own)}. Pass {{7: 'names'}}."
+            raise ConfigError(message)
+        given[name] = {checked_latent(j, n): checked_label(text, j) for j, text in own.items()}
+    return given

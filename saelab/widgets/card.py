@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from saelab.widgets import still
 from saelab.widgets.base import View, checked_questions
 from saelab.widgets.cards import asks_card, card_answers
 from saelab.widgets.questions import Ask
@@ -56,3 +57,8 @@ class CardView(View):
 
     def text(self) -> str:
         return "no latent chosen" if self.latent is None else str(self.questions["card"](self.latent))
+
+    def html(self) -> str:
+        if self.latent is None:
+            return still.frame(still.note(self.text()))
+        return still.frame(still.card(self.questions["card"](self.latent)))

@@ -9,6 +9,7 @@ import numpy as np
 import traitlets
 
 from saelab.analysis.results import SampleCodes
+from saelab.widgets import still
 from saelab.widgets.base import View, checked_questions
 from saelab.widgets.cards import asks_card, card_answers
 from saelab.widgets.questions import Ask
@@ -80,6 +81,12 @@ class SampleView(View):
 
     def text(self) -> str:
         return str(self.codes)
+
+    def html(self) -> str:
+        shown = [still.sample(self.codes, self.latent)]
+        if self.with_card and self.latent is not None:
+            shown.append(still.card(self.questions["card"](self.latent)))
+        return still.frame(*shown)
 
 
 def pack_codes(result: SampleCodes) -> Packed:

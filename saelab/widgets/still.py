@@ -81,7 +81,7 @@ def sample(result: SampleCodes, latent: int | None) -> str:
     facets = {each.facet for each in result.shown}
     facet = facets.pop() if len(facets) == 1 else "row"
     by = f"latent #{latent}" if said == "chosen" else f"strongest latent of each {facet}"
-    silent = f"latent #{latent} does not fire here: " if said == "silent" else ""
+    silent = f"latent #{latent} does not fire here; " if said == "silent" else ""
     out = [note(f"{silent}{by}, {_number(float(values.min(initial=0.0)))} to {_number(most)}")]
     if result.document.labels:
         out.append(f"<div>{escaped(', '.join(result.document.labels)[:LABEL])}</div>")

@@ -121,7 +121,9 @@ def test_a_signed_latent_shows_both_poles(signed_lab, page, tmp_path, scheme):
     """From training to a page: an abs_topk SAE of the embedded model."""
     frame = signed_lab.store.latents()
     latent = int(np.minimum(frame["negative"], frame["count"] - frame["negative"]).to_numpy().argmax())
-    text = signed_lab.tokens("Rosa gave the basket to Hugo in 1732, and Hugo gave it back.", latent)
+    text = signed_lab.tokens(
+        "Rosa gave the basket to Hugo in 1732, and Hugo gave it back.", latent, follow=True
+    )
     path = views_page(
         tmp_path / "poles.html", "Poles", [Views("One", [text]), Views("All", [signed_lab.features()])]
     )

@@ -231,7 +231,9 @@ class Heatmap {
     const { codes, elements } = this;
     if (!codes) return;
     const latent = this.view.chosen("latent");
-    const values = codes.along(latent);
+    const own = codes.along(latent);
+    const silent = latent !== null && !own.some(Boolean);
+    const values = silent ? codes.along(null) : own;
     // one scale for all calls
     const max = values.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
     const first = this.call * codes.length;
@@ -241,15 +243,21 @@ class Heatmap {
       element.classList.toggle("sl-pinned", i === this.pinned);
     });
     const both = values.some((v) => v < 0);
-    this.legend.replaceChildren(...this.legendOf(codes.facet, latent, max, both));
+    this.legend.replaceChildren(...this.legendOf(codes.facet, latent, silent, { max, both }));
   }
 
   /**
-   * @param {string} facet @param {number | null} latent @param {number} max
-   * @param {boolean} both whether there are values of both signs
+   * @param {string} facet @param {number | null} latent @param {boolean} silent whether that fires nowhere
+   * @param {{max: number, both: boolean}} scale whether there are values of both signs
    */
-  legendOf(facet, latent, max, both) {
-    const what = latent === null ? `strongest latent of each ${facet}` : `latent #${latent}`;
+  legendOf(facet, latent, silent, { max, both }) {
+    const strongest = `strongest latent of each ${facet}`;
+    const what =
+      latent === null
+        ? strongest
+        : silent
+          ? `latent #${latent} does not fire here; ${strongest}`
+          : `latent #${latent}`;
     const dashed = () => tokenElement("dashed", { class: "sl-negative sl-key" });
     const clear = () => this.view.choose({ latent: null });
     const article = /^[aeiou]/.test(facet) ? "an" : "a";

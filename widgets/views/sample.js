@@ -7,6 +7,7 @@
  */
 import { cardPlace } from "../shared/cards.js";
 import { h, tokenElement, tokenName } from "../shared/dom.js";
+import { isOfTheHost } from "../shared/keys.js";
 import { addPicture, gridElement, partsOf, patchElement, placeOf } from "../shared/pictures.js";
 import { paint, short, spoken } from "../shared/scales.js";
 import { rendering } from "../shared/view.js";
@@ -348,6 +349,7 @@ class Heatmap {
 
   /** @param {KeyboardEvent} event */
   keydown(event) {
+    if (isOfTheHost(event)) return;
     const at = this.indexOf(event);
     const step = this.stepOf(event.key, at);
     if (step) this.focus(at + step);
@@ -359,7 +361,6 @@ class Heatmap {
       else this.view.choose({ latent: null });
     } else return;
     event.preventDefault();
-    event.stopPropagation();
   }
 
   /** How far a key goes, 0 for other keys. @param {string} key @param {number} at */

@@ -29,13 +29,15 @@ lab.tokens("Tina gave the basket to Hugo.\\n<img src=x onerror='window.hacked=1'
 ---
 lab.features()
 ---
-lab.feature(3)
+lab.feature(3, follow=True)
+---
+lab.feature(7)
 """
 
 
 @pytest.fixture(scope="module")
 def small(jupyter):
-    """A notebook of three views, whose kernel is the same for all tests; gives its name."""
+    """A notebook of three linked views and a pinned one, of one kernel for all tests; gives its name."""
     notebook = nbformat.v4.new_notebook(
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     )
@@ -76,6 +78,8 @@ def test_views_move_each_other(page, jupyter, small):
         f"() => document.querySelectorAll('.sl-card[data-latent=\"{latent}\"]').length === 3"
     )
     assert f"#{latent}" in page.locator(".sl-legend").first.inner_text()
+    # the card that a call named stays where it is
+    assert page.locator('.sl-card[data-latent="7"]').count() == 1
     # a window of one card: its row is chosen in all of them
     page.locator(".sl-windows button").nth(1).click()
     page.wait_for_function("() => document.querySelectorAll('li[aria-current=\"true\"]').length >= 3")

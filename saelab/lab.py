@@ -7,7 +7,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saelab.types import ConfigError, HasTokens, StoreError, nearest, need, short
+from saelab.config import integer
+from saelab.types import ConfigError, HasTokens, RangeError, StoreError, nearest, need, short
 from saelab.widgets import LabViews, SampleView, Selection
 from saelab.widgets.source import Source
 

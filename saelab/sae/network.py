@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -291,7 +291,7 @@ class Network(nn.Module):
         check_finite(x, "Activations")
         return x.reshape(-1, self.d_in), x.shape[:-1]
 
-    def _checked(self, x: Tensor, width: int, name: str, what: str) -> Tensor:
+    def _checked(self, x: Any, width: int, name: str, what: str) -> Tensor:
         if isinstance(x, np.ndarray) and x.dtype.kind in "fiu":
             x = torch.as_tensor(x).to(self.device)
         if not isinstance(x, Tensor):

@@ -180,9 +180,10 @@ def _pretrained(name: str, *, local_files_only: bool) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
-        model, told = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, local_files_only=local_files_only, output_loading_info=True
         )
+        model, told = loaded
     finally:
         if bar:
             logging.enable_progress_bar()

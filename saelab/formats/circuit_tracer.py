@@ -17,13 +17,19 @@ from saelab.formats.layout import SAME, take
 from saelab.formats.layout import done as finished
 from saelab.formats.plain import Plain
 from saelab.formats.reading import refuse
+from saelab.formats.settings import DECIDE, ignored, known
 from saelab.formats.source import Found, Source
+from saelab.formats.vocabulary import ACTIVATIONS
 from saelab.sae import SAE
-from saelab.types import HookPoint
+from saelab.types import HookPoint, short
 
 NAME = "circuit_tracer"
 CONFIG_FILES = ("config.yaml", "wandb-config.yaml", "wanb-config.yaml")  # the last as released
 
+_KEYS = set(
+    "model_name model_kind feature_input_hook feature_output_hook scan transcoders repo_id subfolder layers "
+    "d_model d_transcoder d_sae d_feature dtype n_layers source revision".split()
+)
 _THRESHOLD = "activation_function.threshold"
 _FILE = re.compile(r"layer_(\d{1,4})\.safetensors")
 _CROSS = re.compile(r"W_(enc|dec)_\d{1,4}\.safetensors")
@@ -59,12 +65,29 @@ def load(found: Found) -> SAE:
     if _THRESHOLD in found.file.info:
         names["threshold"] = _THRESHOLD
     weights = take(found, names, transposed=("W_enc", "W_skip"), transcodes=True)
+    rule = "jumprelu" if "threshold" in weights else "relu"
+    _check_settings(found, rule)
     layer = _FILE.fullmatch(found.weights)
     hooks: dict[str, Any] = {"hook": "mlp.hook_in", "hook_out": "hook_mlp_out"}
     for ours, key in (("hook", "feature_input_hook"), ("hook_out", "feature_output_hook")):
         value = found.config.get(key)
         hooks[ours] = value if isinstance(value, str) and 0 < len(value) < 200 else hooks[ours]
     points = {k: HookPoint(f"blocks.{int(layer[1])}.{v}") for k, v in hooks.items()} if layer else {}
-    rule = "jumprelu" if "threshold" in weights else "relu"
     plain = Plain(rule=rule, subtract=False, transcodes=True, **points, **weights)
     return finished(plain, found, "W_enc")
+
+
+def _check_settings(found: Found, rule: str) -> None:
+    """Of config.yaml every setting; of the logs of training, in which everything stands, those that decide
+    the codes."""
+    known(found.config if found.config_file == CONFIG_FILES[0] else {}, _KEYS, found)
+    for name in CONFIG_FILES[1:]:
+        for key, value in (found.source.yaml(name) or {}).items():
+            said = value.get("value") if isinstance(value, dict) else value
+            means = str(said).lower().replace("_", "")
+            if key in DECIDE - ignored(found) and said and ACTIVATIONS.get(means) != rule:
+                refuse(
+                    f"{key} in {found.source.folder / name} must be what the tensors say, {rule!r}",
+                    short(said),
+                    f"Where you know that it does not matter, pass load_sae(..., ignore=[{key!r}]).",
+                )

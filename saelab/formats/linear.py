@@ -13,7 +13,9 @@ from typing import Any
 from saelab.formats.layout import LINEAR, done, take, whole
 from saelab.formats.plain import Plain
 from saelab.formats.reading import refuse
+from saelab.formats.settings import seen
 from saelab.formats.source import Found, Source
+from saelab.formats.vocabulary import agree
 from saelab.sae import SAE
 from saelab.types import HookPoint, short
 
@@ -34,7 +36,8 @@ def find(source: Source) -> Found | None:
         return None
     known = _DEEPSEEK.search(source.weights or "")
     what = "the name of the SAE of DeepSeek R1" if known else "encoder and decoder alone"
-    return Found(source, f"{source.weights} has {what}", {}, source.weights or "")
+    config, name = seen(source)
+    return Found(source, f"{source.weights} has {what}", config, source.weights or "", name)
 
 
 def load(found: Found) -> SAE:
@@ -48,4 +51,7 @@ def load(found: Found) -> SAE:
     k = whole(found.asked("k", why), "k", found) if rule == "topk" else None
     hook = HookPoint(f"blocks.{int(known[1])}.hook_resid_post") if known else None
     weights = take(found, LINEAR, transposed=("W_enc", "W_dec"))
+    d_in, d_sae = weights["W_enc"].shape
+    wanted = {"activation": rule, "apply_b_dec_to_input": subtract, "normalise": "none"}
+    agree(found, d_in=d_in, d_sae=d_sae, **wanted, **({} if k is None else {"k": k}))
     return done(Plain(rule=rule, subtract=subtract, k=k, hook=hook, **weights), found, "encoder.weight")

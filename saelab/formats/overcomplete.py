@@ -27,6 +27,7 @@ from saelab.config import is_number
 from saelab.formats.layout import done, whole
 from saelab.formats.plain import Plain
 from saelab.formats.reading import TensorFile, refuse
+from saelab.formats.settings import HARMLESS, known, seen
 from saelab.formats.source import Found, Source
 from saelab.sae import SAE
 from saelab.types import short
@@ -49,6 +50,15 @@ _CLASSES = {
     "RAJumpSAE": "jumprelu",
     "BatchTopKSAE": "batchtopk",
 }
+_KEYS = HARMLESS | set("training fitted kernel_fn nb_concepts threshold_momentum top_k input_shape".split())
+# what modules saved whole hold of their own, and what their encoder and dictionary are made of
+_MODULE = re.compile(
+    r"(\w+\.)*(__class__|_\w+(\.__class__)?|training|inplace|in_features|out_features|affine|eps|momentum|"
+    r"num_features|track_running_stats|weight)"
+    r"|encoder\.(hidden_activation|hidden_dim|input_size|n_components|nb_blocks|norm_layer|residual|"
+    r"output_activation|final_activation\.\w+)"
+    r"|(dictionary|encoder\.tied_to)\.(delta|device|in_dimensions|nb_candidates|nb_concepts|normalization|use_multiplier)"
+)
 _ARCHETYPAL = {"dictionary.C", "dictionary.W", "dictionary.Relax"}
 _BLOCK = "encoder.final_block."
 _NORMS = ("weight", "bias", "running_mean", "running_var")
@@ -61,7 +71,8 @@ def find(source: Source) -> Found | None:
     if file is None or not ("dictionary._weights" in file.info or set(file.info) >= _ARCHETYPAL):
         return None
     said = "dictionary._weights" if "dictionary._weights" in file.info else "dictionary.C, W and Relax"
-    return Found(source, f"{source.weights} has {said}", dict(file.extra), source.weights or "")
+    config, name = seen(source)
+    return Found(source, f"{source.weights} has {said}", config, source.weights or "", name)
 
 
 def load(found: Found) -> SAE:
@@ -79,6 +90,10 @@ def load(found: Found) -> SAE:
         rule = found.asked("rule", _WHY)
         if rule not in ("relu", "topk", "batchtopk"):
             refuse("rule must be 'relu', 'topk' or 'batchtopk'", short(rule), "")
+    known({key: config[key] for key in config if not _MODULE.fullmatch(key)}, _KEYS, found)
+    for key in ("encoder.final_activation.__class__", "encoder.output_activation"):
+        if "relu" not in str(config.get(key) or "relu").lower():
+            refuse(f"{key} in {found.path} must be ReLU", short(config[key]), "saelab has no such encoder.")
     W_dec = _dictionary(found)
     W_enc, b_enc = _encoder(found, W_dec)
     more: dict[str, Any] = {}

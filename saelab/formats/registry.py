@@ -76,6 +76,7 @@ _FORMATS = {module.NAME: Format.of(module) for module in (*_CONFIGURED, *_BARE)}
 OPTIONS = {
     "hook": "The hook point that the SAE reads, for files that do not name it.",
     "n_heads": "How many heads are side by side in its input, where that is attn.hook_z.",
+    "ignore": "Settings of its configuration of which you know that they change no codes: their names.",
 }
 """What a user may say of any file."""
 
@@ -124,7 +125,7 @@ def sniff(
     Raises:
         FormatError: They are of none that is known, or of several.
     """
-    name, found = find(_source(path, subfolder, revision, {}, torch.float32), format)
+    name, found = find(_source(path, subfolder, revision, {}, torch.float32, format), format)
     with refusing(found.path):
         return Sniffed(name, found.evidence, found.config, dict(found.file.info))
 
@@ -168,7 +169,7 @@ def load_sae(
     if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
         msg = f"dtype must be a floating point dtype of torch or None. Got {dtype!r}. Pass 'float32'."
         raise ConfigError(msg)
-    source = _source(path, subfolder, revision, given, kind)
+    source = _source(path, subfolder, revision, given, kind, format)
     name, found = find(source, format)
     known = {**_FORMATS[name].options, **OPTIONS}
     for option in source.given:
@@ -220,6 +221,7 @@ def _source(
     revision: str | None,
     given: Mapping[str, Any],
     dtype: torch.dtype,
+    format: str | None,
 ) -> Source:
     said: dict[str, Any] = {}
     named = release(path)
@@ -227,11 +229,11 @@ def _source(
         path = named.repository
         subfolder, said = named.sae(subfolder)
     if is_repository(path):
-        return Source.at(fetch(str(path), subfolder, revision), None, given, dtype, said)
+        return Source.at(fetch(str(path), subfolder, revision), None, given, dtype, said, format)
     if revision is not None:
         msg = f"A revision is of a repository on the hub. Got {revision!r} and the path {short(str(path))}."
         raise ConfigError(msg + " Leave it out.")
-    return Source.at(Path(path), subfolder, given, dtype)
+    return Source.at(Path(path), subfolder, given, dtype, None, format)
 
 
 def _hook(sae: SAE, given: Mapping[str, Any]) -> HookPoint | None:

@@ -20,9 +20,10 @@ from pathlib import Path
 import safetensors.torch
 
 from saelab.files import write_bytes
-from saelab.formats.layout import done, flag, known, take, whole
+from saelab.formats.layout import done, flag, take, whole
 from saelab.formats.plain import Plain, of
 from saelab.formats.reading import refuse
+from saelab.formats.settings import known
 from saelab.formats.source import Found, Source
 from saelab.sae import SAE
 from saelab.types import HookPoint, short

@@ -88,7 +88,8 @@ def hooks(where: str) -> dict[str, HookPoint]:
     block = f"blocks.{int(layer[1])}"
     if "transcoder" in where:
         second = "gemma-scope-2-" in where or re.search(r"/transcoder", where)
-        read = f"{block}.hook_mlp_in" if second else f"{block}.ln2.hook_normalized"
+        # the second release reads what the norm before the MLP gives, the first that without its gain
+        read = f"{block}.mlp.hook_in" if second else f"{block}.ln2.hook_normalized"
         return {"hook": HookPoint(read), "hook_out": HookPoint(f"{block}.hook_mlp_out")}
     points = {
         r"-res(-|/|$)|resid_post": "hook_resid_post",

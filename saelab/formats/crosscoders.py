@@ -49,7 +49,7 @@ def load(found: Found) -> SAE:
         refuse(f"A crosscoder in {file.path} must read several activations", f"{m}")
     if found.config or found.weights == WEIGHTS_FILE:  # theirs are of one kind
         wanted = {"activation": "relu", "apply_b_dec_to_input": False, "normalise": "none"}
-        agree(found, d_in=d, d_sae=d_sae, **wanted)
+        agree(found, plain=False, d_in=d, d_sae=d_sae, **wanted)
     elif found.asked("activation", "its name and its tensors do not tell") != "relu":
         refuse("activation of a crosscoder must be 'relu'", short(found.source.given["activation"]), "")
     W_enc, W_dec, b_enc, b_dec = (file.read(name, found.source.dtype) for name in _NAMES)

@@ -60,6 +60,13 @@ _MODULE = re.compile(
     r"|(dictionary|encoder\.tied_to)\.(delta|device|in_dimensions|nb_candidates|nb_concepts|normalization|use_multiplier)"
 )
 _ARCHETYPAL = {"dictionary.C", "dictionary.W", "dictionary.Relax"}
+_REFUSED = {
+    "MpSAE": "Codes of an MpSAE are products with a dictionary of any norm, negative ones too where no other "
+    "is left: the pursuit of saelab takes coefficients, and ends there.",
+    "OMPSAE": "Codes of an OMPSAE are solved for by non-negative least squares after each step, which no SAE "
+    "of saelab does.",
+    "QSAE": "Codes of a QSAE are levels that it has learned, which no SAE of saelab has.",
+}
 _BLOCK = "encoder.final_block."
 _NORMS = ("weight", "bias", "running_mean", "running_var")
 _WHY = "a state dict of overcomplete does not tell"
@@ -79,11 +86,18 @@ def load(found: Found) -> SAE:
     """The module in eval mode."""
     config, file = found.config, found.file
     name = str(config.get("__class__", "")).rsplit(".", 1)[-1]
-    if name and name not in _CLASSES:
+    quantised = "QSAE" if "Q" in file.info else ""
+    if (name or quantised) not in ("", *_CLASSES):
         refuse(
             f"{found.path} must hold a module out of {', '.join(_CLASSES)}",
-            short(config["__class__"]),
-            "saelab has no such SAE.",
+            short(config.get("__class__", quantised)),
+            _REFUSED.get(name or quantised, "saelab has no such SAE."),
+        )
+    if not any(tensor.startswith("encoder.") for tensor in file.info):
+        refuse(
+            f"{found.path} must hold an encoder",
+            f"none, as an MpSAE or OMPSAE: {short(sorted(file.info))}",
+            f"{_REFUSED['MpSAE']} {_REFUSED['OMPSAE']}",
         )
     rule = _CLASSES.get(name) or ("jumprelu" if "thresholds" in file.info else None)
     if rule is None:

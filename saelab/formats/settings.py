@@ -48,7 +48,8 @@ HARMLESS = frozenset(
         "n_checkpoints save_dir save_path output_dir out_dir log_to_wandb wandb_project wandb_entity "
         "wandb_name wandb_id wandb_group wandb_run wandb_log_frequency perf_log_freq log_every "
         "eval_every_n_wandb_logs n_eval_batches n_validation_runs verbose resume is_training min_l0 "
-        "min_explained_variance num_samples n_samples remove_rare_dir save_every dec_init_norm l0_lambda "
+        "min_explained_variance num_samples n_samples remove_rare_dir save_every "
+        "d_submodule n_ctxs io refresh_batch_size out_batch_size dec_init_norm l0_lambda "
         "hook_point_head_index_out run_path git_commit timestamp created_at"
     ).split()
 )
@@ -73,7 +74,7 @@ def known(config: Mapping[str, Any], keys: Iterable[str], found: Found) -> None:
     if unknown:
         refuse(
             f"{found.path} must hold only settings whose meaning saelab knows",
-            short({key: config[key] for key in unknown}),
+            short({key: config[key] for key in unknown} if len(unknown) < 4 else unknown),
             "A setting that is passed over may change the codes: where you know that it does not, pass "
             f"load_sae(..., ignore={unknown[:8]!r}).",
         )

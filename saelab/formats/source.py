@@ -71,6 +71,12 @@ class Source:
         with refusing(place):
             if place.is_dir():
                 return cls(place, None, given, dtype, said or {}, format)
+            if place.is_file() and place.name.endswith(".index.json"):
+                refuse(
+                    "An SAE's path must be a folder or a file of tensors",
+                    f"{short(str(place))}, the index of a model in several files, which lists them",
+                    "Pass one of the files in its weight_map, or join them by safetensors.torch.save_file.",
+                )
             if not place.is_file() or place.suffix not in READERS:
                 refuse(
                     "An SAE's path must be a folder or a file of tensors "

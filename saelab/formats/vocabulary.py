@@ -66,9 +66,9 @@ def said(found: Found) -> Said:
     that contradict each other."""
     values: dict[str, Any] = {}
     keys: dict[str, str] = {}
-    flat = dict(_flat(found.config))
-    known(flat, HARMLESS | _WEIGHTS | set(_MEANT) | set(_NESTED), found)
-    for key, value in flat.items():
+    named = dict(flat(found.config))
+    known(named, HARMLESS | _WEIGHTS | set(_MEANT) | set(_NESTED), found)
+    for key, value in named.items():
         option = _MEANT.get(_NESTED.get(key, key))
         if option is None or value is None or key in ignored(found):
             continue
@@ -78,7 +78,7 @@ def said(found: Found) -> Said:
         if value is None:
             refuse(
                 f"{key} in {found.path} must say what {option} is, in words that saelab knows",
-                short(flat[key]),
+                short(named[key]),
                 f"Say yourself what it means, and pass load_sae(..., ignore=[{key!r}]) too.",
             )
         if values.setdefault(option, value) != value:
@@ -91,10 +91,11 @@ def said(found: Found) -> Said:
     return Said(values, keys)
 
 
-def agree(found: Found, **wanted: Any) -> None:
+def agree(found: Found, plain: bool = True, **wanted: Any) -> None:
     """Refuse a configuration that says something else than what this format stands for.
 
     Args:
+        plain: Whether the general reader can read such a file.
         wanted: option -> what it is here; a setting of another option has no place in it.
     """
     told = said(found)
@@ -104,17 +105,18 @@ def agree(found: Found, **wanted: Any) -> None:
             refuse(
                 f"{told.keys[option]} in {found.path} must be what an SAE of this format has, {here}",
                 short(value),
-                "Pass load_sae(..., format='plain') to say yourself what it computes, or "
-                f"ignore=[{told.keys[option]!r}] where you know that the setting is not used.",
+                "Where you know that the setting is not used, pass "
+                f"load_sae(..., ignore=[{told.keys[option]!r}])"
+                + ("; format='plain' asks you what it computes." if plain else "."),
             )
 
 
-def _flat(config: Mapping[str, Any], name: str = "") -> list[tuple[str, Any]]:
+def flat(config: Mapping[str, Any], name: str = "") -> list[tuple[str, Any]]:
     """(name, value), those of nested objects joined by dots."""
     out: list[tuple[str, Any]] = []
     for key, value in config.items():
         if isinstance(value, Mapping):
-            out += _flat(value, f"{name}{key}.")
+            out += flat(value, f"{name}{key}.")
         else:
             out.append((f"{name}{key}", value))
     return out
@@ -137,4 +139,4 @@ def _plain(value: Any) -> str:
     return re.sub("[_ -]", "", str(value).lower())
 
 
-__all__ = ["ACTIVATIONS", "Said", "agree", "said"]
+__all__ = ["ACTIVATIONS", "Said", "agree", "flat", "said"]

@@ -183,8 +183,10 @@ def test_a_file_asked_for_by_name_does_not_take_another_ones_configuration(copie
     other = torch.load(folder / "ae.pt")
     other["threshold"] = torch.tensor(0.7)
     torch.save(other, folder / "batchtopk.pt")
-    with pytest.raises(FormatError, match=r"batchtopk\.pt"):
+    with pytest.raises(FormatError, match=r"batchtopk\.pt") as error:
         load_sae(folder / "batchtopk.pt")
+    assert "activation" in str(error.value)
+    assert "not used: config.json" in str(error.value)
     assert load_sae(folder / "ae.pt").config.recipe == "topk"
     assert load_sae(folder / "batchtopk.pt", format="dictionary_learning").config.recipe == "topk"
     (folder / "ae.pt").unlink()

@@ -14,6 +14,7 @@ with the rows of W_dec as they are, divided by their norms ('divide'), or so and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -68,6 +69,13 @@ _MEANS = {
     "output_std": ("multiply", "ignore"),
 }
 
+# what a module that was saved whole holds of its own, and what training leaves in the same file
+_MODULE = re.compile(
+    r"(.*\.)?(__class__|_\w+|training|inplace|in_features|out_features)"
+    r"|(optim\w*|(lr_)?scheduler\w*|lr_schedulers|callbacks|loops|rng\w*|metrics|history|logs?|stats)(\..*)?"
+    r"|pytorch-lightning_version\.?.*|(train_|val_|eval_|test_)?(loss|losses|metrics)"
+)
+
 
 class Question(NamedTuple):
     """What neither file nor user has said yet."""
@@ -81,10 +89,13 @@ class Question(NamedTuple):
 def find(source: Source) -> Found | None:
     """An encoder, by name, with a decoder or a bias."""
     file = source.tensors()
-    if file is None or see(file) is None:
+    tensors = None if file is None else see(file)
+    if tensors is None:
         return None
     config, name = seen(source)
-    config = {_unwrapped(key): value for key, value in flat(config)}
+    wrapped = tensors.wrapped
+    named = {_unwrapped(key.removeprefix(wrapped)): value for key, value in flat(config)}
+    config = {key: value for key, value in named.items() if not _MODULE.fullmatch(key)}
     return Found(source, f"{source.weights} has an encoder", config, source.weights or "", name)
 
 
@@ -213,8 +224,15 @@ def _open(found: Found, tensors: Seen, answers: Mapping[str, Any]) -> list[Quest
         if "tied" not in said(found).values:
             out.append(Question("tied", "whether the missing decoder is the encoder's transpose: True", True))
     more = [name for name in tensors.more if name not in ignored(found)]
-    if more:
-        out.append(Question("ignore", f"that these tensors change no codes: {short(more)}", more))
+    unknown = dict(said(found).unknown)
+    if more or unknown:
+        told = [f"the tensors {short(more)}"] if more else []
+        told += [f"the settings {short(unknown)} of {found.path.name}"] if unknown else []
+        out.append(
+            Question(
+                "ignore", f"that {' and '.join(told)} change no codes, by their names", [*more, *unknown]
+            )
+        )
     return out
 
 

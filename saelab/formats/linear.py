@@ -8,11 +8,11 @@ general.py); rule= and subtract= say it whole: codes are rule(x W^T + c) of raw 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from saelab.formats import general
 from saelab.formats.layout import LINEAR, done, take
 from saelab.formats.plain import Plain
-from saelab.formats.settings import seen
 from saelab.formats.source import Found, Source
 from saelab.formats.vocabulary import agree
 from saelab.sae import SAE
@@ -31,8 +31,8 @@ def find(source: Source) -> Found | None:
         return None
     known = _DEEPSEEK.search(source.weights or "")
     what = "the name of the SAE of DeepSeek R1" if known else "encoder and decoder alone"
-    config, name = seen(source)
-    return Found(source, f"{source.weights} has {what}", config, source.weights or "", name)
+    found = general.find(source)
+    return None if found is None else replace(found, evidence=f"{source.weights} has {what}")
 
 
 def load(found: Found) -> SAE:

@@ -76,7 +76,7 @@ def known(config: Mapping[str, Any], keys: Iterable[str], found: Found) -> None:
             f"{found.path} must hold only settings whose meaning saelab knows",
             short({key: config[key] for key in unknown} if len(unknown) < 4 else unknown),
             "A setting that is passed over may change the codes: where you know that it does not, pass "
-            f"load_sae(..., ignore={unknown[:8]!r}).",
+            f"load_sae(..., ignore={unknown!r}).",
         )
 
 

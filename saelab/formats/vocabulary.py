@@ -59,15 +59,20 @@ class Said:
     """option -> value"""
     keys: Mapping[str, str]
     """option -> what it is called there"""
+    unknown: Mapping[str, Any]
+    """Settings of which nothing is known, or whose values are none that saelab knows."""
 
 
 def said(found: Found) -> Said:
-    """What the configuration says. Raises FormatError for settings of which nothing is known, and for two
-    that contradict each other."""
+    """What the configuration says. Raises FormatError for two settings that contradict each other."""
     values: dict[str, Any] = {}
     keys: dict[str, str] = {}
     named = dict(flat(found.config))
-    known(named, HARMLESS | _WEIGHTS | set(_MEANT) | set(_NESTED), found)
+    rest = HARMLESS | _WEIGHTS | set(_MEANT) | set(_NESTED) | ignored(found)
+    # what class a nested object is of says nothing but that it is there
+    unknown = {
+        key: value for key, value in named.items() if key not in rest and not key.endswith("__class__")
+    }
     for key, value in named.items():
         option = _MEANT.get(_NESTED.get(key, key))
         if option is None or value is None or key in ignored(found):
@@ -76,11 +81,8 @@ def said(found: Found) -> Said:
             option, value = "activation", "topk" if value else None
         value = _value(option, value)
         if value is None:
-            refuse(
-                f"{key} in {found.path} must say what {option} is, in words that saelab knows",
-                short(named[key]),
-                f"Say yourself what it means, and pass load_sae(..., ignore=[{key!r}]) too.",
-            )
+            unknown[key] = named[key]
+            continue
         if values.setdefault(option, value) != value:
             refuse(
                 f"{keys[option]} and {key} in {found.path} must say the same",
@@ -88,7 +90,7 @@ def said(found: Found) -> Said:
                 f"Pass load_sae(..., ignore=[{key!r}]) if the first is right.",
             )
         keys.setdefault(option, key)
-    return Said(values, keys)
+    return Said(values, keys, unknown)
 
 
 def agree(found: Found, plain: bool = True, **wanted: Any) -> None:
@@ -99,6 +101,7 @@ def agree(found: Found, plain: bool = True, **wanted: Any) -> None:
         wanted: option -> what it is here; a setting of another option has no place in it.
     """
     told = said(found)
+    known(told.unknown, (), found)
     for option, value in told.values.items():
         if option not in wanted or wanted[option] != value:
             here = f"{wanted[option]!r}" if option in wanted else "nothing"

@@ -352,6 +352,46 @@ def test_a_transcoder_is_known_by_its_widths(tmp_path):
     torch.testing.assert_close(sae(x).x_hat, pre.relu() @ w["W_dec"] + w["b_dec"], rtol=1e-4, atol=1e-4)
 
 
+class Own(torch.nn.Module):
+    """As people write it."""
+
+    def __init__(self, d_in: int, d_sae: int, k: int) -> None:
+        super().__init__()
+        self.encoder, self.decoder = torch.nn.Linear(d_in, d_sae), torch.nn.Linear(d_sae, d_in)
+        self.k, self.d_in, self.activation = k, d_in, torch.nn.ReLU()
+
+
+def test_a_module_saved_whole_and_a_checkpoint_of_training(tmp_path):
+    """Its own attributes are settings; what an optimizer leaves beside it is not."""
+    module = Own(6, 16, 3)
+    x = rows()
+    optimizer = torch.optim.Adam(module.parameters())
+    module.encoder(x).sum().backward()
+    optimizer.step()
+    pre = module.encoder(x).detach()
+    want = torch.zeros_like(pre).scatter(1, pre.topk(3).indices, pre.topk(3).values).relu()
+    answers = OPEN | {"activation": "topk"}
+    torch.save(module, tmp_path / "whole.pt")
+    torch.save({"model_state_dict": module.state_dict(), "optimizer_state_dict": optimizer.state_dict(),
+                "epoch": 3, "train_losses": [1.0, 0.5], "args": {"k": 3, "lr": 1e-3}},
+               tmp_path / "checkpoint.pt")  # fmt: skip
+    for name in ("whole.pt", "checkpoint.pt"):
+        sae = load_sae(tmp_path / name, **answers)
+        torch.testing.assert_close(sae.encode(x), want, rtol=1e-5, atol=1e-5)
+        assert sae.config.options["k"] == 3
+
+
+def test_settings_and_tensors_that_nobody_knows_are_asked_about_with_the_rest(tmp_path):
+    torch.save({"state_dict": tensors() | {"odd": torch.ones(2)}, "config": {"foo": 1, "act": "swish"}},
+               tmp_path / "x.pt")  # fmt: skip
+    with pytest.raises(FormatError) as error:
+        load_sae(tmp_path)
+    for word in ("odd", "'foo': 1", "'act': 'swish'", "apply_b_dec_to_input", "how codes come"):
+        assert word in str(error.value)
+    assert "ignore=['act', 'foo', 'state_dict.odd']" in copied_call(error)
+    assert eval(copied_call(error)).d_sae == 16
+
+
 def test_what_is_not_an_answer_is_refused(tmp_path):
     path = save(tmp_path / "x.pt", tensors())
     for changes, said in [

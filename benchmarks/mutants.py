@@ -106,7 +106,7 @@ MUTATIONS = [
              SUBJECTS),
     Mutation("a repeated BOS counts as a row", "saelab/subjects/packing.py",
              "bos = replace(bos, counted=[False] * has_bos)", "pass",
-             "unit/test_packing unit/test_harvesting"),
+             "unit/test_rows_kept unit/test_packing"),
     Mutation("max_rows is not exact", "saelab/harvesting/batches.py",
              "            yield _cut(batch, left)\n", "            yield batch\n",
              "unit/test_harvesting unit/test_packing"),

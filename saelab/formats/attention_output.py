@@ -13,6 +13,7 @@ from saelab.config import is_integer
 from saelab.formats.layout import SAME, done, take, whole
 from saelab.formats.plain import Plain, hook_of
 from saelab.formats.reading import refuse
+from saelab.formats.settings import HARMLESS, known, only
 from saelab.formats.source import Found, Source
 from saelab.sae import SAE
 
@@ -34,6 +35,9 @@ def find(source: Source) -> Found | None:
 def load(found: Found) -> SAE:
     """What its AutoEncoder.load_from_hf gives."""
     config = found.config
+    known(config, HARMLESS | {"act_size", "dict_size", "n_heads", "head", "flatten_heads"}, found)
+    only(config.get("flatten_heads"), [None, True], "flatten_heads", found)
+    only(config.get("head"), [None, "cat"], "head", found)
     weights = take(found, SAME)
     d_in, d_sae = weights["W_enc"].shape
     for key, size in (("act_size", d_in), ("dict_size", d_sae)):

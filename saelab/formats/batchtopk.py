@@ -23,6 +23,7 @@ from saelab.config import is_number
 from saelab.formats.layout import SAME, done, take, whole
 from saelab.formats.plain import Plain, hook_of
 from saelab.formats.reading import refuse
+from saelab.formats.settings import HARMLESS, known
 from saelab.formats.source import Found, Source
 from saelab.sae import SAE
 from saelab.types import short
@@ -41,6 +42,8 @@ _KINDS = {
     "top_afa": "top_afa",
 }
 
+_KEYS = set("act_size dict_size sae_type top_k input_unit_norm group_sizes afa_coeff model_dtype".split())
+
 
 def find(source: Source) -> Found | None:
     """config.json with act_size, dict_size and sae_type, beside sae.pt."""
@@ -56,6 +59,7 @@ def find(source: Source) -> Found | None:
 def load(found: Found) -> SAE:
     """The SAE of sae.py with these weights, in eval mode."""
     config = found.config
+    known(config, HARMLESS | _KEYS, found)
     kind = config["sae_type"]
     if not isinstance(kind, str) or kind not in _KINDS:
         refuse(f"sae_type in {found.path} must be one of {', '.join(_KINDS)}", short(kind))

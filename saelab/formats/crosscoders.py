@@ -1,5 +1,5 @@
 """Crosscoders of two models (Kissane et al.; read at ckkissane/crosscoder-model-diff-replication e221e8d):
-`cc_weights.pt` and `cfg.json`.
+`cc_weights.pt` and `cfg.json`, or `0.pt` and `0_cfg.json`.
 
     codes = relu(sum_m x_m W_enc[m] + b_enc),   x_hat_m = codes W_dec[:, m] + b_dec[m]
 
@@ -11,11 +11,15 @@ from __future__ import annotations
 from saelab.formats.layout import done, length
 from saelab.formats.plain import Plain
 from saelab.formats.reading import refuse
+from saelab.formats.settings import seen
 from saelab.formats.source import Found, Source
+from saelab.formats.vocabulary import agree
 from saelab.sae import SAE
+from saelab.types import short
 
 NAME = "crosscoder"
-CONFIG_FILE = "cfg.json"
+WEIGHTS_FILE = "cc_weights.pt"
+OPTIONS = {"activation": "'relu', of a crosscoder without a configuration whose name does not tell."}
 
 _NAMES = ("W_enc", "W_dec", "b_enc", "b_dec")
 
@@ -27,10 +31,9 @@ def find(source: Source) -> Found | None:
         return None
     if [len(file.info[name].shape) for name in _NAMES] != [3, 3, 1, 2]:
         return None
-    config = source.config(CONFIG_FILE)
-    named = None if config is None else CONFIG_FILE
+    config, named = seen(source)
     evidence = f"{source.weights} has W_enc and W_dec of three axes"
-    return Found(source, evidence, config or {}, source.weights or "", named)
+    return Found(source, evidence, config, source.weights or "", named)
 
 
 def load(found: Found) -> SAE:
@@ -44,6 +47,11 @@ def load(found: Found) -> SAE:
         refuse(f"{file.path} must hold floating point tensors of shapes {wanted}", str(shapes))
     if m < 2:
         refuse(f"A crosscoder in {file.path} must read several activations", f"{m}")
+    if found.config or found.weights == WEIGHTS_FILE:  # theirs are of one kind
+        wanted = {"activation": "relu", "apply_b_dec_to_input": False, "normalise": "none"}
+        agree(found, plain=False, d_in=d, d_sae=d_sae, **wanted)
+    elif found.asked("activation", "its name and its tensors do not tell") != "relu":
+        refuse("activation of a crosscoder must be 'relu'", short(found.source.given["activation"]), "")
     W_enc, W_dec, b_enc, b_dec = (file.read(name, found.source.dtype) for name in _NAMES)
     plain = Plain(
         rule="relu",

@@ -33,6 +33,7 @@ from saelab.formats import dictionary_vsae
 from saelab.formats.dictionary_crosscoders import crosscoder
 from saelab.formats.plain import Plain, build, of
 from saelab.formats.reading import TensorFile, refuse
+from saelab.formats.settings import harmless, known, only
 from saelab.formats.source import Found, Source
 from saelab.sae import SAE
 from saelab.types import HookPoint, short
@@ -76,6 +77,11 @@ _KEYS = set(
     "top_k_aux threshold_beta threshold_start_step group_fractions group_weights group_sizes".split()
 )
 
+_CROSSCODER_KEYS = set(
+    "num_layers use_mse_loss max_steps same_init_for_all_layers norm_init_scale init_with_transpose "
+    "encoder_layers pretrained_ae dict_class_kwargs activation_normalizer code_normalization".split()
+)
+
 
 def find(source: Source) -> Found | None:
     """config.json with trainer.dict_class, or the settings of the trainer that names none, beside ae.pt."""
@@ -84,6 +90,8 @@ def find(source: Source) -> Found | None:
     weights = source.name or next((name for name in _WEIGHTS if source.has(name)), WEIGHTS_FILE)
     if config is None or not isinstance(trainer, dict) or not source.has(weights):
         return None
+    if not (weights in _WEIGHTS or source.alone or source.format == NAME):
+        return None  # the configuration may be of another file here
     if "dict_class" in trainer:
         what = f"trainer.dict_class {short(trainer['dict_class'])}"
     elif dictionary_vsae.is_masked(trainer):
@@ -96,10 +104,17 @@ def find(source: Source) -> Found | None:
 def load(found: Found) -> SAE:
     """The dictionary that `dictionary_learning.utils.load_dictionary` gives."""
     path, config = found.path, found.config
-    file, trainer = _state(found.file), config["trainer"]
+    file, trainer = _state(found.file), config.get("trainer")
+    if not isinstance(trainer, dict):
+        refuse(f"trainer in {path} must be an object", short(trainer))
+    known(config, ("trainer", "buffer"), found)
+    harmless(config.get("buffer"), "buffer", found)
     name = trainer.get("dict_class", dictionary_vsae.MASKED)
     name = _MISSPELT.get(name, name) if isinstance(name, str) else name
     if name in _CROSSCODERS:
+        known(trainer, _KEYS | _CROSSCODER_KEYS, found)
+        stored = int(file.read("k")) if name == "BatchTopKCrossCoder" and "k" in file.info else None
+        only(trainer.get("k"), [None, stored], "k", found)
         return crosscoder(found, file, name)
     if name in dictionary_vsae.CLASSES:
         return dictionary_vsae.variational(found, file, name, _hook(trainer.get("submodule_name")))
@@ -109,14 +124,10 @@ def load(found: Found) -> SAE:
             short(name),
             "saelab does not read others of dictionary_learning.",
         )
-    unknown = sorted(set(trainer) - _KEYS) + sorted(set(config) - {"trainer", "buffer"})
-    if unknown:
-        refuse(
-            f"{path} must hold only settings whose meaning saelab knows",
-            short(unknown),
-            "A setting that is passed over may change the codes: remove it if you know that it does not.",
-        )
+    known(trainer, _KEYS, found)
     rule, keys = _CLASSES[name]
+    for key in () if "k" in keys else ("k", "group_sizes"):
+        only(trainer.get(key), [None], key, found)
     _check_shapes(name, keys, trainer, file)
     dtype = found.source.dtype
     weights = {ours: file.read(theirs, dtype) for ours, theirs in keys.items() if theirs in file.info}

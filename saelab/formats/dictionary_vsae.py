@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from saelab.formats.layout import LINEAR, SAME, done, flag, integer, known, take, whole
+from saelab.formats.layout import LINEAR, SAME, done, flag, integer, take, whole
 from saelab.formats.plain import Plain
 from saelab.formats.reading import TensorFile, refuse
+from saelab.formats.settings import known, only
 from saelab.types import short
 
 if TYPE_CHECKING:
@@ -87,7 +88,6 @@ def variational(found: Found, file: TensorFile, name: str, hook: HookPoint | Non
         )
     trainer = found.config["trainer"]
     known(trainer, _KEYS, found)
-    known(found.config, ("trainer", "buffer"), found)
     second = next((names for names in _SECOND if names & set(file.info)), set())
     linear = "encoder.weight" in file.info
     names = dict(LINEAR if linear else SAME)
@@ -102,6 +102,8 @@ def variational(found: Found, file: TensorFile, name: str, hook: HookPoint | Non
     used = {"k"} if rule in ("topk", "abs_topk") else set()
     if rule == "jumprelu":
         names["threshold"] = "threshold"
+    if not used:
+        only(trainer.get("k"), [None], "k", found)
     ignored = used | second | ({"threshold"} if name == "VSAETopK" else set())
     if second - set(file.info) or used - set(file.info):
         refuse(f"{file.path} must hold {', '.join(sorted(second | used))}", short(sorted(file.info)))

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import re
 
-from saelab.formats.layout import SAME, flag, known, take
+from saelab.formats.layout import SAME, flag, take
 from saelab.formats.layout import done as finished
 from saelab.formats.plain import Plain
 from saelab.formats.reading import refuse
+from saelab.formats.settings import known
 from saelab.formats.source import Found, Source
 from saelab.sae import SAE
 from saelab.types import HookPoint, short
@@ -29,13 +30,14 @@ _KEYS = "architecture model_name hf_hook_point_in hf_hook_point_out affine_conne
 
 def find(source: Source) -> Found | None:
     """params.npz with a threshold; params.safetensors with lower-case names and a threshold."""
-    if source.has(FIRST):
-        jump = source.holds(FIRST, *_TENSORS)
-        return Found(source, f"{FIRST}, tensors of JumpReLU", {}, FIRST) if jump else None
-    if not source.has(SECOND) or not source.holds(SECOND, *_TENSORS):
-        return None
     config = source.config(CONFIG_FILE)
     named = CONFIG_FILE if config is not None else None
+    if source.has(FIRST):
+        jump = source.holds(FIRST, *_TENSORS)
+        evidence = f"{FIRST}, tensors of JumpReLU"
+        return Found(source, evidence, config or {}, FIRST, named) if jump else None
+    if not source.has(SECOND) or not source.holds(SECOND, *_TENSORS):
+        return None
     return Found(source, f"{SECOND} with w_enc and threshold", config or {}, SECOND, named)
 
 
@@ -86,7 +88,8 @@ def hooks(where: str) -> dict[str, HookPoint]:
     block = f"blocks.{int(layer[1])}"
     if "transcoder" in where:
         second = "gemma-scope-2-" in where or re.search(r"/transcoder", where)
-        read = f"{block}.hook_mlp_in" if second else f"{block}.ln2.hook_normalized"
+        # the second release reads what the norm before the MLP gives, the first that without its gain
+        read = f"{block}.mlp.hook_in" if second else f"{block}.ln2.hook_normalized"
         return {"hook": HookPoint(read), "hook_out": HookPoint(f"{block}.hook_mlp_out")}
     points = {
         r"-res(-|/|$)|resid_post": "hook_resid_post",

@@ -7,7 +7,9 @@ import re
 
 from saelab.formats.layout import LINEAR, done, take
 from saelab.formats.plain import Plain
+from saelab.formats.settings import seen
 from saelab.formats.source import Found, Source
+from saelab.formats.vocabulary import agree
 from saelab.sae import SAE
 from saelab.types import HookPoint
 
@@ -21,12 +23,17 @@ def find(source: Source) -> Found | None:
     file = source.tensors()
     if file is None or not set(_NAMES.values()) <= set(file.info):
         return None
-    return Found(source, f"{source.weights} has encoder_linear and decoder_linear", {}, source.weights or "")
+    config, name = seen(source)
+    evidence = f"{source.weights} has encoder_linear and decoder_linear"
+    return Found(source, evidence, config, source.weights or "", name)
 
 
 def load(found: Found) -> SAE:
     """As SAELens loads it. The file's name ends with the layer: ...-l19.pth."""
     weights = take(found, _NAMES, transposed=("W_enc", "W_dec"))
+    d_in, d_sae = weights["W_enc"].shape
+    said = {"activation": "relu", "apply_b_dec_to_input": False, "normalise": "none"}
+    agree(found, d_in=d_in, d_sae=d_sae, **said)
     layer = re.search(r"-l(\d{1,4})\.pth?$", found.weights)
     hook = HookPoint(f"blocks.{int(layer[1])}.hook_resid_post") if layer else None
     return done(Plain(rule="relu", subtract=False, hook=hook, **weights), found, "encoder_linear.weight")

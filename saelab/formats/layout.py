@@ -112,14 +112,3 @@ def flag(value: Any, name: str, found: Found) -> bool:
     if not isinstance(value, bool):
         refuse(f"{name} in {found.path} must be true or false", short(value))
     return value
-
-
-def known(config: Mapping[str, Any], keys: Iterable[str], found: Found) -> None:
-    """Refuse settings that are not known: one that is passed over may change the codes."""
-    unknown = sorted(set(config) - set(keys))
-    if unknown:
-        refuse(
-            f"{found.path} must hold only settings whose meaning saelab knows",
-            short(unknown),
-            "A setting that is passed over may change the codes: remove it if you know that it does not.",
-        )

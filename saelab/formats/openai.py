@@ -17,6 +17,7 @@ import re
 from saelab.formats.layout import done, take, whole
 from saelab.formats.plain import Plain
 from saelab.formats.reading import refuse
+from saelab.formats.settings import known, only
 from saelab.formats.source import Found, Source
 from saelab.sae import SAE
 from saelab.types import HookPoint, short
@@ -52,6 +53,9 @@ def load(found: Found) -> SAE:
     """What Autoencoder.from_state_dict gives."""
     config, file = found.config, found.file
     activation = config["activation"]
+    known(config, {"activation", "activation_state_dict.k", "activation_state_dict.postact_fn"}, found)
+    if activation != "TopK":
+        only(config.get("activation_state_dict.k"), [None], "activation_state_dict.k", found)
     names = dict(_NAMES)
     if "decoder.linear.weight" in file.info:  # tied: the decoder is the encoder's transpose
         names["W_dec"] = "decoder.linear.weight"

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from saelab.config import is_number
-from saelab.formats.layout import LINEAR, flag, known, take, whole
+from saelab.formats.layout import LINEAR, flag, take, whole
 from saelab.formats.layout import done as finished
 from saelab.formats.plain import Plain, hook_of
 from saelab.formats.reading import TensorFile, refuse
+from saelab.formats.settings import known
 from saelab.formats.source import Found, Source
 from saelab.sae import SAE
 from saelab.types import short

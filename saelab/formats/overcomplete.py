@@ -27,6 +27,7 @@ from saelab.config import is_number
 from saelab.formats.layout import done, whole
 from saelab.formats.plain import Plain
 from saelab.formats.reading import TensorFile, refuse
+from saelab.formats.settings import HARMLESS, known, seen
 from saelab.formats.source import Found, Source
 from saelab.sae import SAE
 from saelab.types import short
@@ -49,7 +50,23 @@ _CLASSES = {
     "RAJumpSAE": "jumprelu",
     "BatchTopKSAE": "batchtopk",
 }
+_KEYS = HARMLESS | set("training fitted kernel_fn nb_concepts threshold_momentum top_k input_shape".split())
+# what modules saved whole hold of their own, and what their encoder and dictionary are made of
+_MODULE = re.compile(
+    r"(\w+\.)*(__class__|_\w+(\.__class__)?|training|inplace|in_features|out_features|affine|eps|momentum|"
+    r"num_features|track_running_stats|weight)"
+    r"|encoder\.(hidden_activation|hidden_dim|input_size|n_components|nb_blocks|norm_layer|residual|"
+    r"output_activation|final_activation\.\w+)"
+    r"|(dictionary|encoder\.tied_to)\.(delta|device|in_dimensions|nb_candidates|nb_concepts|normalization|use_multiplier)"
+)
 _ARCHETYPAL = {"dictionary.C", "dictionary.W", "dictionary.Relax"}
+_REFUSED = {
+    "MpSAE": "Codes of an MpSAE are products with a dictionary of any norm, negative ones too where no other "
+    "is left: the pursuit of saelab takes coefficients, and ends there.",
+    "OMPSAE": "Codes of an OMPSAE are solved for by non-negative least squares after each step, which no SAE "
+    "of saelab does.",
+    "QSAE": "Codes of a QSAE are levels that it has learned, which no SAE of saelab has.",
+}
 _BLOCK = "encoder.final_block."
 _NORMS = ("weight", "bias", "running_mean", "running_var")
 _WHY = "a state dict of overcomplete does not tell"
@@ -61,24 +78,36 @@ def find(source: Source) -> Found | None:
     if file is None or not ("dictionary._weights" in file.info or set(file.info) >= _ARCHETYPAL):
         return None
     said = "dictionary._weights" if "dictionary._weights" in file.info else "dictionary.C, W and Relax"
-    return Found(source, f"{source.weights} has {said}", dict(file.extra), source.weights or "")
+    config, name = seen(source)
+    return Found(source, f"{source.weights} has {said}", config, source.weights or "", name)
 
 
 def load(found: Found) -> SAE:
     """The module in eval mode."""
     config, file = found.config, found.file
     name = str(config.get("__class__", "")).rsplit(".", 1)[-1]
-    if name and name not in _CLASSES:
+    quantised = "QSAE" if "Q" in file.info else ""
+    if (name or quantised) not in ("", *_CLASSES):
         refuse(
             f"{found.path} must hold a module out of {', '.join(_CLASSES)}",
-            short(config["__class__"]),
-            "saelab has no such SAE.",
+            short(config.get("__class__", quantised)),
+            _REFUSED.get(name or quantised, "saelab has no such SAE."),
+        )
+    if not any(tensor.startswith("encoder.") for tensor in file.info):
+        refuse(
+            f"{found.path} must hold an encoder",
+            f"none, as an MpSAE or OMPSAE: {short(sorted(file.info))}",
+            f"{_REFUSED['MpSAE']} {_REFUSED['OMPSAE']}",
         )
     rule = _CLASSES.get(name) or ("jumprelu" if "thresholds" in file.info else None)
     if rule is None:
         rule = found.asked("rule", _WHY)
         if rule not in ("relu", "topk", "batchtopk"):
             refuse("rule must be 'relu', 'topk' or 'batchtopk'", short(rule), "")
+    known({key: config[key] for key in config if not _MODULE.fullmatch(key)}, _KEYS, found)
+    for key in ("encoder.final_activation.__class__", "encoder.output_activation"):
+        if "relu" not in str(config.get(key) or "relu").lower():
+            refuse(f"{key} in {found.path} must be ReLU", short(config[key]), "saelab has no such encoder.")
     W_dec = _dictionary(found)
     W_enc, b_enc = _encoder(found, W_dec)
     more: dict[str, Any] = {}

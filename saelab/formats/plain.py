@@ -20,6 +20,7 @@ from saelab.types import ConfigError, FormatError, HookError, HookPoint, short
 
 Rule = Literal[
     "relu",
+    "identity",
     "topk",
     "abs_topk",
     "group_max",
@@ -41,8 +42,9 @@ class Plain:
         codes = rule(pre)
         x_hat = undo(codes @ W_dec + b_dec + x @ W_skip)   (W_skip of skip transcoders)
 
-    Rules: relu(pre); the k largest pre of a row, then relu (topk), or the k largest |pre| (abs_topk), or the
-    largest of each of k neighbouring groups, then relu (group_max); see TopAFA (top_afa) and MatchingPursuit;
+    Rules: relu(pre); pre itself (identity); the k largest pre of a row, then relu (topk), or the k largest
+    |pre| (abs_topk), or the largest of each of k neighbouring groups, then relu (group_max); see TopAFA
+    (top_afa) and MatchingPursuit;
     relu(pre) * (pre > threshold), threshold [d_sae] (jumprelu) or [] (batchtopk and matryoshka, whose
     training selects k a row on average); gated: (pre > 0) * relu(exp(r_mag) * (pre - b_enc) + b_mag).
     """

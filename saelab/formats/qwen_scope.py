@@ -12,7 +12,9 @@ import re
 
 from saelab.formats.layout import SAME, done, take, whole
 from saelab.formats.plain import Plain
+from saelab.formats.settings import seen
 from saelab.formats.source import Found, Source
+from saelab.formats.vocabulary import agree
 from saelab.sae import SAE
 from saelab.types import HookPoint
 
@@ -28,7 +30,9 @@ def find(source: Source) -> Found | None:
         return None
     if not source.holds(source.weights, *SAME):
         return None
-    return Found(source, f"{source.weights} is named as the layers of Qwen Scope are", {}, source.weights)
+    config, name = seen(source)
+    evidence = f"{source.weights} is named as the layers of Qwen Scope are"
+    return Found(source, evidence, config, source.weights, name)
 
 
 def load(found: Found) -> SAE:
@@ -37,6 +41,8 @@ def load(found: Found) -> SAE:
     k = int(said[1]) if said and "k" not in found.source.given else found.asked("k", "k is not in the file")
     layer = _FILE.fullmatch(found.weights)
     weights = take(found, SAME, transposed=("W_enc", "W_dec"))
+    d_in, d_sae = weights["W_enc"].shape
+    agree(found, d_in=d_in, d_sae=d_sae, activation="topk", k=k, apply_b_dec_to_input=False, normalise="none")
     plain = Plain(
         rule="topk",
         subtract=False,

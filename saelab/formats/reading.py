@@ -158,9 +158,31 @@ def regular(path: Path, limit: int | None = None) -> int:
         size = path.stat().st_size
     if size == 0:
         refuse(f"{path} must hold something", "an empty file", "Copy it again.")
+    with refusing(path):
+        _check_start(path, size)
     if limit is not None and size > limit:
         refuse(f"{path} must be of at most {limit:,} bytes", f"{size:,}")
     return size
+
+
+def _check_start(path: Path, size: int) -> None:
+    """What is saved in place of a file when a download goes wrong is said to be that."""
+    with path.open("rb") as file:
+        start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        stated = re.search(rb"size (\d{1,15})", start)
+        what = f" of {int(stated[1]):,} bytes" if stated else ""
+        refuse(
+            f"{path} must be the file itself",
+            f"a Git LFS pointer, {size} bytes that stand for a file{what}",
+            "Fetch it: git lfs pull, or huggingface_hub.hf_hub_download.",
+        )
+    if re.match(rb"<(!doctype html|html|head|\?xml)\b", start, re.IGNORECASE):
+        refuse(
+            f"{path} must be the file itself",
+            "a web page that was saved in its place, as of a login or an error",
+            "Download it by its direct link: /resolve/main/ instead of /blob/main/ on the Hugging Face hub.",
+        )
 
 
 def json_file(path: Path) -> dict[str, Any]:

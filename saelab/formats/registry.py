@@ -19,6 +19,7 @@ from saelab.formats import (
     crosscoders,
     dictionary_learning,
     gemma_scope,
+    general,
     goodfire,
     linear,
     native,
@@ -33,6 +34,7 @@ from saelab.formats import (
     vision,
 )
 from saelab.formats.hub import fetch, is_repository
+from saelab.formats.near import unknown
 from saelab.formats.reading import TensorInfo, refusing
 from saelab.formats.releases import release
 from saelab.formats.source import Found, Source
@@ -71,11 +73,15 @@ _CONFIGURED: tuple[ModuleType, ...] = (
 )
 # told apart by names and shapes of tensors, asked where no configuration is known
 _BARE: tuple[ModuleType, ...] = (openai, goodfire, qwen_scope, crosscoders, overcomplete, vision, linear)
-_FORMATS = {module.NAME: Format.of(module) for module in (*_CONFIGURED, *_BARE)}
+# of no library: asked last
+_GENERAL: tuple[ModuleType, ...] = (general,)
+_ROUNDS = (_CONFIGURED, _BARE, _GENERAL)
+_FORMATS = {module.NAME: Format.of(module) for modules in _ROUNDS for module in modules}
 
 OPTIONS = {
     "hook": "The hook point that the SAE reads, for files that do not name it.",
     "n_heads": "How many heads are side by side in its input, where that is attn.hook_z.",
+    "ignore": "Settings of its configuration of which you know that they change no codes: their names.",
 }
 """What a user may say of any file."""
 
@@ -102,7 +108,7 @@ def names(*, writing: bool = False) -> list[str]:
 def options() -> dict[str, str]:
     """What some files leave open, and what one may say of any: option of `load_sae` -> what it is."""
     found = dict(OPTIONS)
-    for entry in _FORMATS.values():
+    for entry in reversed(_FORMATS.values()):  # the words of the general reader first
         for option, line in entry.options.items():
             found.setdefault(option, line)
     return found
@@ -124,7 +130,7 @@ def sniff(
     Raises:
         FormatError: They are of none that is known, or of several.
     """
-    name, found = find(_source(path, subfolder, revision, {}, torch.float32), format)
+    name, found = find(_source(path, subfolder, revision, {}, torch.float32, format), format)
     with refusing(found.path):
         return Sniffed(name, found.evidence, found.config, dict(found.file.info))
 
@@ -168,7 +174,7 @@ def load_sae(
     if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
         msg = f"dtype must be a floating point dtype of torch or None. Got {dtype!r}. Pass 'float32'."
         raise ConfigError(msg)
-    source = _source(path, subfolder, revision, given, kind)
+    source = _source(path, subfolder, revision, given, kind, format)
     name, found = find(source, format)
     known = {**_FORMATS[name].options, **OPTIONS}
     for option in source.given:
@@ -183,6 +189,48 @@ def load_sae(
     if given.keys() & OPTIONS.keys():
         sae.config = dataclasses.replace(sae.config, hook=_hook(sae, given))
     return sae.to(device=device, dtype=kind)
+
+
+def load_layers(
+    path: str | Path,
+    subfolder: str | None = None,
+    format: str | None = None,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+    **given: Any,
+) -> list[SAE]:
+    """Every SAE of a file or folder that holds one for each of several layers.
+
+    Args:
+        path: A file whose tensors are stacked, or a folder of files of single layers.
+        subfolder: As `load_sae` takes it.
+        format: As `load_sae` takes it.
+        revision: As `load_sae` takes it.
+        device: Where they go.
+        dtype: Of the weights.
+        given: What the files leave open, the same for all layers.
+
+    Returns:
+        In the order of the layers.
+
+    Raises:
+        FormatError: There is one SAE alone, or none, or any of them is refused by `load_sae`.
+    """
+    source = _source(path, subfolder, revision, given, torch.float32, format)
+    numbers = circuit_tracer.layers(source) if source.name is None else []
+    if not numbers:
+        name, found = find(source, format)
+        with refusing(found.path):
+            n = general.layers(found) if name == general.NAME else None
+        numbers = range(n or 0)
+    if not numbers:
+        msg = (
+            f"{source.folder} must hold SAEs of several layers. Got one alone. "
+            "Load it by saelab.load_sae, or pass the file whose tensors are stacked."
+        )
+        raise FormatError(msg)
+    return [load_sae(path, subfolder, format, revision, device, dtype, **given, layer=i) for i in numbers]
 
 
 def save_sae(sae: SAE, folder: str | Path, format: str = "saelab") -> Path:
@@ -220,6 +268,7 @@ def _source(
     revision: str | None,
     given: Mapping[str, Any],
     dtype: torch.dtype,
+    format: str | None,
 ) -> Source:
     said: dict[str, Any] = {}
     named = release(path)
@@ -227,11 +276,11 @@ def _source(
         path = named.repository
         subfolder, said = named.sae(subfolder)
     if is_repository(path):
-        return Source.at(fetch(str(path), subfolder, revision), None, given, dtype, said)
+        return Source.at(fetch(str(path), subfolder, revision), None, given, dtype, said, format)
     if revision is not None:
         msg = f"A revision is of a repository on the hub. Got {revision!r} and the path {short(str(path))}."
         raise ConfigError(msg + " Leave it out.")
-    return Source.at(Path(path), subfolder, given, dtype)
+    return Source.at(Path(path), subfolder, given, dtype, None, format)
 
 
 def _hook(sae: SAE, given: Mapping[str, Any]) -> HookPoint | None:
@@ -264,7 +313,7 @@ def find(source: Source, format: str | None) -> tuple[str, Found]:
         asked = [(format, _known(format))]
         rounds = [asked]
     else:
-        rounds = [[(m.NAME, _FORMATS[m.NAME]) for m in modules] for modules in (_CONFIGURED, _BARE)]
+        rounds = [[(m.NAME, _FORMATS[m.NAME]) for m in modules] for modules in _ROUNDS]
     for entries in rounds:
         for name, entry in entries:
             with refusing(source.folder):
@@ -273,10 +322,12 @@ def find(source: Source, format: str | None) -> tuple[str, Found]:
                 found[name] = seen
         if found:
             break
-    if len(found) != 1:
-        remedy = "Say which: format=..." if found else "saelab.formats.names() lists them."
-        known = ", ".join(_FORMATS) if format is None else format
-        what = list(found) or short(source.files)
-        msg = f"{source.folder} must be of one of the formats {known}. Got {what}. {remedy}"
+    if not found:
+        unknown(source, format, list(_FORMATS))
+    if len(found) > 1:
+        msg = (
+            f"{source.folder} must be of one of the formats {', '.join(_FORMATS)}. Got {list(found)}. "
+            "Say which: format=..."
+        )
         raise FormatError(msg)
     return next(iter(found.items()))

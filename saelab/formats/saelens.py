@@ -30,6 +30,7 @@ from saelab.files import write_bytes, write_json
 from saelab.formats.plain import Plain, build, hook_of, of
 from saelab.formats.reading import TensorFile, refuse
 from saelab.formats.saelens_legacy import modern
+from saelab.formats.settings import harmless, known, only
 from saelab.formats.source import Found, Source
 from saelab.sae import SAE
 from saelab.types import short
@@ -104,7 +105,7 @@ def load(found: Found) -> SAE:
         config = modern(config, path)
     if "normalize_activations" in found.source.said:
         config["normalize_activations"] = found.source.said["normalize_activations"]
-    architecture = _checked(config, path)
+    architecture = _checked(config, found)
     d_in, d_sae = _size(config, "d_in", path), _size(config, "d_sae", path)
     transcodes = architecture.endswith("transcoder")
     d_out = _size({"d_out": 768} | config, "d_out", path) if transcodes else d_in
@@ -262,8 +263,9 @@ def _major(config: dict[str, Any], path: Path) -> int:
     return int(major[1])
 
 
-def _checked(config: dict[str, Any], path: Path) -> str:
+def _checked(config: dict[str, Any], found: Found) -> str:
     """The architecture, after everything in the config that does not depend on the tensors was checked."""
+    path = found.path
     if not isinstance(config.get("metadata", {}), dict):
         refuse(f"metadata in {path} must be an object", short(config["metadata"]))
     architecture = config.get("architecture")
@@ -275,13 +277,12 @@ def _checked(config: dict[str, Any], path: Path) -> str:
             if architecture == "temporal"
             else "saelab does not read others of SAELens.",
         )
-    unknown = sorted(set(config) - _KEYS - _TRAINING_KEYS - {"finetuning_scaling_factor"})
-    if unknown:
-        refuse(
-            f"{path} must hold only settings whose meaning saelab knows",
-            short(unknown),
-            "A setting that is passed over may change the codes: remove it if you know that it does not.",
-        )
+    known(config, _KEYS | _TRAINING_KEYS | {"finetuning_scaling_factor"}, found)
+    harmless(config.get("metadata"), "metadata", found)
+    if "topk" not in architecture and _RULES[architecture] != "jumprelu":  # whose thresholds say it all
+        only(config.get("k"), [None], "k", found)
+    if "topk" not in architecture:
+        only(config.get("rescale_acts_by_decoder_norm"), [None, False], "rescale_acts_by_decoder_norm", found)
     dtype = config.get("dtype", "float32")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         refuse(f"dtype in {path} must be one of {', '.join(_DTYPES)}", short(dtype))

@@ -22,7 +22,7 @@ _RENAMED = {
     "activation_fn_str": "activation_fn",
 }
 # how it was trained and on what: nothing that changes the codes of given activations
-_TRAINING = set(
+TRAINED = set(
     (
         "model_name model_class_name hook_layer hook_point_layer hook_eval hook_point_eval context_size "
         "prepend_bos dataset_path dataset_trust_remote_code streaming is_dataset_tokenized neuronpedia_id "
@@ -48,7 +48,7 @@ def modern(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The config as version 6 has it; settings that are known to neither are left for version 6 to refuse.
     Raises FormatError for an activation that saelab does not have."""
     flat = {_RENAMED.get(key, key): value for key, value in config.items()}
-    result = {key: value for key, value in flat.items() if key not in _TRAINING}
+    result = {key: value for key, value in flat.items() if key not in TRAINED}
     activation = result.pop("activation_fn", "relu")
     options = result.pop("activation_fn_kwargs", None) or {}
     if activation not in ("relu", "topk") or not isinstance(options, dict) or set(options) - {"k"}:
@@ -74,4 +74,5 @@ def modern(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if normalise is None or isinstance(normalise, bool):
         result["normalize_activations"] = "expected_average_only_in" if normalise else "none"
     result["metadata"] = {"hook_name": hook, "hook_head_index": result.pop("hook_head_index", None)}
+    result["metadata"] |= flat["metadata"] if isinstance(flat.get("metadata"), dict) else {}
     return result

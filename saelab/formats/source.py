@@ -45,7 +45,8 @@ class Source:
     """A folder whose files are opened once, however many formats look at them.
 
     name: the file that was asked for, or None. given: what the user said, by option. dtype: of the tensors
-    that are read. said: what SAELens' registry knows of the SAE beside its files.
+    that are read. said: what SAELens' registry knows of the SAE beside its files. format: what the user says
+    that it is.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Source:
     given: Mapping[str, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
     said: Mapping[str, Any] = field(default_factory=dict)
+    format: str | None = None
 
     @classmethod
     def at(
@@ -62,12 +64,19 @@ class Source:
         given: Mapping[str, Any],
         dtype: torch.dtype,
         said: Mapping[str, Any] | None = None,
+        format: str | None = None,
     ) -> Source:
         """Of a folder, or of one file of tensors in it. Raises FormatError where it is neither."""
         place = inside(path, subfolder)
         with refusing(place):
             if place.is_dir():
-                return cls(place, None, given, dtype, said or {})
+                return cls(place, None, given, dtype, said or {}, format)
+            if place.is_file() and place.name.endswith(".index.json"):
+                refuse(
+                    "An SAE's path must be a folder or a file of tensors",
+                    f"{short(str(place))}, the index of a model in several files, which lists them",
+                    "Pass one of the files in its weight_map, or join them by safetensors.torch.save_file.",
+                )
             if not place.is_file() or place.suffix not in READERS:
                 refuse(
                     "An SAE's path must be a folder or a file of tensors "
@@ -75,7 +84,7 @@ class Source:
                     f"{short(str(place))}, which is {'a file' if place.exists() else 'not there'}",
                     "Pass the folder that holds its configuration and weights.",
                 )
-        return cls(place.parent, place.name, given, dtype, said or {})
+        return cls(place.parent, place.name, given, dtype, said or {}, format)
 
     @cached_property
     def files(self) -> list[str]:
@@ -108,6 +117,12 @@ class Source:
             return self.name
         found = [n for n in self.files if Path(n).suffix in READERS and not BESIDE.fullmatch(n)]
         return found[0] if len(found) == 1 else None
+
+    @cached_property
+    def alone(self) -> bool:
+        """Whether `weights` is the only file of tensors here, so that a config beside it is its."""
+        found = {n for n in self.files if Path(n).suffix in READERS and not BESIDE.fullmatch(n)}
+        return self.weights is not None and found <= {self.weights}
 
     def holds(self, name: str, *tensors: str) -> bool:
         """Whether the header of a file has these tensors, whatever their case."""

@@ -20,9 +20,10 @@ from pathlib import Path
 import safetensors.torch
 
 from saelab.files import write_bytes
-from saelab.formats.layout import done, flag, known, take, whole
+from saelab.formats.layout import done, flag, take, whole
 from saelab.formats.plain import Plain, of
 from saelab.formats.reading import refuse
+from saelab.formats.settings import known
 from saelab.formats.source import Found, Source
 from saelab.sae import SAE
 from saelab.types import HookPoint, short
@@ -89,7 +90,7 @@ def load(found: Found) -> SAE:
         normalise="zscore" if flags["input_unit_norm"] else "none",
         k=k,
         transcodes=flags["transcode"],
-        hook=_hook(found.source.folder.name),
+        **_hooks(found.source.folder.name, flags["transcode"]),
         **weights,
     )
     return done(plain, found, "W_dec")
@@ -137,11 +138,14 @@ def save(sae: SAE, folder: Path) -> None:
     write_bytes(folder / CONFIG_FILE, json.dumps(config).encode())
 
 
-def _hook(name: str) -> HookPoint | None:
-    """Of a folder `layers.5`, which is a module's output: the residual stream after the layer."""
+def _hooks(name: str, transcodes: bool) -> dict[str, HookPoint | None]:
+    """Of a folder `layers.5` or `layers.5.mlp`, a module: SAEs read its output, transcoders its input and
+    give its output. That of an MLP is not what the stream gets where a norm comes after it (hook_mlp_out)."""
     parts = name.split(".")
-    if len(parts) == 2 and parts[0] in ("layers", "h") and parts[1].isdigit():
-        return HookPoint(f"blocks.{int(parts[1])}.hook_resid_post")
-    if len(parts) == 3 and parts[0] in ("layers", "h") and parts[1].isdigit() and parts[2] == "mlp":
-        return HookPoint(f"blocks.{int(parts[1])}.hook_mlp_out")
-    return None
+    if len(parts) not in (2, 3) or parts[0] not in ("layers", "h") or not parts[1].isdigit():
+        return {}
+    ends = {("mlp",): ("mlp.hook_in", "mlp.hook_out"), (): ("hook_resid_pre", "hook_resid_post")}
+    if tuple(parts[2:]) not in ends:
+        return {}
+    before, after = (HookPoint(f"blocks.{int(parts[1])}.{end}") for end in ends[tuple(parts[2:])])
+    return {"hook": before, "hook_out": after} if transcodes else {"hook": after}

@@ -11,6 +11,7 @@ from __future__ import annotations
 from saelab.formats.layout import done, take, whole
 from saelab.formats.plain import Plain
 from saelab.formats.reading import refuse
+from saelab.formats.settings import known
 from saelab.formats.source import Found, Source
 from saelab.sae import SAE
 from saelab.types import short
@@ -37,6 +38,7 @@ def find(source: Source) -> Found | None:
 def load(found: Found) -> SAE:
     """What SparseAutoencoder.load_from_disk gives."""
     file, config = found.file, found.config
+    known(config, {"n_dirs_local", "d_model", "k", "auxk", "dead_steps_threshold"}, found)
     nested = "state_dict."
     if any(name.startswith(nested) for name in file.info):
         file = file.within(nested)

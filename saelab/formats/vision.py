@@ -22,6 +22,8 @@ from saelab.config import is_integer
 from saelab.formats.layout import SAME, done, flag, take, whole
 from saelab.formats.plain import Plain, hook_of
 from saelab.formats.reading import TensorFile, refuse
+from saelab.formats.saelens_legacy import TRAINED
+from saelab.formats.settings import HARMLESS, known, only
 from saelab.formats.source import Found, Source
 from saelab.sae import SAE
 from saelab.types import short
@@ -33,6 +35,25 @@ OPTIONS = {
 }
 
 _GATED = {"b_gate": "b_gate", "r_mag": "r_mag", "b_mag": "b_mag"}
+_SETTINGS = set("__class__ hook_point hook_point_layer layer_subtype activation_fn_str block_layer".split())
+"""Settings that only these libraries have; others have cfg and state_dict too."""
+_CODES = set(
+    "__class__ d_in d_sae d_out architecture activation_fn activation_fn_str activation_fn_kwargs "
+    "activation_fn_kwargs.k normalize_activations apply_b_dec_to_input is_transcoder gated_sae topk_sae "
+    "jumprelu_sae matryoshka_sae hook_point_head_index".split()
+)
+# of training a transcoder, a TopK and others, whose own settings say whether it is one
+_TRAINING = TRAINED | set(
+    "_device _dtype transcoder_with_skip_connection out_hook_point_layer layer_out_subtype "
+    "_custom_hook_point "
+    "topk_k topk_aux_k topk_aux_coefficient jumprelu_bandwidth jumprelu_init_threshold "
+    "jumprelu_l0_coefficient matryoshka_levels matryoshka_min_group_fraction activation_vectors_per_example "
+    "n_batches_in_store store_size max_batch_size_for_vit_forward_pass create_dataloader mse_cls_coefficient "
+    "dead_feature_estimation_method experiment_metadata hook_eval shuffle_every_n_buffers "
+    "log_final_model_to_wandb "
+    "model_batch_size n_running_sparsity store_batch_size_images unique_id hook_transformer_block_layer "
+    "sae_lens_version sae_lens_training_version".split()
+)
 _NO_NORM = ("sae_training", "src.sae_training", "sae_lens.training")
 """Modules of configurations that have no setting for the norm."""
 _NORMALISE = {"none": "none", "layer_norm": "zscore", "constant_norm_rescale": "sphere"}
@@ -40,7 +61,7 @@ _NORMALISE = {"none": "none", "layer_norm": "zscore", "constant_norm_rescale": "
 
 def find(source: Source) -> Found | None:
     """A pickle of a configuration object and weights; weights.pt beside a config with Prisma's settings."""
-    config = source.config(CONFIG_FILE)
+    config = source.config(CONFIG_FILE) if source.alone or source.name is None else None
     if config is not None and source.has(WEIGHTS_FILE) and "hook_point_layer" in config and "d_in" in config:
         evidence = f"{CONFIG_FILE} has hook_point_layer, beside {WEIGHTS_FILE}"
         return Found(source, evidence, config, WEIGHTS_FILE, CONFIG_FILE)
@@ -49,7 +70,7 @@ def find(source: Source) -> Found | None:
         return None
     for settings, state in (("cfg.", "state_dict."), ("config.", "autoencoder.state_dict.")):
         said = file.within(settings).extra
-        if said and {f"{state}W_enc", f"{state}W_dec"} <= set(file.info):
+        if _SETTINGS & set(said) and {f"{state}W_enc", f"{state}W_dec"} <= set(file.info):
             evidence = f"{source.weights} has {settings[:-1]} and {state[:-1]}"
             return Found(source, evidence, said, source.weights)
     return None
@@ -58,7 +79,14 @@ def find(source: Source) -> Found | None:
 def load(found: Found) -> SAE:
     """The SAE that the configuration and the weights make."""
     config, file = found.config, _state(found.file)
+    known(config, HARMLESS | _TRAINING | _CODES, found)
     architecture = config.get("architecture", "standard")
+    for key in ("is_transcoder", "jumprelu_sae", "matryoshka_sae"):
+        only(config.get(key), [None, False], key, found)
+    if config.get("gated_sae"):
+        architecture = "gated"
+    only(config.get("hook_point_head_index"), [None], "hook_point_head_index", found)
+    only(config.get("topk_sae"), [None, False], "topk_sae", found)
     activation = config.get("activation_fn_str", config.get("activation_fn", "relu"))
     if architecture not in ("standard", "gated") or activation not in ("relu", "topk"):
         refuse(
@@ -66,6 +94,8 @@ def load(found: Found) -> SAE:
             f"{short(architecture)}, {short(activation)}",
             "saelab has no other of these libraries.",
         )
+    if activation == "relu":
+        only(_kwargs(config).get("k"), [None], "k", found)
     if architecture == "gated" and activation == "topk":
         refuse(f"A gated SAE in {found.path} must have activation relu", "topk", "saelab has no such SAE.")
     names, unused = dict(SAME), {"scaling_factor"}
@@ -119,11 +149,13 @@ def _norm(found: Found) -> str:
     return _NORMALISE[value]
 
 
-def _k(config: Mapping[str, Any], found: Found) -> int:
+def _kwargs(config: Mapping[str, Any]) -> dict[str, Any]:
     options = config.get("activation_fn_kwargs")
-    return whole(
-        options.get("k") if isinstance(options, dict) else config.get("activation_fn_kwargs.k"), "k", found
-    )
+    return options if isinstance(options, dict) else {"k": config.get("activation_fn_kwargs.k")}
+
+
+def _k(config: Mapping[str, Any], found: Found) -> int:
+    return whole(_kwargs(config).get("k"), "k", found)
 
 
 def _hook(config: Mapping[str, Any], found: Found) -> Any:

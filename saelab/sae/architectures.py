@@ -47,6 +47,7 @@ from saelab.sae.sparsifiers import (
     Gated,
     Gaussian,
     GroupMax,
+    Identity,
     JumpReLU,
     MatchingPursuit,
     ReLU,
@@ -390,6 +391,16 @@ register(
         losses=_with_auxk("mse", "kl"),
         rules=_rules("unit_norm"),
         title=lambda c: "" if c.options["sampling"] else "TopK with an L2 penalty (variational, not sampled)",
+    ),
+)
+register(
+    "identity",
+    Recipe(
+        line="Identity: codes are the pre-activations, a linear autoencoder without sparsity.",
+        options={**REVIVAL, **COMMON},
+        sparsifier=lambda c: Identity(),
+        losses=lambda c: ("mse",),
+        rules=_rules("unit_norm"),
     ),
 )
 register(

@@ -272,6 +272,15 @@ class ReLU(Sparsifier):
         return pre.relu()
 
 
+class Identity(Sparsifier):
+    """The pre-activations themselves: a linear autoencoder, the baseline without sparsity."""
+
+    signed = True
+
+    def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
+        return pre.clone()
+
+
 class JumpReLU(Sparsifier):
     """Keep what exceeds a learned threshold of its latent, whole: f = pre * H(pre - theta) (Rajamanoharan et
     al. 2024b), with their straight-through gradients (K the unit box, eps the bandwidth):

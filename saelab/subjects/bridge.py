@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from saelab.subjects.hooks import EditFn, Site, View, plan
+from saelab.subjects.hooks import EditFn, Site, View, plan, stream_view, within
 from saelab.subjects.passes import Passed, Visit, run_visited
 from saelab.types import HookError, HookPoint, Inputs, MissingDependency, SubjectError
 
@@ -81,6 +81,8 @@ class Bridge:
             )
             raise SubjectError(msg) from None
 
+        self._bridge.set_use_hook_mlp_in(True)  # without it that point is none
+
     def is_current(self, model: nn.Module) -> bool:
         """False once the model's weights have changed: the bridge holds copies of some of them."""
         return self.weights == weights(model)
@@ -97,6 +99,7 @@ class Bridge:
     ) -> Passed:
         """As `run_hooked`, every hook point through the bridge. data: of the inputs, on the device."""
         points, names = {}, {}
+        flowing = within(stream_view(*data["input_ids"].shape), _HEADS)  # some flatten samples and positions
 
         def site(hook: HookPoint) -> Site:
             name = hook.module
@@ -110,7 +113,7 @@ class Bridge:
                     )
                     raise HookError(msg)
                 in_place = name.endswith("hook_resid_mid")
-                points[name] = Site(module, "out", in_place, _OWN if is_square(name) else _HEADS)
+                points[name] = Site(module, "out", in_place, _OWN if is_square(name) else flowing)
                 names[id(module)] = name
             return points[name]
 

@@ -34,6 +34,8 @@ class Site:
     in_place: bool = False
     view: View | None = None
     """Where it differs from the subject's own."""
+    inner: View | None = None
+    """From what the view gives to what is read and edited, as a norm's output without its gain."""
 
 
 class View(NamedTuple):
@@ -173,7 +175,9 @@ def plan(
         at(hook)[1].append(hook)
     for hook, edit in edits:
         at(hook)[2].append((hook, edit))
-    return [Traffic(s, tuple(hooks), tuple(pairs)) for s, hooks, pairs in sites.values()]
+    # the hook that is registered last is called first: others at the same place see what is edited in place
+    ordered = sorted(sites.values(), key=lambda found: found[0].in_place)
+    return [Traffic(s, tuple(hooks), tuple(pairs)) for s, hooks, pairs in ordered]
 
 
 def _with_item(value: Any, key: str, new: Tensor) -> Any:
@@ -185,6 +189,15 @@ def _with_item(value: Any, key: str, new: Tensor) -> Any:
 def _with_index(value: Any, i: int, new: Tensor) -> Any:
     items = [*value[:i], new, *value[i + 1 :]]
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+
+def within(view: View, inner: View) -> View:
+    """What lies within another view: to one, then the other, and back."""
+    return View(
+        lambda own: inner.to(view.to(own)),
+        lambda acts, own: view.back(inner.back(acts, own), own),
+        view.space,
+    )
 
 
 def stream_view(samples: int, positions: int) -> View:
@@ -210,5 +223,5 @@ def stream_view(samples: int, positions: int) -> View:
 
 __all__ = [
     "EditFn", "Site", "Traffic", "View", "all_tensors", "main_tensor", "normalise_edits", "normalise_reads",
-    "plan", "stream_view",
+    "plan", "stream_view", "within",
 ]  # fmt: skip

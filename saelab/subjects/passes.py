@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saelab.subjects.hooks import EditFn, Site, Traffic, View, main_tensor
+from saelab.subjects.hooks import EditFn, Site, Traffic, View, main_tensor, within
 from saelab.types import Context, HookError, HookPoint, Inputs, ShapeError
 
 
@@ -125,6 +125,8 @@ class _Pass:
                 )
                 raise HookError(msg)
         view = traffic.site.view or self.view
+        if traffic.site.inner is not None:
+            view = within(view, traffic.site.inner)
         edits = [(hook, edit) for hook, edit in traffic.edits if hook.call in (None, call, "all")]
         reads = [hook for hook in traffic.reads if hook.call in (None, call, "all")]
         flow = self._edited(own, edits, view, traffic.site, call) if edits else own

@@ -107,6 +107,8 @@ class Architecture:
         if mlp is not None:
             entry: Any = mlp_in if mlp is block else mlp
             points[f"{prefix}.mlp.hook_in"] = Site(entry, "in")
+            end: Any = mlp_out if mlp is block else mlp
+            points[f"{prefix}.mlp.hook_out"] = Site(end)
         if mlp_in is not None and mlp_out is not None:
             points[f"{prefix}.mlp.hook_pre"] = Site(mlp_in)
             linear = _get(mlp, "up_proj") if _get(mlp, "gate_proj") is mlp_in else None

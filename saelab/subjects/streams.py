@@ -3,6 +3,10 @@
     resid_pre + attn_out = resid_mid        resid_mid + mlp_out = resid_post
     or, where both branches read the same stream,    resid_pre + attn_out + mlp_out = resid_post
 
+Before an MLP that has a norm of its own lie two more, as TransformerLens names them: hook_mlp_in, what the
+norm reads, of which an edit reaches the MLP alone, and ln2.hook_normalized, what the norm gives before its
+gain and bias. An MLP without a norm has the first.
+
 Names of attributes do not say whether a norm, a factor or another branch lies between: one pass does. What
 does not hold is no hook point, and the reason is what was measured.
 """
@@ -15,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from saelab.subjects.gains import divides_out, normalised
 from saelab.subjects.hooks import Site, View, main_tensor
 
 if TYPE_CHECKING:
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 PRE, ATTENTION, MID, MLP, POST = (
     f"hook_{name}" for name in ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 )
+ENTRY, MLP_IN, NORMALISED = "mlp.hook_in", "hook_mlp_in", "ln2.hook_normalized"
 NOISE = 0.1
 """Of the stream's size: what is added where the middle is seen, to see that the stream gets it."""
 
@@ -50,10 +56,13 @@ def settle(
     Returns:
         The hook points with the middles of the stream, and why others do not exist.
     """
-    values, reads = _pass(layers, points, view, forward, {})
+    values, reads, given = _pass(layers, points, view, forward, {})
     blocks = [_settled(values[i], reads[i]) for i in range(len(layers))]
+    entries = [_entry(points, i, reads[i], given[i]) for i in range(len(layers))]
+    for block, (_, missing) in zip(blocks, entries, strict=True):
+        block.missing.update(missing)
     middles = {i: block.middle for i, block in enumerate(blocks) if block.middle is not None}
-    shaken, _ = _pass(layers, points, view, forward, middles)
+    shaken, _, _ = _pass(layers, points, view, forward, middles)
     for i in middles:
         own, sound = shaken[i], MLP in values[i] and MLP not in blocks[i].missing
         if sound and not _adds((own[MID], own[MLP]), own[POST]):
@@ -69,6 +78,8 @@ def settle(
         if own in ("mlp.hook_in", POST) and middle not in out and middle not in missing:
             if (module := middles.get(int(block))) is not None:
                 out[middle] = Site(module, "in", in_place=True)
+        if own == ENTRY:
+            out |= {f"blocks.{block}.{name}": site for name, site in entries[int(block)][0].items()}
         if name not in missing:
             out[name] = site
     return out, missing
@@ -80,11 +91,12 @@ def _pass(
     view: View,
     forward: Callable[[], Any],
     middles: Mapping[int, nn.Module],
-) -> tuple[list[dict[str, Tensor]], list[list[tuple[nn.Module, Tensor]]]]:
-    """Of each block, the values by name, and what each module in it reads. What `middles` read is shaken
-    first, in place, and counted as the middle."""
+) -> tuple[list[dict[str, Tensor]], list[list[tuple[nn.Module, Tensor]]], list[dict[nn.Module, Tensor]]]:
+    """Of each block, the values by name, and what each module in it reads and gives. What `middles` read is
+    shaken first, in place, and counted as the middle."""
     values: list[dict[str, Tensor]] = [{} for _ in layers]
     reads: list[list[tuple[nn.Module, Tensor]]] = [[] for _ in layers]
+    given: list[dict[nn.Module, Tensor]] = [{} for _ in layers]
 
     def keep(i: int, name: str, shake: bool = False) -> Any:
         def fn(*told: Any) -> None:
@@ -100,17 +112,26 @@ def _pass(
         return fn
 
     def enter(i: int) -> Any:
-        def fn(module: nn.Module, inputs: Any) -> None:
-            value = main_tensor(inputs)[0]
+        def fn(module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
+            value = main_tensor(inputs or named.get("hidden_states"))[0]
             if value is not None and value.is_floating_point():
                 reads[i].append((module, view.to(value).detach().clone()))
+
+        return fn
+
+    def leave(i: int) -> Any:
+        def fn(module: nn.Module, inputs: Any, output: Any) -> None:
+            value = main_tensor(output)[0]
+            if value is not None and value.is_floating_point():
+                given[i].setdefault(module, view.to(value).detach().clone())
 
         return fn
 
     with ExitStack() as stack:
         for i, block in enumerate(layers):
             for child in block.children():
-                stack.enter_context(child.register_forward_pre_hook(enter(i)))
+                stack.enter_context(child.register_forward_pre_hook(enter(i), with_kwargs=True))
+                stack.enter_context(child.register_forward_hook(leave(i)))
             for name in (PRE, ATTENTION, MLP, POST):
                 site = points.get(f"blocks.{i}.{name}")
                 if site is not None:
@@ -121,7 +142,38 @@ def _pass(
                 stack.enter_context(middles[i].register_forward_pre_hook(keep(i, MID, shake=True)))
         with torch.no_grad():
             forward()
-    return values, reads
+    return values, reads, given
+
+
+def _entry(
+    points: Mapping[str, Site],
+    i: int,
+    reads: Sequence[tuple[nn.Module, Tensor]],
+    given: Mapping[nn.Module, Tensor],
+) -> tuple[dict[str, Site], dict[str, str]]:
+    """(the points before the MLP, why others are none)"""
+    entry, attention = (points.get(f"blocks.{i}.{name}") for name in (ENTRY, "attn.hook_in"))
+    first: dict[nn.Module, Tensor] = {}
+    for module, value in reads:
+        first.setdefault(module, value)
+    if entry is None or entry.module not in first:
+        return {}, {}
+    own, value = entry.module, first[entry.module]
+    other = first.get(attention.module) if attention is not None else None
+    if other is not None and _same(other, value):
+        shared = "attention reads what the MLP reads"
+        return {}, {NORMALISED: shared, MLP_IN: shared}
+    found = next((m for m, out in given.items() if m is not own and m in first and _same(out, value)), None)
+    if found is None:
+        return {MLP_IN: Site(own, "in")}, {NORMALISED: "no norm gives what the MLP reads"}
+    before = {MLP_IN: Site(found, "in")}
+    if not divides_out(found, first[found], given[found]):
+        return before, {NORMALISED: "what its norm gives cannot be divided by a gain"}
+    return before | {NORMALISED: Site(found, inner=normalised(found))}, {}
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a, b)
 
 
 def _settled(values: Mapping[str, Tensor], reads: Sequence[tuple[nn.Module, Tensor]]) -> Settled:

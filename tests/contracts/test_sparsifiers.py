@@ -30,6 +30,7 @@ CASES = {
     "gated": [{}],
     "top_afa": [{}],
     "gba": [{}, {"magnitude": "biased", "groups": 3, "high": 0.2}],
+    "identity": [{}],
     "relu": [{}, {"decoder_norm_weighted": False}],
     "mutual_choice": [{"k": 7}],
     "feature_choice": [{"k": 1}, {"k": 7, "alpha": 0.0}, {"k": "d_sae"}],

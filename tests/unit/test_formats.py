@@ -63,7 +63,7 @@ def test_the_formats():
     assert set(names()) == {
         "saelab", "saelens", "dictionary_learning", "sparsify", "gemma_scope", "openmoss", "batchtopk",
         "attention_output", "unbox", "circuit_tracer", "temporal", "openai", "goodfire", "qwen_scope",
-        "crosscoder", "overcomplete", "vision", "linear",
+        "crosscoder", "overcomplete", "vision", "linear", "plain",
     }  # fmt: skip
     assert saelab.formats.names is names
 

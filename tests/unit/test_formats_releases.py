@@ -131,7 +131,7 @@ def retensor(folder: Path, **changes) -> Path:
         (VSAE + "topk-fourth", {"decoder_init_scale": 1.0}, "decoder_init_scale"),
         (VSAE + "topk-fourth", {"k": 4}, "k in"),
         (VSAE + "topk-fourth", {"dict_size": 17}, "dict_size"),
-        (VSAE + "topk-masked", {"wobble": 1}, "one of the formats"),
+        (VSAE + "topk-masked", {"wobble": 1}, "wobble"),
         (VSAE + "iso", {"log_var_init": -2.0}, "either sign"),
         (VSAE + "iso", {"dict_class": "VSAEGated"}, "VSAEGated: its magnitudes"),
         (VSAE + "iso", {"dict_class": "VSAEBatchTopK"}, "rows of a batch"),
@@ -207,7 +207,7 @@ def test_what_a_file_leaves_open_is_asked_for(copied, name, option, value):
     if name == "overcomplete/archetypal-state":
         rest.pop("subtract")
     if name == "linear/linear" and option == "rule":
-        with pytest.raises(FormatError, match="rule="):
+        with pytest.raises(FormatError, match="activation="):
             load_sae(folder, subtract=True)
     else:
         with pytest.raises(FormatError, match=f"{option}="):

@@ -46,7 +46,8 @@ def test_both_routes_give_the_same_values(kind):
     subject = zoo.language_model(kind)
     inputs = subject.prepare(zoo.TEXTS)
     real = inputs.data["attention_mask"].bool()
-    names = subject.hooks()
+    # TransformerBridge never comes by this point of BLOOM
+    names = [name for name in subject.hooks() if kind != "bloom" or not name.endswith("hook_mlp_in")]
     plain = subject.run(inputs, read=names)
     bridge = Bridge(subject.model, subject.tokenizer, "cpu")
     passed = bridge.forward(inputs, inputs.data, [HookPoint(n) for n in names], [], output=True, grad=False)

@@ -1,0 +1,107 @@
+"""Files and folders that hold an SAE for each of several layers, and kinds that are refused by name."""
+
+from __future__ import annotations
+
+import pytest
+import safetensors.torch
+import torch
+
+from saelab import load_sae
+from saelab.formats import load_layers
+from saelab.types import FormatError
+
+OPEN = {"apply_b_dec_to_input": False, "normalise": "none", "normalise_decoder": False}
+N, D, WIDE = 3, 6, 16
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed * 100 + len(shape)))
+
+
+def rows(layer: int) -> torch.Tensor:
+    return random(20, D, seed=50 + layer)
+
+
+@pytest.mark.parametrize("jump", [False, True])
+def test_a_cross_layer_transcoder_is_the_sum_of_its_layers(tmp_path, jump):
+    """As circuit-tracer computes it: out[l] = sum over i <= l of codes_i W_dec_i[:, l - i] + b_dec_l."""
+    w, want = [], [torch.zeros(20, D) for _ in range(N)]
+    for i in range(N):
+        part = {
+            "W_enc": random(WIDE, D, seed=i),
+            "b_enc": random(WIDE, seed=i),
+            "b_dec": random(D, seed=i + 9),
+        }
+        part |= {"threshold": random(WIDE, seed=i + 20)} if jump else {}
+        decoder = random(WIDE, N - i, D, seed=i)
+        safetensors.torch.save_file(
+            {f"{name}_{i}": t for name, t in part.items()}, tmp_path / f"W_enc_{i}.safetensors"
+        )
+        safetensors.torch.save_file({f"W_dec_{i}": decoder}, tmp_path / f"W_dec_{i}.safetensors")
+        pre = rows(i) @ part["W_enc"].t() + part["b_enc"]
+        codes = pre.relu() * (pre > part["threshold"]) if jump else pre.relu()
+        w.append(codes)
+        for at in range(i, N):
+            want[at] += codes @ decoder[:, at - i]
+        want[i] += part["b_dec"]
+    (tmp_path / "config.yaml").write_text("model_name: x\nfeature_input_hook: hook_resid_mid\n")
+    parts = load_layers(tmp_path)
+    got = [torch.zeros(20, D) for _ in range(N)]
+    for i, part in enumerate(parts):
+        torch.testing.assert_close(part.encode(rows(i)), w[i], rtol=1e-5, atol=1e-5)
+        assert part.hook.name == f"blocks.{i}.hook_resid_mid"
+        assert part.d_out == (N - i) * D
+        for at, out in enumerate(part(rows(i)).x_hat.split(D, dim=-1)):
+            got[i + at] += out
+    for mine, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    assert parts[-1].writes[0].name == f"blocks.{N - 1}.hook_mlp_out"
+    assert load_sae(tmp_path, layer=1).fingerprint() == parts[1].fingerprint()
+    for layer in (None, 3, "1", True):
+        with pytest.raises(FormatError, match=r"every later layer.*load_layers"):
+            load_sae(tmp_path, **({} if layer is None else {"layer": layer}))
+
+
+def test_a_folder_of_transcoders_of_single_layers(tmp_path):
+    (tmp_path / "config.yaml").write_text("model_name: x\n")
+    for i in (0, 2, 10):
+        w = {"W_enc": random(WIDE, D, seed=i), "b_enc": random(WIDE, seed=i), "b_dec": random(D, seed=i),
+             "W_dec": random(WIDE, D, seed=i + 1)}  # fmt: skip
+        safetensors.torch.save_file(w, tmp_path / f"layer_{i}.safetensors")
+    parts = load_layers(tmp_path)
+    assert [part.hook.name for part in parts] == [f"blocks.{i}.mlp.hook_in" for i in (0, 2, 10)]
+    assert load_sae(tmp_path, layer=2).fingerprint() == parts[1].fingerprint()
+    assert load_sae(tmp_path / "layer_2.safetensors").fingerprint() == parts[1].fingerprint()
+    with pytest.raises(FormatError, match="layer of"):
+        load_sae(tmp_path / "layer_2.safetensors", layer=0)
+    with pytest.raises(FormatError, match=r"layer_10\.safetensors"):
+        load_sae(tmp_path)
+
+
+def test_a_stack_in_one_file(tmp_path):
+    stack = {"encoder.W": random(2, D, WIDE), "encoder.b": random(2, WIDE), "decoder.W": random(2, WIDE, D),
+             "decoder.b": random(2, D), "nonlinearity.theta": random(1, 2, WIDE).abs(),
+             "nonlinearity.bandwidth": torch.tensor(1.0)}  # fmt: skip
+    path = tmp_path / "plt.safetensors"
+    safetensors.torch.save_file(stack, path)
+    parts = load_layers(path, activation="jumprelu", **OPEN)
+    assert len(parts) == 2
+    for i, part in enumerate(parts):
+        pre = rows(i) @ stack["encoder.W"][i] + stack["encoder.b"][i]
+        want = pre.relu() * (pre > stack["nonlinearity.theta"][0, i])
+        torch.testing.assert_close(part.encode(rows(i)), want, rtol=1e-5, atol=1e-5)
+    with pytest.raises(FormatError, match="activation"):
+        load_layers(path)
+    one = {name: t[0] for name, t in stack.items() if name.count(".") and t.ndim > 1 and "theta" not in name}
+    safetensors.torch.save_file(one, path)
+    with pytest.raises(FormatError, match="several layers"):
+        load_layers(path, activation="relu", **OPEN)
+
+
+def test_kinds_of_overcomplete_that_saelab_lacks_are_refused_by_name(tmp_path):
+    weights = {"dictionary._weights": random(WIDE, D), "dictionary._fused_dictionary": random(WIDE, D)}
+    quantised = {"Q": torch.linspace(0, 1, 4), "encoder.final_block.0.weight": random(WIDE, D)}
+    for more, said in (({}, "MpSAE.*OMPSAE"), (quantised, "QSAE.*levels")):
+        torch.save(weights | more, tmp_path / "sae.pt")
+        with pytest.raises(FormatError, match=said):
+            load_sae(tmp_path)

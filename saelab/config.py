@@ -72,6 +72,22 @@ def integer_or_none(name: str, value: Any, low: int, *, error: type[SaelabError]
     return None if value is None else integer(name, value, low, error=error)
 
 
+def boolean(name: str, value: Any) -> bool:
+    """True or False, of Python or NumPy.
+
+    Args:
+        name: What it is, for the message.
+        value: What was given.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if type(value).__name__ not in ("bool", "bool_"):
+        message = f"{name} must be True or False. Got {short(value)}. Pass {name}=True."
+        raise ConfigError(message)
+    return bool(value)
+
+
 def shard_of(shard: Any, *, error: type[SaelabError] = ConfigError) -> tuple[int, int]:
     """Which part of how many: (i, n), as Python's integers.
 

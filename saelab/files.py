@@ -27,6 +27,30 @@ MAX_JSON_BYTES = 2**28
 _NUMBERS = itertools.count()
 
 
+def path_of(path: Any, what: str = "A path", error: type[SaelabError] = StoreError) -> Path:
+    """A path that the system can take, whether or not something is there.
+
+    Args:
+        path: What was given.
+        what: What it is, for the message.
+        error: What is raised.
+
+    Raises:
+        SaelabError: `error`, for something else than a path, and where a name is too long, has a NUL or half
+            of a surrogate pair, or is a link that leads back to itself.
+    """
+    try:
+        found = Path(path)
+        os.fsencode(found)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            found.stat()
+    except (TypeError, ValueError, OSError) as fault:
+        got = fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault)
+        message = f"{what} must be a path. Got {short(path)} ({got}). Pass a str or a pathlib.Path."
+        raise error(message) from fault
+    return found
+
+
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A temporary file to write, which takes the place of `path` once it is complete and on the disk.

@@ -95,16 +95,21 @@ def loaded(source: Path, target: Path, seeds: Iterable[int]) -> list[SAE]:
 
 
 def _damage(target: Path, random_: random.Random) -> str:
-    path = random_.choice(sorted(target.iterdir()))
+    path = random_.choice(sorted(p for p in target.rglob("*") if p.is_file()))
     data = bytearray(path.read_bytes())
     how = random_.choice(
         ["json"] * 4 + ["flip"] * 4 + ["noise", "cut", "lose", "empty", "folder", "insert", "double"]
     )
-    if how == "json" and not list(target.glob("*.json")):
+    known = sorted(target.rglob("*.json"))
+    if how == "json" and not known:
         how = "flip"
     if how == "json":
-        path = next(target.glob("*.json"))
+        path = random_.choice(known)
         document = json.loads(path.read_text())
+        if isinstance(document, list):
+            document[:] = document[:-1] if random_.random() < 0.3 else [*document, random_.choice(VALUES)]
+            path.write_text(json.dumps(document))
+            return f"{how} {path.name}"
         said = _replace(document, random_)
         path.write_text(json.dumps(document))
         return f"{how} {said}"

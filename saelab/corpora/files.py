@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from saelab.files import path_of
 from saelab.types import CorpusError, nearest
 
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
@@ -81,7 +82,7 @@ def check_encoding(encoding: str) -> None:
     """Raises CorpusError for a name that Python does not know."""
     try:
         known = isinstance(encoding, str) and bool(io.TextIOWrapper(io.BytesIO(), encoding))
-    except LookupError:  # also for a codec that makes no text, such as "hex"
+    except (LookupError, ValueError):  # also for a codec that makes no text, such as "hex"
         known = False
     if not known:
         message = (
@@ -117,7 +118,7 @@ def _matches(path: str | Path, suffix: str | None) -> tuple[Path, list[Path]]:
     if not isinstance(path, str | Path):
         message = f"Each path must be a string or a Path. Got {path!r}. Pass e.g. 'folder/*.txt'."
         raise CorpusError(message)
-    path = Path(path).expanduser().absolute()
+    path = path_of(path, "A corpus's path", CorpusError).expanduser().absolute()
     if path.is_file():
         return path.parent, [path]
     if path.is_dir():

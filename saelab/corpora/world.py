@@ -11,12 +11,12 @@ import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from saelab.config import integer
+from saelab.config import integer, is_integer
 from saelab.corpora import world_families as plain
 from saelab.corpora import world_varied as varied
 from saelab.corpora.documents import Corpus, Document
 from saelab.corpora.world_families import Writer
-from saelab.types import ConfigError, nearest
+from saelab.types import ConfigError, nearest, short
 
 # family -> (writer, weight among the documents). The plain ones keep their weights, so that a corpus of
 # them alone stays the same when a family is added.
@@ -62,6 +62,9 @@ def world(
         message = f"split must be 'train' or 'heldout'. Got {split!r}. Pass split='train'."
         raise ConfigError(message)
     n_documents = integer("n_documents", n_documents, 1)
+    if not is_integer(seed):
+        message = f"seed must be an integer. Got {short(seed)}. Pass seed=0."
+        raise ConfigError(message)
     chosen = tuple(FAMILIES if families is None else families)
     for family in chosen:
         if family not in FAMILIES:

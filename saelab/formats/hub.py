@@ -13,7 +13,7 @@ from saelab.formats.reading import MAX_JSON, inside, refuse
 from saelab.formats.source import BESIDE, READERS
 from saelab.types import StoreError, short
 
-_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+_ID = re.compile(r"(?!.*\.\.)\w[\w.-]{0,95}/\w[\w.-]{0,95}")
 _CONFIGS = (".json", ".yaml")
 
 
@@ -69,6 +69,7 @@ def _files(api: Any, repository: str, folder: PurePosixPath, revision: str | Non
         entries += api.list_repo_tree(repository, str(folder / "checkpoints"), revision=sha)
     for entry in entries:
         if isinstance(entry, RepoFile):
+            inside(Path(), entry.path)
             sizes[str(PurePosixPath(entry.path).relative_to(folder))] = entry.size
     return sizes
 
@@ -126,6 +127,8 @@ def listed(repository: str, revision: str | None) -> tuple[Path, list[str]]:
     with _reaching(repository, None, revision) as offline:
         if not offline:
             names = HfApi().list_repo_files(repository, revision=revision)
+            for name in names:
+                inside(Path(), name)
             patterns = [f"*{suffix}" for suffix in _CONFIGS]
             root = snapshot_download(repository, revision=revision, allow_patterns=patterns)
             return Path(root), names

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from saelab.config import is_number
+from saelab.files import path_of
 from saelab.formats import gemma_scope
 from saelab.formats.hub import is_repository, listed
 from saelab.formats.reading import TensorFile, refusing
@@ -78,7 +79,7 @@ def list_saes(repository_or_folder: str | Path, revision: str | None = None) -> 
     if is_repository(repository_or_folder):
         root, names = listed(str(repository_or_folder), revision)
     else:
-        root = Path(repository_or_folder)
+        root = path_of(repository_or_folder, "What is listed", FormatError)
         if not root.is_dir():
             msg = (
                 f"What is listed must be a folder or a repository's id. Got {str(root)!r}. Pass one of them."

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from saelab.config import is_integer
+from saelab.files import path_of
 from saelab.formats import (
     attention_output,
     batchtopk,
@@ -174,6 +175,11 @@ def load_sae(
     if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
         msg = f"dtype must be a floating point dtype of torch or None. Got {dtype!r}. Pass 'float32'."
         raise ConfigError(msg)
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError, ValueError) as error:
+        msg = f"device must be one of torch. Got {short(device)}. Pass 'cpu' or 'cuda'."
+        raise ConfigError(msg) from error
     source = _source(path, subfolder, revision, given, kind, format)
     name, found = find(source, format)
     known = {**_FORMATS[name].options, **OPTIONS}
@@ -257,9 +263,13 @@ def save_sae(sae: SAE, folder: str | Path, format: str = "saelab") -> Path:
         written = ", ".join(names(writing=True))
         msg = f"A format to save in must be one of {written}. Got {format!r}. Use 'saelab'."
         raise ConfigError(msg)
+    if not isinstance(sae, SAE):
+        msg = f"sae must be an SAE. Got {type(sae).__name__}. Pass what saelab.load_sae gives."
+        raise ConfigError(msg)
+    place = path_of(folder, "An SAE's folder")
     sae.check_parameters()
-    save(sae, Path(folder))
-    return Path(folder)
+    save(sae, place)
+    return place
 
 
 def _source(
@@ -280,7 +290,8 @@ def _source(
     if revision is not None:
         msg = f"A revision is of a repository on the hub. Got {revision!r} and the path {short(str(path))}."
         raise ConfigError(msg + " Leave it out.")
-    return Source.at(Path(path), subfolder, given, dtype, None, format)
+    place = path_of(path, "The path of an SAE", FormatError)
+    return Source.at(place, subfolder, given, dtype, None, format)
 
 
 def _hook(sae: SAE, given: Mapping[str, Any]) -> HookPoint | None:
@@ -299,7 +310,7 @@ def _hook(sae: SAE, given: Mapping[str, Any]) -> HookPoint | None:
 
 
 def _known(format: str) -> Format:
-    if format not in _FORMATS:
+    if not isinstance(format, str) or format not in _FORMATS:
         hint = nearest(str(format), _FORMATS)
         msg = f"The format must be one of {', '.join(_FORMATS)}. Got {format!r}. {hint}Leave it out to sniff."
         raise ConfigError(msg)

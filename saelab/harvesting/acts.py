@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saelab.config import integer, integer_or_none
-from saelab.harvesting.batches import batches, check_hooks, warn_of_losses
+from saelab.config import boolean, integer, integer_or_none
+from saelab.harvesting.batches import batches, check_hooks, check_subject, warn_of_losses
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import ActivationStore, ActivationWriter
 from saelab.stores.places import finished, job
-from saelab.stores.shards import SHARD_ROWS
+from saelab.stores.shards import SHARD_ROWS, check_dtype
+from saelab.subjects.packing import check_packing
 from saelab.types import CorpusError, HookPoint
 
 if TYPE_CHECKING:
@@ -78,15 +79,17 @@ def harvest(
         ConfigError: An argument is out of range.
         StoreError: `out` cannot be written, holds something else, or is being written by another process.
     """
-    texts = subject.corpus(corpus)
+    texts = check_subject(subject).corpus(corpus)
     points = check_hooks(subject, hooks, texts)
     max_rows = integer_or_none("max_rows", max_rows, 1)
     options: dict[str, Any] = {
         "batch_size": integer("batch_size", batch_size, 1),
         "packing": packing,
         "long": long,
-        "include_bos": include_bos,
+        "include_bos": boolean("include_bos", include_bos),
     }
+    check_packing(packing, long)
+    check_dtype(dtype)
     made_of = {"subject": subject.fingerprint(), "corpus": texts.fingerprint()}
     spec = {
         **made_of,

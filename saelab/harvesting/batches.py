@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from saelab.config import integer, integer_or_none, shard_of
 from saelab.corpora import Corpus, Document
 from saelab.subjects.reading import How, Reading, Rows
-from saelab.types import HookError, HookPoint, NonFiniteError, check_finite
+from saelab.types import HookError, HookPoint, NonFiniteError, SubjectError, check_finite, short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +49,17 @@ def side_by_side(acts: Mapping[str, Tensor], hooks: Sequence[HookPoint]) -> Tens
     return first if len(hooks) == 1 else torch.cat([acts[str(hook)] for hook in hooks], dim=-1)
 
 
+def check_subject(subject: Any) -> Subject:
+    """What can be harvested. Raises SubjectError for anything else."""
+    if not all(hasattr(subject, name) for name in ("corpus", "hooks", "width", "read", "run")):
+        message = (
+            f"A subject must be a model that saelab wraps. Got {type(subject).__name__}. Pass what "
+            "saelab.load_subject gives, or saelab.TorchModule(model)."
+        )
+        raise SubjectError(message)
+    return subject
+
+
 def check_hooks(
     subject: Subject, hooks: Iterable[HookPoint | str], corpus: Iterable[Document]
 ) -> list[HookPoint]:
@@ -56,6 +67,9 @@ def check_hooks(
     Raises HookError."""
     if isinstance(hooks, str | HookPoint):
         hooks = [hooks]
+    if not isinstance(hooks, Iterable):
+        message = f"hooks must name hook points. Got {short(hooks)}. Pass names out of subject.hooks()."
+        raise HookError(message)
     points = list({str(h): HookPoint.of(h) for h in hooks}.values())
     if not points:
         message = "hooks must name at least one hook point. Got none. Pass names out of subject.hooks()."

@@ -10,8 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saelab.config import integer, integer_or_none, shard_of
-from saelab.harvesting.batches import Batch, batches, check_hooks, side_by_side, warn_of_losses
+from saelab.config import boolean, integer, integer_or_none, shard_of
+from saelab.files import path_of
+from saelab.harvesting.batches import (
+    Batch,
+    batches,
+    check_hooks,
+    check_subject,
+    side_by_side,
+    warn_of_losses,
+)
 from saelab.harvesting.pictures import pictured
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import FeatureStore
@@ -20,6 +28,7 @@ from saelab.stores.directions import write_directions
 from saelab.stores.feature_writer import FeatureWriter, StoredRows, kept_share
 from saelab.stores.merging import check_alike, merge_into
 from saelab.stores.records import DocumentRecord
+from saelab.subjects.packing import check_packing
 from saelab.types import ConfigError, ShapeError, StoreError
 
 if TYPE_CHECKING:
@@ -99,12 +108,13 @@ def index(
     if not isinstance(window, tuple | list) or len(window) != 2:
         message = f"window must be (tokens before, tokens after). Got {window!r}. Pass window=(10, 10)."
         raise ConfigError(message)
-    if append and (overwrite or shard):
+    append, overwrite = boolean("append", append), boolean("overwrite", overwrite)
+    if append and (overwrite or shard is not None):
         message = "append=True adds to a store. Got overwrite= or shard= as well. Pass one of them."
         raise ConfigError(message)
     kept_share(codes)
     batch_size, max_rows = integer("batch_size", batch_size, 1), integer_or_none("max_rows", max_rows, 1)
-    shard = shard_of(shard) if shard else None
+    shard = None if shard is None else shard_of(shard)
     options: dict[str, Any] = {
         "window": [integer("window", window[0], 0), integer("window", window[1], 0)],
         "n_examples": integer("n_examples", n_examples, 0),
@@ -112,7 +122,11 @@ def index(
         "seed": integer("seed", seed, 0),
         "codes": codes,
     }
-    texts = subject.corpus(corpus)
+    if not (hasattr(sae, "reads") and hasattr(sae, "encode_sparse")):
+        message = f"sae must be an SAE. Got {type(sae).__name__}. Pass what saelab.load_sae gives."
+        raise ConfigError(message)
+    check_packing(packing, long)
+    texts = check_subject(subject).corpus(corpus)
     points = check_hooks(subject, sae.reads, texts)
     width = sum(subject.width(point) for point in points)
     if width != sae.config.d_in:
@@ -151,8 +165,8 @@ def index(
         return store
 
     if append:
-        return _appended(Path(out).resolve(), job, written)
-    return written(Path(out), overwrite)
+        return _appended(path_of(out, "A store's place").resolve(), job, written)
+    return written(path_of(out, "A store's place"), overwrite)
 
 
 def _appended(out: Path, job: dict[str, Any], written: Callable[[Path, bool], FeatureStore]) -> FeatureStore:

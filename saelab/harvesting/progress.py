@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from saelab.config import boolean
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -40,6 +42,11 @@ def progress_bar(
     """A bar over the rows of a corpus, of which `rows` of `documents` are done already."""
     from tqdm.auto import tqdm
 
-    options: dict[str, Any] = {"unit": "row", "unit_scale": True, "desc": name, "disable": not shown}
+    options: dict[str, Any] = {
+        "unit": "row",
+        "unit_scale": True,
+        "desc": name,
+        "disable": not boolean("progress", shown),
+    }
     with tqdm(total=max_rows, initial=rows, **options) as bar:
         yield Progress(bar, max_rows, corpus.n_documents, rows, documents)

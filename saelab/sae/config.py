@@ -6,14 +6,14 @@ This module knows no architecture: `saelab.sae.architectures`, and whoever adds 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 from saelab.config import integer, is_integer, is_number
 from saelab.sae.dictionaries import Archetypal, Dictionary, Free
 from saelab.sae.sparsifiers import Sparsifier
-from saelab.types import ConfigError, HookPoint, nearest
+from saelab.types import ConfigError, HookPoint, nearest, short
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class SAEConfig:
             value = getattr(self, name)
             if name != "d_out" or value is not None:
                 object.__setattr__(self, name, integer(name, value, 1, 2**31 - 1))
-        if self.recipe not in RECIPES:
+        if not isinstance(self.recipe, str) or self.recipe not in RECIPES:
             msg = (
                 f"The recipe must be one of {', '.join(RECIPES)}. Got {self.recipe!r}. "
                 f"{nearest(str(self.recipe), RECIPES)}saelab.recipes() lists them."
@@ -220,6 +220,9 @@ def recipe(
     Raises:
         ConfigError: An unknown recipe or option (naming the nearest), or a value out of range.
     """
+    if not isinstance(hooks, Iterable):
+        message = f"hooks must be a list of hook points. Got {short(hooks)}. Pass the names of two or more."
+        raise ConfigError(message)
     at = None if hook is None else HookPoint.of(hook)
     out = None if hook_out is None else HookPoint.of(hook_out)
     return SAEConfig(d_in, d_sae, name, at, options, d_out, out, tuple(HookPoint.of(h) for h in hooks))

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.files import path_of
 from saelab.sae import publish, storage
 from saelab.sae.config import SAEConfig
 from saelab.sae.initial import initialise
@@ -113,8 +114,9 @@ class SAE(Network):
             StoreError: The folder cannot be written.
             NonFiniteError: Weights are not finite (or overflow in float16).
         """
-        storage.save(self.config, self.state_dict(), Path(folder), dtype)
-        return Path(folder)
+        place = path_of(folder, "An SAE's folder")
+        storage.save(self.config, self.state_dict(), place, dtype)
+        return place
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> SAE:

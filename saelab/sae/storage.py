@@ -60,7 +60,7 @@ class Stored(NamedTuple):
 
 def save(config: SAEConfig, tensors: Mapping[str, Tensor], folder: Path, dtype: str) -> None:
     """See SAE.save. tensors: its state_dict."""
-    if dtype not in _DTYPES:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         hint = nearest(str(dtype), _DTYPES)
         message = f"dtype must be one of {', '.join(_DTYPES)}. Got {dtype!r}. {hint}Pass one of these."
         raise ConfigError(message)

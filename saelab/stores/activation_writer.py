@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from saelab.config import integer
 from saelab.files import new_file, read_json_or_none, write_json
 from saelab.stores import manifest as manifests
-from saelab.stores.shards import DTYPES, KIND, SHARD_ROWS, Job, shard_name
+from saelab.stores.shards import KIND, SHARD_ROWS, Job, check_dtype, shard_name
 from saelab.types import ConfigError, NonFiniteError, ShapeError
 
 if TYPE_CHECKING:
@@ -67,9 +67,7 @@ class ActivationWriter:
         shard_rows: int = SHARD_ROWS,
         max_rows: int | None = None,
     ) -> None:
-        if dtype not in DTYPES:
-            message = f"dtype must be one of {', '.join(DTYPES)}. Got {dtype!r}. Pass dtype='float32'."
-            raise ConfigError(message)
+        check_dtype(dtype)
         shard_rows = integer("shard_rows", shard_rows, 1)
         self.widths, self.dtype, self.shard_rows = dict(widths), dtype, shard_rows
         self._capacity = shard_rows if max_rows is None else min(shard_rows, max_rows)

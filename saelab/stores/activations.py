@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saelab.config import integer, shard_of
+from saelab.config import integer, integer_or_none, shard_of
 from saelab.stores import manifest as manifests
 from saelab.stores.activation_writer import ActivationWriter
 from saelab.stores.places import CACHE_BYTES, Folder, place_of
@@ -154,6 +154,7 @@ class ActivationStore:
         size = integer("size", size, 1, error=RangeError)
         epochs = integer("epochs", epochs, 1, error=RangeError)
         i, n = shard_of(shard)
+        seed = integer_or_none("seed", seed, 0)
         return self._batches(name, size, seed, i, n, epochs)
 
     def _batches(

@@ -108,7 +108,7 @@ def compare(store: Latents, other: Latents, n: int = 1, *, min_rows: int = 10, s
     Raises:
         StoreError: Neither can be done.
         RangeError: n or min_rows is out of range.
-        ConfigError: `other` is no store.
+        ConfigError: `other` is no store, or seed no integer >= 0.
     """
     if not hasattr(other, "n_latents"):
         message = (
@@ -117,6 +117,7 @@ def compare(store: Latents, other: Latents, n: int = 1, *, min_rows: int = 10, s
         raise ConfigError(message)
     for name, value, high in (("n", n, other.n_latents), ("min_rows", min_rows, store.n_rows)):
         integer(name, value, 1, high, error=RangeError)
+    seed = integer("seed", seed, 0)
     found: list[Matches | None] = []
     reasons = []
     for measure in (_by_direction, _by_cofiring):

@@ -33,8 +33,8 @@ def kept_share(codes: str) -> float:
     Raises ConfigError."""
     found = re.fullmatch(r"sampled=([0-9.eE+-]+)", codes) if isinstance(codes, str) else None
     with contextlib.suppress(ValueError):
-        share = {"full": 1.0, "none": 0.0}.get(codes, float(found[1]) if found else -1)
-        if 0 < share < 1 or codes in ("full", "none"):
+        share = {"full": 1.0, "none": 0.0}.get(str(codes), float(found[1]) if found else -1)
+        if 0 < share < 1 or (isinstance(codes, str) and codes in ("full", "none")):
             return share
     message = (
         f"codes must be 'full', 'none' or 'sampled=p' with 0 < p < 1. Got {codes!r}. Pass e.g. "

@@ -15,9 +15,11 @@ import pandas as pd
 import pyarrow as pa
 
 from saelab.config import integer, is_integer
+from saelab.files import path_of
 from saelab.stores import manifest as manifests
 from saelab.stores.compare import Comparison, compare
 from saelab.stores.directions import open_directions
+from saelab.stores.feature_fields import FIELDS, wrong_fields
 from saelab.stores.feature_writer import KIND
 from saelab.stores.labels import checked_source, read_labels, settled, write_labels
 from saelab.stores.latent_tables import LatentTables
@@ -35,17 +37,6 @@ from saelab.stores.search import ExampleIndex, search
 from saelab.types import ConfigError, HookPoint, RangeError, StoreError, nearest
 
 KINDS = ("top", "bottom", "quantile")
-FIELDS = {
-    "n_latents": int,
-    "n_rows": int,
-    "n_documents": int,
-    "hook": dict,
-    "sae": str,
-    "subject": str,
-    "codes": str,
-    "signed": bool,
-    "facets": list,
-}
 # what `tokens` gives, for all latents
 PICTURED = "media is not null or layout like '%grid%'"
 
@@ -89,6 +80,7 @@ class FeatureStore:
         Raises:
             StoreError: There is no whole feature store of a known version.
         """
+        folder = path_of(folder, "The folder of a store")
         manifest = settled(folder, KIND)
         if manifest["version"] < 2:
             message = (
@@ -97,15 +89,14 @@ class FeatureStore:
                 "is whole."
             )
             raise StoreError(message)
-        wrong = [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]
-        wrong += [f"files/{t}.parquet" for t in TABLES if f"{t}.parquet" not in manifest["files"]]
+        wrong = wrong_fields(manifest, TABLES)
         if wrong:
             message = (
                 f"The manifest of a feature store must hold {', '.join(FIELDS)} and a file for each table. "
                 f"Got none or another type for {', '.join(wrong)} in {folder}. Write the store again."
             )
             raise StoreError(message)
-        return cls(Path(folder), manifest)
+        return cls(folder, manifest)
 
     def latent(self, latent: int) -> LatentStats:
         """Statistics of one latent.
@@ -136,6 +127,7 @@ class FeatureStore:
             RangeError: The latent is out of range.
             ConfigError: No row shows such a facet.
         """
+        n = integer("n", n, 0, error=RangeError)
         found = self._tables.of("firings", self._checked(latent))
         facets, names = self._vocabulary
         shown = found.column("shown").to_numpy()
@@ -143,7 +135,7 @@ class FeatureStore:
             self._check_facet(facet)
             kept = facets[shown] == facet
             found, shown = found.filter(pa.array(kept)), shown[kept]
-        frame = found.slice(0, n).drop_columns(["latent", "shown"]).to_pandas()
+        frame = found.slice(0, min(n, len(found))).drop_columns(["latent", "shown"]).to_pandas()
         frame.insert(0, "facet", facets[shown[:n]])
         frame.insert(1, "name", names[shown[:n]])
         return frame
@@ -192,7 +184,9 @@ class FeatureStore:
         Raises:
             RangeError: The latent is out of range.
         """
-        found = self._tables.of("coactivation", self._checked(latent)).slice(0, n)
+        n = integer("n", n, 0, error=RangeError)
+        found = self._tables.of("coactivation", self._checked(latent))
+        found = found.slice(0, min(n, len(found)))
         return found.drop_columns(["latent", "rank"]).to_pandas()
 
     def examples(self, latent: int, n: int = 10, kind: str = "top") -> list[Example]:

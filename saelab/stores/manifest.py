@@ -22,6 +22,7 @@ from typing import Any
 from saelab.files import (
     Stamp,
     new_folder,
+    path_of,
     read_json_or_none,
     replace_folder,
     restore_folder,
@@ -100,7 +101,7 @@ def alone(out: Path) -> Iterator[None]:
 def finished(out: str | Path, spec: Mapping[str, Any]) -> bool:
     """Whether `out` holds the store of this very job (its manifest has the spec as field `job`). Removes what
     the job left, if it was killed after that."""
-    place = Path(out).resolve()
+    place = path_of(out, "A store's place").resolve()
     found = is_job(place / NAME, spec)
     if found and (place / JOB).exists():
         with contextlib.suppress(StoreError, OSError), lock(_lock_of(place), out):
@@ -306,7 +307,7 @@ def _claimed(out: str | Path, overwrite: bool) -> Iterator[Path]:
             f"Here a store is written to a folder. Got the address {out}. saelab.harvest takes addresses."
         )
         raise StoreError(message)
-    place = Path(out).resolve()
+    place = path_of(out, "A store's place").resolve()
     try:
         _check_target(place, overwrite)
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from saelab.stores.feature_writer import KIND, choose, document_key
 from saelab.stores.features import FeatureStore
 from saelab.stores.labels import write_labels
 from saelab.stores.summary_writer import SummaryWriter, Vocabulary
-from saelab.types import CorpusError, Shown, StoreError
+from saelab.types import CorpusError, Shown, StoreError, short
 
 SAME = (
     "n_latents", "hook", "sae", "subject", "packing", "window", "n_examples", "n_quantile", "seed", "codes"
@@ -53,6 +53,9 @@ def merge(
         StoreError: The stores are not of the same SAE, subject and options, or hold some documents twice.
         CorpusError: None of them holds a row.
     """
+    if isinstance(stores, str) or not isinstance(stores, Sequence):
+        message = f"stores must be a list of stores or folders. Got {short(stores)}. Pass [store, other]."
+        raise StoreError(message)
     opened = [s if isinstance(s, FeatureStore) else FeatureStore.open(s) for s in stores]
     if not opened:
         message = "merge needs at least one store. Got none. Pass stores or their folders."
@@ -83,8 +86,15 @@ def merge_into(folder: Path, stores: Sequence[FeatureStore], fields: Mapping[str
                 merge_into(part, some, {"shard": shard} if shard else {})
                 merged.append(FeatureStore.open(part))
             groups = merged
-        with contextlib.closing(_Merge(folder, groups)) as work:
-            work.run()
+        try:
+            with contextlib.closing(_Merge(folder, groups)) as work:
+                work.run()
+        except (pa.ArrowException, KeyError, ValueError, IndexError) as error:
+            message = (
+                f"Stores must be as they were written to be merged. Got {type(error).__name__}: {error}. "
+                "Find the one that changed by store.verify()."
+            )
+            raise StoreError(message) from error
     first = stores[0].manifest
     corpora = list(dict.fromkeys(str(s.manifest["corpus"]) for s in stores))
     whole = hashlib.sha256("".join(corpora).encode()).hexdigest()

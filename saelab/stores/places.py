@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saelab.files import write_bytes
+from saelab.files import path_of, write_bytes
 from saelab.stores import manifest as manifests
 from saelab.stores.shards import Job
 
@@ -25,7 +25,7 @@ class Folder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = path_of(path, "The folder of a store")
 
     def __str__(self) -> str:
         return str(self.path)

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from saelab.errors import StoreError
+
 SCHEMAS: dict[str, pa.Schema] = {
     "latents": pa.schema(
         [
@@ -128,7 +130,11 @@ def path(folder: Path, name: str) -> Path:
 
 def opened(folder: Path, name: str) -> pq.ParquetFile:
     """A table's file, to be read from. Not pre-buffered, which would keep in memory all that was read."""
-    return pq.ParquetFile(path(folder, name), pre_buffer=False)
+    try:
+        return pq.ParquetFile(path(folder, name), pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        message = f"{path(folder, name)} must be as it was written. Got: {error}. Write the store again."
+        raise StoreError(message) from error
 
 
 def table(name: str, *columns: Any) -> pa.Table:

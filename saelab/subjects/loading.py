@@ -213,7 +213,7 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or dtype == "auto":
+    if dtype is None or (isinstance(dtype, str) and dtype == "auto"):
         return None
     name = str(dtype).removeprefix("torch.")
     found = getattr(torch, SHORT.get(name, name), None)

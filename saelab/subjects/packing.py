@@ -51,7 +51,7 @@ class TokenSequence:
 def check_packing(packing: str, long: str) -> None:
     """Raises ConfigError for an unknown name."""
     for name, value, known in (("packing", packing, PACKINGS), ("long", long, LONG)):
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             message = (
                 f"{name} must be one of {', '.join(known)}. Got {value!r}. "
                 f"{nearest(str(value), known)}Pass {name}={next(iter(known))!r}."

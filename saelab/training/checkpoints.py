@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from saelab.config import is_integer, is_number
 from saelab.files import Stamp, new_folder, write_json, writing
 from saelab.tensors import Pieces, Reader
 from saelab.tensors import write as write_tensors
@@ -102,6 +103,11 @@ def _folders(out: Path) -> list[Path]:
 
 def _read(folder: Path) -> Checkpoint:
     data = STAMP.read(folder / "checkpoint.json", "checkpoint")
+    step, variance, history = data["step"], data["variance"], data["history"]
+    if not is_integer(step) or not is_number(variance) or not isinstance(data["identity"], dict):
+        raise TypeError(step, variance)
+    if not isinstance(history, list) or not all(isinstance(record, dict) for record in history):
+        raise TypeError(history)
     with Reader(folder / "state.safetensors", data["sha256"]) as file:
         tensors = {name: file.read(name) for name in file.entries}
     return Checkpoint(data["step"], data["identity"], data["history"], data["variance"], tensors)

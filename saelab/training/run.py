@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from saelab.config import from_dict, to_dict
-from saelab.files import Stamp, read_json, write_json
+from saelab.files import Stamp, path_of, read_json, write_json
 from saelab.sae.config import SAEConfig
 from saelab.sae.model import SAE
 from saelab.types import ConfigError, FormatError, MissingDependency, StoreError
@@ -182,7 +182,7 @@ class Run:
             StoreError: There is none.
             FormatError: It is damaged.
         """
-        folder = Path(folder)
+        folder = path_of(folder, "A run's folder")
         if not (folder / "run.json").is_file():
             message = (
                 f"A finished run's folder must hold run.json. Got {folder}, which has none. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from saelab import dist
 from saelab.config import from_dict, integer, integer_or_none, to_dict
-from saelab.files import write_bytes, writing
+from saelab.files import path_of, write_bytes, writing
 from saelab.sae.config import SAEConfig
 from saelab.sae.model import SAE
 from saelab.stores.manifest import lock
@@ -27,7 +27,7 @@ from saelab.training.interrupt import Interrupt
 from saelab.training.rows import Rows, as_held_out, as_rows, check_enough
 from saelab.training.run import Record, Run, Settings, differences
 from saelab.training.session import Diverged, Session
-from saelab.types import ConfigError, DeviceMemoryError, NonFiniteError, RankError, nearest
+from saelab.types import ConfigError, DeviceMemoryError, NonFiniteError, RankError, nearest, short
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +143,10 @@ def train(  # pyright: ignore[reportInconsistentOverload]
         RankError: Another process fails.
     """
     several = isinstance(config, Sequence)
+    out = None if out is None else path_of(out, "out")
+    if isinstance(callbacks, str) or not isinstance(callbacks, Iterable) or not all(map(callable, callbacks)):
+        message = f"callbacks must be a list of functions. Got {short(callbacks)}. Pass callbacks=[function]."
+        raise ConfigError(message)
     asked = {"batch_size": batch_size, "seed": seed, "lr": lr, "log_every": log_every}
     asked |= {"precision": precision, "accumulate": accumulate}
     asked |= {"held_out": held_out, "evaluate_every": evaluate_every}

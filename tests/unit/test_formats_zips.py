@@ -16,6 +16,8 @@ import torch
 
 from saelab import load_sae
 from saelab.commands.info import describe
+from saelab.formats import list_saes
+from saelab.formats.hub import is_repository
 from saelab.formats.pickled import torch_file
 from saelab.formats.reading import npz_file, safetensors_file
 from saelab.types import FormatError, SaelabError
@@ -247,3 +249,23 @@ def test_a_tar_a_header_twice_and_other_ends(program, tmp_path):
         path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(size))
         with pytest.raises(FormatError):
             safetensors_file(path)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/..", "..", "a/../../x", "../../etc/passwd"])
+def test_names_that_lead_out_are_no_repositories(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path.parent / "passwd").write_text("x")
+    with pytest.raises(SaelabError):
+        load_sae(name)
+    with pytest.raises(SaelabError):
+        load_sae(tmp_path, subfolder=name)
+    if name.count("/") == 1:
+        assert not is_repository(name)
+
+
+def test_a_repository_whose_files_lie_elsewhere(monkeypatch):
+    for name in ("../../x/cfg.json", "/etc/x.json", "a/../../x.safetensors"):
+        monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda *args, name=name, **how: [name])
+        monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
+        with pytest.raises(FormatError, match="relative path"):
+            list_saes("some/one")

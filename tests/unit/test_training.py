@@ -367,7 +367,8 @@ def test_activations_that_do_not_fit_are_refused_before_any_work(rows, tmp_path)
         (rows[:, :5], ShapeError, r"d_in=8\]. Got torch.float32 of shape \(2000, 5\)"),
         (rows.long(), ShapeError, r"Got torch.int64"),
         (rows[0], ShapeError, r"shape \(8,\)"),
-        (rows.numpy(), ShapeError, "Got ndarray"),
+        (rows.numpy()[:, :5], ShapeError, r"d_in=8\]. Got torch.float32 of shape \(2000, 5\)"),
+        (rows.long().numpy(), ShapeError, "Got ndarray"),
         (None, ShapeError, "Got NoneType"),
         (rows[:0], ConfigError, "number of activations, 0"),
     ]

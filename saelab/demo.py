@@ -123,9 +123,9 @@ def demo(
 def write_report(result: DemoResult) -> None:
     """The page: findings, scores beside their controls, the browser, three texts, the training curve."""
     report, lab, run = result.report, result.lab, result.run
-    frame = report.to_frame()
     scores = [
-        [name, *(f"{v:.4g}" for v in row)] for name, row in zip(frame.index, frame.to_numpy(), strict=True)
+        [name, f"{s.value:.4g}", f"{s.interval[0]:.4g} to {s.interval[1]:.4g}", f"{s.control:.4g}"]
+        for name, s in report.scores.items()
     ]
     best = [
         [
@@ -148,7 +148,9 @@ def write_report(result: DemoResult) -> None:
         "What a small language model knows",
         [
             Text("", result.lines()),
-            Table("Scores beside an untrained SAE", ["", "this SAE", "untrained SAE"], scores),
+            Table(
+                "Scores beside an untrained SAE", ["", "this SAE", "95 % interval", "untrained SAE"], scores
+            ),
             Text(
                 "",
                 [

@@ -8,6 +8,8 @@ states its format and version (`Stamp`), by which another file, or one of a newe
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import hashlib
 import itertools
 import json
@@ -82,21 +84,54 @@ def set_aside(path: Path) -> Path:
 def replace_folder(new: Path, path: Path) -> None:
     """Put the folder `new` at `path`; what was there goes only once the new one is in place.
 
+    Where the system can exchange two folders (Linux, on most disks), one or the other is there at every
+    moment. Elsewhere a process that is killed between two renames leaves none: see `restore_folder`.
+
     Raises:
         OSError: Where it cannot; what was there is then in its place again.
     """
     old = set_aside(path)
-    if path.exists():
+    if not path.exists():
+        new.replace(path)
+    elif _exchange(new, path):
+        # `new` is what was there, under a name by which it could be taken for an unfinished one
+        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            new.replace(old)
+        shutil.rmtree(new, ignore_errors=True)
+    else:
         shutil.rmtree(old, ignore_errors=True)
         path.replace(old)
-    try:
-        new.replace(path)
-    except OSError:
-        if old.exists():
+        try:
+            new.replace(path)
+        except OSError:
             old.replace(path)
-        raise
+            raise
     sync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_folder(path: Path) -> None:
+    """Put back what a process that was killed in `replace_folder` had set aside, or remove it where the new
+    folder is in place. Only for whoever may write `path`.
+
+    Raises:
+        OSError: Where it cannot.
+    """
+    old = set_aside(path)
+    if old.exists() and not path.exists():
+        old.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system or the disk cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # no Linux, or an old one
+        return False
+    here, exchange = -100, 2
+    return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def sync_folder(folder: Path) -> None:
@@ -108,6 +143,36 @@ def sync_folder(folder: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def claim(path: Path, size: int) -> None:
+    """Have the disk keep room for a file before anything is written to it: a full disk says so here, rather
+    than in the middle, or by the signal that ends a process whose mapped file finds no room.
+
+    Args:
+        path: The file, which is made where it is not there; what it holds stays.
+        size: Bytes that it will have.
+
+    Raises:
+        StoreError: Where there is not so much room.
+        OSError: Where it cannot be written.
+    """
+    with path.open("ab") as file:
+        if not hasattr(os, "posix_fallocate") or not size:  # not on this system
+            return
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # not on this disk
+                return
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            free = shutil.disk_usage(path.parent).free
+            message = (
+                f"The disk of {path} must have room for {size:,} bytes. Got {free:,} bytes free "
+                f"({error.strerror}). Free some space or choose another folder."
+            )
+            raise StoreError(message) from error
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import integer
-from saelab.types import ConfigError, HasTokens, RangeError, StoreError, nearest, need
+from saelab.types import ConfigError, HasTokens, RangeError, StoreError, nearest, need, short
 from saelab.widgets import LabViews, SampleView, Selection
 from saelab.widgets.source import Source
 
@@ -30,9 +30,13 @@ class Lab(LabViews):
     Each part may be the object itself or where it is (a folder, for the subject also a hub id). Stores are
     opened at once; the model and the SAEs are loaded when they are first needed, so a Lab opens in a moment.
 
-    `lab.selection` is shared by every view of this Lab: which SAE is chosen, which of its latents, a row, a
-    document, a list of latents. Choosing a latent in one view moves all others of its SAE. The views are the
-    methods of `saelab.widgets.LabViews`.
+    `lab.selection` is shared by the linked views of this Lab: which SAE is chosen, which of its latents, a
+    row, a document, a list of latents. Choosing a latent in one of them, by a click or a key, moves all
+    others of its SAE. The views are the methods of `saelab.widgets.LabViews`.
+
+    A call moves nothing that is shown already. A view whose call names a latent, such as `lab.feature(7)`,
+    is pinned to it: clicks in it stay in it. With `follow=True` it is linked, and its latent is chosen for
+    all. A view whose call names none, such as `lab.features()`, is linked.
 
     Attributes:
         saes: name -> SAE.
@@ -61,7 +65,7 @@ class Lab(LabViews):
 
         Raises:
             StoreError: A store cannot be opened, or is of another SAE or subject than the one given.
-            ConfigError: There is no SAE, or stores do not fit the SAEs.
+            ConfigError: There is no SAE, stores do not fit the SAEs, or a label is no text.
             RangeError: A label's latent is out of range.
         """
         self._subject = subject
@@ -121,21 +125,28 @@ class Lab(LabViews):
         return self._labels_of(self._name(None))
 
     def tokens(
-        self, text: str, latent: int | None = None, *, sae: str | None = None, with_card: bool = False
+        self,
+        text: str,
+        latent: int | None = None,
+        *,
+        sae: str | None = None,
+        with_card: bool = False,
+        follow: bool = False,
     ) -> SampleView:
         """`show` of a text, for subjects that read texts.
 
         Args:
             text: Any.
-            latent: Chosen at the start.
+            latent: Colours the text; the view is pinned to it.
             sae: Its name; by default the chosen one.
             with_card: Show the latent's card beside it.
+            follow: Choose the latent in all linked views, and follow them.
 
         Raises:
             SubjectError: The subject reads no texts.
         """
         need(self.subject, HasTokens, "A heatmap of tokens")
-        return self.show(text, latent, sae=sae, with_card=with_card)
+        return self.show(text, latent, sae=sae, with_card=with_card, follow=follow)
 
     def card(self, latent: int, *, sae: str | None = None) -> FeatureCard:
         """Everything that a card shows of one latent.
@@ -266,6 +277,7 @@ class Lab(LabViews):
                 lambda sample: self.codes(sample, sae=name),
                 questions,
                 self._choices[name],
+                lambda latent: self._checked(name, latent),
                 lambda latent: self._choose(name, latent),
             )
         return self._sources[name]
@@ -278,11 +290,15 @@ class Lab(LabViews):
 
         return cards(self._store(name), latents, self.saes[name], self.subject, labels=self._labels_of(name))
 
-    def _choose(self, name: str, latent: int | None) -> None:
+    def _checked(self, name: str, latent: int) -> int:
+        if name in self.stores:
+            return self.stores[name].latent(latent).latent
+        remedy = "Pass a latent of this SAE."
+        return integer("latent", latent, 0, self.saes[name].d_sae - 1, error=RangeError, remedy=remedy)
+
+    def _choose(self, name: str, latent: int) -> None:
         self.selection.sae = name
-        if latent is not None:
-            at = self.stores[name].latent(latent).latent if name in self.stores else int(latent)
-            self._choices[name].latent = at
+        self._choices[name].latent = latent
 
     def _name(self, sae: str | None) -> str:
         """The name of an SAE of this Lab. Raises ConfigError."""
@@ -432,6 +448,11 @@ def _called(sae: Any, store: FeatureStore | None) -> str:
 
 def _labels(labels: Mapping[Any, Any] | None, lab: Lab) -> dict[str, dict[int, str]]:
     """name -> latent -> label. Raises ConfigError, RangeError."""
+    from saelab.stores.labels import checked_label, checked_latent
+
+    if not isinstance(labels, Mapping | None):
+        message = f"Labels must be a mapping of latents to texts. Got {short(labels)}. Pass {{7: 'names'}}."
+        raise ConfigError(message)
     given = dict(labels or {})
     if not any(isinstance(key, str) for key in given):
         if given and len(lab.saes) > 1:
@@ -443,7 +464,8 @@ def _labels(labels: Mapping[Any, Any] | None, lab: Lab) -> dict[str, dict[int, s
         given = {next(iter(lab.saes)): given} if given else {}
     for name, own in given.items():
         n = lab._store(lab._name(name)).n_latents
-        for latent in own:
-            remedy = "Pass labels of this store's latents."
-            integer("A label's latent", latent, 0, n - 1, error=RangeError, remedy=remedy)
-    return {name: dict(own) for name, own in given.items()}
+        if not isinstance(own, Mapping):
+            message = f"Labels must be a mapping of latents to texts. Got {short(own)}. Pass {{7: 'names'}}."
+            raise ConfigError(message)
+        given[name] = {checked_latent(j, n): checked_label(text, j) for j, text in own.items()}
+    return given

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from saelab.errors import FormatError, StoreError, short
-from saelab.files import parse_json
+from saelab.files import claim, parse_json
 
 MAX_HEADER = 2**24
 """Bytes of a header, at most."""
@@ -87,6 +87,7 @@ def write(
         Its SHA-256, in hex.
 
     Raises:
+        StoreError: Where the disk has no room for it.
         OSError: Where it cannot be written.
     """
     header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
@@ -102,7 +103,8 @@ def write(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
-    with path.open("wb") as file:
+    claim(path, 8 + len(text) + at)
+    with path.open("rb+") as file:
         for data in (len(text).to_bytes(8, "little"), text):
             digest.update(data)
             file.write(data)

@@ -28,6 +28,9 @@ FLAGS = [
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
 
 
+EXTENSION = Path(__file__).parents[1] / "widgets" / "labextension"
+
+
 @dataclass
 class Jupyter:
     """A running server and the folder that it shows."""
@@ -55,10 +58,13 @@ class Jupyter:
 
 @contextmanager
 def running_lab(folder: Path, home: Path) -> Iterator[Jupyter]:
-    """JupyterLab on a free port, without a token. Settings and its log go to `home`.
+    """JupyterLab on a free port, without a token, with the extension that comes with saelab. Settings and its
+    log go to `home`.
 
     Raises RuntimeError where it does not start within two minutes.
     """
+    # as a wheel installs it
+    shutil.copytree(EXTENSION, home / "data" / "labextensions" / "saelab")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

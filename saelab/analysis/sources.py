@@ -29,6 +29,8 @@ def source_of(sae: SAE, subject: Any, corpus: Any, max_rows: int | None, batch_s
 
     from saelab.stores import ActivationStore
 
+    if isinstance(subject, np.ndarray):
+        subject = torch.as_tensor(subject)
     if isinstance(subject, ActivationStore | torch.Tensor):
         if corpus is not None:
             message = (

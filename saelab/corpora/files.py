@@ -131,7 +131,9 @@ def _matches(path: str | Path, suffix: str | None) -> tuple[Path, list[Path]]:
             )
             raise CorpusError(message)
         return path, wanted
-    wild = [i for i, part in enumerate(path.parts) if any(c in part for c in "*?[")]
+    # a folder that is there by that very name is no pattern
+    there = next(p for p in path.parents if p.is_dir())
+    wild = [i for i, part in enumerate(path.parts) if i >= len(there.parts) and any(c in part for c in "*?[")]
     base = Path(*path.parts[: wild[0]]) if wild else path.parent
     found = sorted(p for p in base.glob("/".join(path.parts[wild[0] :])) if p.is_file()) if wild else []
     if not found:

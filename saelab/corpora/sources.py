@@ -373,6 +373,13 @@ def _table(
                 _check_split(split, list(map(str, saved)), name)
                 saved = saved[split]
             return saved, None
+        if Path(name).is_dir() and any(c in str(Path(name).absolute()) for c in "*?["):
+            message = (
+                f"The library datasets takes *, ? and [ in the path of a folder for patterns of others. Got "
+                f"{name!r}. Rename the folder, or read its files by corpora.jsonl, corpora.parquet or "
+                "corpora.text."
+            )
+            raise CorpusError(message)
         builder = datasets.load_dataset_builder(name, config, revision=revision, data_files=data_files)
         if streaming:
             table = builder.as_streaming_dataset(split=split)

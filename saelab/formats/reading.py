@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from saelab.files import parse_json
+from saelab.formats.zips import check_zip
 from saelab.tensors import DTYPES, MAX_HEADER, is_finite
 from saelab.types import FormatError, short
 
@@ -228,6 +229,10 @@ def safetensors_file(path: Path) -> TensorFile:
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
     if not 2 <= length <= min(MAX_HEADER, size - 8):
         refuse(f"The header of {path} must lie within the file and {MAX_HEADER:,} bytes", f"{length:,} bytes")
+    with refusing(path), path.open("rb") as file:
+        file.seek(8)
+        # of a name that comes twice, readers take one or the other
+        parse_json(file.read(length), path, "header of a safetensors file", unique=True)
     info = {}
     with refusing(path), safetensors.safe_open(str(path), framework="pt") as file:
         for name in file.keys():
@@ -245,6 +250,8 @@ def npz_file(path: Path) -> TensorFile:
     """A numpy archive without object arrays, which unpacks to at most MAX_PACKING times its own size."""
     size = regular(path)
     info = {}
+    with refusing(path):
+        check_zip(path, path)
     with refusing(path), zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         total = sum(entry.file_size for entry in entries)

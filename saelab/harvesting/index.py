@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from saelab.stores import FeatureStore
 from saelab.stores import manifest as manifests
 from saelab.stores.directions import write_directions
 from saelab.stores.feature_writer import FeatureWriter, StoredRows, kept_share
-from saelab.stores.merging import check_alike, merge, merge_into
+from saelab.stores.merging import check_alike, merge_into
 from saelab.stores.records import DocumentRecord
 from saelab.types import ConfigError, ShapeError, StoreError
 
@@ -76,8 +78,10 @@ def index(
             cut ("truncate") or refused ("error"). A warning says what was cut.
         seed: Of what is drawn.
         shard: (i, n) takes the i-th of n parts of the corpus; `saelab.stores.merge` of all n gives what one
-            call would.
-        append: Add the documents to the store at `out`.
+            call would. A part is of whole stretches (docs/stores.md), so that of a small corpus some hold no
+            row: such a store can be opened and merged like any other.
+        append: Add the documents to the store at `out`, which is there in full, with or without them, at
+            every moment. The same call again, after its end or after an interruption, adds nothing twice.
         overwrite: Put the result in place of what is at `out`.
         progress: Show a bar.
 
@@ -119,7 +123,7 @@ def index(
         )
         raise ShapeError(message)
     reading = {"batch_size": batch_size, "packing": packing, "long": long, "shard": shard}
-    fields = {
+    fields: dict[str, Any] = {
         "hook": asdict(points[0]),
         "sae": sae.fingerprint(),
         "subject": subject.fingerprint(),
@@ -127,31 +131,50 @@ def index(
         "packing": packing,
         **({"shard": list(shard)} if shard else {}),
     }
-    old = FeatureStore.open(out) if append and Path(out).exists() else None
-    place = Path(out)
-    if old is not None:
-        new = {**fields, **options, "n_latents": sae.config.d_sae}
-        check_alike([(str(out), old.manifest), ("what is to be appended", new)])
-        place = place.with_name(f".{place.name}-append")
     job = {**fields, **options, **reading, "max_rows": max_rows, "n_latents": sae.config.d_sae}
-    if not overwrite and not append and manifests.finished(place, job):
-        return FeatureStore.open(place)
-    with manifests.resumable(place, job, overwrite or old is not None) as folder:
-        parts = _Parts(folder, sae, options, {**fields, "job": manifests.plain(job)})
-        left = None if max_rows is None else max_rows - parts.n_rows
-        with progress_bar("index", texts, max_rows, progress, parts.n_rows, parts.first) as bar:
-            if left is None or left > 0 or not parts.done:
-                found = batches(subject, texts, points, max_rows=left, first=parts.first, **reading)
-                for batch in parts.written(pictured(subject, found), points):
-                    bar.add(batch)
-        parts.assemble()
-    if old is not None:
-        merge([old, place], out, overwrite=True)
-        shutil.rmtree(place)
-    store = FeatureStore.open(out)
-    cut = (store.manifest["documents_cut"], store.manifest["tokens_cut"])
-    warn_of_losses(parts.n_rows, max_rows, cut)
-    return store
+
+    def written(place: Path, overwrite: bool) -> FeatureStore:
+        if not overwrite and manifests.finished(place, job):
+            return FeatureStore.open(place)
+        with manifests.resumable(place, job, overwrite) as folder:
+            parts = _Parts(folder, sae, options, {**fields, "job": manifests.plain(job)})
+            left = None if max_rows is None else max_rows - parts.n_rows
+            with progress_bar("index", texts, max_rows, progress, parts.n_rows, parts.first) as bar:
+                if left is None or left > 0 or not parts.done:
+                    found = batches(subject, texts, points, max_rows=left, first=parts.first, **reading)
+                    for batch in parts.written(pictured(subject, found), points):
+                        bar.add(batch)
+            parts.assemble()
+        store = FeatureStore.open(place)
+        cut = (store.manifest["documents_cut"], store.manifest["tokens_cut"])
+        warn_of_losses(store.n_rows, max_rows, cut)
+        return store
+
+    if append:
+        return _appended(Path(out).resolve(), job, written)
+    return written(Path(out), overwrite)
+
+
+def _appended(out: Path, job: dict[str, Any], written: Callable[[Path, bool], FeatureStore]) -> FeatureStore:
+    """The store at `out` with the rows of a job, which are in it once, however often this is called."""
+    with manifests.alone(out):
+        if not out.exists():
+            return written(out, False)
+        old = FeatureStore.open(out)
+        check_alike([(str(out), old.manifest), ("what is to be appended", job)])
+        known = old.manifest.get("jobs", [_key(old.manifest.get("job"))])
+        beside = out.with_name(f".{out.name}-append")
+        if _key(job) not in known:
+            new = written(beside, not manifests.finished(beside, job))
+            with manifests.building(out, overwrite=True) as folder:
+                merge_into(folder, [old, new], {"jobs": [*known, _key(job)]})
+        shutil.rmtree(beside, ignore_errors=True)
+        return FeatureStore.open(out)
+
+
+def _key(job: Any) -> str:
+    """A job, in short."""
+    return hashlib.sha256(json.dumps(manifests.plain({"job": job}), sort_keys=True).encode()).hexdigest()
 
 
 class _Parts:
@@ -176,7 +199,7 @@ class _Parts:
     @property
     def first(self) -> int:
         """Number of the first document that no part holds."""
-        if not self.done:
+        if not self.n_rows:
             return 0
         return int(self.done[-1].query("select max(document) as n from documents")["n"][0]) + 1
 

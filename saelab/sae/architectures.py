@@ -33,6 +33,7 @@ from saelab.sae.option_groups import (
 from saelab.sae.options import (
     flag,
     groups,
+    of_selection,
     one_of,
     positive,
     positive_share,
@@ -86,6 +87,7 @@ def _transcoder(line: str, skip: bool = False) -> Recipe:
         line=line,
         options={
             **BATCH,
+            "k": replace(BATCH["k"], check=of_selection),
             "sparsity": Option(
                 "topk",
                 one_of("topk", "batchtopk", "l1", "jumprelu"),
@@ -459,6 +461,7 @@ register(
                 "'batchtopk' ranks codes times the sum of their directions' norms; 'l1' penalises that.",
             ),
             **BATCH,
+            "k": replace(BATCH["k"], check=of_selection),
             **L1,
             **REVIVAL,
             **ENCODER,

@@ -17,6 +17,9 @@ from saelab.sae.dictionaries import Dictionary
 from saelab.sae.kernels import Sparse, batch_top_k, column_order, column_top_k, to_csr
 from saelab.sae.sparsifiers import DENSE, Sparsifier, above
 
+POLYNOMIAL = 9.0
+"""Of the average of the threshold: 0 would be a plain mean over the run, which lags behind."""
+
 
 class BatchTopK(Sparsifier):
     """In training, keep the k * n largest positive pre-activations of the whole batch, so that rows share
@@ -27,8 +30,10 @@ class BatchTopK(Sparsifier):
     pre * dictionary.norms() instead of pre.
 
     Buffers: threshold [], in units of what is ranked, the moving average of the smallest code that each batch
-    kept: a plain mean at first, then exponential with weight 1 - decay for the newest. seen []: how many
-    batches there were. Before the first batch the threshold is 0 and every positive pre-activation counts.
+    kept, with weight (1 + POLYNOMIAL) / (seen + POLYNOMIAL) for the newest, at least 1 - decay: an average
+    over the last tenth of a run (polynomial decay, Shamir and Zhang 2013), which does not lag behind in short
+    ones, and in long ones over the last 1 / (1 - decay) batches. seen []: how many batches there were. Before
+    the first batch the threshold is 0 and every positive pre-activation counts.
     """
 
     def __init__(self, k: int, decay: float, by_norm: bool = False) -> None:
@@ -67,7 +72,8 @@ class BatchTopK(Sparsifier):
         smallest = dist.ranks.least(values.min() if len(values) else values.new_full((), math.inf))
         if smallest < math.inf:
             self.seen += 1
-            self.threshold.lerp_(smallest, (1 / self.seen).clamp_min(1 - self.decay))
+            newest = (1 + POLYNOMIAL) / (self.seen + POLYNOMIAL)
+            self.threshold.lerp_(smallest, newest.clamp_min(1 - self.decay))
 
     def extra_repr(self) -> str:
         return f"k={self.k}, decay={self.decay}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -189,6 +189,7 @@ class Network(nn.Module):
                 gradient then.
         """
         flat, lead = self._flat(x)
+        x = x if isinstance(x, Tensor) else flat.reshape(*lead, self.d_in)
         if self.config.d_out is None:
             y = None
         elif y is not None:
@@ -290,9 +291,11 @@ class Network(nn.Module):
         check_finite(x, "Activations")
         return x.reshape(-1, self.d_in), x.shape[:-1]
 
-    def _checked(self, x: Tensor, width: int, name: str, what: str) -> Tensor:
+    def _checked(self, x: Any, width: int, name: str, what: str) -> Tensor:
+        if isinstance(x, np.ndarray) and x.dtype.kind in "fiu":
+            x = torch.as_tensor(x).to(self.device)
         if not isinstance(x, Tensor):
-            msg = f"{what} must be a torch tensor. Got {type(x).__name__}. Pass torch.as_tensor(x)."
+            msg = f"{what} must be a tensor or an array. Got {type(x).__name__}. Pass torch.as_tensor(x)."
             raise ShapeError(msg)
         if x.ndim < 1 or x.shape[-1] != width:
             msg = (

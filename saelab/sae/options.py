@@ -32,6 +32,14 @@ def whole(
     return check
 
 
+def of_selection(name: str, value: Any, config: SAEConfig) -> None:
+    """k where the sparsity keeps k latents; elsewhere it is not used, and a narrow SAE need not say so."""
+    if config.options["sparsity"] in ("topk", "batchtopk"):
+        whole(1, "d_sae")(name, value, config)
+    else:
+        whole(1)(name, value, config)
+
+
 def real(low: float, high: float | None = None) -> Callable[[str, Any, SAEConfig], None]:
     def check(name: str, value: Any, config: SAEConfig) -> None:
         if (

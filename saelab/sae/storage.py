@@ -6,13 +6,15 @@ config.json: {"format": "saelab", "version": 1, "config": SAEConfig, "weights": 
 sae.safetensors: W_enc [d_in d_sae], b_enc, b_dec, input_scale [], dictionary.*, sparsifier.* (scalars always
 in float32), of transcoders output_scale [] and W_skip.
 
-The weights are written first and config.json last, so a folder whose config.json fits its hash is whole.
+config.json takes its place last: until then the weights that the old one speaks of stay beside the new ones,
+under another name. So a folder holds the old SAE or the new one, whole, at every moment.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +23,8 @@ import torch
 from torch import Tensor
 
 from saelab.config import from_dict, to_dict
-from saelab.files import Stamp, new_file, write_json, writing
+from saelab.files import Stamp, new_file, read_json_or_none, write_json, writing
+from saelab.files import sha256 as sha256_of
 from saelab.sae.config import SAEConfig
 from saelab.tensors import DTYPES, Entry, Pieces, Reader, blocks, is_finite, memory, write
 from saelab.types import ConfigError, FormatError, NonFiniteError, StoreError, nearest, short
@@ -29,6 +32,7 @@ from saelab.types import ConfigError, FormatError, NonFiniteError, StoreError, n
 STAMP = Stamp("saelab", 1, remedy="Pass a folder that sae.save wrote.")
 MAX_CONFIG_BYTES = 2**24
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "sae.safetensors"
+_KEPT_FILE = ".sae.safetensors-old"
 _PARTS = ("config", "weights", "units")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _UNITS = {
@@ -73,6 +77,7 @@ def save(config: SAEConfig, tensors: Mapping[str, Tensor], folder: Path, dtype: 
     ordered = dict(sorted(given.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
     with writing(folder / WEIGHTS_FILE), new_file(folder / WEIGHTS_FILE) as temporary:
         sha256 = write(temporary, ordered, {"format": STAMP.format})
+        _keep(folder)
     manifest = {
         **STAMP.fields(),
         "config": to_dict(config),
@@ -80,6 +85,21 @@ def save(config: SAEConfig, tensors: Mapping[str, Tensor], folder: Path, dtype: 
         "units": _UNITS,
     }
     write_json(folder / CONFIG_FILE, manifest)
+    (folder / _KEPT_FILE).unlink(missing_ok=True)
+
+
+def _keep(folder: Path) -> None:
+    """Give the weights that config.json speaks of another name beside their own."""
+    weights, kept = folder / WEIGHTS_FILE, folder / _KEPT_FILE
+    said = read_json_or_none(folder / CONFIG_FILE) or {}
+    said = said.get("weights")
+    if not weights.is_file() or not isinstance(said, dict) or sha256_of(weights) != said.get("sha256"):
+        return  # those that it speaks of are kept already, or there are none
+    kept.unlink(missing_ok=True)
+    try:
+        kept.hardlink_to(weights)
+    except (OSError, NotImplementedError):  # a disk without links
+        shutil.copyfile(weights, kept)
 
 
 def load(folder: Path, like: Callable[[SAEConfig], Mapping[str, Tensor]]) -> Stored:
@@ -125,6 +145,9 @@ def load(folder: Path, like: Callable[[SAEConfig], Mapping[str, Tensor]]) -> Sto
         )
         raise FormatError(message)
     path = folder / WEIGHTS_FILE
+    kept = folder / _KEPT_FILE
+    if kept.is_file() and path.is_file() and sha256_of(path) != weights.get("sha256"):
+        path = kept  # a process that was killed had written the new weights, but not their config
     with Reader(path, weights.get("sha256")) as file:
         _check("W_enc", file.entries, (config.d_in, config.d_sae), torch.float32, path)
         expected = like(config)

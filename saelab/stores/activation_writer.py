@@ -247,15 +247,17 @@ class ActivationWriter:
                 self._free.put(shard)
 
     def _write(self, shard: _Shard) -> None:
-        from safetensors.torch import save_file
+        from saelab.tensors import write
 
         for event in shard.events:
             event.synchronize()
         name = shard_name(shard.number)
         with new_file(self.folder / name) as temporary:
-            save_file({k: x[: shard.n] for k, x in shard.tensors.items()}, temporary)
+            # the widest numbers first, so that all lie at multiples of their size
+            order = sorted(shard.tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+            digest = write(temporary, {name: x[: shard.n] for name, x in order})
             done = {
-                "entry": manifests.entry_of(temporary),
+                "entry": {"bytes": temporary.stat().st_size, "sha256": digest},
                 "n": shard.n,
                 "rounding": {k: _sums(parts) for k, parts in shard.errors.items()},
                 "state": shard.state,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from saelab.files import claim
 from saelab.types import ShapeError, StoreError
 
 NAME = "directions.npy"
@@ -18,19 +19,27 @@ def write_directions(folder: Path, W_dec: Any) -> None:
     """Write the rows of a decoder, [n_latents d_out] tensor or array, as unit vectors in float16: each entry
     is off by at most 2^-12 and a few 2^-25. Rows of zeros stay zeros; memory does not grow with the decoder.
 
-    Raises ShapeError where it is no matrix.
+    Raises ShapeError where it is no matrix, StoreError where the disk has no room.
     """
     if len(W_dec.shape) != 2:
         message = f"Directions must be [n_latents d_out]. Got {list(W_dec.shape)}. Pass the SAE's W_dec."
         raise ShapeError(message)
     shape = tuple(map(int, W_dec.shape))
-    out = np.lib.format.open_memmap(folder / NAME, "w+", np.float16, shape)
+    said = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)),
+        "fortran_order": False,
+        "shape": shape,
+    }
+    claim(folder / NAME, 2 * shape[0] * shape[1])
     step = max(1, BLOCK_VALUES // max(shape[1], 1))
-    for first in range(0, shape[0], step):
-        part = W_dec[first : first + step]
-        rows = np.asarray(part.detach().cpu().float() if hasattr(part, "detach") else part, dtype=np.float64)
-        out[first : first + step] = _unit(rows)
-    out.flush()
+    with (folder / NAME).open("rb+") as file:
+        np.lib.format.write_array_header_1_0(file, said)
+        for first in range(0, shape[0], step):
+            part = W_dec[first : first + step]
+            rows = np.asarray(
+                part.detach().cpu().float() if hasattr(part, "detach") else part, dtype=np.float64
+            )
+            file.write(np.ascontiguousarray(_unit(rows), dtype=np.float16).data)
 
 
 def open_directions(folder: Path, n_latents: int) -> np.ndarray:

@@ -8,12 +8,13 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
+from saelab.files import claim
 from saelab.layout import Layout
 from saelab.stores import manifest as manifests
 from saelab.stores import sampling, summaries, tables
@@ -125,10 +126,11 @@ class FeatureWriter:
     def finish(self, fields: Mapping[str, Any]) -> None:
         """Sort the codes by latent, summarise them, write the manifest.
 
-        fields: more of the manifest. Raises CorpusError where no row was added, StoreError where the sort
-        cannot be written.
+        fields: more of the manifest. Raises CorpusError where no row was added, unless it is one of several
+        shards, of which there may be more than the corpus has stretches; StoreError where the sort cannot be
+        written.
         """
-        if not self.n_rows:
+        if not self.n_rows and not fields.get("shard"):
             message = "A corpus must hold rows besides BOS. Got none. Pass longer texts."
             raise CorpusError(message)
         self.close()
@@ -355,7 +357,10 @@ class _Stretches:
 
     def columns(self) -> list[np.ndarray]:
         """number of the document, call, key of the document, first row, last row, number of the layout."""
-        return [np.concatenate(c) for c in zip(*self._found, strict=True)]
+        nothing = [
+            np.zeros(0, kind) for kind in (np.int64, np.int64, np.uint64, np.int64, np.int64, np.int64)
+        ]
+        return [np.concatenate(c) for c in zip(*(self._found or [nothing]), strict=True)]
 
 
 class _Rows:
@@ -363,16 +368,15 @@ class _Rows:
 
     def __init__(self, scratch: Path, stretches: _Stretches) -> None:
         self._scratch = scratch
-        self.shown, self.stretch, self.position, self.id = (
-            np.memmap(scratch / name, np.int32, "r") for name in SCRATCH
-        )
+        self.shown, self.stretch, self.position, self.id = (_mapped(scratch / name, "r") for name in SCRATCH)
         self.number, self.call, self._keys, self.first, self.last, self._layout = stretches.columns()
         self._layouts = [Layout.parse(text) for text in stretches.layouts]
         self._grids = np.array([any(s.kind == "grid" for s in layout.segments) for layout in self._layouts])
 
     def renumber(self, place: np.ndarray) -> None:
         """What is shown has other numbers from now on: place[old]."""
-        numbers = np.memmap(self._scratch / "shown", np.int32, "r+")
+        claim(self._scratch / "shown", self.shown.nbytes)
+        numbers = _mapped(self._scratch / "shown", "r+")
         for first in range(0, len(numbers), BLOCK_CODES):
             part = slice(first, first + BLOCK_CODES)
             numbers[part] = place[numbers[part]]
@@ -404,9 +408,14 @@ class _Rows:
         return np.concatenate(
             [
                 summaries.draws(key, self.keys(np.arange(first, min(first + BLOCK_CODES, n))))
-                for first in range(0, n, BLOCK_CODES)
+                for first in range(0, max(n, 1), BLOCK_CODES)
             ]
         )
+
+
+def _mapped(path: Path, mode: Literal["r", "r+"]) -> np.ndarray:
+    """int32 numbers of a file; there is no mapping of nothing."""
+    return np.memmap(path, np.int32, mode) if path.stat().st_size else np.zeros(0, np.int32)
 
 
 def document_key(id: str) -> int:

@@ -42,7 +42,7 @@ def read_labels(folder: Path, n_latents: int) -> pd.DataFrame:
 
 def write_labels(folder: Path, n_latents: int, labels: Iterable[tuple[int, str, str]]) -> None:
     """Add (latent, label, source)s to those of a store; see `FeatureStore.attach_labels`."""
-    rows = [(_latent(j, n_latents), _label(text, j), source) for j, text, source in labels]
+    rows = [(checked_latent(j, n_latents), checked_label(text, j), source) for j, text, source in labels]
     if not rows:
         return
     new = pd.DataFrame(rows, columns=LABELS.names)
@@ -123,12 +123,14 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _latent(latent: Any, n: int) -> int:
+def checked_latent(latent: Any, n: int) -> int:
+    """The latent of a label. Raises RangeError."""
     remedy = "Pass labels of this store's latents."
     return integer("A label's latent", latent, 0, n - 1, error=RangeError, remedy=remedy)
 
 
-def _label(text: Any, latent: Any) -> str:
+def checked_label(text: Any, latent: Any) -> str:
+    """A label. Raises ConfigError."""
     if not isinstance(text, str) or not _encodes(text):
         got = "half a surrogate pair" if isinstance(text, str) else type(text).__name__
         message = f"A label must be a str. Got {got} of latent {latent}. Pass {{7: 'names'}}."

@@ -50,8 +50,7 @@ class LatentTables:
         with self._lock, self._reading(name):
             if name not in self._files:
                 file = tables.opened(self.folder, name)
-                groups = [file.metadata.row_group(i).column(0).statistics for i in range(file.num_row_groups)]
-                self._files[name] = file, np.array([g.min for g in groups]), np.array([g.max for g in groups])
+                self._files[name] = file, *_bounds(file)
             file, low, high = self._files[name]
             found = []
             for group in np.flatnonzero((low <= latent) & (latent <= high)):
@@ -72,12 +71,26 @@ class LatentTables:
     def _reading(self, table: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, pa.ArrowException, ValueError) as error:
+        except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
             message = (
                 f"{self.folder / table}.parquet must be as it was written. Got: {error}. "
                 "Find what changed by store.verify(), and write the store again."
             )
             raise StoreError(message) from error
+
+
+def _bounds(file: pq.ParquetFile) -> tuple[np.ndarray, np.ndarray]:
+    """(first, last) latent of each group of rows; of one without rows a last one before the first."""
+    low, high = np.ones(file.num_row_groups, np.int64), np.zeros(file.num_row_groups, np.int64)
+    for i in range(file.num_row_groups):
+        group = file.metadata.row_group(i)
+        said = group.column(0).statistics
+        if group.num_rows:
+            if said is None or not said.has_min_max:
+                message = "a group of rows that does not say of which latents it is"
+                raise ValueError(message)
+            low[i], high[i] = said.min, said.max
+    return low, high
 
 
 __all__ = ["LatentTables"]

@@ -24,6 +24,7 @@ from saelab.files import (
     new_folder,
     read_json_or_none,
     replace_folder,
+    restore_folder,
     set_aside,
     sha256,
     write_json,
@@ -79,6 +80,23 @@ def resumable(out: str | Path, spec: Mapping[str, Any], overwrite: bool = False)
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Be the one that reads a store and then replaces it by another, made of it.
+
+    Raises StoreError where another process does, and where nothing can be written there.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with lock(out.with_name(f".{out.name}-append.lock"), out):
+            with lock(_lock_of(out), out):
+                restore_folder(out)
+                shutil.rmtree(out.with_name(f".{out.name}-building"), ignore_errors=True)
+            yield
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
 def finished(out: str | Path, spec: Mapping[str, Any]) -> bool:
     """Whether `out` holds the store of this very job (its manifest has the spec as field `job`). Removes what
     the job left, if it was killed after that."""
@@ -86,8 +104,9 @@ def finished(out: str | Path, spec: Mapping[str, Any]) -> bool:
     found = is_job(place / NAME, spec)
     if found and (place / JOB).exists():
         with contextlib.suppress(StoreError, OSError), lock(_lock_of(place), out):
-            tidy(place)
             shutil.rmtree(set_aside(place), ignore_errors=True)
+            shutil.rmtree(place.with_name(f".{place.name}-partial"), ignore_errors=True)
+            tidy(place)
     return found
 
 
@@ -260,7 +279,7 @@ def lock(path: Path, what: object) -> Iterator[None]:
             holder = file.read(200) or "another process"
             file.close()
             message = (
-                f"A store is written by one job at a time. Got {what}, which {holder} is writing. "
+                f"A folder is written by one job at a time. Got {what}, which {holder} is writing. "
                 f"Wait for it to end, or pass another folder."
             )
             raise StoreError(message) from None
@@ -292,17 +311,17 @@ def _claimed(out: str | Path, overwrite: bool) -> Iterator[Path]:
         _check_target(place, overwrite)
         place.parent.mkdir(parents=True, exist_ok=True)
         with lock(_lock_of(place), out):
-            old = set_aside(place)
-            if old.exists() and not place.exists():  # killed between two renames
-                old.replace(place)
-            shutil.rmtree(old, ignore_errors=True)
+            restore_folder(place)
             _check_target(place, overwrite)
             yield place
     except OSError as error:
-        message = (
-            f"The store at {out} must be writable. Got: {error}. Free some space or pass another folder."
-        )
-        raise StoreError(message) from error
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: object, error: OSError) -> StoreError:
+    return StoreError(
+        f"The store at {out} must be writable. Got: {error}. Free some space or pass another folder."
+    )
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
@@ -323,6 +342,8 @@ def _check_target(out: Path, overwrite: bool) -> None:
 
 def _begin(folder: Path, spec: dict[str, Any], overwrite: bool) -> None:
     """The folder of this job: one that holds its complete parts and nothing unfinished."""
+    if (folder / NAME).exists() and not (folder / JOB).exists():  # the store that was just replaced
+        shutil.rmtree(folder)
     for path in [*folder.rglob(".*.tmp"), folder / NAME]:
         path.unlink(missing_ok=True)
     if folder.exists():

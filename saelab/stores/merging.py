@@ -22,12 +22,12 @@ from saelab.stores.feature_writer import KIND, choose, document_key
 from saelab.stores.features import FeatureStore
 from saelab.stores.labels import write_labels
 from saelab.stores.summary_writer import SummaryWriter, Vocabulary
-from saelab.types import Shown, StoreError
+from saelab.types import CorpusError, Shown, StoreError
 
 SAME = (
     "n_latents", "hook", "sae", "subject", "packing", "window", "n_examples", "n_quantile", "seed", "codes"
 )  # fmt: skip
-OWN = ("format", "kind", "version", "files", "shard", "job", "seen")
+OWN = ("format", "kind", "version", "files", "shard", "job", "jobs", "seen")
 AT_ONCE = 64
 BLOCK_CODES = 1 << 20
 BLOCK_LATENTS = 1_024
@@ -51,6 +51,7 @@ def merge(
 
     Raises:
         StoreError: The stores are not of the same SAE, subject and options, or hold some documents twice.
+        CorpusError: None of them holds a row.
     """
     opened = [s if isinstance(s, FeatureStore) else FeatureStore.open(s) for s in stores]
     if not opened:
@@ -66,7 +67,10 @@ def merge_into(folder: Path, stores: Sequence[FeatureStore], fields: Mapping[str
     all the stores have."""
     check_alike([(str(store.folder), store.manifest) for store in stores])
     with tempfile.TemporaryDirectory(prefix="groups-", dir=folder) as scratch:
-        groups = list(stores)
+        groups = [store for store in stores if store.n_rows]  # a shard may hold none
+        if not groups:
+            message = "A store must hold rows besides BOS. Got none in any of the stores. Pass longer texts."
+            raise CorpusError(message)
         for level in range(64):
             if len(groups) <= AT_ONCE:
                 break

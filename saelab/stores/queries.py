@@ -1,8 +1,19 @@
-"""SQL over the tables of a feature store: any one SELECT."""
+"""SQL over the tables of a feature store: any one SELECT, which reads these and nothing else.
+
+Three things keep a query from anything else: what it says (`_check`: which statements, and which functions
+that make tables), the transaction that it runs in, which is read-only, and the database, which opens no file
+outside of the store and takes no settings once its tables are set up.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import re
+import shutil
+import tempfile
+import uuid
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +33,14 @@ TOKENS = """
     create view tokens as select latent, name as token, f.count, negative, lift
     from firings f join vocabulary using (shown) where facet = 'token'
 """
-_READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+FUNCTIONS = {
+    "unnest", "range", "generate_series", "repeat", "repeat_row", "json_each", "json_tree",
+    "duckdb_columns", "duckdb_functions", "duckdb_tables", "duckdb_views",
+}  # fmt: skip
+"""Those that make tables and may be called: none reads a file, or runs what it is given."""
+_EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
+_NODES = ("SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE")
+"""What a query that only reads is made of, as DuckDB calls it; INSERT and COPY have nodes of their own."""
 
 
 def connect(folder: Path, labels: pd.DataFrame) -> duckdb.DuckDBPyConnection:
@@ -42,6 +60,8 @@ def connect(folder: Path, labels: pd.DataFrame) -> duckdb.DuckDBPyConnection:
         attached = pa.Table.from_pandas(labels, LABELS, preserve_index=False)
         connection.register("attached", attached)
         connection.execute("create table labels as select * from attached")
+        connection.unregister("attached")
+        _confine(connection, folder)
     return connection
 
 
@@ -55,28 +75,86 @@ def select(
     if format not in ("pandas", "arrow"):
         message = f"format must be 'pandas' or 'arrow'. Got {format!r}. Pass format='pandas'."
         raise ConfigError(message)
-    with _complaining():
-        statements = duckdb.extract_statements(sql)
-    if len(statements) != 1 or statements[0].type not in _READS:
-        raise StoreError(_complaint(f"{sql!r}, which is not one SELECT"))
+    if not isinstance(sql, str):
+        raise StoreError(_complaint(f"a {type(sql).__name__}"))
     with _complaining():
         # a cursor of its own for each query, so that threads do not meet
-        cursor = connection.cursor()
-        if format == "arrow":
-            return cursor.sql(sql, params=values).to_arrow_table()
-        return cursor.execute(sql, values).df()
+        with connection.cursor() as cursor:
+            _check(cursor, sql)
+            cursor.execute("begin transaction read only")
+            if format == "arrow":
+                return cursor.sql(sql, params=values).to_arrow_table()
+            return cursor.execute(sql, values).df()
+
+
+def _confine(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    """Leave the database nothing but the store's files, and a folder for what memory does not hold."""
+    spill = Path(tempfile.gettempdir()) / f"saelab-query-{uuid.uuid4().hex}"
+    weakref.finalize(connection, shutil.rmtree, spill, ignore_errors=True)
+    # a pattern that stands for one file is judged by its own letters before that file is
+    patterns = [tables.exact(tables.path(folder, name)) for name in TABLES]
+    for setting in (
+        f"temp_directory = {tables.quoted(spill)}",
+        f"allowed_directories = [{tables.quoted(Path(folder).absolute())}]",
+        f"allowed_paths = [{', '.join(map(tables.quoted, patterns))}]",
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        "python_enable_replacements = false",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
+        connection.execute(f"set {setting}")
+
+
+def _check(cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Raises StoreError unless this is one statement that reads."""
+    statements = duckdb.extract_statements(sql)
+    kind = statements[0].type if len(statements) == 1 else None
+    said = sql
+    if kind == duckdb.StatementType.EXPLAIN:  # of a SELECT; with ANALYZE it runs what it explains
+        said = _EXPLAIN.sub("", sql, count=1)
+        inner = duckdb.extract_statements(said)
+        kind = inner[0].type if len(inner) == 1 else None
+    if kind != duckdb.StatementType.SELECT:
+        raise StoreError(_complaint(f"{sql!r}, which is not one SELECT"))
+    parsed = cursor.execute("select json_serialize_sql(?::varchar)", [said]).fetchone()
+    tree = json.loads(parsed[0]) if parsed else {}
+    if tree.get("error", True):
+        raise StoreError(_complaint(f"{sql!r}: {tree.get('error_message')}"))
+    for part in _parts(tree):
+        of = part.get("type")
+        if isinstance(of, str) and of.endswith("_NODE") and of not in _NODES:
+            raise StoreError(_complaint(f"{sql!r}, which would write"))
+        name = part["function"].get("function_name") if of == "TABLE_FUNCTION" else None
+        if name is not None and name.lower() not in FUNCTIONS:
+            raise StoreError(_complaint(f"{sql!r}, which calls {name}"))
+
+
+def _parts(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every object within JSON."""
+    left = [tree]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            yield part
+            left.extend(part.values())
+        elif isinstance(part, list):
+            left.extend(part)
 
 
 @contextlib.contextmanager
 def _complaining() -> Iterator[None]:
     try:
         yield
-    except (duckdb.Error, TypeError) as error:
+    except (duckdb.Error, TypeError, UnicodeError) as error:
         raise StoreError(_complaint(error)) from error
 
 
 def _complaint(got: object) -> str:
-    return f"A query must be one SELECT over {', '.join(TABLES)}. Got: {got}. Correct the query."
+    return (
+        f"A query must be one SELECT over {', '.join(TABLES)}, which reads no other file. Got: {got}. "
+        "Correct the query."
+    )
 
 
-__all__ = ["TABLES", "connect", "select"]
+__all__ = ["FUNCTIONS", "TABLES", "connect", "select"]

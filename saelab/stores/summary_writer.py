@@ -53,7 +53,7 @@ class SummaryWriter(contextlib.AbstractContextManager["SummaryWriter"]):
         of_latents = {
             "latent": np.arange(low, low + n, dtype=np.int32),
             "count": stats.count,
-            "density": stats.count / self.n_rows,
+            "density": stats.count / max(self.n_rows, 1),
             "mean": stats.sum / fires,
             "min": stats.min,
             "max": stats.max,

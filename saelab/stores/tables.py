@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -165,14 +166,20 @@ def lists(matrix: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(offsets, pa.array(matrix.reshape(-1)))
 
 
-def quoted(path: Path) -> str:
+def quoted(path: Path | str) -> str:
     """A path as a SQL string."""
     return "'" + str(path).replace("'", "''") + "'"
 
 
+def exact(path: Path) -> str:
+    """What DuckDB, which takes every path for a pattern, takes for this one alone. It is absolute, so that it
+    stays the same file wherever the process goes."""
+    return re.sub(r"[*?[]", r"[\g<0>]", str(path.absolute()))
+
+
 def source(folder: Path, name: str) -> str:
     """A table's file in SQL. A folder may be called `codes=none`: that is its name, not a column."""
-    return f"read_parquet({quoted(path(folder, name))}, hive_partitioning = false)"
+    return f"read_parquet({quoted(exact(path(folder, name)))}, hive_partitioning = false)"
 
 
 class Cursor:

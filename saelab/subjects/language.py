@@ -128,8 +128,10 @@ class LanguageModel(ReadsTexts, TorchSubject):
             point.name, self.n_layers
         ):
             project = self._arch.points[point.name].module
+            own = next(project.parameters())
             with torch.no_grad():
-                return project(vectors) - project(torch.zeros_like(vectors[:1]))
+                inputs = vectors.to(own.device, own.dtype)
+                return (project(inputs) - project(torch.zeros_like(inputs[:1]))).to(vectors)
         msg = (
             f"Only hook points that write to the residual stream have a direct effect on it. Got "
             f"{point.name!r}. "
@@ -487,7 +489,8 @@ def _call(model: Any, method: str) -> Any:
 def _refuse(model: nn.Module, got: str) -> NoReturn:
     msg = (
         f"A language model needs output embeddings and its tokenizer. Got {type(model).__name__} with {got}. "
-        "Load it by AutoModelForCausalLM and AutoTokenizer, or by saelab.load_subject."
+        "Load it by AutoModelForCausalLM and AutoTokenizer, or by saelab.load_subject. Without texts, "
+        "saelab.TorchModule(model) reads any module at its modules' paths."
     )
     raise SubjectError(msg)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from saelab.files import read_json_or_none
 from saelab.subjects import gguf
 from saelab.subjects.language import LanguageModel
+from saelab.subjects.points import AS_MODULE
 from saelab.types import MissingDependency, SubjectError
 
+TOKENIZER = re.compile(r"tokenizer.*|vocab.*|merges\.txt|.*\.(model|tiktoken)")
 SHORT = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "fp64": "float64"}
 
 
@@ -82,11 +86,20 @@ def _from_folder(folder: Path) -> tuple[Any, Any]:
             f"Got {str(folder)!r} without config.json. Pass the folder that model.save_pretrained wrote."
         )
         raise SubjectError(msg)
+    if not any(TOKENIZER.fullmatch(file.name) for file in folder.iterdir()):
+        msg = (
+            f"A model's folder must hold its tokenizer. Got {str(folder)!r} without tokenizer.json "
+            "or its like. Save it there by tokenizer.save_pretrained(folder). What reads no text is a "
+            "subject by saelab.TorchModule(model)."
+        )
+        raise SubjectError(msg)
     try:
         return _pretrained(str(folder), local_files_only=True)
-    except MissingDependency:
+    except (MissingDependency, SubjectError):
         raise
     except Exception as error:
+        if "Unrecognized configuration class" in str(error):
+            raise SubjectError(_no_language_model(folder)) from None
         msg = (
             "A model's folder must hold readable weights and a tokenizer. "
             f"Got {str(folder)!r}: {_first_line(error)}. Save it again by model.save_pretrained(folder) and "
@@ -95,10 +108,20 @@ def _from_folder(folder: Path) -> tuple[Any, Any]:
         raise SubjectError(msg) from None
 
 
+def _no_language_model(folder: Path) -> str:
+    kind = (read_json_or_none(folder / "config.json") or {}).get("model_type")
+    load = "T5EncoderModel" if kind in ("t5", "mt5", "umt5") else "AutoModel"
+    return (
+        f"A language model predicts the next token. Got {str(folder)!r} of the kind {kind!r}, which "
+        "transformers knows as none. Read it at its modules' paths: "
+        f"model = {load}.from_pretrained(folder), then {AS_MODULE}."
+    )
+
+
 def _from_hub(name: str) -> tuple[Any, Any]:
     try:
         return _pretrained(name, local_files_only=True)
-    except MissingDependency:
+    except (MissingDependency, SubjectError):
         raise
     except Exception as error:  # not in the cache, or not whole there
         cached = _first_line(error)
@@ -111,6 +134,8 @@ def _from_hub(name: str) -> tuple[Any, Any]:
     _reach(name)
     try:
         return _pretrained(name, local_files_only=False)
+    except SubjectError:
+        raise
     except Exception as error:
         msg = (
             "A hub model must load as a causal language model. "
@@ -155,10 +180,20 @@ def _pretrained(name: str, *, local_files_only: bool) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
-        model = AutoModelForCausalLM.from_pretrained(name, local_files_only=local_files_only)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, local_files_only=local_files_only, output_loading_info=True
+        )
+        model, told = loaded
     finally:
         if bar:
             logging.enable_progress_bar()
+    if missing := sorted(told["missing_keys"]):
+        msg = (
+            f"A language model's weights must be whole. Got {name!r} without {', '.join(missing[:3])}"
+            f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}, which transformers would fill "
+            "at random. Save the whole model, or read what there is by saelab.TorchModule."
+        )
+        raise SubjectError(msg)
     return model, tokenizer
 
 

@@ -16,6 +16,7 @@ from saelab.subjects.hooks import Site, View
 from saelab.subjects.streams import settle
 from saelab.types import SubjectError
 
+AS_MODULE = 'saelab.TorchModule(model, lambda texts: tokenizer(texts, return_tensors="pt", padding=True))'
 LAYERS = (
     "transformer.h", "model.layers", "gpt_neox.layers", "model.decoder.layers", "transformer.blocks",
     "model.language_model.layers", "language_model.model.layers", "backbone.layers",
@@ -45,7 +46,7 @@ class Architecture:
             msg = (
                 "A language model's blocks must lie at a known path. "
                 f"Got {type(model).__name__} with none of: {', '.join(LAYERS)}. "
-                "Wrap it by saelab.TorchModule(model, prepare=...), which hooks any module by its path."
+                f"Read it at its modules' paths: {AS_MODULE}."
             )
             raise SubjectError(msg)
         path, self.layers = found[0]

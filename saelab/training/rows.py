@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -175,6 +176,7 @@ def as_rows(acts: Any, config: SAEConfig) -> tuple[Rows, SAEConfig]:
     """
     sides = _sides(config)
     several = isinstance(acts, (tuple, list))
+    acts = tuple(map(_as_tensor, acts)) if several else _as_tensor(acts)
     if several and len(acts) != len(sides):
         message = (
             f"The recipe {config.recipe!r} needs {len(sides)} kinds of activations here. Got {len(acts)}. "
@@ -259,6 +261,11 @@ def _filled(config: SAEConfig, hooks: Sequence[str | None]) -> SAEConfig:
     if config.d_out is not None and config.hook_out is None and points[1] is not None:
         config = replace(config, hook_out=points[1])
     return config
+
+
+def _as_tensor(acts: Any) -> Any:
+    """Arrays as tensors, which share their memory."""
+    return torch.as_tensor(acts) if isinstance(acts, np.ndarray) and acts.dtype.kind == "f" else acts
 
 
 def _part(acts: Any, hook: HookPoint | None, width: int) -> tuple[Rows, str | None]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -16,9 +16,10 @@ from tqdm.auto import tqdm
 
 from saelab import dist
 from saelab.config import from_dict, integer, integer_or_none, to_dict
-from saelab.files import write_bytes
+from saelab.files import write_bytes, writing
 from saelab.sae.config import SAEConfig
 from saelab.sae.model import SAE
+from saelab.stores.manifest import lock
 from saelab.training import checkpoints, shards
 from saelab.training.arguments import check_configs, complete, count_steps
 from saelab.training.estimates import check_fits, device_of, plan
@@ -138,7 +139,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]
         NonFiniteError: Rows are NaN or infinite, or training diverges; then with the step and the checkpoint
             that is left.
         DeviceMemoryError: It cannot fit, or a step runs out of memory; likewise.
-        StoreError: `out` cannot be written.
+        StoreError: `out` cannot be written, or another process trains into it.
         RankError: Another process fails.
     """
     several = isinstance(config, Sequence)
@@ -167,22 +168,35 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     with dist.together():
         _check_ranks(jobs, shard, checkpoint_every)
     dist.divide("rows" if shard == "data" else "latents")
-    with dist.together(), dist.alone():
-        for job in jobs if dist.first() else []:
-            job.prepare(resume)
-    for job in jobs:
-        job.run = dist.ranks.share(job.run)
-    todo = [job for job in jobs if job.run is None]
-    if todo:
-        where = device_of(device)
+    with ExitStack() as held:
         with dist.together(), dist.alone():
-            _announce(todo, where)
-        found = _found([job.folder for job in todo if job.folder])
-        for i, job in enumerate(todo):
-            job.open(where, found[i] if found else None)
-        _loop(todo, progress, checkpoint_every, callbacks)
+            if out is not None and dist.first():
+                held.enter_context(_alone(Path(out)))
+            for job in jobs if dist.first() else []:
+                job.prepare(resume)
+        for job in jobs:
+            job.run = dist.ranks.share(job.run)
+        todo = [job for job in jobs if job.run is None]
+        if todo:
+            where = device_of(device)
+            with dist.together(), dist.alone():
+                _announce(todo, where)
+            found = _found([job.folder for job in todo if job.folder])
+            for i, job in enumerate(todo):
+                job.open(where, found[i] if found else None)
+            _loop(todo, progress, checkpoint_every, callbacks)
     runs = [job.run for job in jobs if job.run is not None]
     return runs if several else runs[0]
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Be the one that trains into a folder. Raises StoreError where another process does."""
+    with ExitStack() as stack:
+        with writing(out):
+            out.mkdir(exist_ok=True)
+            stack.enter_context(lock(out / ".lock", out))
+        yield
 
 
 def _announce(jobs: list[_Job], device: torch.device) -> None:

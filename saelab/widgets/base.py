@@ -10,7 +10,7 @@ import anywidget
 import traitlets
 
 from saelab.types import ConfigError, SaelabError, nearest
-from saelab.widgets import assets
+from saelab.widgets import assets, still
 from saelab.widgets.export import Views, page
 from saelab.widgets.questions import Ask
 from saelab.widgets.selection import CHOICES, Chosen, Link, Selection
@@ -84,6 +84,12 @@ class View(anywidget.AnyWidget, Chosen):
         """The view in words."""
         return type(self).__name__
 
+    def html(self) -> str:
+        """The view as it stands, for pages that run nothing: HTML that is inert, with inline styles alone,
+        and of `saelab.widgets.still.MOST_BYTES` at most. By default its words.
+        """
+        return still.frame(still.words(self.text()))
+
     # ---- what all do
 
     def options(self) -> dict[str, Any]:
@@ -120,6 +126,8 @@ class View(anywidget.AnyWidget, Chosen):
         data = bundle[0] if isinstance(bundle, tuple) else bundle
         if data is not None:
             data["text/plain"] = self.text()
+            # front ends show the widget where its model lives, and this where nothing runs
+            data["text/html"] = still.bounded(self.html(), self.text())
         return bundle
 
     # files are read when the first view is made, not when its class is

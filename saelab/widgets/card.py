@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from saelab.widgets import still
 from saelab.widgets.base import View, checked_questions
 from saelab.widgets.cards import asks_card, card_answers
 from saelab.widgets.questions import Ask
@@ -16,7 +17,7 @@ class CardView(View):
     """One latent in full; it follows the selection. Choosing a window selects its row and document.
 
     Args:
-        latent: Shown first.
+        latent: Shown first; None for the chosen one.
         questions: {"card": latent -> FeatureCard}.
         options: See `View`.
 
@@ -27,26 +28,31 @@ class CardView(View):
     kind = "card"
     follows = ("latent", "row", "document")
 
-    def __init__(self, latent: int, questions: Mapping[str, Callable[..., Any]], **options: Any) -> None:
+    def __init__(
+        self, latent: int | None, questions: Mapping[str, Callable[..., Any]], **options: Any
+    ) -> None:
         self.questions = checked_questions(questions, "card")
         super().__init__(latent=latent, **options)
 
     @staticmethod
-    def of(lab: HasSources, latent: int, *, sae: str | None = None) -> CardView:
-        """The card of one latent; it follows the selection.
+    def of(
+        lab: HasSources, latent: int | None = None, *, sae: str | None = None, follow: bool = False
+    ) -> CardView:
+        """The card of one latent: of that which the call names, or else of the chosen one, whichever that is.
 
         Args:
             lab: whose latent it is.
-            latent: chosen at the start, in every view of its SAE.
+            latent: its number; the card is pinned to it.
             sae: name of the SAE; None: the chosen one.
+            follow: choose the latent in every linked view of its SAE, and be one of them.
 
         Raises:
             RangeError: The latent is out of range.
             StoreError: The SAE has no store.
         """
         source = lab.source(sae)
-        source.choose(latent)
-        return CardView(latent, questions=source.questions, selection=source.selection)
+        selection = source.selection_for(latent, follow)
+        return CardView(selection.latent, questions=source.questions, selection=selection)
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
         return card_answers(self.questions)
@@ -56,3 +62,8 @@ class CardView(View):
 
     def text(self) -> str:
         return "no latent chosen" if self.latent is None else str(self.questions["card"](self.latent))
+
+    def html(self) -> str:
+        if self.latent is None:
+            return still.frame(still.note(self.text()))
+        return still.frame(still.card(self.questions["card"](self.latent)))

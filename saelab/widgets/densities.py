@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from saelab.analysis.results import LatentTable
+from saelab.widgets import still
 from saelab.widgets.base import View
 from saelab.widgets.questions import Ask
 from saelab.widgets.source import HasSources
@@ -60,15 +61,26 @@ class DensitiesView(View):
         return [Ask("densities")]
 
     def text(self) -> str:
+        title, counts = self._bins()
+        most = max([*counts.values(), 1])
+        lines = [f"{name}  {n:>7,}  {'#' * -(-40 * n // most)}".rstrip() for name, n in counts.items()]
+        return "\n".join([title, *lines])
+
+    def html(self) -> str:
+        return still.frame(still.bars(*self._bins()))
+
+    def _bins(self) -> tuple[str, dict[str, int]]:
+        """In words, and how many latents are in each bin."""
         header, fields = pack_densities(self.table.density)[:2]
-        counts, low = fields["counts"].tolist(), header["low"]
-        most = max(*counts, 1)
-        lines = [f"{len(self.table):,} latents, {header['dead']:,} never fire; log10 of the share of rows:"]
-        for i, count in enumerate(counts):
-            start = low + i / PER_DECADE
-            bar = "#" * -(-40 * count // most)
-            lines.append(f"{start:6.2f} to {start + 1 / PER_DECADE:5.2f}  {count:>7,}  {bar}".rstrip())
-        return "\n".join(lines)
+        starts = [header["low"] + i / PER_DECADE for i in range(len(fields["counts"]))]
+        counts = {
+            f"{start:6.2f} to {start + 1 / PER_DECADE:5.2f}": n
+            for start, n in zip(starts, fields["counts"].tolist(), strict=True)
+        }
+        return (
+            f"{len(self.table):,} latents, {header['dead']:,} never fire; log10 of the share of rows:",
+            counts,
+        )
 
 
 def pack_densities(density: np.ndarray) -> Packed:

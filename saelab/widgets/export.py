@@ -67,11 +67,24 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under column names; everything is shown as str() gives it."""
+    """Rows under column names; everything is shown as str() gives it.
+
+    Raises:
+        ConfigError: A row has another number of columns than there are names.
+    """
 
     heading: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                message = (
+                    f"Each row of a table must have its {len(self.columns)} columns, "
+                    f"{', '.join(map(repr, self.columns))}. Got {len(row)}: {list(row)!r}. Name every column."
+                )
+                raise ConfigError(message)
 
 
 @dataclass(frozen=True)

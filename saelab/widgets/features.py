@@ -9,6 +9,7 @@ import numpy as np
 
 from saelab.analysis.results import LatentTable
 from saelab.types import CorpusError
+from saelab.widgets import still
 from saelab.widgets.base import View, checked_questions
 from saelab.widgets.cards import asks_card, card_answers
 from saelab.widgets.questions import Ask
@@ -77,6 +78,10 @@ class FeaturesView(View):
             least = f"min {table.min[j]:7.3f}  " if table.signed else ""
             lines.append(f"{j:>7}  {table.density[j]:8.3%}  {least}max {table.max[j]:7.3f}  {table.names[j]}")
         return "\n".join(lines)
+
+    def html(self) -> str:
+        shown = [] if self.latent is None else [still.card(self.questions["card"](self.latent))]
+        return still.frame(still.table(self.table, self.latents), *shown)
 
     def _search(self, text: str) -> Packed:
         if "search" not in self.questions:

@@ -9,6 +9,7 @@ import numpy as np
 import traitlets
 
 from saelab.analysis.results import SampleCodes
+from saelab.widgets import still
 from saelab.widgets.base import View, checked_questions
 from saelab.widgets.cards import asks_card, card_answers
 from saelab.widgets.questions import Ask
@@ -17,7 +18,7 @@ from saelab.widgets.wire import Packed, clean, picture
 
 
 class SampleView(View):
-    """Positions shaded by the chosen latent, or without one by the strongest latent of each.
+    """Positions shaded by the chosen latent; without one, or where it is silent, by the strongest of each.
 
     Args:
         codes: Of the sample.
@@ -47,6 +48,7 @@ class SampleView(View):
         *,
         sae: str | None = None,
         with_card: bool = False,
+        follow: bool = False,
     ) -> SampleView:
         """A sample of whatever kind the subject reads as a heatmap: a text, a dialogue, an image, items.
 
@@ -55,18 +57,20 @@ class SampleView(View):
         Args:
             lab: whose subject reads it.
             sample: what the subject reads.
-            latent: chosen at the start, in every view of its SAE.
+            latent: colours the sample; the view is pinned to it. Without one it is linked: it follows what
+                is chosen in the other linked views of its SAE.
             sae: name of the SAE; None: the chosen one.
             with_card: show the chosen latent's card.
+            follow: choose the latent in every linked view, and be one of them.
 
         Raises:
             CorpusError: The sample is empty, of another kind, or longer than the model's context.
             RangeError: The latent is out of range.
         """
         source = lab.source(sae)
-        source.choose(latent)
         codes, questions = source.codes(sample), source.questions
-        return SampleView(codes, questions=questions, selection=source.selection, with_card=with_card)
+        selection = source.selection_for(latent, follow)
+        return SampleView(codes, questions=questions, selection=selection, with_card=with_card)
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
         return {"codes": lambda: pack_codes(self.codes), **card_answers(self.questions)}
@@ -80,6 +84,12 @@ class SampleView(View):
 
     def text(self) -> str:
         return str(self.codes)
+
+    def html(self) -> str:
+        shown = [still.sample(self.codes, self.latent)]
+        if self.with_card and self.latent is not None:
+            shown.append(still.card(self.questions["card"](self.latent)))
+        return still.frame(*shown)
 
 
 def pack_codes(result: SampleCodes) -> Packed:

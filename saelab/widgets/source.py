@@ -29,8 +29,29 @@ class Source:
     holds an answer once"""
     selection: Selection
     """what all views of the SAE share"""
-    choose: Callable[[int | None], None]
-    """chooses the SAE, and a latent of it; raises RangeError"""
+    checked: Callable[[int], int]
+    """a latent of the SAE; raises RangeError"""
+    choose: Callable[[int], None]
+    """chooses the SAE and a latent of it, in every linked view"""
+
+    def selection_for(self, latent: int | None, follow: bool) -> Selection:
+        """What a new view shows: the shared selection where the call names no latent, or where it follows;
+        else one of its own, so that nothing moves that is shown already.
+
+        Args:
+            latent: That the call names.
+            follow: Choose it in every linked view, and follow what is chosen later.
+
+        Raises:
+            RangeError: The latent is out of range.
+        """
+        if latent is None:
+            return self.selection
+        latent = self.checked(latent)
+        if not follow:
+            return Selection(sae=self.selection.sae, latent=latent)
+        self.choose(latent)
+        return self.selection
 
 
 class HasSources(Protocol):

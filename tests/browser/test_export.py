@@ -95,6 +95,29 @@ def test_it_works_from_disk_with_no_network(exported, page, scheme):
     assert page.errors == []
 
 
+@pytest.mark.parametrize("width", [375, 500, 700, 1100])
+def test_a_view_fits_the_place_that_it_has(exported, page, width):
+    """Not the window, of which a notebook's output is a part."""
+    page.goto(exported.as_uri())
+    page.wait_for_selector(".sl-row")
+    page.locator(".sl-row").nth(3).click()
+    page.wait_for_selector(".sl-card .sl-lens")
+    page.evaluate(
+        f"() => document.querySelectorAll('.sl-root').forEach(e => e.parentElement.style.width = '{width}px')"
+    )
+    # of what has a box of its own; spaces at the end of a line hang over
+    over = "e.getBoundingClientRect().right - e.closest('.sl-root').getBoundingClientRect().right"
+    boxes = (
+        ".sl-root :is(h3, h4, dl, ol, li, svg, figure, button, input, select, .sl-list, .sl-place, .sl-value)"
+    )
+    page.wait_for_function(f"() => document.querySelector('.sl-root').clientWidth === {width}")
+    widest = page.locator(boxes).evaluate_all(f"all => Math.max(...all.map(e => {over}))")
+    assert widest <= 1
+    below = page.locator(".sl-browser > .sl-place").bounding_box()
+    beside = page.locator(".sl-list").bounding_box()
+    assert (below["y"] > beside["y"]) == (width < 640)
+
+
 def test_the_table_of_a_wide_sae_draws_few_rows(browser, tmp_path):
     """65,536 latents: only the rows in sight are elements."""
     n = 65_536
@@ -121,7 +144,9 @@ def test_a_signed_latent_shows_both_poles(signed_lab, page, tmp_path, scheme):
     """From training to a page: an abs_topk SAE of the embedded model."""
     frame = signed_lab.store.latents()
     latent = int(np.minimum(frame["negative"], frame["count"] - frame["negative"]).to_numpy().argmax())
-    text = signed_lab.tokens("Rosa gave the basket to Hugo in 1732, and Hugo gave it back.", latent)
+    text = signed_lab.tokens(
+        "Rosa gave the basket to Hugo in 1732, and Hugo gave it back.", latent, follow=True
+    )
     path = views_page(
         tmp_path / "poles.html", "Poles", [Views("One", [text]), Views("All", [signed_lab.features()])]
     )

@@ -63,7 +63,7 @@ def test_an_image_lies_under_its_patches(vision_lab, page, tmp_path, scheme):
     image = picture(99)
     frame = lab.store.latents()
     latent = int(frame["density"].sub(0.05).abs().where(frame["count"] > 0, np.inf).argmin())
-    shown = lab.show(image, latent)
+    shown = lab.show(image, latent, follow=True)
     sections = [Views("One", [shown]), Views("All", [lab.features()])]
     path = views_page(tmp_path / "page.html", "Pictures", sections)
     page.emulate_media(color_scheme=scheme)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import nbformat
@@ -29,13 +31,15 @@ lab.tokens("Tina gave the basket to Hugo.\\n<img src=x onerror='window.hacked=1'
 ---
 lab.features()
 ---
-lab.feature(3)
+lab.feature(3, follow=True)
+---
+lab.feature(7)
 """
 
 
 @pytest.fixture(scope="module")
 def small(jupyter):
-    """A notebook of three views, whose kernel is the same for all tests; gives its name."""
+    """A notebook of three linked views and a pinned one, of one kernel for all tests; gives its name."""
     notebook = nbformat.v4.new_notebook(
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     )
@@ -76,6 +80,8 @@ def test_views_move_each_other(page, jupyter, small):
         f"() => document.querySelectorAll('.sl-card[data-latent=\"{latent}\"]').length === 3"
     )
     assert f"#{latent}" in page.locator(".sl-legend").first.inner_text()
+    # the card that a call named stays where it is
+    assert page.locator('.sl-card[data-latent="7"]').count() == 1
     # a window of one card: its row is chosen in all of them
     page.locator(".sl-windows button").nth(1).click()
     page.wait_for_function("() => document.querySelectorAll('li[aria-current=\"true\"]').length >= 3")
@@ -164,6 +170,34 @@ def test_a_lost_kernel_is_said_and_what_was_shown_stays(page, jupyter, small):
     # hovering needs no kernel, so it still works
     page.locator(".sl-text .sl-token").nth(2).hover()
     page.wait_for_selector(".sl-detail .sl-chip")
+
+
+PID = "import os, pathlib\npathlib.Path('pid').write_text(str(os.getpid()));"
+
+
+def test_a_live_kernel_that_answers_late_is_not_said_dead(page, jupyter, small):
+    """The machine holds the kernel up: it told last that it is idle, and answers nothing for a while."""
+    notebook = nbformat.read(jupyter.folder / small, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(PID))
+    nbformat.write(notebook, jupyter.folder / "late.ipynb")
+    page.set_viewport_size({"width": 1400, "height": 3000})
+    open_notebook(page, jupyter, "late.ipynb")
+    run_all(page, 120_000)
+    page.wait_for_selector(".sl-row")
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+    kernel = int((jupyter.folder / "pid").read_text())
+    os.kill(kernel, signal.SIGSTOP)
+    try:
+        row = page.locator(".sl-row").nth(9)
+        row.click()
+        page.wait_for_selector(".sl-banner:not([hidden]) >> text=Still waiting", timeout=25_000)
+        assert page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').count() == 1
+    finally:
+        os.kill(kernel, signal.SIGCONT)
+    page.wait_for_selector(f'.sl-browser .sl-card[data-latent="{row.get_attribute("data-latent")}"]')
+    page.wait_for_timeout(3_000)
+    assert page.locator(".sl-banner:not([hidden])").count() == 0
+    jupyter.kill_kernels()
 
 
 def test_a_reloaded_page_shows_the_views_again(page, jupyter, small):

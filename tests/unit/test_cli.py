@@ -132,7 +132,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults():
         "subject.dtype": ["float32"],
     }
     values = jobs.Job("harvest", jobs.merged("harvest", given, flags)).values
-    assert values["subject"] == {"name": "embedded", "device": "cpu", "dtype": "float32"}
+    assert values["subject"] == {"name": "embedded", "device": "cpu", "dtype": "float32", "n_ctx": None}
     assert values["corpus"]["paths"] == ["y", "z"]
     assert (values["batch_size"], values["max_rows"], values["dtype"]) == (3, 7, "float32")
     assert given["corpus"]["paths"] == "x"

@@ -113,7 +113,7 @@ def test_an_example_shows_its_picture_whole(store):
             assert (example.start, len(example.names)) == (0, SIDE * SIDE)
             assert example.values[example.position] == example.value
             document = store.document(example.document)
-            assert (document.layout, document.grid) == (f"grid {SIDE}x{SIDE}", True)
+            assert (document.layout, document.grids) == (f"grid {SIDE}x{SIDE}", True)
             assert media_type(document.media) == "image/png"
             assert document.labels == (document.text,)
     rows = store.query("select row, position from rows order by row")

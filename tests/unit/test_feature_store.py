@@ -56,7 +56,8 @@ def truth(parts):
 def store(parts, tmp_path_factory):
     # a folder whose name would break careless SQL
     folder = tmp_path_factory.mktemp("store") / 'it\'s "here" 100%'
-    return saelab.index(*parts, TEXTS, folder, n_examples=7, n_quantile=12, window=(3, 2), progress=False)
+    how = {"n_examples": 7, "n_quantile": 12, "window": (3, 2), "long": "truncate"}
+    return saelab.index(*parts, TEXTS, folder, **how, progress=False)
 
 
 # ---- against brute force ---------------------------------------------------------------------------
@@ -245,7 +246,7 @@ def test_batch_and_block_sizes_change_nothing(store, parts, tmp_path, monkeypatc
     monkeypatch.setattr(feature_writer, "BLOCK_CODES", block)
     monkeypatch.setitem(feature_writer.GROUPS, "examples", block)
     monkeypatch.setattr(summary_writer, "GROUPS", dict.fromkeys(summary_writer.GROUPS, block))
-    options = {"n_examples": 7, "n_quantile": 12, "window": (3, 2), "progress": False}
+    options = {"n_examples": 7, "n_quantile": 12, "window": (3, 2), "long": "truncate", "progress": False}
     other = saelab.index(*parts, TEXTS, tmp_path / "s", batch_size=batch_size, **options)
     for name in TABLES:
         query = f"select * from {name}"
@@ -266,7 +267,8 @@ def test_same_seed_same_files_other_seed_other_quantile_examples(parts, tmp_path
 
 
 def test_max_rows_is_exact_and_windows_end_there(parts, truth, tmp_path):
-    store = saelab.index(*parts, TEXTS, tmp_path / "s", max_rows=15, window=(50, 50), progress=False)
+    how = {"max_rows": 15, "window": (50, 50), "long": "truncate"}
+    store = saelab.index(*parts, TEXTS, tmp_path / "s", **how, progress=False)
     assert store.n_rows == 15
     assert store.n_documents == truth.origin[14, 0] + 1
     np.testing.assert_array_equal(store.codes(ALWAYS)[1], truth.codes[:15, ALWAYS])
@@ -276,7 +278,8 @@ def test_max_rows_is_exact_and_windows_end_there(parts, truth, tmp_path):
 
 def test_documents_keep_id_and_kind_and_long_ones_are_cut_or_split(parts, tmp_path):
     documents = [Document("first", "a" * 60, kind="prose"), Document("second", "b", kind="code")]
-    cut = saelab.index(*parts, documents, tmp_path / "cut", progress=False)
+    with pytest.warns(UserWarning, match="37 tokens of 1 documents"):
+        cut = saelab.index(*parts, documents, tmp_path / "cut", long="truncate", progress=False)
     whole = saelab.index(*parts, documents, tmp_path / "whole", long="split", progress=False)
     assert cut.query("select n_rows from documents")["n_rows"].tolist() == [23, 1]
     assert whole.query("select n_rows from documents")["n_rows"].tolist() == [60, 1]

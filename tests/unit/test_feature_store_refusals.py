@@ -95,6 +95,110 @@ def test_queries_that_are_wrong_or_write(store, sql, tmp_path, monkeypatch):
     assert len(store.query("with a as (from latents) select * from a")) == N_LATENTS
 
 
+def test_a_query_reads_and_changes_nothing_else(parts, tmp_path, monkeypatch):
+    """Whatever else DuckDB can do, of its statements and its functions, in words or in ANALYZE or WITH."""
+    inside = tmp_path / "s"
+    saelab.index(*parts, TEXTS, inside, progress=False)
+    (tmp_path / "secret.txt").write_text("secret")
+    shutil.copy(inside / "latents.parquet", tmp_path / "other.parquet")
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    store = FeatureStore.open(inside)
+    hidden = 5  # a name that a query could take
+    writes = [f"copy (select 1 as latent) to '{inside}/{name}'" for name in ("latents.parquet", "new.csv")]
+    for sql in (
+        *writes,
+        *(f"explain analyze {sql}" for sql in writes),
+        *(f"explain (analyze) {sql}" for sql in writes),
+        *(f"/**/ explain analyze /* select */ {sql}" for sql in writes),
+        *(f"with x as ({sql}) select 1" for sql in writes),
+        *(f"explain analyze with x as ({sql}) select 1" for sql in writes),
+        *(f"select * from (with x as ({sql}) select 1)" for sql in writes),
+        "explain analyze drop view rows", "explain analyze create table x as from rows",
+        "explain select 1; select 2",
+        "with x as (delete from labels returning *) select * from x",
+        "with x as (insert into labels values (1, 'a', 'b') returning *) select * from x",
+        "with x as (update labels set label = 'x' returning *) select * from x",
+        f"select * from read_text('{tmp_path}/secret.txt')", "select * from read_text('secret.txt')",
+        f"select * from read_text('{inside}/../secret.txt')",
+        f"from read_parquet('{tmp_path}/other.parquet')",
+        f"from '{tmp_path}/other.parquet'", "from 'other.parquet'", f"from '{inside}/../other.parquet'",
+        f"select * from glob('{tmp_path}/*')", f"select * from read_blob('{tmp_path}/*')",
+        "select * from read_csv('secret.txt')", "select * from sniff_csv('secret.txt')",
+        "attach 'x.db'", "explain analyze attach 'x.db'", "install httpfs", "load httpfs", "set threads = 3",
+        "reset threads", "pragma threads = 3", "pragma database_list", "call pragma_version()", "checkpoint",
+        "use memory", "begin", "commit", "prepare x as select 1", "execute x", "export database 'x'",
+        "vacuum", "create macro f() as 1", "pivot rows on call", "select * from hidden",
+        "select * from query('select 1')", "select * from enable_logging()",
+        "select * from checkpoint('memory')",
+        "select * from json_execute_serialized_sql(json_serialize_sql('select 1'))",
+        "select * from parquet_metadata('other.parquet')", "\ud800", "select '\0'; select 1",
+    ):  # fmt: skip
+        with pytest.raises(StoreError, match="one SELECT over latents"):
+            store.query(sql)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert hidden == 5
+    assert store.query("select count(*) n from labels")["n"][0] == 0
+    assert store.query("select current_setting('threads') n")["n"][0] == 2
+    assert len(FeatureStore.open(inside).query("from rows")) == len(store.query("from rows"))
+
+
+def test_a_query_may_be_any_select(store):
+    n = store.n_rows
+    for sql in (
+        "from rows", "table rows", "select * from rows r join documents d using (document)",
+        "-- all\nfrom rows",
+        "with recursive x as (select 0 i union all select i + 1 from x where i < 3)"
+        " from rows, (from x limit 1) y",
+        "from rows union all (from rows limit 0)", "(from rows)", "from rows;",
+    ):  # fmt: skip
+        assert len(store.query(sql)) == n, sql
+    assert len(store.query("describe rows")) == 6
+    assert len(store.query("from range(5)")) == 5
+    assert store.query("values (1), (2)").shape == (2, 1)
+    assert store.query("select unnest(?::int[]) as i", [[1, 2]])["i"].tolist() == [1, 2]
+    for sql in ("explain from rows", "EXPLAIN ANALYZE select count(*) from rows"):
+        assert len(store.query(sql)) > 0
+
+
+def test_what_memory_does_not_hold_is_spilled_elsewhere(store, tmp_path, monkeypatch):
+    """And goes when the store does. Not to where the process happens to be."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "spill"))
+    (tmp_path / "spill").mkdir()
+    other = FeatureStore.open(store.folder)
+    assert other.query("select current_setting('temp_directory') t")["t"][0].startswith(
+        str(tmp_path / "spill")
+    )
+
+
+@pytest.mark.parametrize("name", ["run[1]", "run?", "run*", "[*]", "a[b", "run]", "codes=none", "it's"])
+def test_the_name_of_a_folder_is_no_pattern(parts, name, tmp_path):
+    """Another store that the name would match as a pattern lies beside it."""
+    for other in ("run1", "runs", "*", "ab"):
+        saelab.index(*parts, TEXTS[:1], tmp_path / other / "s", progress=False)
+    made = saelab.index(*parts, TEXTS, tmp_path / name / "s", codes="full", progress=False)
+    plain = saelab.index(*parts, TEXTS, tmp_path / "plain", progress=False)
+    for store in (made, FeatureStore.open(tmp_path / name / "s")):
+        for table in TABLES:
+            ours, theirs = (s.query(f"select * from {table}") for s in (store, plain))
+            assert ours.equals(theirs), table
+        assert store.search(example="a").equals(plain.search(example="a"))
+        assert [a.tolist() for a in store.codes(ALWAYS)] == [a.tolist() for a in plain.codes(ALWAYS)]
+    merged = saelab.stores.merge([made], tmp_path / f"{name}-merged")
+    assert merged.query("from codes_by_latent").equals(plain.query("from codes_by_latent"))
+
+
+def test_a_store_may_be_moved_from_where_it_was_named(parts, tmp_path, monkeypatch):
+    saelab.index(*parts, TEXTS, tmp_path / "s", progress=False)
+    monkeypatch.chdir(tmp_path)
+    store = FeatureStore.open("s")
+    n = len(store.query("from rows"))
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    assert len(store.query("from rows")) == n
+
+
 # ---- wrong inputs of index -------------------------------------------------------------------------
 
 

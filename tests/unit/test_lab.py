@@ -34,21 +34,39 @@ def test_choosing_a_latent_moves_every_view(small_lab):
     text, browser, card = (
         small_lab.tokens("Tina gave it to Hugo."),
         small_lab.features(),
-        small_lab.feature(5),
+        small_lab.feature(5, follow=True),
     )
     assert {text.latent, browser.latent, card.latent, small_lab.selection.latent} == {5}
     text.latent = 9
     assert {browser.latent, card.latent, small_lab.selection.latent} == {9}
-    small_lab.tokens("more text", latent=2)
+    small_lab.tokens("more text", latent=2, follow=True)
+    assert card.latent == small_lab.feature().latent == 2
+    for follow in (True, False):
+        with pytest.raises(RangeError, match=r"0\.\.63"):
+            small_lab.feature(64, follow=follow)
     assert card.latent == 2
-    with pytest.raises(RangeError, match=r"0\.\.63"):
-        small_lab.feature(64)
-    assert card.latent == 2
+
+
+def test_a_call_moves_nothing_that_is_shown(small_lab):
+    small_lab.selection.latent = 4
+    text, browser = small_lab.tokens("Tina gave it to Hugo."), small_lab.features()
+    first, second = small_lab.feature(3), small_lab.feature(7)
+    third = small_lab.tokens("more text", 9, with_card=True)
+    assert [v.latent for v in (text, browser, first, second, third)] == [4, 4, 3, 7, 9]
+    assert small_lab.selection.latent == 4
+    assert ["latent 3" in repr(first), "latent 7" in repr(second)] == [True, True]
+    # a click in a pinned view moves it alone; a click in a linked one moves the linked ones
+    third.latent = 11
+    browser.latent = 12
+    assert [v.latent for v in (text, browser, first, second, third)] == [12, 12, 3, 7, 11]
+    bare = saelab.Lab(small_lab.subject, small_lab.sae)
+    with pytest.raises(RangeError, match=r"0\.\.63|0 and 63|64"):
+        bare.show("hello", 64)
 
 
 def test_two_labs_do_not_share_a_selection(small_lab):
     other = saelab.Lab(small_lab.subject, small_lab.sae, small_lab.store)
-    other.feature(7)
+    other.feature(7, follow=True)
     assert small_lab.selection.latent != 7
 
 
@@ -108,7 +126,7 @@ def test_bad_texts_are_refused(small_lab, text):
 
 
 def test_a_page_of_several_views_holds_each_card_once(small_lab, tmp_path):
-    views = [small_lab.features(), small_lab.tokens("The cat", with_card=True), small_lab.feature(3)]
+    views = [small_lab.features(), small_lab.tokens("The cat", with_card=True), small_lab.feature()]
     text = saelab.widgets.page(tmp_path / "p.html", "t", [saelab.widgets.Views("", views)]).read_text()
     data = json.loads(re.search(r'id="saelab-data">(.*?)</script>', text, re.S)[1])
     assert len({view["shelves"]["card"] for view in data["views"]}) == 1

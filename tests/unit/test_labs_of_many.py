@@ -30,9 +30,12 @@ def test_the_embedded_lab_opens_every_sae_with_its_store(lab):
 
 def test_one_selection_for_all_of_them(lab):
     text = "Rosa gave the basket to Tobin."
-    first, browser = lab.show(text, latent=7), lab.features()
-    other, card = lab.show(text, sae=SECOND), lab.feature(3, sae=SECOND)
+    first, browser = lab.show(text, latent=7, follow=True), lab.features()
+    other = lab.show(text, sae=SECOND)
+    assert lab.selection.sae == FIRST
+    pinned, card = lab.feature(5, sae=SECOND), lab.feature(3, sae=SECOND, follow=True)
     assert (first.latent, browser.latent, other.latent, card.latent) == (7, 7, 3, 3)
+    assert (pinned.latent, pinned.selection.latent) == (5, 5)
     assert (lab.selection.sae, lab.selection.latent) == (SECOND, 3)
     # a click in a view of the one moves its views alone, and makes it the chosen one
     browser.latent = 9

@@ -18,7 +18,7 @@ import saelab
 from saelab.corpora import Document
 from saelab.stores import FeatureStore, merge, merging, sampling, tables
 from saelab.stores.features import TABLES
-from saelab.types import ConfigError, RangeError, StoreError
+from saelab.types import ConfigError, CorpusError, RangeError, StoreError
 
 indexing = importlib.import_module("saelab.harvesting.index")  # the package has a function of this name
 OPTIONS = {"n_examples": 7, "n_quantile": 12, "window": (3, 2), "batch_size": 1, "progress": False}
@@ -72,6 +72,31 @@ def test_stores_of_documents_one_after_another(parts, whole, tmp_path):
     same(merge(stores, tmp_path / "all"), whole)
     pairs = [merge(stores[:2], tmp_path / "x"), merge([s.folder for s in stores[2:]], tmp_path / "y")]
     same(merge(pairs, tmp_path / "again"), whole)
+
+
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_shards_of_a_small_corpus(parts, tmp_path, n):
+    """It has fewer stretches than there are shards: those that get none are stores all the same."""
+    texts = [text for text in MANY if text][:40]
+    one = saelab.index(*parts, texts, tmp_path / "one", **OPTIONS)
+    for i in reversed(range(n)):
+        for _ in range(2):  # the second does nothing
+            found = saelab.index(*parts, texts, tmp_path / f"part-{i}", shard=(i, n), **OPTIONS)
+    stores = [FeatureStore.open(tmp_path / f"part-{i}") for i in range(n)]
+    assert sum(store.n_rows for store in stores) == one.n_rows
+    same(merge([tmp_path / f"part-{i}" for i in range(n)], tmp_path / "all"), one)
+    for store in stores:
+        if not store.n_rows:
+            store.verify()
+            assert (store.latents()["count"] == 0).all()
+            assert store.latent(1).count == len(store.examples(1)) == len(store.partners(1)) == 0
+            assert len(store.search(latent=1)) > 0
+            with pytest.raises(RangeError):
+                store.rows(0)
+    if n > 1:
+        assert found.n_rows
+        with pytest.raises(CorpusError, match="rows besides BOS"):
+            merge([store for store in stores if not store.n_rows], tmp_path / "none")
 
 
 def test_append_gives_the_store_of_one_pass(parts, whole, tmp_path):

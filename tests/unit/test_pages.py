@@ -157,3 +157,8 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(StoreError):
         page(tmp_path / "file" / "p.html", "t", [])
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_table_has_a_name_for_each_column():
+    with pytest.raises(ConfigError, match=r"2 columns, 'a', 'b'\. Got 3"):
+        Table("", ["a", "b"], [["1", "2"], ["1", "2", "3"]])

@@ -364,3 +364,12 @@ def test_transcoders_and_crosscoders_are_scored_and_indexed_in_a_model(model, tm
         assert sorted(store.rows(7).latents.tolist()) == codes.row(7)[0].tolist()
         lens = saelab.analysis.logit_lens(run.sae, subject, 3)
         assert lens.latent == 3
+
+
+@pytest.mark.parametrize("sparsity", ["jumprelu", "l1"])
+def test_a_narrow_transcoder_needs_no_k_that_it_does_not_use(sparsity):
+    config = recipe("transcoder", d_in=4, d_sae=8, d_out=3, sparsity=sparsity)
+    assert config.d_sae == 8
+    assert recipe("crosscoder", d_in=4, d_sae=8, widths=(2, 2), sparsity="l1").d_sae == 8
+    with pytest.raises(ConfigError, match="k must be between 1 and d_sae=8"):
+        recipe("transcoder", d_in=4, d_sae=8, d_out=3)

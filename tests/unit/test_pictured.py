@@ -14,7 +14,7 @@ from shown import card, chunks, decoded, laid_out, table
 
 from saelab.analysis.results import Examples
 from saelab.stores.records import DocumentRecord, Example
-from saelab.widgets import CardView, FeaturesView, SampleView, Selection, Views, page
+from saelab.widgets import CardView, FeaturesView, SampleView, Selection, Views, page, still
 from saelab.widgets.cards import PICTURE_BYTES
 from saelab.widgets.cards import card as pack_card
 from saelab.widgets.questions import Ask
@@ -182,3 +182,23 @@ def test_a_card_in_words_says_where_a_picture_fires():
     # without its documents too
     assert str(result.top).splitlines()[0] == "   2.000  document 1 at 0,1"
     assert result.top.to_frame()["text"].tolist() == ["0,1", "0,0"]
+
+
+def test_pictures_where_nothing_runs():
+    """A grid as cells, the pictures that there is room for, and where each window fires."""
+    dense = np.zeros((7, 4))
+    dense[5, 1] = -2.0
+    shown = laid_out(LAYOUT, ["extra", *["patch"] * 6], NAMES, dense, media=png(8), labels=("cat",))
+    form = SampleView(shown, questions={"card": card}, latent=1).html()
+    table = re.search("<table.*?</table>", form)[0]
+    assert [row.count("<td") for row in table.split("</tr>")[:-1]] == [3, 3]
+    assert [i for i, cell in enumerate(table.split("<td")[1:]) if "background-color" in cell] == [4]
+    assert form.count("data:image/png;base64,") == 1
+    result = pictured(12, size=36)
+    form = CardView(3, questions={"card": lambda _: result}).html()
+    assert 0 < form.count("<img") < 8
+    assert len(form.encode()) <= still.MOST_BYTES
+    assert "image 11 «cat 11» at patch 1,2" in form
+    wide = laid_out("grid 64x64", ["patch"] * 4096, ["x"] * 4096, np.ones((4096, 1)))
+    form = SampleView(wide, questions={"card": card}, latent=0).html()
+    assert form.count("<td") == 16 * 16

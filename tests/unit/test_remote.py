@@ -245,3 +245,18 @@ assert "saelab.stores.remote" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "acts")], check=True, timeout=60)
     assert manifests.read_manifest(tmp_path / "acts", "activations")["n_rows"] == 10
+
+
+@pytest.mark.parametrize("name", ["run[1]", "run?", "run*"])
+def test_the_name_of_a_folder_is_no_pattern(subject, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fsspec.filesystem("memory").store.clear()
+    plain = harvests.harvest(subject, tmp_path / "plain", "document", max_rows=200)
+    how = {"hook": plain.hooks[0], "seed": 0}
+    theirs = torch.cat([b.acts for b in plain.batches(64, **how)])
+    for root in ("memory://bucket", f"file://{tmp_path}/there"):
+        for other, n in (("run1", 100), ("runs", 50), (name, 200)):
+            harvests.harvest(subject, f"{root}/{other}/acts", "document", max_rows=n)
+        opened = ActivationStore.open(f"{root}/{name}/acts")
+        opened.verify()
+        assert torch.equal(torch.cat([b.acts for b in opened.batches(64, **how)]), theirs)

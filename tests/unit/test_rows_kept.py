@@ -114,6 +114,14 @@ def test_bos_is_a_row_nowhere_unless_it_is_asked_for(subject, sae, tmp_path, pac
     assert int(counted.sum()) == len(ids) - n_bos
 
 
+def test_the_bos_of_a_later_piece_is_no_row_even_where_bos_is_asked_for(subject, tmp_path):
+    ids = subject.to_tokens(LONG)
+    acts = saelab.harvest(subject, [LONG], [HOOK], tmp_path / "a", include_bos=True, progress=False)
+    assert len(acts) == len(ids)
+    positions = acts.rows(range(len(ids)), HOOK).rows[:, 1].tolist()
+    assert positions == list(range(len(ids)))
+
+
 def test_the_context_is_what_is_asked_for():
     model, tokenizer = zoo.causal_lm("llama"), zoo.byte_tokenizer()
     subject = saelab.LanguageModel(model, tokenizer, n_ctx=16)

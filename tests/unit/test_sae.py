@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import saelab
 from saelab.config import from_dict, to_dict
 from saelab.sae import (
     FVU,
@@ -550,3 +551,21 @@ def test_fvu_of_mean_perfect_and_constant():
     assert np.isnan(FVU().value)
     with pytest.raises(ShapeError, match="one shape"):
         fvu(x, x[:3])
+
+
+def test_arrays_are_taken_as_tensors_are():
+    x = torch.randn(300, 8)
+    config = recipe("topk", d_in=8, d_sae=16, k=2)
+    sae = saelab.train(config, x.numpy(), steps=3, batch_size=32, progress=False).sae
+    for kind in (np.float32, np.float64, np.float16):
+        array = x.numpy().astype(kind)
+        assert torch.equal(sae.encode(array), sae.encode(torch.as_tensor(array)))
+        assert torch.equal(sae(array).x_hat, sae(torch.as_tensor(array)).x_hat)
+        assert isinstance(sae(array).x, torch.Tensor)
+    assert np.array_equal(sae.encode_sparse(x.numpy()).values, sae.encode_sparse(x).values)
+    report, same = saelab.evaluate(sae, x.numpy()), saelab.evaluate(sae, x)
+    assert report.scores == same.scores
+    with pytest.raises(ShapeError, match=r"d_in=8"):
+        sae.encode(np.zeros((3, 9), np.float32))
+    with pytest.raises(ShapeError, match="tensor or an array"):
+        sae.encode(np.array(["a"]))

@@ -372,3 +372,24 @@ def test_real_json_lines_and_parquet(shared_data):
     assert [d.text for d in corpora.parquet(path, column="output")] == wanted
     assert [d.text for d in corpora.hub(path.parent, column="output")] == wanted
     assert corpora.parquet(path, column="output").n_documents == len(texts)
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl", "parquet", "hub", "hub, saved"])
+@pytest.mark.parametrize("name", ["a[1]", "a?", "a*"])
+def test_the_name_of_a_folder_is_no_pattern(kind, name, tmp_path):
+    for other in ("a1", "ab"):
+        (tmp_path / other).mkdir()
+        SOURCES[kind](tmp_path / other)
+        for path in (tmp_path / other).rglob("*"):
+            if path.is_file():
+                path.write_text("another")
+    (tmp_path / name).mkdir()
+    if kind == "hub":
+        with pytest.raises(CorpusError, match=r"datasets.* takes \*, \? and \[ .*Got .*corpora\.jsonl"):
+            SOURCES[kind](tmp_path / name)
+        return
+    assert [document.text for document in SOURCES[kind](tmp_path / name)] == TEXTS
+    if kind == "jsonl":
+        file = next((tmp_path / name).rglob("*.jsonl*"))
+        for paths in (file, file.parent, file.parent / "*", str(file.parent / "*.jsonl*")):
+            assert [document.text for document in corpora.jsonl(paths)] == TEXTS

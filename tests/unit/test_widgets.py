@@ -5,18 +5,20 @@ follow what is chosen.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from shown import card, codes, decoded, decoded_windows, table, window
+from shown import card, codes, decoded, decoded_windows, sample, table, window
 
 from saelab.analysis.results import Examples, LatentTable
 from saelab.types import Codes, ConfigError, RangeError
-from saelab.widgets import CardView, FeaturesView, SampleView, Selection
+from saelab.widgets import CardView, DensitiesView, FeaturesView, SampleView, Selection, still
 from saelab.widgets.base import View
 from saelab.widgets.cards import card as pack_card
 from saelab.widgets.features import pack_table
@@ -331,3 +333,102 @@ assert "render" in view._esm and ".sl-root" in view._css
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# ---- where nothing runs
+
+
+def forms():
+    names = [*(f" w{i}" for i in range(3_000)), "<script>alert(1)</script>", "\u202eabc", "é\nb"]
+    long = sample(names, np.random.default_rng(0).standard_normal((len(names), 4)))
+    noisy = replace(card(windows=60, signed=True), label="<i>" * 400)
+    many = LatentTable(*(np.ones(70_000),) * 5, ("<b>" * 90,) * 70_000)
+    questions = {"card": lambda latent: noisy}
+    return [
+        SampleView(long, questions=questions),
+        SampleView(long, questions=questions, latent=2, with_card=True),
+        SampleView(codes(), questions=questions, latent=29),
+        CardView(3, questions=questions),
+        FeaturesView(many, questions=questions),
+        FeaturesView(many, questions=questions, latent=3, latents=[4, 5]),
+        DensitiesView(table()),
+    ]
+
+
+def test_every_view_says_itself_in_inert_html_of_bounded_size():
+    for view in forms():
+        form = view.html()
+        assert 300 < len(form.encode()) <= still.MOST_BYTES
+        parsed = Read()
+        parsed.feed(form)
+        assert parsed.open == []
+        assert parsed.tags <= {"div", "mark", "b", "br", "small", "code", "table", "tr", "td", "th", "span"}
+        assert parsed.attributes <= {"style", "title"}
+        bundle = view._repr_mimebundle_()
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        assert data["text/html"] == form
+        assert "application/vnd.jupyter.widget-view+json" in data
+
+
+def test_the_form_of_a_text_is_its_text_with_the_values_marked():
+    dense = np.zeros((4, 3))
+    dense[1, 0], dense[2, 0], dense[2, 1], dense[3, 1] = 2.0, -1.0, 4.0, 1.0
+    names = ["<bos>", "a<b", " c", " d"]
+    result = sample(names, dense, np.array([False, True, True, True]))
+    chosen = Read(SampleView(result, questions={"card": card}, latent=0).html())
+    assert chosen.text.endswith("<bos>a<b c d")
+    assert chosen.marked == [("a<b", "2"), (" c", "\N{MINUS SIGN}1")]
+    assert "latent #0" in chosen.text
+    # without one, or with one that is silent here, which is said: the strongest of each token
+    for latent in (None, 2):
+        view = SampleView(result, questions={"card": card}, **({} if latent is None else {"latent": latent}))
+        other = Read(view.html())
+        assert other.marked == [("a<b", "2"), (" c", "4"), (" d", "1")]
+        assert ("latent #2 does not fire here" in other.text) == (latent == 2)
+    colours = [re.search("background-color:(#......)", style)[1] for style in chosen.styles]
+    assert len(set(colours)) == 2
+    assert ["dashed" in style for style in chosen.styles] == [False, True]
+
+
+def test_a_form_that_is_too_long_is_the_words_of_the_view():
+    class Long(CardView):
+        def html(self):
+            return "x" * (still.MOST_BYTES + 1)
+
+    bundle = Long(3, questions={"card": card})._repr_mimebundle_()
+    assert "latent 3" in bundle[0]["text/html"]
+    assert len(bundle[0]["text/html"]) < still.MOST_BYTES
+
+
+class Read(HTMLParser):
+    """HTML as a browser reads it: its tags, its text, what is marked."""
+
+    def __init__(self, form=""):
+        super().__init__()
+        self.tags, self.attributes, self.open, self.text, self.marked, self.styles = (
+            set(),
+            set(),
+            [],
+            "",
+            [],
+            [],
+        )
+        self.feed(form)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag == "br":
+            return
+        self.open.append(tag)
+        if tag == "mark":
+            self.marked.append(("", dict(attrs)["title"]))
+            self.styles.append(dict(attrs)["style"])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if "mark" in self.open:
+            self.marked[-1] = (self.marked[-1][0] + data, self.marked[-1][1])

@@ -9,18 +9,26 @@
 import { decode, keyOf } from "./answers.js";
 
 export const SLOW_MS = 2500;
-export const DEAD_MS = 12000;
+export const SILENT_MS = 12000;
+/** An answer and a reply to the kernel's own protocol come by two ways: the one may be late by so much. */
+export const GRACE_MS = 2000;
 const TICK_MS = 500;
 const GONE = ["dead", "restarting", "autorestarting", "terminating"];
 const DEAD =
-  "The kernel does not answer. Restart it and run the cell again; what is shown here stays readable.";
+  "The kernel does not answer this view any more, as after a restart. Run the cell again; what is shown here " +
+  "stays readable.";
 const BUSY = "The kernel is busy with another cell; this goes on when it is free.";
 const SLOW = "Waiting for the kernel…";
+const SILENT =
+  "Still waiting for the kernel: it is busy, or was restarted; then run the cell again. What is shown here " +
+  "stays readable.";
 
 /**
  * Ask the kernel: `{id, ask, args}` goes out, `{id, ok}` with buffers or `{id, error}` comes back. What came
- * along with the view is not asked for. A kernel that runs other cells is waited for; one that is idle and
- * silent is given up.
+ * along with the view is not asked for. Silence alone proves nothing: a kernel under load may tell that it is
+ * idle, and some hosts tell no status. So an answer is waited for, however late, until the kernel is known to
+ * be gone, or replies to a question of its own protocol that was sent after this one: it takes them in order,
+ * so that it has passed over ours.
  * @param {Model} model
  * @param {(message: string) => void} say shows a banner; "" takes it away
  * @returns {Bridge}
@@ -28,7 +36,7 @@ const SLOW = "Waiting for the kernel…";
 export function kernelBridge(model, say) {
   const opening = model.get("opening") ?? {};
   const watched = model.widget_manager?.kernel;
-  const waiting = waitingRoom(() => model.widget_manager?.kernel?.status === "busy", say);
+  const waiting = waitingRoom(() => model.widget_manager?.kernel, say);
   let next = 0;
 
   /** @param {any} message @param {DataView[]} buffers */
@@ -89,9 +97,9 @@ function settle(asked, sent) {
 
 /**
  * Questions that wait for an answer, and clocks that say so.
- * @param {() => boolean} busy @param {(message: string) => void} say
+ * @param {() => any} kernel undefined where the host tells of none @param {(message: string) => void} say
  */
-function waitingRoom(busy, say) {
+function waitingRoom(kernel, say) {
   /** @type {Map<number, Asked & {clock: any}>} */
   const waiting = new Map();
 
@@ -106,14 +114,23 @@ function waitingRoom(busy, say) {
   /** @param {number} id @param {Asked} asked */
   function enter(id, asked) {
     let [total, silent] = [0, 0];
+    const giveUp = () => {
+      if (!leave(id)) return;
+      say(DEAD);
+      asked.reject(new Error(DEAD));
+    };
     const tick = () => {
+      const busy = kernel()?.status === "busy";
       total += TICK_MS;
-      silent = busy() ? 0 : silent + TICK_MS;
-      if (silent >= DEAD_MS) {
-        leave(id);
-        say(DEAD);
-        asked.reject(new Error(DEAD));
-      } else if (total >= SLOW_MS) say(busy() ? BUSY : SLOW);
+      silent = busy ? 0 : silent + TICK_MS;
+      if (silent === SILENT_MS)
+        kernel()
+          ?.requestKernelInfo?.()
+          .then(
+            () => setTimeout(giveUp, GRACE_MS),
+            () => {},
+          );
+      if (total >= SLOW_MS) say(busy ? BUSY : silent >= SILENT_MS ? SILENT : SLOW);
     };
     waiting.set(id, { ...asked, clock: setInterval(tick, TICK_MS) });
   }

@@ -6,6 +6,7 @@
  */
 import { kernelBridge } from "./bridge.js";
 import { h } from "./dom.js";
+import { keepKeys } from "./keys.js";
 
 /**
  * Make a `render` as anywidget and exported pages call it.
@@ -25,9 +26,11 @@ export function rendering(build) {
     };
     const bridge = model.bridge ?? kernelBridge(model, say);
     const { view, close } = viewOf(model, bridge, body, say);
+    const letGo = keepKeys(root);
     attempt(() => build(view), say);
     return () => {
       close();
+      letGo();
       bridge.close();
       root.remove();
     };

@@ -1,7 +1,7 @@
 // @vitest-environment jsdom
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { decode, keyOf } from "../shared/answers.js";
-import { DEAD_MS, kernelBridge, SLOW_MS } from "../shared/bridge.js";
+import { GRACE_MS, kernelBridge, SILENT_MS, SLOW_MS } from "../shared/bridge.js";
 import { h, tokenElement, visibleParts } from "../shared/dom.js";
 import { blend, contrast, heat, MAX_ALPHA, PALETTE, short, signed, spoken } from "../shared/scales.js";
 import { rendering } from "../shared/view.js";
@@ -110,16 +110,63 @@ describe("bridge", () => {
     model.answer(0, { header: { at: "one" } });
     expect([(await first).header.at, (await second).header.at]).toEqual(["one", "two"]);
   });
-  test("a kernel that does not answer is said, once it is late", async () => {
+  test("a host that tells nothing of its kernel: the answer is waited for, however late", async () => {
     vi.useFakeTimers();
     const said = [];
-    const bridge = kernelBridge(new FakeModel({}, null), (m) => said.push(m));
-    const asked = bridge.ask("card", {}).catch((e) => e.message);
+    const model = new FakeModel({}, null);
+    const asked = kernelBridge(model, (m) => said.push(m)).ask("card", {});
     vi.advanceTimersByTime(SLOW_MS);
-    expect(said.at(-1)).toMatch(/Waiting/);
-    vi.advanceTimersByTime(DEAD_MS);
+    expect(said.at(-1)).toMatch(/^Waiting/);
+    vi.advanceTimersByTime(10 * SILENT_MS);
+    expect(said.at(-1)).toMatch(/^Still waiting/);
+    model.answer(0, { header: { at: "late" } });
+    expect((await asked).header.at).toBe("late");
+    expect(said.at(-1)).toBe("");
+    expect(said.join()).not.toMatch(/does not answer/);
+  });
+  /** A kernel that says it is idle; `replies` are those to its own protocol. */
+  const idle = () => {
+    const replies = [];
+    const requestKernelInfo = () => new Promise((resolve, reject) => replies.push({ resolve, reject }));
+    return { status: "idle", requestKernelInfo, replies };
+  };
+  test("a kernel under load that tells it is idle is waited for", async () => {
+    vi.useFakeTimers();
+    const said = [];
+    const model = new FakeModel({}, null);
+    const kernel = idle();
+    model.widget_manager = { kernel };
+    const bridge = kernelBridge(model, (m) => said.push(m));
+    const [first, second] = [bridge.ask("card", { latent: 1 }), bridge.ask("card", { latent: 2 })];
+    await vi.advanceTimersByTimeAsync(3 * SILENT_MS);
+    expect(said.at(-1)).toMatch(/^Still waiting/);
+    // it comes back to life: the reply may overtake the answers
+    kernel.replies[0].resolve();
+    kernel.replies[1].reject(new Error("canceled"));
+    await vi.advanceTimersByTimeAsync(GRACE_MS / 2);
+    model.answer(0, { header: { at: 1 } });
+    model.answer(1, { header: { at: 2 } });
+    expect([(await first).header.at, (await second).header.at]).toEqual([1, 2]);
+    await vi.advanceTimersByTimeAsync(GRACE_MS);
+    expect(said.at(-1)).toBe("");
+    expect(said.join()).not.toMatch(/does not answer/);
+    expect(vi.getTimerCount()).toBe(0);
+  });
+  test("a kernel that replies, but not to the view, does not answer it", async () => {
+    vi.useFakeTimers();
+    const said = [];
+    const model = new FakeModel({}, null);
+    const kernel = idle();
+    model.widget_manager = { kernel };
+    const asked = kernelBridge(model, (m) => said.push(m))
+      .ask("card", {})
+      .catch((e) => e.message);
+    await vi.advanceTimersByTimeAsync(SILENT_MS);
+    kernel.replies[0].resolve();
+    await vi.advanceTimersByTimeAsync(GRACE_MS);
     expect(await asked).toMatch(/does not answer/);
     expect(said.at(-1)).toMatch(/does not answer/);
+    expect(vi.getTimerCount()).toBe(0);
   });
   test("a kernel that nothing can be sent to does not answer", async () => {
     vi.useFakeTimers();
@@ -136,7 +183,7 @@ describe("bridge", () => {
     const model = new FakeModel({}, null);
     model.widget_manager = { kernel: { status: "busy" } };
     const asked = kernelBridge(model, (m) => said.push(m)).ask("card", { latent: 1 });
-    vi.advanceTimersByTime(10 * DEAD_MS);
+    vi.advanceTimersByTime(10 * SILENT_MS);
     expect(said.at(-1)).toMatch(/busy/);
     model.answer(0, { header: { at: "late" } });
     expect((await asked).header.at).toBe("late");

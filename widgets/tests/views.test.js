@@ -67,6 +67,22 @@ describe("signs", () => {
     expect($(".sl-legend .sl-key")).toBe(null);
     expect($(".sl-legend").textContent).not.toContain("null");
   });
+  test("a text on which the chosen latent is silent says so, and shows the strongest", async () => {
+    const model = new FakeModel({ latent: 2 }, answers());
+    renderSample({ model, el });
+    await settle();
+    const shades = () => $$(".sl-text .sl-token").map((t) => t.style.getPropertyValue("--sl-alpha"));
+    const own = shades();
+    expect($(".sl-legend").textContent).not.toContain("does not fire");
+    model.set("latent", null);
+    const strongest = shades();
+    expect(strongest).not.toEqual(own);
+    model.set("latent", 77);
+    expect($(".sl-legend").textContent).toContain(
+      "latent #77 does not fire here; strongest latent of each token",
+    );
+    expect(shades()).toEqual(strongest);
+  });
   test("a card shows both poles", async () => {
     renderCard({ model: new FakeModel({ latent: 3 }, { card: ({ latent }) => poles(latent) }), el });
     await settle();

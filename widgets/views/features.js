@@ -5,6 +5,7 @@
  */
 import { cardPlace } from "../shared/cards.js";
 import { h } from "../shared/dom.js";
+import { isOfTheHost } from "../shared/keys.js";
 import { percent, short } from "../shared/scales.js";
 import { rendering } from "../shared/view.js";
 
@@ -288,7 +289,7 @@ class Browser {
 
   /** @param {KeyboardEvent} event */
   boxKey(event) {
-    event.stopPropagation();
+    if (isOfTheHost(event)) return;
     if (event.key === "Enter") this.search();
     else if (event.key === "Escape") this.clear();
     else if (event.key === "ArrowDown") {
@@ -300,6 +301,7 @@ class Browser {
 
   /** @param {KeyboardEvent} event */
   listKey(event) {
+    if (isOfTheHost(event)) return;
     const at = this.shown.indexOf(this.view.chosen("latent") ?? -1);
     const last = this.shown.length - 1;
     const page = Math.max(1, Math.floor(this.list.clientHeight / ROW) - 1);
@@ -317,6 +319,5 @@ class Browser {
     else if (event.key === "Enter") this.place.querySelector("h3")?.scrollIntoView({ block: "nearest" });
     else return;
     event.preventDefault();
-    event.stopPropagation();
   }
 }

@@ -7,6 +7,7 @@
  */
 import { cardPlace } from "../shared/cards.js";
 import { h, tokenElement, tokenName } from "../shared/dom.js";
+import { isOfTheHost } from "../shared/keys.js";
 import { addPicture, gridElement, partsOf, patchElement, placeOf } from "../shared/pictures.js";
 import { paint, short, spoken } from "../shared/scales.js";
 import { rendering } from "../shared/view.js";
@@ -231,7 +232,9 @@ class Heatmap {
     const { codes, elements } = this;
     if (!codes) return;
     const latent = this.view.chosen("latent");
-    const values = codes.along(latent);
+    const own = codes.along(latent);
+    const silent = latent !== null && !own.some(Boolean);
+    const values = silent ? codes.along(null) : own;
     // one scale for all calls
     const max = values.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
     const first = this.call * codes.length;
@@ -241,15 +244,21 @@ class Heatmap {
       element.classList.toggle("sl-pinned", i === this.pinned);
     });
     const both = values.some((v) => v < 0);
-    this.legend.replaceChildren(...this.legendOf(codes.facet, latent, max, both));
+    this.legend.replaceChildren(...this.legendOf(codes.facet, latent, silent, { max, both }));
   }
 
   /**
-   * @param {string} facet @param {number | null} latent @param {number} max
-   * @param {boolean} both whether there are values of both signs
+   * @param {string} facet @param {number | null} latent @param {boolean} silent whether that fires nowhere
+   * @param {{max: number, both: boolean}} scale whether there are values of both signs
    */
-  legendOf(facet, latent, max, both) {
-    const what = latent === null ? `strongest latent of each ${facet}` : `latent #${latent}`;
+  legendOf(facet, latent, silent, { max, both }) {
+    const strongest = `strongest latent of each ${facet}`;
+    const what =
+      latent === null
+        ? strongest
+        : silent
+          ? `latent #${latent} does not fire here; ${strongest}`
+          : `latent #${latent}`;
     const dashed = () => tokenElement("dashed", { class: "sl-negative sl-key" });
     const clear = () => this.view.choose({ latent: null });
     const article = /^[aeiou]/.test(facet) ? "an" : "a";
@@ -340,6 +349,7 @@ class Heatmap {
 
   /** @param {KeyboardEvent} event */
   keydown(event) {
+    if (isOfTheHost(event)) return;
     const at = this.indexOf(event);
     const step = this.stepOf(event.key, at);
     if (step) this.focus(at + step);
@@ -351,7 +361,6 @@ class Heatmap {
       else this.view.choose({ latent: null });
     } else return;
     event.preventDefault();
-    event.stopPropagation();
   }
 
   /** How far a key goes, 0 for other keys. @param {string} key @param {number} at */

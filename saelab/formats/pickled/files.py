@@ -32,6 +32,7 @@ from saelab.formats.reading import (
     refusing,
     regular,
 )
+from saelab.formats.zips import check_zip
 from saelab.tensors import MAX_HEADER
 from saelab.types import short
 
@@ -100,6 +101,7 @@ def _starts(path: Path, magic: bytes, at: int = 0) -> bool:
 def _zipped(path: Path, at: Path) -> tuple[Any, list[int]]:
     """(what was saved, sizes of the storages) of a zip of torch.save. path: its name for messages."""
     size = at.stat().st_size
+    check_zip(path, at)
     with zipfile.ZipFile(at) as archive:
         entries = archive.infolist()
         if any(e.filename.endswith("constants.pkl") for e in entries):
@@ -121,8 +123,7 @@ def _zipped(path: Path, at: Path) -> tuple[Any, list[int]]:
 
 
 def _check_alike(path: Path, at: Path, names: list[str], name: str, pickled: bytes) -> None:
-    """Python's and torch's reader may find different files in one zip: what was looked at must be what is
-    read."""
+    """What was looked at by Python's reader must be what torch's reads."""
     seen = torch._C.PyTorchFileReader(str(at))
     folder = name.removesuffix("data.pkl")
     found = [folder + record for record in seen.get_all_records()]

@@ -1,0 +1,111 @@
+"""Keys that are pressed in a view are the view's: the notebook around it keeps its cells and its place."""
+
+from __future__ import annotations
+
+import json
+
+import nbformat
+import pytest
+from real_lab import open_notebook, run_all
+
+CELLS = """
+import saelab
+lab = saelab.Lab.embedded()
+lab.features()
+---
+lab.show("Tina gave the basket to Hugo.")
+---
+"the last"
+"""
+
+
+@pytest.fixture
+def notebook(page, jupyter):
+    """Of three cells, the first two with views, ran and open."""
+    made = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    made.cells = [nbformat.v4.new_code_cell(source.strip()) for source in CELLS.split("---")]
+    nbformat.write(made, jupyter.folder / "keys.ipynb")
+    page.set_viewport_size({"width": 1400, "height": 1800})
+    open_notebook(page, jupyter, "keys.ipynb")
+    run_all(page, 120_000)
+    page.wait_for_selector(".sl-row")
+    page.wait_for_selector(".sl-text .sl-token")
+    yield page
+    jupyter.kill_kernels()
+
+
+def state(page) -> list:
+    """The cells' sources, and which cell is active."""
+    cell = "[e.querySelector('.cm-content').textContent, e.classList.contains('jp-mod-active')]"
+    cells = "[...document.querySelectorAll('.jp-Notebook .jp-Cell')]"
+    return page.evaluate(f"() => {cells}.map(e => {cell})")
+
+
+def focus(page) -> str:
+    return page.evaluate("() => document.activeElement.className + document.activeElement.tagName")
+
+
+def test_keys_do_not_reach_the_notebook(notebook):
+    page = notebook
+    page.locator(".sl-row").nth(3).click()
+    places = {
+        ".sl-list": [
+            "b",
+            "a",
+            "d",
+            "d",
+            "x",
+            "m",
+            "y",
+            "Shift+M",
+            "0",
+            "0",
+            "z",
+            "j",
+            "k",
+            "Enter",
+            "Escape",
+        ],
+        ".sl-browser select": ["ArrowDown", "ArrowDown", "ArrowUp", "b", "d", "d", "j"],
+        ".sl-text .sl-token": ["Enter", "ArrowRight", "b", "d", "d", "Enter", "j", "Escape", "x"],
+        ".sl-direction": ["b", "d", "d", "Enter", "j"],
+        ".sl-box": ["b", "d", "d", "Escape"],
+    }
+    for place, keys in places.items():
+        page.locator(place).first.focus()
+        before = state(page)
+        assert len(before) == 3
+        for key in keys:
+            held = focus(page)
+            page.keyboard.press(key)
+            page.wait_for_timeout(60)
+            kind = "sl-" if place != ".sl-browser select" else "SELECT"
+            if not (place == ".sl-box" and key == "Escape"):
+                assert kind in focus(page) or focus(page) == held, (place, key, focus(page))
+        assert state(page) == before, place
+    # what the views do with keys still works
+    page.locator(".sl-list").focus()
+    page.keyboard.press("Home")
+    first = page.locator(".sl-row.sl-chosen").get_attribute("data-latent")
+    page.keyboard.press("ArrowDown")
+    assert page.locator(".sl-row.sl-chosen").get_attribute("data-latent") != first
+    page.wait_for_selector(".sl-browser .sl-card")
+
+
+def test_the_notebooks_own_keys_go_on(notebook):
+    page = notebook
+    page.locator(".sl-list").focus()
+    prompts = "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
+    before = json.dumps(page.evaluate(prompts), separators=(",", ":"), ensure_ascii=False)
+    page.keyboard.press("Control+s")
+    page.locator(".sl-row").nth(2).click()
+    page.locator(".sl-list").focus()
+    page.keyboard.press("Shift+Enter")
+    page.wait_for_function(f"() => JSON.stringify(({prompts})()) !== '{before}'")
+    # outside of a view the notebook's keys are the notebook's
+    page.locator(".jp-Cell").last.click(position={"x": 20, "y": 5})
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    page.wait_for_function("() => document.querySelectorAll('.jp-Notebook .jp-Cell').length === 4")

@@ -49,8 +49,8 @@ def normalised(norm: nn.Module) -> View:
         return (acts - plus) / by
 
     def back(acts: Tensor, own: Tensor) -> Tensor:
-        by, plus = (t.to(acts.dtype) for t in gain(norm, acts))
-        return acts * by + plus
+        # what is not changed comes back bit for bit
+        return own + (acts - to(own)) * gain(norm, own)[0].to(acts.dtype)
 
     return View(to, back)
 

@@ -195,7 +195,7 @@ def within(view: View, inner: View) -> View:
     """What lies within another view: to one, then the other, and back."""
     return View(
         lambda own: inner.to(view.to(own)),
-        lambda acts, own: view.back(inner.back(acts, own), own),
+        lambda acts, own: view.back(inner.back(acts, view.to(own)), own),
         view.space,
     )
 

@@ -49,8 +49,10 @@ def normalised(norm: nn.Module) -> View:
         return (acts - plus) / by
 
     def back(acts: Tensor, own: Tensor) -> Tensor:
-        # what is not changed comes back bit for bit
-        return own + (acts - to(own)) * gain(norm, own)[0].to(acts.dtype)
+        by, plus = (t.to(acts.dtype) for t in gain(norm, own))
+        new = acts * by + plus
+        # what is not changed comes back bit for bit, and gradients take the way through `acts`
+        return torch.where(acts == to(own), new + (own - new).detach(), new)
 
     return View(to, back)
 

@@ -58,10 +58,24 @@ class MissingDependency(SaelabError, ImportError):
     """An optional library that is not installed; the message gives the pip command."""
 
 
-def short(value: object) -> str:
-    """repr, of at most 200 characters, for messages: files may hold megabytes where a name should be."""
+def headline(self: object) -> str:
+    """The type of a result and the first line of its text, as the `__repr__` of what has a `__str__`: the
+    whole is what print shows.
+    """
+    lines = str(self).splitlines() or [""]
+    first = lines[0] if len(lines[0]) <= 120 else f"{lines[0][:119]}…"
+    return f"{type(self).__name__}({first}{' …' if len(lines) > 1 else ''})"
+
+
+def short(value: object, most: int = 200) -> str:
+    """repr, cut short for messages: files may hold megabytes where a name should be.
+
+    Args:
+        value: Anything.
+        most: Characters.
+    """
     text = repr(value)
-    return text if len(text) <= 200 else text[:197] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

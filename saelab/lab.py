@@ -362,6 +362,9 @@ class _Loaded(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._parts)
 
+    def __repr__(self) -> str:
+        return f"SAEs({', '.join(self._parts)})"
+
 
 class _Choice:
     """What the views of one SAE share: the Lab's selection while this SAE is the chosen one, else what was

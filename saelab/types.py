@@ -111,6 +111,9 @@ class Codes:
     values: np.ndarray
     d_sae: int
 
+    def __repr__(self) -> str:
+        return f"Codes({len(self.indptr) - 1:,} rows, d_sae={self.d_sae}, {len(self.values):,} codes)"
+
     def __post_init__(self) -> None:
         if self.indptr.ndim != 1 or len(self.indptr) < 1 or self.indptr[-1] != len(self.indices):
             message = (
@@ -207,6 +210,10 @@ class Inputs:
     def __len__(self) -> int:
         return int(next(iter(self.data.values())).shape[0])
 
+    def __repr__(self) -> str:
+        rows = "" if self.counted is None else f", {int(self.counted.sum()):,} rows"
+        return f"Inputs({len(self)} samples{rows}: {', '.join(self.data)})"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -225,6 +232,10 @@ class Run:
     output: Tensor | None
     spaces: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     calls: Mapping[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{hook} {list(acts.shape)}" for hook, acts in self.acts.items())
+        return f"Run({shapes or 'no acts'}{', output' if self.output is not None else ''})"
 
 
 class Shown(NamedTuple):

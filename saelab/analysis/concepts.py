@@ -53,6 +53,10 @@ class Concepts:
     def __getitem__(self, label: str) -> Concept:
         return next(c for c in self.found if c.label == label)
 
+    def __repr__(self) -> str:
+        best = f"; the best: {self.found[0].label!r}, F1 {self.found[0].f1:.2f}" if self.found else ""
+        return f"Concepts({len(self.found)} labels{best})"
+
     def __str__(self) -> str:
         return self.to_frame().to_string(index=False, float_format=lambda v: f"{v:.3f}")
 

@@ -12,6 +12,7 @@ from saelab.analysis import scores
 from saelab.analysis.controls import Beside, Sums, beside, untrained
 from saelab.analysis.scores import Score, Seen, Spliced
 from saelab.analysis.sources import Part, source_of
+from saelab.errors import headline
 from saelab.types import (
     CorpusError,
     HasLoss,
@@ -63,6 +64,8 @@ class Report:
         columns = ["this SAE", "untrained SAE", "from", "to"]
         lines = [[s.value, s.control, *s.interval] for s in self.scores.values()]
         return pd.DataFrame(lines, index=pd.Index(self.scores, name="score"), columns=columns)
+
+    __repr__ = headline
 
     def __str__(self) -> str:
         head = f"{self.hook}, {self.n_rows:,} rows"

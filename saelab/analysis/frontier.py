@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saelab.analysis.evals import Report, Scores
+from saelab.errors import headline
 from saelab.types import ConfigError
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ class Frontier:
         for point in self.points:
             groups.setdefault(point.name, []).append(point)
         return groups
+
+    __repr__ = headline
 
     def __str__(self) -> str:
         table = self.to_frame().to_string(index=False, float_format=lambda v: f"{v:.4g}")

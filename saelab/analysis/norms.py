@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from saelab.errors import headline
 from saelab.types import ConfigError, MissingDependency
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class NormDiagnostics:
             xaxis_title="norm of the input", yaxis_title="norm of the code", template="plotly_white",
         )  # fmt: skip
         return figure
+
+    __repr__ = headline
 
     def __str__(self) -> str:
         def middle(values: np.ndarray) -> str:

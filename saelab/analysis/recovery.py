@@ -11,6 +11,7 @@ import numpy as np
 from saelab.analysis.controls import Beside, Sums, beside, untrained
 from saelab.config import integer
 from saelab.corpora.synthetic import HELD_OUT, Synthetic
+from saelab.errors import headline
 from saelab.types import ConfigError, ShapeError
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Recovery:
             },
             index=pd.Index(names, name="score"),
         )
+
+    __repr__ = headline
 
     def __str__(self) -> str:
         head = (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saelab.analysis.texts import sample_text, shows, window_line
+from saelab.errors import headline
 from saelab.layout import Layout, Part
 from saelab.stores.records import DocumentRecord, Example, LatentStats
 from saelab.types import Codes, Shown
@@ -47,6 +48,8 @@ class Examples:
         """
         return [window_line(w, (documents or {}).get(w.document)) for w in self.windows]
 
+    __repr__ = headline
+
     def __str__(self) -> str:
         return "\n".join(self.lines()) or f"latent {self.latent}: no {self.kind} examples"
 
@@ -69,6 +72,8 @@ class LogitLens:
 
         rows = [(t, v, "top") for t, v in self.top] + [(t, v, "bottom") for t, v in self.bottom]
         return pd.DataFrame(rows, columns=["token", "logit", "end"])
+
+    __repr__ = headline
 
     def __str__(self) -> str:
         def line(pairs: tuple[tuple[str, float], ...]) -> str:
@@ -97,6 +102,8 @@ class FeatureCard:
     def latent(self) -> int:
         """Its number."""
         return self.stats.latent
+
+    __repr__ = headline
 
     def __str__(self) -> str:
         def told(examples: Examples) -> str:
@@ -177,6 +184,8 @@ class SampleCodes:
             "latent": self.codes.indices, "value": self.codes.values,
         })  # fmt: skip
 
+    __repr__ = headline
+
     def __str__(self) -> str:
         return sample_text(self)
 
@@ -200,3 +209,6 @@ class LatentTable:
 
     def __len__(self) -> int:
         return len(self.count)
+
+    def __repr__(self) -> str:
+        return f"LatentTable({len(self):,} latents, {int((self.count == 0).sum()):,} never fire)"

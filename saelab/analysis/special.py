@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saelab.analysis.controls import Beside, Sums, beside, untrained
+from saelab.errors import headline
 from saelab.harvesting.batches import batches, check_hooks, side_by_side
 from saelab.types import CorpusError, HasTokens, need
 
@@ -67,6 +68,8 @@ class SpecialTokens:
             )
         ]
         return pd.DataFrame(rows)
+
+    __repr__ = headline
 
     def __str__(self) -> str:
         table = self.to_frame().to_string(index=False, float_format=lambda v: f"{v:.4g}")

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from saelab.layout import Layout, Part
+from saelab.stores.characters import read, window_names
 from saelab.stores.records import DocumentRecord, Example
 from saelab.types import Codes, Shown
 
@@ -52,13 +53,20 @@ def window_line(window: Example, document: DocumentRecord | None = None) -> str:
         return f"{value}  {document.title} at {call}{PLACES[part.kind]} {name}"
     if _placed(window.names):
         return f"{value}  document {window.document} at {name}"
-    marked = "".join(f"[{each}]" if i == peak else each for i, each in enumerate(window.names))
+    shown = window_names(window.names)
+    while shown[peak] is None:  # it goes on with a character that begins before it
+        peak -= 1
+    marked = "".join(f"[{each}]" if i == peak else each or "" for i, each in enumerate(shown))
     return f"{value}  {marked!r}"
 
 
 def shows(window: Example) -> str:
     """What a window shows: its text, or of a picture the place that fires."""
-    return window.names[window.position - window.start] if _placed(window.names) else "".join(window.names)
+    return (
+        window.names[window.position - window.start]
+        if _placed(window.names)
+        else read(window.names, window=True)
+    )
 
 
 def sample_text(result: Sample) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from saelab.config import integer, shard_of
-from saelab.types import CorpusError, RangeError
+from saelab.types import CorpusError, RangeError, short
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class Document:
     sample: Any = field(default=None, compare=False, repr=False)
     labels: tuple[str, ...] = ()
     media: bytes | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        kind = f", {self.kind}" if self.kind else ""
+        return f"Document({self.id!r}{kind}: {short(self.text, 80)})"
 
     @property
     def raw(self) -> Any:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_BYTE = re.compile(r"\\x[89a-f][0-9a-f]")
+BYTES = r"\\x[89a-f][0-9a-f]"
+_BYTE = re.compile(BYTES)
+_LEADING, _TRAILING = re.compile(rf"^(?:{BYTES})+"), re.compile(rf"(?:{BYTES})+$")
+CUT = "\N{REPLACEMENT CHARACTER}"
 _LENGTHS = (range(0x00, 0x80), range(0xC2, 0xE0), range(0xE0, 0xF0), range(0xF0, 0xF5))
 
 
@@ -44,11 +47,20 @@ def read(names: Sequence[str], *, window: bool = False) -> str:
 def window_names(names: Sequence[str]) -> list[str | None]:
     """`joined` of a window that was cut out of a text: parts of characters at its ends show as `�`."""
     out = joined(names)
-    for end in (0, len(out) - 1) if out else ():
-        name = out[end]
-        if name is not None and "\\x" in name:
-            whole = re.compile(rf"^(?:{_BYTE.pattern})+" if end == 0 else rf"(?:{_BYTE.pattern})+$")
-            out[end] = whole.sub("\N{REPLACEMENT CHARACTER}", name)
+    for order, part in ((range(len(out)), _LEADING), (range(len(out) - 1, -1, -1), _TRAILING)):
+        cut: list[int] = []
+        for i in order:
+            name = out[i]
+            found = part.search(name) if name is not None and "\\x" in name else None
+            if found is None or name is None:
+                break
+            cut.append(i)
+            out[i] = part.sub("", name) or None
+            if len(found[0]) < len(name):
+                break
+        if cut:
+            at = min(cut)
+            out[at] = f"{CUT}{out[at] or ''}" if part is _LEADING else f"{out[at] or ''}{CUT}"
     return out
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from saelab.config import integer
+from saelab.errors import headline
 from saelab.stores.directions import BLOCK_VALUES, unit_blocks
 from saelab.types import ConfigError, RangeError, StoreError
 
@@ -35,6 +36,9 @@ class Matches:
     """float64 [n_latents, n]: similarity to each, NaN where there is none"""
     control: np.ndarray
     """float64 [n_latents]: similarity to the best of as many latents that are alike by chance alone"""
+
+    def __repr__(self) -> str:
+        return f"Matches({len(self.partner):,} latents, {self.share:.1%} above {self.threshold:.2f})"
 
     @property
     def threshold(self) -> float:
@@ -75,6 +79,8 @@ class Comparison:
                 columns[f"{name}_score"] = matches.score.reshape(-1)
                 columns[f"{name}_control"] = np.repeat(matches.control, n)
         return pd.DataFrame(columns)
+
+    __repr__ = headline
 
     def __str__(self) -> str:
         lines = []

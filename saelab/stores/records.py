@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from saelab.errors import CorpusError
+from saelab.errors import CorpusError, headline, short
 from saelab.layout import Layout
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class LatentStats:
 
         return pd.DataFrame({"low": self.edges[:-1], "high": self.edges[1:], "count": self.histogram})
 
+    __repr__ = headline
+
     def __str__(self) -> str:
         if not self.count:
             return f"latent {self.latent}: never fires on {self.n_rows:,} rows"
@@ -115,6 +117,11 @@ class Example(NamedTuple):
     values: np.ndarray
     """float32 [len(names)]: the latent's code on each row, 0 where it does not fire"""
 
+    def __repr__(self) -> str:
+        name = self.names[self.position - self.start]
+        place = f"row {self.row}, document {self.document}"
+        return f"Example(latent {self.latent}, {self.kind}: {self.value:.3g} on {name!r}, {place})"
+
 
 @dataclass(frozen=True)
 class RowRecord:
@@ -135,6 +142,12 @@ class RowRecord:
     values: np.ndarray
     """float32 [l0]"""
 
+    def __repr__(self) -> str:
+        where = f"document {self.document}, position {self.position}"
+        return (
+            f"RowRecord({self.row}: {self.facet} {self.name!r} of {where}; {len(self.latents)} latents fire)"
+        )
+
 
 class DocumentRecord(NamedTuple):
     """A document as it was indexed."""
@@ -149,6 +162,10 @@ class DocumentRecord(NamedTuple):
     labels: tuple[str, ...] = ()
     media: bytes | None = None
     """a small picture of it: PNG, JPEG, GIF or WebP of at most 64 KiB"""
+
+    def __repr__(self) -> str:
+        text = short(self.text, 80) if self.text else "no text"
+        return f"DocumentRecord({self.document}, {self.title}: {text}, {self.layout})"
 
     @classmethod
     def of(cls, number: int, document: Any, layout: str) -> DocumentRecord:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from saelab.config import integer
 from saelab.stores import tables
+from saelab.stores.characters import BYTES, read
 from saelab.stores.directions import unit_blocks
 from saelab.types import ConfigError, CorpusError, NonFiniteError, RangeError, ShapeError, StoreError
 
@@ -39,8 +40,11 @@ FIRINGS = """
     order by score desc, latent limit $n
 """
 
-# words of a text: lower(upper()) also folds letters of several lower cases, such as the two sigmas
-WORDS = r"regexp_extract_all(lower(upper(nfc_normalize({}))), '[\p{{L}}\p{{M}}\p{{N}}_]+')"
+# words of a text: lower(upper()) also folds letters of several lower cases, such as the two sigmas. Signs are
+# words each, and so are letters of scripts that put no spaces between words
+ALONE = r"\p{{Han}}\p{{Hiragana}}\p{{Katakana}}\p{{Thai}}\p{{Lao}}\p{{Khmer}}\p{{Myanmar}}\p{{So}}"
+APART = rf"regexp_replace(nfc_normalize({{}}), '([{ALONE}])', ' \1 ', 'g')"
+WORDS = rf"regexp_extract_all(lower(upper({APART})), '[\p{{{{L}}}}\p{{{{M}}}}\p{{{{N}}}}_\p{{{{So}}}}]+')"
 
 BM25 = """
     with wanted as (select distinct hash(unnest($words::varchar[])) as word),
@@ -79,6 +83,7 @@ class ExampleIndex:
             create table texts as select row, any_value(array_to_string(names, '')) as text
             from {source} group by row
         """)
+        _join_characters(self._connection)
         run(f"create table terms as select row, {WORDS.format('text')} as words from texts")
         run("drop table texts")
         run("create table windows as select row, len(words) as length from terms")
@@ -98,6 +103,16 @@ class ExampleIndex:
         words = cursor.execute(f"select {WORDS.format('$text')}", {"text": text}).fetchone()
         values = {"words": words[0] if words else [], "n": n, "k1": K1, "b": B}
         return cursor.execute(BM25, values).df()
+
+
+def _join_characters(connection: duckdb.DuckDBPyConnection) -> None:
+    """Texts of tokens that hold parts of characters, as people read them."""
+    split = connection.execute(rf"select row, text from texts where regexp_matches(text, '{BYTES}')").df()
+    if len(split):
+        split["text"] = [read([text], window=True) for text in split["text"]]
+        connection.register("joined", split)
+        connection.execute("update texts set text = joined.text from joined where texts.row = joined.row")
+        connection.unregister("joined")
 
 
 def search(store: Latents, n: int = 20, labels: pd.DataFrame | None = None, **asked: Any) -> pd.DataFrame:
@@ -175,10 +190,11 @@ def _example(store: Latents, text: str, n: int) -> pd.DataFrame:
         message = f"The words of the examples must be indexed. Got: {error}. Free some space or memory."
         raise StoreError(message) from error
     best = store.query(
-        "select distinct on (latent, row) latent, row, array_to_string(names, '') as window from examples "
+        "select distinct on (latent, row) latent, row, names as window from examples "
         "where latent in (select unnest(?::int[])) and row in (select unnest(?::bigint[]))",
         [found["latent"].tolist(), found["row"].tolist()],
     )
+    best["window"] = [read(list(names), window=True) for names in best["window"]]
     return found.merge(best, on=["latent", "row"], how="left")
 
 

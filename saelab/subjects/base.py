@@ -33,6 +33,10 @@ class TorchSubject(ABC):
         # hooks hang on the module while it runs, and a stream runs it in a thread of its own
         self._lock = threading.RLock()
 
+    def __repr__(self) -> str:
+        weights = sum(p.numel() for p in self.module.parameters())
+        return f"{type(self).__name__}({type(self.module).__name__}, {weights:,} parameters)"
+
     @abstractmethod
     def hooks(self) -> list[str]:
         """Every hook point's name."""

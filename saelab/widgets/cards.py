@@ -10,6 +10,7 @@ import numpy as np
 
 from saelab.analysis.results import FeatureCard
 from saelab.layout import Layout, Part
+from saelab.stores.characters import window_names
 from saelab.stores.records import LISTS, DocumentRecord, Example, LatentStats
 from saelab.widgets.questions import Ask, Shared
 from saelab.widgets.wire import Packed, clean, picture, rounded
@@ -109,7 +110,7 @@ def card(
             }
             for kind, w, own in zip(kinds, windows, parts, strict=True)
         ],
-        "vocabulary": list(map(clean, place)),
+        "vocabulary": [None if name is None else clean(name) for name in place],
         "lens": None,
     }
     if result.lens is not None:
@@ -128,10 +129,10 @@ def card(
     return Packed(header, fields, tuple(needs))
 
 
-def _named(window: Example, parts: Sequence[Part] | None) -> Iterable[str]:
-    """What the positions of a window show that are not in a grid."""
+def _named(window: Example, parts: Sequence[Part] | None) -> Iterable[str | None]:
+    """What the positions of a window show that are not in a grid; None goes on with the one before."""
     if parts is None:
-        return window.names
+        return window_names(window.names)
     at = itertools.accumulate((part.n for part in parts), initial=0)
     return itertools.chain.from_iterable(
         window.names[start : start + part.n]

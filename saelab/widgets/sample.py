@@ -9,6 +9,7 @@ import numpy as np
 import traitlets
 
 from saelab.analysis.results import SampleCodes
+from saelab.stores.characters import joined
 from saelab.widgets import still
 from saelab.widgets.base import View, checked_questions
 from saelab.widgets.cards import asks_card, card_answers
@@ -105,7 +106,7 @@ def pack_codes(result: SampleCodes) -> Packed:
             "labels": list(map(clean, document.labels)),
         },
         {
-            "names": list(map(clean, result.names)),
+            "names": [None if name is None else clean(name) for name in joined(result.names)],
             "facets": np.array([kinds[each.facet] for each in result.shown], np.uint8),
             "counted": result.counted,
             "indptr": codes.indptr.astype(np.int32),

@@ -54,6 +54,11 @@ class Selection(Chosen):
     latents: several latents, such as a group that was found or is compared. Each may be None.
     """
 
+    def __repr__(self) -> str:
+        chosen = {name: getattr(self, name) for name in CHOICES}
+        told = (f"{name}={short(value, 60)}" for name, value in chosen.items() if value is not None)
+        return f"Selection({', '.join(told)})"
+
 
 class Link:
     """Keeps what a view has chosen and a selection the same, for what the view follows. What the view has

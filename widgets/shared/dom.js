@@ -62,11 +62,14 @@ export function visibleParts(text) {
 }
 
 /**
- * A token as an isolated, inert element; an empty one shows as ∅.
- * @param {string} text @param {Record<string, any>} [attributes]
+ * A token as an isolated, inert element; an empty one shows as ∅. One that goes on with the character before it
+ * has no text, and a narrow place of its own.
+ * @param {string | null} text @param {Record<string, any>} [attributes]
  */
 export function tokenElement(text, attributes = {}) {
-  const element = h("bdi", { ...attributes, class: `sl-token ${attributes.class ?? ""}`.trim() });
+  const more = `${text === null ? "sl-goes-on " : ""}${attributes.class ?? ""}`;
+  const element = h("bdi", { ...attributes, class: `sl-token ${more}`.trim() });
+  if (text === null) return element;
   const parts = visibleParts(text);
   if (!parts.length) element.append(h("span", { class: "sl-sign" }, "∅"));
   for (const part of parts)
@@ -74,8 +77,9 @@ export function tokenElement(text, attributes = {}) {
   return element;
 }
 
-/** A token's text for labels and titles. @param {string} text */
+/** A token's text for labels and titles. @param {string | null} text null goes on with the one before */
 export function tokenName(text) {
+  if (text === null) return "part of the character before";
   return (
     visibleParts(text)
       .map((p) => p.text)

@@ -26,6 +26,8 @@ export function windowLists({ header, fields }, say, pictures) {
   const max = Math.max(Math.abs(stats.max), Math.abs(stats.min));
   const documents = documentsOf(header.documents ?? [], fields.pictures, pictures);
   const draw = { max, say, documents };
+  /** @type {(string | null)[]} */
+  const noNames = [];
   /** @type {Record<string, HTMLElement[]>} */
   const lists = { top: [], bottom: [], quantile: [] };
   let [at, named] = [0, 0];
@@ -34,7 +36,12 @@ export function windowLists({ header, fields }, say, pictures) {
     let first = 0;
     const pieces = parts.map((part) => {
       const from = at + first;
-      const piece = { part, values: values.subarray(from, from + part.n), peak: w.peak - first, names: [""] };
+      const piece = {
+        part,
+        values: values.subarray(from, from + part.n),
+        peak: w.peak - first,
+        names: noNames,
+      };
       if (part.kind !== "grid") {
         const own = fields.names.subarray(named, named + part.n);
         piece.names = Array.from(own, (i) => vocabulary[i]);
@@ -75,7 +82,7 @@ function documentsOf(told, along, pictures) {
 }
 
 /**
- * @typedef {{part: Part, values: Float32Array, peak: number, names: string[]}} Piece
+ * @typedef {{part: Part, values: Float32Array, peak: number, names: (string | null)[]}} Piece
  * @typedef {{max: number, say: (value: number) => string, documents: ReturnType<typeof documentsOf>}} Draw
  * @param {Window} w @param {Piece[]} pieces @param {Draw} draw
  */

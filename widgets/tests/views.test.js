@@ -83,6 +83,20 @@ describe("signs", () => {
     );
     expect(shades()).toEqual(strongest);
   });
+  test("a character that is split over tokens is shown once, and each token keeps its value", async () => {
+    const whole = codes();
+    const split = { ...whole, fields: { ...whole.fields, names: ["<s>", "日", null, "\n"] } };
+    const model = new FakeModel({}, { ...answers(), codes: () => split });
+    renderSample({ model, el });
+    await settle();
+    const tokens = $$(".sl-text .sl-token");
+    expect(tokens.map((t) => t.textContent)).toEqual(["<s>", "日", "", "↵"]);
+    expect(tokens.map((t) => t.classList.contains("sl-goes-on"))).toEqual([false, false, true, false]);
+    expect(tokens[2].getAttribute("aria-label")).toBe("part of the character before, 2.00");
+    expect(tokens[2].style.getPropertyValue("--sl-alpha")).not.toBe("0.0%");
+    tokens[2].dispatchEvent(new Event("pointerover", { bubbles: true }));
+    expect($(".sl-detail .sl-quoted").textContent).toBe("日");
+  });
   test("a card shows both poles", async () => {
     renderCard({ model: new FakeModel({ latent: 3 }, { card: ({ latent }) => poles(latent) }), el });
     await settle();

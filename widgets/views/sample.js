@@ -32,7 +32,7 @@ export const render = rendering(async (view) => {
 class SampleCodes {
   /** @param {Answer} answer */
   constructor({ header, fields }) {
-    /** @type {string[]} */
+    /** @type {(string | null)[]} null of a token that goes on with the character before it */
     this.names = fields.names;
     /** @type {string[]} what kind of thing each position shows: "token", ... */
     this.facets = Array.from(fields.facets, (i) => header.facets[i]);
@@ -74,6 +74,13 @@ class SampleCodes {
   /** Whether a position shows more than where it lies. @param {number} at */
   named(at) {
     return this.facets[at] === "token" || this.names[at] !== this.placeName(at);
+  }
+
+  /** What a position shows: of one that goes on with a character, that character. @param {number} at */
+  whole(at) {
+    let first = at;
+    while (first > 0 && this.names[first] === null) first--;
+    return this.names[first];
   }
 
   /** What a position is called. @param {number} at */
@@ -187,7 +194,7 @@ class Heatmap {
     const text = h("div", { class: boxed(codes, first) ? "sl-text sl-items" : "sl-text" });
     own.forEach((element, i) => {
       text.append(element);
-      if (codes.names[first + i].includes("\n")) text.append(h("br"));
+      if (codes.names[first + i]?.includes("\n")) text.append(h("br"));
     });
     return text;
   }
@@ -293,7 +300,7 @@ class Heatmap {
       "div",
       { class: "sl-detail-head" },
       h("span", {}, `${codes.facets[at]} ${codes.placeName(at)}`),
-      codes.named(at) ? tokenElement(codes.names[at], { class: "sl-quoted" }) : null,
+      codes.named(at) ? tokenElement(codes.whole(at), { class: "sl-quoted" }) : null,
       chosen === null ? null : h("span", {}, `#${chosen}: ${short(own)}`),
       codes.counted[at] ? null : h("span", { class: "sl-hint" }, "not counted in statistics"),
     );

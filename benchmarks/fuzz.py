@@ -9,6 +9,7 @@ there was one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
@@ -26,7 +27,7 @@ def main() -> int:
     options.add_argument("--first", type=int, default=0)
     given = options.parse_args()
     seen: set[str] = set()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # names that are drawn lie here
         world = fuzzing.World(Path(folder) / "world")
         for attempt in (fuzzing.argument, fuzzing.file):
             start, before = time.perf_counter(), len(seen)

@@ -11,6 +11,12 @@ def world(tmp_path_factory):
     return fuzzing.World(tmp_path_factory.mktemp("world") / "w")
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Names that are drawn as paths lie in the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_every_function_refuses_by_name_what_it_cannot_take(world, tmp_path):
     found = [fuzzing.argument(world, tmp_path / "o", seed) for seed in range(500)]
     assert [fault for fault in found if fault] == []

@@ -76,14 +76,13 @@ class Counted:
 
 def die(kind: str, when: Any) -> None:
     """Have this process kill itself at that moment."""
-    import safetensors.torch
-
+    from saelab import tensors as files_of_tensors
     from saelab.subjects import LanguageModel
 
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    run, save, replace, calls = LanguageModel.run, safetensors.torch.save_file, Path.replace, []
+    run, save, replace, calls = LanguageModel.run, files_of_tensors.write, Path.replace, []
 
     def counted(self: Any, *args: Any, **options: Any) -> Any:
         calls.append("run")
@@ -91,13 +90,14 @@ def die(kind: str, when: Any) -> None:
             kill()
         return run(self, *args, **options)
 
-    def halved(tensors: Any, path: Path) -> None:
-        save(tensors, path)
+    def halved(path: Path, tensors: Any, *rest: Any) -> str:
+        digest = save(path, tensors, *rest)
         calls.append("save")
         if kind == "save" and calls.count("save") == when:
             with path.open("rb+") as file:
                 file.truncate(path.stat().st_size // 2)
             kill()
+        return digest
 
     def renamed(self: Path, target: Path) -> Path:
         mine = target.name == when
@@ -108,7 +108,7 @@ def die(kind: str, when: Any) -> None:
             kill()
         return found
 
-    LanguageModel.run, safetensors.torch.save_file, Path.replace = counted, halved, renamed  # type: ignore
+    LanguageModel.run, files_of_tensors.write, Path.replace = counted, halved, renamed  # type: ignore
 
 
 def main() -> None:

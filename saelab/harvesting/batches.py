@@ -5,6 +5,7 @@ size.
 from __future__ import annotations
 
 import itertools
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -231,11 +232,19 @@ def warn_of_losses(n_rows: int, max_rows: int | None, cut: tuple[int, int]) -> N
         warnings.warn(
             f"Documents longer than the model's context were cut: {tokens:,} tokens of {documents:,} "
             "documents are no rows. Pass long='split' to read them in pieces.",
-            stacklevel=3,
+            stacklevel=_outside(),
         )
     if max_rows is not None and n_rows < max_rows:
         warnings.warn(
             f"The corpus holds fewer rows than max_rows={max_rows:,}. Got {n_rows:,}, all that there are. "
             "Pass more documents, or leave max_rows out.",
-            stacklevel=3,
+            stacklevel=_outside(),
         )
+
+
+def _outside() -> int:
+    """The stacklevel, for whoever asks for it, of the first caller that is not of this package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "saelab":
+        frame, level = frame.f_back, level + 1
+    return level

@@ -381,7 +381,7 @@ def test_bad_input_is_refused_by_name(name):
             call(torch.zeros(3, d, dtype=torch.long))
         with pytest.raises(ShapeError, match=r"must be on cpu, as the SAE. Got meta"):
             call(torch.zeros(3, d, device="meta"))
-        with pytest.raises(ShapeError, match=r"torch tensor. Got ndarray"):
-            call(np.zeros((3, d), dtype=np.float32))
+        with pytest.raises(ShapeError, match=r"a tensor or an array. Got list"):
+            call([[0.0] * d])
         with pytest.raises(ShapeError, match=r"Got shape \(\)"):
             call(torch.tensor(1.0))

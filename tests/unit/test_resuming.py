@@ -165,17 +165,17 @@ def test_the_model_runs_on_while_a_shard_is_written(subject, tmp_path, monkeypat
 
 @pytest.mark.parametrize("failing", [1, 4, "manifest.json"])
 def test_a_full_disk_is_told_and_what_is_whole_is_kept(subject, tmp_path, monkeypatch, failing):
-    import safetensors.torch
+    from saelab import tensors as files_of_tensors
 
-    save, n, write = safetensors.torch.save_file, [], Path.write_bytes
+    save, n, write = files_of_tensors.write, [], Path.write_bytes
     full = OSError(28, "No space left on device")
 
-    def sometimes(tensors, path):
+    def sometimes(path, tensors, *rest):
         n.append(1)
         if len(n) == failing:
             path.write_bytes(b"half")
             raise full
-        save(tensors, path)
+        return save(path, tensors, *rest)
 
     def never(path, data):
         if "manifest.json" in path.name:
@@ -183,12 +183,12 @@ def test_a_full_disk_is_told_and_what_is_whole_is_kept(subject, tmp_path, monkey
             raise full
         write(path, data)
 
-    monkeypatch.setattr(safetensors.torch, "save_file", sometimes)
+    monkeypatch.setattr(files_of_tensors, "write", sometimes)
     if failing == "manifest.json":
         monkeypatch.setattr(Path, "write_bytes", never)
     with pytest.raises(StoreError, match="No space left on device"):
         harvests.harvest(subject, tmp_path / "acts", "document")
-    monkeypatch.setattr(safetensors.torch, "save_file", save)
+    monkeypatch.setattr(files_of_tensors, "write", save)
     monkeypatch.setattr(Path, "write_bytes", write)
     left = sorted(p.name for p in (tmp_path / ".acts-partial").glob("shard*")) if failing != 1 else []
     assert len(left) == {1: 0, 4: 3}.get(failing, len(left))

@@ -15,7 +15,7 @@ export const GRACE_MS = 2000;
 const TICK_MS = 500;
 const GONE = ["dead", "restarting", "autorestarting", "terminating"];
 const DEAD =
-  "The kernel does not answer this view any more, as after a restart. Run the cell again; what is shown here " +
+  "The kernel does not answer this view any more, as after a restart. Run the cell again; what is shown " +
   "stays readable.";
 const BUSY = "The kernel is busy with another cell; this goes on when it is free.";
 const SLOW = "Waiting for the kernel…";

@@ -62,8 +62,8 @@ export function visibleParts(text) {
 }
 
 /**
- * A token as an isolated, inert element; an empty one shows as ∅. One that goes on with the character before it
- * has no text, and a narrow place of its own.
+ * A token as an isolated, inert element; an empty one shows as ∅. One that goes on with the character before
+ * it has no text, and a narrow place of its own.
  * @param {string | null} text @param {Record<string, any>} [attributes]
  */
 export function tokenElement(text, attributes = {}) {

@@ -117,14 +117,15 @@ def run_all(page, timeout: float) -> None:
     from playwright.sync_api import TimeoutError
 
     ran = f"() => {{ const p = {PROMPTS}; return p.length > 0 && p.every(t => /\\[\\d+\\]/.test(t)); }}"
-    for _ in range(3):
+    for tries_left in (2, 1, 0):
         _ask_to_run(page)
         try:
             page.wait_for_function(f"() => {PROMPTS}.some(p => /\\d/.test(p))", timeout=120_000)
-            break
-        except TimeoutError:
-            continue  # the lab changed its kernel after it had sent the cells: nobody works on them
-    page.wait_for_function(ran, timeout=timeout)
+            page.wait_for_function(ran, timeout=timeout)
+            return
+        except TimeoutError:  # the lab changed its kernel after it had sent the cells: nobody works on them
+            if not tries_left:
+                raise
 
 
 def _ask_to_run(page) -> None:

@@ -88,7 +88,8 @@ def test_views_show_characters_and_keep_the_values_of_tokens():
 
 
 def words(text: str) -> list[str]:
-    found = duckdb.execute(f"select {WORDS.format('$text')}", {"text": text}).fetchone()
+    with duckdb.connect() as connection:
+        found = connection.execute(f"select {WORDS.format('$text')}", {"text": text}).fetchone()
     assert found is not None
     return found[0]
 

@@ -361,7 +361,7 @@ def test_duckdb_pandas_and_polars_read_the_files_unaided(store, name):
     path = store.folder / f"{name}.parquet"
     quoted = str(path).replace("'", "''")
     tables = [
-        duckdb.sql(f"select * from '{quoted}'").to_arrow_table(),
+        duckdb.connect().sql(f"select * from '{quoted}'").to_arrow_table(),
         pd.read_parquet(path, dtype_backend="pyarrow").pipe(pa.Table.from_pandas, preserve_index=False),
         pl.read_parquet(path, glob=False).to_arrow(),
     ]

@@ -38,18 +38,12 @@ check: .venv/installed-dev
 	$(PIP) -e .
 	touch $@
 
-# a wheel brings what JupyterLab shows of a view whose kernel is gone; a checkout has a link to it
-LINK   := mkdir -p .venv/share/jupyter/labextensions && \
-	ln -sfn $(CURDIR)/widgets/labextension .venv/share/jupyter/labextensions/saelab
-
 .venv/installed-lab: .venv/torch pyproject.toml
 	$(PIP) -e '.[lab,umap]'
-	$(LINK)
 	touch $@
 
 .venv/installed-dev: .venv/torch pyproject.toml
 	$(PIP) -e '.[dev,lab,umap]'
-	$(LINK)
 	touch $@
 
 clean:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from saelab.interventions.by_sae import SAEEdit
-from saelab.interventions.registry import Edit, counted, register
-from saelab.types import Context, HookPoint, ShapeError
+from saelab.interventions.registry import AtOnePlace, counted, register
+from saelab.types import Context, ShapeError
 
 
 @register("reconstruct")
@@ -28,7 +28,7 @@ class Reconstruct(SAEEdit):
 
 @register("replace")
 @dataclass(frozen=True, eq=False)
-class Replace(Edit):
+class Replace(AtOnePlace):
     """x' = values: activations that were computed elsewhere, of the batch that comes.
 
     Attributes:
@@ -36,15 +36,7 @@ class Replace(Edit):
         values: [samples positions width]. Of positions that do not count they are not used.
     """
 
-    hook: HookPoint
     values: Tensor
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "hook", HookPoint.of(self.hook))
-
-    @property
-    def hooks(self) -> tuple[HookPoint, ...]:
-        return (self.hook,)
 
     def __call__(self, acts: Tensor, context: Context) -> Tensor:
         if acts.shape != self.values.shape:
@@ -60,7 +52,7 @@ class Replace(Edit):
 
 @register("mean_ablate")
 @dataclass(frozen=True, eq=False)
-class MeanAblate(Edit):
+class MeanAblate(AtOnePlace):
     """x' = mean: everything that the hook point says about this input is removed.
 
     Attributes:
@@ -68,15 +60,7 @@ class MeanAblate(Edit):
         mean: [width].
     """
 
-    hook: HookPoint
     mean: Tensor
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "hook", HookPoint.of(self.hook))
-
-    @property
-    def hooks(self) -> tuple[HookPoint, ...]:
-        return (self.hook,)
 
     def __call__(self, acts: Tensor, context: Context) -> Tensor:
         if self.mean.shape != acts.shape[-1:]:

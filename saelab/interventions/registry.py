@@ -12,6 +12,7 @@ import math
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -68,6 +69,24 @@ class Edit(ABC):
             )
             raise ConfigError(message)
         return {"kind": self.KIND, "version": self.VERSION} | config.to_dict(self, _written)
+
+
+@dataclass(frozen=True, eq=False)
+class AtOnePlace(Edit):
+    """An edit of one hook point, its first field.
+
+    Attributes:
+        hook: Where.
+    """
+
+    hook: HookPoint
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hook", HookPoint.of(self.hook))
+
+    @property
+    def hooks(self) -> tuple[HookPoint, ...]:
+        return (self.hook,)
 
 
 def register(kind: str) -> Callable[[E], E]:
@@ -250,4 +269,4 @@ def _names(sae: SAE) -> list[str]:
     return [str(hook) for hook in dict.fromkeys(known) if hook is not None]
 
 
-__all__ = ["AnotherSAE", "Edit", "Reader", "counted", "register", "registered"]
+__all__ = ["AnotherSAE", "AtOnePlace", "Edit", "Reader", "counted", "register", "registered"]

@@ -95,9 +95,9 @@ class Reading(ABC):
     def end(self, n_samples: int) -> None:
         """Leave out the samples after these, which were kept."""
 
+    @abstractmethod
     def layouts(self) -> list[str]:
         """How the positions of each document lie, once every sample was kept."""
-        raise NotImplementedError
 
 
 class TokenReading(Reading):

@@ -62,7 +62,7 @@ def settle(
     for block, (_, missing) in zip(blocks, entries, strict=True):
         block.missing.update(missing)
     middles = {i: block.middle for i, block in enumerate(blocks) if block.middle is not None}
-    shaken, _, _ = _pass(layers, points, view, forward, middles)
+    shaken = _pass(layers, points, view, forward, middles)[0] if middles else []
     for i in middles:
         own, sound = shaken[i], MLP in values[i] and MLP not in blocks[i].missing
         if sound and not _adds((own[MID], own[MLP]), own[POST]):
@@ -93,7 +93,7 @@ def _pass(
     middles: Mapping[int, nn.Module],
 ) -> tuple[list[dict[str, Tensor]], list[list[tuple[nn.Module, Tensor]]], list[dict[nn.Module, Tensor]]]:
     """Of each block, the values by name, and what each module in it reads and gives. What `middles` read is
-    shaken first, in place, and counted as the middle."""
+    shaken first, in place, and counted as the middle; what modules read and give is then left out."""
     values: list[dict[str, Tensor]] = [{} for _ in layers]
     reads: list[list[tuple[nn.Module, Tensor]]] = [[] for _ in layers]
     given: list[dict[nn.Module, Tensor]] = [{} for _ in layers]
@@ -129,7 +129,7 @@ def _pass(
 
     with ExitStack() as stack:
         for i, block in enumerate(layers):
-            for child in block.children():
+            for child in () if middles else block.children():  # known from the first pass
                 stack.enter_context(child.register_forward_pre_hook(enter(i), with_kwargs=True))
                 stack.enter_context(child.register_forward_hook(leave(i)))
             for name in (PRE, ATTENTION, MLP, POST):

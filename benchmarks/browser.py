@@ -17,13 +17,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import nbformat
 from playwright.sync_api import sync_playwright
 
 import saelab
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from real_lab import CHROMIUM, FLAGS, open_notebook, run_all
+from real_lab import CHROMIUM, FLAGS, open_notebook, run_all, write_notebook
 from real_lab import running_lab as real_lab
 
 HOOK = "blocks.2.hook_resid_post"
@@ -102,12 +101,7 @@ def prepare(folder: Path, d_sae: int) -> None:
     sae.save(folder / f"sae-{d_sae}")
     corpus = saelab.corpora.world(seed=5, n_documents=2_000)
     saelab.index(subject, sae, corpus, folder / f"store-{d_sae}", max_rows=30_000, progress=False)
-    notebook = nbformat.v4.new_notebook(
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    )
-    cells = CELL.format(d_sae=d_sae).strip().split("---")
-    notebook.cells = [nbformat.v4.new_code_cell(cell.strip()) for cell in cells]
-    nbformat.write(notebook, folder / f"{d_sae}.ipynb")
+    write_notebook(folder / f"{d_sae}.ipynb", CELL.format(d_sae=d_sae).split("---"))
 
 
 def measure(page, jupyter, d_sae: int, clicks: int) -> dict[str, float]:

@@ -11,10 +11,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import nbformat
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -103,6 +105,13 @@ def running_lab(folder: Path, home: Path) -> Iterator[Jupyter]:
         finally:
             process.terminate()
             process.wait(20)
+
+
+def write_notebook(path: Path, sources: Iterable[str]) -> None:
+    """A notebook of these cells of code, which the lab opens without asking for a kernel."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(each.strip()) for each in sources])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
 
 
 def open_notebook(page, jupyter: Jupyter, name: str) -> None:

@@ -10,14 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-import nbformat
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from real_lab import CHROMIUM, FLAGS, open_notebook, run_all, running_lab  # noqa: E402
+from real_lab import CHROMIUM, FLAGS, open_notebook, run_all, running_lab, write_notebook  # noqa: E402
 
 OUT = ROOT / "docs" / "images" / "lab.png"
 CELLS = (
@@ -28,13 +27,11 @@ CELLS = (
 
 
 def main() -> None:
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     with tempfile.TemporaryDirectory() as empty, sync_playwright() as playwright:
         folder, home = Path(empty) / "folder", Path(empty) / "home"
         folder.mkdir()
         home.mkdir()
-        nbformat.write(notebook, folder / "lab.ipynb")
+        write_notebook(folder / "lab.ipynb", CELLS)
         with running_lab(folder, home) as server:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             page = browser.new_page(viewport={"width": 1300, "height": 1000})

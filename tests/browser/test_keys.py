@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
-import nbformat
 import pytest
-from real_lab import open_notebook, run_all
+from real_lab import open_notebook, run_all, write_notebook
 
 CELLS = """
 import saelab
@@ -22,11 +21,7 @@ lab.show("Tina gave the basket to Hugo.")
 @pytest.fixture
 def notebook(page, jupyter):
     """Of three cells, the first two with views, ran and open."""
-    made = nbformat.v4.new_notebook(
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    )
-    made.cells = [nbformat.v4.new_code_cell(source.strip()) for source in CELLS.split("---")]
-    nbformat.write(made, jupyter.folder / "keys.ipynb")
+    write_notebook(jupyter.folder / "keys.ipynb", CELLS.split("---"))
     page.set_viewport_size({"width": 1400, "height": 1800})
     open_notebook(page, jupyter, "keys.ipynb")
     run_all(page, 120_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import nbformat
 import pytest
 from nbconvert import HTMLExporter
-from real_lab import open_notebook, run_all
+from real_lab import open_notebook, run_all, write_notebook
 
 CELLS = """
 import saelab
@@ -24,11 +24,7 @@ FORMS = ".jp-OutputArea-output mark, .jp-OutputArea-output td"
 @pytest.fixture(scope="module")
 def ran(jupyter, browser):
     """A notebook of the four views that was run, saved, and lost its kernel; gives its name."""
-    notebook = nbformat.v4.new_notebook(
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    )
-    notebook.cells = [nbformat.v4.new_code_cell(source.strip()) for source in CELLS.split("---")]
-    nbformat.write(notebook, jupyter.folder / "ran.ipynb")
+    write_notebook(jupyter.folder / "ran.ipynb", CELLS.split("---"))
     page = browser.new_page(viewport={"width": 1400, "height": 4000})
     open_notebook(page, jupyter, "ran.ipynb")
     run_all(page, 120_000)

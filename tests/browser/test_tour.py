@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from real_lab import open_notebook, run_all
+from real_lab import open_notebook, run_all, write_notebook
 
 ROOT = Path(__file__).parents[2]
 # of the server and the lab themselves, offline; none of these is ours
@@ -40,11 +40,7 @@ lab.feature(7)
 @pytest.fixture(scope="module")
 def small(jupyter):
     """A notebook of three linked views and a pinned one, of one kernel for all tests; gives its name."""
-    notebook = nbformat.v4.new_notebook(
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    )
-    notebook.cells = [nbformat.v4.new_code_cell(source.strip()) for source in SMALL.split("---")]
-    nbformat.write(notebook, jupyter.folder / "small.ipynb")
+    write_notebook(jupyter.folder / "small.ipynb", SMALL.split("---"))
     yield "small.ipynb"
     jupyter.kill_kernels()
 

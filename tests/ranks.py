@@ -34,7 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """Of every recipe whose batches ranks divide."""
 
 
-SPLIT: dict[str, Any] = {"accumulate": 5, "held_out": 100, "evaluate_every": 20}
+SPLIT: dict[str, Any] = {"accumulate": 3, "held_out": 100, "evaluate_every": 20}
 
 
 def start(n: int, folder: Path, *tasks: str) -> list[subprocess.Popen]:

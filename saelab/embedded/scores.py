@@ -142,14 +142,17 @@ def continuation_logprob(model: Any, tokenizer: Any, texts: Sequence[str], ends:
     """[n]: log p(end | text), summed over the end's tokens, which are tokenized apart from the text."""
     prefixes = [tokenizer(t).input_ids for t in texts]
     tails = [tokenizer(e, add_special_tokens=False).input_ids for e in ends]
-    out = []
-    for ids, _, at in _batches([p + t for p, t in zip(prefixes, tails, strict=True)]):
+    rows = [p + t for p, t in zip(prefixes, tails, strict=True)]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # rows of a batch need little padding
+    out = torch.empty(len(rows))
+    for ids, _, at in _batches([rows[i] for i in order]):
         with torch.no_grad():
-            logp = model(ids).logits.float().log_softmax(-1)
-        for row, i in enumerate(at):
+            logits = model(ids).logits
+        for row, i in zip(logits, (order[j] for j in at), strict=True):
             start, tail = len(prefixes[i]), torch.tensor(tails[i])
-            out.append(logp[row, torch.arange(start - 1, start - 1 + len(tail)), tail].sum())
-    return torch.stack(out)
+            logp = row[start - 1 : start - 1 + len(tail)].float().log_softmax(-1)
+            out[i] = logp.gather(1, tail[:, None]).sum()
+    return out
 
 
 def _padded(tokenizer: Any, texts: Sequence[str], n_ctx: int | None = None):

@@ -95,7 +95,7 @@ def test_a_train_that_is_killed_goes_on_to_the_same_weights(small_acts, capsys):
         "--acts",
         small_acts.folder,
         "--steps",
-        "2000",
+        "800",
         "--checkpoint-every",
         "50",
         "--no-progress",

@@ -142,7 +142,7 @@ def test_a_page_of_several_views_holds_each_card_once(small_lab, tmp_path):
 def test_the_main_job_is_the_same_for_the_same_seed(tmp_path):
     from saelab.demo import demo
 
-    small = {"rows": 4_000, "steps": 60, "d_sae": 64, "index_rows": 2_000, "progress": False}
+    small = {"rows": 2_000, "steps": 30, "d_sae": 64, "index_rows": 1_000, "progress": False}
     first, second = demo(tmp_path / "a", **small), demo(tmp_path / "b", **small)
     assert first.lines() == second.lines()
     assert str(first.report) == str(second.report)

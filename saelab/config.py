@@ -68,7 +68,17 @@ def integer(
 
 
 def integer_or_none(name: str, value: Any, low: int, *, error: type[SaelabError] = ConfigError) -> int | None:
-    """As `integer`, with None left as it is."""
+    """As `integer`, with None left as it is.
+
+    Args:
+        name: What it is, for the message.
+        value: What was given.
+        low: The least that an integer may be.
+        error: What is raised.
+
+    Raises:
+        SaelabError: `error`, where it is neither None nor an integer >= low.
+    """
     return None if value is None else integer(name, value, low, error=error)
 
 

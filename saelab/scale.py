@@ -210,7 +210,7 @@ class _Call(NamedTuple):
             with manifests.resumable(self.out, job, self.overwrite) as folder:
                 task = _Task(self.subject, None if sae is None else pool.put(sae), write)
                 parts = pool.parts(folder, task, texts, size, self.name, self.progress)
-                told = {"corpus": job["corpus"], "job": manifests.plain(job), "seen": seen}
+                told = {"corpus": job["corpus"], "job": manifests.through_json(job), "seen": seen}
                 finish(folder, parts, told)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from saelab.analysis import evaluate
 from saelab.commands.records import versions
 from saelab.corpora import Corpus, Document, natural, world
-from saelab.corpora.world import PLAIN
+from saelab.corpora.world import BASIC
 from saelab.embedded import ASSETS, SAE_HOOKS, STORE_HOOK
 from saelab.embedded.tokenizer import train_tokenizer
 from saelab.files import read_json, sha256, write_json
@@ -49,7 +49,7 @@ def build_tokenizer(work: Path) -> None:
 
     folder = work / "tokenizer"
     if not folder.exists():
-        texts = [d.text for d in world(seed=0, n_documents=60_000, families=PLAIN)]
+        texts = [d.text for d in world(seed=0, n_documents=60_000, families=BASIC)]
         train_tokenizer(texts + natural_split(held_out=False)).save_pretrained(folder)
 
 

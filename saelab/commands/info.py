@@ -127,7 +127,7 @@ def _finished_run(path: Path) -> tuple[str, dict[str, Any]]:
     from saelab.training import Run
 
     run = Run.load(path)
-    last = run.history[-1].to_plain() if run.history else None
+    last = run.history[-1].to_dict() if run.history else None
     told = {name: run.provenance.get(name) for name in ("seconds", "rows_per_second", "device", "data")}
     sae = _architecture(run.sae)
     return "training run, finished", {**sae, "steps": run.settings.steps, "last": last, **told}

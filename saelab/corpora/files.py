@@ -123,7 +123,7 @@ def _matches(path: str | Path, suffix: str | None) -> tuple[Path, list[Path]]:
         return path.parent, [path]
     if path.is_dir():
         inside = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
-        wanted = [p for p in inside if suffix in (None, _plain_suffix(p))]
+        wanted = [p for p in inside if suffix in (None, _suffix_within(p))]
         if not wanted:
             ends = ", ".join(sorted({p.suffix or p.name for p in inside})[:8]) or "nothing"
             message = (
@@ -151,7 +151,7 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _plain_suffix(path: Path) -> str:
+def _suffix_within(path: Path) -> str:
     return (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix.lower()
 
 

@@ -56,8 +56,8 @@ _REFUSED = {
     "VSAEPriorsGaussian": _DENSE,
     "LaplacianTopK": "its source was not read",
 }
-_PLAIN = ("VSAEIsoGaussian", "VSAEPAnneal", "VSAEMultiGaussian")
-_READ = ("VSAETopK", MASKED, *_PLAIN, "VSAEJumpReLU")
+_RELU = ("VSAEIsoGaussian", "VSAEPAnneal", "VSAEMultiGaussian")
+_READ = ("VSAETopK", MASKED, *_RELU, "VSAEJumpReLU")
 CLASSES = (*_READ, *_REFUSED)
 _MASKED_KEYS = set(
     "activation_dim dict_size k var_flag use_april_update_mode steps lr kl_coeff auxk_alpha warmup_steps "
@@ -129,7 +129,7 @@ def _rule(found: Found, file: TensorFile, name: str, linear: bool) -> tuple[Any,
     trainer = found.config["trainer"]
     version = trainer.get("architecture_version")
     new = "log_var_init" in trainer  # from 4bfee06 on
-    if name in _PLAIN:
+    if name in _RELU:
         if new or not linear:
             what = _DENSE if new else "tensors of an earlier layout"
             refuse(f"{name} in {found.path} must be of relu(mu)", what, "saelab has no such SAE.")

@@ -200,9 +200,9 @@ def fingerprint(config: SAEConfig, tensors: Mapping[str, Tensor]) -> str:
     fingerprint when recipes get new options."""
     known = config.entry.options
     chosen = {name: v for name, v in config.options.items() if v != known[name].default}
-    plain = to_dict(config)
-    plain = {name: plain[name] for name in ("d_in", "d_sae", "recipe", "hook", "d_out", "hook_out", "hooks")}
-    said = {name: value for name, value in plain.items() if value not in (None, [])} | {"options": chosen}
+    data = to_dict(config)
+    data = {name: data[name] for name in ("d_in", "d_sae", "recipe", "hook", "d_out", "hook_out", "hooks")}
+    said = {name: value for name, value in data.items() if value not in (None, [])} | {"options": chosen}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype

@@ -107,9 +107,9 @@ class FeatureStore:
         found = self._tables.of("latents", self._checked(latent)).to_pylist()[0]
         edges = np.array(found["edges"])
         used = max(int(np.searchsorted(edges, max(found["max"], 0), side="right")), 1)
-        plain = {name: found[name] for name in COLUMNS if name not in ("histogram", "edges")}
+        fields = {name: found[name] for name in COLUMNS if name not in ("histogram", "edges")}
         histogram = np.array(found["histogram"][:used], dtype=np.int64)
-        return LatentStats(**plain, n_rows=self.n_rows, histogram=histogram, edges=edges[: used + 1])
+        return LatentStats(**fields, n_rows=self.n_rows, histogram=histogram, edges=edges[: used + 1])
 
     def firings(self, latent: int, n: int = 20, facet: str | None = None) -> pd.DataFrame:
         """What the rows show on which a latent fires most often.
@@ -379,12 +379,12 @@ class FeatureStore:
 
     def _read_examples(self, latent: int) -> list[Example]:
         found = self._tables.of("examples", latent)
-        *plain, names, values = (found.column(name).combine_chunks() for name in Example._fields)
+        *scalars, names, values = (found.column(name).combine_chunks() for name in Example._fields)
         # of all windows at once: window by window costs ten times as much
         words, codes = names.flatten().to_pylist(), np.array(values.flatten(), dtype=np.float32)
         stops = np.cumsum(names.value_lengths().to_numpy(zero_copy_only=False)).tolist()
         cuts = list(map(slice, [0, *stops], stops))
-        lists = (column.to_pylist() for column in plain)
+        lists = (column.to_pylist() for column in scalars)
         return list(map(Example, *lists, map(words.__getitem__, cuts), map(codes.__getitem__, cuts)))
 
     @functools.cached_property

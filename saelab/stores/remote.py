@@ -190,7 +190,7 @@ class FarTensor:
 @contextlib.contextmanager
 def resumable(url: str, spec: Mapping[str, Any], overwrite: bool) -> Iterator[Job]:
     """As `manifest.resumable`, written to an address part by part. Raises StoreError as that does."""
-    far, spec = Remote(url), manifests.plain(spec)
+    far, spec = Remote(url), manifests.through_json(spec)
     own = hashlib.sha256(f"{Path.home()} {far.url}".encode()).hexdigest()[:16]
     with (
         manifests.lock(Path(tempfile.gettempdir()) / f"saelab-{own}.lock", url),

@@ -80,9 +80,9 @@ def encode(tokenizer: Any, messages: Sequence[Message], bos_id: int | None) -> t
 
 
 def _apply(tokenizer: Any, messages: Sequence[Message]) -> str:
-    plain = [{"role": role, "content": content} for role, content in messages]
+    dicts = [{"role": role, "content": content} for role, content in messages]
     try:
-        return tokenizer.apply_chat_template(plain, tokenize=False)
+        return tokenizer.apply_chat_template(dicts, tokenize=False)
     except Exception as error:  # jinja2 raises what the template says
         message = f"A dialogue must fit the chat template. Got: {error}. Correct its roles or their order."
         raise CorpusError(message) from None

@@ -56,8 +56,8 @@ class Rows(NamedTuple):
     def part(self, start: int, end: int) -> Rows:
         """Rows start..end-1."""
         at = slice(start, end)
-        plain = (self.ids[at], self.special[at], self.counted[at])
-        return Rows(self.origin[at], self.shown[at], self.vocabulary, *plain)
+        others = (self.ids[at], self.special[at], self.counted[at])
+        return Rows(self.origin[at], self.shown[at], self.vocabulary, *others)
 
 
 class Reading(ABC):

@@ -164,9 +164,9 @@ def _documents(
 
 
 def _stats(stats: LatentStats) -> dict[str, Any]:
-    plain = {name: value for name, value in vars(stats).items() if name not in LISTS}
+    scalars = {name: value for name, value in vars(stats).items() if name not in LISTS}
     return {
-        **{name: value if isinstance(value, int) else rounded(value) for name, value in plain.items()},
+        **{name: value if isinstance(value, int) else rounded(value) for name, value in scalars.items()},
         "low": rounded(stats.edges[0]),
         "high": rounded(stats.edges[-1]),
         "histogram": [int(c) for c in stats.histogram],

@@ -101,7 +101,7 @@ def convert(header: Header, folder: Path, sha256: str, progress: bool) -> None:
         outline = _outline(config)
         unread = _compare(header, config, outline)
         bar.set_postfix_str("tokenizer")
-        tokenizer = _plain_tokenizer(AutoTokenizer.from_pretrained(**source, local_files_only=True))
+        tokenizer = _generic_tokenizer(AutoTokenizer.from_pretrained(**source, local_files_only=True))
         tokenizer.model_max_length = header.number("context_length") or tokenizer.model_max_length
         LanguageModel(outline, tokenizer)  # has hook points, or is refused
         _check_room(folder, outline)
@@ -113,7 +113,7 @@ def convert(header: Header, folder: Path, sha256: str, progress: bool) -> None:
         model, told = loaded
         _check_weights(path, model, told)
         bar.set_postfix_str("writing")
-        whole = _plain(model, header)
+        whole = _unquantised(model, header)
         whole.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         again = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -201,7 +201,7 @@ def _check_weights(path: Path, model: nn.Module, told: dict[str, Any]) -> None:
             refuse(path, "must hold finite numbers", f"NaN or infinite values in {name}")
 
 
-def _plain(model: Any, header: Header) -> Any:
+def _unquantised(model: Any, header: Header) -> Any:
     """The same model as if it had never been quantised: what came out of a GGUF file refuses to be saved."""
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
@@ -220,17 +220,17 @@ def _plain(model: Any, header: Header) -> Any:
     return whole
 
 
-def _plain_tokenizer(tokenizer: Any) -> Any:
+def _generic_tokenizer(tokenizer: Any) -> Any:
     """The same tokenizer without a class of its own, which would build another one when it is loaded."""
     from transformers import PreTrainedTokenizerFast
 
     if type(tokenizer) is PreTrainedTokenizerFast:
         return tokenizer
-    plain = PreTrainedTokenizerFast(
+    generic = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.backend_tokenizer, **tokenizer.special_tokens_map
     )
-    plain.chat_template = tokenizer.chat_template
-    return plain
+    generic.chat_template = tokenizer.chat_template
+    return generic
 
 
 def _half(kinds: set[str]) -> torch.dtype | None:

@@ -93,7 +93,7 @@ MUTATIONS = [
              "unit/test_summaries unit/test_feature_store"),
     # files of others
     Mutation("NaN in a file is let in", "saelab/formats/reading.py",
-             "if not whole and not is_finite(to):", "if False:", "unit/test_formats"),
+             "if not integral and not is_finite(to):", "if False:", "unit/test_formats"),
     Mutation("a name may lead out of its folder", "saelab/formats/reading.py",
              '        or ".." in parts.parts\n', "",
              "unit/test_formats unit/test_formats_releases"),

@@ -243,8 +243,8 @@ class Axis:
         """
         if self.size == 1:
             return x
-        whole, of = self.total(torch.stack([x, x.new_tensor(n)]))
-        return whole * n / of
+        total, n_rows = self.total(torch.stack([x, x.new_tensor(n)]))
+        return total * n / n_rows
 
     def sum_gradients(self, parameters: list[Tensor]) -> None:
         """Replace every gradient by its sum over ranks; small ones travel together."""

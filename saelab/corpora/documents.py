@@ -104,8 +104,8 @@ class Corpus:
         return self._part(lambda: itertools.islice(iter(self), i, None, n), f"[{i}::{n}]", kept)
 
     def _part(self, make: Callable[[], Iterable[Document]], which: str, n_documents: int | None) -> Corpus:
-        whole = self._key
-        key = None if whole is None else lambda: f"{whole()}{which}"
+        key_of_all = self._key
+        key = None if key_of_all is None else lambda: f"{key_of_all()}{which}"
         return Corpus(make, f"{self.name}{which}", key, n_documents)
 
     def fingerprint(self) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from saelab.config import is_number
-from saelab.formats.layout import SAME, done, take, whole
+from saelab.formats.layout import SAME, done, positive, take
 from saelab.formats.plain import Plain, hook_of
 from saelab.formats.reading import refuse
 from saelab.formats.settings import HARMLESS, known
@@ -83,7 +83,7 @@ def load(found: Found) -> SAE:
             refuse("threshold must be a number of at least 0", short(value), "Estimate it on data.")
         more = {"threshold": torch.tensor(float(value))}
     if rule in ("topk", "batchtopk", "matryoshka"):
-        more["k"] = whole(_number(config.get("top_k")), "top_k", found)
+        more["k"] = positive(_number(config.get("top_k")), "top_k", found)
     if rule == "matryoshka":
         more["groups"] = _groups(config.get("group_sizes"), found)
     if rule not in ("relu", "jumprelu"):
@@ -110,6 +110,6 @@ def _groups(value: Any, found: Found) -> tuple[int, ...]:
     if not isinstance(parts, list):
         refuse(f"group_sizes in {found.path} must be a list", short(value))
     return tuple(
-        whole(_number(part.strip() if isinstance(part, str) else part), "group_sizes", found)
+        positive(_number(part.strip() if isinstance(part, str) else part), "group_sizes", found)
         for part in parts
     )

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from saelab.formats.layout import LINEAR, SAME, done, flag, integer, take, whole
+from saelab.formats.layout import LINEAR, SAME, done, flag, integer, positive, take
 from saelab.formats.plain import Plain
 from saelab.formats.reading import TensorFile, refuse
 from saelab.formats.settings import known, only
@@ -163,4 +163,4 @@ def _k(found: Found, file: TensorFile) -> int:
         refuse(
             f"k in {found.path} must be that of {file.path.name}, {k}", short(found.config["trainer"]["k"])
         )
-    return whole(k, "k", found)
+    return positive(k, "k", found)

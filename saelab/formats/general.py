@@ -388,11 +388,15 @@ def _threshold(w: Mapping[str, Tensor], answers: Mapping[str, Any], d_sae: int, 
     else:
         value = w["threshold"] if "threshold" in w else w["log_threshold"].exp()
     value = value.reshape(()) if value.numel() == 1 else value
-    whole = answers["activation"] == "jumprelu"
-    if value.shape not in ((), (d_sae,)) or (value.ndim and not whole) or (not whole and not value >= 0):
+    by_latent = answers["activation"] == "jumprelu"
+    if (
+        value.shape not in ((), (d_sae,))
+        or (value.ndim and not by_latent)
+        or (not by_latent and not value >= 0)
+    ):
         refuse(f"The threshold in {found.path} must be one number >= 0, or one a latent of jumprelu",
                str(tuple(value.shape)) if value.ndim else str(float(value)))  # fmt: skip
-    return value.expand(d_sae).clone() if whole else value
+    return value.expand(d_sae).clone() if by_latent else value
 
 
 def _unit(found: Found, tensors: Seen) -> bool:

@@ -92,7 +92,7 @@ def done(plain: Plain, found: Found, weight: str) -> SAE:
     return sae
 
 
-def whole(value: Any, name: str, found: Found) -> int:
+def positive(value: Any, name: str, found: Found) -> int:
     """A positive integer of a config. Raises FormatError."""
     if not is_integer(value) or not 1 <= value < 2**31:
         refuse(f"{name} in {found.path} must be a positive integer", short(value))

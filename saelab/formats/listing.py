@@ -93,8 +93,8 @@ def list_saes(repository_or_folder: str | Path, revision: str | None = None) -> 
         if parts.parent.name == "checkpoints":  # where Llama Scope has its weights
             folders.setdefault(str(parts.parent.parent), []).append(f"checkpoints/{parts.name}")
     found = [entry for folder in folders for entry in _in(root, folder, tuple(folders[folder]))]
-    whole = {entry.subfolder for entry in found if entry.format == "openmoss"}
-    found = [entry for entry in found if str(PurePosixPath(entry.subfolder).parent.parent) not in whole]
+    roots = {entry.subfolder for entry in found if entry.format == "openmoss"}
+    found = [entry for entry in found if str(PurePosixPath(entry.subfolder).parent.parent) not in roots]
     return sorted(found, key=lambda entry: [_natural(part) for part in re.split(r"(\d+)", entry.subfolder)])
 
 

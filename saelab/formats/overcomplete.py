@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from saelab.config import is_number
-from saelab.formats.layout import done, whole
+from saelab.formats.layout import done, positive
 from saelab.formats.plain import Plain
 from saelab.formats.reading import TensorFile, refuse
 from saelab.formats.settings import HARMLESS, known, seen
@@ -112,7 +112,7 @@ def load(found: Found) -> SAE:
     W_enc, b_enc = _encoder(found, W_dec)
     more: dict[str, Any] = {}
     if rule in ("topk", "batchtopk"):
-        more["k"] = whole(config["top_k"] if "top_k" in config else found.asked("k", _WHY), "top_k", found)
+        more["k"] = positive(config["top_k"] if "top_k" in config else found.asked("k", _WHY), "top_k", found)
     if rule == "jumprelu":
         more["threshold"] = _below(_vector(file, "thresholds", len(b_enc), found).exp())
     if rule == "batchtopk":

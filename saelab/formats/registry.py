@@ -299,8 +299,8 @@ def _hook(sae: SAE, given: Mapping[str, Any]) -> HookPoint | None:
     if "n_heads" not in given:
         return hook
     n = given["n_heads"]
-    whole = is_integer(n) and n >= 1 and sae.d_in % n == 0
-    if hook is None or not hook.name.endswith("hook_z") or not whole:
+    divides = is_integer(n) and n >= 1 and sae.d_in % n == 0
+    if hook is None or not hook.name.endswith("hook_z") or not divides:
         msg = (
             f"n_heads must divide d_in={sae.d_in} of an SAE on a hook_z. Got {n!r} at {hook}. "
             "Pass hook='blocks.3.attn.hook_z' too, or leave it out."

@@ -20,7 +20,7 @@ from pathlib import Path
 import safetensors.torch
 
 from saelab.files import write_bytes
-from saelab.formats.layout import done, flag, take, whole
+from saelab.formats.layout import done, flag, positive, take
 from saelab.formats.plain import Plain, of
 from saelab.formats.reading import refuse
 from saelab.formats.settings import known
@@ -66,10 +66,10 @@ def load(found: Found) -> SAE:
     names = _NAMES | ({"W_skip": "W_skip"} if flags["skip_connection"] else {})
     weights = take(found, names, transposed=("W_enc", "W_skip"))
     d_in, d_sae = weights["W_enc"].shape
-    k = whole(config["k"], "k", found)
+    k = positive(config["k"], "k", found)
     if config.get("d_in", d_in) != d_in:
         refuse(f"d_in in {found.path} must fit {WEIGHTS_FILE}, where it is {d_in}", short(config["d_in"]))
-    latents = config.get("num_latents") or d_in * whole(
+    latents = config.get("num_latents") or d_in * positive(
         config.get("expansion_factor", 32), "expansion", found
     )
     if latents != d_sae:

@@ -168,10 +168,10 @@ class _Old(Unpickler):
         return super().find_class(module, name)
 
     def _rebuild(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Kept:
-        whole = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= 8
+        shaped = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= 8
         if not (
             isinstance(storage, _Storage)
-            and whole
+            and shaped
             and all(type(n) is int and 0 <= n < 2**48 for n in (offset, *size, *stride))
         ):
             refuse(f"Tensors in {self.reader.path} must lie in storages", short((offset, size, stride)))

@@ -113,14 +113,14 @@ def convert(header: Header, folder: Path, sha256: str, progress: bool) -> None:
         model, told = loaded
         _check_weights(path, model, told)
         bar.set_postfix_str("writing")
-        whole = _unquantised(model, header)
-        whole.save_pretrained(folder)
+        unquantised = _unquantised(model, header)
+        unquantised.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         again = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         if again(_PROBE)["input_ids"] != tokenizer(_PROBE)["input_ids"]:
             got = f"a {type(tokenizer).__name__} that changes"
             refuse(path, "must hold a tokenizer that can be saved", got, "Load another conversion of it.")
-        facts = _provenance(header, sha256, unread, whole)
+        facts = _provenance(header, sha256, unread, unquantised)
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         (folder / "provenance.json").write_text(text, encoding="utf-8")
 
@@ -213,11 +213,11 @@ def _unquantised(model: Any, header: Header) -> Any:
         if all(torch.equal(rounded[name].float(), tensor) for name, tensor in weights.items()):
             weights, config.dtype = rounded, half
     with torch.device("meta"):
-        whole = type(model)(config)
-    whole.load_state_dict(weights, assign=True)
-    whole.tie_weights()
-    whole.generation_config = model.generation_config
-    return whole
+        fresh = type(model)(config)
+    fresh.load_state_dict(weights, assign=True)
+    fresh.tie_weights()
+    fresh.generation_config = model.generation_config
+    return fresh
 
 
 def _generic_tokenizer(tokenizer: Any) -> Any:

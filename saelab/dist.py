@@ -182,7 +182,7 @@ class Axis:
         rank = self.rank if rank is None else rank
         return n * rank // self.size, n * (rank + 1) // self.size
 
-    def part(self, x: Tensor) -> Tensor:
+    def own(self, x: Tensor) -> Tensor:
         """This rank's part of a tensor, along its first axis."""
         start, end = self.bounds(len(x))
         return x if self.size == 1 else x[start:end]
@@ -319,8 +319,8 @@ class Axis:
             [at most rows ..] with all of `axis`: their concatenation is the tensor, on every rank.
         """
         lengths = [b - a for a, b in (self.bounds(n, rank) for rank in range(self.size))]
-        parts = [(rank, length) for rank, length in enumerate(lengths)]
-        for group in [[part] for part in parts] if axis == 0 else [parts]:
+        shares = [(rank, length) for rank, length in enumerate(lengths)]
+        for group in [[share] for share in shares] if axis == 0 else [shares]:
             rows = group[0][1] if axis == 0 else len(x)
             width = x[:1].numel() if axis == 0 else n
             step = max(1, PIECE // max(1, width * x.element_size()))

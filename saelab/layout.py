@@ -89,13 +89,13 @@ class Layout:
         """
         if isinstance(text, Layout):
             return text
-        parts = text.split(", ") if isinstance(text, str) else [""]
+        written = text.split(", ") if isinstance(text, str) else [""]
         segments = []
-        for i, part in enumerate(parts):
-            found = _SEGMENT.fullmatch(part)
+        for i, each in enumerate(written):
+            found = _SEGMENT.fullmatch(each)
             kind, n, width = found.groups() if found else ("", None, None)
             sized = n is not None and int(n) > 0 and (width is None or int(width) > 0)
-            is_open = n is None and kind in ("line", "list") and i == len(parts) - 1
+            is_open = n is None and kind in ("line", "list") and i == len(written) - 1
             if not (is_open or (sized and (kind == "grid") == (width is not None))):
                 message = (
                     "A layout must be segments such as 'line', 'grid 14x14' or 'extra 1, grid 14x14', of "

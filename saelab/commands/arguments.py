@@ -83,9 +83,9 @@ def from_flags(texts: list[str], hint: Any, name: str) -> Any:
         readings: list[Any] = [[_toml(text)[0] for text in texts], texts]
     else:
         text = texts[0]
-        parts = [part.strip() for part in text.split(",") if part.strip()]
-        listed = [[_toml(part)[0] for part in parts], parts]
-        numbers = [listed[0]] if len(parts) > 1 and not any(isinstance(p, str) for p in listed[0]) else []
+        items = [item.strip() for item in text.split(",") if item.strip()]
+        listed = [[_toml(item)[0] for item in items], items]
+        numbers = [listed[0]] if len(items) > 1 and not any(isinstance(p, str) for p in listed[0]) else []
         # where everything is allowed, "1,2" is meant as numbers and "a,b" as it stands
         readings = [*(numbers if hint is Any else []), *_toml(text), text]
         readings += [None] if text.lower() == "none" else []

@@ -173,11 +173,11 @@ def mixture(seed: int) -> Corpus:
     return Corpus(make, f"mixture(seed={seed})", f"mixture-1:{seed}:{natural().fingerprint()}")
 
 
-def _record(part: str, facts: dict[str, Any]) -> None:
+def _record(what: str, facts: dict[str, Any]) -> None:
     """Add what was made to the provenance, with the versions that made it and the hashes of all weights."""
     path = ASSETS / "provenance.json"
     known = read_json(path) if path.exists() else {}
-    known[part] = {"command": "python -m saelab.commands.build_embedded", "versions": versions(), **facts}
+    known[what] = {"command": "python -m saelab.commands.build_embedded", "versions": versions(), **facts}
     weights = [p for p in sorted(ASSETS.rglob("*")) if p.suffix in (".safetensors", ".parquet")]
     known["sha256"] = {p.relative_to(ASSETS).as_posix(): sha256(p) for p in weights}
     write_json(path, known)

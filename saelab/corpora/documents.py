@@ -87,7 +87,7 @@ class Corpus:
         """
         n = integer("n", n, 1, error=RangeError)
         kept = None if self.n_documents is None else min(n, self.n_documents)
-        return self._part(lambda: itertools.islice(iter(self), n), f"[:{n}]", kept)
+        return self._subset(lambda: itertools.islice(iter(self), n), f"[:{n}]", kept)
 
     def shard(self, i: int, n: int) -> Corpus:
         """Every n-th document from the i-th on: the n shards hold each document once.
@@ -101,9 +101,9 @@ class Corpus:
         """
         i, n = shard_of((i, n), error=RangeError)
         kept = None if self.n_documents is None else len(range(i, self.n_documents, n))
-        return self._part(lambda: itertools.islice(iter(self), i, None, n), f"[{i}::{n}]", kept)
+        return self._subset(lambda: itertools.islice(iter(self), i, None, n), f"[{i}::{n}]", kept)
 
-    def _part(self, make: Callable[[], Iterable[Document]], which: str, n_documents: int | None) -> Corpus:
+    def _subset(self, make: Callable[[], Iterable[Document]], which: str, n_documents: int | None) -> Corpus:
         key_of_all = self._key
         key = None if key_of_all is None else lambda: f"{key_of_all()}{which}"
         return Corpus(make, f"{self.name}{which}", key, n_documents)

@@ -134,7 +134,7 @@ def _matches(path: str | Path, suffix: str | None) -> tuple[Path, list[Path]]:
         return path, wanted
     # a folder that is there by that very name is no pattern
     there = next(p for p in path.parents if p.is_dir())
-    wild = [i for i, part in enumerate(path.parts) if i >= len(there.parts) and any(c in part for c in "*?[")]
+    wild = [i for i, name in enumerate(path.parts) if i >= len(there.parts) and any(c in name for c in "*?[")]
     base = Path(*path.parts[: wild[0]]) if wild else path.parent
     found = sorted(p for p in base.glob("/".join(path.parts[wild[0] :])) if p.is_file()) if wild else []
     if not found:
@@ -148,7 +148,7 @@ def _matches(path: str | Path, suffix: str | None) -> tuple[Path, list[Path]]:
 
 
 def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    return any(name.startswith(".") for name in path.parts)
 
 
 def _suffix_within(path: Path) -> str:

@@ -91,7 +91,7 @@ def document(
     family = rng.choices(families, cum_weights=_cumulative(families))[0]
     writer = Writer(split, rng)
     FAMILIES[family][0](writer)
-    return Document(f"world-{split}-{seed}-{i}", "".join(writer.parts), tuple(writer.spans), family)
+    return Document(f"world-{split}-{seed}-{i}", "".join(writer.pieces), tuple(writer.spans), family)
 
 
 @functools.cache

@@ -174,7 +174,7 @@ class Writer:
 
     split: str
     rng: random.Random
-    parts: list[str] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     length: int = 0
 
@@ -182,7 +182,7 @@ class Writer:
         """Append text; with a label, it is a span."""
         if label:
             self.spans.append(Span(self.length, self.length + len(text), label))
-        self.parts.append(text)
+        self.pieces.append(text)
         self.length += len(text)
 
     def fill(self, template: str, slots: dict[str, Callable[[], tuple[str, str]] | tuple[str, str]]) -> None:
@@ -286,7 +286,7 @@ def docstring(w: Writer) -> None:
     w.add(name, "function name")
     w.add("(self" if rng.random() < 0.5 else "(")
     for i, argument in enumerate(arguments):
-        w.add(", " if i or w.parts[-1] == "(self" else "")
+        w.add(", " if i or w.pieces[-1] == "(self" else "")
         w.add(argument, "argument")
     w.add("):\n")
     verb, noun = name.split("_")

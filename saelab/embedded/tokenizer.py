@@ -44,7 +44,7 @@ def train_tokenizer(texts: Iterable[str], n_ctx: int = 256) -> PreTrainedTokeniz
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    between = (part for text in texts for part in re.split("|".join(map(re.escape, SPECIAL)), text))
+    between = (piece for text in texts for piece in re.split("|".join(map(re.escape, SPECIAL)), text))
     tokenizer.train_from_iterator(itertools.chain(between, _numbers()), trainer)
     assert all(f"{n:02}" in tokenizer.get_vocab() for n in range(100)), "every pair of digits must be a token"
     bos = tokenizer.token_to_id(BOS)

@@ -106,10 +106,10 @@ def _number(value: Any) -> Any:
 
 def _groups(value: Any, found: Found) -> tuple[int, ...]:
     """Of a list, or of the string of one."""
-    parts = value.strip("[]").split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list):
+    sizes = value.strip("[]").split(",") if isinstance(value, str) else value
+    if not isinstance(sizes, list):
         refuse(f"group_sizes in {found.path} must be a list", short(value))
     return tuple(
-        positive(_number(part.strip() if isinstance(part, str) else part), "group_sizes", found)
-        for part in parts
+        positive(_number(size.strip() if isinstance(size, str) else size), "group_sizes", found)
+        for size in sizes
     )

@@ -236,8 +236,8 @@ def safetensors_file(path: Path) -> TensorFile:
     info = {}
     with refusing(path), safetensors.safe_open(str(path), framework="pt") as file:
         for name in file.keys():
-            part = file.get_slice(name)
-            info[name] = described(path, name, part.get_shape(), _NAMES.get(part.get_dtype()))
+            lazy = file.get_slice(name)
+            info[name] = described(path, name, lazy.get_shape(), _NAMES.get(lazy.get_dtype()))
 
     def read(name: str) -> Tensor:
         with safetensors.safe_open(str(path), framework="pt") as file:

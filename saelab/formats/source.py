@@ -130,9 +130,9 @@ class Source:
 
     @property
     def where(self) -> str:
-        """The last parts of the path, with slashes: releases name hook point and width there."""
-        parts = [part for part in self.folder.absolute().parts if not part.startswith("snapshots")]
-        return "/".join([*parts[-6:], *([self.name] if self.name else [])])
+        """The last names of the path, with slashes: releases name hook point and width there."""
+        names = [name for name in self.folder.absolute().parts if not name.startswith("snapshots")]
+        return "/".join([*names[-6:], *([self.name] if self.name else [])])
 
     def tensors(self) -> TensorFile | None:
         """`weights`, opened."""

@@ -141,11 +141,11 @@ def save(sae: SAE, folder: Path) -> None:
 def _hooks(name: str, transcodes: bool) -> dict[str, HookPoint | None]:
     """Of a folder `layers.5` or `layers.5.mlp`, a module: SAEs read its output, transcoders its input and
     give its output. That of an MLP is not what the stream gets where a norm comes after it (hook_mlp_out)."""
-    parts = name.split(".")
-    if len(parts) not in (2, 3) or parts[0] not in ("layers", "h") or not parts[1].isdigit():
+    words = name.split(".")
+    if len(words) not in (2, 3) or words[0] not in ("layers", "h") or not words[1].isdigit():
         return {}
     ends = {("mlp",): ("mlp.hook_in", "mlp.hook_out"), (): ("hook_resid_pre", "hook_resid_post")}
-    if tuple(parts[2:]) not in ends:
+    if tuple(words[2:]) not in ends:
         return {}
-    before, after = (HookPoint(f"blocks.{int(parts[1])}.{end}") for end in ends[tuple(parts[2:])])
+    before, after = (HookPoint(f"blocks.{int(words[1])}.{end}") for end in ends[tuple(words[2:])])
     return {"hook": before, "hook_out": after} if transcodes else {"hook": after}

@@ -100,8 +100,8 @@ def _scale(rows: Tensor, widths: tuple[int, ...]) -> Tensor:
     tiny = torch.finfo(rows.dtype).tiny
     if not widths:
         return rows.norm(dim=1).mean().clamp_min(tiny)
-    parts = rows.split(widths, dim=1)
-    return torch.cat([part.norm(dim=1).mean().clamp_min(tiny).expand(part.shape[1]) for part in parts])
+    blocks = rows.split(widths, dim=1)
+    return torch.cat([block.norm(dim=1).mean().clamp_min(tiny).expand(block.shape[1]) for block in blocks])
 
 
 def _gain(sae: Network, rows: Tensor, outputs: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ STAMP = Stamp("saelab", 1, remedy="Pass a folder that sae.save wrote.")
 MAX_CONFIG_BYTES = 2**24
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "sae.safetensors"
 _KEPT_FILE = ".sae.safetensors-old"
-_PARTS = ("config", "weights", "units")
+_SECTIONS = ("config", "weights", "units")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _UNITS = {
     "input_scale": "mean Euclidean norm of the raw inputs at the start of training; 1 without normalisation",
@@ -121,10 +121,10 @@ def load(folder: Path, like: Callable[[SAEConfig], Mapping[str, Tensor]]) -> Sto
         )
         raise StoreError(message)
     manifest = STAMP.read(folder / CONFIG_FILE, "SAE's config.json", MAX_CONFIG_BYTES)
-    unknown = sorted(set(manifest) - {"format", "version", *_PARTS})
+    unknown = sorted(set(manifest) - {"format", "version", *_SECTIONS})
     if unknown:
         message = (
-            f"{folder / CONFIG_FILE} must hold {', '.join(_PARTS)} and no more. Got {short(unknown)} too. "
+            f"{folder / CONFIG_FILE} must hold {', '.join(_SECTIONS)} and no more. Got {short(unknown)} too. "
             "What is passed over may change the codes: save the SAE again."
         )
         raise FormatError(message)

@@ -168,9 +168,9 @@ def _nearest(
         step = max(1, BLOCK_SCORES // len(mine))
         for first, block in theirs():
             for at in range(0, len(block), step):
-                part = block[at : at + step]
-                cosine = np.clip(mine @ part.T, -1, 1)
-                cosine[:, ~part.any(1)] = -np.inf
+                some = block[at : at + step]
+                cosine = np.clip(mine @ some.T, -1, 1)
+                cosine[:, ~some.any(1)] = -np.inf
                 cosine[~mine.any(1)] = -np.inf
                 best.add(low, first + at, cosine)
     return best.found()
@@ -212,7 +212,7 @@ class _Side:
         """int32 [stop - first, len(latents)]: 1 where a latent fires; rows are counted round the end."""
         from scipy.sparse import csr_array
 
-        n, parts = self.store.n_rows, []
+        n, pieces = self.store.n_rows, []
         at = first
         while at < stop:
             low = at % n
@@ -222,9 +222,9 @@ class _Side:
             )
             number = self._number[codes["latent"].to_numpy()]
             row = codes["row"].to_numpy()[number >= 0] - low + (at - first)
-            parts.append((row, number[number >= 0]))
+            pieces.append((row, number[number >= 0]))
             at += high - low
-        row, number = (np.concatenate(c) for c in zip(*parts, strict=True))
+        row, number = (np.concatenate(c) for c in zip(*pieces, strict=True))
         ones = np.ones(len(row), np.int32)
         return csr_array((ones, (row, number)), shape=(stop - first, len(self.latents)))
 

@@ -339,22 +339,22 @@ class FeatureStore:
         """
         manifests.verify(self.folder, self.manifest)
 
-    def check(self, part: Any) -> None:
+    def check(self, given: Any) -> None:
         """Refuse an SAE or a subject that the store was not indexed with.
 
         Raises:
             StoreError: Its fingerprint is another.
         """
-        if not hasattr(part, "fingerprint"):
+        if not hasattr(given, "fingerprint"):
             message = (
-                f"A store is checked against an SAE or a subject. Got {type(part).__name__}. Load it first."
+                f"A store is checked against an SAE or a subject. Got {type(given).__name__}. Load it first."
             )
             raise StoreError(message)
-        kind = "sae" if hasattr(part, "encode_sparse") else "subject"
-        if part.fingerprint() != self.manifest[kind]:
+        kind = "sae" if hasattr(given, "encode_sparse") else "subject"
+        if given.fingerprint() != self.manifest[kind]:
             message = (
                 f"A store must be read with the {kind} that it was indexed with, {self.manifest[kind][:12]}. "
-                f"Got another, {part.fingerprint()[:12]}. Load the right one, or index anew with "
+                f"Got another, {given.fingerprint()[:12]}. Load the right one, or index anew with "
                 f"saelab.index."
             )
             raise StoreError(message)

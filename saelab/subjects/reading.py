@@ -53,7 +53,7 @@ class Rows(NamedTuple):
     counted: np.ndarray
     """bool [n]: all but BOS, which is a row where it is asked for"""
 
-    def part(self, start: int, end: int) -> Rows:
+    def slice(self, start: int, end: int) -> Rows:
         """Rows start..end-1."""
         at = slice(start, end)
         others = (self.ids[at], self.special[at], self.counted[at])

@@ -230,11 +230,11 @@ def _check_ranks(jobs: list[_Job], shard: str, checkpoint_every: int) -> None:
             )
             raise RankError(message)
     settings = jobs[0].settings
-    parts = dist.ranks.size * settings.accumulate if shard == "data" else 1
-    if settings.batch_size < parts:
+    shares = dist.ranks.size * settings.accumulate if shard == "data" else 1
+    if settings.batch_size < shares:
         message = (
             f"batch_size is divided among {dist.ranks.size} ranks with accumulate={settings.accumulate} and "
-            f"must be at least {parts}. Got {settings.batch_size}. Pass more, or start fewer ranks."
+            f"must be at least {shares}. Got {settings.batch_size}. Pass more, or start fewer ranks."
         )
         raise ConfigError(message)
     for job in jobs:
@@ -412,11 +412,11 @@ def _line(records: list[Record]) -> str:
         low, high = format(values[0], form), format(values[-1], form)
         return low if low == high else f"{low}..{high}"
 
-    parts = {"loss": ".4f", "FVU": ".4f", "L0": ".1f", "dead": ".1%"}
+    forms = {"loss": ".4f", "FVU": ".4f", "L0": ".1f", "dead": ".1%"}
     if all(record.held_out_fvu is not None for record in records):
-        parts["held-out FVU"] = ".4f"
-    named = {name: name.lower().replace("-", "_").replace(" ", "_") for name in parts}
-    return ", ".join(f"{name} {span(named[name], form)}" for name, form in parts.items())
+        forms["held-out FVU"] = ".4f"
+    named = {name: name.lower().replace("-", "_").replace(" ", "_") for name in forms}
+    return ", ".join(f"{name} {span(named[name], form)}" for name, form in forms.items())
 
 
 def _bar(settings: Settings, step: int, progress: bool) -> tqdm:

@@ -195,12 +195,12 @@ class _OfSave(_Old):
         self.storages: dict[str, _Storage] = {}
 
     def persistent_load(self, pid: Any) -> Any:
-        parts = list(pid) if isinstance(pid, tuple) else []
-        if parts[:1] == ["module"] and len(parts) == 4:  # a class and its source, which is not looked at
-            return parts[1]
-        if parts[:1] != ["storage"] or not 5 <= len(parts) <= 6:
+        fields = list(pid) if isinstance(pid, tuple) else []
+        if fields[:1] == ["module"] and len(fields) == 4:  # a class and its source, which is not looked at
+            return fields[1]
+        if fields[:1] != ["storage"] or not 5 <= len(fields) <= 6:
             refuse(f"{self.reader.path} must refer to nothing but storages", short(pid))
-        dtype, key, numel, view = parts[1], parts[2], parts[4], parts[5:]
+        dtype, key, numel, view = fields[1], fields[2], fields[4], fields[5:]
         if not isinstance(key, str) or view not in ([], [None]):
             refuse(f"Storages in {self.reader.path} must be whole", short(view))
         if key not in self.storages:

@@ -46,9 +46,9 @@ def check(header: Header) -> None:
     kind = header.pairs.get("general.type", "model")
     if kind != "model":
         refuse(path, "must be a model", f"general.type {short(kind)}", "Pass the model's own file.")
-    parts = header.pairs.get("split.count", 1)
-    if parts not in (0, 1):
-        got = f"one of {short(parts)} parts"
+    n_files = header.pairs.get("split.count", 1)
+    if n_files not in (0, 1):
+        got = f"one of {short(n_files)} parts"
         refuse(path, "must be a whole model", got, "Join them: llama-gguf-split --merge FIRST OUT.")
     if not library.is_known(name):
         _unread(

@@ -175,8 +175,8 @@ class Layout:
     def window(self, position: int, before: int, after: int, n: int, most: int = 1024) -> tuple[int, int]:
         """The positions that are shown around one: [first, last].
 
-        On a line or list, `before` and `after` of it. Of a document with a grid everything, where that is at
-        most `most` positions, else the rows of the grid around it that are at most so many.
+        On a line or list: `before` positions before it and `after` after it. In a document with a grid: all
+        positions where there are at most `most`, else at most so many in the grid rows around it.
 
         Args:
             position: in the document, 0..n-1.

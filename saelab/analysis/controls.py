@@ -86,7 +86,7 @@ def shuffled(labels: np.ndarray, seed: int = 0) -> np.ndarray:
 
     Args:
         labels: [n].
-        seed: Of the draw.
+        seed: Seed of the draw.
     """
     return np.random.default_rng(seed).permutation(labels)
 
@@ -97,7 +97,7 @@ def random_directions(n: int, d: int, seed: int = 0) -> np.ndarray:
     Args:
         n: How many.
         d: Their width.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         float32 [n d].
@@ -196,7 +196,7 @@ def beside(of: Sums, control: Sums, score: Score, seed: int = 0, what: str = "un
         of: Sums of what is scored.
         control: Sums of the control.
         score: What is computed of them.
-        seed: Of the draws that give the intervals.
+        seed: Seed of the draws that give the intervals.
         what: The control is.
     """
     values = []

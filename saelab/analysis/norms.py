@@ -74,7 +74,7 @@ class NormDiagnostics:
         """The ZF plot: norms of codes over norms of inputs, and the line where they are equal.
 
         About it are the bands 1 / sqrt(1 +- e) that the theory allows for e = eps (d_sae - 1) of .25, .5 and
-        1 (1 sets no upper limit). Of more than 5,000 rows every n-th is shown.
+        1 (1 sets no upper limit). Where there are more than 5,000 rows, every n-th is shown.
 
         Raises:
             MissingDependency: plotly is not installed.

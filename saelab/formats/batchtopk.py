@@ -105,7 +105,7 @@ def _number(value: Any) -> Any:
 
 
 def _groups(value: Any, found: Found) -> tuple[int, ...]:
-    """Of a list, or of the string of one."""
+    """Group sizes from a list, or from a string that holds one."""
     sizes = value.strip("[]").split(",") if isinstance(value, str) else value
     if not isinstance(sizes, list):
         refuse(f"group_sizes in {found.path} must be a list", short(value))

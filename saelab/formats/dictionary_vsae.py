@@ -2,8 +2,8 @@
 SPAR-Variational-Sparse-Autoencoders (its revisions 3cd4007 to ad03f7a were read).
 
 An encoder gives mu = (x - bias) W + c, and a second one, `var_encoder`, in files with var_flag 1, a variance.
-In training codes are drawn; at evaluation they are of the mean, and so they are here: the second encoder is
-not kept. bias is subtracted only where it is not the decoder's own (use_april_update_mode false). Codes:
+Codes are drawn in training and computed from the mean at evaluation, as here: the second encoder is not kept.
+bias is subtracted only where it is not the decoder's own (use_april_update_mode false). Codes:
 
     VSAETopK         the k largest of relu(mu), where `threshold` is stored (to ba76475; it is not used) or
                      architecture_version is vae_topk_v2 (from 8e1581a)

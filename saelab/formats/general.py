@@ -51,7 +51,7 @@ OPTIONS = {
     "transposed": "Which of W_enc [d_in d_sae] and W_dec [d_sae d_out] lie the other way round, in a list.",
     "tied": "True where the decoder, which is not in the file, is the encoder's transpose.",
     "layer": "Which one, where the file or folder holds an SAE for each of several layers.",
-    "hook_out": "Of a transcoder, the hook point that its output stands for.",
+    "hook_out": "The hook point that a transcoder's output stands for.",
     "rule": "The same as activation.",
     "subtract": "The same as apply_b_dec_to_input.",
 }
@@ -368,7 +368,7 @@ def _shifted(plain: Plain, w: Mapping[str, Tensor], answers: Mapping[str, Any], 
 
 
 def _tensor(found: Found, tensors: Seen, role: str, answers: Mapping[str, Any]) -> Tensor:
-    """Of the layer that was asked for, without axes of 1 before a vector."""
+    """The tensor of the layer that was asked for, without axes of 1 before a vector."""
     tensor = found.file.read(tensors.names[role], found.source.dtype)
     axes = 2 if role in ("W_enc", "W_dec") else 1
     n = tensors.layers

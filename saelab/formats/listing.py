@@ -63,7 +63,7 @@ def list_saes(repository_or_folder: str | Path, revision: str | None = None) -> 
 
     Args:
         repository_or_folder: The id, the folder or the release's name.
-        revision: Of a repository, None for its main branch.
+        revision: A repository's branch, tag or commit; None for its main branch.
 
     Returns:
         Ordered by name.
@@ -177,7 +177,7 @@ def _times(d_in: int | None, said: Mapping[str, Any]) -> int | None:
 
 
 def _width(where: str) -> int | None:
-    """Of `width_16k`, which is binary."""
+    """How many latents a name such as `width_16k` (16 * 1,024) stands for."""
     said = re.search(r"width_(\d{1,4})(k|m)", where)
     return (
         1 << round(math.log2(int(said[1]) * (1000 if said[2] == "k" else 10**6)))

@@ -34,12 +34,12 @@ from saelab.types import short
 
 NAME = "overcomplete"
 OPTIONS = {
-    "rule": "Of a state dict: 'relu', 'topk' or 'batchtopk' (JumpSAE is known by its thresholds).",
+    "rule": "What a state dict computes: 'relu', 'topk' or 'batchtopk' (JumpSAE is known by its thresholds).",
     "k": "Codes of a row, for rule='topk' or 'batchtopk'.",
     "threshold": "running_threshold, for rule='batchtopk'.",
-    "normalization": "Of the dictionary's rows, if not of norm 1: 'l2', 'l1', 'max_l2', 'max_l1' or "
-    "'identity'.",
-    "delta": "Of an archetypal dictionary.",
+    "normalization": "How the dictionary's rows are scaled, if not to norm 1: 'l2', 'l1', 'max_l2', 'max_l1' "
+    "or 'identity'.",
+    "delta": "The largest norm of the rows of Relax, for an archetypal dictionary.",
 }
 
 _CLASSES = {

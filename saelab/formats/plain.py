@@ -66,16 +66,16 @@ class Plain:
     hook: HookPoint | None = None
     hook_out: HookPoint | None = None
     widths: tuple[int, ...] = ()
-    """Of the activations that a crosscoder reads side by side."""
+    """Widths of the activations that a crosscoder reads side by side."""
     input_scale: Tensor | None = None
-    """[d_in] of a crosscoder: what raw activations are divided by, in whose units the rest is."""
+    """[d_in] of a crosscoder: what raw activations are divided by; the rest is in those units."""
     pursuit: Mapping[str, Any] = field(default_factory=dict)
     """Options of matching pursuit."""
 
     def moved(self, subtract: bool) -> Plain:
         """The same SAE with or without b_dec subtracted from the input: the encoder bias takes it over,
-        b_enc -+ b_dec @ W_enc, since (x - b) W + c = x W + (c - b W). So does the magnitude bias of a gated
-        one, after its factor. In float64, rounded once."""
+        b_enc -+ b_dec @ W_enc, since (x - b) W + c = x W + (c - b W). The magnitude bias of a gated one
+        does the same, after its factor. In float64, rounded once."""
         if subtract == self.subtract:
             return self
         shift = self.b_dec.double() @ self.W_enc.double() * (1 if subtract else -1)

@@ -139,8 +139,9 @@ def save(sae: SAE, folder: Path) -> None:
 
 
 def _hooks(name: str, transcodes: bool) -> dict[str, HookPoint | None]:
-    """Of a folder `layers.5` or `layers.5.mlp`, a module: SAEs read its output, transcoders its input and
-    give its output. That of an MLP is not what the stream gets where a norm comes after it (hook_mlp_out)."""
+    """The hook points of a folder named after a module, `layers.5` or `layers.5.mlp`: SAEs read its output,
+    transcoders read its input and give its output. The output of an MLP is not what the stream gets where a
+    norm comes after it (hook_mlp_out)."""
     words = name.split(".")
     if len(words) not in (2, 3) or words[0] not in ("layers", "h") or not words[1].isdigit():
         return {}

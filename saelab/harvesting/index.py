@@ -85,7 +85,7 @@ def index(
         packing: "document", "dialogue", "blocks" or "blocks_masked", see `saelab.harvest`.
         long: Documents longer than the context are read in pieces, each after a BOS of its own ("split"),
             cut ("truncate") or refused ("error"). A warning says what was cut.
-        seed: Of what is drawn.
+        seed: Seed of what is drawn.
         shard: (i, n) takes the i-th of n parts of the corpus; `saelab.stores.merge` of all n gives what one
             call would. A part is of whole stretches (docs/stores.md), so that of a small corpus some hold no
             row: such a store can be opened and merged like any other.

@@ -45,7 +45,7 @@ class BatchTopK(Sparsifier):
         self.seen: Tensor
 
     def ranked(self, pre: Tensor) -> Tensor:
-        """What of pre-activations or codes is compared: what is largest, and above 0, is kept."""
+        """The values by which pre-activations are compared: the largest, where above 0, are kept."""
         return pre
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:

@@ -215,7 +215,7 @@ def recipe(
         d_out: Width of a transcoder's target.
         hook_out: The hook point of a transcoder's target.
         hooks: What a crosscoder reads.
-        options: Of the architecture; `saelab.sae.recipe_options(name)` lists them.
+        options: Those of the architecture; `saelab.sae.recipe_options(name)` lists them.
 
     Raises:
         ConfigError: An unknown recipe or option (naming the nearest), or a value out of range.

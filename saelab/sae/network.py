@@ -70,7 +70,7 @@ class Network(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights and of the codes; inputs of other floating dtypes are converted."""
+        """The dtype of the weights and of the codes; inputs of other floating dtypes are converted."""
         return self.W_enc.dtype
 
     @property

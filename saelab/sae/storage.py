@@ -196,8 +196,8 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
 
 
 def fingerprint(config: SAEConfig, tensors: Mapping[str, Tensor]) -> str:
-    """See SAE.fingerprint. Of the config only what differs from the defaults, so that an SAE keeps its
-    fingerprint when recipes get new options."""
+    """See SAE.fingerprint. Only what differs from the defaults counts of the config, so that an SAE
+    keeps its fingerprint when recipes get new options."""
     known = config.entry.options
     chosen = {name: v for name, v in config.options.items() if v != known[name].default}
     data = to_dict(config)

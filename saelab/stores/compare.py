@@ -97,11 +97,12 @@ class Comparison:
 
 
 def compare(store: Latents, other: Latents, n: int = 1, *, min_rows: int = 10, seed: int = 0) -> Comparison:
-    """For each latent of a store the n most similar latents of another.
+    """The n most similar latents of another store for each latent of a store.
 
-    By direction where both write activations of one width: cosine c_ij = d_i . d_j. By co-firing where both
-    were indexed over the same rows: phi_ij = (N n_ij - n_i n_j) / sqrt(n_i (N - n_i) n_j (N - n_j)), the
-    correlation of the two events "!= 0" over N rows.
+    Similar by direction, where both write activations of one width: cosine c_ij = d_i . d_j. By co-firing,
+    where both were indexed over the same rows:
+    phi_ij = (N n_ij - n_i n_j) / sqrt(n_i (N - n_i) n_j (N - n_j)),
+    the correlation of the two events "!= 0" over N rows.
 
     Args:
         store: Whose latents are asked about.
@@ -109,7 +110,7 @@ def compare(store: Latents, other: Latents, n: int = 1, *, min_rows: int = 10, s
         n: Partners of each.
         min_rows: Latents that fire on fewer rows, or on all, take no part in co-firing, since a handful of
             rows meets by chance.
-        seed: Of the controls.
+        seed: Seed of the controls.
 
     Raises:
         StoreError: Neither can be done.

@@ -445,15 +445,15 @@ class FeatureStore:
         """Write labels of latents into the store, beside those that it has.
 
         Those of the same latent and source are replaced, or taken out by an empty string. Whoever reads the
-        store meanwhile goes on reading, and of several that write each waits for its turn. Nothing is written
+        store meanwhile goes on reading, and where several write, each waits for its turn. Nothing is written
         where it raises.
 
         Args:
             labels: Latent -> label, or a file or folder of explanations that neuronpedia.org exports
                 (`saelab.stores.neuronpedia`).
-            source: Where they are from, "user" by default. Of an export it is followed by who explained, as
-                in "neuronpedia:gpt-4o-mini:oai_token-act-pair", with "neuronpedia" by default.
-            of: Of an export of several SAEs which of them, as "gpt2-small/6-res-jb".
+            source: Where they are from, "user" by default. For an export "neuronpedia" by default, followed
+                by who explained, as in "neuronpedia:gpt-4o-mini:oai_token-act-pair".
+            of: Which SAE of an export of several, as "gpt2-small/6-res-jb".
 
         Raises:
             RangeError: A latent is out of range.
@@ -494,7 +494,7 @@ class FeatureStore:
             other: The other SAE's store.
             n: Partners of each.
             min_rows: Latents that fire on fewer rows are not compared by co-firing.
-            seed: Of the controls.
+            seed: Seed of the controls.
 
         Raises:
             StoreError: They share neither a space nor a corpus.

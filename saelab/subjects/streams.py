@@ -92,7 +92,7 @@ def _pass(
     forward: Callable[[], Any],
     middles: Mapping[int, nn.Module],
 ) -> tuple[list[dict[str, Tensor]], list[list[tuple[nn.Module, Tensor]]], list[dict[nn.Module, Tensor]]]:
-    """Of each block, the values by name, and what each module in it reads and gives. What `middles` read is
+    """The values of each block by name, and what each module in it reads and gives. What `middles` read is
     shaken first, in place, and counted as the middle; what modules read and give is then left out."""
     values: list[dict[str, Tensor]] = [{} for _ in layers]
     reads: list[list[tuple[nn.Module, Tensor]]] = [[] for _ in layers]

@@ -34,7 +34,7 @@ class Estimate:
 
     `memory` is within a factor of 1.4 of the measured peak where it exceeds some hundred megabytes, `seconds`
     is a rough one: products times what a step took as a multiple of them. Activations that are in
-    memory already are not counted. Of several SAEs, weights, gradients and moments add up, the rest is that
+    memory already are not counted. Weights, gradients and moments of several SAEs add up; the rest is that
     of the largest.
     """
 
@@ -87,13 +87,13 @@ def estimate(
     It takes some hundredths of a second.
 
     Args:
-        config: Of `saelab.recipe`, or several.
+        config: What `saelab.recipe` gives, or several.
         steps: Batches in all; this or `tokens`.
         tokens: Rows in all; this or `steps`.
         batch_size: Rows of a batch.
         accumulate: Micro-batches of a batch.
         precision: "float32" or "bfloat16".
-        device: Of the training; None for a GPU where there is one.
+        device: Where to train; None for a GPU where there is one.
 
     Raises:
         ConfigError: An argument is out of range.

@@ -99,7 +99,7 @@ class Stream(Rows):
 
     @abstractmethod
     def width(self, hook: HookPoint | str) -> int:
-        """Of the activations at one of its hooks."""
+        """Width of the activations at one of its hooks."""
 
     @abstractmethod
     def reading(self, hooks: Sequence[str]) -> Stream:

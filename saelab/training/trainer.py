@@ -95,17 +95,17 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     and writes `out`. docs/scale.md says how to launch and what is exact.
 
     Args:
-        config: Of `saelab.recipe`; a list trains all of them on the same batches and gives a list of Runs.
+        config: What `saelab.recipe` gives; a list trains all on the same batches and gives a list of Runs.
         acts: An ActivationStore (its hook is the config's, or its only one), a `saelab.stream`, or a floating
             tensor [n d_in].
         steps: Batches in all; this or `tokens`.
         tokens: Rows in all; this or `steps`.
         batch_size: Rows of a batch.
-        seed: Of weights and order.
+        seed: Seed of weights and order.
         out: A folder for checkpoints and the result, and meanwhile `history.jsonl`, a line for each record;
             for a list, one folder each inside, `0-topk`, `1-relu`, ...
         lr: The highest learning rate, or "auto" for `learning_rate(d_sae)`.
-        device: Of the training; None for a GPU where there is one.
+        device: Where to train; None for a GPU where there is one.
         progress: Show a bar.
         log_every: Steps between records; by default a hundredth of the run.
         checkpoint_every: Steps between checkpoints; by default a tenth of the run.
@@ -405,7 +405,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _line(records: list[Record]) -> str:
-    """Of one SAE its figures, of several their ranges."""
+    """The figures of one SAE, or the ranges of several."""
 
     def span(name: str, form: str) -> str:
         values = sorted(getattr(r, name) for r in records)

@@ -72,7 +72,7 @@ def card(
     Args:
         result: The card.
         quantised: Values in 255 steps (`quantum`) instead of float32; each is off by one step at most, and
-            keeps its sign. So are those of a card of many positions.
+            keeps its sign. Those of a card of many positions are so in any case.
         budget: Bytes of pictures that come along, those of the first windows.
         ask: Whether the others are asked for; else they are left out.
 

@@ -112,7 +112,7 @@ def page(path: str | Path, title: str, sections: Sequence[Text | Table | Lines |
 
     Args:
         path: The file; it is replaced if it is there.
-        title: Of the page.
+        title: Title of the page.
         sections: In the order of the page. What a view exports is asked of it and kept; answers that views
             have in common are kept once.
 

@@ -179,7 +179,7 @@ def _leaves(path: Path, value: Any, name: str, level: int, above: set[int]) -> I
 
 
 def _items(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Of a module its parameters, buffers and parts come without the names of the dicts they are kept in."""
+    """What a value holds: parameters, buffers and submodules of a module, not the dicts they are kept in."""
     if isinstance(value, dict):
         yield from value.items()
         return

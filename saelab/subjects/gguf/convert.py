@@ -26,7 +26,7 @@ from saelab.subjects.language import LanguageModel
 from saelab.types import SaelabError, SubjectError, short
 
 MAX_COUNT = 2**16
-"""Of heads, experts, ...: above what any model has."""
+"""More heads, experts, ... than any model has."""
 MAX_BLOCKS = 2**12
 
 _BLOCK = re.compile(r"blk\.(\d{1,6})\.")
@@ -54,7 +54,7 @@ def check(header: Header) -> None:
         _unread(
             path,
             f"the architecture {name!r}",
-            f"Of causal language models transformers {version('transformers')} reads "
+            f"The causal language models that transformers {version('transformers')} reads are "
             f"{', '.join(library.architectures())}.",
         )
     for tensor in header.tensors:

@@ -66,7 +66,7 @@ MUTATIONS = [
              "d_b_in = -(W_enc @ d_b_enc)", "d_b_in = W_enc @ d_b_enc", CONTRACT),
     # training
     Mutation("the matryoshka loss leaves out its first prefix", "saelab/training/losses.py",
-             "return torch.stack(parts).cumsum(0)", "return torch.stack(parts).cumsum(0)[1:]",
+             "return torch.stack(decoded).cumsum(0)", "return torch.stack(decoded).cumsum(0)[1:]",
              "unit/test_architectures unit/test_parts unit/test_training"),
     Mutation("a latent that fires stays dead", "saelab/training/losses.py",
              "self.since[fired > 0] = 0", "self.since[fired > 1] = 0",
@@ -93,7 +93,7 @@ MUTATIONS = [
              "unit/test_summaries unit/test_feature_store"),
     # files of others
     Mutation("NaN in a file is let in", "saelab/formats/reading.py",
-             "if not whole and not is_finite(to):", "if False:", "unit/test_formats"),
+             "if not integral and not is_finite(to):", "if False:", "unit/test_formats"),
     Mutation("a name may lead out of its folder", "saelab/formats/reading.py",
              '        or ".." in parts.parts\n', "",
              "unit/test_formats unit/test_formats_releases"),

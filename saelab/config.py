@@ -68,7 +68,17 @@ def integer(
 
 
 def integer_or_none(name: str, value: Any, low: int, *, error: type[SaelabError] = ConfigError) -> int | None:
-    """As `integer`, with None left as it is."""
+    """As `integer`, with None left as it is.
+
+    Args:
+        name: What it is, for the message.
+        value: What was given.
+        low: The least that an integer may be.
+        error: What is raised.
+
+    Raises:
+        SaelabError: `error`, where it is neither None nor an integer >= low.
+    """
     return None if value is None else integer(name, value, low, error=error)
 
 
@@ -126,7 +136,7 @@ def to_dict(config: Any, write: Write | None = None) -> dict[str, Any]:
     )
     for field in dataclasses.fields(config):
         where = f"{type(config).__name__}.{field.name}"
-        data[field.name] = _plain(getattr(config, field.name), where, write)
+        data[field.name] = _json_value(getattr(config, field.name), where, write)
     return data
 
 
@@ -181,7 +191,7 @@ def _migrate(cls: type, data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _plain(value: Any, where: str, write: Write | None = None) -> Any:
+def _json_value(value: Any, where: str, write: Write | None = None) -> Any:
     if write is not None and (written := write(value, where)) is not NotImplemented:
         return written
     if value is None or isinstance(value, (bool, int, str)):
@@ -201,9 +211,9 @@ def _plain(value: Any, where: str, write: Write | None = None) -> Any:
         if bad:
             msg = f"{where} must have string keys. Got {bad[0]!r}. Turn it into a string."
             raise ConfigError(msg)
-        return {key: _plain(item, f"{where}[{key!r}]", write) for key, item in value.items()}
+        return {key: _json_value(item, f"{where}[{key!r}]", write) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return [_plain(item, f"{where}[{i}]", write) for i, item in enumerate(value)]
+        return [_json_value(item, f"{where}[{i}]", write) for i, item in enumerate(value)]
     msg = f"{where} must be plain data. Got a {type(value).__name__}. Use numbers, strings, lists or dicts."
     raise ConfigError(msg)
 
@@ -261,12 +271,12 @@ def typed(hint: Any, value: Any, where: str, read: Read | None = None) -> Any:
         return float(value)
     if hint is int and is_integer(value):
         return int(value)
-    plain = origin or hint
+    kind = origin or hint
     if (
-        isinstance(plain, type)
-        and isinstance(value, plain)
-        and not (isinstance(value, bool) and plain is not bool)
-        and not (isinstance(value, str) and plain in (Sequence, Iterable))
+        isinstance(kind, type)
+        and isinstance(value, kind)
+        and not (isinstance(value, bool) and kind is not bool)
+        and not (isinstance(value, str) and kind in (Sequence, Iterable))
     ):
         return value
     msg = f"{where} must be of type {type_name(hint)}. Got {value!r}. Correct the value."

@@ -72,12 +72,12 @@ def demo(
     Args:
         out: A folder.
         rows: Activations to train on.
-        steps: Of 1,024 activations each.
+        steps: Training steps of 1,024 activations each.
         d_sae: Latents.
         k: Latents of each row.
         index_rows: Tokens to find examples in, from documents that neither the model nor the SAE was trained
             on.
-        seed: Of texts and weights.
+        seed: Seed of texts and weights.
         progress: Show bars.
 
     Raises:

@@ -52,7 +52,10 @@ def joined() -> Iterator[None]:
 
     A process group that exists is used, else one is made (gloo, and NCCL where there is CUDA) and kept for
     the next call. An error that the other ranks do not share closes the connections, so that they fail at
-    once instead of waiting. Raises RankError.
+    once instead of waiting.
+
+    Raises:
+        RankError: This process failed in such a block before, or another rank is lost or does not come.
     """
     if _State.joined or not _launched():
         yield
@@ -167,11 +170,19 @@ class Axis:
         return td.get_rank() if self.size > 1 else 0
 
     def bounds(self, n: int, rank: int | None = None) -> tuple[int, int]:
-        """Where the part of a rank (by default this one) of n begins and ends; parts differ by at most 1."""
+        """Where the part of one rank begins and ends, of n that the ranks divide; parts differ by at most 1.
+
+        Args:
+            n: How many there are of all ranks.
+            rank: Whose part, by default that of this one.
+
+        Returns:
+            (start, end) in 0..n, end excluded.
+        """
         rank = self.rank if rank is None else rank
         return n * rank // self.size, n * (rank + 1) // self.size
 
-    def part(self, x: Tensor) -> Tensor:
+    def own(self, x: Tensor) -> Tensor:
         """This rank's part of a tensor, along its first axis."""
         start, end = self.bounds(len(x))
         return x if self.size == 1 else x[start:end]
@@ -221,11 +232,19 @@ class Axis:
         return x if self.size == 1 else _sent(x, 0)
 
     def pooled(self, x: Tensor, n: int) -> Tensor:
-        """A sum over this rank's n rows as it would be if they were like those of all ranks: total n / N."""
+        """A sum over this rank's rows as it would be if they were like those of all ranks.
+
+        Args:
+            x: [..] this rank's sum, which is left as it is.
+            n: How many rows this rank has.
+
+        Returns:
+            [..]: n / N of the total over ranks, where N is how many rows all of them have.
+        """
         if self.size == 1:
             return x
-        whole, of = self.total(torch.stack([x, x.new_tensor(n)]))
-        return whole * n / of
+        total, n_rows = self.total(torch.stack([x, x.new_tensor(n)]))
+        return total * n / n_rows
 
     def sum_gradients(self, parameters: list[Tensor]) -> None:
         """Replace every gradient by its sum over ranks; small ones travel together."""
@@ -260,10 +279,17 @@ class Axis:
         return x if self.size == 1 else _Used.apply(self, x)  # type: ignore[return-value]
 
     def kth_largest(self, values: Tensor, k: int) -> Tensor:
-        """[]: the k-th largest, from 1, of the positive floats [n] of all ranks. There must be as many.
+        """The k-th largest of the positive floats of all ranks.
 
         Positive floats are ordered as their bits are. Byte by byte, the ranks count how many values have each
         byte: the bytes of the k-th largest follow from the sums alone.
+
+        Args:
+            values: [n] this rank's, of 2, 4 or 8 bytes each; n may differ between ranks.
+            k: From 1 (the largest) to how many values all ranks have.
+
+        Returns:
+            [], of the dtype of `values`.
         """
         if self.size == 1:
             return values.kthvalue(len(values) - k + 1).values
@@ -282,13 +308,19 @@ class Axis:
         return torch.tensor(found, dtype=kind, device=values.device).view(values.dtype)
 
     def pieces(self, x: Tensor, axis: int, n: int) -> Iterator[Tensor]:
-        """The tensor whose `axis` (0 or 1) of length n the ranks divide, in pieces along its first axis.
+        """A tensor that the ranks divide, in pieces along its first axis; every rank must read all of them.
 
-        Every rank must read all of them.
+        Args:
+            x: This rank's part: [b - a ..] or [rows, b - a], where (a, b) are its `bounds` of n.
+            axis: That which is divided, 0 or 1.
+            n: Its length over all ranks.
+
+        Yields:
+            [at most rows ..] with all of `axis`: their concatenation is the tensor, on every rank.
         """
         lengths = [b - a for a, b in (self.bounds(n, rank) for rank in range(self.size))]
-        parts = [(rank, length) for rank, length in enumerate(lengths)]
-        for group in [[part] for part in parts] if axis == 0 else [parts]:
+        shares = [(rank, length) for rank, length in enumerate(lengths)]
+        for group in [[share] for share in shares] if axis == 0 else [shares]:
             rows = group[0][1] if axis == 0 else len(x)
             width = x[:1].numel() if axis == 0 else n
             step = max(1, PIECE // max(1, width * x.element_size()))

@@ -111,6 +111,10 @@ def replace_folder(new: Path, path: Path) -> None:
     Where the system can exchange two folders (Linux, on most disks), one or the other is there at every
     moment. Elsewhere a process that is killed between two renames leaves none: see `restore_folder`.
 
+    Args:
+        new: A complete folder on the same disk; it is moved.
+        path: Its place.
+
     Raises:
         OSError: Where it cannot; what was there is then in its place again.
     """
@@ -202,6 +206,10 @@ def claim(path: Path, size: int) -> None:
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file, and the folders above it where they are missing.
 
+    Args:
+        path: Its place. What is there stays until all of the new file is on the disk.
+        data: Its content.
+
     Raises:
         StoreError: Where it cannot be written (full disk, no rights).
     """
@@ -212,20 +220,33 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_json(path: str | Path, data: Any) -> None:
     """Write JSON, and the folders above it where they are missing.
 
+    Args:
+        path: Its place, as for `write_bytes`.
+        data: What JSON can hold: None, booleans, finite numbers, strings, lists, and dicts of them.
+
     Raises:
         StoreError: Where it cannot be written (full disk, no rights).
+        ValueError: It holds NaN or infinity.
     """
     write_bytes(path, json_bytes(data))
 
 
 def json_bytes(data: Any) -> bytes:
-    """JSON as it is written into files: ASCII, indented. Raises ValueError for NaN and infinity."""
+    """JSON as it is written into files: ASCII, indented.
+
+    Raises:
+        ValueError: It holds NaN or infinity.
+    """
     return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
 
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Make the folders above `path`, and raise what the system says of writing there as a StoreError."""
+    """Make the folders above `path`, then write there within the block.
+
+    Raises:
+        StoreError: In place of any OSError of the block, or of making the folders.
+    """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -353,6 +374,11 @@ class Stamp:
     def read(self, path: Path, what: str, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
         """The content of a file that says this of itself.
 
+        Args:
+            path: The file.
+            what: What it is, for messages.
+            most: Its bytes, at most.
+
         Raises:
             StoreError: Where it cannot be read.
             SaelabError: `error`, where it is another, or of a newer version.
@@ -363,14 +389,34 @@ class Stamp:
         return data
 
     def parse(self, data: bytes, where: object, what: str) -> dict[str, Any]:
-        """As `read`, of the content of a file."""
+        """As `read`, of the content of a file.
+
+        Args:
+            data: The content.
+            where: Where it is from, for messages.
+            what: What it is, for messages.
+
+        Raises:
+            SaelabError: `error`, where it is another, or of a newer version.
+        """
         with self._raising():
             found = parse_json(data, where, what, remedy=self.remedy)
         self.check(found, where)
         return found
 
     def check(self, data: dict[str, Any], where: object) -> int:
-        """The version of a file with this content. Raises as `read` does."""
+        """The version of a file with this content.
+
+        Args:
+            data: The content.
+            where: Where it is from, for messages.
+
+        Returns:
+            An integer in 1..`version`.
+
+        Raises:
+            SaelabError: `error`, where it is another, or of a newer version.
+        """
         wanted = {"format": self.format} | ({} if self.kind is None else {"kind": self.kind})
         for name, value in wanted.items():
             if data.get(name) != value:
@@ -388,6 +434,12 @@ class Stamp:
 
 def check_version(version: Any, newest: int, where: object, error: type[SaelabError] = FormatError) -> int:
     """A version between 1 and the newest that this saelab knows.
+
+    Args:
+        version: What a file states.
+        newest: The newest version that is known.
+        where: Where it is from, for messages.
+        error: What is raised.
 
     Raises:
         SaelabError: `error`, where it is another, or none.

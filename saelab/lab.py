@@ -69,16 +69,16 @@ class Lab(LabViews):
             RangeError: A label's latent is out of range.
         """
         self._subject = subject
-        parts = _named(saes, stores)
-        self.stores: dict[str, FeatureStore] = {name: s for name, (_, s) in parts.items() if s is not None}
-        self.saes: Mapping[str, SAE] = _Loaded({name: sae for name, (sae, _) in parts.items()}, self._fitting)
-        self.selection = Selection(sae=next(iter(parts)))
+        named = _named(saes, stores)
+        self.stores: dict[str, FeatureStore] = {name: s for name, (_, s) in named.items() if s is not None}
+        self.saes: Mapping[str, SAE] = _Loaded({name: sae for name, (sae, _) in named.items()}, self._fitting)
+        self.selection = Selection(sae=next(iter(named)))
         self._given = _labels(labels, self)
-        self._choices = {name: _Choice(self.selection, name).own for name in parts}
-        for sae, store in parts.values():
-            for part in (subject, sae):
-                if store is not None and not isinstance(part, str | Path):
-                    store.check(part)
+        self._choices = {name: _Choice(self.selection, name).own for name in named}
+        for sae, store in named.values():
+            for thing in (subject, sae):
+                if store is not None and not isinstance(thing, str | Path):
+                    store.check(thing)
         self._sources: dict[str, Source] = {}
         # every view asks for the same cards, hovering and prefetching: keep the latest
         self._cached_card = lru_cache(maxsize=512)(self._card)
@@ -331,8 +331,8 @@ class Lab(LabViews):
         return sae
 
     def __repr__(self) -> str:
-        def called(part: object) -> str:
-            return Path(part).name if isinstance(part, str | Path) else repr(part).splitlines()[0]
+        def called(thing: object) -> str:
+            return Path(thing).name if isinstance(thing, str | Path) else repr(thing).splitlines()[0]
 
         of = []
         for name in self._names:
@@ -345,25 +345,25 @@ class Lab(LabViews):
 class _Loaded(Mapping[str, Any]):
     """SAEs by name, each loaded when it is first asked for."""
 
-    def __init__(self, parts: dict[str, Any], fitting: Any) -> None:
-        self._parts, self._fit = parts, fitting
+    def __init__(self, saes: dict[str, Any], fitting: Any) -> None:
+        self._saes, self._fit = saes, fitting
 
     def __getitem__(self, name: str) -> SAE:
-        part = self._parts[name]
-        if isinstance(part, str | Path):
+        sae = self._saes[name]
+        if isinstance(sae, str | Path):
             from saelab.sae import SAE
 
-            self._parts[name] = part = self._fit(name, SAE.load(part))
-        return part
+            self._saes[name] = sae = self._fit(name, SAE.load(sae))
+        return sae
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
+        return iter(self._saes)
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._saes)
 
     def __repr__(self) -> str:
-        return f"SAEs({', '.join(self._parts)})"
+        return f"SAEs({', '.join(self._saes)})"
 
 
 class _Choice:

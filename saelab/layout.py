@@ -89,13 +89,13 @@ class Layout:
         """
         if isinstance(text, Layout):
             return text
-        parts = text.split(", ") if isinstance(text, str) else [""]
+        written = text.split(", ") if isinstance(text, str) else [""]
         segments = []
-        for i, part in enumerate(parts):
-            found = _SEGMENT.fullmatch(part)
+        for i, each in enumerate(written):
+            found = _SEGMENT.fullmatch(each)
             kind, n, width = found.groups() if found else ("", None, None)
             sized = n is not None and int(n) > 0 and (width is None or int(width) > 0)
-            is_open = n is None and kind in ("line", "list") and i == len(parts) - 1
+            is_open = n is None and kind in ("line", "list") and i == len(written) - 1
             if not (is_open or (sized and (kind == "grid") == (width is not None))):
                 message = (
                     "A layout must be segments such as 'line', 'grid 14x14' or 'extra 1, grid 14x14', of "
@@ -175,8 +175,8 @@ class Layout:
     def window(self, position: int, before: int, after: int, n: int, most: int = 1024) -> tuple[int, int]:
         """The positions that are shown around one: [first, last].
 
-        On a line or list, `before` and `after` of it. Of a document with a grid everything, where that is at
-        most `most` positions, else the rows of the grid around it that are at most so many.
+        On a line or list: `before` positions before it and `after` after it. In a document with a grid: all
+        positions where there are at most `most`, else at most so many in the grid rows around it.
 
         Args:
             position: in the document, 0..n-1.

@@ -103,12 +103,12 @@ def harvest(
         hooks: Names of hook points.
         out: A folder that all workers see by this path.
         workers: How many actors.
-        cpus: Of each worker, which has as many threads.
-        gpus: Of each worker.
+        cpus: CPU cores of each worker, which has as many threads.
+        gpus: GPUs of each worker.
         part_documents: Documents in a part; made a multiple of those that run together, so that none meets
             other neighbours than in one process: on like machines, rows are bit for bit those of one process
             of as many threads as a worker has.
-        options: Of `saelab.harvest`, all but max_rows.
+        options: Those of `saelab.harvest`, all but max_rows.
 
     Raises:
         MissingDependency: Ray is not installed.
@@ -143,15 +143,15 @@ def index(
     examples and codes are those of one process.
 
     Args:
-        subject: As of `harvest`.
+        subject: As for `harvest`.
         sae: Its `reads` says at which hook points.
         corpus: Texts; `corpus.take(n)` cuts it.
         out: A folder that all workers see by this path.
         workers: How many actors.
-        cpus: Of each worker, which has as many threads.
-        gpus: Of each worker.
-        part_documents: As of `harvest`.
-        options: Of `saelab.index`, all but max_rows, shard and append.
+        cpus: CPU cores of each worker, which has as many threads.
+        gpus: GPUs of each worker.
+        part_documents: As for `harvest`.
+        options: Those of `saelab.index`, all but max_rows, shard and append.
 
     Raises:
         MissingDependency: Ray is not installed.
@@ -210,7 +210,7 @@ class _Call(NamedTuple):
             with manifests.resumable(self.out, job, self.overwrite) as folder:
                 task = _Task(self.subject, None if sae is None else pool.put(sae), write)
                 parts = pool.parts(folder, task, texts, size, self.name, self.progress)
-                told = {"corpus": job["corpus"], "job": manifests.plain(job), "seen": seen}
+                told = {"corpus": job["corpus"], "job": manifests.through_json(job), "seen": seen}
                 finish(folder, parts, told)
 
 

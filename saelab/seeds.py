@@ -16,7 +16,7 @@ def mixed(seed: int, number: int | None = None) -> int:
 
     Args:
         seed: The caller's.
-        number: Of the draw, where one seed serves several: a pass over the rows, a refill of a buffer.
+        number: Number of the draw, where one seed serves several: a pass over the rows, a refill of a buffer.
     """
     if number is None:
         return (int(seed) * GOLDEN + OWN) % 2**63

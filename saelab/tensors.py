@@ -225,10 +225,10 @@ class Reader:
             if out.dtype == dtype and out.is_contiguous():
                 self._fill(out)
             else:
-                for part in blocks(out):
-                    piece = torch.empty(part.shape, dtype=dtype)
+                for block in blocks(out):
+                    piece = torch.empty(block.shape, dtype=dtype)
                     self._fill(piece)
-                    part.copy_(piece)
+                    block.copy_(piece)
         except OSError as error:
             raise self._unreadable(error) from error
         return out

@@ -45,7 +45,7 @@ class HookPoint:
 
     Attributes:
         name: TransformerLens vocabulary for language models (`blocks.2.hook_resid_post`), module paths
-            elsewhere. Of a module that runs several times in a pass (a denoiser, a shared block) the call
+            elsewhere. Where a module runs several times in a pass (a denoiser, a shared block), the call
             follows after an @: `unet.mid_block@3` is the fourth, `unet.mid_block@all` every one.
         io: "out" or "in", which side of a module is meant (ignored for language-model names, which imply it).
         n_heads: head count where heads are concatenated (`hook_z`: [n, n_heads * d_head]), else None.
@@ -220,8 +220,8 @@ class Run:
     """What one forward pass gave.
 
     Attributes:
-        acts: hook name -> [samples, positions, width], for each hook point that was read. Of `name@all` the
-            positions of all calls, one call after the other.
+        acts: hook name -> [samples, positions, width], for each hook point that was read. Under `name@all`
+            are the positions of all calls, one call after the other.
         output: the model's main output tensor (logits for language models), or None where the pass stopped
             early.
         spaces: hook name -> (height, width), where the module's own tensor is a grid of positions.
@@ -309,7 +309,7 @@ class Subject(Protocol):
         """One forward pass.
 
         Args:
-            inputs: Of `prepare`.
+            inputs: What `prepare` gave.
             read: Hook points whose activations are kept.
             edits: Put in at their hook points, in this order.
             output: False allows it to stop after the last hook point that is read.
@@ -320,7 +320,7 @@ class Subject(Protocol):
         """Text for people: the token, patch or item at a row.
 
         Args:
-            inputs: Of `prepare`.
+            inputs: What `prepare` gave.
             sample: Its number, from 0.
             position: In the sample, from 0.
         """
@@ -415,8 +415,8 @@ class HasLoss(Protocol):
         """The summed loss of each sample, in nats for language models.
 
         Args:
-            inputs: Of `prepare`.
-            edits: As of `run`.
+            inputs: What `prepare` gave.
+            edits: As for `run`.
 
         Returns:
             (summed loss float64 [samples], number of targets int64 [samples]).
@@ -442,7 +442,7 @@ class Generates(Protocol):
 
         Args:
             prompt: A text.
-            edits: As of `run`, at each step.
+            edits: As for `run`, at each step.
         """
         ...
 

@@ -218,7 +218,7 @@ def _selections(rank: int) -> list[Any]:
         kth = positive.sort(descending=True).values[k - 1]
         with dist.joined():
             start, end = dist.rows.bounds(n)
-            part = dist.rows.part(score)
+            part = dist.rows.own(score)
             mine = kernels.batch_top_k(part, total) + start * d_sae
             got = dist.ranks.kth_largest(part[part > 0], k)
         expected = whole[(whole >= start * d_sae) & (whole < end * d_sae)]

@@ -72,7 +72,7 @@ def concepts(store: FeatureStore, labels: Sequence[str], *, min_rows: int = 20, 
         store: With the codes of every row.
         labels: One string a row of the store, "" for none.
         min_rows: Labels on fewer rows are left out.
-        seed: Of the shuffling.
+        seed: Seed of the shuffling.
 
     Raises:
         ShapeError: The number of labels is not the number of rows.

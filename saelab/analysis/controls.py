@@ -86,7 +86,7 @@ def shuffled(labels: np.ndarray, seed: int = 0) -> np.ndarray:
 
     Args:
         labels: [n].
-        seed: Of the draw.
+        seed: Seed of the draw.
     """
     return np.random.default_rng(seed).permutation(labels)
 
@@ -97,7 +97,7 @@ def random_directions(n: int, d: int, seed: int = 0) -> np.ndarray:
     Args:
         n: How many.
         d: Their width.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         float32 [n d].
@@ -116,7 +116,7 @@ class Sums:
     """
 
     def __init__(self) -> None:
-        self._parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self._sums: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         self.n_units = 0
 
     def add(self, unit: Any, **values: Any) -> None:
@@ -134,22 +134,22 @@ class Sums:
         first, at = np.unique(unit, return_inverse=True)
         for name, value in values.items():
             summed = np.bincount(at, weights=np.asarray(value, dtype=np.float64), minlength=len(first))
-            self._parts.setdefault(name, []).append((first, summed))
+            self._sums.setdefault(name, []).append((first, summed))
 
     def of(self, name: str) -> np.ndarray:
         """float64 [n_units] of a quantity; zeros where it was never added."""
         out = np.zeros(self.n_units)
-        for unit, value in self._parts.get(name, []):
+        for unit, value in self._sums.get(name, []):
             out[unit] += value
         return out
 
     def total(self, name: str) -> float:
         """Over all units."""
-        return float(sum(value.sum() for _, value in self._parts.get(name, [])))
+        return float(sum(value.sum() for _, value in self._sums.get(name, [])))
 
     def names(self) -> list[str]:
         """Names of the quantities."""
-        return list(self._parts)
+        return list(self._sums)
 
 
 Score = Callable[[Mapping[str, Any]], Any]
@@ -196,7 +196,7 @@ def beside(of: Sums, control: Sums, score: Score, seed: int = 0, what: str = "un
         of: Sums of what is scored.
         control: Sums of the control.
         score: What is computed of them.
-        seed: Of the draws that give the intervals.
+        seed: Seed of the draws that give the intervals.
         what: The control is.
     """
     values = []

@@ -11,7 +11,7 @@ import numpy as np
 from saelab.analysis import scores
 from saelab.analysis.controls import Beside, Sums, beside, untrained
 from saelab.analysis.scores import Score, Seen, Spliced
-from saelab.analysis.sources import Part, source_of
+from saelab.analysis.sources import Block, source_of
 from saelab.errors import headline
 from saelab.types import (
     CorpusError,
@@ -113,10 +113,10 @@ def evaluate(
     total: Tensor | None = None
     first: tuple[Tensor, Tensor] | None = None
     n_rows = 0
-    for part in source.parts():
-        summed = part.y.double().sum(0)
-        total, n_rows = summed if total is None else total + summed, n_rows + len(part.y)
-        first = first or ((part.x, part.y) if len(part.y) else None)
+    for block in source.blocks():
+        summed = block.y.double().sum(0)
+        total, n_rows = summed if total is None else total + summed, n_rows + len(block.y)
+        first = first or ((block.x, block.y) if len(block.y) else None)
     if total is None or first is None:
         message = f"There must be rows to score. Got none in {corpus!r}. Pass longer texts, or more samples."
         raise CorpusError(message)
@@ -131,12 +131,12 @@ def evaluate(
     mode = sae.training
     sae.eval()
     try:
-        for part in source.parts():
-            base = source.losses(part, mean) if splicing else None
+        for block in source.blocks():
+            base = source.losses(block, mean) if splicing else None
             for arm in arms:
-                x_hat = arm.add(part, mean)
+                x_hat = arm.add(block, mean)
                 if base is not None:
-                    arm.splice(part, source.loss(part, x_hat), base)
+                    arm.splice(block, source.loss(block, x_hat), base)
             if base is not None:
                 losses.add(np.arange(len(base.n)), **vars(base))
     finally:
@@ -167,27 +167,27 @@ class _Arm:
         self.sums = {name: Sums() for name in measured}
         self.fired = np.zeros(sae.d_sae, dtype=np.int64)
 
-    def add(self, part: Part, mean: Tensor) -> Tensor:
+    def add(self, block: Block, mean: Tensor) -> Tensor:
         """Count some rows; gives x_hat."""
         import torch
 
         with torch.no_grad():
-            x = part.x.to(self.sae.device)
+            x = block.x.to(self.sae.device)
             forward = self.sae(x)
             codes, x_hat = forward.codes, forward.x_hat
-            seen = Seen(x, part.y.to(x_hat.device), x_hat, codes, mean.to(x_hat.device))
+            seen = Seen(x, block.y.to(x_hat.device), x_hat, codes, mean.to(x_hat.device))
             self.fired += (codes != 0).sum(0).cpu().numpy()
             for name, score in self.measured.items():
                 found = {key: value.cpu().numpy() for key, value in score.of_rows(seen).items()}
                 if found:
-                    self.sums[name].add(part.unit, **found)
-        return x_hat.to(part.y.device)
+                    self.sums[name].add(block.unit, **found)
+        return x_hat.to(block.y.device)
 
-    def splice(self, part: Part, loss: np.ndarray, base: Spliced) -> None:
+    def splice(self, block: Block, loss: np.ndarray, base: Spliced) -> None:
         spliced = Spliced(base.n, loss, base.clean, base.ablated)
         for name, score in self.measured.items():
             if found := score.of_samples(spliced):
-                self.sums[name].add(part.samples, **found)
+                self.sums[name].add(block.samples, **found)
 
     def finished(self) -> dict[str, Sums]:
         for name, score in self.measured.items():

@@ -23,7 +23,7 @@ def examples(store: FeatureStore, latent: int, n: int = 10, kind: str = "top") -
     """Windows around firings of a latent: the n strongest of a sign, or n spread over its |value|s.
 
     Args:
-        store: Of the SAE.
+        store: The SAE's store.
         latent: Its number.
         n: At most so many.
         kind: "top" (values > 0), "bottom" (< 0) or "quantile".
@@ -48,7 +48,7 @@ def card(
     """Everything that a card shows of one latent; no logit lens where no model is given or none applies.
 
     Args:
-        store: Of the SAE.
+        store: The SAE's store.
         latent: Its number.
         sae: For the logit lens.
         subject: For the logit lens.
@@ -76,7 +76,7 @@ def cards(
     """`card` of many latents, for whom the model is asked once.
 
     Args:
-        store: Of the SAE.
+        store: The SAE's store.
         latents: Their numbers.
         sae: For the logit lens.
         subject: For the logit lens.
@@ -123,7 +123,7 @@ def latent_table(store: FeatureStore, labels: dict[int, str] | None = None) -> L
     That is what its negative pole fires on, after a minus sign, if it has one.
 
     Args:
-        store: Of the SAE.
+        store: The SAE's store.
         labels: Latent -> its name.
     """
     frame = store.latents()

@@ -74,7 +74,7 @@ class NormDiagnostics:
         """The ZF plot: norms of codes over norms of inputs, and the line where they are equal.
 
         About it are the bands 1 / sqrt(1 +- e) that the theory allows for e = eps (d_sae - 1) of .25, .5 and
-        1 (1 sets no upper limit). Of more than 5,000 rows every n-th is shown.
+        1 (1 sets no upper limit). Where there are more than 5,000 rows, every n-th is shown.
 
         Raises:
             MissingDependency: plotly is not installed.
@@ -153,7 +153,7 @@ def norms(sae: SAE, acts: Tensor) -> NormDiagnostics:
         with torch.no_grad():
             W_dec = sae.W_dec.double()
             length = W_dec.norm(dim=1)
-            parts, fired = [], torch.zeros(sae.d_sae, dtype=torch.bool, device=sae.device)
+            stacked, fired = [], torch.zeros(sae.d_sae, dtype=torch.bool, device=sae.device)
             for chunk in flat.split(size) if flat.ndim else [flat]:
                 codes = sae.encode(chunk).double()
                 on = codes != 0
@@ -161,11 +161,11 @@ def norms(sae: SAE, acts: Tensor) -> NormDiagnostics:
                 sizes = (codes * length).abs()
                 wanted = sae.target(chunk.to(sae.dtype)).double() - sae.b_dec
                 found = [wanted.norm(dim=1), sizes.norm(dim=1), (codes @ W_dec).norm(dim=1), sizes.sum(1)]
-                parts.append(torch.stack([*found, on.sum(1)]).cpu())
+                stacked.append(torch.stack([*found, on.sum(1)]).cpu())
             coherence = _coherence(W_dec[fired] / length[fired].clamp_min(1e-300)[:, None])
     finally:
         sae.train(mode)
-    given, code, product, total, l0 = torch.cat(parts, 1).numpy()
+    given, code, product, total, l0 = torch.cat(stacked, 1).numpy()
     cross = np.abs(product**2 - code**2)
     every = (sae.d_sae - 1) * code**2
     return NormDiagnostics(

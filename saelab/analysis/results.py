@@ -109,12 +109,12 @@ class FeatureCard:
         def told(examples: Examples) -> str:
             return "\n".join(examples.lines(self.documents)) or str(examples)
 
-        parts = [str(self.stats) + (f"  «{self.label}»" if self.label else ""), told(self.top)]
+        lines = [str(self.stats) + (f"  «{self.label}»" if self.label else ""), told(self.top)]
         if self.bottom is not None:
-            parts[1:] = ["positive pole", told(self.top), "negative pole", told(self.bottom)]
+            lines[1:] = ["positive pole", told(self.top), "negative pole", told(self.bottom)]
         if self.lens is not None:
-            parts += ["logits per unit of the positive pole"] * (self.bottom is not None) + [str(self.lens)]
-        return "\n".join(parts)
+            lines += ["logits per unit of the positive pole"] * (self.bottom is not None) + [str(self.lens)]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)

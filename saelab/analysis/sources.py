@@ -52,7 +52,7 @@ def source_of(sae: SAE, subject: Any, corpus: Any, max_rows: int | None, batch_s
 
 
 @dataclass(frozen=True)
-class Part:
+class Block:
     """Some rows, and where they are in a pass of the subject."""
 
     x: Tensor
@@ -73,17 +73,17 @@ class Source:
 
     name: str
 
-    def parts(self) -> Iterator[Part]:
+    def blocks(self) -> Iterator[Block]:
         raise NotImplementedError
 
     def lacks(self, capability: type | None) -> str | None:
         """Why a capability is not at hand; None where it is."""
         return None if capability is None else "activations alone have no loss: pass the subject and a corpus"
 
-    def losses(self, part: Part, mean: Tensor) -> Spliced:
+    def losses(self, block: Block, mean: Tensor) -> Spliced:
         raise NotImplementedError
 
-    def loss(self, part: Part, x_hat: Tensor) -> np.ndarray:
+    def loss(self, block: Block, x_hat: Tensor) -> np.ndarray:
         raise NotImplementedError
 
 
@@ -117,7 +117,7 @@ class _Rows(Source):
                 raise ShapeError(message)
         self.name = _named(self._reads, self._writes)
 
-    def parts(self) -> Iterator[Part]:
+    def blocks(self) -> Iterator[Block]:
         import torch
 
         n = len(self._acts) if self._max is None else min(len(self._acts), self._max)
@@ -126,11 +126,11 @@ class _Rows(Source):
             if self._reads is None:
                 x = self._acts[low : low + len(at)].float()
                 check_finite(x, "Activations")
-                yield Part(x, x, at)
+                yield Block(x, x, at)
                 continue
             found = {hook: self._acts.acts(at, hook) for hook in {*self._reads, *(self._writes or ())}}
             x, y = (torch.cat([found[h] for h in hooks], 1) for hooks in (self._reads, self._writes or ()))
-            yield Part(x, y, self._acts.rows(at, self._reads[0]).rows[:, 0].numpy())
+            yield Block(x, y, self._acts.rows(at, self._reads[0]).rows[:, 0].numpy())
 
 
 class _Passes(Source):
@@ -158,7 +158,7 @@ class _Passes(Source):
             return None
         return f"a {type(self.subject).__name__} lacks {', '.join(missing)}"
 
-    def parts(self) -> Iterator[Part]:
+    def blocks(self) -> Iterator[Block]:
         import torch
 
         seen = done = 0
@@ -179,29 +179,29 @@ class _Passes(Source):
                 numbers = [done + sample for sample in samples]
                 unit = np.array(numbers, dtype=np.int64)[kept.nonzero()[:, 0].numpy()]
                 x, y = side_by_side(rows, self.reads), side_by_side(rows, self.writes)
-                yield Part(x, y, unit, inputs, run.acts, kept, numbers)
+                yield Block(x, y, unit, inputs, run.acts, kept, numbers)
                 seen += len(x)
                 if self._max is not None and seen >= self._max:
                     return
             done += reading.n_samples
 
-    def losses(self, part: Part, mean: Tensor) -> Spliced:
-        clean, n = self.subject.loss(part.inputs)
-        ablated, _ = self.subject.loss(part.inputs, self._replaced(part, mean.expand(len(part.y), -1)))
+    def losses(self, block: Block, mean: Tensor) -> Spliced:
+        clean, n = self.subject.loss(block.inputs)
+        ablated, _ = self.subject.loss(block.inputs, self._replaced(block, mean.expand(len(block.y), -1)))
         return Spliced(n, clean, clean, ablated)
 
-    def loss(self, part: Part, x_hat: Tensor) -> np.ndarray:
-        return self.subject.loss(part.inputs, self._replaced(part, x_hat))[0]
+    def loss(self, block: Block, x_hat: Tensor) -> np.ndarray:
+        return self.subject.loss(block.inputs, self._replaced(block, x_hat))[0]
 
-    def _replaced(self, part: Part, rows: Tensor) -> list[Intervention]:
+    def _replaced(self, block: Block, rows: Tensor) -> list[Intervention]:
         """The edits that put [rows d_out] where the rows are; the rest stays as it is."""
         from saelab.interventions.reconstruction import Replace
 
         edits: list[Intervention] = []
-        assert part.kept is not None
+        assert block.kept is not None
         for hook, own in zip(self.writes, rows.split(self.widths, 1), strict=True):
-            values = part.acts[str(hook)].clone()
-            values[part.kept.to(values.device)] = own.to(values)
+            values = block.acts[str(hook)].clone()
+            values[block.kept.to(values.device)] = own.to(values)
             edits.append(Replace(hook, values))
         return edits
 
@@ -211,4 +211,4 @@ def _named(reads: Sequence[str], writes: Sequence[str]) -> str:
     return names[0] if names[0] == names[1] else " -> ".join(names)
 
 
-__all__ = ["Part", "Source", "source_of"]
+__all__ = ["Block", "Source", "source_of"]

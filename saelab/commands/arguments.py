@@ -36,10 +36,10 @@ Arguments = Mapping[str, Argument]
 
 def arguments_of(function: Callable[..., Any], leave_out: Iterable[str] = ()) -> dict[str, Argument]:
     """Name -> Argument, for each that is no `**options` and not left out."""
-    plain = inspect.unwrap(function)
+    unwrapped = inspect.unwrap(function)
     return {
-        name: Argument(_hint(plain, parameter), parameter.default, _lines(plain).get(name, ""))
-        for name, parameter in inspect.signature(plain).parameters.items()
+        name: Argument(_hint(unwrapped, parameter), parameter.default, _lines(unwrapped).get(name, ""))
+        for name, parameter in inspect.signature(unwrapped).parameters.items()
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD and name not in set(leave_out)
     }
 
@@ -63,7 +63,7 @@ def check(given: Any, known: Arguments, where: str, prefix: str = "") -> dict[st
     checked = {}
     for name, argument in known.items():
         if name in given:
-            checked[name] = typed(argument.hint, plain(given[name], prefix + name), prefix + name)
+            checked[name] = typed(argument.hint, storable(given[name], prefix + name), prefix + name)
         elif argument.default is NEEDED:
             said = ", ".join(prefix + each for each in given) or "nothing"
             message = (
@@ -83,9 +83,9 @@ def from_flags(texts: list[str], hint: Any, name: str) -> Any:
         readings: list[Any] = [[_toml(text)[0] for text in texts], texts]
     else:
         text = texts[0]
-        parts = [part.strip() for part in text.split(",") if part.strip()]
-        listed = [[_toml(part)[0] for part in parts], parts]
-        numbers = [listed[0]] if len(parts) > 1 and not any(isinstance(p, str) for p in listed[0]) else []
+        items = [item.strip() for item in text.split(",") if item.strip()]
+        listed = [[_toml(item)[0] for item in items], items]
+        numbers = [listed[0]] if len(items) > 1 and not any(isinstance(p, str) for p in listed[0]) else []
         # where everything is allowed, "1,2" is meant as numbers and "a,b" as it stands
         readings = [*(numbers if hint is Any else []), *_toml(text), text]
         readings += [None] if text.lower() == "none" else []
@@ -100,15 +100,15 @@ def from_flags(texts: list[str], hint: Any, name: str) -> Any:
     raise error
 
 
-def plain(value: Any, name: str = "an argument") -> Any:
+def storable(value: Any, name: str = "an argument") -> Any:
     """Paths as strings, tuples as lists: what both TOML and JSON can hold. Raises ConfigError for what they
     cannot."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: plain(item, f"{name}.{key}") for key, item in value.items()}
+        return {key: storable(item, f"{name}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item, name) for item in value]
+        return [storable(item, name) for item in value]
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
         return value
     message = f"{name} must be text, a finite number, true, false or a list. Got {value}. Write one of these."

@@ -20,7 +20,7 @@ from typing import Any
 from saelab.analysis import evaluate
 from saelab.commands.records import versions
 from saelab.corpora import Corpus, Document, natural, world
-from saelab.corpora.world import PLAIN
+from saelab.corpora.world import BASIC
 from saelab.embedded import ASSETS, SAE_HOOKS, STORE_HOOK
 from saelab.embedded.tokenizer import train_tokenizer
 from saelab.files import read_json, sha256, write_json
@@ -49,7 +49,7 @@ def build_tokenizer(work: Path) -> None:
 
     folder = work / "tokenizer"
     if not folder.exists():
-        texts = [d.text for d in world(seed=0, n_documents=60_000, families=PLAIN)]
+        texts = [d.text for d in world(seed=0, n_documents=60_000, families=BASIC)]
         train_tokenizer(texts + natural_split(held_out=False)).save_pretrained(folder)
 
 
@@ -173,11 +173,11 @@ def mixture(seed: int) -> Corpus:
     return Corpus(make, f"mixture(seed={seed})", f"mixture-1:{seed}:{natural().fingerprint()}")
 
 
-def _record(part: str, facts: dict[str, Any]) -> None:
+def _record(what: str, facts: dict[str, Any]) -> None:
     """Add what was made to the provenance, with the versions that made it and the hashes of all weights."""
     path = ASSETS / "provenance.json"
     known = read_json(path) if path.exists() else {}
-    known[part] = {"command": "python -m saelab.commands.build_embedded", "versions": versions(), **facts}
+    known[what] = {"command": "python -m saelab.commands.build_embedded", "versions": versions(), **facts}
     weights = [p for p in sorted(ASSETS.rglob("*")) if p.suffix in (".safetensors", ".parquet")]
     known["sha256"] = {p.relative_to(ASSETS).as_posix(): sha256(p) for p in weights}
     write_json(path, known)

@@ -127,7 +127,7 @@ def _finished_run(path: Path) -> tuple[str, dict[str, Any]]:
     from saelab.training import Run
 
     run = Run.load(path)
-    last = run.history[-1].to_plain() if run.history else None
+    last = run.history[-1].to_dict() if run.history else None
     told = {name: run.provenance.get(name) for name in ("seconds", "rows_per_second", "device", "data")}
     sae = _architecture(run.sae)
     return "training run, finished", {**sae, "steps": run.settings.steps, "last": last, **told}
@@ -145,11 +145,11 @@ def _runs(path: Path) -> tuple[str, dict[str, Any]] | None:
 
 
 def _demo(path: Path) -> tuple[str, dict[str, Any]] | None:
-    parts = {name: path / name for name in ("acts", "run", "features")}
-    if not (path / "report.html").is_file() or not all(part.is_dir() for part in parts.values()):
+    found = {name: path / name for name in ("acts", "run", "features")}
+    if not (path / "report.html").is_file() or not all(place.is_dir() for place in found.values()):
         return None
     return "demo", {"report": str(path / "report.html")} | {
-        name: describe(part).lines()[0].split(": ", 1)[1] for name, part in parts.items()
+        name: describe(place).lines()[0].split(": ", 1)[1] for name, place in found.items()
     }
 
 
@@ -209,10 +209,10 @@ def _unfinished(path: Path) -> tuple[str, dict[str, Any]] | None:
     left = records.begun(path)
     if not records.waiting(path).is_file() and not left:
         return None
-    parts = [file for folder in left for file in folder.rglob("*") if file.is_file()]
+    found = [file for folder in left for file in folder.rglob("*") if file.is_file()]
     return "job, not finished", {
-        "parts": sum(file.name != "job.json" for file in parts),
-        "bytes": sum(file.stat().st_size for file in parts),
+        "parts": sum(file.name != "job.json" for file in found),
+        "bytes": sum(file.stat().st_size for file in found),
         "remedy": "the same command goes on",
     }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import tomli_w
 
-from saelab.commands.arguments import NEEDED, Argument, Arguments, arguments_of, check, from_flags, plain
+from saelab.commands.arguments import NEEDED, Argument, Arguments, arguments_of, check, from_flags, storable
 from saelab.config import integer_or_none
 from saelab.types import ConfigError, RangeError, nearest
 
@@ -37,17 +37,17 @@ class Job:
 
     def to_toml(self) -> str:
         """A file that gives the same job. What is None is left out, as it is by default."""
-        return f"# saelab {self.command}\n{tomli_w.dumps(_present(plain(self.values)))}"
+        return f"# saelab {self.command}\n{tomli_w.dumps(_present(storable(self.values)))}"
 
     def differences(self, other: Job) -> list[str]:
         """`name: ours -> theirs` of all that changes what comes out."""
-        ours, theirs = (dict(_flat(plain(job.values))) for job in (self, other))
+        ours, theirs = (dict(_flat(storable(job.values))) for job in (self, other))
         names = [name for name in {**ours, **theirs} if name not in ("progress", "overwrite", "resume")]
         return [f"{n}: {ours.get(n)!r} -> {theirs.get(n)!r}" for n in names if ours.get(n) != theirs.get(n)]
 
     def seeds(self) -> dict[str, int]:
         """Every seed by its name."""
-        return {name: v for name, v in _flat(plain(self.values)) if name.split(".")[-1] == "seed"}
+        return {name: v for name, v in _flat(storable(self.values)) if name.split(".")[-1] == "seed"}
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class Corpus:
         """
         n = integer("n", n, 1, error=RangeError)
         kept = None if self.n_documents is None else min(n, self.n_documents)
-        return self._part(lambda: itertools.islice(iter(self), n), f"[:{n}]", kept)
+        return self._subset(lambda: itertools.islice(iter(self), n), f"[:{n}]", kept)
 
     def shard(self, i: int, n: int) -> Corpus:
         """Every n-th document from the i-th on: the n shards hold each document once.
@@ -101,11 +101,11 @@ class Corpus:
         """
         i, n = shard_of((i, n), error=RangeError)
         kept = None if self.n_documents is None else len(range(i, self.n_documents, n))
-        return self._part(lambda: itertools.islice(iter(self), i, None, n), f"[{i}::{n}]", kept)
+        return self._subset(lambda: itertools.islice(iter(self), i, None, n), f"[{i}::{n}]", kept)
 
-    def _part(self, make: Callable[[], Iterable[Document]], which: str, n_documents: int | None) -> Corpus:
-        whole = self._key
-        key = None if whole is None else lambda: f"{whole()}{which}"
+    def _subset(self, make: Callable[[], Iterable[Document]], which: str, n_documents: int | None) -> Corpus:
+        key_of_all = self._key
+        key = None if key_of_all is None else lambda: f"{key_of_all()}{which}"
         return Corpus(make, f"{self.name}{which}", key, n_documents)
 
     def fingerprint(self) -> str:
@@ -156,7 +156,7 @@ def dialogues(chats: Iterable[Sequence[Mapping[str, str]]] | Corpus, name: str =
 
     Args:
         chats: Each a list of {"role": ..., "content": ...}.
-        name: Of the corpus, for people.
+        name: The corpus's name, for people.
 
     Raises:
         CorpusError: A dialogue is empty or no such list.
@@ -177,8 +177,8 @@ def samples(items: Iterable[Any] | Corpus, name: str = "samples", ids: Sequence[
     Args:
         items: A sequence (also one that loads an item when it is asked for, such as a torch data set), else
             it is read into memory. Documents are taken as they are.
-        name: Of the corpus, for people.
-        ids: Of each; by default its number.
+        name: The corpus's name, for people.
+        ids: The id of each; by default its number.
 
     Raises:
         CorpusError: There is none, or another number of ids.
@@ -236,7 +236,7 @@ def dialogue(id: str, chat: object, where: str) -> Document:
 def token_labels(document: Document, offsets: Sequence[tuple[int, int]]) -> list[str]:
     """What each token is: the label of the span that covers most of it, "" where none does.
 
-    Of spans that cover a token equally, the first counts. A space that a token begins with is not counted.
+    Where spans cover a token equally, the first counts. A space that a token begins with is not counted.
 
     Args:
         document: With its spans.

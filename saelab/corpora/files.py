@@ -123,7 +123,7 @@ def _matches(path: str | Path, suffix: str | None) -> tuple[Path, list[Path]]:
         return path.parent, [path]
     if path.is_dir():
         inside = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
-        wanted = [p for p in inside if suffix in (None, _plain_suffix(p))]
+        wanted = [p for p in inside if suffix in (None, _suffix_within(p))]
         if not wanted:
             ends = ", ".join(sorted({p.suffix or p.name for p in inside})[:8]) or "nothing"
             message = (
@@ -134,7 +134,7 @@ def _matches(path: str | Path, suffix: str | None) -> tuple[Path, list[Path]]:
         return path, wanted
     # a folder that is there by that very name is no pattern
     there = next(p for p in path.parents if p.is_dir())
-    wild = [i for i, part in enumerate(path.parts) if i >= len(there.parts) and any(c in part for c in "*?[")]
+    wild = [i for i, name in enumerate(path.parts) if i >= len(there.parts) and any(c in name for c in "*?[")]
     base = Path(*path.parts[: wild[0]]) if wild else path.parent
     found = sorted(p for p in base.glob("/".join(path.parts[wild[0] :])) if p.is_file()) if wild else []
     if not found:
@@ -148,10 +148,10 @@ def _matches(path: str | Path, suffix: str | None) -> tuple[Path, list[Path]]:
 
 
 def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    return any(name.startswith(".") for name in path.parts)
 
 
-def _plain_suffix(path: Path) -> str:
+def _suffix_within(path: Path) -> str:
     return (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix.lower()
 
 

@@ -88,13 +88,13 @@ def thumbnail(image: Any, size: int = 96) -> bytes:
     from PIL import Image
 
     picture = image if isinstance(image, Image.Image) else Image.fromarray(_pixels(image))
-    plain = max(picture.size) <= SMALL
+    lossless = max(picture.size) <= SMALL
     small = picture.copy()
     small.thumbnail((size, size))
     if small.mode not in ("L", "RGB"):
         small = small.convert("RGB")
     out = io.BytesIO()
-    small.save(out, "PNG" if plain else "JPEG", **({} if plain else {"quality": 85}))
+    small.save(out, "PNG" if lossless else "JPEG", **({} if lossless else {"quality": 85}))
     return out.getvalue()
 
 

@@ -36,7 +36,7 @@ def text(paths: Paths, separator: str | None = None, encoding: str = "utf-8") ->
     """Text files: each a document, or each split into documents at a separator such as "<|endoftext|>".
 
     A document's id is its file's name, or `name:i` for piece i, from 0; pieces that hold nothing but
-    whitespace are left out. In memory is one document at a time.
+    whitespace are left out. One document at a time is in memory.
 
     Args:
         paths: A file, a folder (its .txt files, at any depth), a glob, or a list of those; .gz, .bz2, .zst
@@ -73,7 +73,7 @@ def jsonl(paths: Paths, column: str = "text", messages: str | None = None, encod
         encoding: Text encoding of the files.
 
     Raises:
-        CorpusError: As of `text`; on reading: a line is no JSON object, lacks the column, or has a value
+        CorpusError: As for `text`; on reading: a line is no JSON object, lacks the column, or has a value
             there that is no string or no dialogue.
     """
     check_encoding(encoding)

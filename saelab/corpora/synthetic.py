@@ -134,7 +134,7 @@ class Synthetic:
         )
 
     def _block(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of the rows of one block: coefficients float32 [BLOCK n_features], activations float32
+        """The rows of one block: coefficients float32 [BLOCK n_features], activations float32
         [BLOCK d_in], expected number of active features float64 [BLOCK]."""
         rng = _source(self.seed, 1, number)
         share = 1 + self.difficulty_spread * (2 * rng.random(BLOCK) - 1)
@@ -197,7 +197,7 @@ def synthetic(
         groups: How many; feature j is in group j % groups.
         zipf: Frequencies of roots are proportional to (rank + shift)^-zipf, rank from 1 (Zipf and
             Mandelbrot); 0 makes them equal.
-        shift: Of that law.
+        shift: The shift of that law.
         difficulty_spread: s in [0, 1]; a row expects active * t features, t uniform on [1 - s, 1 + s]. It
             draws the roots.
         exact: False: features are active independently with probability t * frequency. True: their number is
@@ -208,7 +208,7 @@ def synthetic(
         coefficients: c is uniform between these two (> 0).
         signed: Whether c has either sign.
         noise: Root mean square norm of the noise, in the units of the coefficients.
-        seed: Of directions and rows.
+        seed: Seed of directions and rows.
 
     Raises:
         ConfigError: Options are out of range, or a feature would have to be active with probability above 1.

@@ -12,30 +12,30 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 from saelab.config import integer, is_integer
-from saelab.corpora import world_families as plain
+from saelab.corpora import world_families as basic
 from saelab.corpora import world_varied as varied
 from saelab.corpora.documents import Corpus, Document
 from saelab.corpora.world_families import Writer
 from saelab.types import ConfigError, nearest, short
 
-# family -> (writer, weight among the documents). The plain ones keep their weights, so that a corpus of
+# family -> (writer, weight among the documents). The basic ones keep their weights, so that a corpus of
 # them alone stays the same when a family is added.
 FAMILIES: dict[str, tuple[Callable[[Writer], None], float]] = {
-    "ioi": (plain.ioi, 0.24),
-    "years": (plain.years, 0.15),
-    "docstring": (plain.docstring, 0.17),
-    "story": (plain.story, 0.09),
-    "review": (plain.review, 0.07),
-    "manners": (plain.manners, 0.06),
-    "topic": (plain.topic, 0.07),
-    "chat": (plain.chat, 0.07),
-    "repeated": (plain.repeated, 0.04),
-    "counting": (plain.counting, 0.04),
+    "ioi": (basic.ioi, 0.24),
+    "years": (basic.years, 0.15),
+    "docstring": (basic.docstring, 0.17),
+    "story": (basic.story, 0.09),
+    "review": (basic.review, 0.07),
+    "manners": (basic.manners, 0.06),
+    "topic": (basic.topic, 0.07),
+    "chat": (basic.chat, 0.07),
+    "repeated": (basic.repeated, 0.04),
+    "counting": (basic.counting, 0.04),
     "ioi varied": (varied.ioi, 0.45),
     "years varied": (varied.years, 0.30),
     "docstring varied": (varied.docstring, 0.35),
 }
-PLAIN = tuple(f for f in FAMILIES if not f.endswith("varied"))
+BASIC = tuple(f for f in FAMILIES if not f.endswith("varied"))
 
 
 def world(
@@ -91,7 +91,7 @@ def document(
     family = rng.choices(families, cum_weights=_cumulative(families))[0]
     writer = Writer(split, rng)
     FAMILIES[family][0](writer)
-    return Document(f"world-{split}-{seed}-{i}", "".join(writer.parts), tuple(writer.spans), family)
+    return Document(f"world-{split}-{seed}-{i}", "".join(writer.pieces), tuple(writer.spans), family)
 
 
 @functools.cache

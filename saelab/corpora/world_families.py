@@ -174,7 +174,7 @@ class Writer:
 
     split: str
     rng: random.Random
-    parts: list[str] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     length: int = 0
 
@@ -182,7 +182,7 @@ class Writer:
         """Append text; with a label, it is a span."""
         if label:
             self.spans.append(Span(self.length, self.length + len(text), label))
-        self.parts.append(text)
+        self.pieces.append(text)
         self.length += len(text)
 
     def fill(self, template: str, slots: dict[str, Callable[[], tuple[str, str]] | tuple[str, str]]) -> None:
@@ -248,7 +248,7 @@ def years(w: Writer) -> None:
     for i in range(w.rng.randint(1, 4)):
         if i:
             w.add(" ")
-        century, start, end = year_span(w.rng, w.split, plain=True)
+        century, start, end = year_span(w.rng, w.split, leave_out_alike=True)
         template = w.template(YEAR_SUBJECTS) + w.template(YEAR_RANGES)
         c = (f"{century}", "century")
         slots = w.common() | {
@@ -260,13 +260,13 @@ def years(w: Writer) -> None:
         w.fill(template, slots)
 
 
-def year_span(rng: random.Random, split: str, *, plain: bool = False) -> tuple[int, int, int]:
+def year_span(rng: random.Random, split: str, *, leave_out_alike: bool = False) -> tuple[int, int, int]:
     """(century, two digits of the start, of the end); the whole year of the start is of the split.
 
-    plain: years like held-out ones are left out, too.
+    leave_out_alike: leave out years like held-out ones, too.
     """
     century = rng.randint(11, 19)
-    left_out = lexicon.like_held_out_year if plain else lexicon.held_out_year
+    left_out = lexicon.like_held_out_year if leave_out_alike else lexicon.held_out_year
     trained = [y for y in range(2, 100) if not left_out(100 * century + y)]
     held_out = [y for y in range(2, 97) if lexicon.held_out_year(100 * century + y)]
     start = rng.choice(held_out if split == "heldout" else [y for y in trained if y < 97])
@@ -286,7 +286,7 @@ def docstring(w: Writer) -> None:
     w.add(name, "function name")
     w.add("(self" if rng.random() < 0.5 else "(")
     for i, argument in enumerate(arguments):
-        w.add(", " if i or w.parts[-1] == "(self" else "")
+        w.add(", " if i or w.pieces[-1] == "(self" else "")
         w.add(argument, "argument")
     w.add("):\n")
     verb, noun = name.split("_")

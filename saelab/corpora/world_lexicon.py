@@ -122,7 +122,7 @@ def held_out_year(year: int) -> bool:
 
 def like_held_out_year(year: int) -> bool:
     """Whether its last two digits are those of a held-out year, in whatever century. Natural text and the
-    plain spans do without these years."""
+    spans of the basic families do without these years."""
     return year % 5 == 3
 
 

@@ -171,7 +171,7 @@ def docstring(w: Writer) -> None:
     w.add(name, "function name")
     w.add("(" + rng.choice(["", "self", "self", "cls"]))
     for i, argument in enumerate(arguments):
-        w.add(", " if i or not w.parts[-1].endswith("(") else "")
+        w.add(", " if i or not w.pieces[-1].endswith("(") else "")
         w.add(argument, "argument")
         if typed:
             w.add(f": {rng.choice(TYPES)}")
@@ -188,9 +188,9 @@ def docstring(w: Writer) -> None:
     w.add(f'{indent}"""\n')
 
 
-def _filled(w: Writer, form: str, **parts: Sequence[str]) -> str:
+def _filled(w: Writer, form: str, **slots: Sequence[str]) -> str:
     """The form with its parts drawn; other slots stay."""
-    for name, choices in parts.items():
+    for name, choices in slots.items():
         while "{" + name + "}" in form:
             form = form.replace("{" + name + "}", w.rng.choice(choices), 1)
     return form

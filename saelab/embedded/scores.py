@@ -32,7 +32,7 @@ def ioi_accuracy(model: Any, tokenizer: Any, n: int = 400, seed: int = 0) -> flo
         slots = writer.common() | {"a": (a, ""), "b": (b, ""), "s": (giver, ""), "io": ("\0", "")}
         slots["object"] = (rng.choice(lexicon.OBJECTS), "")
         writer.fill(template, slots)
-        texts.append("".join(writer.parts).split(" \0")[0])
+        texts.append("".join(writer.pieces).split(" \0")[0])
         right.append(" " + receiver)
         wrong.append(" " + giver)
     gain = continuation_logprob(model, tokenizer, texts, right) - continuation_logprob(
@@ -52,7 +52,7 @@ def greater_than(model: Any, tokenizer: Any, n: int = 300, seed: int = 0) -> flo
         slots = writer.common() | {"c": (str(century), ""), "y": (f"{start:02}", ""), "z": ("\0", "")}
         slots["name"] = (writer.name(), "")
         writer.fill(writer.template(families.YEAR_SUBJECTS) + writer.template(families.YEAR_RANGES), slots)
-        texts.append("".join(writer.parts).split("\0")[0])
+        texts.append("".join(writer.pieces).split("\0")[0])
         starts.append(start)
     pairs = torch.tensor(tokenizer.convert_tokens_to_ids([f"{y:02}" for y in range(100)]))
     p = torch.stack([last.softmax(-1)[pairs] for last in last_logits(model, tokenizer, texts)])
@@ -71,7 +71,7 @@ def docstring_accuracy(model: Any, tokenizer: Any, n: int = 300, seed: int = 0) 
     while len(texts) < n:
         writer = families.Writer("heldout", rng)
         families.docstring(writer)
-        text = "".join(writer.parts)
+        text = "".join(writer.pieces)
         named = [s for s in writer.spans if s.label == "documented argument"]
         asked = rng.randrange(1, len(named))
         texts.append(text[: named[asked].start])

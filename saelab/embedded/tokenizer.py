@@ -44,8 +44,8 @@ def train_tokenizer(texts: Iterable[str], n_ctx: int = 256) -> PreTrainedTokeniz
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    plain = (part for text in texts for part in re.split("|".join(map(re.escape, SPECIAL)), text))
-    tokenizer.train_from_iterator(itertools.chain(plain, _numbers()), trainer)
+    between = (piece for text in texts for piece in re.split("|".join(map(re.escape, SPECIAL)), text))
+    tokenizer.train_from_iterator(itertools.chain(between, _numbers()), trainer)
     assert all(f"{n:02}" in tokenizer.get_vocab() for n in range(100)), "every pair of digits must be a token"
     bos = tokenizer.token_to_id(BOS)
     tokenizer.post_processor = processors.TemplateProcessing(

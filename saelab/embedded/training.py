@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from saelab.corpora.world import FAMILIES, PLAIN
+from saelab.corpora.world import BASIC, FAMILIES
 from saelab.embedded.data import Chunk, write_chunk
 from saelab.embedded.scores import all_scores
 from saelab.files import new_file
@@ -146,7 +146,7 @@ def train_model(
 
 
 def phases(tokens: int, seed: int) -> list[Plan]:
-    """First the plain families, then all of them: what was learned on few templates is loosened from them.
+    """First the basic families, then all of them: what was learned on few templates is loosened from them.
     Last with more docstrings, whose order of arguments is learned last.
 
     tokens: of the first phase; the others take 0.6, 0.3 and 0.3 of that.
@@ -166,7 +166,7 @@ def phases(tokens: int, seed: int) -> list[Plan]:
     more = later._replace(tokens=int(tokens * 0.3), seed=seed + 1_000, families=families, decay_share=0.8)
     # long rows first: the order of arguments comes back only in short ones
     last = more._replace(seed=seed + 2_000, lengths=(256, *[128] * 9), lr_matrices=3e-3, lr_others=1.5e-3)
-    return [Plan(tokens, seed, PLAIN), later, more, last]
+    return [Plan(tokens, seed, BASIC), later, more, last]
 
 
 class _Chunks:

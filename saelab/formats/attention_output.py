@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 from saelab.config import is_integer
-from saelab.formats.layout import SAME, done, take, whole
+from saelab.formats.layout import SAME, done, positive, take
 from saelab.formats.plain import Plain, hook_of
 from saelab.formats.reading import refuse
 from saelab.formats.settings import HARMLESS, known, only
@@ -41,7 +41,7 @@ def load(found: Found) -> SAE:
     weights = take(found, SAME)
     d_in, d_sae = weights["W_enc"].shape
     for key, size in (("act_size", d_in), ("dict_size", d_sae)):
-        if whole(config[key], key, found) != size:
+        if positive(config[key], key, found) != size:
             refuse(f"{key} in {found.path} must fit {found.weights}, where it is {size}", str(config[key]))
     hook, heads = hook_of(config["act_name"], found.path), config.get("n_heads")
     if hook is not None and hook.name.endswith("hook_z") and is_integer(heads) and not d_in % max(1, heads):

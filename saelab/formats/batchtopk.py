@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from saelab.config import is_number
-from saelab.formats.layout import SAME, done, take, whole
+from saelab.formats.layout import SAME, done, positive, take
 from saelab.formats.plain import Plain, hook_of
 from saelab.formats.reading import refuse
 from saelab.formats.settings import HARMLESS, known
@@ -83,7 +83,7 @@ def load(found: Found) -> SAE:
             refuse("threshold must be a number of at least 0", short(value), "Estimate it on data.")
         more = {"threshold": torch.tensor(float(value))}
     if rule in ("topk", "batchtopk", "matryoshka"):
-        more["k"] = whole(_number(config.get("top_k")), "top_k", found)
+        more["k"] = positive(_number(config.get("top_k")), "top_k", found)
     if rule == "matryoshka":
         more["groups"] = _groups(config.get("group_sizes"), found)
     if rule not in ("relu", "jumprelu"):
@@ -105,11 +105,11 @@ def _number(value: Any) -> Any:
 
 
 def _groups(value: Any, found: Found) -> tuple[int, ...]:
-    """Of a list, or of the string of one."""
-    parts = value.strip("[]").split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list):
+    """Group sizes from a list, or from a string that holds one."""
+    sizes = value.strip("[]").split(",") if isinstance(value, str) else value
+    if not isinstance(sizes, list):
         refuse(f"group_sizes in {found.path} must be a list", short(value))
     return tuple(
-        whole(_number(part.strip() if isinstance(part, str) else part), "group_sizes", found)
-        for part in parts
+        positive(_number(size.strip() if isinstance(size, str) else size), "group_sizes", found)
+        for size in sizes
     )

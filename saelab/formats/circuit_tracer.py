@@ -149,8 +149,7 @@ def _cross(found: Found) -> SAE:
 
 
 def _check_settings(found: Found, rule: str) -> None:
-    """Of config.yaml every setting; of the logs of training, in which everything stands, those that decide
-    the codes."""
+    """Check every setting of config.yaml, and those of the training logs that decide the codes."""
     known(found.config if found.config_file == CONFIG_FILES[0] else {}, _KEYS, found)
     for name in CONFIG_FILES[1:]:
         for key, value in (found.source.yaml(name) or {}).items():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from saelab.formats.layout import integer, length, whole
+from saelab.formats.layout import integer, length, positive
 from saelab.formats.plain import Plain, build
 from saelab.formats.reading import TensorFile, refuse
 from saelab.types import short
@@ -63,7 +63,7 @@ def crosscoder(found: Found, file: TensorFile, name: str) -> SAE:
         W_dec=W_dec,
         b_dec=b_dec,
         subtract=False,
-        k=whole(integer(file, "k"), "k", found) if batch else None,
+        k=positive(integer(file, "k"), "k", found) if batch else None,
         threshold=_threshold(found, file) if batch else None,
         widths=(width,) * places,
         input_scale=(1 / scale).expand(places, width).reshape(-1).contiguous(),

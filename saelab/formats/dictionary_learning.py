@@ -242,11 +242,11 @@ def _check_shapes(name: str, keys: dict[str, str], trainer: dict[str, Any], file
         info = file.info.get(theirs)
         if info is None:
             continue
-        whole = ours in ("k", "group_sizes")
+        integral = ours in ("k", "group_sizes")
         good = info.shape == shapes[ours] if ours in shapes else len(info.shape) == 1
-        if not good or info.dtype.startswith("int") != whole or not (whole or "float" in info.dtype):
+        if not good or info.dtype.startswith("int") != integral or not (integral or "float" in info.dtype):
             wanted = shapes.get(ours, "[n]")
-            kind = "integers" if whole else "floating point"
+            kind = "integers" if integral else "floating point"
             refuse(
                 f"{theirs} in {file.path} must be of shape {wanted}, {kind}", f"{info.shape}, {info.dtype}"
             )

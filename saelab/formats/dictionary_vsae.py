@@ -2,8 +2,8 @@
 SPAR-Variational-Sparse-Autoencoders (its revisions 3cd4007 to ad03f7a were read).
 
 An encoder gives mu = (x - bias) W + c, and a second one, `var_encoder`, in files with var_flag 1, a variance.
-In training codes are drawn; at evaluation they are of the mean, and so they are here: the second encoder is
-not kept. bias is subtracted only where it is not the decoder's own (use_april_update_mode false). Codes:
+Codes are drawn in training and computed from the mean at evaluation, as here: the second encoder is not kept.
+bias is subtracted only where it is not the decoder's own (use_april_update_mode false). Codes:
 
     VSAETopK         the k largest of relu(mu), where `threshold` is stored (to ba76475; it is not used) or
                      architecture_version is vae_topk_v2 (from 8e1581a)
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from saelab.formats.layout import LINEAR, SAME, done, flag, integer, take, whole
+from saelab.formats.layout import LINEAR, SAME, done, flag, integer, positive, take
 from saelab.formats.plain import Plain
 from saelab.formats.reading import TensorFile, refuse
 from saelab.formats.settings import known, only
@@ -56,8 +56,8 @@ _REFUSED = {
     "VSAEPriorsGaussian": _DENSE,
     "LaplacianTopK": "its source was not read",
 }
-_PLAIN = ("VSAEIsoGaussian", "VSAEPAnneal", "VSAEMultiGaussian")
-_READ = ("VSAETopK", MASKED, *_PLAIN, "VSAEJumpReLU")
+_RELU = ("VSAEIsoGaussian", "VSAEPAnneal", "VSAEMultiGaussian")
+_READ = ("VSAETopK", MASKED, *_RELU, "VSAEJumpReLU")
 CLASSES = (*_READ, *_REFUSED)
 _MASKED_KEYS = set(
     "activation_dim dict_size k var_flag use_april_update_mode steps lr kl_coeff auxk_alpha warmup_steps "
@@ -129,7 +129,7 @@ def _rule(found: Found, file: TensorFile, name: str, linear: bool) -> tuple[Any,
     trainer = found.config["trainer"]
     version = trainer.get("architecture_version")
     new = "log_var_init" in trainer  # from 4bfee06 on
-    if name in _PLAIN:
+    if name in _RELU:
         if new or not linear:
             what = _DENSE if new else "tensors of an earlier layout"
             refuse(f"{name} in {found.path} must be of relu(mu)", what, "saelab has no such SAE.")
@@ -163,4 +163,4 @@ def _k(found: Found, file: TensorFile) -> int:
         refuse(
             f"k in {found.path} must be that of {file.path.name}, {k}", short(found.config["trainer"]["k"])
         )
-    return whole(k, "k", found)
+    return positive(k, "k", found)

@@ -51,7 +51,7 @@ OPTIONS = {
     "transposed": "Which of W_enc [d_in d_sae] and W_dec [d_sae d_out] lie the other way round, in a list.",
     "tied": "True where the decoder, which is not in the file, is the encoder's transpose.",
     "layer": "Which one, where the file or folder holds an SAE for each of several layers.",
-    "hook_out": "Of a transcoder, the hook point that its output stands for.",
+    "hook_out": "The hook point that a transcoder's output stands for.",
     "rule": "The same as activation.",
     "subtract": "The same as apply_b_dec_to_input.",
 }
@@ -368,7 +368,7 @@ def _shifted(plain: Plain, w: Mapping[str, Tensor], answers: Mapping[str, Any], 
 
 
 def _tensor(found: Found, tensors: Seen, role: str, answers: Mapping[str, Any]) -> Tensor:
-    """Of the layer that was asked for, without axes of 1 before a vector."""
+    """The tensor of the layer that was asked for, without axes of 1 before a vector."""
     tensor = found.file.read(tensors.names[role], found.source.dtype)
     axes = 2 if role in ("W_enc", "W_dec") else 1
     n = tensors.layers
@@ -388,11 +388,15 @@ def _threshold(w: Mapping[str, Tensor], answers: Mapping[str, Any], d_sae: int, 
     else:
         value = w["threshold"] if "threshold" in w else w["log_threshold"].exp()
     value = value.reshape(()) if value.numel() == 1 else value
-    whole = answers["activation"] == "jumprelu"
-    if value.shape not in ((), (d_sae,)) or (value.ndim and not whole) or (not whole and not value >= 0):
+    by_latent = answers["activation"] == "jumprelu"
+    if (
+        value.shape not in ((), (d_sae,))
+        or (value.ndim and not by_latent)
+        or (not by_latent and not value >= 0)
+    ):
         refuse(f"The threshold in {found.path} must be one number >= 0, or one a latent of jumprelu",
                str(tuple(value.shape)) if value.ndim else str(float(value)))  # fmt: skip
-    return value.expand(d_sae).clone() if whole else value
+    return value.expand(d_sae).clone() if by_latent else value
 
 
 def _unit(found: Found, tensors: Seen) -> bool:

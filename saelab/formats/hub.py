@@ -25,7 +25,7 @@ def is_repository(path: Any) -> bool:
 def fetch(repository: str, subfolder: str | None, revision: str | None) -> Path:
     """The local copy of one SAE's folder, or of the file that `subfolder` names, in the cache.
 
-    Without a connection what the cache holds is taken. Raises StoreError where neither is to be had,
+    Without a connection, what the cache holds is taken. Raises StoreError where neither is to be had,
     FormatError where the folder holds several SAEs.
     """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download

@@ -78,7 +78,7 @@ def take(
 
 
 def length(file: TensorFile, name: str) -> int:
-    """Of a vector. Raises FormatError where it is none."""
+    """How long a vector is. Raises FormatError where the tensor is none."""
     info = file.info.get(name)
     if info is None or len(info.shape) != 1 or not 1 <= info.shape[0] < 2**31:
         refuse(f"{name} in {file.path} must be a vector", "nothing" if info is None else str(info.shape))
@@ -92,7 +92,7 @@ def done(plain: Plain, found: Found, weight: str) -> SAE:
     return sae
 
 
-def whole(value: Any, name: str, found: Found) -> int:
+def positive(value: Any, name: str, found: Found) -> int:
     """A positive integer of a config. Raises FormatError."""
     if not is_integer(value) or not 1 <= value < 2**31:
         refuse(f"{name} in {found.path} must be a positive integer", short(value))
@@ -100,7 +100,7 @@ def whole(value: Any, name: str, found: Found) -> int:
 
 
 def integer(file: TensorFile, name: str) -> int:
-    """Of a tensor that is one integer. Raises FormatError where it is none."""
+    """The value of a tensor that is one integer. Raises FormatError where it is not."""
     info = file.info[name]
     if info.shape != () or not info.dtype.startswith("int"):
         refuse(f"{name} in {file.path} must be one integer", str(info))

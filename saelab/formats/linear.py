@@ -1,8 +1,9 @@
 """A bare file of encoder and decoder, torch.nn.Linear both, that says nothing of how they are used: the SAE
 of DeepSeek R1 (qresearch), AutoEncoderNew of dictionary_learning without its config, and others.
 
-The file of qresearch is known by its name. Of others users say what they compute, as of any bare file (see
-general.py); rule= and subtract= say it whole: codes are rule(x W^T + c) of raw inputs, weights as they are.
+The file of qresearch is known by its name. What other files compute must be said by the user, as for any bare
+file (see general.py); rule= and subtract= suffice: codes are rule(x W^T + c) of raw inputs, weights as they
+are.
 """
 
 from __future__ import annotations

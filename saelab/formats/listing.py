@@ -63,7 +63,7 @@ def list_saes(repository_or_folder: str | Path, revision: str | None = None) -> 
 
     Args:
         repository_or_folder: The id, the folder or the release's name.
-        revision: Of a repository, None for its main branch.
+        revision: A repository's branch, tag or commit; None for its main branch.
 
     Returns:
         Ordered by name.
@@ -88,14 +88,14 @@ def list_saes(repository_or_folder: str | Path, revision: str | None = None) -> 
         names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
     folders: dict[str, list[str]] = {}
     for name in names:
-        parts = PurePosixPath(name)
-        folders.setdefault(str(parts.parent), []).append(parts.name)
-        if parts.parent.name == "checkpoints":  # where Llama Scope has its weights
-            folders.setdefault(str(parts.parent.parent), []).append(f"checkpoints/{parts.name}")
+        file = PurePosixPath(name)
+        folders.setdefault(str(file.parent), []).append(file.name)
+        if file.parent.name == "checkpoints":  # where Llama Scope has its weights
+            folders.setdefault(str(file.parent.parent), []).append(f"checkpoints/{file.name}")
     found = [entry for folder in folders for entry in _in(root, folder, tuple(folders[folder]))]
-    whole = {entry.subfolder for entry in found if entry.format == "openmoss"}
-    found = [entry for entry in found if str(PurePosixPath(entry.subfolder).parent.parent) not in whole]
-    return sorted(found, key=lambda entry: [_natural(part) for part in re.split(r"(\d+)", entry.subfolder)])
+    roots = {entry.subfolder for entry in found if entry.format == "openmoss"}
+    found = [entry for entry in found if str(PurePosixPath(entry.subfolder).parent.parent) not in roots]
+    return sorted(found, key=lambda entry: [_natural(piece) for piece in re.split(r"(\d+)", entry.subfolder)])
 
 
 def _registered(name: str, entry: Mapping[str, Any], there: Mapping[str, Listed]) -> Listed:
@@ -110,8 +110,8 @@ def _registered(name: str, entry: Mapping[str, Any], there: Mapping[str, Listed]
     return replace(seen, subfolder=name, hook=seen.hook or (hook[0] if hook else None), l0=l0)
 
 
-def _natural(part: str) -> tuple[int, str]:
-    return (int(part), "") if part.isdecimal() and len(part) < 18 else (0, part)
+def _natural(piece: str) -> tuple[int, str]:
+    return (int(piece), "") if piece.isdecimal() and len(piece) < 18 else (0, piece)
 
 
 def _in(root: Path, folder: str, names: tuple[str, ...]) -> list[Listed]:
@@ -177,7 +177,7 @@ def _times(d_in: int | None, said: Mapping[str, Any]) -> int | None:
 
 
 def _width(where: str) -> int | None:
-    """Of `width_16k`, which is binary."""
+    """How many latents a name such as `width_16k` (16 * 1,024) stands for."""
     said = re.search(r"width_(\d{1,4})(k|m)", where)
     return (
         1 << round(math.log2(int(said[1]) * (1000 if said[2] == "k" else 10**6)))

@@ -58,11 +58,11 @@ _NEAR = {
 def unknown(source: Source, format: str | None, formats: Sequence[str]) -> NoReturn:
     """Refuse a source of no known format, or not of the one that was asked for. Raises FormatError."""
     place = source.folder / (source.weights or source.name or "")
-    parts = [name for name in source.files if name.endswith(".index.json")]
-    if parts and source.weights is None:
+    indexes = [name for name in source.files if name.endswith(".index.json")]
+    if indexes and source.weights is None:
         refuse(
             f"{source.folder} must hold an SAE in one file of tensors",
-            f"{parts[0]}, the index of a model in several files",
+            f"{indexes[0]}, the index of a model in several files",
             "Pass one of the files that it lists, or join them by safetensors.torch.save_file.",
         )
     file = None

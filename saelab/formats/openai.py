@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 
-from saelab.formats.layout import done, take, whole
+from saelab.formats.layout import done, positive, take
 from saelab.formats.plain import Plain
 from saelab.formats.reading import refuse
 from saelab.formats.settings import known, only
@@ -76,7 +76,7 @@ def load(found: Found) -> SAE:
         rule="topk" if topk else "relu",
         subtract=True,
         normalise="zscore" if topk else "none",
-        k=whole(config.get("activation_state_dict.k"), "k", found) if topk else None,
+        k=positive(config.get("activation_state_dict.k"), "k", found) if topk else None,
         hook=hook,
         **weights,
     )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from saelab.config import is_number
-from saelab.formats.layout import LINEAR, flag, take, whole
+from saelab.formats.layout import LINEAR, flag, positive, take
 from saelab.formats.layout import done as finished
 from saelab.formats.plain import Plain, hook_of
 from saelab.formats.reading import TensorFile, refuse
@@ -112,7 +112,7 @@ def _plain(found: Found, file: TensorFile, norms: set[str]) -> Plain:
     transposed = ("W_enc", "W_dec") if linear else ()
     weights = take(found, names, file=file, transposed=transposed, ignored=norms, transcodes=transcodes)
     d_in = weights["W_enc"].shape[0]
-    if whole(config["d_model"], "d_model", found) != d_in:
+    if positive(config["d_model"], "d_model", found) != d_in:
         refuse(f"d_model in {found.path} must fit the tensors, where it is {d_in}", str(config["d_model"]))
     logs = weights.pop("threshold", None)
     s_in, s_out = _scales(found, file, d_in)
@@ -142,7 +142,7 @@ def _plain(found: Found, file: TensorFile, norms: set[str]) -> Plain:
                 "others, by which latents are ranked but codes not multiplied",
                 "No SAE of saelab ranks by one thing and gives another.",
             )
-        plain = replace(plain, rule="topk", k=whole(config.get("top_k", 50), "top_k", found))
+        plain = replace(plain, rule="topk", k=positive(config.get("top_k", 50), "top_k", found))
     elif act != "relu":
         refuse(
             f"act_fn in {found.path} must be relu, jumprelu or topk", short(act), "batchtopk needs its batch."
@@ -167,7 +167,7 @@ def _old(found: Found, plain: Plain, s_in: float, s_out: float, by_norm: bool) -
     if act == "jumprelu" or (act == "topk" and threshold > 0):
         return replace(plain, rule="jumprelu", threshold=torch.full_like(plain.b_enc, threshold))
     if act == "topk":
-        return replace(plain, rule="topk", k=whole(config.get("top_k"), "top_k", found))
+        return replace(plain, rule="topk", k=positive(config.get("top_k"), "top_k", found))
     if act != "relu":
         refuse(f"act_fn in {found.path} must be relu, jumprelu or topk", short(act))
     return plain

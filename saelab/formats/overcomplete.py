@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from saelab.config import is_number
-from saelab.formats.layout import done, whole
+from saelab.formats.layout import done, positive
 from saelab.formats.plain import Plain
 from saelab.formats.reading import TensorFile, refuse
 from saelab.formats.settings import HARMLESS, known, seen
@@ -34,12 +34,12 @@ from saelab.types import short
 
 NAME = "overcomplete"
 OPTIONS = {
-    "rule": "Of a state dict: 'relu', 'topk' or 'batchtopk' (JumpSAE is known by its thresholds).",
+    "rule": "What a state dict computes: 'relu', 'topk' or 'batchtopk' (JumpSAE is known by its thresholds).",
     "k": "Codes of a row, for rule='topk' or 'batchtopk'.",
     "threshold": "running_threshold, for rule='batchtopk'.",
-    "normalization": "Of the dictionary's rows, if not of norm 1: 'l2', 'l1', 'max_l2', 'max_l1' or "
-    "'identity'.",
-    "delta": "Of an archetypal dictionary.",
+    "normalization": "How the dictionary's rows are scaled, if not to norm 1: 'l2', 'l1', 'max_l2', 'max_l1' "
+    "or 'identity'.",
+    "delta": "The largest norm of the rows of Relax, for an archetypal dictionary.",
 }
 
 _CLASSES = {
@@ -112,7 +112,7 @@ def load(found: Found) -> SAE:
     W_enc, b_enc = _encoder(found, W_dec)
     more: dict[str, Any] = {}
     if rule in ("topk", "batchtopk"):
-        more["k"] = whole(config["top_k"] if "top_k" in config else found.asked("k", _WHY), "top_k", found)
+        more["k"] = positive(config["top_k"] if "top_k" in config else found.asked("k", _WHY), "top_k", found)
     if rule == "jumprelu":
         more["threshold"] = _below(_vector(file, "thresholds", len(b_enc), found).exp())
     if rule == "batchtopk":
@@ -161,7 +161,7 @@ def _dictionary(found: Found) -> Tensor:
     delta = config["dictionary.delta"] if "dictionary.delta" in config else found.asked("delta", _WHY)
     if not is_number(delta) or not delta >= 0:
         refuse("delta must be a number of at least 0", short(delta), "")
-    C, W, relax = (file.read(f"dictionary.{part}", torch.float32) for part in ("C", "W", "Relax"))
+    C, W, relax = (file.read(f"dictionary.{name}", torch.float32) for name in ("C", "W", "Relax"))
     if W.ndim != 2 or C.ndim != 2 or (W.shape[0], C.shape[1]) != relax.shape or W.shape[1] != C.shape[0]:
         refuse(f"C, W and Relax in {file.path} must fit each other", f"{C.shape}, {W.shape}, {relax.shape}")
     W = W.relu()
@@ -198,7 +198,7 @@ def _encoder(found: Found, W_dec: Tensor) -> tuple[Tensor, Tensor]:
     tied = any(name.startswith("encoder.tied_to.") for name in file.info)
     names = {n for n in file.info if n.startswith("encoder.") and not n.startswith("encoder.tied_to.")}
     linear = {_BLOCK + "0.weight", _BLOCK + "0.bias"}
-    norm = {_BLOCK + f"1.{part}" for part in _NORMS} & names
+    norm = {_BLOCK + f"1.{name}" for name in _NORMS} & names
     counted = names - {_BLOCK + "1.num_batches_tracked"}
     if tied and counted <= {"encoder.bias"}:
         bias = torch.zeros(d_sae)
@@ -221,7 +221,7 @@ def _encoder(found: Found, W_dec: Tensor) -> tuple[Tensor, Tensor]:
     if bias in names:
         b = _vector(file, bias, d_sae, found)
     if norm:
-        gamma, beta, mean, var = (_vector(file, _BLOCK + f"1.{part}", d_sae, found) for part in _NORMS)
+        gamma, beta, mean, var = (_vector(file, _BLOCK + f"1.{name}", d_sae, found) for name in _NORMS)
         eps = found.config.get(_BLOCK + "1.eps", 1e-5)
         if not isinstance(eps, float) or (var < 0).any():
             refuse(f"The BatchNorm in {file.path} must have a variance >= 0 and an eps", short(eps))

@@ -66,16 +66,16 @@ class Plain:
     hook: HookPoint | None = None
     hook_out: HookPoint | None = None
     widths: tuple[int, ...] = ()
-    """Of the activations that a crosscoder reads side by side."""
+    """Widths of the activations that a crosscoder reads side by side."""
     input_scale: Tensor | None = None
-    """[d_in] of a crosscoder: what raw activations are divided by, in whose units the rest is."""
+    """[d_in] of a crosscoder: what raw activations are divided by; the rest is in those units."""
     pursuit: Mapping[str, Any] = field(default_factory=dict)
     """Options of matching pursuit."""
 
     def moved(self, subtract: bool) -> Plain:
         """The same SAE with or without b_dec subtracted from the input: the encoder bias takes it over,
-        b_enc -+ b_dec @ W_enc, since (x - b) W + c = x W + (c - b W). So does the magnitude bias of a gated
-        one, after its factor. In float64, rounded once."""
+        b_enc -+ b_dec @ W_enc, since (x - b) W + c = x W + (c - b W). The magnitude bias of a gated one
+        does the same, after its factor. In float64, rounded once."""
         if subtract == self.subtract:
             return self
         shift = self.b_dec.double() @ self.W_enc.double() * (1 if subtract else -1)
@@ -198,7 +198,7 @@ def of(sae: SAE, to: str) -> Plain:
 
     to: the format's name, for messages. Raises FormatError for what no other library has.
     """
-    config, part = sae.config, sae.sparsifier
+    config, sparsifier = sae.config, sae.sparsifier
 
     def cannot(what: str) -> None:
         refuse(
@@ -227,49 +227,53 @@ def of(sae: SAE, to: str) -> Plain:
         hook=config.hook,
         hook_out=config.hook_out,
     )
-    if type(part) is ReLU:
+    if type(sparsifier) is ReLU:
         return plain
-    if type(part) in (TopK, Gaussian):  # in eval mode a Gaussian code is the TopK of its mean
-        return replace(plain, rule="topk", k=part.k)
-    if type(part) is MatchingPursuit:
+    if type(sparsifier) in (TopK, Gaussian):  # in eval mode a Gaussian code is the TopK of its mean
+        return replace(plain, rule="topk", k=sparsifier.k)
+    if type(sparsifier) is MatchingPursuit:
         names = ("max_iterations", "residual_threshold", "stop_on_duplicate", "finish_step")
         return replace(
             plain,
             rule="matching_pursuit",
             pursuit={name: config.options[name] for name in names},
         )
-    if type(part) is GroupMax:
-        return replace(plain, rule="group_max", k=part.k)
-    if type(part) is AbsTopK:
-        return replace(plain, rule="abs_topk", k=part.k)
-    if type(part) is BatchTopK:
+    if type(sparsifier) is GroupMax:
+        return replace(plain, rule="group_max", k=sparsifier.k)
+    if type(sparsifier) is AbsTopK:
+        return replace(plain, rule="abs_topk", k=sparsifier.k)
+    if type(sparsifier) is BatchTopK:
         groups = _groups(sae) if config.recipe == "matryoshka" else None
         rule: Rule = "batchtopk" if groups is None else "matryoshka"
-        return replace(plain, rule=rule, k=part.k, threshold=weights["sparsifier.threshold"], groups=groups)
-    if type(part) is JumpReLU:
+        return replace(
+            plain, rule=rule, k=sparsifier.k, threshold=weights["sparsifier.threshold"], groups=groups
+        )
+    if type(sparsifier) is JumpReLU:
         # what is stored, a negative threshold too, else what is used
         raw = weights.get("sparsifier.raw_threshold")
         return replace(
-            plain, rule="jumprelu", threshold=part.threshold.detach().cpu().float() if raw is None else raw
+            plain,
+            rule="jumprelu",
+            threshold=sparsifier.threshold.detach().cpu().float() if raw is None else raw,
         )
-    if type(part) is FeatureChoice:
-        if (part.threshold < 0).any():
+    if type(sparsifier) is FeatureChoice:
+        if (sparsifier.threshold < 0).any():
             cannot("a latent's threshold is below 0, where theirs clip codes")
         return replace(plain, rule="jumprelu", threshold=weights["sparsifier.threshold"])
-    if type(part) is GroupBias:
+    if type(sparsifier) is GroupBias:
         bias = weights["sparsifier.bias"]  # <= 0, so pre + bias > 0 is pre > -bias >= 0
-        if part.magnitude == "pre":
+        if sparsifier.magnitude == "pre":
             return replace(plain, rule="jumprelu", threshold=-bias)
         return replace(plain, b_enc=plain.b_enc + bias)
-    if type(part) is Gated:
+    if type(sparsifier) is Gated:
         r_mag, b_mag = weights["sparsifier.r_mag"], weights["sparsifier.b_mag"]
-        if part.b_gate is not None and not plain.b_enc.any():
+        if sparsifier.b_gate is not None and not plain.b_enc.any():
             return replace(plain, rule="gated", b_enc=weights["sparsifier.b_gate"], r_mag=r_mag, b_mag=b_mag)
         # ours counts the magnitude from pre with b_enc in it: exp(r) (pre - b_enc) + (exp(r) b_enc + b_mag)
         b_mag = (b_mag.double() + r_mag.double().exp() * plain.b_enc.double()).float()
-        gate = plain.b_enc if part.b_gate is None else plain.b_enc + weights["sparsifier.b_gate"]
+        gate = plain.b_enc if sparsifier.b_gate is None else plain.b_enc + weights["sparsifier.b_gate"]
         return replace(plain, rule="gated", b_enc=gate, r_mag=r_mag, b_mag=b_mag)
-    cannot(f"its codes are selected by {type(part).__name__}")
+    cannot(f"its codes are selected by {type(sparsifier).__name__}")
     raise AssertionError
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from saelab.formats.layout import SAME, done, take, whole
+from saelab.formats.layout import SAME, done, positive, take
 from saelab.formats.plain import Plain
 from saelab.formats.settings import seen
 from saelab.formats.source import Found, Source
@@ -46,7 +46,7 @@ def load(found: Found) -> SAE:
     plain = Plain(
         rule="topk",
         subtract=False,
-        k=whole(k, "k", found),
+        k=positive(k, "k", found),
         hook=HookPoint(f"blocks.{int(layer[1])}.hook_resid_post") if layer else None,
         **weights,
     )

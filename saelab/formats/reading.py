@@ -67,8 +67,8 @@ class TensorFile:
             refuse(f"{self.path} must hold the tensor {name!r}", f"only {short(sorted(self.info))}")
         with refusing(self.path):
             stored = self._read(name).detach()
-            whole = not stored.is_floating_point()
-            kind = stored.dtype if whole or dtype is None else dtype
+            integral = not stored.is_floating_point()
+            kind = stored.dtype if integral or dtype is None else dtype
             # another tensor may lie in the same memory
             alone = stored.untyped_storage().nbytes() == stored.numel() * stored.element_size()
             kept = stored if kind == stored.dtype and alone else torch.empty_like(stored, dtype=kind)
@@ -76,7 +76,7 @@ class TensorFile:
             for to, by in _pieces(kept, stored):
                 if to.data_ptr() != by.data_ptr():
                     to.copy_(by)
-                if not whole and not is_finite(to):
+                if not integral and not is_finite(to):
                     refuse(
                         f"{name} in {self.path} must be finite in {str(kind).removeprefix('torch.')}",
                         "NaN or infinite values",
@@ -236,8 +236,8 @@ def safetensors_file(path: Path) -> TensorFile:
     info = {}
     with refusing(path), safetensors.safe_open(str(path), framework="pt") as file:
         for name in file.keys():
-            part = file.get_slice(name)
-            info[name] = described(path, name, part.get_shape(), _NAMES.get(part.get_dtype()))
+            lazy = file.get_slice(name)
+            info[name] = described(path, name, lazy.get_shape(), _NAMES.get(lazy.get_dtype()))
 
     def read(name: str) -> Tensor:
         with safetensors.safe_open(str(path), framework="pt") as file:

@@ -124,9 +124,9 @@ def sniff(
 
     Args:
         path: As `load_sae` takes it.
-        subfolder: Of path, relative, or a file in it.
+        subfolder: A folder within path, or a file in it.
         format: One of `names()`, to skip the question.
-        revision: Of a repository, None for its main branch.
+        revision: A repository's branch, tag or commit; None for its main branch.
 
     Raises:
         FormatError: They are of none that is known, or of several.
@@ -156,12 +156,11 @@ def load_sae(
     Args:
         path: A folder, a file, a repository of the Hugging Face hub, or a release by its name in the registry
             of SAELens, where that is installed.
-        subfolder: Of path, relative, or a file in it.
+        subfolder: A folder within path, or a file in it.
         format: One of `saelab.formats.names()`, to skip the question.
-        revision: Of a repository, None for its main branch.
+        revision: A repository's branch, tag or commit; None for its main branch.
         device: Where the SAE goes.
-        dtype: Of the weights, None for float32; they are read into it directly, `stored_dtype` tells what the
-            file has.
+        dtype: What the weights are read as, directly; None for float32. `stored_dtype` tells the file's.
         given: What files of that format leave open (the error names it), and hook= and n_heads= of any
             format.
 
@@ -214,7 +213,7 @@ def load_layers(
         format: As `load_sae` takes it.
         revision: As `load_sae` takes it.
         device: Where they go.
-        dtype: Of the weights.
+        dtype: What the weights are read as.
         given: What the files leave open, the same for all layers.
 
     Returns:
@@ -245,7 +244,7 @@ def save_sae(sae: SAE, folder: str | Path, format: str = "saelab") -> Path:
     Scales are folded into the weights.
 
     Args:
-        sae: Of any architecture.
+        sae: An SAE of any architecture.
         folder: Made where it is not there.
         format: "saelab", "saelens", "dictionary_learning" or "sparsify".
 
@@ -299,8 +298,8 @@ def _hook(sae: SAE, given: Mapping[str, Any]) -> HookPoint | None:
     if "n_heads" not in given:
         return hook
     n = given["n_heads"]
-    whole = is_integer(n) and n >= 1 and sae.d_in % n == 0
-    if hook is None or not hook.name.endswith("hook_z") or not whole:
+    divides = is_integer(n) and n >= 1 and sae.d_in % n == 0
+    if hook is None or not hook.name.endswith("hook_z") or not divides:
         msg = (
             f"n_heads must divide d_in={sae.d_in} of an SAE on a hook_z. Got {n!r} at {hook}. "
             "Pass hook='blocks.3.attn.hook_z' too, or leave it out."

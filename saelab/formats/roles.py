@@ -100,8 +100,8 @@ def _prefixes(names: Iterable[str]) -> list[str]:
     """What may stand before the SAE's own names: nothing, or any of the parts before a dot."""
     found = {""}
     for name in names:
-        parts = name.split(".")
-        found |= {".".join(parts[:i]) + "." for i in range(1, len(parts))}
+        words = name.split(".")
+        found |= {".".join(words[:i]) + "." for i in range(1, len(words))}
     return sorted(found)
 
 

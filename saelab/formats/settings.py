@@ -80,13 +80,13 @@ def known(config: Mapping[str, Any], keys: Iterable[str], found: Found) -> None:
         )
 
 
-def harmless(part: Any, name: str, found: Found) -> None:
+def harmless(settings: Any, name: str, found: Found) -> None:
     """Refuse a setting that decides codes in a part of a configuration that says something else."""
-    told = sorted(DECIDE & set(part) - ignored(found)) if isinstance(part, Mapping) else []
+    told = sorted(DECIDE & set(settings) - ignored(found)) if isinstance(settings, Mapping) else []
     if told:
         refuse(
             f"{name} in {found.path} must not say what the codes are",
-            short({key: part[key] for key in told}),
+            short({key: settings[key] for key in told}),
             f"Where you know that it does not, pass load_sae(..., ignore={told!r}).",
         )
 

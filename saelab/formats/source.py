@@ -66,7 +66,7 @@ class Source:
         said: Mapping[str, Any] | None = None,
         format: str | None = None,
     ) -> Source:
-        """Of a folder, or of one file of tensors in it. Raises FormatError where it is neither."""
+        """The source at a folder, or at one file of tensors in it. Raises FormatError where it is neither."""
         place = inside(path, subfolder)
         with refusing(place):
             if place.is_dir():
@@ -130,9 +130,9 @@ class Source:
 
     @property
     def where(self) -> str:
-        """The last parts of the path, with slashes: releases name hook point and width there."""
-        parts = [part for part in self.folder.absolute().parts if not part.startswith("snapshots")]
-        return "/".join([*parts[-6:], *([self.name] if self.name else [])])
+        """The last names of the path, with slashes: releases name hook point and width there."""
+        names = [name for name in self.folder.absolute().parts if not name.startswith("snapshots")]
+        return "/".join([*names[-6:], *([self.name] if self.name else [])])
 
     def tensors(self) -> TensorFile | None:
         """`weights`, opened."""
@@ -171,7 +171,7 @@ class Found:
 
     @property
     def path(self) -> Path:
-        """Of the configuration, else of the weights: for messages."""
+        """Where the configuration is, else the weights: for messages."""
         return self.source.folder / (self.config_file or self.weights)
 
     def asked(self, option: str, why: str) -> Any:

@@ -20,7 +20,7 @@ from pathlib import Path
 import safetensors.torch
 
 from saelab.files import write_bytes
-from saelab.formats.layout import done, flag, take, whole
+from saelab.formats.layout import done, flag, positive, take
 from saelab.formats.plain import Plain, of
 from saelab.formats.reading import refuse
 from saelab.formats.settings import known
@@ -66,10 +66,10 @@ def load(found: Found) -> SAE:
     names = _NAMES | ({"W_skip": "W_skip"} if flags["skip_connection"] else {})
     weights = take(found, names, transposed=("W_enc", "W_skip"))
     d_in, d_sae = weights["W_enc"].shape
-    k = whole(config["k"], "k", found)
+    k = positive(config["k"], "k", found)
     if config.get("d_in", d_in) != d_in:
         refuse(f"d_in in {found.path} must fit {WEIGHTS_FILE}, where it is {d_in}", short(config["d_in"]))
-    latents = config.get("num_latents") or d_in * whole(
+    latents = config.get("num_latents") or d_in * positive(
         config.get("expansion_factor", 32), "expansion", found
     )
     if latents != d_sae:
@@ -139,13 +139,14 @@ def save(sae: SAE, folder: Path) -> None:
 
 
 def _hooks(name: str, transcodes: bool) -> dict[str, HookPoint | None]:
-    """Of a folder `layers.5` or `layers.5.mlp`, a module: SAEs read its output, transcoders its input and
-    give its output. That of an MLP is not what the stream gets where a norm comes after it (hook_mlp_out)."""
-    parts = name.split(".")
-    if len(parts) not in (2, 3) or parts[0] not in ("layers", "h") or not parts[1].isdigit():
+    """The hook points of a folder named after a module, `layers.5` or `layers.5.mlp`: SAEs read its output,
+    transcoders read its input and give its output. The output of an MLP is not what the stream gets where a
+    norm comes after it (hook_mlp_out)."""
+    words = name.split(".")
+    if len(words) not in (2, 3) or words[0] not in ("layers", "h") or not words[1].isdigit():
         return {}
     ends = {("mlp",): ("mlp.hook_in", "mlp.hook_out"), (): ("hook_resid_pre", "hook_resid_post")}
-    if tuple(parts[2:]) not in ends:
+    if tuple(words[2:]) not in ends:
         return {}
-    before, after = (HookPoint(f"blocks.{int(parts[1])}.{end}") for end in ends[tuple(parts[2:])])
+    before, after = (HookPoint(f"blocks.{int(words[1])}.{end}") for end in ends[tuple(words[2:])])
     return {"hook": before, "hook_out": after} if transcodes else {"hook": after}

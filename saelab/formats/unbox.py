@@ -8,7 +8,7 @@ steering. Inputs of sdxl-unbox are what a block adds to its input, not its outpu
 
 from __future__ import annotations
 
-from saelab.formats.layout import done, take, whole
+from saelab.formats.layout import done, positive, take
 from saelab.formats.plain import Plain
 from saelab.formats.reading import refuse
 from saelab.formats.settings import known
@@ -47,5 +47,5 @@ def load(found: Found) -> SAE:
     for key, size in (("d_model", d_in), ("n_dirs_local", d_sae)):
         if config[key] != size:
             refuse(f"{key} in {found.path} must fit {found.weights}, where it is {size}", short(config[key]))
-    plain = Plain(rule="topk", subtract=True, k=whole(config["k"], "k", found), **weights)
+    plain = Plain(rule="topk", subtract=True, k=positive(config["k"], "k", found), **weights)
     return done(plain, found, next(name for name in found.file.info if name.endswith("encoder.weight")))

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from saelab.config import is_integer
-from saelab.formats.layout import SAME, done, flag, take, whole
+from saelab.formats.layout import SAME, done, flag, positive, take
 from saelab.formats.plain import Plain, hook_of
 from saelab.formats.reading import TensorFile, refuse
 from saelab.formats.saelens_legacy import TRAINED
@@ -155,7 +155,7 @@ def _kwargs(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _k(config: Mapping[str, Any], found: Found) -> int:
-    return whole(_kwargs(config).get("k"), "k", found)
+    return positive(_kwargs(config).get("k"), "k", found)
 
 
 def _hook(config: Mapping[str, Any], found: Found) -> Any:

@@ -128,9 +128,9 @@ def flat(config: Mapping[str, Any], name: str = "") -> list[tuple[str, Any]]:
 def _value(option: str, value: Any) -> Any:
     """In our words, None where there are none."""
     if option == "activation":
-        return ACTIVATIONS.get(_plain(value).rpartition(".")[2]) if isinstance(value, str) else None
+        return ACTIVATIONS.get(_bare(value).rpartition(".")[2]) if isinstance(value, str) else None
     if option == "normalise":
-        return _NORMS.get(_plain(value)) if isinstance(value, (str, bool)) else None
+        return _NORMS.get(_bare(value)) if isinstance(value, (str, bool)) else None
     if option in ("apply_b_dec_to_input", "tied"):
         return value if isinstance(value, bool) else None
     if option == "threshold":
@@ -138,7 +138,7 @@ def _value(option: str, value: Any) -> Any:
     return int(value) if is_integer(value) and value >= 1 else None
 
 
-def _plain(value: Any) -> str:
+def _bare(value: Any) -> str:
     return re.sub("[_ -]", "", str(value).lower())
 
 

@@ -1,9 +1,9 @@
 """Zip files that every reader takes for the same files.
 
-A zip is found from its end, and readers differ in what they make of one that does not fit together: of two
-tables of contents, of bytes before or after, of names that come twice. What is judged by one reader could
-then be another thing than what the next one reads. So all of it is looked at here first, byte by byte, and
-only a zip that leaves no choice is read by anything.
+A zip is found from its end, and readers differ in what they make of one that does not fit together: two
+tables of contents, bytes before or after, names that come twice. What is judged by one reader could then
+be another thing than what the next one reads. So all of it is looked at here first, byte by byte, and only a
+zip that leaves no choice is read by anything.
 """
 
 from __future__ import annotations

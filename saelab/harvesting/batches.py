@@ -212,7 +212,7 @@ def _check(acts: dict[str, Tensor], rows: Rows, documents: Mapping[int, Any]) ->
 
 def _cut(batch: Batch, n: int) -> Batch:
     """The first n rows, and the documents that they are of."""
-    rows = batch.rows.part(0, n)
+    rows = batch.rows.slice(0, n)
     last = int(rows.origin[-1, 0]) - batch.first + 1
     acts = {name: x[:n] for name, x in batch.acts.items()}
     cut = {number: left_out for number, left_out in batch.cut.items() if number < batch.first + last}

@@ -85,7 +85,7 @@ def index(
         packing: "document", "dialogue", "blocks" or "blocks_masked", see `saelab.harvest`.
         long: Documents longer than the context are read in pieces, each after a BOS of its own ("split"),
             cut ("truncate") or refused ("error"). A warning says what was cut.
-        seed: Of what is drawn.
+        seed: Seed of what is drawn.
         shard: (i, n) takes the i-th of n parts of the corpus; `saelab.stores.merge` of all n gives what one
             call would. A part is of whole stretches (docs/stores.md), so that of a small corpus some hold no
             row: such a store can be opened and merged like any other.
@@ -151,7 +151,7 @@ def index(
         if not overwrite and manifests.finished(place, job):
             return FeatureStore.open(place)
         with manifests.resumable(place, job, overwrite) as folder:
-            parts = _Parts(folder, sae, options, {**fields, "job": manifests.plain(job)})
+            parts = _Parts(folder, sae, options, {**fields, "job": manifests.through_json(job)})
             left = None if max_rows is None else max_rows - parts.n_rows
             with progress_bar("index", texts, max_rows, progress, parts.n_rows, parts.first) as bar:
                 if left is None or left > 0 or not parts.done:
@@ -188,7 +188,9 @@ def _appended(out: Path, job: dict[str, Any], written: Callable[[Path, bool], Fe
 
 def _key(job: Any) -> str:
     """A job, in short."""
-    return hashlib.sha256(json.dumps(manifests.plain({"job": job}), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(manifests.through_json({"job": job}), sort_keys=True).encode()
+    ).hexdigest()
 
 
 class _Parts:

@@ -33,7 +33,7 @@ class Replace(AtOnePlace):
 
     Attributes:
         hook: Where.
-        values: [samples positions width]. Of positions that do not count they are not used.
+        values: [samples positions width]. Those of positions that do not count are not used.
     """
 
     values: Tensor

@@ -33,13 +33,13 @@ from saelab.sae.option_groups import (
 from saelab.sae.options import (
     flag,
     groups,
+    integer_from,
     of_selection,
     one_of,
     positive,
     positive_share,
     real,
     sigma,
-    whole,
     widths,
 )
 from saelab.sae.sparsifiers import (
@@ -247,11 +247,11 @@ register(
     Recipe(
         line="Group bias adaptation: feedback, not gradients, sets how often each latent fires (2506.14002).",
         options={
-            "groups": Option(10, whole(1), "Equal groups of latents, each with a target frequency."),
+            "groups": Option(10, integer_from(1), "Equal groups of latents, each with a target frequency."),
             "high": Option(0.5, positive_share, "Target frequency of the first group."),
             "low": Option(1e-3, positive_share, "Target frequency of the last group; geometric between."),
             "rate": Option(0.01, positive, "Share of the largest pre-activation by which a bias moves."),
-            "every": Option(50, whole(1), "Steps between two moves of the biases."),
+            "every": Option(50, integer_from(1), "Steps between two moves of the biases."),
             "never": Option(1e-6, real(0, 1), "Share of rows below which a latent's bias rises again."),
             "magnitude": Option(
                 "pre",
@@ -356,7 +356,7 @@ register(
     Recipe(
         line="GroupMax: the largest pre-activation of each of k groups of latents (sparsify).",
         options={
-            "k": Option(32, whole(1, "d_sae"), "Groups, each of which gives at most one code."),
+            "k": Option(32, integer_from(1, "d_sae"), "Groups, each of which gives at most one code."),
             **REVIVAL,
             **COMMON,
         },
@@ -418,7 +418,7 @@ register(
     Recipe(
         line="Matching pursuit: latents one after another, each on what the others left (2506.03093).",
         options={
-            "max_iterations": Option(32, whole(1), "Most latents of a row."),
+            "max_iterations": Option(32, integer_from(1), "Most latents of a row."),
             "residual_threshold": Option(
                 1e-2, real(0), "Norm of the rest at which a row is done, in units of the normalised input."
             ),

@@ -45,7 +45,7 @@ class BatchTopK(Sparsifier):
         self.seen: Tensor
 
     def ranked(self, pre: Tensor) -> Tensor:
-        """What of pre-activations or codes is compared: what is largest, and above 0, is kept."""
+        """The values by which pre-activations are compared: the largest, where above 0, are kept."""
         return pre
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
@@ -173,11 +173,11 @@ def column_budget(total: int, n: int, share: Float[Tensor, " d_sae"]) -> Int[Ten
         full |= over
         left = share[~full].sum().clamp_min(1e-300)
         wanted = torch.where(full, room, share / left * (rest - room * int(full.sum())))
-    whole = (wanted + 1e-9).floor()  # a whole number may come out a rounding error below itself
-    spare = rest - int(whole.sum())
-    extra = torch.sort(wanted - whole, descending=True, stable=True).indices[:spare]
-    whole[extra] += 1
-    return whole.long() + least
+    counts = (wanted + 1e-9).floor()  # a whole number may come out a rounding error below itself
+    spare = rest - int(counts.sum())
+    extra = torch.sort(wanted - counts, descending=True, stable=True).indices[:spare]
+    counts[extra] += 1
+    return counts.long() + least
 
 
 class GroupBias(Sparsifier):

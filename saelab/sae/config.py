@@ -152,7 +152,7 @@ class SAEConfig:
                 )
                 raise ConfigError(msg)
         given = {name: self.options.get(name, option.default) for name, option in known.items()}
-        values = Options({name: _plain(value) for name, value in given.items()})
+        values = Options({name: _hashable(value) for name, value in given.items()})
         object.__setattr__(self, "options", values)
         for name, option in known.items():
             option.check(name, values[name], self)
@@ -215,7 +215,7 @@ def recipe(
         d_out: Width of a transcoder's target.
         hook_out: The hook point of a transcoder's target.
         hooks: What a crosscoder reads.
-        options: Of the architecture; `saelab.sae.recipe_options(name)` lists them.
+        options: Those of the architecture; `saelab.sae.recipe_options(name)` lists them.
 
     Raises:
         ConfigError: An unknown recipe or option (naming the nearest), or a value out of range.
@@ -248,10 +248,10 @@ def recipe_options(name: str) -> dict[str, str]:
     }
 
 
-def _plain(value: Any) -> Any:
+def _hashable(value: Any) -> Any:
     """JSON knows no tuples, options must be hashable, and NumPy's numbers are not Python's."""
     if isinstance(value, list | tuple):
-        return tuple(_plain(item) for item in value)
+        return tuple(_hashable(item) for item in value)
     if is_integer(value):
         return int(value)
     return float(value) if is_number(value) else value

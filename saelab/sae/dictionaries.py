@@ -64,7 +64,7 @@ class Joint(Free):
         self.widths = widths
 
     def norms(self) -> Tensor:
-        return torch.stack([part.norm(dim=1) for part in self().split(self.widths, dim=1)]).sum(0)
+        return torch.stack([place.norm(dim=1) for place in self().split(self.widths, dim=1)]).sum(0)
 
 
 class Scaled(Dictionary):

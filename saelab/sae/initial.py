@@ -42,14 +42,14 @@ def initialise(
 def _directions(d_sae: int, d_in: int, generator: torch.Generator) -> Tensor:
     """Random unit rows [d_sae d_in]. Where ranks share the latents, this rank's of those that one process
     would draw, of which it holds a few at a time."""
-    whole = dist.latents.count(d_sae)
-    start, end = dist.latents.bounds(whole)
+    total = dist.latents.count(d_sae)
+    start, end = dist.latents.bounds(total)
     kept, at = [], 0
-    while at < whole:
+    while at < total:
         # torch draws in blocks of 16 numbers, of which the last may be short: pieces end with a block
-        n = DRAWN if whole - at >= 2 * DRAWN and dist.latents.size > 1 else whole - at
+        n = DRAWN if total - at >= 2 * DRAWN and dist.latents.size > 1 else total - at
         drawn = torch.randn(n, d_in, generator=generator)
-        kept.append(drawn[max(0, start - at) : max(0, end - at)].clone() if n < whole else drawn)
+        kept.append(drawn[max(0, start - at) : max(0, end - at)].clone() if n < total else drawn)
         at += n
     rows = torch.cat(kept) if len(kept) > 1 else kept[0][start:end]
     return nn.functional.normalize(rows, dim=1)
@@ -100,8 +100,8 @@ def _scale(rows: Tensor, widths: tuple[int, ...]) -> Tensor:
     tiny = torch.finfo(rows.dtype).tiny
     if not widths:
         return rows.norm(dim=1).mean().clamp_min(tiny)
-    parts = rows.split(widths, dim=1)
-    return torch.cat([part.norm(dim=1).mean().clamp_min(tiny).expand(part.shape[1]) for part in parts])
+    blocks = rows.split(widths, dim=1)
+    return torch.cat([block.norm(dim=1).mean().clamp_min(tiny).expand(block.shape[1]) for block in blocks])
 
 
 def _gain(sae: Network, rows: Tensor, outputs: Tensor) -> Tensor:

@@ -350,5 +350,5 @@ def _sampled_product(a: Tensor, b: Tensor, indptr: Tensor, indices: Tensor) -> T
         return torch.sparse.sampled_addmm(pattern, a, b.t(), beta=0.0).values()
     rows = torch.repeat_interleave(torch.arange(len(a), device=a.device), indptr.diff())
     step = max(1, 2**22 // max(1, a.shape[1]))  # entries gathered at a time: 16 MB each of a and b
-    parts = [(a[rows[i : i + step]] * b[indices[i : i + step]]).sum(1) for i in range(0, len(indices), step)]
-    return torch.cat(parts) if parts else a.new_zeros(0)
+    pieces = [(a[rows[i : i + step]] * b[indices[i : i + step]]).sum(1) for i in range(0, len(indices), step)]
+    return torch.cat(pieces) if pieces else a.new_zeros(0)

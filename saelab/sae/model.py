@@ -42,7 +42,7 @@ class SAE(Network):
     """
 
     stored_dtype = "float32"
-    """Of the file that it was loaded from."""
+    """The dtype of the file that it was loaded from."""
 
     @classmethod
     def create(
@@ -58,13 +58,13 @@ class SAE(Network):
         alone.
 
         Args:
-            config: Of `saelab.recipe`.
-            seed: Of the weights.
+            config: What `saelab.recipe` gives.
+            seed: Seed of the weights.
             rows: Activations from which the scales, b_dec, an archetypal dictionary and, with tied_init, the
                 factor of W_enc are taken, as training does. The factor is the one whose reconstruction is
                 best in least squares: latents overlap, so that W_enc = W_dec^T alone overshoots. Without rows
                 the scales and the factor are 1 and b_dec is 0.
-            targets: Of the same rows, for transcoders.
+            targets: Targets of the same rows, for transcoders.
         """
         sae = cls(config)
         initialise(sae, seed, rows, targets)
@@ -173,7 +173,7 @@ class SAE(Network):
             repository: Its id; made if it is not there.
             metrics: Name -> value, for the card.
             provenance: Name -> value, for the card.
-            dtype: As of `save`.
+            dtype: As for `save`.
             private: Whether a new repository is private.
             subfolder: In the repository.
 

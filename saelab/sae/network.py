@@ -70,7 +70,7 @@ class Network(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights and of the codes; inputs of other floating dtypes are converted."""
+        """The dtype of the weights and of the codes; inputs of other floating dtypes are converted."""
         return self.W_enc.dtype
 
     @property
@@ -96,23 +96,23 @@ class Network(nn.Module):
     def encode(self, x: Float[Tensor, "*lead d_in"]) -> Float[Tensor, "*lead d_sae"]:
         """Dense codes, differentiable."""
         flat, lead = self._flat(x)
-        parts = [self._dense(chunk)[1] for chunk in self._chunks(flat)]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(*lead, self.d_sae)
+        pieces = [self._dense(chunk)[1] for chunk in self._chunks(flat)]
+        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(*lead, self.d_sae)
 
     @torch.no_grad()
     def encode_sparse(self, x: Float[Tensor, "*lead d_in"]) -> Codes:
         """The same codes as CSR rows on the CPU (leading axes flattened), without a dense code matrix where
         the sparsifier can select; pre-activations exist for a bounded number of rows at a time."""
         flat, _ = self._flat(x)
-        parts = [self._codes(chunk) for chunk in self._chunks(flat, cached=True)]
-        if len(parts) == 1:
-            return parts[0]
-        starts = np.cumsum([0, *(len(p.indices) for p in parts)])
-        indptr = [parts[0].indptr, *(p.indptr[1:] + s for p, s in zip(parts[1:], starts[1:], strict=False))]
+        pieces = [self._codes(chunk) for chunk in self._chunks(flat, cached=True)]
+        if len(pieces) == 1:
+            return pieces[0]
+        starts = np.cumsum([0, *(len(p.indices) for p in pieces)])
+        indptr = [pieces[0].indptr, *(p.indptr[1:] + s for p, s in zip(pieces[1:], starts[1:], strict=False))]
         return Codes(
             np.concatenate(indptr),
-            np.concatenate([p.indices for p in parts]),
-            np.concatenate([p.values for p in parts]),
+            np.concatenate([p.indices for p in pieces]),
+            np.concatenate([p.values for p in pieces]),
             self.d_sae,
         )
 

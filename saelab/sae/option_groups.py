@@ -5,13 +5,13 @@ from __future__ import annotations
 from saelab.sae.config import Option
 from saelab.sae.options import (
     flag,
+    integer_from,
     one_of,
     positive,
     positive_share,
     real,
     resampling,
     start_of_k,
-    whole,
 )
 
 NORMALISE = Option(
@@ -53,7 +53,7 @@ def decoder(default: str = "free") -> dict[str, Option]:
         ),
         "candidates": Option(
             None,
-            whole(1, optional=True),
+            integer_from(1, optional=True),
             "Centres of an archetypal dictionary; None means d_sae, at most 4096.",
         ),
         "delta": Option(
@@ -96,7 +96,7 @@ JUMP = {
 DEAD = {
     "dead_after": Option(
         None,
-        whole(1, optional=True),
+        integer_from(1, optional=True),
         "Rows without firing after which a latent counts as dead; None means a tenth of the "
         "run, at most 10M.",
     ),
@@ -119,7 +119,7 @@ RESAMPLE = {
 REVIVAL = {
     "aux_coefficient": Option(1 / 32, real(0), "Weight of the auxk loss; 0 turns it off."),
     "k_aux": Option(
-        None, whole(1, "d_sae", optional=True), "Dead latents used in each row; None means d_in / 2."
+        None, integer_from(1, "d_sae", optional=True), "Dead latents used in each row; None means d_in / 2."
     ),
     **RESAMPLE,
     **DEAD,
@@ -130,7 +130,7 @@ K_SCHEDULE = {
     "k_anneal": Option(0.5, real(0, 1), "Share of the run over which it falls, linearly."),
 }
 
-ROW = {"k": Option(32, whole(1, "d_sae"), "Latents kept in each row."), **K_SCHEDULE}
+ROW = {"k": Option(32, integer_from(1, "d_sae"), "Latents kept in each row."), **K_SCHEDULE}
 
 THRESHOLD = {
     "threshold_decay": Option(
@@ -141,7 +141,7 @@ THRESHOLD = {
 }
 
 BATCH = {
-    "k": Option(32, whole(1, "d_sae"), "Latents kept in each row, on average over a training batch."),
+    "k": Option(32, integer_from(1, "d_sae"), "Latents kept in each row, on average over a training batch."),
     **K_SCHEDULE,
     **THRESHOLD,
 }

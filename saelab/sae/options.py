@@ -10,7 +10,7 @@ from saelab.sae.config import SAEConfig
 from saelab.types import ConfigError, nearest
 
 
-def whole(
+def integer_from(
     low: int, high: str | None = None, *, optional: bool = False
 ) -> Callable[[str, Any, SAEConfig], None]:
     """An integer from `low` to the config's field `high`."""
@@ -35,9 +35,9 @@ def whole(
 def of_selection(name: str, value: Any, config: SAEConfig) -> None:
     """k where the sparsity keeps k latents; elsewhere it is not used, and a narrow SAE need not say so."""
     if config.options["sparsity"] in ("topk", "batchtopk"):
-        whole(1, "d_sae")(name, value, config)
+        integer_from(1, "d_sae")(name, value, config)
     else:
-        whole(1)(name, value, config)
+        integer_from(1)(name, value, config)
 
 
 def real(low: float, high: float | None = None) -> Callable[[str, Any, SAEConfig], None]:
@@ -96,14 +96,14 @@ def one_of(*choices: str) -> Callable[[str, Any, SAEConfig], None]:
 
 
 def start_of_k(name: str, value: Any, config: SAEConfig) -> None:
-    whole(1, "d_sae", optional=True)(name, value, config)
+    integer_from(1, "d_sae", optional=True)(name, value, config)
     if value is not None and value < config.options["k"]:
         msg = f"{name} must be at least k={config.options['k']}. Got {value}. Pass more, or None."
         raise ConfigError(msg)
 
 
 def resampling(name: str, value: Any, config: SAEConfig) -> None:
-    whole(1, optional=True)(name, value, config)
+    integer_from(1, optional=True)(name, value, config)
     if value is not None and config.options.get("dictionary", "free") != "free":
         msg = f"{name} needs free decoder rows. Got {value} with an archetypal dictionary. Pass None."
         raise ConfigError(msg)

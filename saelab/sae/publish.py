@@ -68,16 +68,16 @@ def card(
         "fingerprint": storage.fingerprint(config, tensors),
     }
     where = repr(repository) + (f", {subfolder!r}" if subfolder else "")
-    parts = ["---\nlibrary_name: saelab\ntags:\n- sparse-autoencoder\n---\n", f"# {repository}\n"]
-    parts += [
+    text = ["---\nlibrary_name: saelab\ntags:\n- sparse-autoencoder\n---\n", f"# {repository}\n"]
+    text += [
         "A sparse autoencoder. Load it:\n",
         f"```python\nimport saelab\n\nsae = saelab.load_sae({where})\n```\n",
     ]
     for title, rows in (("What it is", said), ("Metrics", metrics), ("Provenance", provenance)):
         if rows:
             lines = [f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items()]
-            parts += [f"## {title}\n", "| | |\n|---|---|\n" + "\n".join(lines) + "\n"]
-    return "\n".join(parts)
+            text += [f"## {title}\n", "| | |\n|---|---|\n" + "\n".join(lines) + "\n"]
+    return "\n".join(text)
 
 
 def _cell(value: Any) -> str:

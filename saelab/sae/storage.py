@@ -33,7 +33,7 @@ STAMP = Stamp("saelab", 1, remedy="Pass a folder that sae.save wrote.")
 MAX_CONFIG_BYTES = 2**24
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "sae.safetensors"
 _KEPT_FILE = ".sae.safetensors-old"
-_PARTS = ("config", "weights", "units")
+_SECTIONS = ("config", "weights", "units")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _UNITS = {
     "input_scale": "mean Euclidean norm of the raw inputs at the start of training; 1 without normalisation",
@@ -121,10 +121,10 @@ def load(folder: Path, like: Callable[[SAEConfig], Mapping[str, Tensor]]) -> Sto
         )
         raise StoreError(message)
     manifest = STAMP.read(folder / CONFIG_FILE, "SAE's config.json", MAX_CONFIG_BYTES)
-    unknown = sorted(set(manifest) - {"format", "version", *_PARTS})
+    unknown = sorted(set(manifest) - {"format", "version", *_SECTIONS})
     if unknown:
         message = (
-            f"{folder / CONFIG_FILE} must hold {', '.join(_PARTS)} and no more. Got {short(unknown)} too. "
+            f"{folder / CONFIG_FILE} must hold {', '.join(_SECTIONS)} and no more. Got {short(unknown)} too. "
             "What is passed over may change the codes: save the SAE again."
         )
         raise FormatError(message)
@@ -196,13 +196,13 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
 
 
 def fingerprint(config: SAEConfig, tensors: Mapping[str, Tensor]) -> str:
-    """See SAE.fingerprint. Of the config only what differs from the defaults, so that an SAE keeps its
-    fingerprint when recipes get new options."""
+    """See SAE.fingerprint. Only what differs from the defaults counts of the config, so that an SAE
+    keeps its fingerprint when recipes get new options."""
     known = config.entry.options
     chosen = {name: v for name, v in config.options.items() if v != known[name].default}
-    plain = to_dict(config)
-    plain = {name: plain[name] for name in ("d_in", "d_sae", "recipe", "hook", "d_out", "hook_out", "hooks")}
-    said = {name: value for name, value in plain.items() if value not in (None, [])} | {"options": chosen}
+    data = to_dict(config)
+    data = {name: data[name] for name in ("d_in", "d_sae", "recipe", "hook", "d_out", "hook_out", "hooks")}
+    said = {name: value for name, value in data.items() if value not in (None, [])} | {"options": chosen}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype

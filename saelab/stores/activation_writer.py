@@ -257,7 +257,7 @@ class ActivationWriter:
             done = {
                 "entry": {"bytes": temporary.stat().st_size, "sha256": digest},
                 "n": shard.n,
-                "rounding": {k: _sums(parts) for k, parts in shard.errors.items()},
+                "rounding": {k: _sums(errors) for k, errors in shard.errors.items()},
                 "state": shard.state,
             }
             if self._job is not None:
@@ -303,10 +303,10 @@ def _part_name(number: int) -> str:
     return f"{manifests.PARTS}/shard-{number:05}.json"
 
 
-def _sums(parts: list[Tensor]) -> dict[str, float]:
+def _sums(errors: list[Tensor]) -> dict[str, float]:
     import torch
 
-    lost = torch.cat(parts).cpu()
+    lost = torch.cat(errors).cpu()
     return {"max": float(lost.max()), "squares": float((lost**2).sum())}
 
 

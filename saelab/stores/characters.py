@@ -47,20 +47,20 @@ def read(names: Sequence[str], *, window: bool = False) -> str:
 def window_names(names: Sequence[str]) -> list[str | None]:
     """`joined` of a window that was cut out of a text: parts of characters at its ends show as `�`."""
     out = joined(names)
-    for order, part in ((range(len(out)), _LEADING), (range(len(out) - 1, -1, -1), _TRAILING)):
+    for order, broken in ((range(len(out)), _LEADING), (range(len(out) - 1, -1, -1), _TRAILING)):
         cut: list[int] = []
         for i in order:
             name = out[i]
-            found = part.search(name) if name is not None and "\\x" in name else None
+            found = broken.search(name) if name is not None and "\\x" in name else None
             if found is None or name is None:
                 break
             cut.append(i)
-            out[i] = part.sub("", name) or None
+            out[i] = broken.sub("", name) or None
             if len(found[0]) < len(name):
                 break
         if cut:
             at = min(cut)
-            out[at] = f"{CUT}{out[at] or ''}" if part is _LEADING else f"{out[at] or ''}{CUT}"
+            out[at] = f"{CUT}{out[at] or ''}" if broken is _LEADING else f"{out[at] or ''}{CUT}"
     return out
 
 
@@ -96,8 +96,8 @@ def _decoded(names: Sequence[str]) -> list[str | None]:
 
 def _bytes(name: str) -> bytes:
     """What a name stands for, its escaped bytes as such."""
-    parts, at = [], 0
+    pieces, at = [], 0
     for found in _BYTE.finditer(name):
-        parts += [name[at : found.start()].encode("utf-8", "replace"), bytes([int(found[0][2:], 16)])]
+        pieces += [name[at : found.start()].encode("utf-8", "replace"), bytes([int(found[0][2:], 16)])]
         at = found.end()
-    return b"".join([*parts, name[at:].encode("utf-8", "replace")])
+    return b"".join([*pieces, name[at:].encode("utf-8", "replace")])

@@ -97,11 +97,12 @@ class Comparison:
 
 
 def compare(store: Latents, other: Latents, n: int = 1, *, min_rows: int = 10, seed: int = 0) -> Comparison:
-    """For each latent of a store the n most similar latents of another.
+    """The n most similar latents of another store for each latent of a store.
 
-    By direction where both write activations of one width: cosine c_ij = d_i . d_j. By co-firing where both
-    were indexed over the same rows: phi_ij = (N n_ij - n_i n_j) / sqrt(n_i (N - n_i) n_j (N - n_j)), the
-    correlation of the two events "!= 0" over N rows.
+    Similar by direction, where both write activations of one width: cosine c_ij = d_i . d_j. By co-firing,
+    where both were indexed over the same rows:
+    phi_ij = (N n_ij - n_i n_j) / sqrt(n_i (N - n_i) n_j (N - n_j)),
+    the correlation of the two events "!= 0" over N rows.
 
     Args:
         store: Whose latents are asked about.
@@ -109,7 +110,7 @@ def compare(store: Latents, other: Latents, n: int = 1, *, min_rows: int = 10, s
         n: Partners of each.
         min_rows: Latents that fire on fewer rows, or on all, take no part in co-firing, since a handful of
             rows meets by chance.
-        seed: Of the controls.
+        seed: Seed of the controls.
 
     Raises:
         StoreError: Neither can be done.
@@ -168,9 +169,9 @@ def _nearest(
         step = max(1, BLOCK_SCORES // len(mine))
         for first, block in theirs():
             for at in range(0, len(block), step):
-                part = block[at : at + step]
-                cosine = np.clip(mine @ part.T, -1, 1)
-                cosine[:, ~part.any(1)] = -np.inf
+                some = block[at : at + step]
+                cosine = np.clip(mine @ some.T, -1, 1)
+                cosine[:, ~some.any(1)] = -np.inf
                 cosine[~mine.any(1)] = -np.inf
                 best.add(low, first + at, cosine)
     return best.found()
@@ -212,7 +213,7 @@ class _Side:
         """int32 [stop - first, len(latents)]: 1 where a latent fires; rows are counted round the end."""
         from scipy.sparse import csr_array
 
-        n, parts = self.store.n_rows, []
+        n, pieces = self.store.n_rows, []
         at = first
         while at < stop:
             low = at % n
@@ -222,9 +223,9 @@ class _Side:
             )
             number = self._number[codes["latent"].to_numpy()]
             row = codes["row"].to_numpy()[number >= 0] - low + (at - first)
-            parts.append((row, number[number >= 0]))
+            pieces.append((row, number[number >= 0]))
             at += high - low
-        row, number = (np.concatenate(c) for c in zip(*parts, strict=True))
+        row, number = (np.concatenate(c) for c in zip(*pieces, strict=True))
         ones = np.ones(len(row), np.int32)
         return csr_array((ones, (row, number)), shape=(stop - first, len(self.latents)))
 

@@ -35,9 +35,9 @@ def write_directions(folder: Path, W_dec: Any) -> None:
     with (folder / NAME).open("rb+") as file:
         np.lib.format.write_array_header_1_0(file, said)
         for first in range(0, shape[0], step):
-            part = W_dec[first : first + step]
+            some = W_dec[first : first + step]
             rows = np.asarray(
-                part.detach().cpu().float() if hasattr(part, "detach") else part, dtype=np.float64
+                some.detach().cpu().float() if hasattr(some, "detach") else some, dtype=np.float64
             )
             file.write(np.ascontiguousarray(_unit(rows), dtype=np.float16).data)
 

@@ -271,8 +271,8 @@ class FeatureWriter:
         keep = {"bottom": self.n_examples, "quantile": self.n_quantile, "top": self.n_examples}
         at, *columns = choose(latent - low, row, value, draw, stats, among, keep)
         for some in range(0, len(at), GROUPS["examples"]):
-            part = slice(some, some + GROUPS["examples"])
-            chosen = at[part]
+            span = slice(some, some + GROUPS["examples"])
+            chosen = at[span]
             stretch = rows.stretch[row[chosen]]
             begin, end = rows.windows(row[chosen], self.window)
             offsets, shown = summaries.stretches(begin, end)
@@ -282,7 +282,7 @@ class FeatureWriter:
             yield tables.table(
                 "examples",
                 latent[chosen],
-                *(c[part] for c in columns),
+                *(c[span] for c in columns),
                 row[chosen],
                 rows.number[stretch],
                 rows.position[row[chosen]],
@@ -378,8 +378,8 @@ class _Rows:
         claim(self._scratch / "shown", self.shown.nbytes)
         numbers = _mapped(self._scratch / "shown", "r+")
         for first in range(0, len(numbers), BLOCK_CODES):
-            part = slice(first, first + BLOCK_CODES)
-            numbers[part] = place[numbers[part]]
+            span = slice(first, first + BLOCK_CODES)
+            numbers[span] = place[numbers[span]]
         self.shown = numbers
 
     def windows(self, row: np.ndarray, window: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -107,9 +107,9 @@ class FeatureStore:
         found = self._tables.of("latents", self._checked(latent)).to_pylist()[0]
         edges = np.array(found["edges"])
         used = max(int(np.searchsorted(edges, max(found["max"], 0), side="right")), 1)
-        plain = {name: found[name] for name in COLUMNS if name not in ("histogram", "edges")}
+        fields = {name: found[name] for name in COLUMNS if name not in ("histogram", "edges")}
         histogram = np.array(found["histogram"][:used], dtype=np.int64)
-        return LatentStats(**plain, n_rows=self.n_rows, histogram=histogram, edges=edges[: used + 1])
+        return LatentStats(**fields, n_rows=self.n_rows, histogram=histogram, edges=edges[: used + 1])
 
     def firings(self, latent: int, n: int = 20, facet: str | None = None) -> pd.DataFrame:
         """What the rows show on which a latent fires most often.
@@ -339,22 +339,22 @@ class FeatureStore:
         """
         manifests.verify(self.folder, self.manifest)
 
-    def check(self, part: Any) -> None:
+    def check(self, given: Any) -> None:
         """Refuse an SAE or a subject that the store was not indexed with.
 
         Raises:
             StoreError: Its fingerprint is another.
         """
-        if not hasattr(part, "fingerprint"):
+        if not hasattr(given, "fingerprint"):
             message = (
-                f"A store is checked against an SAE or a subject. Got {type(part).__name__}. Load it first."
+                f"A store is checked against an SAE or a subject. Got {type(given).__name__}. Load it first."
             )
             raise StoreError(message)
-        kind = "sae" if hasattr(part, "encode_sparse") else "subject"
-        if part.fingerprint() != self.manifest[kind]:
+        kind = "sae" if hasattr(given, "encode_sparse") else "subject"
+        if given.fingerprint() != self.manifest[kind]:
             message = (
                 f"A store must be read with the {kind} that it was indexed with, {self.manifest[kind][:12]}. "
-                f"Got another, {part.fingerprint()[:12]}. Load the right one, or index anew with "
+                f"Got another, {given.fingerprint()[:12]}. Load the right one, or index anew with "
                 f"saelab.index."
             )
             raise StoreError(message)
@@ -379,12 +379,12 @@ class FeatureStore:
 
     def _read_examples(self, latent: int) -> list[Example]:
         found = self._tables.of("examples", latent)
-        *plain, names, values = (found.column(name).combine_chunks() for name in Example._fields)
+        *scalars, names, values = (found.column(name).combine_chunks() for name in Example._fields)
         # of all windows at once: window by window costs ten times as much
         words, codes = names.flatten().to_pylist(), np.array(values.flatten(), dtype=np.float32)
         stops = np.cumsum(names.value_lengths().to_numpy(zero_copy_only=False)).tolist()
         cuts = list(map(slice, [0, *stops], stops))
-        lists = (column.to_pylist() for column in plain)
+        lists = (column.to_pylist() for column in scalars)
         return list(map(Example, *lists, map(words.__getitem__, cuts), map(codes.__getitem__, cuts)))
 
     @functools.cached_property
@@ -445,15 +445,15 @@ class FeatureStore:
         """Write labels of latents into the store, beside those that it has.
 
         Those of the same latent and source are replaced, or taken out by an empty string. Whoever reads the
-        store meanwhile goes on reading, and of several that write each waits for its turn. Nothing is written
+        store meanwhile goes on reading, and where several write, each waits for its turn. Nothing is written
         where it raises.
 
         Args:
             labels: Latent -> label, or a file or folder of explanations that neuronpedia.org exports
                 (`saelab.stores.neuronpedia`).
-            source: Where they are from, "user" by default. Of an export it is followed by who explained, as
-                in "neuronpedia:gpt-4o-mini:oai_token-act-pair", with "neuronpedia" by default.
-            of: Of an export of several SAEs which of them, as "gpt2-small/6-res-jb".
+            source: Where they are from, "user" by default. For an export "neuronpedia" by default, followed
+                by who explained, as in "neuronpedia:gpt-4o-mini:oai_token-act-pair".
+            of: Which SAE of an export of several, as "gpt2-small/6-res-jb".
 
         Raises:
             RangeError: A latent is out of range.
@@ -494,7 +494,7 @@ class FeatureStore:
             other: The other SAE's store.
             n: Partners of each.
             min_rows: Latents that fire on fewer rows are not compared by co-firing.
-            seed: Of the controls.
+            seed: Seed of the controls.
 
         Raises:
             StoreError: They share neither a space nor a corpus.

@@ -71,7 +71,7 @@ def resumable(out: str | Path, spec: Mapping[str, Any], overwrite: bool = False)
     """
     with _claimed(out, overwrite) as place:
         folder = place.with_name(f".{place.name}-partial")
-        _begin(folder, plain(spec), overwrite)
+        _begin(folder, through_json(spec), overwrite)
         try:
             yield folder
             replace_folder(folder, place)
@@ -114,7 +114,7 @@ def finished(out: str | Path, spec: Mapping[str, Any]) -> bool:
 def is_job(manifest: Path | bytes | None, spec: Mapping[str, Any]) -> bool:
     """Whether this file, or its content, is the manifest of this very job."""
     found = read_json_or_none(manifest)
-    return found is not None and found.get("job") == plain(spec)
+    return found is not None and found.get("job") == through_json(spec)
 
 
 def tidy(out: Path) -> None:
@@ -141,7 +141,7 @@ def check_job(old: Any, spec: Mapping[str, Any], where: object) -> None:
     raise StoreError(message)
 
 
-def plain(spec: Mapping[str, Any]) -> dict[str, Any]:
+def through_json(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What JSON gives back."""
     return json.loads(json.dumps(spec))
 

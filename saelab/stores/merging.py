@@ -97,7 +97,7 @@ def merge_into(folder: Path, stores: Sequence[FeatureStore], fields: Mapping[str
             raise StoreError(message) from error
     first = stores[0].manifest
     corpora = list(dict.fromkeys(str(s.manifest["corpus"]) for s in stores))
-    whole = hashlib.sha256("".join(corpora).encode()).hexdigest()
+    digest = hashlib.sha256("".join(corpora).encode()).hexdigest()
     own = {
         **{k: v for k, v in first.items() if k not in OWN},
         **{k: sum(s.manifest[k] for s in stores) for k in ("n_rows", "n_documents", "n_codes")},
@@ -105,7 +105,7 @@ def merge_into(folder: Path, stores: Sequence[FeatureStore], fields: Mapping[str
         "sample_rows": work.sample_rows,
         "signed": any(s.signed for s in stores),
         "facets": sorted({facet for s in stores for facet in s.facets}),
-        "corpus": first["corpus"] if len(corpora) == 1 else whole,
+        "corpus": first["corpus"] if len(corpora) == 1 else digest,
         **fields,
     }
     if (stores[0].folder / DIRECTIONS).exists():
@@ -262,18 +262,18 @@ class _Merge:
             keys.append(summaries.row_keys(part.keys[document], *at))
             moved = {"row": row + part.shift[document], "document": part.number[document] + part.offset}
             found.append(_with(table, moved))
-        whole, key = pa.concat_tables(found), np.concatenate(keys)
-        latent, row = whole.column("latent").to_numpy(), whole.column("row").to_numpy()
+        table, key = pa.concat_tables(found), np.concatenate(keys)
+        latent, row = table.column("latent").to_numpy(), table.column("row").to_numpy()
         order = np.lexsort((row, latent))
-        whole, key, latent, row = whole.take(pa.array(order)), key[order], latent[order], row[order]
+        table, key, latent, row = table.take(pa.array(order)), key[order], latent[order], row[order]
         seed, n = self.manifest["seed"], self.manifest["n_examples"]
         draw = summaries.draws(summaries.latent_keys(seed, np.arange(low, high))[latent - low], key)
-        kind = whole.column("kind").to_numpy(zero_copy_only=False)
+        kind = table.column("kind").to_numpy(zero_copy_only=False)
         among = {name: kind == name for name in ("bottom", "quantile", "top")}
         keep = {"bottom": n, "quantile": self.manifest["n_quantile"], "top": n}
-        value = whole.column("value").to_numpy()
+        value = table.column("value").to_numpy()
         at, _, rank, stratum = choose(latent - low, row, value, draw, stats, among, keep)
-        yield _with(whole.take(pa.array(at)), {"rank": rank, "stratum": stratum})
+        yield _with(table.take(pa.array(at)), {"rank": rank, "stratum": stratum})
 
     def _sample(self) -> None:
         sample: sampling.Sample | None = None

@@ -72,7 +72,7 @@ def read_export(
         store: Whose latents they are of.
         path: A file or folder.
         source: What stands before who explained.
-        of: Of an export of several SAEs which of them.
+        of: Which SAE of an export of several.
 
     Returns:
         (latent, label, source) of each.

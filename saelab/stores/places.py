@@ -40,7 +40,7 @@ class Folder:
         write_bytes(self.path / name, data)
 
     def manifest(self, kind: str) -> dict[str, Any]:
-        """Of a store of this kind. Raises StoreError."""
+        """The manifest of a store of this kind. Raises StoreError."""
         return manifests.read_manifest(self.path, kind)
 
     def verify(self, manifest: Mapping[str, Any]) -> None:

@@ -121,25 +121,25 @@ def _check(cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
     tree = json.loads(parsed[0]) if parsed else {}
     if tree.get("error", True):
         raise StoreError(_complaint(f"{sql!r}: {tree.get('error_message')}"))
-    for part in _parts(tree):
-        of = part.get("type")
+    for node in _objects(tree):
+        of = node.get("type")
         if isinstance(of, str) and of.endswith("_NODE") and of not in _NODES:
             raise StoreError(_complaint(f"{sql!r}, which would write"))
-        name = part["function"].get("function_name") if of == "TABLE_FUNCTION" else None
+        name = node["function"].get("function_name") if of == "TABLE_FUNCTION" else None
         if name is not None and name.lower() not in FUNCTIONS:
             raise StoreError(_complaint(f"{sql!r}, which calls {name}"))
 
 
-def _parts(tree: Any) -> Iterator[dict[str, Any]]:
+def _objects(tree: Any) -> Iterator[dict[str, Any]]:
     """Every object within JSON."""
     left = [tree]
     while left:
-        part = left.pop()
-        if isinstance(part, dict):
-            yield part
-            left.extend(part.values())
-        elif isinstance(part, list):
-            left.extend(part)
+        node = left.pop()
+        if isinstance(node, dict):
+            yield node
+            left.extend(node.values())
+        elif isinstance(node, list):
+            left.extend(node)
 
 
 @contextlib.contextmanager

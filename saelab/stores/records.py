@@ -87,7 +87,7 @@ class LatentStats:
 
 
 COLUMNS = tuple(field.name for field in fields(LatentStats) if field.name != "n_rows")
-"""Of the table `latents` that make a LatentStats."""
+"""Columns of the table `latents` that make a LatentStats."""
 LISTS = ("histogram", "edges", "top_names", "bottom_names")
 NUMBERS = tuple(name for name in COLUMNS if name not in LISTS)
 

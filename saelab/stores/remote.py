@@ -131,7 +131,7 @@ class Remote:
         with self._reached():
             paths = [f"{self._root}/{name}"] * len(starts)
             found = self._fs.cat_ranges(paths, starts, ends, on_error="raise")
-        short = [i for i, part in enumerate(found) if len(part) != ends[i] - starts[i]]
+        short = [i for i, file in enumerate(found) if len(file) != ends[i] - starts[i]]
         if short:
             where, error = f"{self}/{name}", ValueError("fewer bytes than were asked for")
             raise manifests.unreadable(where, error)
@@ -190,7 +190,7 @@ class FarTensor:
 @contextlib.contextmanager
 def resumable(url: str, spec: Mapping[str, Any], overwrite: bool) -> Iterator[Job]:
     """As `manifest.resumable`, written to an address part by part. Raises StoreError as that does."""
-    far, spec = Remote(url), manifests.plain(spec)
+    far, spec = Remote(url), manifests.through_json(spec)
     own = hashlib.sha256(f"{Path.home()} {far.url}".encode()).hexdigest()[:16]
     with (
         manifests.lock(Path(tempfile.gettempdir()) / f"saelab-{own}.lock", url),
@@ -200,13 +200,13 @@ def resumable(url: str, spec: Mapping[str, Any], overwrite: bool) -> Iterator[Jo
         (folder / manifests.PARTS).mkdir()
         _begin(far, spec, overwrite, folder)
         there = far.sizes()
-        for part in [n for n in there if n.startswith(f"{manifests.PARTS}/")]:
-            (folder / manifests.PARTS / Path(part).name).write_bytes(far.read(part) or b"")
+        for file in [n for n in there if n.startswith(f"{manifests.PARTS}/")]:
+            (folder / manifests.PARTS / Path(file).name).write_bytes(far.read(file) or b"")
 
-        def publish(part: str) -> None:
-            far.put(folder / part, part)
-            if not part.startswith(f"{manifests.PARTS}/"):
-                (folder / part).unlink()
+        def publish(file: str) -> None:
+            far.put(folder / file, file)
+            if not file.startswith(f"{manifests.PARTS}/"):
+                (folder / file).unlink()
 
         try:
             yield Job(folder, there.get, publish)

@@ -65,8 +65,8 @@ def gather(folder: Path, row: np.ndarray, draw: np.ndarray, n_rows: int) -> Samp
 
 def read(folder: Path, n_rows: int, all_codes: bool) -> Sample:
     """The sample of a finished store. all_codes: whether it has those of every row."""
-    parts = [pa.Table.from_batches([b]) for b in tables.batches(folder, "sample")]
-    whole = pa.concat_tables(parts).combine_chunks() if parts else tables.SCHEMAS["sample"].empty_table()
+    batches = [pa.Table.from_batches([b]) for b in tables.batches(folder, "sample")]
+    whole = pa.concat_tables(batches).combine_chunks() if batches else tables.SCHEMAS["sample"].empty_table()
     row, draw = (whole.column(i).to_numpy() for i in range(2))
     if all_codes:
         return gather(folder, row, draw, n_rows)

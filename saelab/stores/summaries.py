@@ -22,7 +22,7 @@ TOP_NAMES = 3
 
 
 class Statistics(NamedTuple):
-    """Of each latent of a block; zeros where one never fires."""
+    """Figures of each latent of a block; zeros where one never fires."""
 
     count: np.ndarray
     """int64 [n]"""
@@ -278,7 +278,7 @@ def values_at(
 
 
 def first_of_each(order: np.ndarray, group: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of `order`, in which the members of a group are neighbours, the first n of each group and their ranks.
+    """The first n of each group in `order`, where the members of a group are neighbours, and their ranks.
 
     group: of every code, not only of those in `order`.
     """

@@ -97,7 +97,7 @@ class TorchSubject(ABC):
         """One forward pass in eval mode. Safe to call from several threads: one pass at a time.
 
         Args:
-            inputs: Of `prepare`.
+            inputs: What `prepare` gave.
             read: Hook points; `Run.acts` holds each under its name as [samples, positions, width], of
                 `name@all` the positions of one call after those of another. Reading changes nothing: the
                 output is the same bit for bit.

@@ -26,7 +26,7 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[tuple
         raise CorpusError(message)
     marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
     frame = _apply(tokenizer, [(role, mark) for (role, _), mark in zip(messages, marks, strict=True)])
-    parts, rest = [], frame
+    between, rest = [], frame
     for mark in marks:
         before, found, rest = rest.partition(mark)
         if not found or mark in rest:
@@ -35,10 +35,10 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[tuple
                 "left out. Pass the dialogue as a text."
             )
             raise CorpusError(message)
-        parts.append(before)
+        between.append(before)
     text, spans = "", []
-    for part, (_, content) in zip(parts, messages, strict=True):
-        text += part
+    for before, (_, content) in zip(between, messages, strict=True):
+        text += before
         spans.append((len(text), len(text) + len(content)))
         text += content
     text += rest
@@ -80,9 +80,9 @@ def encode(tokenizer: Any, messages: Sequence[Message], bos_id: int | None) -> t
 
 
 def _apply(tokenizer: Any, messages: Sequence[Message]) -> str:
-    plain = [{"role": role, "content": content} for role, content in messages]
+    dicts = [{"role": role, "content": content} for role, content in messages]
     try:
-        return tokenizer.apply_chat_template(plain, tokenize=False)
+        return tokenizer.apply_chat_template(dicts, tokenize=False)
     except Exception as error:  # jinja2 raises what the template says
         message = f"A dialogue must fit the chat template. Got: {error}. Correct its roles or their order."
         raise CorpusError(message) from None

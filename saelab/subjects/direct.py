@@ -68,11 +68,11 @@ def measure(subject: Any) -> Tail:
             raise SubjectError(message)
         return seen[-1].reshape(len(x), -1)
 
-    def odd_part(x: Tensor) -> Tensor:
+    def odd_of(x: Tensor) -> Tensor:
         with torch.no_grad():
             return (at(x[None]) - at(-x[None]))[0].float() / 2
 
-    odd = odd_part(x0)
+    odd = odd_of(x0)
     rows = []
     for some in torch.arange(len(odd), device=x0.device).split(subject.n_ctx):
         x = x0.expand(len(some), d).clone().requires_grad_()
@@ -81,9 +81,9 @@ def measure(subject: Any) -> Tail:
         rows.append(torch.autograd.grad(wanted, x)[0].float())
     derivative = torch.cat(rows).t()
     # of what is normed, twice as much is the same
-    normed = bool((odd_part(2 * x0) - odd).norm() < 0.5 * odd.norm())
+    normed = bool((odd_of(2 * x0) - odd).norm() < 0.5 * odd.norm())
     to_head = derivative + x0.float()[:, None] / d * odd if normed else derivative
-    expected = odd_part(x1.to(x0))
+    expected = odd_of(x1.to(x0))
     error = float((x1.to(to_head) @ to_head - expected).norm() / expected.norm())
     if not error < (1e-2 if x0.dtype.itemsize > 2 else 0.1):
         message = (

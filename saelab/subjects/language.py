@@ -142,9 +142,9 @@ class LanguageModel(ReadsTexts, TorchSubject):
     def residual_to_logits(self, vectors: Tensor) -> Tensor:
         """Linear effect of directions of the final residual stream on the logits.
 
-        Of everything that the model does after its last block: the linear part of the final norm, W_U, and
-        what scales logits, measured on the model (`saelab.subjects.direct`). The division by the norm depends
-        on the text and is left out, and so are soft caps.
+        It is that of the linear part of the final norm, W_U, and what scales logits, measured on the model
+        (`saelab.subjects.direct`). The division by the norm depends on the text and is left out; so are
+        soft caps.
 
         Args:
             vectors: [n d_model].
@@ -354,7 +354,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
         """The token's text.
 
         Args:
-            inputs: Of a run.
+            inputs: What `prepare` gave.
             sample: Its number, from 0.
             position: In the sample, from 0.
 
@@ -387,7 +387,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
             edits: As in `run`.
             max_new_tokens: At most so many.
             temperature: 0 takes the likeliest token; above, tokens are sampled.
-            seed: Of the sampling.
+            seed: Seed of the sampling.
 
         Raises:
             CorpusError: The prompt does not fit the context.

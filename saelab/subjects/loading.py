@@ -32,8 +32,8 @@ def load_subject(
 
     Args:
         name: A local folder (config.json, weights, tokenizer), a hub id such as "gpt2", a GGUF file or a
-            folder that holds one, or a model of Ollama's as "ollama:llama3.2:1b". Of a hub id the local
-            cache is asked first. A GGUF is converted at the first call into a cache ($SAELAB_CACHE, else
+            folder that holds one, or a model of Ollama's as "ollama:llama3.2:1b". The local cache is
+            asked first for a hub id. A GGUF is converted at the first call into a cache ($SAELAB_CACHE, else
             the user's), and read from there after.
         device: A torch device.
         dtype: "float32", "bfloat16", ... ("bf16", "fp16", "fp32" too), or a torch.dtype; "auto" keeps the

@@ -37,7 +37,7 @@ class TokenSequence:
     segments: list[int] | None = None
     """tokens see only those of their own segment; None: all earlier ones"""
 
-    def part(self, start: int, end: int) -> TokenSequence:
+    def slice(self, start: int, end: int) -> TokenSequence:
         """Its tokens from start to end."""
         return TokenSequence(
             self.ids[start:end],
@@ -116,11 +116,11 @@ def _pieces(
         )
         raise CorpusError(message)
     if long == "truncate":
-        return [whole.part(0, n_ctx)], len(ids) - n_ctx
-    bos, room = whole.part(0, int(has_bos)), n_ctx - has_bos
+        return [whole.slice(0, n_ctx)], len(ids) - n_ctx
+    bos, room = whole.slice(0, int(has_bos)), n_ctx - has_bos
     pieces = []
     for first in range(int(has_bos), len(ids), room):
-        pieces.append(_joined([bos, whole.part(first, first + room)]))
+        pieces.append(_joined([bos, whole.slice(first, first + room)]))
         bos = replace(bos, counted=[False] * has_bos)  # the repeated BOS of a later piece is no row
     return pieces, 0
 
@@ -143,7 +143,7 @@ def _blocks(pieces: list[TokenSequence], n_ctx: int) -> Iterator[TokenSequence]:
     """All tokens one after another, cut every n_ctx; the last block is shorter."""
     joined = _joined(pieces)
     for first in range(0, len(joined.ids), n_ctx):
-        yield joined.part(first, first + n_ctx)
+        yield joined.slice(first, first + n_ctx)
 
 
 def _filled(pieces: list[TokenSequence], n_ctx: int) -> Iterator[TokenSequence]:

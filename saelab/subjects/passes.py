@@ -193,8 +193,8 @@ class _Pass:
         acts = {name: pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
                 for name, pieces in self.pieces.items()}  # fmt: skip
         spaces = {name: space for name, space in self.spaces.items() if space}
-        whole = [hook.name for t in self.traffic for hook in t.reads if hook.call == "all"]
-        return Passed(acts, result, spaces, {name: len(self.pieces[name]) for name in whole})
+        at_all = [hook.name for t in self.traffic for hook in t.reads if hook.call == "all"]
+        return Passed(acts, result, spaces, {name: len(self.pieces[name]) for name in at_all})
 
 
 def _counted(inputs: Inputs, acts: Tensor) -> Tensor | None:

@@ -135,8 +135,8 @@ def _first(module: nn.Module | None, names: Sequence[str]) -> Any:
 
 
 def _get(module: Any, path: str) -> Any:
-    for part in path.split("."):
-        module = getattr(module, part, None)
+    for name in path.split("."):
+        module = getattr(module, name, None)
     return module
 
 

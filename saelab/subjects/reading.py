@@ -53,11 +53,11 @@ class Rows(NamedTuple):
     counted: np.ndarray
     """bool [n]: all but BOS, which is a row where it is asked for"""
 
-    def part(self, start: int, end: int) -> Rows:
+    def slice(self, start: int, end: int) -> Rows:
         """Rows start..end-1."""
         at = slice(start, end)
-        plain = (self.ids[at], self.special[at], self.counted[at])
-        return Rows(self.origin[at], self.shown[at], self.vocabulary, *plain)
+        others = (self.ids[at], self.special[at], self.counted[at])
+        return Rows(self.origin[at], self.shown[at], self.vocabulary, *others)
 
 
 class Reading(ABC):
@@ -235,11 +235,11 @@ class SampleReading(Reading):
             shown.append(np.tile(np.array(own, np.int32), calls))
             at = np.tile(np.arange(n), calls)
             origin.append(np.stack([np.full(n * calls, number), at, np.repeat(np.arange(calls), n)], axis=1))
-        whole = np.concatenate(origin).astype(np.int64) if origin else np.zeros((0, 3), np.int64)
+        origins = np.concatenate(origin).astype(np.int64) if origin else np.zeros((0, 3), np.int64)
         every = np.concatenate(shown) if shown else np.zeros(0, np.int32)
-        n = len(whole)
+        n = len(origins)
         return Rows(
-            whole, every, list(numbers), np.full(n, -1, np.int32), np.zeros(n, bool), np.ones(n, bool)
+            origins, every, list(numbers), np.full(n, -1, np.int32), np.zeros(n, bool), np.ones(n, bool)
         )
 
     def end(self, n_samples: int) -> None:

@@ -92,7 +92,7 @@ def _pass(
     forward: Callable[[], Any],
     middles: Mapping[int, nn.Module],
 ) -> tuple[list[dict[str, Tensor]], list[list[tuple[nn.Module, Tensor]]], list[dict[nn.Module, Tensor]]]:
-    """Of each block, the values by name, and what each module in it reads and gives. What `middles` read is
+    """The values of each block by name, and what each module in it reads and gives. What `middles` read is
     shaken first, in place, and counted as the middle; what modules read and give is then left out."""
     values: list[dict[str, Tensor]] = [{} for _ in layers]
     reads: list[list[tuple[nn.Module, Tensor]]] = [[] for _ in layers]
@@ -208,11 +208,11 @@ def _settled(values: Mapping[str, Tensor], reads: Sequence[tuple[nn.Module, Tens
     return Settled(found[0], missing)
 
 
-def _adds(parts: Sequence[Tensor], total: Tensor) -> bool:
+def _adds(summands: Sequence[Tensor], total: Tensor) -> bool:
     """Whether these are the sum, but for rounding in the subject's dtype: the stream may be thousands of
     times as large as what is added to it."""
-    size = torch.stack([part.abs() for part in parts]).sum(0)
-    error = (sum(parts[1:], parts[0]) - total).abs()
+    size = torch.stack([each.abs() for each in summands]).sum(0)
+    error = (sum(summands[1:], summands[0]) - total).abs()
     return bool((error <= 16 * torch.finfo(total.dtype).eps * (size + size.mean())).all())
 
 

@@ -32,8 +32,8 @@ class TorchModule(ReadsSamples, TorchSubject):
     """A module that is read and edited at its submodules' inputs and outputs.
 
     Hook points are module paths, or any suffix of one that is unique: "layer.3" for "vit.encoder.layer.3";
-    HookPoint("layer.3", io="in") is the input. Of a module that is called several times in a pass "mid@3" is
-    the fourth call and "mid@all" every one. Activations come, and edits see them, as
+    HookPoint("layer.3", io="in") is the input. Where a module is called several times in a pass, "mid@3" is
+    its fourth call and "mid@all" every one. Activations come, and edits see them, as
     [samples, positions, width]:
     - [samples, positions, width] as it is;
     - [samples, channels, *space] with the channel as width and the pixels, row by row, as positions
@@ -136,7 +136,7 @@ class TorchModule(ReadsSamples, TorchSubject):
         """What the `label` function says, else the position.
 
         Args:
-            inputs: Of a run.
+            inputs: What `prepare` gave.
             sample: Its number, from 0.
             position: In the sample, from 0.
         """

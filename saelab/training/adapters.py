@@ -19,7 +19,7 @@ class TensorBoard:
     A run that continues replaces what was logged after its checkpoint.
 
     Args:
-        folder: Of all runs; each SAE writes into a folder inside, `0-topk`, `1-relu`, ...
+        folder: That of all runs; each SAE writes into a folder inside, `0-topk`, `1-relu`, ...
 
     Raises:
         MissingDependency: TensorBoard is not installed.
@@ -55,7 +55,7 @@ class WandB:
 
     Args:
         project: Its name.
-        options: Of `wandb.init`, e.g. mode="offline", group="sweep", dir="logs".
+        options: Those of `wandb.init`, e.g. mode="offline", group="sweep", dir="logs".
 
     Raises:
         MissingDependency: wandb is not installed.

@@ -34,7 +34,7 @@ class Estimate:
 
     `memory` is within a factor of 1.4 of the measured peak where it exceeds some hundred megabytes, `seconds`
     is a rough one: products times what a step took as a multiple of them. Activations that are in
-    memory already are not counted. Of several SAEs, weights, gradients and moments add up, the rest is that
+    memory already are not counted. Weights, gradients and moments of several SAEs add up; the rest is that
     of the largest.
     """
 
@@ -65,11 +65,11 @@ class Estimate:
 
     def __str__(self) -> str:
         names = ("weights", "gradients", "optimizer", "activations", "rows", "start")
-        parts = ", ".join(f"{name} {_size(getattr(self, name))}" for name in names if getattr(self, name))
+        sizes = ", ".join(f"{name} {_size(getattr(self, name))}" for name in names if getattr(self, name))
         seconds = (
             "" if self.seconds is None else f"; about {_duration(self.seconds)} for {self.steps:,} steps"
         )
-        return f"{_size(self.memory)} of memory at the peak ({parts}){seconds}"
+        return f"{_size(self.memory)} of memory at the peak ({sizes}){seconds}"
 
 
 def estimate(
@@ -87,13 +87,13 @@ def estimate(
     It takes some hundredths of a second.
 
     Args:
-        config: Of `saelab.recipe`, or several.
+        config: What `saelab.recipe` gives, or several.
         steps: Batches in all; this or `tokens`.
         tokens: Rows in all; this or `steps`.
         batch_size: Rows of a batch.
         accumulate: Micro-batches of a batch.
         precision: "float32" or "bfloat16".
-        device: Of the training; None for a GPU where there is one.
+        device: Where to train; None for a GPU where there is one.
 
     Raises:
         ConfigError: An argument is out of range.
@@ -108,14 +108,14 @@ def estimate(
 def plan(configs: Sequence[SAEConfig], settings: Settings, device: torch.device, *, timed: bool) -> Estimate:
     """The estimate of SAEs that are trained on the same batches. timed: measure a product for `seconds`."""
     sizes = [_weights(config) for config in configs]
-    batch, part = settings.batch_size, -(-settings.batch_size // settings.accumulate)
+    batch, micro = settings.batch_size, -(-settings.batch_size // settings.accumulate)
     dense = [_dense(config) for config in configs]
     activations, start, products = [], [], 0.0
     for config, is_dense in zip(configs, dense, strict=True):
         matrices = (DENSE if is_dense else SPARSE) + (settings.precision == "bfloat16") * ROUNDED
         # of dense codes those of the other micro-batches are kept till the end of the step
-        kept = (batch - part) * is_dense
-        activations.append(int(4 * config.d_sae * (matrices * part + kept)))
+        kept = (batch - micro) * is_dense
+        activations.append(int(4 * config.d_sae * (matrices * micro + kept)))
         on_device = device.type == "cpu"
         some = min(settings.init_rows, start_rows(config.d_sae))
         start.append(int((START if is_dense else SPARSE) * 4 * config.d_sae * some) * on_device)
@@ -142,11 +142,11 @@ def check_fits(
     if free is None or needed.memory <= free:
         return
     remedy = f"Lower d_sae, by a factor of {needed.memory / max(free, 1):.1f} or more"
-    parts = settings.accumulate
-    while parts < settings.batch_size:
-        parts = min(2 * parts, settings.batch_size)
-        if plan(configs, replace(settings, accumulate=parts), device, timed=False).memory <= free:
-            remedy = f"Pass accumulate={parts}, or a batch_size of {settings.batch_size // parts}"
+    accumulate = settings.accumulate
+    while accumulate < settings.batch_size:
+        accumulate = min(2 * accumulate, settings.batch_size)
+        if plan(configs, replace(settings, accumulate=accumulate), device, timed=False).memory <= free:
+            remedy = f"Pass accumulate={accumulate}, or a batch_size of {settings.batch_size // accumulate}"
             break
     few = ", or train fewer SAEs at once" if len(configs) > 1 else ""
     message = (

@@ -41,10 +41,10 @@ class Firing:
         self.dead_after = dead_after
 
     @torch.no_grad()
-    def update(self, *parts: Tensor | Sparse) -> None:
+    def update(self, *batches: Tensor | Sparse) -> None:
         """Count the rows of one batch, given by the codes of its micro-batches."""
         n, fired = 0, torch.zeros_like(self.since)
-        for codes in parts:
+        for codes in batches:
             if isinstance(codes, Sparse):
                 fired += torch.bincount(codes.indices[codes.values != 0], minlength=len(fired))
                 n += len(codes.indptr) - 1
@@ -150,8 +150,8 @@ def _nested(sae: SAE, codes: Tensor | Sparse, lengths: list[int]) -> Tensor:
     rows of one sparse product, and summed up."""
     if isinstance(codes, Tensor):
         starts = [0, *lengths[:-1]]
-        parts = [codes[:, a:b] @ sae.W_dec[a:b] for a, b in zip(starts, lengths, strict=True)]
-        return torch.stack(parts).cumsum(0)
+        decoded = [codes[:, a:b] @ sae.W_dec[a:b] for a, b in zip(starts, lengths, strict=True)]
+        return torch.stack(decoded).cumsum(0)
     n = len(codes.indptr) - 1
     group = torch.bucketize(codes.indices, torch.tensor(lengths, device=codes.indices.device), right=True)
     row = group * n + codes.rows()
@@ -306,17 +306,17 @@ def gate(config: SAEConfig, progress: Progress) -> Loss:
     on is what can explain x (Rajamanoharan et al. 2024a)."""
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
-        part = sae.sparsifier
-        assert isinstance(part, Gated)
+        sparsifier = sae.sparsifier
+        assert isinstance(sparsifier, Gated)
         if isinstance(forward.codes, Sparse):
             indptr, indices = forward.codes[:2]
             on: Tensor | Sparse = sae.attach(
-                forward.x, forward.pre, indptr, indices, lambda at: part.gate(at, indices).relu()
+                forward.x, forward.pre, indptr, indices, lambda at: sparsifier.gate(at, indices).relu()
             )
             total = on.values.sum()
             product = sparse_decode(on, sae.W_dec.detach())
         else:
-            on = part.gate(forward.pre).relu()
+            on = sparsifier.gate(forward.pre).relu()
             total = on.sum()
             product = on @ sae.W_dec.detach()
         penalty = config.options["l1"] * progress.ramp(config.options["l1_warmup"])

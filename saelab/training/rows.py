@@ -51,7 +51,7 @@ class Rows(ABC):
         while True:
             order = self._order(epoch, seed)
             for i in range(at, per_pass):
-                yield self.gather(dist.rows.part(order[i * size : (i + 1) * size]))
+                yield self.gather(dist.rows.own(order[i * size : (i + 1) * size]))
             epoch, at = epoch + 1, 0
 
     def origin(self, size: int, seed: int, step: int, i: int) -> str:
@@ -99,7 +99,7 @@ class Stream(Rows):
 
     @abstractmethod
     def width(self, hook: HookPoint | str) -> int:
-        """Of the activations at one of its hooks."""
+        """Width of the activations at one of its hooks."""
 
     @abstractmethod
     def reading(self, hooks: Sequence[str]) -> Stream:
@@ -150,21 +150,21 @@ class StoreRows(Rows):
 class JoinedRows(Rows):
     """Rows of several sources side by side: a transcoder's input and target, or what a crosscoder reads."""
 
-    def __init__(self, parts: list[Rows]) -> None:
-        self.parts = parts
-        self.n_rows = parts[0].n_rows
+    def __init__(self, sources: list[Rows]) -> None:
+        self.sources = sources
+        self.n_rows = sources[0].n_rows
 
     def key(self) -> str:
-        return "|".join(part.key() for part in self.parts)
+        return "|".join(source.key() for source in self.sources)
 
     def gather(self, at: Tensor) -> Tensor:
-        return torch.cat([part.gather(at) for part in self.parts], dim=1)
+        return torch.cat([source.gather(at) for source in self.sources], dim=1)
 
     def _origin(self, row: int) -> str:
-        return self.parts[0]._origin(row)
+        return self.sources[0]._origin(row)
 
     def fingerprint(self) -> str:
-        told = [part.fingerprint() for part in self.parts]
+        told = [source.fingerprint() for source in self.sources]
         return told[0] if len(set(told)) == 1 else hashlib.sha256("".join(told).encode()).hexdigest()
 
 
@@ -195,9 +195,9 @@ def as_rows(acts: Any, config: SAEConfig) -> tuple[Rows, SAEConfig]:
             _check_width(acts.width(hook), width, hook)
         rows: Rows = acts.reading(hooks)
     else:
-        parts, hooks = zip(*(_part(a, *side) for a, side in zip(given, sides, strict=True)), strict=True)
-        _check_aligned(parts)
-        rows = parts[0] if len(parts) == 1 else JoinedRows(list(parts))
+        sources, hooks = zip(*(_side(a, *side) for a, side in zip(given, sides, strict=True)), strict=True)
+        _check_aligned(sources)
+        rows = sources[0] if len(sources) == 1 else JoinedRows(list(sources))
     return rows, _filled(config, hooks)
 
 
@@ -268,7 +268,7 @@ def _as_tensor(acts: Any) -> Any:
     return torch.as_tensor(acts) if isinstance(acts, np.ndarray) and acts.dtype.kind == "f" else acts
 
 
-def _part(acts: Any, hook: HookPoint | None, width: int) -> tuple[Rows, str | None]:
+def _side(acts: Any, hook: HookPoint | None, width: int) -> tuple[Rows, str | None]:
     """The rows of one kind of activations, and their hook if they name it."""
     if isinstance(acts, Tensor):
         if acts.ndim < 2 or acts.shape[-1] != width or not acts.is_floating_point():
@@ -301,15 +301,15 @@ def _check_width(found: int, width: int, hook: str | None) -> None:
         raise ShapeError(message)
 
 
-def _check_aligned(parts: Sequence[Rows]) -> None:
+def _check_aligned(sources: Sequence[Rows]) -> None:
     """Rows that are put side by side must be of the same documents and positions."""
-    counts = [part.n_rows for part in parts]
+    counts = [source.n_rows for source in sources]
     if len(set(counts)) > 1:
         message = f"Activations side by side must be as many. Got {counts} rows. Harvest the same corpus."
         raise ShapeError(message)
-    stores = [part for part in parts if isinstance(part, StoreRows)]
+    stores = [source for source in sources if isinstance(source, StoreRows)]
     at = torch.randperm(counts[0], generator=torch.Generator().manual_seed(0))[:1000].numpy()
-    origins = [part.store.rows(at, part.hook).rows for part in stores]
+    origins = [source.store.rows(at, source.hook).rows for source in stores]
     if any(not torch.equal(origins[0], other) for other in origins[1:]):
         message = (
             "Activations side by side must be of the same documents and positions, row by row. Got stores "

@@ -51,13 +51,13 @@ class Record(NamedTuple):
     held_out_l0: float | None = None
     """Mean number of codes != 0 of a held-out row, in eval mode."""
 
-    def to_plain(self) -> dict[str, float | None]:
+    def to_dict(self) -> dict[str, float | None]:
         """JSON data; an infinite FVU (a batch of equal rows) becomes None."""
         return {k: v if v is not None and math.isfinite(v) else None for k, v in self._asdict().items()}
 
     @classmethod
-    def from_plain(cls, data: dict[str, Any]) -> Record:
-        """What to_plain gave."""
+    def from_dict(cls, data: dict[str, Any]) -> Record:
+        """What `to_dict` gave."""
         fvu = math.inf if data["fvu"] is None else data["fvu"]
         return cls(**{**data, "fvu": fvu})
 
@@ -192,7 +192,7 @@ class Run:
         data = STAMP.read(folder / "run.json", "run's run.json")
         history = read_json(folder / "history.json", "run's history.json", list)
         try:
-            records = [Record.from_plain(row) for row in history]
+            records = [Record.from_dict(row) for row in history]
             settings = from_dict(Settings, data["settings"])
             provenance = dict(data["provenance"])
         except (KeyError, TypeError, ValueError, ConfigError) as error:
@@ -204,7 +204,7 @@ class Run:
     def save(self, folder: Path) -> None:
         """Write SAE, history and, last, run.json."""
         self.sae.save(folder)
-        write_json(folder / "history.json", [r.to_plain() for r in self.history])
+        write_json(folder / "history.json", [r.to_dict() for r in self.history])
         write_json(
             folder / "run.json",
             {
@@ -219,7 +219,7 @@ def append_lines(folder: Path, records: list[Record]) -> None:
     """Add records to the history of a run that is not finished. Raises StoreError."""
     try:
         with (folder / LINES).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(record.to_plain(), allow_nan=False) + "\n" for record in records)
+            file.writelines(json.dumps(record.to_dict(), allow_nan=False) + "\n" for record in records)
     except OSError as error:
         message = (
             f"{folder / LINES} must be writable. Got: {error.strerror or error}. Free some space or choose "

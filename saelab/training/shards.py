@@ -75,10 +75,10 @@ def whole(sae: SAE, config: SAEConfig) -> SAE:
     if dist.latents.size == 1:
         return sae
     joined = SAE(config)
-    parts = sae.state_dict()
+    held = sae.state_dict()
     for name, target in joined.state_dict().items():
         at = 0
-        for piece in _pieces(name, parts[name], config.d_sae):
+        for piece in _pieces(name, held[name], config.d_sae):
             rows = target[at : at + len(piece)] if target.ndim else target
             rows.copy_(piece)
             at += len(piece) if target.ndim else 0
@@ -110,9 +110,9 @@ def received(name: str, tensor: Tensor, d_sae: int) -> Tensor:
     mine = whole
     for rank in range(dist.latents.size):
         start, end = dist.latents.bounds(d_sae, rank)
-        part = dist.latents.spread(whole.narrow(axis, start, end - start))
+        sent = dist.latents.spread(whole.narrow(axis, start, end - start))
         if rank == dist.latents.rank:
-            mine = part
+            mine = sent
     return mine
 
 

@@ -71,13 +71,13 @@ class ModelStream(Stream):
         raise ConfigError(message)
 
     def fingerprint(self) -> str:
-        parts = [
+        told = [
             self.subject.fingerprint(),
             self.corpus.fingerprint(),
             self.key(),
             *self._settings(),
         ]
-        return sha256(json.dumps(parts).encode()).hexdigest()
+        return sha256(json.dumps(told).encode()).hexdigest()
 
     def batches(self, size: int, seed: int, start: int = 0) -> Generator[Tensor, None, None]:
         """Endless full batches [size width], the hooks side by side, from batch `start` on."""

@@ -95,17 +95,17 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     and writes `out`. docs/scale.md says how to launch and what is exact.
 
     Args:
-        config: Of `saelab.recipe`; a list trains all of them on the same batches and gives a list of Runs.
+        config: What `saelab.recipe` gives; a list trains all on the same batches and gives a list of Runs.
         acts: An ActivationStore (its hook is the config's, or its only one), a `saelab.stream`, or a floating
             tensor [n d_in].
         steps: Batches in all; this or `tokens`.
         tokens: Rows in all; this or `steps`.
         batch_size: Rows of a batch.
-        seed: Of weights and order.
+        seed: Seed of weights and order.
         out: A folder for checkpoints and the result, and meanwhile `history.jsonl`, a line for each record;
             for a list, one folder each inside, `0-topk`, `1-relu`, ...
         lr: The highest learning rate, or "auto" for `learning_rate(d_sae)`.
-        device: Of the training; None for a GPU where there is one.
+        device: Where to train; None for a GPU where there is one.
         progress: Show a bar.
         log_every: Steps between records; by default a hundredth of the run.
         checkpoint_every: Steps between checkpoints; by default a tenth of the run.
@@ -230,11 +230,11 @@ def _check_ranks(jobs: list[_Job], shard: str, checkpoint_every: int) -> None:
             )
             raise RankError(message)
     settings = jobs[0].settings
-    parts = dist.ranks.size * settings.accumulate if shard == "data" else 1
-    if settings.batch_size < parts:
+    shares = dist.ranks.size * settings.accumulate if shard == "data" else 1
+    if settings.batch_size < shares:
         message = (
             f"batch_size is divided among {dist.ranks.size} ranks with accumulate={settings.accumulate} and "
-            f"must be at least {parts}. Got {settings.batch_size}. Pass more, or start fewer ranks."
+            f"must be at least {shares}. Got {settings.batch_size}. Pass more, or start fewer ranks."
         )
         raise ConfigError(message)
     for job in jobs:
@@ -405,18 +405,18 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _line(records: list[Record]) -> str:
-    """Of one SAE its figures, of several their ranges."""
+    """The figures of one SAE, or the ranges of several."""
 
     def span(name: str, form: str) -> str:
         values = sorted(getattr(r, name) for r in records)
         low, high = format(values[0], form), format(values[-1], form)
         return low if low == high else f"{low}..{high}"
 
-    parts = {"loss": ".4f", "FVU": ".4f", "L0": ".1f", "dead": ".1%"}
+    forms = {"loss": ".4f", "FVU": ".4f", "L0": ".1f", "dead": ".1%"}
     if all(record.held_out_fvu is not None for record in records):
-        parts["held-out FVU"] = ".4f"
-    named = {name: name.lower().replace("-", "_").replace(" ", "_") for name in parts}
-    return ", ".join(f"{name} {span(named[name], form)}" for name, form in parts.items())
+        forms["held-out FVU"] = ".4f"
+    named = {name: name.lower().replace("-", "_").replace(" ", "_") for name in forms}
+    return ", ".join(f"{name} {span(named[name], form)}" for name, form in forms.items())
 
 
 def _bar(settings: Settings, step: int, progress: bool) -> tqdm:

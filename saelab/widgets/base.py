@@ -68,7 +68,11 @@ class View(anywidget.AnyWidget, Chosen):
     # ---- what a subclass says of itself
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
-        """Question -> function of its arguments by keyword, `Shared` where other views give the same."""
+        """Question -> function of its arguments by keyword, `Shared` where other views give the same.
+
+        Raises:
+            ConfigError: The class gives none.
+        """
         message = f"{type(self).__name__} is no view. Got no answers. Use one of saelab.widgets."
         raise ConfigError(message)
 

@@ -72,7 +72,7 @@ def card(
     Args:
         result: The card.
         quantised: Values in 255 steps (`quantum`) instead of float32; each is off by one step at most, and
-            keeps its sign. So are those of a card of many positions.
+            keeps its sign. Those of a card of many positions are so in any case.
         budget: Bytes of pictures that come along, those of the first windows.
         ask: Whether the others are asked for; else they are left out.
 
@@ -164,9 +164,9 @@ def _documents(
 
 
 def _stats(stats: LatentStats) -> dict[str, Any]:
-    plain = {name: value for name, value in vars(stats).items() if name not in LISTS}
+    scalars = {name: value for name, value in vars(stats).items() if name not in LISTS}
     return {
-        **{name: value if isinstance(value, int) else rounded(value) for name, value in plain.items()},
+        **{name: value if isinstance(value, int) else rounded(value) for name, value in scalars.items()},
         "low": rounded(stats.edges[0]),
         "high": rounded(stats.edges[-1]),
         "histogram": [int(c) for c in stats.histogram],

@@ -112,7 +112,7 @@ def page(path: str | Path, title: str, sections: Sequence[Text | Table | Lines |
 
     Args:
         path: The file; it is replaced if it is there.
-        title: Of the page.
+        title: Title of the page.
         sections: In the order of the page. What a view exports is asked of it and kept; answers that views
             have in common are kept once.
 
@@ -337,23 +337,23 @@ def _chart(section: Lines) -> str:
     def py(v: float) -> float:
         return 12 + (1 - v / y_high) * (height - bottom - 12)
 
-    parts = []
+    marks = []
     for share in (0, 0.25, 0.5, 0.75, 1):
         y = py(share * y_high)
-        parts.append(
+        marks.append(
             f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" opacity=".15"/>'
         )
-        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{share * y_high:.3g}</text>')
+        marks.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{share * y_high:.3g}</text>')
     for share in (0, 0.5, 1):
         v = x_low + share * (x_high - x_low)
-        parts.append(f'<text x="{px(v):.1f}" y="{height - 18}" text-anchor="middle">{v:,.0f}</text>')
+        marks.append(f'<text x="{px(v):.1f}" y="{height - 18}" text-anchor="middle">{v:,.0f}</text>')
     for i, (name, ys) in enumerate(section.series.items()):
         colour = colours[i % len(colours)]
         points = " ".join(f"{px(a):.1f},{py(float(b)):.1f}" for a, b in zip(x, ys, strict=True))
         dash = ' stroke-dasharray="5 4"' if i % 2 else ""
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
-        parts.append(f'<text x="{right + 8}" y="{py(float(ys[-1])) + 4:.1f}">{html.escape(name)}</text>')
-    parts.append(f'<text x="{middle}" y="{height - 3}" text-anchor="middle">{x_label}</text>')
+        marks.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
+        marks.append(f'<text x="{right + 8}" y="{py(float(ys[-1])) + 4:.1f}">{html.escape(name)}</text>')
+    marks.append(f'<text x="{middle}" y="{height - 3}" text-anchor="middle">{x_label}</text>')
     label = html.escape(f"{section.y_label or ', '.join(section.series)} over {section.x_label}")
     box = f'viewBox="0 0 {width} {height}"'
-    return f'<svg class="sl-lines" {box} role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return f'<svg class="sl-lines" {box} role="img" aria-label="{label}">{"".join(marks)}</svg>'

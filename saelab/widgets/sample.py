@@ -22,7 +22,7 @@ class SampleView(View):
     """Positions shaded by the chosen latent; without one, or where it is silent, by the strongest of each.
 
     Args:
-        codes: Of the sample.
+        codes: The sample's.
         questions: See `card_answers`.
         options: `with_card`: show the chosen latent's card below. Others: see `View`.
 

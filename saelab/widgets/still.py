@@ -44,13 +44,13 @@ BARS = "▁▂▃▄▅▆▇█"
 SIGNS = {"\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽"}
 
 
-def frame(*parts: str) -> str:
+def frame(*shown: str) -> str:
     """Parts, one under the other, dark on white whatever page they are on."""
     style = (
         f"color:{INK};background-color:#ffffff;padding:8px;font-family:sans-serif;font-size:13px;"
         "line-height:1.6;text-align:left"
     )
-    return f'<div style="{style}">{"".join(parts)}</div>'
+    return f'<div style="{style}">{"".join(shown)}</div>'
 
 
 def bounded(form: str, text: str) -> str:

@@ -19,7 +19,7 @@ from forks import Forked
 import saelab
 from saelab.cli import main
 from saelab.commands import info, jobs, records, work
-from saelab.commands.arguments import from_flags, plain
+from saelab.commands.arguments import from_flags, storable
 from saelab.types import ConfigError, FormatError, StoreError
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -111,7 +111,7 @@ def test_a_job_written_down_is_the_same_job():
         "train", {"acts": "a", "out": 'odd "name"\x7f\n', "steps": 5, "batch_size": 8, "recipe": recipe}
     )
     again = jobs.Job("train", tomllib.loads(job.to_toml()))
-    assert plain(again.values) == plain(job.values)
+    assert storable(again.values) == storable(job.values)
     assert job.differences(again) == []
     other = jobs.Job("train", {**job.given, "seed": 1, "progress": False})
     assert job.differences(other) == ["seed: 0 -> 1"]

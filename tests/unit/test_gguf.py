@@ -284,7 +284,7 @@ def test_a_failed_conversion_leaves_nothing(written, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(convert, "_plain", full)
+    monkeypatch.setattr(convert, "_unquantised", full)
     with pytest.raises(SubjectError, match="No space left"):
         load(written)
     assert [p.name for p in (cache.cache_folder() / "gguf").iterdir()] == ["seen"]

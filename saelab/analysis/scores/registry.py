@@ -57,7 +57,7 @@ class Spliced:
 class Score(ABC):
     """One score of an SAE; its class's docstring is what people read.
 
-    Of the three methods that say what is summed, a score has one.
+    A score has one of the three methods that say what is summed.
     """
 
     name: ClassVar[str] = ""

@@ -179,16 +179,16 @@ def _leaves(path: Path, value: Any, name: str, level: int, above: set[int]) -> I
 
 
 def _items(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Of a module its parameters, buffers and parts come without the names of the dicts they are kept in."""
+    """What a value holds: parameters, buffers and submodules of a module, not the dicts they are kept in."""
     if isinstance(value, dict):
         yield from value.items()
         return
     yield "__class__", type(value).__qualname__
     attributes = vars(value)
-    parts = ("_parameters", "_buffers", "_modules", "_items")
-    for part in parts:
-        if isinstance(attributes.get(part), dict):
-            yield from attributes[part].items()
+    members = ("_parameters", "_buffers", "_modules", "_items")
+    for member in members:
+        if isinstance(attributes.get(member), dict):
+            yield from attributes[member].items()
     for key, item in attributes.items():
-        if key not in parts and not (key.startswith("_") and isinstance(item, dict)):
+        if key not in members and not (key.startswith("_") and isinstance(item, dict)):
             yield key, item

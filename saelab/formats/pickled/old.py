@@ -168,10 +168,10 @@ class _Old(Unpickler):
         return super().find_class(module, name)
 
     def _rebuild(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Kept:
-        whole = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= 8
+        shaped = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= 8
         if not (
             isinstance(storage, _Storage)
-            and whole
+            and shaped
             and all(type(n) is int and 0 <= n < 2**48 for n in (offset, *size, *stride))
         ):
             refuse(f"Tensors in {self.reader.path} must lie in storages", short((offset, size, stride)))
@@ -195,12 +195,12 @@ class _OfSave(_Old):
         self.storages: dict[str, _Storage] = {}
 
     def persistent_load(self, pid: Any) -> Any:
-        parts = list(pid) if isinstance(pid, tuple) else []
-        if parts[:1] == ["module"] and len(parts) == 4:  # a class and its source, which is not looked at
-            return parts[1]
-        if parts[:1] != ["storage"] or not 5 <= len(parts) <= 6:
+        fields = list(pid) if isinstance(pid, tuple) else []
+        if fields[:1] == ["module"] and len(fields) == 4:  # a class and its source, which is not looked at
+            return fields[1]
+        if fields[:1] != ["storage"] or not 5 <= len(fields) <= 6:
             refuse(f"{self.reader.path} must refer to nothing but storages", short(pid))
-        dtype, key, numel, view = parts[1], parts[2], parts[4], parts[5:]
+        dtype, key, numel, view = fields[1], fields[2], fields[4], fields[5:]
         if not isinstance(key, str) or view not in ([], [None]):
             refuse(f"Storages in {self.reader.path} must be whole", short(view))
         if key not in self.storages:

@@ -94,10 +94,10 @@ class Inert:
         self._items: dict[Any, Any] = {}
 
     def __setstate__(self, state: Any) -> None:
-        parts = state if isinstance(state, tuple) else (state,)
-        for part in parts:
-            if isinstance(part, dict):
-                vars(self).update({key: value for key, value in part.items() if isinstance(key, str)})
+        states = state if isinstance(state, tuple) else (state,)
+        for each in states:
+            if isinstance(each, dict):
+                vars(self).update({key: value for key, value in each.items() if isinstance(key, str)})
 
     def __setitem__(self, key: Any, value: Any) -> None:
         vars(self).setdefault("_items", {})[key] = value

@@ -26,7 +26,7 @@ from saelab.subjects.language import LanguageModel
 from saelab.types import SaelabError, SubjectError, short
 
 MAX_COUNT = 2**16
-"""Of heads, experts, ...: above what any model has."""
+"""More heads, experts, ... than any model has."""
 MAX_BLOCKS = 2**12
 
 _BLOCK = re.compile(r"blk\.(\d{1,6})\.")
@@ -46,15 +46,15 @@ def check(header: Header) -> None:
     kind = header.pairs.get("general.type", "model")
     if kind != "model":
         refuse(path, "must be a model", f"general.type {short(kind)}", "Pass the model's own file.")
-    parts = header.pairs.get("split.count", 1)
-    if parts not in (0, 1):
-        got = f"one of {short(parts)} parts"
+    n_files = header.pairs.get("split.count", 1)
+    if n_files not in (0, 1):
+        got = f"one of {short(n_files)} parts"
         refuse(path, "must be a whole model", got, "Join them: llama-gguf-split --merge FIRST OUT.")
     if not library.is_known(name):
         _unread(
             path,
             f"the architecture {name!r}",
-            f"Of causal language models transformers {version('transformers')} reads "
+            f"The causal language models that transformers {version('transformers')} reads are "
             f"{', '.join(library.architectures())}.",
         )
     for tensor in header.tensors:
@@ -101,7 +101,7 @@ def convert(header: Header, folder: Path, sha256: str, progress: bool) -> None:
         outline = _outline(config)
         unread = _compare(header, config, outline)
         bar.set_postfix_str("tokenizer")
-        tokenizer = _plain_tokenizer(AutoTokenizer.from_pretrained(**source, local_files_only=True))
+        tokenizer = _generic_tokenizer(AutoTokenizer.from_pretrained(**source, local_files_only=True))
         tokenizer.model_max_length = header.number("context_length") or tokenizer.model_max_length
         LanguageModel(outline, tokenizer)  # has hook points, or is refused
         _check_room(folder, outline)
@@ -113,14 +113,14 @@ def convert(header: Header, folder: Path, sha256: str, progress: bool) -> None:
         model, told = loaded
         _check_weights(path, model, told)
         bar.set_postfix_str("writing")
-        whole = _plain(model, header)
-        whole.save_pretrained(folder)
+        unquantised = _unquantised(model, header)
+        unquantised.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         again = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         if again(_PROBE)["input_ids"] != tokenizer(_PROBE)["input_ids"]:
             got = f"a {type(tokenizer).__name__} that changes"
             refuse(path, "must hold a tokenizer that can be saved", got, "Load another conversion of it.")
-        facts = _provenance(header, sha256, unread, whole)
+        facts = _provenance(header, sha256, unread, unquantised)
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         (folder / "provenance.json").write_text(text, encoding="utf-8")
 
@@ -201,7 +201,7 @@ def _check_weights(path: Path, model: nn.Module, told: dict[str, Any]) -> None:
             refuse(path, "must hold finite numbers", f"NaN or infinite values in {name}")
 
 
-def _plain(model: Any, header: Header) -> Any:
+def _unquantised(model: Any, header: Header) -> Any:
     """The same model as if it had never been quantised: what came out of a GGUF file refuses to be saved."""
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
@@ -213,24 +213,24 @@ def _plain(model: Any, header: Header) -> Any:
         if all(torch.equal(rounded[name].float(), tensor) for name, tensor in weights.items()):
             weights, config.dtype = rounded, half
     with torch.device("meta"):
-        whole = type(model)(config)
-    whole.load_state_dict(weights, assign=True)
-    whole.tie_weights()
-    whole.generation_config = model.generation_config
-    return whole
+        fresh = type(model)(config)
+    fresh.load_state_dict(weights, assign=True)
+    fresh.tie_weights()
+    fresh.generation_config = model.generation_config
+    return fresh
 
 
-def _plain_tokenizer(tokenizer: Any) -> Any:
+def _generic_tokenizer(tokenizer: Any) -> Any:
     """The same tokenizer without a class of its own, which would build another one when it is loaded."""
     from transformers import PreTrainedTokenizerFast
 
     if type(tokenizer) is PreTrainedTokenizerFast:
         return tokenizer
-    plain = PreTrainedTokenizerFast(
+    generic = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.backend_tokenizer, **tokenizer.special_tokens_map
     )
-    plain.chat_template = tokenizer.chat_template
-    return plain
+    generic.chat_template = tokenizer.chat_template
+    return generic
 
 
 def _half(kinds: set[str]) -> torch.dtype | None:

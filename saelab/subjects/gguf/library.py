@@ -40,7 +40,7 @@ def architectures() -> list[str]:
 
 def is_known(architecture: str) -> bool:
     """Whether transformers reads an architecture; llama.cpp and it do not agree on hyphens."""
-    return _plain(architecture) in {_plain(name) for name in architectures()}
+    return _bare(architecture) in {_bare(name) for name in architectures()}
 
 
 @lru_cache(maxsize=256)
@@ -53,8 +53,8 @@ def dequantises(architecture: str, kind: str) -> bool:
         return number in GGML_BLOCK or kind in ("F32", "F16", "BF16")
     from gguf import GGMLQuantizationType, dequantize
 
-    plain = {"F32": np.float32, "F16": np.float16}.get(kind)
-    data = np.zeros(1, plain) if plain else np.zeros((1, block.size), np.uint8)
+    dtype = {"F32": np.float32, "F16": np.float16}.get(kind)
+    data = np.zeros(1, dtype) if dtype else np.zeros((1, block.size), np.uint8)
     try:
         dequantize(data, GGMLQuantizationType(number))
     except NotImplementedError:
@@ -72,7 +72,7 @@ def _of_the_new_reader() -> set[str]:
     return set(GGUF_ARCHS) & set(GGUF_CONFIG_ARCHS)
 
 
-def _plain(name: str) -> str:
+def _bare(name: str) -> str:
     return name.replace("-", "").replace("_", "")
 
 

@@ -56,7 +56,7 @@ def blob(name: str) -> Blob:
         FormatError: Its manifest cannot be read, or leads to no GGUF file in the same folder.
     """
     models = models_folder()
-    manifest = models.joinpath("manifests", *_parts(name))
+    manifest = models.joinpath("manifests", *_words(name))
     if not manifest.is_file():
         there = sorted(itertools.islice(names(models), 1000))
         listed = ", ".join(there[:_SHOWN]) + (", ..." if len(there) > _SHOWN else "")
@@ -97,19 +97,19 @@ def names(models: Path) -> Iterator[str]:
             yield f"{name}:{tag}" if namespace == NAMESPACE else f"{namespace}/{name}:{tag}"
 
 
-def _parts(name: str) -> list[str]:
+def _words(name: str) -> list[str]:
     """host, namespace, name, tag"""
     *before, last = name.removeprefix(PREFIX).split("/")
     model, _, tag = last.partition(":")
-    parts = [*[HOST, NAMESPACE][: max(0, 2 - len(before))], *before, model, tag or TAG]
-    host, *words = parts
+    found = [*[HOST, NAMESPACE][: max(0, 2 - len(before))], *before, model, tag or TAG]
+    host, *words = found
     if len(words) != 3 or not _HOST.fullmatch(host) or not all(map(_WORD.fullmatch, words)):
         message = (
             f"A model of Ollama's is named [[host/]namespace/]name[:tag]. Got {short(name)}. "
             "Pass e.g. 'ollama:llama3.2:1b'; `ollama list` shows the names."
         )
         raise SubjectError(message)
-    return parts
+    return found
 
 
 def _layers(manifest: Path) -> list[tuple[str, str, int]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.func import functional_call
 
 from saelab.types import SubjectError
 
@@ -14,6 +15,28 @@ if TYPE_CHECKING:
 
 SMALL = 0.5
 """Of the head's output, where the logits' own scale is measured: far below where soft caps bend."""
+
+VOCABULARY = 2**14
+"""Rows of the output embeddings that are held in float32 at a time."""
+
+
+def project(module: torch.nn.Module, vectors: Tensor) -> Tensor:
+    """The linear part of a module with a bias, in float32 where its weights are in half precision.
+
+    Args:
+        module: A linear layer of any class.
+        vectors: [n d_in].
+
+    Returns:
+        [n d_out], of the dtype and device of vectors.
+    """
+    own = next(module.parameters())
+    half = (torch.float16, torch.bfloat16)
+    whole = {name: p.float() for name, p in module.named_parameters() if p.dtype in half}
+    inputs = vectors.to(own.device, torch.float32 if own.dtype in half else own.dtype)
+    with torch.no_grad():
+        out, zero = (functional_call(module, whole, x) for x in (inputs, torch.zeros_like(inputs[:1])))
+    return (out - zero).to(vectors)
 
 
 @dataclass(frozen=True)
@@ -26,10 +49,13 @@ class Tail:
     """float32 [d_vocab]: what the head's outputs are multiplied by"""
 
     def __call__(self, vectors: Tensor, W_U: Tensor) -> Tensor:
-        """[n d_model] -> [n d_vocab], in the dtype of vectors; W_U: [d_vocab d_head]."""
-        h = vectors.float() @ self.to_head.to(vectors.device)
-        logits = h.to(W_U.device, W_U.dtype) @ W_U.t()
-        return (logits.float() * self.scale.to(logits.device)).to(vectors.device, vectors.dtype)
+        """[n d_model] -> [n d_vocab], in the dtype of vectors; W_U: [d_vocab d_head].
+
+        Half precision is that of weights alone: it would order tokens by its rounding.
+        """
+        h = (vectors.float() @ self.to_head.to(vectors.device)).to(W_U.device)
+        logits = torch.cat([h @ some.float().t() for some in W_U.split(VOCABULARY)], 1)
+        return (logits * self.scale.to(logits.device)).to(vectors.device, vectors.dtype)
 
 
 def measure(subject: Any) -> Tail:
@@ -107,4 +133,4 @@ def _scale(subject: Any, head: Any) -> Tensor:
     return (out[0, 0] - out[1, 0]).float() / (2 * SMALL)
 
 
-__all__ = ["Tail", "measure"]
+__all__ = ["Tail", "measure", "project"]

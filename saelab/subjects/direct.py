@@ -70,7 +70,8 @@ def measure(subject: Any) -> Tail:
     are small.
 
     Raises:
-        SubjectError: The model never calls its output embeddings, or does more than norm the stream before.
+        SubjectError: The model never calls its output embeddings, does more than norm the stream before, or
+            reads something else than the stream there.
     """
     head: Any = subject.model.get_output_embeddings()  # type: ignore[operator]
     hook = f"blocks.{subject.n_layers - 1}.hook_resid_post"
@@ -80,10 +81,10 @@ def measure(subject: Any) -> Tail:
     x0 = x0.to(subject.device, next(subject.module.parameters()).dtype)
     seen: list[Tensor] = []
 
-    def at(x: Tensor) -> Tensor:
-        """The head's input [n d_head] where the last block gives x [n d]."""
+    def at(x: Tensor, token: int = 0) -> Tensor:
+        """The head's input [n d_head] where the last block gives x [n d], of a text of one token."""
         seen.clear()
-        ids = subject.padded([[0] * len(x)])
+        ids = subject.padded([[token] * len(x)])
         with head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
             subject.run(ids, edits=[(hook, lambda acts: x[None].to(acts.dtype))], grad=x.requires_grad)
         if not seen:
@@ -94,9 +95,9 @@ def measure(subject: Any) -> Tail:
             raise SubjectError(message)
         return seen[-1].reshape(len(x), -1)
 
-    def odd_part(x: Tensor) -> Tensor:
+    def odd_part(x: Tensor, token: int = 0) -> Tensor:
         with torch.no_grad():
-            return (at(x[None]) - at(-x[None]))[0].float() / 2
+            return (at(x[None], token) - at(-x[None], token))[0].float() / 2
 
     odd = odd_part(x0)
     rows = []
@@ -109,7 +110,14 @@ def measure(subject: Any) -> Tail:
     # of what is normed, twice as much is the same
     normed = bool((odd_part(2 * x0) - odd).norm() < 0.5 * odd.norm())
     to_head = derivative + x0.float()[:, None] / d * odd if normed else derivative
-    expected = odd_part(x1.to(x0))
+    expected, elsewhere = odd_part(x1.to(x0)), odd_part(x1.to(x0), 1)
+    if not (elsewhere - expected).norm() < 1e-3 * expected.norm():
+        message = (
+            "A logit lens needs a model whose logits follow from the stream after its last block. Got "
+            f"{type(subject.model).__name__}, which reads what came before it again. "
+            "Compute logits from Run.output instead."
+        )
+        raise SubjectError(message)
     error = float((x1.to(to_head) @ to_head - expected).norm() / expected.norm())
     if not error < (1e-2 if x0.dtype.itemsize > 2 else 0.1):
         message = (

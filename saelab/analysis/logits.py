@@ -66,6 +66,7 @@ def direct_logits(sae: SAE, subject: Any, latents: list[int]) -> np.ndarray:
     need(subject, HasLogits, "A logit lens")
     with torch.no_grad():
         hook = sae.writes[-1]  # of a crosscoder the last place, which all before reach too
-        directions: Tensor = subject.to_residual(hook, sae.W_dec[latents][:, -subject.width(hook) :])
+        rows = sae.W_dec[torch.as_tensor(latents, device=sae.device)]
+        directions: Tensor = subject.to_residual(hook, rows[:, -subject.width(hook) :].float())
         logits = subject.residual_to_logits(directions)
         return (logits - logits.mean(-1, keepdim=True)).float().cpu().numpy()

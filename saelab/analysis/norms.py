@@ -34,8 +34,10 @@ class NormDiagnostics:
         | ||z||^2 - ||g||^2 | <= eps (||g||_1^2 - ||g||^2) <= eps (d_sae - 1) ||g||^2
 
     so that a near-orthogonal dictionary has codes as long as their inputs, and a difference in length proves
-    overlap. The published eps_LBO puts the input in the place of z; it then contains the error of the
-    reconstruction too, and may exceed every cosine. The bounds here are of z itself, and cannot.
+    overlap. The paper's eps_LBO puts the input less b_dec in the place of z, and its authors' script (the
+    ZF plots of SewoongLee/top-afa-sae) the input itself, with ||b_dec|| as one more coordinate of the code;
+    both then contain the error of the reconstruction too, and may exceed every cosine. The bounds here are
+    of z itself, and cannot.
     Arrays are float64 [n]; NaN where a row has too few latents on to divide by.
     """
 
@@ -49,7 +51,10 @@ class NormDiagnostics:
     l0: np.ndarray
     """int64: codes != 0"""
     eps_lbo: np.ndarray
-    """| input^2 - code^2 | / ((d_sae - 1) code^2), as published"""
+    """| input^2 - code^2 | / ((d_sae - 1) code^2), the paper's formula"""
+    eps_lbo_script: np.ndarray
+    """| raw^2 - c^2 | / ((d_sae - 1) c^2), as the authors' script has it: raw is the norm of the normalised
+    input with b_dec in it, and c^2 = code^2 + ||b_dec||^2. The same as eps_lbo where b_dec is 0"""
     eps_bound: np.ndarray
     """| product^2 - code^2 | / ((d_sae - 1) code^2): some two directions overlap at least that much"""
     eps_sharp: np.ndarray
@@ -67,7 +72,10 @@ class NormDiagnostics:
         """One row an activation."""
         import pandas as pd
 
-        names = ("input", "code", "product", "ratio", "l0", "eps_lbo", "eps_bound", "eps_sharp")
+        names = (
+            *("input", "code", "product", "ratio", "l0"),
+            *("eps_lbo", "eps_lbo_script", "eps_bound", "eps_sharp"),
+        )
         return pd.DataFrame({name: getattr(self, name) for name in names})
 
     def figure(self) -> go.Figure:
@@ -159,15 +167,17 @@ def norms(sae: SAE, acts: Tensor) -> NormDiagnostics:
                 on = codes != 0
                 fired |= on.any(0)
                 sizes = (codes * length).abs()
-                wanted = sae.target(chunk.to(sae.dtype)).double() - sae.b_dec
-                found = [wanted.norm(dim=1), sizes.norm(dim=1), (codes @ W_dec).norm(dim=1), sizes.sum(1)]
-                stacked.append(torch.stack([*found, on.sum(1)]).cpu())
+                raw = sae.target(chunk.to(sae.dtype)).double()
+                lengths = [v.norm(dim=1) for v in (raw, raw - sae.b_dec, sizes, codes @ W_dec)]
+                stacked.append(torch.stack([*lengths, sizes.sum(1), on.sum(1)]).cpu())
+            bias = float(sae.b_dec.double().norm())
             coherence = _coherence(W_dec[fired] / length[fired].clamp_min(1e-300)[:, None])
     finally:
         sae.train(mode)
-    given, code, product, total, l0 = torch.cat(stacked, 1).numpy()
+    raw, given, code, product, total, l0 = torch.cat(stacked, 1).numpy()
     cross = np.abs(product**2 - code**2)
-    every = (sae.d_sae - 1) * code**2
+    pairs = sae.d_sae - 1
+    every, longer = pairs * code**2, code**2 + bias**2
     return NormDiagnostics(
         d_sae=sae.d_sae,
         input=given,
@@ -175,6 +185,7 @@ def norms(sae: SAE, acts: Tensor) -> NormDiagnostics:
         product=product,
         l0=l0.astype(np.int64),
         eps_lbo=_divide(np.abs(given**2 - code**2), every),
+        eps_lbo_script=_divide(np.abs(raw**2 - longer), pairs * longer),
         eps_bound=_divide(cross, every),
         # rounding alone keeps this from 0 where one latent is on
         eps_sharp=_divide(cross, np.where(l0 > 1, total**2 - code**2, 0.0)),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from saelab.formats.reading import TensorFile, refuse
-from saelab.formats.source import BESIDE, READERS, Source
+from saelab.formats.source import Source
 from saelab.types import FormatError, short
 
 
@@ -58,17 +57,10 @@ _NEAR = {
 def unknown(source: Source, format: str | None, formats: Sequence[str]) -> NoReturn:
     """Refuse a source of no known format, or not of the one that was asked for. Raises FormatError."""
     place = source.folder / (source.weights or source.name or "")
-    indexes = [name for name in source.files if name.endswith(".index.json")]
-    if indexes and source.weights is None:
-        refuse(
-            f"{source.folder} must hold an SAE in one file of tensors",
-            f"{indexes[0]}, the index of a model in several files",
-            "Pass one of the files that it lists, or join them by safetensors.torch.save_file.",
-        )
     file = None
     if source.weights is not None:
         file = source.tensors()  # whose own fault is said, if it has one
-    several = [n for n in source.files if Path(n).suffix in READERS and not BESIDE.fullmatch(n)]
+    several = source.candidates
     if file is not None:
         got = f"tensors\n{_tensors(file)}"
     elif len(several) > 1:

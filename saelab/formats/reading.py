@@ -27,6 +27,8 @@ from saelab.formats.zips import check_zip
 from saelab.tensors import DTYPES, MAX_HEADER, is_finite
 from saelab.types import FormatError, short
 
+INDEX = ".index.json"
+"""How the name of a file ends that lists the tensors of several files."""
 MAX_JSON = 2**24
 """Bytes of a JSON file."""
 MAX_DEPTH = 32

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from saelab.config import is_integer
+from saelab.devices import FLOATS, dtype_name, torch_device
 from saelab.files import path_of
 from saelab.formats import (
     attention_output,
@@ -160,26 +161,21 @@ def load_sae(
         format: One of `saelab.formats.names()`, to skip the question.
         revision: A repository's branch, tag or commit; None for its main branch.
         device: Where the SAE goes.
-        dtype: What the weights are read as, directly; None for float32. `stored_dtype` tells the file's.
+        dtype: What the weights are read as, directly: "bfloat16", "bf16" or torch.bfloat16, None for
+            float32; "auto" for the file's own, which `stored_dtype` tells.
         given: What files of that format leave open (the error names it), and hook= and n_heads= of any
             format.
 
     Raises:
         FormatError: Files are unknown, damaged, inconsistent or not exactly representable.
-        ConfigError: An unknown dtype, format or option.
+        ConfigError: An unknown dtype, format or option, or a device that is not there.
         StoreError: A repository cannot be reached and is not in the cache.
     """
-    text = dtype.removeprefix("torch.") if isinstance(dtype, str) else ""
-    kind: Any = getattr(torch, text, None) if text else torch.float32 if dtype is None else dtype
-    if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
-        msg = f"dtype must be a floating point dtype of torch or None. Got {dtype!r}. Pass 'float32'."
-        raise ConfigError(msg)
-    try:
-        torch.device(device)
-    except (RuntimeError, TypeError, ValueError) as error:
-        msg = f"device must be one of torch. Got {short(device)}. Pass 'cpu' or 'cuda'."
-        raise ConfigError(msg) from error
-    source = _source(path, subfolder, revision, given, kind, format)
+    kind = dtype_name("float32" if dtype is None else dtype, (*FLOATS, "auto"))
+    place = torch_device(device)
+    # float64 holds whatever a file has
+    through = torch.float64 if kind == "auto" else getattr(torch, kind)
+    source = _source(path, subfolder, revision, given, through, format)
     name, found = find(source, format)
     known = {**_FORMATS[name].options, **OPTIONS}
     for option in source.given:
@@ -193,17 +189,11 @@ def load_sae(
         sae = _FORMATS[name].load(found)
     if given.keys() & OPTIONS.keys():
         sae.config = dataclasses.replace(sae.config, hook=_hook(sae, given))
-    return sae.to(device=device, dtype=kind)
+    return sae.to(device=place, dtype=getattr(torch, sae.stored_dtype if kind == "auto" else kind))
 
 
 def load_layers(
-    path: str | Path,
-    subfolder: str | None = None,
-    format: str | None = None,
-    revision: str | None = None,
-    device: str | torch.device = "cpu",
-    dtype: str | torch.dtype | None = None,
-    **given: Any,
+    path: str | Path, subfolder: str | None = None, format: str | None = None, **options: Any
 ) -> list[SAE]:
     """Every SAE of a file or folder that holds one for each of several layers.
 
@@ -211,10 +201,7 @@ def load_layers(
         path: A file whose tensors are stacked, or a folder of files of single layers.
         subfolder: As `load_sae` takes it.
         format: As `load_sae` takes it.
-        revision: As `load_sae` takes it.
-        device: Where they go.
-        dtype: What the weights are read as.
-        given: What the files leave open, the same for all layers.
+        options: The others of `load_sae`, the same for all layers.
 
     Returns:
         In the order of the layers.
@@ -222,7 +209,8 @@ def load_layers(
     Raises:
         FormatError: There is one SAE alone, or none, or any of them is refused by `load_sae`.
     """
-    source = _source(path, subfolder, revision, given, torch.float32, format)
+    given = {name: value for name, value in options.items() if name not in ("revision", "device", "dtype")}
+    source = _source(path, subfolder, options.get("revision"), given, torch.float32, format)
     numbers = circuit_tracer.layers(source) if source.name is None else []
     if not numbers:
         name, found = find(source, format)
@@ -235,7 +223,7 @@ def load_layers(
             "Load it by saelab.load_sae, or pass the file whose tensors are stacked."
         )
         raise FormatError(msg)
-    return [load_sae(path, subfolder, format, revision, device, dtype, **given, layer=i) for i in numbers]
+    return [load_sae(path, subfolder, format, **options, layer=i) for i in numbers]
 
 
 def save_sae(sae: SAE, folder: str | Path, format: str = "saelab") -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from saelab.formats.reading import refuse
+from saelab.formats.reading import INDEX, refuse
 from saelab.types import short
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def beside(source: Source) -> tuple[str, dict[str, Any]] | None:
     weights = source.weights
     if weights is None:
         return None
-    stem = weights.removesuffix(".gz").rpartition(".")[0]
+    stem = weights.removesuffix(".gz").removesuffix(INDEX).rpartition(".")[0]
     names = [f"{stem}{end}" for end in (".json", "_cfg.json", "_config.json", ".cfg.json", ".config.json")]
     names += [f"cfg_{stem}.json", f"config_{stem}.json"]
     if source.alone:

@@ -13,6 +13,7 @@ import torch
 
 from saelab.formats.pickled import torch_file
 from saelab.formats.reading import (
+    INDEX,
     TensorFile,
     inside,
     json_file,
@@ -29,13 +30,16 @@ READERS = {
     ".npz": npz_file,
     ".pt": torch_file,
     ".pth": torch_file,
+    ".bin": torch_file,
+    ".ckpt": torch_file,
     ".pkl": torch_file,
     ".gz": torch_file,
 }
 """Suffix of a file of tensors -> what reads it."""
 # files of tensors that training leaves beside an SAE, and packed files of anything else
 BESIDE = re.compile(
-    r"((optimizer|lr_scheduler|rank|activation)\w*|(trainer_)?state|trainer|\w*sparsity|mean|std)\.\w+(\.gz)?"
+    r"((optimizer|lr_scheduler|scheduler|rank|activation)\w*|(trainer_)?state|trainer|training_args|rng_state\w*"
+    r"|\w*sparsity|mean|std)\.\w+(\.gz)?"
     r"|.*(?<!\.pkl)(?<!\.pt)(?<!\.pth)\.gz"
 )
 
@@ -71,20 +75,23 @@ class Source:
         with refusing(place):
             if place.is_dir():
                 return cls(place, None, given, dtype, said or {}, format)
-            if place.is_file() and place.name.endswith(".index.json"):
-                refuse(
-                    "An SAE's path must be a folder or a file of tensors",
-                    f"{short(str(place))}, the index of a model in several files, which lists them",
-                    "Pass one of the files in its weight_map, or join them by safetensors.torch.save_file.",
-                )
-            if not place.is_file() or place.suffix not in READERS:
+            if not place.is_file() or not (place.suffix in READERS or place.name.endswith(INDEX)):
                 refuse(
                     "An SAE's path must be a folder or a file of tensors "
-                    f"({', '.join(READERS)}), or the id of a repository on the Hugging Face hub",
+                    f"({', '.join(READERS)}, *{INDEX}), or the id of a repository on the Hugging Face hub",
                     f"{short(str(place))}, which is {'a file' if place.exists() else 'not there'}",
                     "Pass the folder that holds its configuration and weights.",
                 )
-        return cls(place.parent, place.name, given, dtype, said or {}, format)
+        source = cls(place.parent, place.name, given, dtype, said or {}, format)
+        for index in (name for name in source.files if name.endswith(INDEX)):
+            listed = source.config(index) or {}
+            if place.name in dict(listed.get("weight_map") or {}).values():
+                refuse(
+                    "An SAE's tensors must be read together",
+                    f"{short(str(place))}, one of the files that {index} lists",
+                    f"Pass {index}, or its folder.",
+                )
+        return source
 
     @cached_property
     def files(self) -> list[str]:
@@ -107,22 +114,28 @@ class Source:
         return self._once(name, yaml_file) if (self.folder / name).is_file() else None
 
     def open(self, name: str) -> TensorFile:
-        """A file of tensors, by its suffix."""
-        return self._once(name, READERS[Path(name).suffix])
+        """A file of tensors, by its suffix; of an index those of all the files that it lists."""
+        return self._once(name, self._joined if name.endswith(INDEX) else READERS[Path(name).suffix])
 
     @cached_property
     def weights(self) -> str | None:
         """The file of tensors that was asked for, or the only one there is."""
         if self.name is not None:
             return self.name
+        return self.candidates[0] if len(self.candidates) == 1 else None
+
+    @cached_property
+    def candidates(self) -> list[str]:
+        """The files of tensors in the folder; those that an index lists are one, by its name."""
         found = [n for n in self.files if Path(n).suffix in READERS and not BESIDE.fullmatch(n)]
-        return found[0] if len(found) == 1 else None
+        indices = [n for n in self.files if n.endswith(INDEX)]
+        parts = {part for index in indices for part in self._listed(index).values()}
+        return [*indices, *(name for name in found if name not in parts)]
 
     @cached_property
     def alone(self) -> bool:
         """Whether `weights` is the only file of tensors here, so that a config beside it is its."""
-        found = {n for n in self.files if Path(n).suffix in READERS and not BESIDE.fullmatch(n)}
-        return self.weights is not None and found <= {self.weights}
+        return self.weights is not None and set(self.candidates) <= {self.weights}
 
     def holds(self, name: str, *tensors: str) -> bool:
         """Whether the header of a file has these tensors, whatever their case."""
@@ -138,17 +151,44 @@ class Source:
         """`weights`, opened."""
         return None if self.weights is None else self.open(self.weights)
 
+    def _listed(self, index: str) -> dict[str, str]:
+        """Tensor -> the file that holds it, as an index says."""
+        said = self._json(index).get("weight_map")
+        if not isinstance(said, dict) or not said:
+            refuse(f"{self.folder / index} must list tensors in its weight_map", short(said))
+        for part in said.values():
+            named = isinstance(part, str) and Path(part).name == part and Path(part).suffix in READERS
+            if not named or not (self.folder / part).is_file():
+                refuse(
+                    f"{self.folder / index} must list files of tensors that lie beside it",
+                    short(part),
+                    "Get all of its files.",
+                )
+        return said
+
+    def _joined(self, path: Path) -> TensorFile:
+        """The tensors of the files that an index lists, which must be all that these hold."""
+        listed = self._listed(path.name)
+        files = {part: self.open(part) for part in dict.fromkeys(listed.values())}
+        held = {name: part for part, file in files.items() for name in file.info}
+        if held != listed or sum(len(file.info) for file in files.values()) != len(held):
+            other = sorted(name for name in {**held, **listed} if held.get(name) != listed.get(name))
+            refuse(f"{path} must list the tensors of its files, each once", f"others: {short(other)}")
+        info = {name: files[part].info[name] for name, part in listed.items()}
+        return TensorFile(path, info, lambda name: files[listed[name]].read(name))
+
     def _json(self, name: str) -> dict[str, Any]:
         return self._once(name, json_file)
 
     @cached_property
-    def _opened(self) -> dict[str, Any]:
+    def _opened(self) -> dict[tuple[str, str], Any]:
         return {}
 
     def _once(self, name: str, read: Any) -> Any:
-        if name not in self._opened:
-            self._opened[name] = read(self.folder / name)
-        return self._opened[name]
+        key = name, read.__name__  # an index is read as what it says, and as what it lists
+        if key not in self._opened:
+            self._opened[key] = read(self.folder / name)
+        return self._opened[key]
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import boolean, integer, integer_or_none
+from saelab.devices import dtype_name
 from saelab.harvesting.batches import batches, check_hooks, check_subject, warn_of_losses
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import ActivationStore, ActivationWriter
 from saelab.stores.places import finished, job
-from saelab.stores.shards import SHARD_ROWS, check_dtype
+from saelab.stores.shards import DTYPES, SHARD_ROWS
 from saelab.subjects.packing import check_packing
 from saelab.types import CorpusError, HookPoint
 
@@ -89,7 +90,7 @@ def harvest(
         "include_bos": boolean("include_bos", include_bos),
     }
     check_packing(packing, long)
-    check_dtype(dtype)
+    dtype = dtype_name(dtype, DTYPES)
     made_of = {"subject": subject.fingerprint(), "corpus": texts.fingerprint()}
     spec = {
         **made_of,

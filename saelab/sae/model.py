@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.devices import torch_device
 from saelab.files import path_of
 from saelab.sae import publish, storage
 from saelab.sae.config import SAEConfig
@@ -130,10 +131,11 @@ class SAE(Network):
             StoreError: There is none.
             FormatError: The folder is truncated, altered, inconsistent or of a newer version.
         """
+        place = torch_device(device)
         stored = storage.load(Path(folder), lambda config: _on_meta(cls, config).state_dict())
         sae = cls.from_tensors(stored.config, stored.tensors)
         sae.stored_dtype = stored.dtype
-        return sae.to(device)
+        return sae.to(place)
 
     @classmethod
     def from_tensors(cls, config: SAEConfig, tensors: Mapping[str, Tensor | None]) -> SAE:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saelab import dist
+from saelab.devices import holding
 from saelab.sae.config import SAEConfig
 from saelab.sae.kernels import Sparse, active_pre, sparse_decode
 from saelab.types import Codes, ConfigError, RangeError, Scale, ShapeError, check_finite
@@ -65,8 +66,8 @@ class Network(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.W_enc.device
+        """Where the weights are. Raises ConfigError for the meta device, where there are none."""
+        return holding(self.W_enc.device, "An SAE")
 
     @property
     def dtype(self) -> torch.dtype:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from saelab.config import from_dict, to_dict
+from saelab.devices import dtype_name, holding
 from saelab.files import Stamp, new_file, read_json_or_none, write_json, writing
 from saelab.files import sha256 as sha256_of
 from saelab.sae.config import SAEConfig
@@ -60,10 +61,7 @@ class Stored(NamedTuple):
 
 def save(config: SAEConfig, tensors: Mapping[str, Tensor], folder: Path, dtype: str) -> None:
     """See SAE.save. tensors: its state_dict."""
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        hint = nearest(str(dtype), _DTYPES)
-        message = f"dtype must be one of {', '.join(_DTYPES)}. Got {dtype!r}. {hint}Pass one of these."
-        raise ConfigError(message)
+    dtype = dtype_name(dtype, tuple(_DTYPES))
     check_finite(tensors)
     given = {name: _pieces(tensor, _stored_as(tensor, dtype)) for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
@@ -185,8 +183,10 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
 
     Raises:
         NonFiniteError: Where one is NaN or infinite.
+        ConfigError: Where it is on the meta device.
     """
     for name, tensor in tensors.items():
+        holding(tensor.device, "An SAE")
         if not is_finite(tensor.detach()):
             message = (
                 f"Every weight of an SAE must be finite. Got NaN or infinity in {name}. "
@@ -205,6 +205,7 @@ def fingerprint(config: SAEConfig, tensors: Mapping[str, Tensor]) -> str:
     said = {name: value for name, value in data.items() if value not in (None, [])} | {"options": chosen}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
+        holding(tensor.device, "An SAE")
         dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
         digest.update(f"{name} {dtype} {tuple(tensor.shape)}".encode())
         for piece in _numbers(tensor):

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import integer
+from saelab.devices import dtype_name
 from saelab.files import new_file, read_json_or_none, write_json
 from saelab.stores import manifest as manifests
-from saelab.stores.shards import KIND, SHARD_ROWS, Job, check_dtype, shard_name
+from saelab.stores.shards import DTYPES, KIND, SHARD_ROWS, Job, shard_name
 from saelab.types import ConfigError, NonFiniteError, ShapeError
 
 if TYPE_CHECKING:
@@ -67,9 +68,8 @@ class ActivationWriter:
         shard_rows: int = SHARD_ROWS,
         max_rows: int | None = None,
     ) -> None:
-        check_dtype(dtype)
         shard_rows = integer("shard_rows", shard_rows, 1)
-        self.widths, self.dtype, self.shard_rows = dict(widths), dtype, shard_rows
+        self.widths, self.dtype, self.shard_rows = dict(widths), dtype_name(dtype, DTYPES), shard_rows
         self._capacity = shard_rows if max_rows is None else min(shard_rows, max_rows)
         self._job = where if isinstance(where, Job) else None
         self.folder = where.folder if isinstance(where, Job) else where

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saelab.types import ConfigError, StoreError
+from saelab.types import StoreError
 
 KIND = "activations"
 SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -27,13 +27,6 @@ class Job:
     """name -> bytes of a file that is there already, else None."""
     publish: Callable[[str], None] = lambda name: None
     """Puts a whole file of the folder where it belongs."""
-
-
-def check_dtype(dtype: Any) -> None:
-    """Raises ConfigError where a store cannot have it."""
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        message = f"dtype must be one of {', '.join(DTYPES)}. Got {dtype!r}. Pass dtype='float32'."
-        raise ConfigError(message)
 
 
 def shard_name(number: int) -> str:

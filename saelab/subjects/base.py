@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saelab.devices import holding
 from saelab.subjects.hooks import EditFn, Site, all_tensors, main_tensor, normalise_edits, normalise_reads
 from saelab.subjects.passes import Passed, ensure_live
 from saelab.types import HookPoint, Inputs, Run, SubjectError
@@ -166,7 +167,8 @@ class TorchSubject(ABC):
         return point.name, point.io
 
     def _to_device(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in data.items()}
+        device = holding(self.device, "A model", SubjectError)
+        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in data.items()}
 
 
 # where a model came from, how it is run, and numbers of its tokenizer: none changes what its weights compute

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.func import functional_call
 
 from saelab.types import SubjectError
 
@@ -14,6 +15,28 @@ if TYPE_CHECKING:
 
 SMALL = 0.5
 """Of the head's output, where the logits' own scale is measured: far below where soft caps bend."""
+
+VOCABULARY = 2**14
+"""Rows of the output embeddings that are held in float32 at a time."""
+
+
+def project(module: torch.nn.Module, vectors: Tensor) -> Tensor:
+    """The linear part of a module with a bias, in float32 where its weights are in half precision.
+
+    Args:
+        module: A linear layer of any class.
+        vectors: [n d_in].
+
+    Returns:
+        [n d_out], of the dtype and device of vectors.
+    """
+    own = next(module.parameters())
+    half = (torch.float16, torch.bfloat16)
+    whole = {name: p.float() for name, p in module.named_parameters() if p.dtype in half}
+    inputs = vectors.to(own.device, torch.float32 if own.dtype in half else own.dtype)
+    with torch.no_grad():
+        out, zero = (functional_call(module, whole, x) for x in (inputs, torch.zeros_like(inputs[:1])))
+    return (out - zero).to(vectors)
 
 
 @dataclass(frozen=True)
@@ -26,10 +49,13 @@ class Tail:
     """float32 [d_vocab]: what the head's outputs are multiplied by"""
 
     def __call__(self, vectors: Tensor, W_U: Tensor) -> Tensor:
-        """[n d_model] -> [n d_vocab], in the dtype of vectors; W_U: [d_vocab d_head]."""
-        h = vectors.float() @ self.to_head.to(vectors.device)
-        logits = h.to(W_U.device, W_U.dtype) @ W_U.t()
-        return (logits.float() * self.scale.to(logits.device)).to(vectors.device, vectors.dtype)
+        """[n d_model] -> [n d_vocab], in the dtype of vectors; W_U: [d_vocab d_head].
+
+        Half precision is that of weights alone: it would order tokens by its rounding.
+        """
+        h = (vectors.float() @ self.to_head.to(vectors.device)).to(W_U.device)
+        logits = torch.cat([h @ some.float().t() for some in W_U.split(VOCABULARY)], 1)
+        return (logits * self.scale.to(logits.device)).to(vectors.device, vectors.dtype)
 
 
 def measure(subject: Any) -> Tail:
@@ -44,7 +70,8 @@ def measure(subject: Any) -> Tail:
     are small.
 
     Raises:
-        SubjectError: The model never calls its output embeddings, or does more than norm the stream before.
+        SubjectError: The model never calls its output embeddings, does more than norm the stream before, or
+            reads something else than the stream there.
     """
     head: Any = subject.model.get_output_embeddings()  # type: ignore[operator]
     hook = f"blocks.{subject.n_layers - 1}.hook_resid_post"
@@ -54,10 +81,10 @@ def measure(subject: Any) -> Tail:
     x0 = x0.to(subject.device, next(subject.module.parameters()).dtype)
     seen: list[Tensor] = []
 
-    def at(x: Tensor) -> Tensor:
-        """The head's input [n d_head] where the last block gives x [n d]."""
+    def at(x: Tensor, token: int = 0) -> Tensor:
+        """The head's input [n d_head] where the last block gives x [n d], of a text of one token."""
         seen.clear()
-        ids = subject.padded([[0] * len(x)])
+        ids = subject.padded([[token] * len(x)])
         with head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
             subject.run(ids, edits=[(hook, lambda acts: x[None].to(acts.dtype))], grad=x.requires_grad)
         if not seen:
@@ -68,9 +95,9 @@ def measure(subject: Any) -> Tail:
             raise SubjectError(message)
         return seen[-1].reshape(len(x), -1)
 
-    def odd_of(x: Tensor) -> Tensor:
+    def odd_of(x: Tensor, token: int = 0) -> Tensor:
         with torch.no_grad():
-            return (at(x[None]) - at(-x[None]))[0].float() / 2
+            return (at(x[None], token) - at(-x[None], token))[0].float() / 2
 
     odd = odd_of(x0)
     rows = []
@@ -83,7 +110,14 @@ def measure(subject: Any) -> Tail:
     # of what is normed, twice as much is the same
     normed = bool((odd_of(2 * x0) - odd).norm() < 0.5 * odd.norm())
     to_head = derivative + x0.float()[:, None] / d * odd if normed else derivative
-    expected = odd_of(x1.to(x0))
+    expected, elsewhere = odd_of(x1.to(x0)), odd_of(x1.to(x0), 1)
+    if not (elsewhere - expected).norm() < 1e-3 * expected.norm():
+        message = (
+            "A logit lens needs a model whose logits follow from the stream after its last block. Got "
+            f"{type(subject.model).__name__}, which reads what came before it again. "
+            "Compute logits from Run.output instead."
+        )
+        raise SubjectError(message)
     error = float((x1.to(to_head) @ to_head - expected).norm() / expected.norm())
     if not error < (1e-2 if x0.dtype.itemsize > 2 else 0.1):
         message = (
@@ -107,4 +141,4 @@ def _scale(subject: Any, head: Any) -> Tensor:
     return (out[0, 0] - out[1, 0]).float() / (2 * SMALL)
 
 
-__all__ = ["Tail", "measure"]
+__all__ = ["Tail", "measure", "project"]

@@ -14,7 +14,7 @@ from saelab.subjects import chat
 from saelab.subjects.alone import difference, masks, restarting
 from saelab.subjects.base import TorchSubject, config_facts
 from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_square, weights
-from saelab.subjects.direct import Tail, measure
+from saelab.subjects.direct import Tail, measure, project
 from saelab.subjects.hooks import EditFn, Site, plan, stream_view
 from saelab.subjects.passes import Passed, run_hooked
 from saelab.subjects.points import Architecture
@@ -127,11 +127,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
         if point.name.endswith(("attn.hook_z", "mlp.hook_post")) and not is_bridge_point(
             point.name, self.n_layers
         ):
-            project = self._arch.points[point.name].module
-            own = next(project.parameters())
-            with torch.no_grad():
-                inputs = vectors.to(own.device, own.dtype)
-                return (project(inputs) - project(torch.zeros_like(inputs[:1]))).to(vectors)
+            return project(self._arch.points[point.name].module, vectors)
         msg = (
             f"Only hook points that write to the residual stream have a direct effect on it. Got "
             f"{point.name!r}. "

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from saelab.devices import FLOATS, dtype_name, torch_device
 from saelab.files import read_json_or_none
 from saelab.subjects import gguf
 from saelab.subjects.language import LanguageModel
@@ -16,7 +17,6 @@ from saelab.subjects.points import AS_MODULE
 from saelab.types import MissingDependency, SubjectError
 
 TOKENIZER = re.compile(r"tokenizer.*|vocab.*|merges\.txt|.*\.(model|tiktoken)")
-SHORT = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "fp64": "float64"}
 
 
 def load_subject(
@@ -52,7 +52,8 @@ def load_subject(
     if not isinstance(name, (str, Path)) or not str(name):
         msg = f"A model is named by a folder or a hub id. Got {name!r}. Pass e.g. 'gpt2'."
         raise SubjectError(msg)
-    torch_device, torch_dtype = _device(device), _dtype(dtype)
+    place = torch_device(device, error=SubjectError)
+    kind = dtype_name("auto" if dtype is None else dtype, (*FLOATS, "auto"), error=SubjectError)
     folder = Path(name).expanduser()
     found = gguf.find(name)
     if found is not None:
@@ -73,9 +74,9 @@ def load_subject(
     else:
         model, tokenizer = _from_hub(str(name))
     half = model.dtype in (torch.float16, torch.bfloat16)
-    if dtype is None and torch_device.type == "cpu" and half:
-        torch_dtype = torch.float32
-    model = model.to(device=torch_device, dtype=torch_dtype) if torch_dtype else model.to(torch_device)
+    if dtype is None and place.type == "cpu" and half:
+        kind = "float32"
+    model = model.to(place) if kind == "auto" else model.to(device=place, dtype=getattr(torch, kind))
     return LanguageModel(model.requires_grad_(False), tokenizer, n_ctx)
 
 
@@ -195,32 +196,6 @@ def _pretrained(name: str, *, local_files_only: bool) -> tuple[Any, Any]:
         )
         raise SubjectError(msg)
     return model, tokenizer
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        found = torch.device(device)
-        here = found.type != "meta" and torch.empty(0, device=found) is not None
-    except Exception:  # torch lists all that it was ever built for
-        here = False
-    if not here:
-        own = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-        own += ["mps"] if torch.backends.mps.is_available() else []
-        known = ", ".join(own)
-        msg = f"device must be one of this machine's, {known}. Got {device!r}. Pass device={own[-1]!r}."
-        raise SubjectError(msg)
-    return found
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or (isinstance(dtype, str) and dtype == "auto"):
-        return None
-    name = str(dtype).removeprefix("torch.")
-    found = getattr(torch, SHORT.get(name, name), None)
-    if not (isinstance(found, torch.dtype) and found.is_floating_point):
-        msg = f"dtype must be a floating torch dtype. Got {dtype!r}. Pass 'float32', 'bfloat16' or 'auto'."
-        raise SubjectError(msg)
-    return found
 
 
 def _offline() -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from saelab.devices import torch_device
 from saelab.subjects.reading import How, SampleReading
 from saelab.subjects.torch_module import TorchModule
 from saelab.types import CorpusError, MissingDependency, SubjectError
@@ -49,6 +50,7 @@ class VisionModel(TorchModule):
             SubjectError: It cannot be found, or is no image model.
             MissingDependency: Pillow is not installed.
         """
+        place = torch_device(device, error=SubjectError)
         from transformers import AutoImageProcessor, AutoModel
 
         try:
@@ -64,7 +66,7 @@ class VisionModel(TorchModule):
                 "save_pretrained wrote, or VisionModel(model, processor)."
             )
             raise SubjectError(message) from None
-        return cls(getattr(model, "vision_model", model).to(device).requires_grad_(False), processor)
+        return cls(getattr(model, "vision_model", model).to(place).requires_grad_(False), processor)
 
     def read(self, documents: Sequence[tuple[int, Any]], how: How) -> SampleReading:
         """How consecutive images are read: each is one sample, its patches in a grid.

@@ -7,9 +7,10 @@ import numbers
 from typing import Any
 
 from saelab.config import integer, integer_or_none, is_number
+from saelab.devices import dtype_name
 from saelab.sae.config import SAEConfig
 from saelab.training.run import Settings
-from saelab.types import ConfigError, nearest
+from saelab.types import ConfigError
 
 INIT_ROWS = 16_384
 PRECISIONS = ("float32", "bfloat16")
@@ -60,12 +61,6 @@ def complete(
             f"Got {accumulate}. Pass accumulate<={batch_size}."
         )
         raise ConfigError(message)
-    if precision not in PRECISIONS:
-        message = (
-            f"precision must be one of {', '.join(PRECISIONS)}. Got {precision!r}. "
-            f"{nearest(str(precision), PRECISIONS)}".strip()
-        )
-        raise ConfigError(message)
     return Settings(
         steps=steps,
         batch_size=batch_size,
@@ -79,7 +74,7 @@ def complete(
         dead_after=config.options["dead_after"] or max(1, min(10_000_000, steps * batch_size // 10)),
         init_rows=INIT_ROWS,
         log_every=log_every or max(1, steps // 100),
-        precision=precision,  # type: ignore[arg-type]
+        precision=dtype_name(precision, PRECISIONS, name="precision"),  # type: ignore[arg-type]
         accumulate=accumulate,
         held_out=n_held_out,
         evaluate_every=None if held_out is None else evaluate_every or max(1, steps // 10),

@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 
 from saelab import dist
+from saelab.devices import torch_device
 from saelab.sae.config import SAEConfig
 from saelab.sae.dictionaries import Free
 from saelab.sae.initial import start_rows
 from saelab.sae.model import SAE
 from saelab.training.arguments import check_configs, complete, count_steps
 from saelab.training.run import Settings
-from saelab.types import ConfigError, DeviceMemoryError, short
+from saelab.types import DeviceMemoryError
 
 # Peak memory of a step in matrices [rows d_sae] of float32 and its time in products of [rows d_in] and
 # [d_in d_sae], measured on one CPU thread: matrices topk 1.15, batchtopk and matryoshka 1.35 (codes stay
@@ -158,11 +159,7 @@ def check_fits(
 
 def device_of(device: str | torch.device | None) -> torch.device:
     """As asked, by default this process's GPU where there is one."""
-    try:
-        return torch.device(dist.local_device() if device is None else device)
-    except (RuntimeError, TypeError, ValueError) as error:
-        message = f"device must be one of torch. Got {short(device)}. Pass 'cpu' or 'cuda'."
-        raise ConfigError(message) from error
+    return dist.local_device() if device is None else torch_device(device)
 
 
 def free_memory(device: torch.device) -> int | None:

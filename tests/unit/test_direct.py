@@ -105,3 +105,12 @@ def test_a_model_whose_head_is_never_called_is_refused():
     subject.module.lm_head = Around()
     with pytest.raises(SubjectError, match="calls its output embeddings"):
         subject.residual_to_logits(torch.ones(1, 32))
+
+
+def test_a_tail_that_reads_earlier_blocks_again_is_refused():
+    """The same last stream gives other logits after another token."""
+    tokenizer = zoo.byte_tokenizer()
+    tokenizer.model_max_length = 64
+    subject = LanguageModel(families.build("inkling2_text"), tokenizer)
+    with pytest.raises(SubjectError, match="what came before it again"):
+        subject.residual_to_logits(torch.ones(1, 32))

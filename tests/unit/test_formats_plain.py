@@ -455,10 +455,53 @@ def test_what_a_failed_download_leaves_has_its_own_sentence(tmp_path):
             with pytest.raises(FormatError, match=said):
                 load_sae(tmp_path / name)
         (tmp_path / name).unlink()
-    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
-    for where in (tmp_path, tmp_path / "model.safetensors.index.json"):
-        with pytest.raises(FormatError, match="index of a model in several files"):
-            load_sae(where)
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """An SAE in two files, whose index is not written yet: (folder, tensors, tensor -> file)."""
+    all_of = tensors()
+    parts = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(all_of)}
+    for part in set(parts.values()):
+        save(tmp_path / part, {name: all_of[name] for name in all_of if parts[name] == part})
+    return tmp_path, all_of, parts
+
+
+def test_files_that_an_index_lists_are_joined(shards, tmp_path_factory):
+    folder, all_of, parts = shards
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": parts}))
+    one = load_sae(save(tmp_path_factory.mktemp("one") / "x.safetensors", all_of), **OPEN)
+    for where in (folder, index):
+        assert load_sae(where, **OPEN).fingerprint() == one.fingerprint()
+    with pytest.raises(FormatError, match=r"one of the files that model\.safetensors\.index\.json"):
+        load_sae(folder / "model-00001-of-00002.safetensors", **OPEN)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda parts: {}, "must list tensors in its weight_map"),
+        (lambda parts: {**parts, "W_dec": "../x.safetensors"}, "files of tensors that lie beside it"),
+        (lambda parts: {**parts, "W_dec": "model-00003-of-00002.safetensors"}, "Get all of its files"),
+        (lambda parts: {**parts, "more": next(iter(parts.values()))}, "tensors of its files, each once"),
+        (lambda parts: {n: p for n, p in parts.items() if n != "b_dec"}, "others: .'b_dec'"),
+    ],
+)  # fmt: skip
+def test_an_index_must_list_what_is_there(shards, change, said):
+    folder, _, parts = shards
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": change(parts)}))
+    with pytest.raises(FormatError, match=said):
+        load_sae(folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "last.ckpt"])
+def test_tensors_of_torch_have_other_names_too(tmp_path, name):
+    (tmp_path / "training_args.bin").write_bytes(b"x")
+    path = save(tmp_path / "x.pt", {"state_dict": tensors(), "epoch": 3, "global_step": 10})
+    path.rename(tmp_path / name)
+    assert load_sae(tmp_path, **OPEN).fingerprint() == load_sae(tmp_path / name, **OPEN).fingerprint()
 
 
 def test_info_asks_the_same(tmp_path, capsys):

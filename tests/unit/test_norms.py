@@ -67,6 +67,21 @@ def test_two_latents_prove_their_cosine():
     assert found.coherence == pytest.approx(0.5)
 
 
+def test_the_paper_and_its_script_differ_by_the_decoders_bias():
+    """d_0 + d_1 + b_dec and b_dec alone, b_dec of norm 1 and at right angles to both: by hand."""
+    sae = _sae(torch.tensor([[1.0, 0, 0], [1.0, 3**0.5, 0], [0, 0, 1]]))
+    x = torch.tensor([[2.0, 3**0.5, 0], [0, 0, 0]])
+    plain = norms(sae, x)
+    np.testing.assert_allclose(plain.eps_lbo_script, plain.eps_lbo)
+    with torch.no_grad():
+        sae.b_dec.copy_(torch.tensor([0, 0, 1.0]))
+    found = norms(sae, x + sae.b_dec.detach())
+    np.testing.assert_allclose(found.eps_lbo, [(7 - 5) / (2 * 5), np.nan], rtol=1e-5)
+    # ||x||^2 = 7 + 1, and 1 is added to the code's 5
+    np.testing.assert_allclose(found.eps_lbo_script, [(8 - 6) / (2 * 6), 0], rtol=1e-5, atol=1e-6)
+    assert "eps_lbo_script" in found.to_frame()
+
+
 @pytest.mark.parametrize("name", ["topk", "abs_topk"])
 def test_every_figure_is_its_formula(name):
     """Beside plain loops over the rows of an SAE with biases, unequal norms and an error of its own."""

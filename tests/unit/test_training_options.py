@@ -274,7 +274,7 @@ def test_runs_of_an_older_version_load_and_continue(rows, tmp_path):
     ("change", "says"),
     [
         ({"precision": "bfloat"}, "precision must be one of float32, bfloat16. Got 'bfloat'.*bfloat16"),
-        ({"precision": torch.bfloat16}, "precision must be one of"),
+        ({"precision": torch.float16}, "precision must be one of"),
         ({"accumulate": 0}, "accumulate must be an integer >= 1"),
         ({"held_out": 1}, "held_out must be an integer >= 2"),
         ({"held_out": 2000}, "held_out must be less than the number of activations, 2000. Got 2000"),

@@ -227,6 +227,9 @@ def json_bytes(data: Any) -> bytes:
 def writing(path: str | Path) -> Iterator[None]:
     """Make the folders above `path`, and raise what the system says of writing there as a StoreError."""
     try:
+        if not path_of(path).name:
+            message = f"What is written must be a file. Got the folder {str(path)!r}. Pass a file's path."
+            raise StoreError(message)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.arguments import checked, floats, mapping, maybe, place, whole
 from saelab.files import path_of
 from saelab.sae import publish, storage
 from saelab.sae.config import SAEConfig
@@ -45,6 +46,7 @@ class SAE(Network):
     """Of the file that it was loaded from."""
 
     @classmethod
+    @checked(rows=maybe(floats), targets=maybe(floats), seed=whole())
     def create(
         cls,
         config: SAEConfig,
@@ -119,6 +121,7 @@ class SAE(Network):
         return place
 
     @classmethod
+    @checked(folder=place)
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> SAE:
         """The SAE that `save` wrote, bit-equal.
 
@@ -136,6 +139,7 @@ class SAE(Network):
         return sae.to(device)
 
     @classmethod
+    @checked(tensors=mapping)
     def from_tensors(cls, config: SAEConfig, tensors: Mapping[str, Tensor | None]) -> SAE:
         """An SAE in eval mode that holds these tensors, without a copy.
 

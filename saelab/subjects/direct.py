@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from saelab.types import SubjectError
+from saelab.types import ShapeError, SubjectError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +27,10 @@ class Tail:
 
     def __call__(self, vectors: Tensor, W_U: Tensor) -> Tensor:
         """[n d_model] -> [n d_vocab], in the dtype of vectors; W_U: [d_vocab d_head]."""
+        d = self.to_head.shape[0]
+        if vectors.ndim != 2 or vectors.shape[1] != d:
+            message = f"Vectors of the stream must be [n {d}]. Got {list(vectors.shape)}. Pass this model's."
+            raise ShapeError(message)
         h = vectors.float() @ self.to_head.to(vectors.device)
         logits = h.to(W_U.device, W_U.dtype) @ W_U.t()
         return (logits.float() * self.scale.to(logits.device)).to(vectors.device, vectors.dtype)

@@ -25,25 +25,20 @@ import mutations  # noqa: E402
 from saelab.formats import load_sae  # noqa: E402
 from saelab.types import FormatError  # noqa: E402
 
-GOLDEN = ROOT / "tests" / "golden"
-SUFFIXES = (".safetensors", ".pt", ".pth", ".npz", ".pkl", ".gz")
+GOLDEN = mutations.GOLDEN
 SLOW = 5.0
 """Seconds for a file of a few kilobytes."""
-
-
-def folders() -> list[Path]:
-    """Every folder of the goldens that holds an SAE."""
-    found = {
-        path.parent for path in GOLDEN.rglob("*") if path.suffix in SUFFIXES and path.parent.parent != GOLDEN
-    }
-    return sorted(p for p in found if not p.name.endswith("-square") and p.name != "checkpoints")
 
 
 def main() -> None:
     """Mutate and load, the folders in turn."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     wanted = sys.argv[3] if len(sys.argv) > 3 else ""
-    sources, counts, bad = [f for f in folders() if wanted in str(f.relative_to(GOLDEN))], Counter(), []
+    sources, counts, bad = (
+        [f for f in mutations.goldens() if wanted in str(f.relative_to(GOLDEN))],
+        Counter(),
+        [],
+    )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     longest = 0.0
     with tempfile.TemporaryDirectory() as spare:

@@ -248,6 +248,9 @@ def writing(path: str | Path) -> Iterator[None]:
         StoreError: In place of any OSError of the block, or of making the folders.
     """
     try:
+        if not path_of(path).name:
+            message = f"What is written must be a file. Got the folder {str(path)!r}. Pass a file's path."
+            raise StoreError(message)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:

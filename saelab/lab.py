@@ -159,7 +159,7 @@ class Lab(LabViews):
             RangeError: The latent is out of range.
             StoreError: The SAE has no store.
         """
-        return self._cached_card(latent, self._name(sae))
+        return self._cached_card(integer("latent", latent, 0, error=RangeError), self._name(sae))
 
     def codes(self, sample: Any, *, sae: str | None = None) -> SampleCodes:
         """The codes of every latent on each position of a sample: what `show` shows.
@@ -303,7 +303,7 @@ class Lab(LabViews):
     def _name(self, sae: str | None) -> str:
         """The name of an SAE of this Lab. Raises ConfigError."""
         name = self.selection.sae if sae is None else sae
-        if name not in self._names:
+        if not isinstance(name, str) or name not in self._names:
             message = (
                 f"sae must name one of the Lab's SAEs, {', '.join(self._names)}. Got {name!r}. "
                 f"{nearest(str(name), self._names)}Leave it out for the chosen one."

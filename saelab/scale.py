@@ -23,6 +23,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from saelab.arguments import an_sae, checked, listed, place
 from saelab.config import integer, is_number
 from saelab.corpora import Corpus, Document, as_corpus
 from saelab.files import read_json, read_json_or_none
@@ -34,7 +35,7 @@ from saelab.stores import manifest as manifests
 from saelab.stores.joining import JOINED, join
 from saelab.stores.merging import merge_into
 from saelab.subjects import load_subject
-from saelab.subjects.packing import stretch_size
+from saelab.subjects.packing import check_packing, stretch_size
 from saelab.types import (
     ConfigError,
     CorpusError,
@@ -78,6 +79,7 @@ def _with_options_of(alone: Callable[..., Any], *without: str) -> Callable[[F], 
 
 
 @_with_options_of(harvest_alone, "max_rows")
+@checked(out=place)
 def harvest(
     subject: Make,
     corpus: Iterable[str | Document],
@@ -115,7 +117,7 @@ def harvest(
         ConfigError: Workers or parts below 1, or a subject that reads no texts.
         SaelabError: What `saelab.harvest` raises.
     """
-    names = [str(hook) for hook in ([hooks] if isinstance(hooks, str | HookPoint) else hooks)]
+    names = [str(h) for h in ([hooks] if isinstance(hooks, str | HookPoint) else listed("hooks", hooks))]
     call = _Call("harvest", subject, corpus, out, workers, cpus, gpus, part_documents, **_how(options))
     writing = {name: options[name] for name in ("dtype", "shard_rows")}
     reading = {name: options[name] for name in options.keys() - writing.keys()}
@@ -125,6 +127,7 @@ def harvest(
 
 
 @_with_options_of(index_alone, "max_rows", "shard", "append")
+@checked(out=place, sae=an_sae)
 def index(
     subject: Make,
     sae: SAE,
@@ -196,6 +199,13 @@ class _Call(NamedTuple):
             write: See `_Task`.
             finish: (folder, parts, fields of the manifest) makes the store.
         """
+        if not isinstance(self.subject, str | Path) and not callable(self.subject):
+            message = (
+                "subject must be a model's name or folder, or a function that makes a subject. Got "
+                f"{type(self.subject).__name__}. Pass e.g. lambda: saelab.load_subject(...)."
+            )
+            raise ConfigError(message)
+        check_packing(spec["packing"], spec["long"])
         texts = as_corpus(self.corpus)
         size = _part_size(self.part_documents, spec["batch_size"], spec["packing"])
         seen = _seen(self.subject)

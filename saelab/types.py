@@ -62,7 +62,7 @@ class HookPoint:
                 "Pass a name out of subject.hooks()."
             )
             raise HookError(message)
-        if self.io not in ("out", "in"):
+        if not isinstance(self.io, str) or self.io not in ("out", "in"):
             message = f"io must be 'out' or 'in'. Got {self.io!r}. Pass io='out' for a module's output."
             raise HookError(message)
 

@@ -4,19 +4,18 @@ nothing else. Seeded, so that what is found is found again."""
 from __future__ import annotations
 
 import inspect
-import itertools
 import math
 import random
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mutations
 import numpy as np
 import torch
-from letters import TEXTS, Letters, Planted
+from fuzzed import Things
 
 import saelab
 from saelab.stores import ActivationStore, FeatureStore, merge
@@ -24,46 +23,16 @@ from saelab.training import Run
 from saelab.types import SaelabError
 
 HUGE = (2**31, 2**63, 2**70, np.int64(2**62), 1e308)
-LONG = ("steps", "tokens", "batch_size", "log_every", "checkpoint_every", "d_sae", "d_in", "dead_after")
+LONG = (
+    "steps", "tokens", "batch_size", "log_every", "checkpoint_every", "d_sae", "d_in", "dead_after", "epochs",
+    "n_features", "n_rows", "max_new_tokens", "buffer_rows", "n_documents",
+    "Synthetic.rows(n", "Synthetic.batches(size",
+)  # fmt: skip
 """Arguments that may be huge, and then take long or much."""
 
 
-class Case(NamedTuple):
-    """A function that may be called."""
-
-    call: Callable[..., Any]
-    given: dict[str, Any]
-    """Right arguments, by name."""
-    also: tuple[str, ...] = ()
-    """Others that it takes."""
-
-
-class World:
-    """A folder with one of each kind of file, and what reads them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.subject, self.sae = Letters(), Planted()
-        self.store = saelab.index(self.subject, self.sae, TEXTS[:6], folder / "store", progress=False)
-        self.store.attach_labels({1: "one", 3: "three"})
-        self.acts = saelab.harvest(self.subject, TEXTS[:6], ["h"], folder / "acts", progress=False)
-        self.config = saelab.recipe("topk", d_in=6, d_sae=12, k=2, hook="h")
-        self.rows = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
-        self.run = self.trained(folder / "run")
-        self.trained(folder / "half", stop=3)
-        self.run.sae.save(folder / "sae")
-        (folder / "loop").symlink_to(folder / "loop")
-        (folder / "file").write_text("x")
-
-    def trained(self, out: Path, stop: int | None = None) -> Run:
-        """A run of some steps, interrupted after `stop` of them."""
-
-        def callback(event: Any) -> None:
-            if event.name == "log" and event.step == stop:
-                raise KeyboardInterrupt
-
-        how = {"steps": 6, "batch_size": 16, "checkpoint_every": 2, "log_every": 1, "seed": 0}
-        return saelab.train(self.config, self.rows, out=out, progress=False, callbacks=[callback], **how)
+class World(Things):
+    """What is passed for right and wrong arguments."""
 
     def values(self) -> list[Any]:
         """What somebody may pass for anything."""
@@ -76,71 +45,39 @@ class World:
             Path("\0"), Path(), self.folder / "loop", self.folder / "loop" / "x", self.folder / "file",
             self.folder / "file" / "x", self.folder / "none", self.folder / ("n" * 300), self.subject,
             self.sae, self.store, self.acts, self.config, range(3), iter([]), ["a", 3], ["\ud800"], [[1, 2]],
+            [[1], [2, 3]], [["x"]], [{"role": "user"}], [("user", 3)], "blocks.0.hook_resid_pre", self.model,
+            self.model_sae, self.edit, [self.edit], self.model.prepare(["a"]), self.net, ["blocks.9"], torch,
+            torch.float16, "bfloat16", "cuda:99", torch.device("meta"), "train", "h@3", "line", 2**31 - 1,
+            np.zeros((2, 2, 3), np.uint8), torch.ones(2, 6, dtype=torch.complex64), torch.ones(2, 6, 6),
+            {"h": torch.ones(2, 6)}, {"h": "x"}, [torch.ones(6)], self.run, Exception, lambda *a, **k: None,
         ]  # fmt: skip
 
-    def cases(self, out: Path) -> dict[str, Case]:
-        """Every public function with right arguments; `out` is a place to write to."""
-        store, lab = FeatureStore.open(self.folder / "store"), saelab.Lab(self.subject, self.sae, self.store)
-        fit = {"acts": self.rows, "steps": 2, "batch_size": 8, "progress": False}
-        small = {"subject": self.subject, "corpus": TEXTS[:2], "progress": False}
-        found = {
-            "recipe": Case(saelab.recipe, {"name": "topk", "d_in": 6, "d_sae": 12, "k": 2}),
-            "SAE": Case(saelab.SAE, {"config": self.config}),
-            "HookPoint": Case(saelab.HookPoint, {"name": "h"}),
-            "load_sae": Case(saelab.load_sae, {"path": self.folder / "sae"}),
-            "save_sae": Case(saelab.save_sae, {"sae": self.run.sae, "folder": out, "format": "saelab"}),
-            "load_subject": Case(saelab.load_subject, {"name": str(self.folder / "sae")}),
-            "train": Case(saelab.train, {"config": self.config, "out": out, **fit}),
-            "harvest": Case(saelab.harvest, {"hooks": ["h"], "out": out, **small}),
-            "index": Case(saelab.index, {"sae": self.sae, "out": out, **small}),
-            "Lab": Case(saelab.Lab, {"subject": self.subject, "saes": self.sae, "stores": store}),
-            "FeatureStore.open": Case(FeatureStore.open, {"folder": self.folder / "store"}),
-            "ActivationStore.open": Case(ActivationStore.open, {"folder": self.folder / "acts"}),
-            "Run.load": Case(Run.load, {"folder": self.folder / "run"}),
-            "merge": Case(merge, {"stores": [store], "out": out}),
-            "encode": Case(self.run.sae.encode, {"x": torch.ones(2, 6)}),
-            "sae.save": Case(self.run.sae.save, {"folder": out}),
-            "batches": Case(lambda **how: next(iter(self.acts.batches(**how)), None), {"size": 3},
-                            ("seed", "hook", "shard")),
-            "list_saes": Case(saelab.formats.list_saes, {"repository_or_folder": self.folder / "sae"}),
-            "corpora.text": Case(lambda **how: list(saelab.corpora.text(**how)),
-                                 {"paths": self.folder / "file"}, ("separator", "encoding")),
-            "corpora.jsonl": Case(lambda **how: list(saelab.corpora.jsonl(**how)),
-                                  {"paths": self.folder / "file"}, ("column", "messages", "encoding")),
-            "corpora.world": Case(lambda **how: list(itertools.islice(saelab.corpora.world(**how), 9)),
-                                  {"n_documents": 2}, ("seed",)),
-        }  # fmt: skip
-        by_latent = ("latent", "tokens", "firings", "partners", "examples", "codes")
-        asked: dict[str, dict[str, Any]] = {name: {"latent": 1} for name in by_latent}
-        asked |= {
-            "rows": {"row": 1}, "document": {"document": 1}, "query": {"sql": "from latents"},
-            "search": {"example": "a"}, "compare": {"other": store}, "attach_labels": {"labels": {}},
-            "check": {"part": self.sae},
-        }  # fmt: skip
-        found |= {f"store.{name}": Case(getattr(store, name), given) for name, given in asked.items()}
-        found["lab.feature"] = Case(lab.feature, {"latent": 1})
-        found["lab.search"] = Case(lab.search, {"label": "a"})
-        return found
 
-
-def argument(world: World, out: Path, seed: int) -> str | None:
-    """A wrong argument for a function: what was passed where something else than a SaelabError came of it."""
-    rng = random.Random(seed)
+def argument(world: World, out: Path, seed: int, name: str | None = None) -> str | None:
+    """A wrong argument for a function (one of all, or that of this name): what was passed where something
+    else than a SaelabError came of it."""
+    rng = random.Random(f"{name}{seed}" if name else seed)
     shutil.rmtree(out, ignore_errors=True)
     cases = world.cases(out / "out")
-    name = rng.choice(sorted(cases))
+    name = name or rng.choice(sorted(cases))
     call, given, also = cases[name]
     found = inspect.signature(call).parameters.values()
     named = [p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     where = rng.choice(sorted({*named, *given, *also}))
     value = rng.choice(world.values())
-    if where in LONG and isinstance(value, int | float | np.number) and abs(value) > 1000:
+    if (
+        (where in LONG or f"{name}({where}" in LONG)
+        and isinstance(value, int | float | np.number)
+        and abs(value) > 1000
+    ):
         return None
     said = f"seed {seed}: {name}({where}={value!r:.80})"
     return _fault(said, lambda: call(**{**given, where: value}))
 
 
 READERS: dict[str, Callable[[Path, World], Any]] = {}
+"""Kind of file -> what reads it. GGUF, which is kept in a cache once it is read, is damaged in
+tests/unit/test_gguf_refusals.py."""
 
 
 def _reader(name: str) -> Callable[[Callable[[Path, World], Any]], None]:
@@ -191,12 +128,45 @@ def _(path: Path, world: World) -> None:
     world.trained(path)
 
 
-def file(world: World, out: Path, seed: int) -> str | None:
+@_reader("corpus")
+def _(path: Path, world: World) -> None:
+    read = saelab.corpora
+    _each([lambda: list(read.parquet(path / "a.parquet")), lambda: list(read.jsonl(path / "a.jsonl")),
+           lambda: list(read.jsonl(path / "a.jsonl", messages="chat")),
+           lambda: list(read.text(path / "a.txt", separator="\n"))])  # fmt: skip
+
+
+@_reader("edits")
+def _(path: Path, world: World) -> None:
+    (edit,) = saelab.interventions.load(path / "edits.json", world.model_sae)
+    world.model.run(world.model.prepare(["a"]), edits=edit)
+
+
+@_reader("labels")
+def _(path: Path, world: World) -> None:
+    world.store.attach_labels(path)
+
+
+@_reader("model")
+def _(path: Path, world: World) -> None:
+    subject = saelab.load_subject(path, progress=False)
+    subject.run(subject.prepare(["a b"]), read=["blocks.0.hook_resid_post"])
+
+
+@_reader("formats")
+def _(path: Path, world: World) -> None:
+    _each([lambda: saelab.formats.list_saes(path), lambda: saelab.formats.sniff(path),
+           lambda: saelab.load_sae(path).encode(torch.ones(2, saelab.load_sae(path).d_in))])  # fmt: skip
+
+
+def file(world: World, out: Path, seed: int, kinds: Sequence[str] | None = None) -> str | None:
     """A damaged file: what was done to it where something else than a SaelabError came of it."""
-    kind = random.Random(seed).choice(sorted(READERS))
+    rng = random.Random(seed)
+    kind = rng.choice(sorted(READERS) if kinds is None else kinds)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    done = mutations.mutate(world.folder / kind, out / kind, seed)
+    source = rng.choice(mutations.goldens()) if kind == "formats" else world.folder / kind
+    done = mutations.mutate(source, out / kind, seed)
     return _fault(f"seed {seed}: {kind}, {done}", lambda: READERS[kind](out / kind, world))
 
 

@@ -18,6 +18,7 @@ from saelab.formats import load_sae
 from saelab.sae import SAE
 from saelab.types import FormatError
 
+GOLDEN = Path(__file__).parent / "golden"
 VALUES: list[Any] = [
     None,
     True,
@@ -57,6 +58,13 @@ VALUES: list[Any] = [
     {},
     {"a": {}},
 ]
+
+
+def goldens() -> list[Path]:
+    """Every folder of the goldens that holds an SAE."""
+    suffixes = (".safetensors", ".pt", ".pth", ".npz", ".pkl", ".gz")
+    found = {p.parent for p in GOLDEN.rglob("*") if p.suffix in suffixes and p.parent.parent != GOLDEN}
+    return sorted(p for p in found if not p.name.endswith("-square") and p.name != "checkpoints")
 
 
 def mutate(source: Path, target: Path, seed: int) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    "errors seeds devices files config layout types tensors dist stores sae corpora subjects embedded "
-    "formats interventions harvesting scale training analysis autointerp widgets lab demo commands cli"
+    "errors seeds devices files config layout types arguments tensors dist stores sae corpora "
+    "subjects embedded formats interventions harvesting scale training analysis autointerp widgets lab demo commands cli"
 ).split()
 ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("saelab/**/*.py"))
@@ -60,7 +60,7 @@ def test_imports_point_downwards(path):
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("saelab/widgets/*.py")), ids=lambda p: p.name)
 def test_widgets_know_results_not_models(path):
-    known = "types files layout stores analysis.results widgets".split()
+    known = "types arguments files layout stores analysis.results widgets".split()
     allowed = tuple(f"saelab.{name}" for name in known)
     for module in saelab_imports(path.read_text()):
         assert module.startswith(allowed), f"{path.name} imports {module}"

@@ -11,7 +11,8 @@ import numpy as np
 from saelab.analysis import scores
 from saelab.analysis.controls import Beside, Sums, beside, untrained
 from saelab.analysis.scores import Score, Seen, Spliced
-from saelab.analysis.sources import Block, source_of
+from saelab.analysis.sources import Block, Passes, source_of
+from saelab.arguments import checked, full_sae, maybe, whole
 from saelab.errors import headline
 from saelab.types import (
     CorpusError,
@@ -75,6 +76,7 @@ class Report:
         return "\n".join([*lines, *(f"{name}: left out, {why}" for name, why in self.left_out.items())])
 
 
+@checked(sae=full_sae, max_rows=maybe(whole(1)), batch_size=whole(1), seed=whole())
 def evaluate(
     sae: SAE,
     subject: Subject | ActivationStore | Tensor,
@@ -127,16 +129,17 @@ def evaluate(
     measured = {name: score for name, score in known.items() if name not in left_out}
     arms = [_Arm(each, measured) for each in (sae, control)]
     splicing = any(score.needs is HasLoss for score in measured.values())
+    passes = source if splicing and isinstance(source, Passes) else None
     losses = Sums()
     mode = sae.training
     sae.eval()
     try:
         for block in source.blocks():
-            base = source.losses(block, mean) if splicing else None
+            base = passes.losses(block, mean) if passes is not None else None
             for arm in arms:
                 x_hat = arm.add(block, mean)
-                if base is not None:
-                    arm.splice(block, source.loss(block, x_hat), base)
+                if passes is not None and base is not None:
+                    arm.splice(block, passes.loss(block, x_hat), base)
             if base is not None:
                 losses.add(np.arange(len(base.n)), **vars(base))
     finally:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saelab.analysis.evals import Report, Scores
+from saelab.arguments import checked, listed, mapping, real
 from saelab.errors import headline
-from saelab.types import ConfigError
+from saelab.types import ConfigError, short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +59,7 @@ class Frontier:
         ]  # fmt: skip
         return pd.DataFrame(rows, columns=[*columns, "untrained fvu", "untrained loss_recovered"])
 
+    @checked(l0=real())
     def at(self, l0: float) -> pd.DataFrame:
         """One row a name: fvu and loss_recovered at an L0, interpolated linearly over log L0.
 
@@ -135,6 +137,7 @@ class Frontier:
         return f"{self.hook}, {self.n_rows:,} rows\n{table}"
 
 
+@checked(reports=mapping)
 def frontier(reports: Mapping[str, Sequence[Report]]) -> Frontier:
     """Put the reports of `saelab.evaluate` side by side.
 
@@ -145,12 +148,17 @@ def frontier(reports: Mapping[str, Sequence[Report]]) -> Frontier:
     Raises:
         ConfigError: They did not, or there is none.
     """
-    every = [report for group in reports.values() for report in group]
+    groups = {str(name): list(listed("reports[...]", group)) for name, group in reports.items()}
+    every = [report for group in groups.values() for report in group]
     if not every:
         message = (
             "A frontier needs at least one report. Got none. Pass e.g. {'topk': [saelab.evaluate(...)]}."
         )
         raise ConfigError(message)
+    for report in every:
+        if not isinstance(report, Report):
+            message = f"A frontier is made of reports. Got {short(report)}. Pass what saelab.evaluate gives."
+            raise ConfigError(message)
     first = every[0]
     for report in every:
         if _ground(report) != _ground(first):
@@ -161,7 +169,7 @@ def frontier(reports: Mapping[str, Sequence[Report]]) -> Frontier:
             raise ConfigError(message)
     points = [
         Point(name, report.sae, report.untrained)
-        for name, group in reports.items()
+        for name, group in groups.items()
         for report in sorted(group, key=lambda r: r.sae.l0)
     ]
     return Frontier(first.hook, first.n_rows, tuple(points))

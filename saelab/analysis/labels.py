@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from saelab.arguments import a_store, checked
 from saelab.corpora import Document, as_corpus, token_labels
 from saelab.types import CorpusError, HasTokens, need
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from saelab.stores import FeatureStore
 
 
+@checked(store=a_store)
 def row_labels(subject: Any, store: FeatureStore, corpus: Iterable[Document]) -> list[str]:
     """One label for each row of a store, "" where its token carries none.
 

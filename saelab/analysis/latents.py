@@ -11,6 +11,7 @@ import numpy as np
 
 from saelab.analysis.logits import logit_lenses
 from saelab.analysis.results import Examples, FeatureCard, LatentTable, LogitLens
+from saelab.arguments import a_store, checked, listed, mapping, maybe, whole
 from saelab.types import HasLogits, HookError, lacking
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from saelab.types import Subject
 
 
+@checked(store=a_store)
 def examples(store: FeatureStore, latent: int, n: int = 10, kind: str = "top") -> Examples:
     """Windows around firings of a latent: the n strongest of a sign, or n spread over its |value|s.
 
@@ -32,9 +34,11 @@ def examples(store: FeatureStore, latent: int, n: int = 10, kind: str = "top") -
         RangeError: The latent is out of range.
         StoreError: An unknown kind.
     """
-    return Examples(int(latent), kind, tuple(store.examples(latent, n=n, kind=kind)))
+    found = store.examples(latent, n=n, kind=kind)
+    return Examples(int(latent), kind, tuple(found))
 
 
+@checked(store=a_store, latent=whole())
 def card(
     store: FeatureStore,
     latent: int,
@@ -63,6 +67,7 @@ def card(
     return cards(store, [latent], sae, subject, n_top=n_top, n_quantile=n_quantile, labels=labels)[0]
 
 
+@checked(store=a_store, latents=listed, labels=maybe(mapping))
 def cards(
     store: FeatureStore,
     latents: Sequence[int],
@@ -117,6 +122,7 @@ def cards(
     ]
 
 
+@checked(store=a_store, labels=maybe(mapping))
 def latent_table(store: FeatureStore, labels: dict[int, str] | None = None) -> LatentTable:
     """One line a latent, named by its label, else by what it fires on most.
 

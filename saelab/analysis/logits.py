@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saelab.analysis.results import LogitLens
+from saelab.arguments import an_sae, checked, listed, whole
 from saelab.config import integer
 from saelab.types import HasLogits, RangeError, need
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from saelab.sae import SAE
 
 
+@checked(sae=an_sae, n=whole())
 def logit_lens(sae: SAE, subject: Any, latent: int, n: int = 10) -> LogitLens:
     """Tokens that a latent's decoder row raises and lowers most by the direct path to the logits.
 
@@ -50,6 +52,7 @@ def logit_lenses(sae: SAE, subject: Any, latents: list[int], n: int = 10) -> lis
     return out
 
 
+@checked(sae=an_sae, latents=listed)
 def direct_logits(sae: SAE, subject: Any, latents: list[int]) -> np.ndarray:
     """Direct effect on the logits of one unit of each latent; rows have mean 0.
 
@@ -64,6 +67,8 @@ def direct_logits(sae: SAE, subject: Any, latents: list[int]) -> np.ndarray:
     import torch
 
     need(subject, HasLogits, "A logit lens")
+    most = sae.W_dec.shape[0] - 1
+    latents = [integer("latent", latent, 0, most, error=RangeError) for latent in latents]
     with torch.no_grad():
         hook = sae.writes[-1]  # of a crosscoder the last place, which all before reach too
         rows = sae.W_dec[torch.as_tensor(latents, device=sae.device)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from saelab.arguments import checked, floats, full_sae
 from saelab.errors import headline
 from saelab.types import ConfigError, MissingDependency
 
@@ -132,6 +133,7 @@ class NormDiagnostics:
         )
 
 
+@checked(sae=full_sae, acts=floats)
 def norms(sae: SAE, acts: Tensor) -> NormDiagnostics:
     """Norms of codes beside norms of inputs, in eval mode.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from saelab.analysis.controls import Beside, Sums, beside, untrained
+from saelab.arguments import checked, flag, full_sae, matrix, whole
 from saelab.config import integer
 from saelab.corpora.synthetic import HELD_OUT, Synthetic
 from saelab.errors import headline
@@ -100,6 +101,7 @@ class Match(NamedTuple):
     """float64 [n_features], 0 where there is no latent"""
 
 
+@checked(W_dec=matrix, directions=matrix, either_sign=flag)
 def match(W_dec: np.ndarray, directions: np.ndarray, *, either_sign: bool = False) -> Match:
     """The one-to-one assignment of decoder rows to directions that has the largest sum of cosines.
 
@@ -132,6 +134,7 @@ def match(W_dec: np.ndarray, directions: np.ndarray, *, either_sign: bool = Fals
     return Match(latents, found)
 
 
+@checked(sae=full_sae, start=whole(), seed=whole())
 def recovery(
     sae: SAE,
     truth: Synthetic,

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saelab.analysis.texts import sample_text, shows, window_line
+from saelab.arguments import checked, whole
 from saelab.errors import headline
 from saelab.layout import Layout, Part
 from saelab.stores.records import DocumentRecord, Example, LatentStats
-from saelab.types import Codes, Shown
+from saelab.types import Codes, RangeError, Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,6 +153,7 @@ class SampleCodes:
         """What the positions of one call are made of, in order."""
         return self.layout.parts(0, len(self.shown) // self.calls)
 
+    @checked(position=whole(), n=whole())
     def top(self, position: int, n: int = 5) -> list[tuple[int, float]]:
         """The strongest latents at a position.
 
@@ -161,11 +163,18 @@ class SampleCodes:
 
         Returns:
             (latent, value), the largest |value| first.
+
+        Raises:
+            RangeError: The sample has no such position.
         """
+        if position >= len(self.shown):
+            message = f"position must be below {len(self.shown)}. Got {position}. Pass one of the sample."
+            raise RangeError(message)
         latents, values = self.codes.row(position)
         order = np.argsort(-np.abs(values), kind="stable")[:n]
         return [(int(latents[i]), float(values[i])) for i in order]
 
+    @checked(latent=whole())
     def of(self, latent: int) -> np.ndarray:
         """float32 [len(shown)]: one latent along the sample."""
         out = np.zeros(len(self.shown), dtype=np.float32)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saelab.analysis.results import SampleCodes
+from saelab.arguments import a_subject, an_sae, checked, whole
 from saelab.harvesting.batches import batches, check_hooks, side_by_side
 from saelab.harvesting.pictures import picture
 from saelab.stores.records import DocumentRecord
@@ -19,6 +20,7 @@ SHOWN = 256
 """Pixels of the longer side of a sample's picture, at most."""
 
 
+@checked(subject=a_subject, sae=an_sae)
 def sample_codes(subject: Subject, sae: SAE, sample: Any) -> SampleCodes:
     """The codes of every latent on each position of a sample.
 
@@ -51,6 +53,7 @@ def sample_codes(subject: Subject, sae: SAE, sample: Any) -> SampleCodes:
     )
 
 
+@checked(subject=a_subject, sae=an_sae, n=whole())
 def search(subject: Subject, sae: SAE, sample: Any, n: int = 50) -> list[tuple[int, float]]:
     """The latents that a sample fires most.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 4096
 
 
-def source_of(sae: SAE, subject: Any, corpus: Any, max_rows: int | None, batch_size: int) -> Source:
+def source_of(sae: SAE, subject: Any, corpus: Any, max_rows: int | None, batch_size: int) -> Rows | Passes:
     """Where the rows of `saelab.evaluate` come from. Raises ConfigError, HookError, ShapeError."""
     import torch
 
@@ -38,7 +38,7 @@ def source_of(sae: SAE, subject: Any, corpus: Any, max_rows: int | None, batch_s
                 "subject."
             )
             raise ConfigError(message)
-        return _Rows(sae, subject, max_rows)
+        return Rows(sae, subject, max_rows)
     if not callable(getattr(subject, "read", None)):
         message = (
             "An SAE is evaluated on a subject, a store of activations or a tensor. Got a "
@@ -48,7 +48,7 @@ def source_of(sae: SAE, subject: Any, corpus: Any, max_rows: int | None, batch_s
     if corpus is None:
         message = "A subject needs a corpus to be evaluated on. Got None. Pass texts, or what else it reads."
         raise ConfigError(message)
-    return _Passes(sae, subject, corpus, max_rows, batch_size)
+    return Passes(sae, subject, corpus, max_rows, batch_size)
 
 
 @dataclass(frozen=True)
@@ -68,27 +68,10 @@ class Block:
     """number of each sample of the pass"""
 
 
-class Source:
-    """Where rows come from."""
+class Rows:
+    """A store of activations, or tensors."""
 
     name: str
-
-    def blocks(self) -> Iterator[Block]:
-        raise NotImplementedError
-
-    def lacks(self, capability: type | None) -> str | None:
-        """Why a capability is not at hand; None where it is."""
-        return None if capability is None else "activations alone have no loss: pass the subject and a corpus"
-
-    def losses(self, block: Block, mean: Tensor) -> Spliced:
-        raise NotImplementedError
-
-    def loss(self, block: Block, x_hat: Tensor) -> np.ndarray:
-        raise NotImplementedError
-
-
-class _Rows(Source):
-    """A store of activations, or tensors."""
 
     def __init__(self, sae: SAE, acts: Any, max_rows: int | None) -> None:
         import torch
@@ -117,6 +100,10 @@ class _Rows(Source):
                 raise ShapeError(message)
         self.name = _named(self._reads, self._writes)
 
+    def lacks(self, capability: type | None) -> str | None:
+        """Why a capability is not at hand; None where it is."""
+        return None if capability is None else "activations alone have no loss: pass the subject and a corpus"
+
     def blocks(self) -> Iterator[Block]:
         import torch
 
@@ -133,7 +120,7 @@ class _Rows(Source):
             yield Block(x, y, self._acts.rows(at, self._reads[0]).rows[:, 0].numpy())
 
 
-class _Passes(Source):
+class Passes:
     """A subject over a corpus."""
 
     def __init__(self, sae: SAE, subject: Any, corpus: Any, max_rows: int | None, batch_size: int) -> None:
@@ -153,6 +140,7 @@ class _Passes(Source):
         self.name = _named(list(map(str, self.reads)), list(map(str, self.writes)))
 
     def lacks(self, capability: type | None) -> str | None:
+        """Why a capability is not at hand; None where it is."""
         missing = [] if capability is None else lacking(self.subject, capability)
         if not missing:
             return None
@@ -211,4 +199,4 @@ def _named(reads: Sequence[str], writes: Sequence[str]) -> str:
     return names[0] if names[0] == names[1] else " -> ".join(names)
 
 
-__all__ = ["Block", "Source", "source_of"]
+__all__ = ["Block", "Passes", "Rows", "source_of"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saelab.analysis.controls import Beside, Sums, beside, untrained
+from saelab.arguments import checked, flag, full_sae
 from saelab.errors import headline
 from saelab.harvesting.batches import batches, check_hooks, side_by_side
 from saelab.types import CorpusError, HasTokens, need
@@ -84,6 +85,7 @@ class SpecialTokens:
         return "\n".join([head, table, f"95 % of this SAE: {between}", *lines])
 
 
+@checked(sae=full_sae, include_bos=flag)
 def special_tokens(
     sae: SAE,
     subject: Subject,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from saelab.config import integer, shard_of
+from saelab.arguments import checked, having, is_listed, listed, maybe, sequence
+from saelab.config import integer, is_integer, shard_of
 from saelab.types import CorpusError, RangeError, short
 
 
@@ -62,6 +64,9 @@ class Corpus:
             asked for; the documents' texts themselves where it is None.
         n_documents: How many, where that is known without reading them; of files, their rows, also those that
             turn out to be empty and are left out.
+
+    Raises:
+        CorpusError: `make` is no function, or, when it is called, gives no documents.
     """
 
     def __init__(
@@ -71,13 +76,22 @@ class Corpus:
         key: str | Callable[[], str] | None = None,
         n_documents: int | None = None,
     ) -> None:
+        if not callable(make):
+            message = f"make must be a function that gives documents. Got {short(make)}. Pass lambda: [...]."
+            raise CorpusError(message)
         self._make = make
         self.name = name
         self._key: Callable[[], str] | None = (lambda: key) if isinstance(key, str) else key
         self.n_documents = n_documents
 
     def __iter__(self) -> Iterator[Document]:
-        return iter(self._make())
+        made = self._make()
+        if not is_listed(made):
+            message = (
+                f"A corpus must give documents. Got {short(made)} from {self.name}. Give a list of them."
+            )
+            raise CorpusError(message)
+        return iter(made)
 
     def take(self, n: int) -> Corpus:
         """The first n documents.
@@ -85,7 +99,7 @@ class Corpus:
         Raises:
             RangeError: n is below 1.
         """
-        n = integer("n", n, 1, error=RangeError)
+        n = integer("n", n, 1, sys.maxsize, error=RangeError)
         kept = None if self.n_documents is None else min(n, self.n_documents)
         return self._subset(lambda: itertools.islice(iter(self), n), f"[:{n}]", kept)
 
@@ -136,7 +150,7 @@ def as_corpus(texts: Corpus | Iterable[str | Document] | str) -> Corpus:
         return texts
     if isinstance(texts, str):
         texts = [texts]
-    if not isinstance(texts, Iterable) or isinstance(texts, bytes | dict):
+    if not is_listed(texts) or isinstance(texts, dict):
         message = (
             f"A corpus must be strings or Documents. Got {type(texts).__name__}. Pass a list of strings."
         )
@@ -148,6 +162,7 @@ def as_corpus(texts: Corpus | Iterable[str | Document] | str) -> Corpus:
     return Corpus(lambda: documents, f"{len(documents)} documents", n_documents=len(documents))
 
 
+@checked(chats=listed)
 def dialogues(chats: Iterable[Sequence[Mapping[str, str]]] | Corpus, name: str = "dialogues") -> Corpus:
     """A corpus of chat dialogues.
 
@@ -168,6 +183,7 @@ def dialogues(chats: Iterable[Sequence[Mapping[str, str]]] | Corpus, name: str =
     return Corpus(lambda: documents, name, n_documents=len(documents))
 
 
+@checked(items=listed, ids=maybe(sequence))
 def samples(items: Iterable[Any] | Corpus, name: str = "samples", ids: Sequence[str] | None = None) -> Corpus:
     """A corpus of what is no text: lists of interactions, tensors, anything that a subject's `prepare` takes.
 
@@ -233,6 +249,7 @@ def dialogue(id: str, chat: object, where: str) -> Document:
     return Document(id, text, kind="dialogue", messages=messages)
 
 
+@checked(document=having("a document", "Pass one of a corpus.", "spans", "text"), offsets=listed)
 def token_labels(document: Document, offsets: Sequence[tuple[int, int]]) -> list[str]:
     """What each token is: the label of the span that covers most of it, "" where none does.
 
@@ -242,10 +259,14 @@ def token_labels(document: Document, offsets: Sequence[tuple[int, int]]) -> list
         document: With its spans.
         offsets: (start, end) characters of each token in the document's text, (0, 0) for special tokens that
             a tokenizer added.
+
+    Raises:
+        RangeError: They lie outside of the text.
     """
     spans = sorted(document.spans, key=lambda s: (s.start, s.end))
     labels = []
-    for start, end in offsets:
+    for pair in offsets:
+        start, end = _span(pair, len(document.text))
         while start < end and document.text[start].isspace():
             start += 1
         best, covered = "", 0
@@ -257,6 +278,18 @@ def token_labels(document: Document, offsets: Sequence[tuple[int, int]]) -> list
                 best, covered = span.label, shared
         labels.append(best)
     return labels
+
+
+def _span(pair: Any, n: int) -> tuple[int, int]:
+    """Characters of a token. Raises RangeError where a text of n has them not."""
+    start, end = pair if isinstance(pair, tuple | list) and len(pair) == 2 else (None, None)
+    if not (is_integer(start) and is_integer(end) and 0 <= start <= n and 0 <= end <= n):
+        message = (
+            f"Offsets must be (start, end) within the text's {n} characters. Got {short(pair)}. Pass those "
+            "of the same text."
+        )
+        raise RangeError(message)
+    return int(start), int(end)
 
 
 def _document(i: int, text: object) -> Document:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from saelab.arguments import checked, listed, maybe, sequence
 from saelab.config import integer
 from saelab.corpora.documents import Corpus, Document
 from saelab.types import CorpusError, MissingDependency
@@ -18,6 +19,7 @@ SMALL = 64
 """Pixels of a side up to which a picture is kept as it is."""
 
 
+@checked(items=listed, ids=maybe(sequence), labels=maybe(sequence))
 def images(
     items: Sequence[Any] | Iterable[Any],
     labels: Sequence[Any] | None = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saelab.corpora.documents import Corpus, Document, dialogue
 from saelab.corpora.files import CHUNK, File, check_encoding, find, reading, unreadable
+from saelab.files import path_of
 from saelab.types import CorpusError, MissingDependency, nearest
 
 if TYPE_CHECKING:
@@ -136,7 +137,10 @@ def hub(
     if not isinstance(split, str) or not split:
         message = f"split must name one split. Got {split!r}. Pass e.g. split='train'."
         raise CorpusError(message)
-    wanted, folder = _column(column, messages), Path(name_or_folder).expanduser()
+    wanted, folder = (
+        _column(column, messages),
+        path_of(name_or_folder, "A data set", CorpusError).expanduser(),
+    )
     files = find(folder, None) if folder.is_dir() else []
     name = str(folder) if files else str(name_or_folder)
     table, commit = _table(name, split, streaming, config, revision, data_files)
@@ -386,7 +390,7 @@ def _table(
         else:
             builder.download_and_prepare()
             table = builder.as_dataset(split=split)
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, TypeError, DatasetsError) as error:
         sliced = "; a slice of a split needs streaming=False" if "[" in split else ""
         message = (
             f"A data set must be one that datasets can read. Got {name!r}, split {split!r}: {error} "

@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from saelab.arguments import checked, maybe, sequence, whole
 from saelab.config import integer, is_number
-from saelab.types import Codes, ConfigError, RangeError, nearest
+from saelab.types import Codes, ConfigError, DeviceMemoryError, RangeError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 256
+MOST = 2**40
+"""Rows of a call, at most."""
 HELD_OUT = 2**40
 """Rows from this number on are for scores; training on rows from 0 does not get there."""
 
@@ -70,6 +73,7 @@ class Synthetic:
         """Number of directions."""
         return len(self.directions)
 
+    @checked(start=whole())
     def rows(self, n: int, start: int = 0) -> SyntheticRows:
         """Rows start..start+n-1; row i is the same bit for bit whatever n and start are.
 
@@ -82,9 +86,16 @@ class Synthetic:
         """
         import torch
 
-        n, start = integer("n", n, 1), integer("start", start, 0)
+        n, start = integer("n", n, 1, MOST), integer("start", start, 0)
         blocks = range(start // BLOCK, (start + n - 1) // BLOCK + 1)
-        acts, difficulty = torch.empty(n, self.d_in), np.empty(n)
+        try:
+            acts, difficulty = torch.empty(n, self.d_in), np.empty(n)
+        except (RuntimeError, MemoryError) as error:
+            message = (
+                f"n rows must fit into memory. Got n={n:,}, {4 * n * self.d_in:,} bytes. Ask for less, or "
+                "use batches(size)."
+            )
+            raise DeviceMemoryError(message) from error
         counts, features, values = np.zeros(n, np.int64), [], []
         for block in blocks:
             first = block * BLOCK - start
@@ -101,6 +112,7 @@ class Synthetic:
         codes = Codes(indptr, np.concatenate(features), np.concatenate(values), self.n_features)
         return SyntheticRows(acts, codes, difficulty)
 
+    @checked(n_batches=maybe(whole()), start=whole())
     def batches(self, size: int, n_batches: int | None = None, start: int = 0) -> Iterator[SyntheticRows]:
         """Rows from `start` on, `size` at a time and no more in memory.
 
@@ -112,6 +124,7 @@ class Synthetic:
         Raises:
             ConfigError: A size below 1, a start below 0.
         """
+        size = integer("size", size, 1, MOST)
         for i in count() if n_batches is None else range(n_batches):
             yield self.rows(size, start + i * size)
 
@@ -162,6 +175,7 @@ class Synthetic:
         return dense, acts, share * self.active
 
 
+@checked(branching=sequence)
 def synthetic(
     d_in: int,
     n_features: int,
@@ -275,7 +289,9 @@ def _source(seed: int, *key: int) -> np.random.Generator:
 def _directions(
     d_in: int, n_features: int, coherence: str | float, groups: int, rng: np.random.Generator
 ) -> np.ndarray:
-    if coherence == "orthonormal":
+    if not isinstance(coherence, str):
+        _check_real("coherence", coherence, 0, 1, open_high=True)
+    elif coherence == "orthonormal":
         if n_features > d_in:
             message = (
                 f"Orthonormal directions must number at most d_in={d_in}. Got n_features={n_features}. "
@@ -286,7 +302,7 @@ def _directions(
         # the sign that makes the law uniform (Haar) is the one of R's diagonal (Mezzadri 2007)
         return (q * np.sign(np.diag(r))).T.astype(np.float32)
     free = rng.standard_normal((n_features, d_in))
-    if coherence == "random":
+    if isinstance(coherence, str) and coherence == "random":
         return _unit(free).astype(np.float32)
     if isinstance(coherence, str):
         hint = nearest(coherence, ("orthonormal", "random"))
@@ -295,7 +311,6 @@ def _directions(
             f"Got {coherence!r}. {hint}Pass one of these."
         )
         raise ConfigError(message)
-    _check_real("coherence", coherence, 0, 1, open_high=True)
     if d_in < 2:
         message = f"Correlated directions must have d_in >= 2. Got {d_in}. Pass coherence='random'."
         raise ConfigError(message)

@@ -11,6 +11,7 @@ import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 
+from saelab.arguments import checked, listed, maybe
 from saelab.config import integer, is_integer
 from saelab.corpora import world_families as basic
 from saelab.corpora import world_varied as varied
@@ -38,6 +39,7 @@ FAMILIES: dict[str, tuple[Callable[[Writer], None], float]] = {
 BASIC = tuple(f for f in FAMILIES if not f.endswith("varied"))
 
 
+@checked(families=maybe(listed))
 def world(
     seed: int = 0,
     n_documents: int = 10_000,

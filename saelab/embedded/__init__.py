@@ -39,9 +39,9 @@ def sae_folder(hook: str = STORE_HOOK) -> Path:
         HookError: The hook point has none.
         StoreError: The assets are missing.
     """
-    if hook not in SAE_HOOKS:
+    if not isinstance(hook, str) or hook not in SAE_HOOKS:
         known = ", ".join(SAE_HOOKS)
-        message = f"Unknown hook point {hook!r}. {nearest(hook, SAE_HOOKS)}SAEs ship at {known}."
+        message = f"Unknown hook point {hook!r}. {nearest(str(hook), SAE_HOOKS)}SAEs ship at {known}."
         raise HookError(message)
     return _existing(ASSETS / "saes" / hook)
 

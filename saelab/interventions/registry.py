@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from saelab import config
+from saelab.arguments import checked, floats
 from saelab.sae import SAE
 from saelab.types import ConfigError, Context, HookPoint, Intervention, nearest, short
 
@@ -145,6 +146,7 @@ def registered() -> dict[str, type[Edit]]:
     return dict(_KINDS)
 
 
+@checked(acts=floats)
 def counted(acts: Tensor, context: Context) -> Tensor:
     """Where an edit may write: all that an edit with an own idea of its positions has to respect.
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saelab.files import Stamp, json_bytes, write_bytes
+from saelab.arguments import a_subject, an_sae, checked, either, listed, maybe, place
+from saelab.files import Stamp, json_bytes, path_of, write_bytes
 from saelab.interventions.registry import AnotherSAE, Edit, Reader
 from saelab.sae import SAE
 from saelab.types import ConfigError, FormatError, SaelabError, StoreError, Subject, short
@@ -16,6 +17,7 @@ MAX_BYTES = 2**26
 """Bytes of a file, at most: its tensors are directions and masks, not data sets."""
 
 
+@checked(path=place, subject=maybe(a_subject))
 def save(edits: Edit | Sequence[Edit], path: str | Path, subject: Subject | None = None) -> Path:
     """Write edits into a JSON file, which appears whole or not at all.
 
@@ -31,7 +33,7 @@ def save(edits: Edit | Sequence[Edit], path: str | Path, subject: Subject | None
         ConfigError: One of them is no registered edit.
         StoreError: They do not fit into a file, or it cannot be written.
     """
-    edits = [edits] if isinstance(edits, Edit) else list(edits)
+    edits = [edits] if isinstance(edits, Edit) else list(listed("edits", edits))
     for edit in edits:
         if not isinstance(edit, Edit):
             message = (
@@ -54,6 +56,7 @@ def save(edits: Edit | Sequence[Edit], path: str | Path, subject: Subject | None
     return Path(path)
 
 
+@checked(saes=either(an_sae, listed))
 def load(
     source: Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | Path,
     saes: SAE | Iterable[SAE] = (),
@@ -77,7 +80,7 @@ def load(
     where = "An edit"
     if isinstance(source, str | Path):
         where = f"An edit in {source}"
-        source = _content(Path(source), subject)
+        source = _content(path_of(source), subject)
     items = [source] if isinstance(source, Mapping) else source
     if not isinstance(items, Sequence):
         message = (

@@ -239,7 +239,7 @@ def recipe_options(name: str) -> dict[str, str]:
     Raises:
         ConfigError: There is no such recipe.
     """
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         hint = nearest(str(name), RECIPES)
         message = f"The recipe must be one of {', '.join(RECIPES)}. Got {name!r}. {hint}See saelab.recipes()."
         raise ConfigError(message)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab import dist
+from saelab.arguments import checked, floats
 from saelab.types import ShapeError
 
 
@@ -25,6 +26,7 @@ class FVU:
         self._mean: Tensor | None = None
         self._deviation = 0.0
 
+    @checked(x=floats, x_hat=floats)
     def update(self, x: Float[Tensor, "*lead d_in"], x_hat: Float[Tensor, "*lead d_in"]) -> None:
         """Add rows.
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.arguments import checked, floats, mapping, maybe, place, whole
 from saelab.devices import torch_device
 from saelab.files import path_of
 from saelab.sae import publish, storage
@@ -46,6 +47,7 @@ class SAE(Network):
     """The dtype of the file that it was loaded from."""
 
     @classmethod
+    @checked(rows=maybe(floats), targets=maybe(floats), seed=whole())
     def create(
         cls,
         config: SAEConfig,
@@ -120,6 +122,7 @@ class SAE(Network):
         return place
 
     @classmethod
+    @checked(folder=place)
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> SAE:
         """The SAE that `save` wrote, bit-equal.
 
@@ -131,13 +134,14 @@ class SAE(Network):
             StoreError: There is none.
             FormatError: The folder is truncated, altered, inconsistent or of a newer version.
         """
-        place = torch_device(device)
+        where = torch_device(device)
         stored = storage.load(Path(folder), lambda config: _on_meta(cls, config).state_dict())
         sae = cls.from_tensors(stored.config, stored.tensors)
         sae.stored_dtype = stored.dtype
-        return sae.to(place)
+        return sae.to(where)
 
     @classmethod
+    @checked(tensors=mapping)
     def from_tensors(cls, config: SAEConfig, tensors: Mapping[str, Tensor | None]) -> SAE:
         """An SAE in eval mode that holds these tensors, without a copy.
 

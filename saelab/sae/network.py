@@ -14,7 +14,7 @@ from saelab import dist
 from saelab.devices import holding
 from saelab.sae.config import SAEConfig
 from saelab.sae.kernels import Sparse, active_pre, sparse_decode
-from saelab.types import Codes, ConfigError, RangeError, Scale, ShapeError, check_finite
+from saelab.types import Codes, ConfigError, RangeError, Scale, ShapeError, check_finite, short
 
 
 class Forward(NamedTuple):
@@ -168,6 +168,9 @@ class Network(nn.Module):
         else:
             codes = self._checked(codes, self.d_sae, "d_sae", "Codes")
             check_finite(codes, "Codes")
+        if not (scale is None or isinstance(scale, Scale)):
+            msg = f"scale must be what sae.scale(x) gives, or None. Got {short(scale)}. Leave it out."
+            raise ConfigError(msg)
         if x is not None:
             flat, lead = self._flat(x)
             x = flat if isinstance(codes, Sparse) else flat.reshape(*lead, self.d_in)

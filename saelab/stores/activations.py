@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saelab.arguments import checked, floats, integers, mapping, maybe
 from saelab.config import integer, integer_or_none, shard_of
 from saelab.stores import manifest as manifests
 from saelab.stores.activation_writer import ActivationWriter
@@ -22,7 +23,7 @@ from saelab.stores.shards import (
     expected_tensors,
     shard_name,
 )
-from saelab.types import ActivationBatch, HookError, HookPoint, RangeError, StoreError, nearest
+from saelab.types import ActivationBatch, HookError, HookPoint, RangeError, ShapeError, StoreError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,6 +72,7 @@ class ActivationStore:
         return store
 
     @classmethod
+    @checked(acts=mapping, rows=maybe(integers(2)))
     def create(
         cls,
         out: str | Path,
@@ -94,6 +96,10 @@ class ActivationStore:
         """
         import torch
 
+        acts = {name: floats(f"acts[{name!r}]", x) for name, x in acts.items()}
+        if not acts or any(x.ndim != 2 for x in acts.values()):
+            message = "acts must be [n d_in] of each hook point. Got others, or none. Pass {hook: tensor}."
+            raise ShapeError(message)
         n = len(next(iter(acts.values())))
         if rows is None:
             rows = torch.stack([torch.zeros(n, dtype=torch.long), torch.arange(n)], 1)
@@ -167,6 +173,7 @@ class ActivationStore:
                 at = order[first : first + size]
                 yield ActivationBatch(self._gather(name, at), self._gather("rows", at))
 
+    @checked(at=integers())
     def rows(self, at: Sequence[int] | np.ndarray, hook: HookPoint | str | None = None) -> ActivationBatch:
         """The given rows, in the given order.
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from saelab.config import integer, is_integer
 from saelab.files import path_of
 from saelab.stores import manifest as manifests
+from saelab.stores import tables
 from saelab.stores.compare import Comparison, compare
 from saelab.stores.directions import open_directions
 from saelab.stores.feature_fields import FIELDS, wrong_fields
@@ -96,6 +97,9 @@ class FeatureStore:
                 f"Got none or another type for {', '.join(wrong)} in {folder}. Write the store again."
             )
             raise StoreError(message)
+        tables.check_counts(
+            folder, {name: manifest[f"n_{name}"] for name in ("latents", "rows", "documents")}
+        )
         return cls(folder, manifest)
 
     def latent(self, latent: int) -> LatentStats:
@@ -203,7 +207,7 @@ class FeatureStore:
             StoreError: An unknown kind.
         """
         n = integer("n", n, 0, error=RangeError)
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             message = (
                 f"kind must be one of {', '.join(map(repr, KINDS))}. Got {kind!r}. "
                 f"{nearest(str(kind), KINDS)}Pass kind='top'."

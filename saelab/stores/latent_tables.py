@@ -63,9 +63,11 @@ class LatentTables:
                 _, table, latents = held
                 start, stop = np.searchsorted(latents, [latent, latent + 1])
                 found.append(table.slice(start, stop - start))
-            if len(found) == 1:
-                return found[0]
-            return pa.concat_tables(found) if found else tables.SCHEMAS[name].empty_table()
+            whole = pa.concat_tables(found) if found else tables.SCHEMAS[name].empty_table()
+            if name == "latents" and len(whole) != 1:
+                message = f"{len(whole)} lines of latent {latent}"
+                raise ValueError(message)
+            return whole
 
     @contextlib.contextmanager
     def _reading(self, table: str) -> Iterator[None]:

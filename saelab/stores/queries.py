@@ -72,7 +72,7 @@ def select(
     format: str,
 ) -> Any:
     """See `FeatureStore.query`."""
-    if format not in ("pandas", "arrow"):
+    if not isinstance(format, str) or format not in ("pandas", "arrow"):
         message = f"format must be 'pandas' or 'arrow'. Got {format!r}. Pass format='pandas'."
         raise ConfigError(message)
     if not isinstance(sql, str):

@@ -137,6 +137,19 @@ def opened(folder: Path, name: str) -> pq.ParquetFile:
         raise StoreError(message) from error
 
 
+def check_counts(folder: Path, counts: Mapping[str, int]) -> None:
+    """Raises StoreError where a table has another number of lines than the manifest says."""
+    for name, n in counts.items():
+        with opened(folder, name) as file:
+            found = file.metadata.num_rows
+        if found != n:
+            message = (
+                f"{path(folder, name)} must have the {n:,} lines that the manifest says. Got {found:,}. "
+                "Write the store again."
+            )
+            raise StoreError(message)
+
+
 def table(name: str, *columns: Any) -> pa.Table:
     """Columns, in the order of the schema, as a table."""
     schema = SCHEMAS[name]

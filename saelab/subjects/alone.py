@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from saelab.types import HookPoint, SubjectError
+from saelab.arguments import is_listed
+from saelab.types import CorpusError, HookPoint, SubjectError, short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +23,7 @@ LONGEST = 1024
 """Tokens of a document of the proof: longer windows are not reached, which the library's own masks hold."""
 
 
-def restarting(segments: Sequence[Sequence[int]], width: int) -> Tensor:
+def restarting(segments: Sequence[Any], width: int) -> Tensor:
     """Position ids [samples width] that start anew wherever the number of the segment changes, padding too.
 
     Given these and no mask, the masks that transformers builds keep every run of positions to itself, within
@@ -34,6 +36,33 @@ def restarting(segments: Sequence[Sequence[int]], width: int) -> Tensor:
     fresh = torch.ones_like(number, dtype=torch.bool)
     fresh[:, 1:] = number[:, 1:] != number[:, :-1]
     return index - torch.where(fresh, index, 0).cummax(1).values
+
+
+def check_segments(segments: Any, lengths: Sequence[int]) -> list[np.ndarray]:
+    """Numbers of segments, int64 [positions] for each sample. Raises CorpusError where they are not one for
+    each of its tokens."""
+    rule = "Segments must be a list of int for each sample, one for each of its tokens"
+    remedy = "Pass e.g. segments=[[0, 0, 1]] with rows=[[5, 6, 7]]."
+    if not is_listed(segments) or not hasattr(segments, "__len__") or isinstance(segments, Mapping):
+        message = f"{rule}. Got {short(segments)}. {remedy}"
+        raise CorpusError(message)
+    if len(segments) != len(lengths):
+        message = f"{rule}. Got {len(segments)} for {len(lengths)} samples. {remedy}"
+        raise CorpusError(message)
+    found = []
+    for sample, (own, length) in enumerate(zip(segments, lengths, strict=True)):
+        try:
+            values = np.asarray(own.cpu() if hasattr(own, "cpu") else own)
+        except (TypeError, ValueError):
+            values = np.empty((0, 0))
+        if values.ndim != 1 or values.dtype.kind not in "iu":
+            message = f"{rule}. Got {short(own)} in sample {sample}. {remedy}"
+            raise CorpusError(message)
+        if len(values) != length:
+            message = f"{rule}. Got {len(values)} for {length} tokens in sample {sample}. {remedy}"
+            raise CorpusError(message)
+        found.append(values.astype(np.int64))
+    return found
 
 
 def masks(model: Any, position_ids: Tensor) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saelab.config import boolean
 from saelab.devices import holding
 from saelab.subjects.hooks import EditFn, Site, all_tensors, main_tensor, normalise_edits, normalise_reads
 from saelab.subjects.passes import Passed, ensure_live
@@ -122,6 +123,7 @@ class TorchSubject(ABC):
         if not isinstance(inputs, Inputs):
             msg = f"run() takes prepared inputs. Got {type(inputs).__name__}. Pass subject.prepare([...])."
             raise SubjectError(msg)
+        output, grad = boolean("output", output), boolean("grad", grad)
         reads, changes = normalise_reads(read), normalise_edits(edits)
         with self._lock:
             for hook in [*reads, *(h for h, _ in changes)]:

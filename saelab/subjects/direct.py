@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.func import functional_call
 
-from saelab.types import SubjectError
+from saelab.types import ShapeError, SubjectError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +53,10 @@ class Tail:
 
         Half precision is that of weights alone: it would order tokens by its rounding.
         """
+        d = self.to_head.shape[0]
+        if vectors.ndim != 2 or vectors.shape[1] != d:
+            message = f"Vectors of the stream must be [n {d}]. Got {list(vectors.shape)}. Pass this model's."
+            raise ShapeError(message)
         h = (vectors.float() @ self.to_head.to(vectors.device)).to(W_U.device)
         logits = torch.cat([h @ some.float().t() for some in W_U.split(VOCABULARY)], 1)
         return (logits * self.scale.to(logits.device)).to(vectors.device, vectors.dtype)

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from saelab.types import Context, HookError, HookPoint
+from saelab.arguments import is_listed
+from saelab.types import Context, HookError, HookPoint, short
 
 EditFn = Callable[[Tensor, Context], Tensor]
 
@@ -99,6 +100,9 @@ def normalise_edits(edits: Any) -> list[tuple[HookPoint, EditFn]]:
     """
     if callable(edits) or _is_pair(edits):
         edits = [edits]
+    if not is_listed(edits):
+        msg = f"edits must be a list of edits. Got {short(edits)}. Pass edits=[...]."
+        raise HookError(msg)
     found: list[tuple[HookPoint, EditFn]] = []
     for edit in edits:
         if _is_pair(edit):
@@ -148,7 +152,11 @@ def _with_context(fn: Callable[..., Any], alone: bool) -> EditFn:
 
 def normalise_reads(read: Any) -> list[HookPoint]:
     """Hook points of one name, one HookPoint, or a sequence of either; repeated ones once."""
-    hooks = [HookPoint.of(h) for h in ([read] if isinstance(read, (str, HookPoint)) else read)]
+    single = isinstance(read, (str, HookPoint))
+    if not single and not is_listed(read):
+        msg = f"read must be hook points. Got {short(read)}. Pass names out of subject.hooks()."
+        raise HookError(msg)
+    hooks = [HookPoint.of(h) for h in ([read] if single else read)]
     unique = list(dict.fromkeys(hooks))
     names = [h.name for h in unique]
     for name in names:

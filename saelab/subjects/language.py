@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saelab.arguments import checked, flag, floats, is_listed, prepared, real, sequence, whole
+from saelab.config import is_integer
 from saelab.subjects import chat
-from saelab.subjects.alone import difference, masks, restarting
+from saelab.subjects.alone import check_segments, difference, masks, restarting
 from saelab.subjects.base import TorchSubject, config_facts
 from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_square, weights
 from saelab.subjects.direct import Tail, measure, project
@@ -21,7 +23,6 @@ from saelab.subjects.points import Architecture
 from saelab.subjects.reading import ReadsTexts
 from saelab.subjects.tokens import check_ids, check_texts, context_length, encode, eos_ids, token_text
 from saelab.types import (
-    ConfigError,
     CorpusError,
     HookError,
     HookPoint,
@@ -29,6 +30,7 @@ from saelab.types import (
     RangeError,
     SubjectError,
     nearest,
+    short,
 )
 
 
@@ -135,6 +137,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
         )
         raise HookError(msg)
 
+    @checked(vectors=floats)
     def residual_to_logits(self, vectors: Tensor) -> Tensor:
         """Linear effect of directions of the final residual stream on the logits.
 
@@ -198,6 +201,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
             raise HookError(msg)
         return super().width(hook)
 
+    @checked(bos=flag)
     def to_tokens(self, text: str, bos: bool = True) -> list[int]:
         """Token ids of a text.
 
@@ -226,6 +230,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
         """Ids of the tokenizer's special tokens."""
         return frozenset(self.tokenizer.all_special_ids)
 
+    @checked(ids=sequence)
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         """Readable text of each token alone; together they show the text.
 
@@ -236,6 +241,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
             return []
         return [self._text(i) for i in check_ids(ids, max(self.d_vocab, len(self.tokenizer))).tolist()]
 
+    @checked(truncate=flag)
     def prepare(self, raw: Sequence[str] | str, truncate: bool = False) -> Inputs:
         """Texts to ids [samples, positions], padded on the right; BOS first exactly once.
 
@@ -263,13 +269,15 @@ class LanguageModel(ReadsTexts, TorchSubject):
                 is measured on the model at the first use.
 
         Raises:
-            CorpusError: There is no sample, or one is empty or longer than the context.
+            CorpusError: There is no sample, one is empty or longer than the context, or has other segments
+                than one for each token.
             RangeError: An id outside of the vocabulary.
             SubjectError: Segments, where they would change what is read.
         """
+        inputs = self.padded(rows, segments)
         if segments is not None:
             self._with_masks(bridged=False)
-        return self.padded(rows, segments)
+        return inputs
 
     def padded(
         self, rows: Sequence[Sequence[int]], segments: Sequence[Sequence[int]] | None = None
@@ -281,9 +289,13 @@ class LanguageModel(ReadsTexts, TorchSubject):
             segments: For each token a number, or None.
 
         Raises:
-            CorpusError: There is no sample, or one is empty or longer than the context.
+            CorpusError: There is no sample, one is empty or longer than the context, or has other segments
+                than one for each token.
             RangeError: An id outside of the vocabulary.
         """
+        if not is_listed(rows):
+            msg = f"Token ids must be a list of int for each sample. Got {short(rows)}. Pass e.g. [[5, 6]]."
+            raise CorpusError(msg)
         lists = [check_ids(ids, self.d_vocab) for ids in rows]
         if not lists:
             msg = "Token ids must not be an empty list. Got []. Pass at least one sample."
@@ -304,7 +316,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
         if segments is None:
             data["attention_mask"] = torch.from_numpy(mask).long()
         else:
-            data["position_ids"] = restarting(segments, ids.shape[1])
+            data["position_ids"] = restarting(check_segments(segments, lengths.tolist()), ids.shape[1])
         bos = -1 if self.bos_id is None else self.bos_id
         return Inputs(data, lengths, counted=mask & (ids != bos))
 
@@ -346,6 +358,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
         summed.index_add_(0, target.nonzero()[:, 0].cpu(), each.double().cpu())
         return summed.numpy(), n.astype(np.int64)
 
+    @checked(inputs=prepared)
     def label(self, inputs: Inputs, sample: int, position: int) -> str:
         """The token's text.
 
@@ -358,7 +371,8 @@ class LanguageModel(ReadsTexts, TorchSubject):
             RangeError: Outside of the inputs.
         """
         ids = inputs.data["input_ids"]
-        if not (0 <= sample < ids.shape[0] and 0 <= position < ids.shape[1]):
+        numbers = is_integer(sample) and is_integer(position)
+        if not (numbers and 0 <= sample < ids.shape[0] and 0 <= position < ids.shape[1]):
             msg = (
                 f"A row must lie in {list(ids.shape)} (samples, positions). "
                 f"Got ({sample}, {position}). Pass a row of these inputs."
@@ -366,6 +380,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
             raise RangeError(msg)
         return self._text(int(ids[sample, position]))
 
+    @checked(max_new_tokens=whole(), temperature=real(0), seed=whole())
     def generate(
         self,
         prompt: str,
@@ -389,13 +404,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
             CorpusError: The prompt does not fit the context.
             ConfigError: A negative temperature or length.
         """
-        if not temperature >= 0:
-            msg = f"temperature must be >= 0. Got {temperature}. Pass 0 for greedy text."
-            raise ConfigError(msg)
-        if max_new_tokens < 0:
-            msg = f"max_new_tokens must be >= 0. Got {max_new_tokens}. Pass how many tokens to add."
-            raise ConfigError(msg)
-        if prompt == "" and self.bos_id is not None:
+        if isinstance(prompt, str) and prompt == "" and self.bos_id is not None:
             ids = [self.bos_id]
         else:
             ids = self.to_tokens(prompt)

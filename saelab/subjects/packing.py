@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from saelab.config import integer
 from saelab.types import ConfigError, CorpusError, nearest
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def packed(
 def stretch_size(batch_size: int, packing: str) -> int:
     """Documents that are packed together. Blocks depend on it, so there it must not follow from the batch
     size."""
+    batch_size = integer("batch_size", batch_size, 1)
     return BLOCK_DOCUMENTS if packing.startswith("blocks") else 16 * batch_size
 
 

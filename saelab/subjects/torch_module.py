@@ -18,6 +18,7 @@ from saelab.subjects.hooks import EditFn, Site, View, main_tensor, plan
 from saelab.subjects.passes import Passed, no_fast_path, run_hooked
 from saelab.subjects.reading import How, ReadsSamples, SampleReading
 from saelab.types import (
+    ConfigError,
     CorpusError,
     HookError,
     HookPoint,
@@ -25,6 +26,7 @@ from saelab.types import (
     ShapeError,
     SubjectError,
     nearest,
+    short,
 )
 
 
@@ -67,6 +69,10 @@ class TorchModule(ReadsSamples, TorchSubject):
         layout: Callable[[Any], str] | str | None = None,
         loss: Callable[[Any, Inputs], Any] | None = None,
     ) -> None:
+        for name, given in (("prepare", prepare), ("label", label), ("loss", loss)):
+            if not (given is None or callable(given)):
+                msg = f"{name} must be a function. Got {short(given)}. Leave it out, or pass one."
+                raise ConfigError(msg)
         super().__init__(module)
         written = layout if layout is None or callable(layout) else str(Layout.parse(layout))
         self._layout = None if written is None else _lying(written)

@@ -8,6 +8,7 @@ rename. The last two are kept, so that a damaged one leaves the one before.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from saelab.types import FormatError, StoreError
 
 STAMP = Stamp("saelab-checkpoint", 1, remedy="Pass resume=False to start anew.")
 KEPT = 2
+MAX = sys.float_info.max
 
 
 class Checkpoint(NamedTuple):
@@ -104,10 +106,11 @@ def _folders(out: Path) -> list[Path]:
 def _read(folder: Path) -> Checkpoint:
     data = STAMP.read(folder / "checkpoint.json", "checkpoint")
     step, variance, history = data["step"], data["variance"], data["history"]
-    if not is_integer(step) or not is_number(variance) or not isinstance(data["identity"], dict):
+    bounded = is_integer(step) and 0 <= step < 2**63 and is_number(variance) and 0 <= variance <= MAX
+    if not bounded or not isinstance(data["identity"], dict):
         raise TypeError(step, variance)
     if not isinstance(history, list) or not all(isinstance(record, dict) for record in history):
         raise TypeError(history)
     with Reader(folder / "state.safetensors", data["sha256"]) as file:
         tensors = {name: file.read(name) for name in file.entries}
-    return Checkpoint(data["step"], data["identity"], data["history"], data["variance"], tensors)
+    return Checkpoint(int(step), data["identity"], history, float(variance), tensors)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from saelab import dist
+from saelab.arguments import checked, whole
 from saelab.devices import torch_device
 from saelab.sae.config import SAEConfig
 from saelab.sae.dictionaries import Free
@@ -73,6 +74,7 @@ class Estimate:
         return f"{_size(self.memory)} of memory at the peak ({sizes}){seconds}"
 
 
+@checked(batch_size=whole(1))
 def estimate(
     config: SAEConfig | Sequence[SAEConfig],
     *,

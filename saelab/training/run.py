@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from saelab.arguments import checked, place
 from saelab.config import from_dict, to_dict
 from saelab.files import Stamp, path_of, read_json, write_json
 from saelab.sae.config import SAEConfig
@@ -201,6 +202,7 @@ class Run:
         sae = SAE.load(folder)
         return cls(sae, records, sae.config, settings, True, provenance, folder)
 
+    @checked(folder=place)
     def save(self, folder: Path) -> None:
         """Write SAE, history and, last, run.json."""
         self.sae.save(folder)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from saelab.arguments import a_subject, checked, listed
 from saelab.config import integer
 from saelab.harvesting.batches import batches, check_hooks, count_rows
 from saelab.seeds import mixed
@@ -135,6 +136,7 @@ class ModelStream(Stream):
             _some(seen + passed, self.corpus)
 
 
+@checked(subject=a_subject)
 def stream(
     subject: Subject,
     corpus: Any,
@@ -171,7 +173,7 @@ def stream(
     """
     buffer_rows = integer("buffer_rows", buffer_rows, 1)
     batch_size = integer("batch_size", batch_size, 1)
-    hooks = [hook] if isinstance(hook, (str, HookPoint)) else list(hook)
+    hooks = [hook] if isinstance(hook, (str, HookPoint)) else list(listed("hook", hook))
     return ModelStream(subject, corpus, hooks, buffer_rows, batch_size, packing, long)
 
 

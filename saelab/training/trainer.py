@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from saelab import dist
-from saelab.config import from_dict, integer, integer_or_none, to_dict
+from saelab.config import boolean, from_dict, integer, integer_or_none, to_dict
 from saelab.files import path_of, write_bytes, writing
 from saelab.sae.config import SAEConfig
 from saelab.sae.model import SAE
@@ -427,12 +427,12 @@ def _bar(settings: Settings, step: int, progress: bool) -> tqdm:
         desc="train",
         unit=" rows",
         unit_scale=True,
-        disable=not progress or not dist.first(),
+        disable=not boolean("progress", progress) or not dist.first(),
     )
 
 
 def _check_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    settings = from_dict(Settings, old["settings"])  # an older saelab may have written fewer
+    settings = from_dict(Settings, old.get("settings"))  # an older saelab may have written fewer
     found = differences(old | {"settings": to_dict(settings)}, new)
     if found:
         message = (

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from saelab.arguments import checked, place, sequence, text
 from saelab.files import write_bytes
 from saelab.types import ConfigError
 from saelab.widgets import assets
@@ -107,6 +108,7 @@ class Views:
     captions: Sequence[str] = ()
 
 
+@checked(path=place, title=text, sections=sequence)
 def page(path: str | Path, title: str, sections: Sequence[Text | Table | Lines | Views]) -> Path:
     """Write sections as one self-contained HTML file.
 

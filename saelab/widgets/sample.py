@@ -9,6 +9,7 @@ import numpy as np
 import traitlets
 
 from saelab.analysis.results import SampleCodes
+from saelab.arguments import flag
 from saelab.stores.characters import joined
 from saelab.widgets import still
 from saelab.widgets.base import View, checked_questions
@@ -71,7 +72,9 @@ class SampleView(View):
         source = lab.source(sae)
         codes, questions = source.codes(sample), source.questions
         selection = source.selection_for(latent, follow)
-        return SampleView(codes, questions=questions, selection=selection, with_card=with_card)
+        return SampleView(
+            codes, questions=questions, selection=selection, with_card=flag("with_card", with_card)
+        )
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
         return {"codes": lambda: pack_codes(self.codes), **card_answers(self.questions)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
+from saelab.arguments import flag
 from saelab.widgets.selection import Selection
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Source:
         if latent is None:
             return self.selection
         latent = self.checked(latent)
-        if not follow:
+        if not flag("follow", follow):
             return Selection(sae=self.selection.sae, latent=latent)
         self.choose(latent)
         return self.selection

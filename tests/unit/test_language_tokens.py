@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 import subjects_zoo as zoo
 import torch
@@ -142,6 +145,20 @@ def test_token_lists(gpt2):
     for bad in ([], [[]], ["text"], [[1.5]], [[True]], [5], [["a"]]):
         with pytest.raises(CorpusError, match="Got"):
             gpt2.prepare_tokens(bad)
+
+
+def test_segments_are_one_for_each_token(gpt2):
+    rows = [[0, 5, 6], [0, 7]]
+    found = gpt2.prepare_tokens(rows, [np.array([0, 0, 1]), torch.tensor([2, 2])])
+    assert found.data["position_ids"].tolist() == [[0, 1, 0], [0, 1, 0]]
+    for bad, got in (
+        ([[0, 0, 1, 1], [0, 0]], "4 for 3 tokens in sample 0"),
+        ([[0, 0, 1], [0]], "1 for 2 tokens in sample 1"),
+        ([[0, 0, 1]], "1 for 2 samples"), (3, "3"), ("ab", "'ab'"), ([[0, 0, 1.5], [0, 0]], "in sample 0"),
+        ([[[0]] * 3, [0, 0]], "in sample 0"), ({0: [0, 0, 1], 1: [0, 0]}, "{0"),
+    ):  # fmt: skip
+        with pytest.raises(CorpusError, match=rf"Segments must be .*Got .*{re.escape(got)}.* Pass e"):
+            gpt2.prepare_tokens(rows, bad)
 
 
 # --- generate

@@ -1,0 +1,384 @@
+"""Every public function and class as a call with right arguments, for `fuzzing.argument`; beside them the
+public names that are not tried, each with the reason."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from functools import cached_property, partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import subjects_zoo as zoo
+import torch
+from letters import TEXTS, Letters, Planted
+
+import saelab
+from saelab import analysis, corpora, embedded, formats, interventions, stores, subjects, training, types
+from saelab.stores import ActivationStore, FeatureStore
+from saelab.training import Run
+from saelab.widgets import Selection, page
+
+PACKAGES = (
+    saelab, analysis, corpora, formats, saelab.harvesting, interventions, saelab.sae, stores, subjects,
+    training, types,
+)  # fmt: skip
+UNTRIED = {
+    "HasLogits HasLoss HasPictures HasTokens Generates Intervention Subject *.HasLogits": "protocols",
+    "Concept Concepts* Examples Examples.* FeatureCard LatentStats* LatentTable LogitLens* Match "
+    "NormDiagnostics* Point Recovery RecoveryScores Recovery.* Report* Scores SpecialTokens* TokenScores "
+    "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
+    "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "
+    "Run.figure Run.to_frame TensorBoard WandB Settings ActivationBatch Shown Scale Edit Edit.to_dict "
+    "DocumentRecord* Option Recipe*": "what functions give, and take no arguments or only right ones",
+    "Codes* Inputs Context Sparse* FVU.over_ranks ActivationStore FeatureStore ActivationWriter* SAEConfig": (
+        "made by the library, of what it has checked"
+    ),
+    "SAE.attach SAE.b_in SAE.centred SAE.check_parameters SAE.normalised SAE.product SAE.restore SAE.scale "
+    "SAE.target *.padded *.prime *.read *.stretch *.seen FeatureStore.need_codes": (
+        "called by the library, with what it has checked"
+    ),
+    "SAE.push_to_hub": "needs a network; tests/unit/test_hub.py has a server",
+    "WandB": "needs its library",
+    "VisionModel.*": "those of TorchModule, but for what is above",
+    "FVU *.fingerprint *.verify *.hooks FeatureStore.latents FeatureStore.labels FeatureStore.top_names "
+    "FeatureStore.bottom_names FeatureStore.documents Lab.embedded recipes names options registered natural "
+    "ActivationStore.acts Lab.source": "take nothing, or numbers that another has given",
+    "short lacking nearest need check_finite counted": "parts of subjects and edits, which the library calls",
+}  # fmt: skip
+"""Public names (patterns) that are not tried -> why."""
+REFUSED = {
+    "sae.register", "scale.harvest", "scale.index", "load_layers", "load_subject", "VisionModel.load",
+    "migrate", "row_labels", "special_tokens", "hub", "LanguageModel.chat_tokens", "VisionModel",
+}  # fmt: skip
+"""Cases whose own arguments are refused: what they need is too dear here, or there is none."""
+
+
+class Case(NamedTuple):
+    """A function that may be called."""
+
+    call: Callable[..., Any]
+    given: dict[str, Any]
+    """Right arguments, by name."""
+    also: tuple[str, ...] = ()
+    """Others that it takes."""
+
+
+def public() -> set[str]:
+    """Names of the public functions, classes and methods, `name` or `Class.method`."""
+    found = set()
+    for package in PACKAGES:
+        for name in package.__all__:
+            value = getattr(package, name)
+            if isinstance(value, ModuleType | dict) or not callable(value):
+                continue
+            if not inspect.isclass(value):
+                found.add(name)
+            elif not issubclass(value, Exception):
+                found |= {name, *(f"{name}.{method}" for method in _methods(value))}
+    return found
+
+
+def untried(name: str) -> str | None:
+    """Why a public name is not tried."""
+    for patterns, why in UNTRIED.items():
+        if any(fnmatchcase(name, pattern) for pattern in patterns.split()):
+            return why
+    return None
+
+
+def _methods(cls: type) -> Iterator[str]:
+    if getattr(cls, "_is_protocol", False):
+        return
+    foreign = {*dir(torch.nn.Module), *dir(tuple), *dir(object)}
+    for name in dir(cls):
+        if not name.startswith("_") and name not in foreign and callable(getattr(cls, name)):
+            yield name
+
+
+class Things:
+    """A folder with one of each kind of file, and what is made of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.subject, self.sae = Letters(), Planted()
+        self.store = saelab.index(self.subject, self.sae, TEXTS[:6], folder / "store", progress=False)
+        self.store.attach_labels({1: "one", 3: "three"})
+        self.acts = saelab.harvest(self.subject, TEXTS[:6], ["h"], folder / "acts", progress=False)
+        self.config = saelab.recipe("topk", d_in=6, d_sae=12, k=2, hook="h")
+        self.rows = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+        self.run = self.trained(folder / "run")
+        self.trained(folder / "half", stop=3)
+        self.run.sae.save(folder / "sae")
+        for kind in ("corpus", "edits", "labels", "model"):
+            (folder / kind).mkdir()
+        shutil.copy(folder / "store" / "documents.parquet", folder / "corpus" / "a.parquet")
+        lines = [json.dumps({"text": text, "chat": [{"role": "user", "content": text}]}) for text in TEXTS]
+        (folder / "corpus" / "a.jsonl").write_text("\n".join(lines))
+        (folder / "corpus" / "a.txt").write_text("\n".join(TEXTS))
+        interventions.save(self.edit, folder / "edits" / "edits.json")
+        told = [{"modelId": "m", "layer": "0-x", "index": str(j), "description": f"d{j}"} for j in range(9)]
+        (folder / "labels" / "batch-0.jsonl").write_text("\n".join(map(json.dumps, told)))
+        self.model.model.save_pretrained(folder / "model")
+        self.model.tokenizer.save_pretrained(folder / "model")
+        (folder / "loop").symlink_to(folder / "loop")
+        (folder / "file").write_text("x")
+        (folder / "file.jsonl").write_text(json.dumps({"text": "a b", "chat": []}) + "\n")
+
+    def trained(self, out: Path, stop: int | None = None) -> Run:
+        """A run of some steps, interrupted after `stop` of them."""
+
+        def callback(event: Any) -> None:
+            if event.name == "log" and event.step == stop:
+                raise KeyboardInterrupt
+
+        how = {"steps": 6, "batch_size": 16, "checkpoint_every": 2, "log_every": 1, "seed": 0}
+        return saelab.train(self.config, self.rows, out=out, progress=False, callbacks=[callback], **how)
+
+    @cached_property
+    def model(self) -> saelab.LanguageModel:
+        return zoo.language_model("gpt2")
+
+    @cached_property
+    def net(self) -> saelab.TorchModule:
+        return zoo.cnn_subject()
+
+    @cached_property
+    def model_sae(self) -> saelab.SAE:
+        config = saelab.recipe("topk", d_in=32, d_sae=16, k=2, hook="blocks.1.hook_resid_post")
+        return saelab.SAE.create(config).eval()
+
+    @cached_property
+    def edit(self) -> interventions.Edit:
+        return interventions.Scale(self.model_sae, (1,), 0.5)
+
+    def cases(self, out: Path) -> dict[str, Case]:
+        """Every public function by its name; `out` is a place to write to."""
+        store = FeatureStore.open(self.folder / "store")
+        return {
+            **self._made(out), **self._read(out, store), **self._of_store(out, store),
+            **self._analyses(store), **self._corpora(), **self._subjects(), **self._edits(out),
+        }  # fmt: skip
+
+    def _made(self, out: Path) -> dict[str, Case]:
+        fit = {"acts": self.rows, "steps": 2, "batch_size": 8, "progress": False}
+        small = {"subject": self.subject, "corpus": TEXTS[:2], "progress": False}
+        far = {**small, "subject": Letters}
+        sae, tensors = self.run.sae, {**self.run.sae.state_dict()}
+        return {
+            "recipe": Case(saelab.recipe, {"name": "topk", "d_in": 6, "d_sae": 12, "k": 2}),
+            "recipe_options": Case(saelab.sae.recipe_options, {"name": "topk"}),
+            "sae.register": Case(partial(saelab.sae.register, "topk"), {"entry": None}),
+            "SAE": Case(saelab.SAE, {"config": self.config}),
+            "SAE.create": Case(saelab.SAE.create, {"config": self.config}),
+            "SAE.from_tensors": Case(
+                saelab.SAE.from_tensors, {"config": self.config, "tensors": tensors}
+            ),
+            "SAE.encode": Case(sae.encode, {"x": torch.ones(2, 6)}),
+            "SAE.encode_sparse": Case(sae.encode_sparse, {"x": torch.ones(2, 6)}),
+            "SAE.decode": Case(sae.decode, {"codes": torch.ones(2, 12)}),
+            "SAE.save": Case(sae.save, {"folder": out}),
+            "fvu": Case(saelab.sae.fvu, {"x": self.rows, "x_hat": self.rows}),
+            "FVU.update": Case(saelab.sae.FVU().update, {"x": self.rows, "x_hat": self.rows}),
+            "HookPoint": Case(saelab.HookPoint, {"name": "h"}),
+            "HookPoint.of": Case(saelab.HookPoint.of, {"hook": "h"}),
+            "save_sae": Case(saelab.save_sae, {"sae": sae, "folder": out, "format": "saelab"}),
+            "train": Case(saelab.train, {"config": self.config, "out": out, **fit}),
+            "estimate": Case(training.estimate, {"config": self.config, "steps": 2, "batch_size": 8}),
+            "learning_rate": Case(training.learning_rate, {"d_sae": 12}),
+            "stream": Case(
+                lambda **how: next(iter(saelab.stream(**how).batches(8, 0))),
+                {"subject": self.subject, "corpus": TEXTS, "hook": "h", "buffer_rows": 16},
+                ("batch_size", "packing", "long"),
+            ),
+            "Run.save": Case(self.run.save, {"folder": out}),
+            "harvest": Case(saelab.harvest, {"hooks": ["h"], "out": out, **small}),
+            "index": Case(saelab.index, {"sae": self.sae, "out": out, **small}),
+            "scale.harvest": Case(_without_ray(saelab.scale.harvest), {"hooks": ["h"], "out": out, **far}),
+            "scale.index": Case(_without_ray(saelab.scale.index), {"sae": self.sae, "out": out, **far}),
+        }  # fmt: skip
+
+    def _read(self, out: Path, store: FeatureStore) -> dict[str, Case]:
+        sae, tensors = self.folder / "sae", {"h": self.rows}
+        return {
+            "load_sae": Case(saelab.load_sae, {"path": sae}, ("k", "activation")),
+            "load_layers": Case(formats.load_layers, {"path": sae}),
+            "sniff": Case(formats.sniff, {"path": sae}),
+            "list_saes": Case(formats.list_saes, {"repository_or_folder": sae}),
+            "SAE.load": Case(saelab.SAE.load, {"folder": sae}),
+            "load_subject": Case(saelab.load_subject, {"name": str(sae)}),
+            "VisionModel.load": Case(subjects.VisionModel.load, {"name": str(sae)}),
+            "FeatureStore.open": Case(FeatureStore.open, {"folder": self.folder / "store"}),
+            "ActivationStore.open": Case(ActivationStore.open, {"folder": self.folder / "acts"}),
+            "ActivationStore.create": Case(ActivationStore.create, {"out": out, "acts": tensors}),
+            "ActivationStore.rows": Case(self.acts.rows, {"at": [1, 2]}),
+            "ActivationStore.width": Case(self.acts.width, {"hook": "h"}),
+            "ActivationStore.batches": Case(
+                lambda **how: next(iter(self.acts.batches(**how)), None), {"size": 3},
+                ("seed", "hook", "shard", "epochs"),
+            ),
+            "Run.load": Case(Run.load, {"folder": self.folder / "run"}),
+            "merge": Case(stores.merge, {"stores": [store], "out": out}),
+            "migrate": Case(stores.migrate, {"old": self.folder / "store", "out": out}),
+            "embedded.sae_folder": Case(embedded.sae_folder, {"hook": embedded.STORE_HOOK}),
+            "embedded.store_folder": Case(embedded.store_folder, {"hook": embedded.STORE_HOOK}),
+        }  # fmt: skip
+
+    def _of_store(self, out: Path, store: FeatureStore) -> dict[str, Case]:
+        lab = saelab.Lab(self.subject, self.sae, store)
+        by_latent = ("latent", "tokens", "firings", "partners", "examples", "codes")
+        asked: dict[str, dict[str, Any]] = {name: {"latent": 1} for name in by_latent}
+        asked |= {
+            "rows": {"row": 1}, "document": {"document": 1}, "query": {"sql": "from latents"},
+            "search": {"example": "a"}, "compare": {"other": store}, "attach_labels": {"labels": {}},
+            "check": {"part": self.sae},
+        }  # fmt: skip
+        found = {f"FeatureStore.{name}": Case(getattr(store, name), given) for name, given in asked.items()}
+        shown: dict[str, dict[str, Any]] = {
+            "feature": {"latent": 1}, "features": {}, "densities": {}, "card": {"latent": 1},
+            "codes": {"sample": "abc"}, "search": {"label": "a"}, "show": {"sample": "abc"},
+            "tokens": {"text": "abc"}, "label": {"latent": 1, "text": "x"},
+        }  # fmt: skip
+        found |= {
+            f"Lab.{name}": Case(getattr(lab, name), given)
+            for name, given in shown.items() if hasattr(lab, name)
+        }  # fmt: skip
+        return found | {
+            "Lab": Case(saelab.Lab, {"subject": self.subject, "saes": self.sae, "stores": store}),
+            "View.export": Case(lambda path: lab.feature(1).export(path), {"path": out / "page.html"}),
+            "Selection": Case(Selection, {"latent": 1}),
+            "page": Case(page, {"path": out / "page.html", "title": "a", "sections": []}),
+        }
+
+    def _analyses(self, store: FeatureStore) -> dict[str, Case]:
+        subject, sae, own, model = self.subject, self.sae, self.run.sae, self.model
+        codes = partial(analysis.sample_codes, subject, sae, "abc")
+        report = saelab.evaluate(own, self.rows) if not hasattr(self, "_report") else self._report
+        self._report = report
+        d = np.eye(6, dtype=np.float32)
+        truth = corpora.synthetic(6, 12)
+        lens = {"sae": self.model_sae, "subject": model}
+        return {
+            "evaluate": Case(saelab.evaluate, {"sae": own, "subject": self.rows}),
+            "analysis.evaluate": Case(saelab.evaluate, {**lens, "corpus": zoo.TEXTS[:1], "batch_size": 2}),
+            "card": Case(analysis.card, {"store": store, "latent": 1}),
+            "cards": Case(analysis.cards, {"store": store, "latents": [1, 2]}),
+            "concepts": Case(analysis.concepts, {"store": store, "labels": ["a"] * store.n_rows}),
+            "direct_logits": Case(analysis.direct_logits, {**lens, "latents": [1]}),
+            "examples": Case(analysis.examples, {"store": store, "latent": 1}),
+            "frontier": Case(analysis.frontier, {"reports": {"a": [report]}}),
+            "Frontier.at": Case(analysis.frontier({"a": [report]}).at, {"l0": 2.0}),
+            "latent_table": Case(analysis.latent_table, {"store": store}),
+            "logit_lens": Case(analysis.logit_lens, {**lens, "latent": 1}),
+            "match": Case(analysis.match, {"W_dec": d, "directions": d}),
+            "norms": Case(analysis.norms, {"sae": own, "acts": self.rows}),
+            "recovery": Case(analysis.recovery, {"sae": own, "truth": truth, "n_rows": 64}),
+            "row_labels": Case(analysis.row_labels, {"subject": model, "store": store, "corpus": []}),
+            "sample_codes": Case(analysis.sample_codes, {"subject": subject, "sae": sae, "sample": "abc"}),
+            "SampleCodes.of": Case(codes().of, {"latent": 1}),
+            "SampleCodes.top": Case(codes().top, {"position": 1}),
+            "search": Case(analysis.search, {"subject": subject, "sae": sae, "sample": "abc"}),
+            "special_tokens": Case(
+                analysis.special_tokens, {**lens, "corpus": zoo.TEXTS[:1], "packing": "document"}
+            ),
+        }
+
+    def _corpora(self) -> dict[str, Case]:
+        def read(make: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda **how: list(itertools.islice(make(**how), 9))
+
+        file, lines = self.folder / "file", self.folder / "file.jsonl"
+        corpus = corpora.as_corpus(["a", "b"])
+        picture = np.zeros((4, 4, 3), np.uint8)
+        document = next(iter(corpus))
+        return {
+            "text": Case(read(corpora.text), {"paths": file}, ("separator", "encoding")),
+            "jsonl": Case(read(corpora.jsonl), {"paths": lines}, ("column", "messages", "encoding")),
+            "parquet": Case(
+                read(corpora.parquet), {"paths": self.folder / "store" / "documents.parquet"},
+                ("column", "messages"),
+            ),
+            "hub": Case(
+                read(corpora.hub), {"name_or_folder": self.folder / "none"},
+                ("split", "column", "streaming", "messages", "config", "revision", "data_files"),
+            ),
+            "world": Case(read(corpora.world), {"n_documents": 2}, ("seed", "split", "families")),
+            "as_corpus": Case(read(corpora.as_corpus), {"texts": ["a"]}),
+            "dialogues": Case(
+                read(corpora.dialogues), {"chats": [[{"role": "user", "content": "a"}]]}, ("name",)
+            ),
+            "images": Case(read(corpora.images), {"items": [picture]}, ("labels", "ids", "size", "name")),
+            "samples": Case(read(corpora.samples), {"items": [torch.ones(2)]}, ("name", "ids")),
+            "synthetic": Case(corpora.synthetic, {"d_in": 6, "n_features": 12}),
+            "Synthetic.rows": Case(corpora.synthetic(6, 12).rows, {"n": 3}),
+            "Synthetic.batches": Case(
+                lambda **how: next(iter(corpora.synthetic(6, 12).batches(**how)), None), {"size": 3},
+                ("n_batches", "start"),
+            ),
+            "Corpus": Case(read(corpora.Corpus), {"make": lambda: [document], "name": "a"}, ("key",)),
+            "Corpus.take": Case(lambda n: list(corpus.take(n)), {"n": 1}),
+            "Corpus.shard": Case(lambda i, n: list(corpus.shard(i, n)), {"i": 0, "n": 2}),
+            "Document": Case(corpora.Document, {"id": "a", "text": "a"}),
+            "Span": Case(corpora.Span, {"start": 0, "end": 1, "label": "a"}),
+            "token_labels": Case(corpora.token_labels, {"document": document, "offsets": [(0, 1)]}),
+        }  # fmt: skip
+
+    def _subjects(self) -> dict[str, Case]:
+        model, net, hook = self.model, self.net, "blocks.1.hook_resid_post"
+        inputs, seen = model.prepare(zoo.TEXTS[:1]), net.prepare(zoo.images(1))
+        vectors = torch.ones(1, 32)
+        asked: dict[str, dict[str, Any]] = {
+            "chat_tokens": {"messages": [("user", "a")]}, "corpus": {"data": ["a"]},
+            "generate": {"prompt": "a", "max_new_tokens": 1}, "hook_point": {"name": hook},
+            "label": {"inputs": inputs, "sample": 0, "position": 0}, "loss": {"inputs": inputs},
+            "offsets": {"text": "a"}, "prepare": {"raw": ["a"]}, "prepare_tokens": {"rows": [[1, 2]]},
+            "residual_to_logits": {"vectors": vectors}, "run": {"inputs": inputs, "read": [hook]},
+            "to_residual": {"hook": hook, "vectors": vectors}, "to_tokens": {"text": "a"},
+            "token_strings": {"ids": [1]}, "width": {"hook": hook},
+        }  # fmt: skip
+        found = {f"LanguageModel.{name}": Case(getattr(model, name), given) for name, given in asked.items()}
+        asked = {
+            "corpus": {"data": zoo.images(1)}, "hook_point": {"name": "0"},
+            "label": {"inputs": seen, "sample": 0, "position": 0}, "prepare": {"raw": zoo.images(1)},
+            "run": {"inputs": seen, "read": ["0"]}, "width": {"hook": "0"},
+        }  # fmt: skip
+        found |= {f"TorchModule.{name}": Case(getattr(net, name), given) for name, given in asked.items()}
+        return found | {
+            "LanguageModel": Case(saelab.LanguageModel, {"model": model.model, "tokenizer": model.tokenizer}),
+            "TorchModule": Case(saelab.TorchModule, {"module": net.module, "example": zoo.images(1)}),
+            "VisionModel": Case(saelab.VisionModel, {"model": net.module, "processor": print}),
+        }
+
+    def _edits(self, out: Path) -> dict[str, Case]:
+        data = self.edit.to_dict()
+        sae, hook = self.model_sae, self.model_sae.config.hook
+        return {
+            "interventions.load": Case(interventions.load, {"source": data, "saes": sae}),
+            "interventions.save": Case(interventions.save, {"edits": self.edit, "path": out}),
+            "interventions.register": Case(interventions.register, {"kind": "x"}),
+            "Scale": Case(interventions.Scale, {"sae": sae, "latents": (1,), "factor": 0.5}),
+            "Reconstruct": Case(interventions.Reconstruct, {"sae": sae}),
+            "Replace": Case(interventions.Replace, {"hook": hook, "values": torch.ones(1, 2, 32)}),
+            "MeanAblate": Case(interventions.MeanAblate, {"hook": hook, "mean": torch.ones(32)}),
+        }
+
+
+def _without_ray(call: Callable[..., Any]) -> Callable[..., Any]:
+    """It ends where Ray would start, which takes half a minute."""
+
+    @functools.wraps(call)
+    def stopped(**how: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "ray", None)
+            return call(**how)
+
+    return stopped

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from saelab.layout import LINE
 from saelab.stores import manifest as manifests
 from saelab.stores import tables
-from saelab.stores.feature_writer import KIND
+from saelab.stores.feature_fields import KIND
 from saelab.stores.features import FeatureStore
 from saelab.types import StoreError
 

@@ -10,7 +10,9 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from saelab.types import SaelabError, nearest
+from saelab.commands import flags
+from saelab.commands.flags import JOBS
+from saelab.errors import SaelabError, nearest
 
 if TYPE_CHECKING:
     from saelab.commands.work import Outcome
@@ -24,7 +26,6 @@ COMMANDS = {
     "info": "say what a folder is",
     "convert": "write an SAE in the format of another library",
 }
-JOBS = ("harvest", "train", "index", "eval")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(given: list[str], name: str) -> argparse.Namespace:
-    """Only the command that is asked for gets its arguments, since deriving them loads what it calls."""
+    """Only the command that is asked for gets its arguments."""
     parser = argparse.ArgumentParser(
         prog="saelab", description="Sparse autoencoders, from a shell.", allow_abbrev=False
     )
@@ -81,26 +82,23 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
-    from saelab.commands.arguments import NEEDED, is_flag
-    from saelab.commands.jobs import flag_arguments
-
     command = parser.prog.split()[-1]
     parser.usage = f"{parser.prog} [JOB.toml] [--name VALUE | --flag | --no-flag] ..."
     parser.epilog = "--a.b VALUE is `a.b = VALUE` of the file. A list is given with commas, or by repetition."
     parser.add_argument("job", nargs="?", help="a TOML file with these arguments; flags win over it")
     parser.add_argument("--json", action="store_true", help="tell the result as JSON")
     groups: dict[str, Any] = {}
-    for name, argument in flag_arguments(command).items():
+    for name, listed in flags.of_job(command).items():
         table = name.partition(".")[0] if "." in name else ""
         group = groups.setdefault(table, parser.add_argument_group(f"{table or 'arguments'}"))
-        default = "" if argument.default in (NEEDED, None, ()) else f" (default: {argument.default})"
+        default = f" (default: {listed.default})" if listed.default else ""
         flag = f"--{name.replace('_', '-')}"
         settings: dict[str, Any] = {
             "dest": name,
-            "help": f"{argument.line}{default}".replace("%", "%%") or None,
+            "help": f"{listed.line}{default}".replace("%", "%%") or None,
             "default": argparse.SUPPRESS,
         }
-        if is_flag(argument.hint):
+        if listed.switch:
             table, _, last = flag[2:].rpartition(".")
             no = f"--{table}.no-{last}" if table else f"--no-{last}"
             group.add_argument(flag, action="store_const", const=["true"], **settings)
@@ -113,15 +111,15 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
 def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="a store, run, SAE, model, or what an interrupted job has left")
     parser.add_argument("--json", action="store_true", help="tell it as JSON")
+    parser.add_argument("--check", action="store_true",
+                        help="load an SAE, and try in which formats it can be written")  # fmt: skip
     _add_open_questions(parser)
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
-    from saelab.formats import names
-
     parser.add_argument("path", metavar="IN", help="an SAE of any format that saelab knows")
     parser.add_argument("out", metavar="OUT", help="a new folder")
-    parser.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(names(writing=True)))
+    parser.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(flags.written_formats()))
     parser.add_argument("--subfolder", help="of IN, where the SAE is")
     parser.add_argument("--format", help="of IN, where its files leave it open")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
@@ -130,13 +128,11 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_open_questions(parser: argparse.ArgumentParser) -> None:
-    from saelab.commands.jobs import open_questions
-
     group = parser.add_argument_group("what the files of an SAE may leave open")
-    for name, argument in open_questions().items():
+    for name, line in flags.of_sae().items():
         flag = f"--{name.replace('_', '-')}"
         group.add_argument(flag, dest=f"sae.{name}", metavar="VALUE", default=argparse.SUPPRESS,
-                           help=argument.line.replace("%", "%%"))  # fmt: skip
+                           help=line.replace("%", "%%"))  # fmt: skip
 
 
 def _answers(options: argparse.Namespace) -> dict[str, Any]:
@@ -158,15 +154,15 @@ def _demo(options: argparse.Namespace) -> Outcome:
 def _job(options: argparse.Namespace) -> Outcome:
     from saelab.commands import jobs, work
 
-    flags = {name: texts for name, texts in vars(options).items() if name not in ("command", "job", "json")}
+    said = {name: texts for name, texts in vars(options).items() if name not in ("command", "job", "json")}
     given = {} if options.job is None else jobs.read(options.job)
-    return work.run(jobs.Job(options.command, jobs.merged(options.command, given, flags)))
+    return work.run(jobs.Job(options.command, jobs.merged(options.command, given, said)))
 
 
 def _info(options: argparse.Namespace) -> Outcome:
     from saelab.commands import info, work
 
-    told = info.describe(options.folder, _answers(options))
+    told = info.describe(options.folder, _answers(options), check=options.check)
     return work.Outcome(told.lines(), told.data)
 
 

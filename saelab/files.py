@@ -51,6 +51,19 @@ def path_of(path: Any, what: str = "A path", error: type[SaelabError] = StoreErr
     return found
 
 
+def cache_folder() -> Path:
+    """$SAELAB_CACHE, else the user's cache folder of this system."""
+    import platformdirs
+
+    own = os.environ.get("SAELAB_CACHE")
+    return Path(own).expanduser() if own else platformdirs.user_cache_path("saelab")
+
+
+def is_installed(path: Path) -> bool:
+    """Whether it lies in saelab's own package, into which nothing is written."""
+    return path.absolute().is_relative_to(Path(__file__).absolute().parent)
+
+
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A temporary file to write, which takes the place of `path` once it is complete and on the disk.
@@ -433,6 +446,10 @@ class Stamp:
             yield
         except FormatError as error:
             raise self.error(*error.args) from error
+
+
+SAE_STAMP = Stamp("saelab", 1, remedy="Pass a folder that sae.save wrote.")
+"""Of an SAE's config.json; here, so that it is known for one without what loads it."""
 
 
 def check_version(version: Any, newest: int, where: object, error: type[SaelabError] = FormatError) -> int:

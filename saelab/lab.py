@@ -7,7 +7,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saelab.config import integer
+from saelab.config import boolean, integer
+from saelab.subjects.ahead import Ahead, in_notebook, is_small
 from saelab.types import ConfigError, HasTokens, RangeError, StoreError, nearest, need, short
 from saelab.widgets import LabViews, SampleView, Selection
 from saelab.widgets.source import Source
@@ -15,6 +16,7 @@ from saelab.widgets.source import Source
 if TYPE_CHECKING:
     import pandas as pd
 
+    from saelab.analysis.logits import KeptLenses
     from saelab.analysis.results import FeatureCard, LatentTable, SampleCodes
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
@@ -29,6 +31,8 @@ class Lab(LabViews):
 
     Each part may be the object itself or where it is (a folder, for the subject also a hub id). Stores are
     opened at once; the model and the SAEs are loaded when they are first needed, so a Lab opens in a moment.
+    In a notebook a model's folder is loaded in the background meanwhile, so that the first heatmap is not
+    waited for; what is wrong with it is said where it is first used.
 
     `lab.selection` is shared by the linked views of this Lab: which SAE is chosen, which of its latents, a
     row, a document, a list of latents. Choosing a latent in one of them, by a click or a key, moves all
@@ -52,6 +56,7 @@ class Lab(LabViews):
         stores: Stores | None = None,
         *,
         labels: Mapping[Any, Any] | None = None,
+        preload: bool | None = None,
     ) -> None:
         """A Lab of one SAE or many.
 
@@ -62,6 +67,8 @@ class Lab(LabViews):
             stores: of the SAEs, in the same form; None in a sequence, or no entry in a mapping, where an SAE
                 has none.
             labels: latent -> label of the only SAE, or name -> such a mapping.
+            preload: begin to load the model in the background: True, False, or None for doing so in a
+                notebook, and there of a folder of at most 4 GB; of others only the libraries are.
 
         Raises:
             StoreError: A store cannot be opened, or is of another SAE or subject than the one given.
@@ -69,6 +76,7 @@ class Lab(LabViews):
             RangeError: A label's latent is out of range.
         """
         self._subject = subject
+        preload = None if preload is None else boolean("preload", preload)
         named = _named(saes, stores)
         self.stores: dict[str, FeatureStore] = {name: s for name, (_, s) in named.items() if s is not None}
         self.saes: Mapping[str, SAE] = _Loaded({name: sae for name, (sae, _) in named.items()}, self._fitting)
@@ -79,14 +87,20 @@ class Lab(LabViews):
             for thing in (subject, sae):
                 if store is not None and not isinstance(thing, str | Path):
                     store.check(thing)
+        self._loading = Ahead(self._load)
+        if isinstance(subject, str | Path) and (in_notebook() if preload is None else preload):
+            self._loading.start(whole=preload is True or is_small(subject))
         self._sources: dict[str, Source] = {}
         # every view asks for the same cards, hovering and prefetching: keep the latest
         self._cached_card = lru_cache(maxsize=512)(self._card)
 
     @classmethod
-    def embedded(cls) -> Lab:
+    def embedded(cls, *, preload: bool | None = None) -> Lab:
         """The Lab of the shipped language model: offline, ready, with all its SAEs and their stores. See
         `saelab.embedded` for what it was trained on.
+
+        Args:
+            preload: Begin to load the model in the background; None for doing so in a notebook.
         """
         from saelab import embedded
 
@@ -95,13 +109,15 @@ class Lab(LabViews):
             embedded.model_folder(),
             {hook: embedded.sae_folder(hook) for hook in hooks},
             {hook: embedded.store_folder(hook) for hook in hooks},
+            preload=preload,
         )
 
-    @cached_property
+    @property
     def subject(self) -> Subject:
         """The model, loaded when first asked for. Raises SubjectError."""
-        if not isinstance(self._subject, str | Path):
-            return self._subject
+        return self._loading.get() if isinstance(self._subject, str | Path) else self._subject
+
+    def _load(self) -> Subject:
         from saelab.subjects import load_subject
 
         subject = load_subject(str(self._subject))
@@ -288,7 +304,21 @@ class Lab(LabViews):
     def _cards(self, latents: list[int], name: str) -> list[FeatureCard]:
         from saelab.analysis import cards
 
-        return cards(self._store(name), latents, self.saes[name], self.subject, labels=self._labels_of(name))
+        store = self._store(name)
+        # the table of latents is asked first, so that a wrong one is refused without the model
+        lenses = self._lenses(name)([store.latent(latent).latent for latent in latents])
+        return cards(store, latents, lenses=lenses, labels=self._labels_of(name))
+
+    def _lenses(self, name: str) -> KeptLenses:
+        from saelab.analysis.logits import KeptLenses
+
+        if name not in self._kept:
+            self._kept[name] = KeptLenses(self._store(name), lambda: self.saes[name], lambda: self.subject)
+        return self._kept[name]
+
+    @cached_property
+    def _kept(self) -> dict[str, KeptLenses]:
+        return {}
 
     def _checked(self, name: str, latent: int) -> int:
         if name in self.stores:

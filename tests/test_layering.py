@@ -12,7 +12,8 @@ import pytest
 
 ORDER = (
     "errors seeds devices files config layout types arguments tensors dist stores sae corpora "
-    "subjects embedded formats interventions harvesting scale training analysis autointerp widgets lab demo commands cli"
+    "subjects embedded formats interventions harvesting scale training analysis autointerp widgets lab demo "
+    "commands cli"
 ).split()
 ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("saelab/**/*.py"))
@@ -132,13 +133,22 @@ HEAVY = {"torch", "transformers", "transformer_lens", "matplotlib", "plotly", "p
 
 
 def test_import_saelab_is_light():
-    assert not HEAVY & loaded_by("import saelab"), "import saelab loads heavy libraries"
-    assert "numpy" not in loaded_by("import saelab")
+    """Of all that is installed it loads lazy-loader alone, whatever the interpreter loads by itself."""
+    added = loaded_by("import saelab") - loaded_by("import packaging, ast, typing, inspect")
+    foreign = {module.split(".")[0] for module in added} - set(sys.stdlib_module_names)
+    assert foreign == {"saelab", "lazy_loader"}
+    for subpackage in ("stores", "training", "analysis"):
+        assert not HEAVY & loaded_by(f"import saelab; saelab.{subpackage}.__all__")
 
 
 def test_a_feature_store_opens_without_torch():
     assert "torch" not in loaded_by("from saelab.stores import FeatureStore")
     assert "torch" not in loaded_by("import saelab.analysis.results")
+
+
+def test_a_card_of_a_store_that_keeps_its_lenses_needs_no_model():
+    shown = "import saelab; lab = saelab.Lab.embedded(); assert lab.card(3).lens; lab.feature(7)"
+    assert not {"torch", "transformers"} & loaded_by(shown)
 
 
 def test_public_names_resolve():
@@ -150,7 +160,7 @@ def test_public_names_resolve():
         _ = saelab.no_such_name
 
 
-@pytest.mark.parametrize("module", ["saelab", "saelab.analysis"])
+@pytest.mark.parametrize("module", ["saelab", "saelab.analysis", "saelab.stores", "saelab.training"])
 def test_what_loads_on_first_use_is_what_the_stub_says(module):
     """In a process that has imported nothing else, so that no name is there by accident."""
     stub = ast.parse((ROOT / module.replace(".", "/") / "__init__.pyi").read_text())

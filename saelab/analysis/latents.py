@@ -77,6 +77,7 @@ def cards(
     n_top: int = 20,
     n_quantile: int = 20,
     labels: Mapping[int, str] | None = None,
+    lenses: Mapping[int, LogitLens] | None = None,
 ) -> list[FeatureCard]:
     """`card` of many latents, for whom the model is asked once.
 
@@ -88,16 +89,17 @@ def cards(
         n_top: Strongest windows, of each pole.
         n_quantile: Windows spread over the range of a latent's |value|s.
         labels: Latent -> its name.
+        lenses: Latent -> its logit lens, of those that have one, in place of SAE and subject.
 
     Raises:
         RangeError: A latent is out of range.
     """
     found = [store.latent(latent) for latent in latents]
-    lenses: Sequence[LogitLens | None] = [None] * len(found)
+    known = dict(lenses or {})
     # some subjects have no logits, and some hook points do not write to the residual stream
-    if sae is not None and subject is not None and not lacking(subject, HasLogits):
+    if lenses is None and sae is not None and subject is not None and not lacking(subject, HasLogits):
         with contextlib.suppress(HookError):
-            lenses = logit_lenses(sae, subject, [s.latent for s in found])
+            known = {lens.latent: lens for lens in logit_lenses(sae, subject, [s.latent for s in found])}
     windows = [
         (
             examples(store, s.latent, n_top, "top"),
@@ -113,12 +115,12 @@ def cards(
             s,
             top,
             quantile,
-            lens,
+            known.get(s.latent),
             (labels or {}).get(s.latent, ""),
             bottom,
             {number: seen[number] for number in dict.fromkeys(own) if number in seen},
         )
-        for s, lens, (top, quantile, bottom), own in zip(found, lenses, windows, numbers, strict=True)
+        for s, (top, quantile, bottom), own in zip(found, windows, numbers, strict=True)
     ]
 
 

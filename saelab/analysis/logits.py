@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from saelab.analysis.results import LogitLens
 from saelab.arguments import an_sae, checked, listed, whole
 from saelab.config import integer
-from saelab.types import HasLogits, RangeError, need
+from saelab.stores.lenses import Lenses, read
+from saelab.types import RangeError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
 
     from saelab.sae import SAE
+    from saelab.stores import FeatureStore
+    from saelab.types import Subject
 
 
 @checked(sae=an_sae, n=whole())
@@ -42,14 +44,10 @@ def logit_lens(sae: SAE, subject: Any, latent: int, n: int = 10) -> LogitLens:
 
 def logit_lenses(sae: SAE, subject: Any, latents: list[int], n: int = 10) -> list[LogitLens]:
     """`logit_lens` of many latents by one product. Raises HookError."""
-    out = []
-    for latent, effect in zip(latents, direct_logits(sae, subject, latents), strict=True):
-        order = np.argsort(-effect, kind="stable")
-        top, bottom = order[:n].tolist(), order[::-1][:n].tolist()
-        strings = subject.token_strings([*top, *bottom])
-        pairs = list(zip(strings, effect[[*top, *bottom]].tolist(), strict=True))
-        out.append(LogitLens(latent, tuple(pairs[: len(top)]), tuple(pairs[len(top) :]), float(effect.std())))
-    return out
+    from saelab.harvesting.lenses import lenses_of
+
+    found = lenses_of(sae, subject, sorted(set(latents)), n)
+    return [LogitLens(j, *lens) for j in latents if (lens := found.of(j)) is not None]
 
 
 @checked(sae=an_sae, latents=listed)
@@ -64,14 +62,34 @@ def direct_logits(sae: SAE, subject: Any, latents: list[int]) -> np.ndarray:
     Returns:
         float32 [len(latents) d_vocab].
     """
-    import torch
+    from saelab.harvesting.lenses import direct_effects
 
-    need(subject, HasLogits, "A logit lens")
     most = sae.W_dec.shape[0] - 1
     latents = [integer("latent", latent, 0, most, error=RangeError) for latent in latents]
-    with torch.no_grad():
-        hook = sae.writes[-1]  # of a crosscoder the last place, which all before reach too
-        rows = sae.W_dec[torch.as_tensor(latents, device=sae.device)]
-        directions: Tensor = subject.to_residual(hook, rows[:, -subject.width(hook) :].float())
-        logits = subject.residual_to_logits(directions)
-        return (logits - logits.mean(-1, keepdim=True)).float().cpu().numpy()
+    return direct_effects(sae, subject, latents).cpu().numpy()
+
+
+class KeptLenses:
+    """The lenses that are kept with a store; the model is asked for those that are not.
+
+    Args:
+        store: Of the SAE.
+        sae: Gives the SAE.
+        subject: Gives the model.
+    """
+
+    def __init__(self, store: FeatureStore, sae: Callable[[], SAE], subject: Callable[[], Subject]) -> None:
+        self._store, self._sae, self._subject = store, sae, subject
+        self._known: Lenses | None = None
+
+    def __call__(self, latents: Sequence[int]) -> dict[int, LogitLens]:
+        """Latent -> its lens, of those that have one."""
+        if self._known is None:
+            self._known = read(self._store)
+        missing = self._known.lacks(list(latents))
+        if missing:
+            from saelab.harvesting.lenses import keep_lenses
+
+            self._known = keep_lenses(self._store, self._sae(), self._subject(), missing)
+        found = {j: self._known.of(j) for j in latents}
+        return {j: LogitLens(j, *lens) for j, lens in found.items() if lens is not None}

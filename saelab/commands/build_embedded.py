@@ -25,8 +25,9 @@ from saelab.embedded import ASSETS, SAE_HOOKS, STORE_HOOK
 from saelab.embedded.tokenizer import train_tokenizer
 from saelab.files import read_json, sha256, write_json
 from saelab.harvesting import harvest, index
+from saelab.harvesting.lenses import lenses_of
 from saelab.sae import SAE, recipe
-from saelab.stores import ActivationStore
+from saelab.stores import ActivationStore, lenses
 from saelab.subjects import load_subject
 from saelab.training import train
 
@@ -152,7 +153,10 @@ def build_store() -> None:
     for hook, options in STORES.items():
         sae = SAE.load(ASSETS / "saes" / hook)
         out = ASSETS / "features" / hook
-        rows[hook] = index(subject, sae, mixture(seed=3), out, **options, overwrite=True).n_rows
+        store = index(subject, sae, mixture(seed=3), out, **options, overwrite=True)
+        if hook == STORE_HOOK:  # the first card that most people see
+            lenses.keep(store, lenses_of(sae, subject, list(range(sae.d_sae))), shipped=True)
+        rows[hook] = store.n_rows
     _record("features", {"rows": rows})
 
 

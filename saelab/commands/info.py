@@ -1,4 +1,8 @@
-"""What a folder is: stores, runs, SAEs of any known format, models, jobs that were cut short."""
+"""What a folder is: stores, runs, SAEs of any known format, models, jobs that were cut short.
+
+Of what saelab wrote, manifests and headers are read, and nothing heavy is imported: torch is for SAEs of
+other libraries, which are told by loading them, and where everything is to be checked.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from saelab.commands import records
-from saelab.config import is_integer
-from saelab.files import read_json
-from saelab.types import FormatError, SaelabError, StoreError
+from saelab.config import from_dict, is_integer
+from saelab.files import SAE_STAMP, path_of, read_json, read_json_or_none
+from saelab.types import ConfigError, FormatError, HookPoint, SaelabError, StoreError
 
 TRIED = 2**24
 """Weights above which it is not tried which formats an SAE can be saved in, which means writing it."""
@@ -34,15 +38,25 @@ class Info:
         return [f"{self.path}: {self.kind}", *(f"  {name:<{width}}  {value}" for name, value in rows)]
 
 
-def describe(path: str | Path, given: Mapping[str, Any] | None = None) -> Info:
-    """What lies at `path`; given: what an SAE's files leave open, as `load_sae` takes it. Raises StoreError
-    where it is nothing that saelab knows, or where it is damaged, FormatError for a damaged SAE or run."""
+def describe(path: str | Path, given: Mapping[str, Any] | None = None, *, check: bool = False) -> Info:
+    """What lies at `path`.
+
+    Args:
+        path: A folder, a file of an SAE, or an address of a store.
+        given: What an SAE's files leave open, as `load_sae` takes it.
+        check: Load an SAE, so that its weights are known to be whole, and try in which formats it can be
+            written.
+
+    Raises:
+        StoreError: It is nothing that saelab knows, or is damaged.
+        FormatError: It is a damaged SAE or run.
+    """
     if isinstance(place := records.place(path), str):
         kind, data = _activations(place)
         return Info(place, kind, {"path": place, "kind": kind, **data, **_job(place)})
-    path, reason = place, ""
-    sae = functools.partial(_sae, given=given or {})
-    for look in (_store, _run, _runs, _demo, sae, _model, _unfinished):
+    path, reason = path_of(place), ""
+    sae = functools.partial(_sae, given=given or {}, check=check)
+    for look in (_store, _run, _runs, _demo, _model, sae, _unfinished):
         try:
             found = look(path)
         except FormatError as error:
@@ -63,8 +77,6 @@ def describe(path: str | Path, given: Mapping[str, Any] | None = None) -> Info:
 
 
 def _store(path: Path) -> tuple[str, dict[str, Any]] | None:
-    from saelab.stores import FeatureStore
-
     if not (path / "manifest.json").is_file():
         return None
     manifest = read_json(path / "manifest.json", "manifest", object)
@@ -73,12 +85,14 @@ def _store(path: Path) -> tuple[str, dict[str, Any]] | None:
         return None
     made = {name: manifest.get(name) for name in ("packing", "codes", "subject", "sae", "corpus")}
     if kind == "features":
-        features = FeatureStore.open(path)
-        hook = features.manifest["hook"]["name"]
+        from saelab.stores.feature_fields import checked_manifest
+        from saelab.stores.labels import count_labels
+
+        hook = checked_manifest(path)["hook"]["name"]
         counts = {
             f"n_{each}": manifest.get(f"n_{each}") for each in ("latents", "rows", "documents", "codes")
         }
-        labels = features.labels()["source"].value_counts().sort_index().to_dict()
+        labels = count_labels(path, manifest["n_latents"])
         return "feature store", {**counts, "hook": hook, "labels": labels, "bytes": _bytes(manifest), **made}
     return _activations(path)
 
@@ -124,13 +138,12 @@ def _run(path: Path) -> tuple[str, dict[str, Any]] | None:
 
 
 def _finished_run(path: Path) -> tuple[str, dict[str, Any]]:
-    from saelab.training import Run
+    from saelab.training.run import told
 
-    run = Run.load(path)
-    last = run.history[-1].to_dict() if run.history else None
-    told = {name: run.provenance.get(name) for name in ("seconds", "rows_per_second", "device", "data")}
-    sae = _architecture(run.sae)
-    return "training run, finished", {**sae, "steps": run.settings.steps, "last": last, **told}
+    history, settings, provenance = told(path)
+    last = history[-1].to_dict() if history else None
+    made = {name: provenance.get(name) for name in ("seconds", "rows_per_second", "device", "data")}
+    return "training run, finished", {**_own(path), "steps": settings.steps, "last": last, **made}
 
 
 def _runs(path: Path) -> tuple[str, dict[str, Any]] | None:
@@ -153,11 +166,51 @@ def _demo(path: Path) -> tuple[str, dict[str, Any]] | None:
     }
 
 
-def _sae(path: Path, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    from saelab.formats import load_sae, names, save_sae, sniff
-
+def _sae(path: Path, given: Mapping[str, Any], check: bool) -> tuple[str, dict[str, Any]] | None:
     if not path.exists():  # a name of the hub is no folder
         return None
+    own = not given and not check and _is_own(path)
+    return ("SAE", {"format": SAE_STAMP.format, **_own(path)}) if own else _loaded(path, given, check)
+
+
+def _is_own(path: Path) -> bool:
+    """Whether an SAE lies there that saelab wrote."""
+    said = read_json_or_none(path / "config.json") or {}
+    return said.get("format") == SAE_STAMP.format and "weights" in said
+
+
+def _own(path: Path) -> dict[str, Any]:
+    """Of an SAE that saelab wrote, what its configuration and the header of its weights say."""
+    from safetensors import SafetensorError, safe_open
+
+    said = SAE_STAMP.read(path / "config.json", "SAE's config.json")
+    try:
+        config, weights = said["config"], said["weights"]
+        hook, out = (config.get(name) for name in ("hook", "hook_out"))
+        reads = [hook] if hook else config.get("hooks", [])
+        ends = {"reads": reads, "writes": [out] if out else []}
+        named = {name: [str(from_dict(HookPoint, at)) for at in each] for name, each in ends.items()}
+        told = {name: config[name] for name in ("recipe", "d_in", "d_sae")}
+        with safe_open(str(path / weights["file"]), framework="np") as file:
+            shape = tuple(file.get_slice("W_enc").get_shape())
+        if shape != (config["d_in"], config["d_sae"]):
+            message = f"W_enc of shape {shape}"
+            raise ValueError(message)
+        options = {
+            name: value for name, value in dict(config.get("options", {})).items() if value is not None
+        }
+    except (KeyError, TypeError, AttributeError, ValueError, OSError, ConfigError, SafetensorError) as error:
+        message = (
+            f"The SAE in {path} must be whole. Got {type(error).__name__}: {error}. Save it again, or see "
+            "what is wrong: saelab info --check."
+        )
+        raise FormatError(message) from error
+    return {**told, **named, "dtype": weights["dtype"], "options": options}
+
+
+def _loaded(path: Path, given: Mapping[str, Any], check: bool) -> tuple[str, dict[str, Any]]:
+    from saelab.formats import load_sae, names, save_sae, sniff
+
     sniffed = sniff(path)
     told: dict[str, Any] = {"format": sniffed.format, "evidence": sniffed.evidence}
     try:
@@ -165,7 +218,10 @@ def _sae(path: Path, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | N
     except FormatError as error:
         return "SAE that is not loaded", told | {"reason": str(error)}
     told |= _architecture(sae)
-    for name in names(writing=True) if sum(p.numel() for p in sae.parameters()) <= TRIED else ():
+    for name in names(writing=True) if check else ():
+        if sum(p.numel() for p in sae.parameters()) > TRIED:
+            told[f"as {name}"] = f"not tried: more than {TRIED:,} weights"
+            continue
         with tempfile.TemporaryDirectory() as folder:
             try:
                 save_sae(sae, Path(folder) / "sae", name)
@@ -185,16 +241,20 @@ def _architecture(sae: Any) -> dict[str, Any]:
         "d_sae": config.d_sae,
         "reads": [str(hook) for hook in sae.reads] if config.hook or config.hooks else None,
         "writes": [str(hook) for hook in sae.writes] if config.hook_out else None,
-        "normalise": config.options.get("normalise"),
         "dtype": sae.stored_dtype,
+        "options": _said_options(config.options),
     }
+
+
+def _said_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _model(path: Path) -> tuple[str, dict[str, Any]] | None:
     if not (path / "config.json").is_file():
         return None
     config = read_json(path / "config.json", "config.json", object)
-    if not isinstance(config, dict) or "model_type" not in config:
+    if not isinstance(config, dict) or not {"model_type", "architectures"} <= set(config):
         return None
     sizes = ("num_hidden_layers", "n_layer", "hidden_size", "n_embd", "vocab_size")
     return "model", {

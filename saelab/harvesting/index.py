@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,16 +22,18 @@ from saelab.harvesting.batches import (
     side_by_side,
     warn_of_losses,
 )
+from saelab.harvesting.lenses import keep_lenses
 from saelab.harvesting.pictures import pictured
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import FeatureStore
 from saelab.stores import manifest as manifests
 from saelab.stores.directions import write_directions
-from saelab.stores.feature_writer import FeatureWriter, StoredRows, kept_share
+from saelab.stores.feature_fields import kept_share
+from saelab.stores.feature_writer import FeatureWriter, StoredRows
 from saelab.stores.merging import check_alike, merge_into
 from saelab.stores.records import DocumentRecord
 from saelab.subjects.packing import check_packing
-from saelab.types import ConfigError, ShapeError, StoreError
+from saelab.types import ConfigError, SaelabError, ShapeError, StoreError
 
 if TYPE_CHECKING:
     from saelab.sae import SAE
@@ -164,9 +168,13 @@ def index(
         warn_of_losses(store.n_rows, max_rows, cut)
         return store
 
-    if append:
-        return _appended(path_of(out, "A store's place").resolve(), job, written)
-    return written(path_of(out, "A store's place"), overwrite)
+    started = time.perf_counter()
+    place = path_of(out, "A store's place")
+    store = _appended(place.resolve(), job, written) if append else written(place, overwrite)
+    if shard is None:
+        with contextlib.suppress(SaelabError):  # a store without them is whole
+            keep_lenses(store, sae, subject, seconds=max(2.0, 0.1 * (time.perf_counter() - started)))
+    return store
 
 
 def _appended(out: Path, job: dict[str, Any], written: Callable[[Path, bool], FeatureStore]) -> FeatureStore:

@@ -24,13 +24,12 @@ from torch import Tensor
 
 from saelab.config import from_dict, to_dict
 from saelab.devices import dtype_name, holding
-from saelab.files import Stamp, new_file, read_json_or_none, write_json, writing
+from saelab.files import SAE_STAMP, new_file, read_json_or_none, write_json, writing
 from saelab.files import sha256 as sha256_of
 from saelab.sae.config import SAEConfig
 from saelab.tensors import DTYPES, Entry, Pieces, Reader, blocks, is_finite, memory, write
 from saelab.types import ConfigError, FormatError, NonFiniteError, StoreError, nearest, short
 
-STAMP = Stamp("saelab", 1, remedy="Pass a folder that sae.save wrote.")
 MAX_CONFIG_BYTES = 2**24
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "sae.safetensors"
 _KEPT_FILE = ".sae.safetensors-old"
@@ -74,10 +73,10 @@ def save(config: SAEConfig, tensors: Mapping[str, Tensor], folder: Path, dtype: 
                 raise NonFiniteError(message)
     ordered = dict(sorted(given.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
     with writing(folder / WEIGHTS_FILE), new_file(folder / WEIGHTS_FILE) as temporary:
-        sha256 = write(temporary, ordered, {"format": STAMP.format})
+        sha256 = write(temporary, ordered, {"format": SAE_STAMP.format})
         _keep(folder)
     manifest = {
-        **STAMP.fields(),
+        **SAE_STAMP.fields(),
         "config": to_dict(config),
         "weights": {"file": WEIGHTS_FILE, "dtype": dtype, "sha256": sha256},
         "units": _UNITS,
@@ -118,7 +117,7 @@ def load(folder: Path, like: Callable[[SAEConfig], Mapping[str, Tensor]]) -> Sto
             f"{CONFIG_FILE}. Pass the folder that sae.save or saelab.train wrote."
         )
         raise StoreError(message)
-    manifest = STAMP.read(folder / CONFIG_FILE, "SAE's config.json", MAX_CONFIG_BYTES)
+    manifest = SAE_STAMP.read(folder / CONFIG_FILE, "SAE's config.json", MAX_CONFIG_BYTES)
     unknown = sorted(set(manifest) - {"format", "version", *_SECTIONS})
     if unknown:
         message = (

@@ -1,22 +1,10 @@
 """Stores: folders of files with a manifest, written whole or not at all. Opening a feature store needs no
 torch.
+
+What is public stands in `__init__.pyi`; each name loads on first use, so that what a store says of itself is
+read without pandas and DuckDB.
 """
 
-from saelab.stores.activation_writer import ActivationWriter
-from saelab.stores.activations import ActivationStore
-from saelab.stores.features import FeatureStore
-from saelab.stores.merging import merge
-from saelab.stores.migration import migrate
-from saelab.stores.records import DocumentRecord, Example, LatentStats, RowRecord
+import lazy_loader
 
-__all__ = [
-    "ActivationStore",
-    "ActivationWriter",
-    "DocumentRecord",
-    "Example",
-    "FeatureStore",
-    "LatentStats",
-    "RowRecord",
-    "merge",
-    "migrate",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

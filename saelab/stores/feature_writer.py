@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,29 +16,14 @@ from saelab.files import claim
 from saelab.layout import Layout
 from saelab.stores import manifest as manifests
 from saelab.stores import sampling, summaries, tables
+from saelab.stores.feature_fields import KIND, kept_share
 from saelab.stores.records import DocumentRecord
 from saelab.stores.summary_writer import GROUPS, SummaryWriter, Vocabulary
-from saelab.types import Codes, ConfigError, CorpusError, NonFiniteError, ShapeError, Shown, StoreError
+from saelab.types import Codes, CorpusError, NonFiniteError, ShapeError, Shown, StoreError
 
-KIND = "features"
 SORT_MEMORY = "768MB"
 BLOCK_CODES = 400_000
 SCRATCH = ("shown", "stretch", "position", "id")
-
-
-def kept_share(codes: str) -> float:
-    """The share of rows whose codes are kept: 1 of "full", p of "sampled=p", 0 of "none".
-    Raises ConfigError."""
-    found = re.fullmatch(r"sampled=([0-9.eE+-]+)", codes) if isinstance(codes, str) else None
-    with contextlib.suppress(ValueError):
-        share = {"full": 1.0, "none": 0.0}.get(str(codes), float(found[1]) if found else -1)
-        if 0 < share < 1 or (isinstance(codes, str) and codes in ("full", "none")):
-            return share
-    message = (
-        f"codes must be 'full', 'none' or 'sampled=p' with 0 < p < 1. Got {codes!r}. Pass e.g. "
-        "codes='sampled=0.1'."
-    )
-    raise ConfigError(message)
 
 
 class StoredRows(NamedTuple):

@@ -20,12 +20,11 @@ from saelab.stores import manifest as manifests
 from saelab.stores import tables
 from saelab.stores.compare import Comparison, compare
 from saelab.stores.directions import open_directions
-from saelab.stores.feature_fields import FIELDS, wrong_fields
-from saelab.stores.feature_writer import KIND
-from saelab.stores.labels import checked_source, read_labels, settled, write_labels
+from saelab.stores.feature_fields import KIND, checked_manifest
+from saelab.stores.labels import checked_source, read_labels, write_labels
 from saelab.stores.latent_tables import LatentTables
 from saelab.stores.neuronpedia import read_export
-from saelab.stores.queries import TABLES, connect, select
+from saelab.stores.queries import connect, select
 from saelab.stores.records import (
     COLUMNS,
     NUMBERS,
@@ -82,21 +81,7 @@ class FeatureStore:
             StoreError: There is no whole feature store of a known version.
         """
         folder = path_of(folder, "The folder of a store")
-        manifest = settled(folder, KIND)
-        if manifest["version"] < 2:
-            message = (
-                f"Feature stores are of version 2 now. Got version {manifest['version']} in {folder}. Make a "
-                f"new one of it: saelab.stores.migrate({str(folder)!r}), which leaves it as it is until that "
-                "is whole."
-            )
-            raise StoreError(message)
-        wrong = wrong_fields(manifest, TABLES)
-        if wrong:
-            message = (
-                f"The manifest of a feature store must hold {', '.join(FIELDS)} and a file for each table. "
-                f"Got none or another type for {', '.join(wrong)} in {folder}. Write the store again."
-            )
-            raise StoreError(message)
+        manifest = checked_manifest(folder)
         tables.check_counts(
             folder, {name: manifest[f"n_{name}"] for name in ("latents", "rows", "documents")}
         )
@@ -478,7 +463,7 @@ class FeatureStore:
             )
             raise ConfigError(message)
         write_labels(self.folder, self.n_latents, rows)
-        self.manifest = settled(self.folder, KIND)
+        self.manifest = manifests.settled(self.folder, KIND)
         self.__dict__.pop("_connection", None)  # the next query sees them
 
     def labels(self) -> pd.DataFrame:

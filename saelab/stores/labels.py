@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,29 +19,44 @@ from saelab.files import new_file, read_json, write_json
 from saelab.stores import manifest as manifests
 from saelab.types import ConfigError, RangeError, StoreError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 NAME = "labels.parquet"
 LABELS = pa.schema([("latent", pa.int32()), ("label", pa.string()), ("source", pa.string())])
-RETRIES = 100
 
 
 def read_labels(folder: Path, n_latents: int) -> pd.DataFrame:
     """latent, label, source of every label of a store, as it is on disk now: sorted by latent, of one latent
     the newest last. Raises StoreError where the file is not what was written."""
+    return _read(folder, n_latents).to_pandas()
+
+
+def count_labels(folder: Path, n_latents: int) -> dict[str, int]:
+    """Source -> how many labels of a store are from there. Raises StoreError as `read_labels` does."""
+    return dict(sorted(Counter(_read(folder, n_latents)["source"].to_pylist()).items()))
+
+
+def _read(folder: Path, n_latents: int) -> pa.Table:
     try:
-        found = pq.read_table(folder / NAME, schema=LABELS).to_pandas()
-        if not found["latent"].between(0, n_latents - 1).all():
+        # not by read_table, empty_table or to_numpy, which import pandas
+        with pq.ParquetFile(folder / NAME) as file:
+            found = file.read().select(LABELS.names).cast(LABELS)
+        if not all(j is not None and 0 <= j < n_latents for j in found["latent"].to_pylist()):
             message = f"labels of latents outside of 0..{n_latents - 1}"
             raise ValueError(message)
         return found
     except FileNotFoundError:
-        return LABELS.empty_table().to_pandas()
-    except (OSError, pa.ArrowException, ValueError) as error:
+        return pa.Table.from_batches([], LABELS)
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         message = f"{folder / NAME} must be as it was written. Got: {error}. Attach the labels again."
         raise StoreError(message) from error
 
 
 def write_labels(folder: Path, n_latents: int, labels: Iterable[tuple[int, str, str]]) -> None:
     """Add (latent, label, source)s to those of a store; see `FeatureStore.attach_labels`."""
+    import pandas as pd
+
     rows = [(checked_latent(j, n_latents), checked_label(text, j), source) for j, text, source in labels]
     if not rows:
         return
@@ -62,21 +77,6 @@ def write_labels(folder: Path, n_latents: int, labels: Iterable[tuple[int, str, 
             "of yours, or pass labels= to the Lab."
         )
         raise StoreError(message) from error
-
-
-def settled(folder: str | Path, kind: str) -> dict[str, Any]:
-    """`read_manifest`, once more where labels were attached while it compared the files with what it had
-    read. Raises StoreError.
-    """
-    path = Path(folder) / manifests.NAME
-    for _ in range(RETRIES):
-        before = path.read_bytes() if path.is_file() else None
-        try:
-            return manifests.read_manifest(folder, kind)
-        except StoreError:
-            if before is None or not path.is_file() or path.read_bytes() == before:
-                break
-    return manifests.read_manifest(folder, kind)
 
 
 def checked_source(source: Any) -> str:

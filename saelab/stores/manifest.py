@@ -38,6 +38,7 @@ NAME = "manifest.json"
 JOB = "job.json"
 PARTS = "parts"
 MAX_MANIFEST_BYTES = 2**28
+RETRIES = 100
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 """What a file system says that knows no locks."""
 
@@ -196,6 +197,21 @@ def read_manifest(folder: str | Path, kind: str) -> dict[str, Any]:
         message = f"{folder / NAME} must be readable. Got: {error}. Write the store again."
         raise StoreError(message) from error
     return parsed(text, kind, folder, lambda name: size_of(folder, name))
+
+
+def settled(folder: str | Path, kind: str) -> dict[str, Any]:
+    """`read_manifest`, once more where labels were attached while it compared the files with what it had
+    read. Raises StoreError.
+    """
+    path = Path(folder) / NAME
+    for _ in range(RETRIES):
+        before = path.read_bytes() if path.is_file() else None
+        try:
+            return read_manifest(folder, kind)
+        except StoreError:
+            if before is None or not path.is_file() or path.read_bytes() == before:
+                break
+    return read_manifest(folder, kind)
 
 
 def parsed(

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from saelab.stores import manifest as manifests
 from saelab.stores import sampling, summaries, tables
 from saelab.stores.directions import NAME as DIRECTIONS
-from saelab.stores.feature_writer import KIND, choose, document_key
+from saelab.stores.feature_fields import KIND
+from saelab.stores.feature_writer import choose, document_key
 from saelab.stores.features import FeatureStore
 from saelab.stores.labels import write_labels
 from saelab.stores.summary_writer import SummaryWriter, Vocabulary

@@ -17,7 +17,7 @@ from saelab.arguments import checked, place
 from saelab.layout import LINE
 from saelab.stores import manifest as manifests
 from saelab.stores import tables
-from saelab.stores.feature_writer import KIND
+from saelab.stores.feature_fields import KIND
 from saelab.stores.features import FeatureStore
 from saelab.types import StoreError
 

@@ -1,10 +1,8 @@
-"""Models that can be read and edited at hook points: Hugging Face language models, and any torch module."""
+"""Models that can be read and edited at hook points: Hugging Face language models, and any torch module.
 
-from __future__ import annotations
+What is public stands in `__init__.pyi`; each name loads on first use, so that a Lab opens without torch.
+"""
 
-from saelab.subjects.language import LanguageModel
-from saelab.subjects.loading import load_subject
-from saelab.subjects.torch_module import TorchModule
-from saelab.subjects.vision import VisionModel
+import lazy_loader
 
-__all__ = ["LanguageModel", "TorchModule", "VisionModel", "load_subject"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

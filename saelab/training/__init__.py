@@ -1,26 +1,9 @@
-"""Training: losses, rules, and one trainer for every recipe."""
+"""Training: losses, rules, and one trainer for every recipe.
 
-from saelab.training.adapters import TensorBoard, WandB
-from saelab.training.arguments import learning_rate
-from saelab.training.estimates import Estimate, estimate
-from saelab.training.losses import LOSSES
-from saelab.training.rules import RULES
-from saelab.training.run import Record, Run, Settings
-from saelab.training.stream import stream
-from saelab.training.trainer import Event, train
+What is public stands in `__init__.pyi`; each name loads on first use, so that a run's folder is read without
+torch.
+"""
 
-__all__ = [
-    "LOSSES",
-    "RULES",
-    "Estimate",
-    "Event",
-    "Record",
-    "Run",
-    "Settings",
-    "TensorBoard",
-    "WandB",
-    "estimate",
-    "learning_rate",
-    "stream",
-    "train",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from saelab.arguments import checked, place
 from saelab.config import from_dict, to_dict
 from saelab.files import Stamp, path_of, read_json, write_json
-from saelab.sae.config import SAEConfig
-from saelab.sae.model import SAE
 from saelab.types import ConfigError, FormatError, MissingDependency, StoreError
 
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
+
+    from saelab.sae import SAE, SAEConfig
 
 STAMP = Stamp("saelab-run", 1, remedy="Train again into an empty folder.")
 LINES = "history.jsonl"
@@ -183,22 +183,10 @@ class Run:
             StoreError: There is none.
             FormatError: It is damaged.
         """
+        from saelab.sae import SAE
+
         folder = path_of(folder, "A run's folder")
-        if not (folder / "run.json").is_file():
-            message = (
-                f"A finished run's folder must hold run.json. Got {folder}, which has none. "
-                "Pass the `out` of saelab.train, or call train again to continue an interrupted run."
-            )
-            raise StoreError(message)
-        data = STAMP.read(folder / "run.json", "run's run.json")
-        history = read_json(folder / "history.json", "run's history.json", list)
-        try:
-            records = [Record.from_dict(row) for row in history]
-            settings = from_dict(Settings, data["settings"])
-            provenance = dict(data["provenance"])
-        except (KeyError, TypeError, ValueError, ConfigError) as error:
-            message = f"The run in {folder} must be whole. Got an unexpected entry ({error!r}). Train again."
-            raise FormatError(message) from error
+        records, settings, provenance = told(folder)
         sae = SAE.load(folder)
         return cls(sae, records, sae.config, settings, True, provenance, folder)
 
@@ -215,6 +203,29 @@ class Run:
                 "provenance": self.provenance,
             },
         )
+
+
+def told(folder: Path) -> tuple[list[Record], Settings, dict[str, Any]]:
+    """History, settings and provenance of the finished run in a folder, read without its SAE.
+
+    Raises:
+        StoreError: There is none.
+        FormatError: It is damaged.
+    """
+    if not (folder / "run.json").is_file():
+        message = (
+            f"A finished run's folder must hold run.json. Got {folder}, which has none. "
+            "Pass the `out` of saelab.train, or call train again to continue an interrupted run."
+        )
+        raise StoreError(message)
+    data = STAMP.read(folder / "run.json", "run's run.json")
+    history = read_json(folder / "history.json", "run's history.json", list)
+    try:
+        records = [Record.from_dict(row) for row in history]
+        return records, from_dict(Settings, data["settings"]), dict(data["provenance"])
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        message = f"The run in {folder} must be whole. Got an unexpected entry ({error!r}). Train again."
+        raise FormatError(message) from error
 
 
 def append_lines(folder: Path, records: list[Record]) -> None:

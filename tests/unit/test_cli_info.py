@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,12 @@ import torch
 from test_cli import HOOK
 
 import saelab
+from saelab import cli
 from saelab.cli import main
-from saelab.commands import info, jobs, work
+from saelab.commands import flags, info, jobs, work
 from saelab.types import FormatError
+
+HEAVY = {"torch", "transformers", "pandas", "duckdb", "scipy", "plotly", "ipywidgets"}
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
@@ -34,23 +39,77 @@ def test_info_knows_what_saelab_writes(small_lab, small_acts, small_sae, tmp_pat
     assert (model.kind, model.data["n_layer"]) == ("model", 4)
     sae = info.describe(small_sae.save(tmp_path / "sae"))
     assert sae.kind == "SAE"
-    wanted = {"format": "saelab", "architecture": "topk", "d_in": 128, "d_sae": 64, "reads": [HOOK]}
+    wanted = {"format": "saelab", "recipe": "topk", "d_in": 128, "d_sae": 64, "reads": [HOOK]}
     assert {name: sae.data[name] for name in wanted} == wanted
-    assert sae.data["normalise"] == "scalar"
-    assert {key for key in sae.data if key.startswith("as ")} == {
+    assert sae.data["options"]["normalise"] == "scalar"
+    checked = info.describe(tmp_path / "sae", check=True)
+    same = ("format", "recipe", "d_in", "d_sae", "reads", "dtype")
+    assert {name: checked.data[name] for name in same} == {name: sae.data[name] for name in same}
+    assert sae.data["options"].items() <= checked.data["options"].items()
+    assert {key for key in checked.data if key.startswith("as ")} == {
         "as saelab", "as saelens", "as dictionary_learning", "as sparsify"
     }  # fmt: skip
-    assert sae.data["as saelens"] == "exact"
-    for told in (features, model, sae):
+    assert checked.data["as saelens"] == "exact"
+    for told in (features, model, sae, checked):
         json.dumps(told.data)
         assert all("None" not in line for line in told.lines())
 
 
 def test_info_says_what_an_export_cannot_hold(tmp_path):
     saelab.SAE(saelab.recipe("abs_topk", d_in=8, d_sae=16, k=2)).save(tmp_path / "sae")
-    told = info.describe(tmp_path / "sae").data
+    told = info.describe(tmp_path / "sae", check=True).data
     assert told["as saelab"] == "exact"
     assert told["as dictionary_learning"].startswith("refused: ")
+
+
+@pytest.mark.parametrize("fault", ["cut", "d_sae", "no config", "later"])
+def test_info_sees_a_damaged_sae_without_loading_it(small_sae, tmp_path, fault, capsys):
+    folder = small_sae.save(tmp_path / "sae")
+    config = json.loads((folder / "config.json").read_text())
+    if fault == "cut":
+        weights = folder / "sae.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-4])
+    elif fault == "d_sae":
+        config["config"]["d_sae"] = 65
+    elif fault == "no config":
+        del config["config"]
+    else:
+        config["version"] = 2
+    (folder / "config.json").write_text(json.dumps(config))
+    assert main(["info", "sae"]) == 1
+    assert "sae" in capsys.readouterr().err
+
+
+def test_help_and_info_of_what_saelab_wrote_load_neither_torch_nor_pandas(small_lab, small_acts, small_sae):
+    """One process runs them all; the first that loads a heavy library is named."""
+    shutil.copytree(small_lab.store.folder, "labelled")
+    saelab.stores.FeatureStore.open("labelled").attach_labels({1: "verbs"}, source="me")
+    small_sae.save("sae")
+    saelab.train(small_sae.config, small_acts, steps=2, batch_size=64, out="run", progress=False)
+    wrote = ["sae", "run", "labelled", small_acts.folder, saelab.embedded.model_folder()]
+    commands = [(["--help"], 0), *(([name, "--help"], 0) for name in cli.COMMANDS)]
+    commands += [(["nothing"], 2), (["train", "--setps", "3"], 2), (["info"], 2)]
+    commands += [(["info", str(path)], 0) for path in wrote]
+    code = f"""
+import contextlib, io, sys
+from saelab.cli import main
+for command, code in {commands!r}:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            ended = main(command)
+        except SystemExit as error:
+            ended = error.code
+    assert ended == code, (command, ended)
+    heavy = {HEAVY!r} & set(sys.modules)
+    assert not heavy, (command, heavy)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_list_of_flags_is_that_of_the_functions():
+    derived = json.loads(json.dumps(flags.derived()))
+    remedy = "write it anew: python -m saelab.commands.flags"
+    assert json.loads(flags.LISTED.read_text()) == derived, remedy
 
 
 def test_info_of_what_is_nothing_ends_in_1(capsys):

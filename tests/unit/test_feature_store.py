@@ -25,7 +25,7 @@ from letters import ALWAYS, LONE, N_LATENTS, NEGATIVE, NEVER, SIGNED, TEXTS, TIE
 import saelab
 from saelab.corpora import Document
 from saelab.stores import feature_writer, summary_writer
-from saelab.stores.features import TABLES
+from saelab.stores.queries import TABLES
 from saelab.types import (
     ConfigError,
     CorpusError,
@@ -385,7 +385,8 @@ def test_manifest(store):
     assert manifest["hook"] == {"name": "h", "io": "out", "n_heads": None}
     assert (manifest["sae"], manifest["subject"], manifest["window"]) == ("planted", "letters", [3, 2])
     assert manifest["corpus"] == saelab.corpora.as_corpus(TEXTS).fingerprint()
-    assert sorted(p.name for p in store.folder.iterdir()) == sorted(["manifest.json", *manifest["files"]])
+    own = sorted(p.name for p in store.folder.iterdir() if not p.name.startswith("."))
+    assert own == sorted(["manifest.json", *manifest["files"]])
     for name, entry in manifest["files"].items():
         data = (store.folder / name).read_bytes()
         assert entry == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

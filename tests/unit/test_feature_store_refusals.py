@@ -14,7 +14,7 @@ from letters import ALWAYS, N_LATENTS, TEXTS, Letters, Planted
 
 import saelab
 from saelab.stores import FeatureStore, feature_writer
-from saelab.stores.features import TABLES
+from saelab.stores.queries import TABLES
 from saelab.types import (
     ConfigError,
     CorpusError,

@@ -17,7 +17,7 @@ from letters import ALWAYS, N_LATENTS, TEXTS, Letters, Planted
 import saelab
 from saelab.corpora import Document
 from saelab.stores import FeatureStore, merge, merging, sampling, tables
-from saelab.stores.features import TABLES
+from saelab.stores.queries import TABLES
 from saelab.types import ConfigError, CorpusError, RangeError, StoreError
 
 indexing = importlib.import_module("saelab.harvesting.index")  # the package has a function of this name

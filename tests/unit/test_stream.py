@@ -16,7 +16,7 @@ from saelab.harvesting import harvest
 from saelab.sae import recipe
 from saelab.subjects import LanguageModel
 from saelab.training import stream, train
-from saelab.training.stream import _buffer, _shuffled
+from saelab.training.streaming import _buffer, _shuffled
 from saelab.types import ConfigError, CorpusError, HookError, ShapeError
 
 HOOK = "blocks.0.hook_resid_post"

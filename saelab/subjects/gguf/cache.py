@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import platformdirs
 from tqdm.auto import tqdm
 
+from saelab.files import cache_folder
 from saelab.stores.manifest import NAME, building, lock, read_manifest, verify, write_manifest
 from saelab.types import StoreError, SubjectError
 
@@ -30,12 +30,6 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 _STEP = 2**24
 _TICK = 2_000_000_000
 """Nanoseconds: the coarsest clock of a file system."""
-
-
-def cache_folder() -> Path:
-    """$SAELAB_CACHE, else the user's cache folder of this system."""
-    own = os.environ.get("SAELAB_CACHE")
-    return Path(own).expanduser() if own else platformdirs.user_cache_path("saelab")
 
 
 def noted_digest(path: Path) -> str | None:

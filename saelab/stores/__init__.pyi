@@ -1,0 +1,18 @@
+from .activation_writer import ActivationWriter
+from .activations import ActivationStore
+from .features import FeatureStore
+from .merging import merge
+from .migration import migrate
+from .records import DocumentRecord, Example, LatentStats, RowRecord
+
+__all__ = [
+    "ActivationStore",
+    "ActivationWriter",
+    "DocumentRecord",
+    "Example",
+    "FeatureStore",
+    "LatentStats",
+    "RowRecord",
+    "merge",
+    "migrate",
+]

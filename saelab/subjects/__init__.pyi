@@ -1,0 +1,6 @@
+from .language import LanguageModel
+from .loading import load_subject
+from .torch_module import TorchModule
+from .vision import VisionModel
+
+__all__ = ["LanguageModel", "TorchModule", "VisionModel", "load_subject"]

@@ -1,0 +1,24 @@
+from .adapters import TensorBoard, WandB
+from .arguments import learning_rate
+from .estimates import Estimate, estimate
+from .losses import LOSSES
+from .rules import RULES
+from .run import Record, Run, Settings
+from .streaming import stream
+from .trainer import Event, train
+
+__all__ = [
+    "LOSSES",
+    "RULES",
+    "Estimate",
+    "Event",
+    "Record",
+    "Run",
+    "Settings",
+    "TensorBoard",
+    "WandB",
+    "estimate",
+    "learning_rate",
+    "stream",
+    "train",
+]

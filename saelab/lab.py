@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from saelab.analysis.results import FeatureCard, LatentTable, SampleCodes
+    from saelab.analysis.searches import Found
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
     from saelab.types import Subject
@@ -181,8 +182,9 @@ class Lab(LabViews):
         """The latents that answer best to exactly one question, best first.
 
         Args:
-            sample: a text, or what else the subject reads, that fires them: asks the model. Score: the
-                strongest |value| on it, beside the value itself.
+            sample: a text, or what else the subject reads, that fires them: asks the model. Score: how
+                specific they are to it, in bits (`saelab.analysis.search`), beside their strongest value,
+                share of its rows, and lift over the corpus; where the SAE has no store the |value|.
             n: lines, at most: by default 50 of a sample, else 20.
             sae: name of the SAE; None: the chosen one.
             **asked: one of token=, value=, label=, example=, direction=, latent=, answered without the model:
@@ -212,10 +214,8 @@ class Lab(LabViews):
             )
             raise ConfigError(message)
         if sample is not None:
-            pairs = self._found(sample, name, 50 if n is None else n)
-            found = pd.DataFrame(pairs, columns=["latent", "value"])
-            found.insert(1, "score", found["value"].abs())
-            return found
+            found = self._found(sample, name, 50 if n is None else n)
+            return pd.DataFrame(found, columns=["latent", "score", "value", "share", "lift"])
         labels = self._labels_and_sources(name)
         return search_store(self._store(name), 20 if n is None else n, labels, **asked)
 
@@ -235,10 +235,11 @@ class Lab(LabViews):
     def _tables(self) -> dict[str, LatentTable]:
         return {}
 
-    def _found(self, sample: Any, name: str, n: int = 50) -> list[tuple[int, float]]:
+    def _found(self, sample: Any, name: str, n: int = 50) -> list[Found]:
         from saelab.analysis import search
 
-        return search(self.subject, self.saes[name], sample, n)
+        n = integer("n", n, 1, error=RangeError)
+        return search(self.subject, self.saes[name], sample, n, store=self.stores.get(name))
 
     def _labels_of(self, name: str) -> dict[int, str]:
         from saelab.stores.labels import newest
@@ -270,7 +271,7 @@ class Lab(LabViews):
                 "card": lambda latent: self._cached_card(latent, name),
                 "cards": lambda latents: self._cards(latents, name),
                 "documents": lambda numbers: self._store(name).documents(numbers),
-                "search": lambda text: self._found(text, name),
+                "search": lambda text: [(each.latent, each.value) for each in self._found(text, name)],
             }
             self._sources[name] = Source(
                 lambda: self._table(name),

@@ -195,7 +195,7 @@ class Browser {
 
   /** @param {Table} table */
   summary(table) {
-    if (this.fired) return `${this.shown.length} latents fire on this text`;
+    if (this.fired) return `${this.shown.length} latents fire on this text, the most specific first`;
     const dead = this.shown.filter((j) => table.count[j] === 0).length;
     const [shown, all, never] = [this.shown.length, table.n, dead].map((n) => n.toLocaleString("en"));
     const which = this.view.chosen("latents") ? " (those chosen)" : "";

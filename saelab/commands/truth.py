@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ GROUPS = {
     "century": "year", "start year": "year", "end year": "year",
 }  # fmt: skip
 """Labels that say what part something plays -> what it is."""
+
+MOST = 0.5
+LEAST_ROWS = 20
 
 
 def labels_of_rows(store: FeatureStore, subject: Any) -> list[str]:
@@ -48,6 +52,37 @@ def precisions(store: FeatureStore, labels: Any) -> dict[str, np.ndarray]:
     return {
         name: np.bincount(latent[np.equal(here, name)], minlength=store.n_latents) / fires for name in names
     }
+
+
+def names(store: FeatureStore, labels: Sequence[str]) -> dict[int, str]:
+    """Latent -> the label that most of the rows carry on which it fires.
+
+    A latent is named where it fires on LEAST_ROWS and at least half of them carry one label, or one once
+    parts are taken together (`grouped`). No label is on more than a tenth of the rows, so that half is far
+    from chance: of labels shuffled among the rows no latent should get a name.
+
+    Args:
+        store: With the codes of every row.
+        labels: One string a row, "" for none.
+    """
+    count = store.latents()["count"].to_numpy()
+    found: dict[int, str] = {}
+    # the exact label, where there is one, is written last
+    for of in (precisions(store, list(map(grouped, labels))), precisions(store, labels)):
+        for label, precision in of.items():
+            named = (precision >= MOST) & (count >= LEAST_ROWS)
+            found |= dict.fromkeys(np.flatnonzero(named).tolist(), label)
+    return found
+
+
+def agreement(store: FeatureStore, labels: Sequence[str], named: Mapping[int, str]) -> float:
+    """Of the rows on which named latents fire, the mean share that carry the name; those that never fire are
+    left out."""
+    count = store.latents()["count"].to_numpy()
+    of = precisions(store, list(map(grouped, labels)))
+    none = np.zeros(store.n_latents)
+    shares = [of.get(grouped(label), none)[j] for j, label in named.items() if count[j]]
+    return float(np.mean(shares))
 
 
 def _document(id: str, text: str) -> Document:

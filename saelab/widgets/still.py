@@ -74,14 +74,17 @@ def escaped(text: str) -> str:
     return html.escape("".join(map(_sign, text.encode("utf-8", "replace").decode("utf-8"))))
 
 
-def sample(result: SampleCodes, latent: int | None) -> str:
-    """A sample, shaded by a latent; without one, or where it is silent, by the strongest of each position."""
+def sample(result: SampleCodes, latent: int | None, labels: Mapping[int, str] | None = None) -> str:
+    """A sample, shaded by a latent; without one, or where it is silent, by the strongest of each position.
+    labels: latent -> its label."""
     values, said = shading(result, latent)
     most = float(np.abs(values).max(initial=0.0))
     facets = {each.facet for each in result.shown}
     facet = facets.pop() if len(facets) == 1 else "row"
-    by = f"latent #{latent}" if said == "chosen" else f"strongest latent of each {facet}"
-    silent = f"latent #{latent} does not fire here; " if said == "silent" else ""
+    label = "" if latent is None else (labels or {}).get(latent, "")[:LABEL]
+    called = f"latent #{latent}" + (f" «{label}»" if label else "")
+    by = called if said == "chosen" else f"strongest latent of each {facet}"
+    silent = f"{called} does not fire here; " if said == "silent" else ""
     out = [note(f"{silent}{by}, {_number(float(values.min(initial=0.0)))} to {_number(most)}")]
     if result.document.labels:
         out.append(f"<div>{escaped(', '.join(result.document.labels)[:LABEL])}</div>")

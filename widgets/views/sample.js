@@ -181,7 +181,7 @@ class Heatmap {
       };
       if (part.kind === "grid") return patchElement(part, i, attributes);
       if (boxed(codes, at)) attributes.class += " sl-boxed";
-      return tokenElement(codes.names[at], attributes);
+      return tokenElement(codes.names[at], attributes, !boxed(codes, at));
     });
     let first = 0;
     const parts = codes.parts.map((part) => {
@@ -202,12 +202,7 @@ class Heatmap {
     if (part.kind === "grid") return gridElement(part, own);
     const codes = /** @type {SampleCodes} */ (this.codes);
     if (part.kind === "extra") return h("div", { class: "sl-extra" }, h("small", {}, "extra"), ...own);
-    const text = h("div", { class: boxed(codes, first) ? "sl-text sl-items" : "sl-text" });
-    own.forEach((element, i) => {
-      text.append(element);
-      if (codes.names[first + i]?.includes("\n")) text.append(h("br"));
-    });
-    return text;
+    return h("div", { class: boxed(codes, first) ? "sl-text sl-items" : "sl-text" }, ...own);
   }
 
   /**

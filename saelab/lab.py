@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from saelab.analysis.logits import KeptLenses
     from saelab.analysis.results import FeatureCard, LatentTable, SampleCodes
+    from saelab.analysis.searches import Found
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
     from saelab.types import Subject
@@ -197,8 +198,9 @@ class Lab(LabViews):
         """The latents that answer best to exactly one question, best first.
 
         Args:
-            sample: a text, or what else the subject reads, that fires them: asks the model. Score: the
-                strongest |value| on it, beside the value itself.
+            sample: a text, or what else the subject reads, that fires them: asks the model. Score: how
+                specific they are to it, in bits (`saelab.analysis.search`), beside their strongest value,
+                share of its rows, and lift over the corpus; where the SAE has no store the |value|.
             n: lines, at most: by default 50 of a sample, else 20.
             sae: name of the SAE; None: the chosen one.
             **asked: one of token=, value=, label=, example=, direction=, latent=, answered without the model:
@@ -228,12 +230,54 @@ class Lab(LabViews):
             )
             raise ConfigError(message)
         if sample is not None:
-            pairs = self._found(sample, name, 50 if n is None else n)
-            found = pd.DataFrame(pairs, columns=["latent", "value"])
-            found.insert(1, "score", found["value"].abs())
-            return found
+            found = self._found(sample, name, 50 if n is None else n)
+            return pd.DataFrame(found, columns=["latent", "score", "value", "share", "lift"])
         labels = self._labels_and_sources(name)
         return search_store(self._store(name), 20 if n is None else n, labels, **asked)
+
+    def label(self, latent: int, text: str | None = None, *, sae: str | None = None) -> str:
+        """The label of a latent; given a text, that is its label from now on, in every open view too.
+
+        It is kept with the SAE's store, or where that may not be written in the user's data folder: see
+        `FeatureStore.attach_labels`. Without a store it lasts as long as the Lab.
+
+        Args:
+            latent: Its number.
+            text: The label; "" takes yours away, so that it is again what others called it.
+            sae: Its name; by default the chosen one.
+
+        Returns:
+            The label; "" where it has none.
+
+        Raises:
+            RangeError: The latent is out of range.
+            ConfigError: The label is no text.
+            StoreError: It cannot be written.
+        """
+        name = self._name(sae)
+        latent = self._checked(name, latent)
+        if text is not None:
+            from saelab.stores.labels import checked_label
+
+            text = checked_label(text, latent)
+            given = self._given.setdefault(name, {})
+            given.pop(latent, None)
+            if name in self.stores:
+                self.stores[name].attach_labels({latent: text})
+            elif text:
+                given[latent] = text
+            self._relabel(name, latent)
+        return self._labels_of(name).get(latent, "")
+
+    def _relabel(self, name: str, latent: int) -> None:
+        """Tell every view of an SAE what a latent is called now."""
+        self._tables.pop(name, None)
+        self._cached_card.cache_clear()
+        label = called = self._labels_of(name).get(latent, "")
+        if not label and name in self.stores:
+            called = self._table(name).names[latent]
+        edits = self.source(name).edits
+        edits.edited = {**edits.edited, str(latent): {"label": label, "name": called}}
 
     @property
     def table(self) -> LatentTable:
@@ -251,10 +295,11 @@ class Lab(LabViews):
     def _tables(self) -> dict[str, LatentTable]:
         return {}
 
-    def _found(self, sample: Any, name: str, n: int = 50) -> list[tuple[int, float]]:
+    def _found(self, sample: Any, name: str, n: int = 50) -> list[Found]:
         from saelab.analysis import search
 
-        return search(self.subject, self.saes[name], sample, n)
+        n = integer("n", n, 1, error=RangeError)
+        return search(self.subject, self.saes[name], sample, n, store=self.stores.get(name))
 
     def _labels_of(self, name: str) -> dict[int, str]:
         from saelab.stores.labels import newest
@@ -264,12 +309,9 @@ class Lab(LabViews):
 
     def _labels_and_sources(self, name: str) -> pd.DataFrame:
         """The store's labels, but those that were given to this Lab where it has its own."""
-        import pandas as pd
+        from saelab.stores.labels import with_own
 
-        attached, own = self._store(name).labels(), self._given.get(name, {})
-        kept = attached.loc[~attached["latent"].isin(list(own))]
-        given = pd.DataFrame(list(own.items()), columns=["latent", "label"]).assign(source="lab")
-        return pd.concat([kept, given], ignore_index=True)
+        return with_own(self._store(name).labels(), self._given.get(name, {}))
 
     def source(self, sae: str | None = None) -> Source:
         """What views of an SAE are made of.
@@ -286,7 +328,8 @@ class Lab(LabViews):
                 "card": lambda latent: self._cached_card(latent, name),
                 "cards": lambda latents: self._cards(latents, name),
                 "documents": lambda numbers: self._store(name).documents(numbers),
-                "search": lambda text: self._found(text, name),
+                "labels": lambda: self._labels_of(name),
+                "search": lambda text: [(each.latent, each.value) for each in self._found(text, name)],
             }
             self._sources[name] = Source(
                 lambda: self._table(name),
@@ -481,7 +524,7 @@ def _called(sae: Any, store: FeatureStore | None) -> str:
 
 def _labels(labels: Mapping[Any, Any] | None, lab: Lab) -> dict[str, dict[int, str]]:
     """name -> latent -> label. Raises ConfigError, RangeError."""
-    from saelab.stores.labels import checked_label, checked_latent
+    from saelab.stores.labels import checked_labels
 
     if not isinstance(labels, Mapping | None):
         message = f"Labels must be a mapping of latents to texts. Got {short(labels)}. Pass {{7: 'names'}}."
@@ -497,8 +540,5 @@ def _labels(labels: Mapping[Any, Any] | None, lab: Lab) -> dict[str, dict[int, s
         given = {next(iter(lab.saes)): given} if given else {}
     for name, own in given.items():
         n = lab._store(lab._name(name)).n_latents
-        if not isinstance(own, Mapping):
-            message = f"Labels must be a mapping of latents to texts. Got {short(own)}. Pass {{7: 'names'}}."
-            raise ConfigError(message)
-        given[name] = {checked_latent(j, n): checked_label(text, j) for j, text in own.items()}
+        given[name] = checked_labels(own, n)
     return given

@@ -66,6 +66,10 @@ export interface View {
   choose(choices: Partial<Record<Choice, any>>): void;
   /** call with what is chosen of a kind whenever that changes */
   follow(what: Choice, listener: (value: any) => void): void;
+  /** what a latent is called since its label was edited; undefined where it was not */
+  edited(latent: number): { label: string; name: string } | undefined;
+  /** call whenever a label was edited */
+  relabelled(listener: () => void): void;
   /** an answer; null where the question failed and the reason is shown, and where the view is gone */
   ask(question: string, args?: Args): Promise<Answer | null>;
   /** the same, but failures are the caller's, who may be asking ahead of time */

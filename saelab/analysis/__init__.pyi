@@ -14,7 +14,8 @@ from .results import (
     LogitLens,
     SampleCodes,
 )
-from .samples import sample_codes, search
+from .samples import sample_codes
+from .searches import Found, search
 from .special import SpecialTokens, TokenScores, special_tokens
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Concepts",
     "Examples",
     "FeatureCard",
+    "Found",
     "Frontier",
     "LatentStats",
     "LatentTable",

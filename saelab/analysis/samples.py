@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from saelab.analysis.results import SampleCodes
-from saelab.arguments import a_subject, an_sae, checked, whole
+from saelab.arguments import a_subject, an_sae, checked
 from saelab.harvesting.batches import batches, check_hooks, side_by_side
 from saelab.harvesting.pictures import picture
 from saelab.stores.records import DocumentRecord
@@ -51,27 +49,3 @@ def sample_codes(subject: Subject, sae: SAE, sample: Any) -> SampleCodes:
         found.counted,
         int(found.origin[:, 2].max(initial=0)) + 1,
     )
-
-
-@checked(subject=a_subject, sae=an_sae, n=whole())
-def search(subject: Subject, sae: SAE, sample: Any, n: int = 50) -> list[tuple[int, float]]:
-    """The latents that a sample fires most.
-
-    Args:
-        subject, sae, sample: see `sample_codes`.
-        n: how many, at most.
-
-    Returns:
-        (latent, value) by |value|, the value with its sign, of equals the first in the sample; positions that
-        are no rows are left out.
-
-    Raises:
-        CorpusError, HookError: See `sample_codes`.
-    """
-    found = sample_codes(subject, sae, sample)
-    codes = found.codes
-    kept = found.counted[codes.row_ids()] & (codes.values != 0)
-    latents, values = codes.indices[kept], codes.values[kept]
-    order = np.lexsort((latents, -np.abs(values)))
-    _, first = np.unique(latents[order], return_index=True)
-    return [(int(latents[i]), float(values[i])) for i in order[np.sort(first)[:n]]]

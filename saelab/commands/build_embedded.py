@@ -1,6 +1,6 @@
 """Make the embedded assets anew: tokenizer, language model, SAEs, feature store.
 
-    python -m saelab.commands.build_embedded [--work DIR] [--stage tokenizer|model|saes|store|all]
+    python -m saelab.commands.build_embedded [--work DIR] [--stage tokenizer|model|saes|store|labels|all]
     [--tokens N] [--device D]
 
 Everything follows from seeds. An interrupted build goes on from its checkpoints in the work folder when it is
@@ -17,8 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from saelab.analysis import evaluate
+from saelab.analysis.controls import shuffled
 from saelab.commands.records import versions
+from saelab.commands.truth import agreement, labels_of_rows, names
 from saelab.corpora import Corpus, Document, natural, world
 from saelab.corpora.world import BASIC
 from saelab.embedded import ASSETS, SAE_HOOKS, STORE_HOOK
@@ -27,7 +31,8 @@ from saelab.files import read_json, sha256, write_json
 from saelab.harvesting import harvest, index
 from saelab.harvesting.lenses import lenses_of
 from saelab.sae import SAE, recipe
-from saelab.stores import ActivationStore, lenses
+from saelab.stores import ActivationStore, FeatureStore, lenses
+from saelab.stores.labels import write_labels
 from saelab.subjects import load_subject
 from saelab.training import train
 
@@ -160,6 +165,32 @@ def build_store() -> None:
     _record("features", {"rows": rows})
 
 
+def build_labels(work: Path) -> None:
+    """Name latents by the world's own labels, on texts that no SAE and no store saw; ends in labels of the
+    stores in assets/features."""
+    subject = load_subject(str(ASSETS / "model"))
+    facts = {}
+    for hook in SAE_HOOKS:
+        sae = SAE.load(ASSETS / "saes" / hook)
+        fresh = index(subject, sae, mixture(seed=4), work / "labels" / hook, max_rows=42_000, n_examples=1)
+        truth = labels_of_rows(fresh, subject)
+        named = names(fresh, truth)
+        by_chance = shuffled(np.array(truth, dtype=object)).tolist()
+        folder = ASSETS / "features" / hook
+        write_labels(folder, fresh.n_latents, [(j, name, "world") for j, name in sorted(named.items())])
+        store = FeatureStore.open(folder)
+        known = labels_of_rows(store, subject)
+        control = shuffled(np.array(known, dtype=object)).tolist()
+        facts[hook] = {
+            "named": len(named),
+            "named_shuffled": len(names(fresh, by_chance)),
+            "precision": round(agreement(store, known, named), 4),
+            "precision_shuffled": round(agreement(store, control, named), 4),
+        }
+        _say(f"{hook} {facts[hook]}")
+    _record("labels", {"rows": 42_000, "hooks": facts})
+
+
 def mixture(seed: int) -> Corpus:
     """World documents without end, every tenth a paragraph of the standard library's documentation."""
 
@@ -195,13 +226,15 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("embedded-build"), help="checkpoints live here")
-    parser.add_argument("--stage", choices=["tokenizer", "model", "saes", "store", "all"], default="all")
+    parser.add_argument(
+        "--stage", choices=["tokenizer", "model", "saes", "store", "labels", "all"], default="all"
+    )
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of the first phase of the language model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    stages = ["tokenizer", "model", "saes", "store"] if options.stage == "all" else [options.stage]
+    stages = ["tokenizer", "model", "saes", "store", "labels"] if options.stage == "all" else [options.stage]
     for stage in stages:
         if stage == "tokenizer":
             build_tokenizer(options.work)
@@ -209,8 +242,10 @@ def main() -> None:
             build_model(options.work, options.tokens, options.seed, options.device)
         elif stage == "saes":
             build_saes(options.work, options.device)
-        else:
+        elif stage == "store":
             build_store()
+        else:
+            build_labels(options.work)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from saelab.stores import tables
 from saelab.stores.compare import Comparison, compare
 from saelab.stores.directions import open_directions
 from saelab.stores.feature_fields import KIND, checked_manifest
-from saelab.stores.labels import checked_source, read_labels, write_labels
+from saelab.stores.labels import attach, checked_source, labels_of
 from saelab.stores.latent_tables import LatentTables
 from saelab.stores.neuronpedia import read_export
 from saelab.stores.queries import connect, select
@@ -433,6 +433,9 @@ class FeatureStore:
     ) -> None:
         """Write labels of latents into the store, beside those that it has.
 
+        Those of a store that may not be written, or that came with saelab, are kept in the user's data folder
+        ($SAELAB_DATA, else that of this system), and are read with its own.
+
         Those of the same latent and source are replaced, or taken out by an empty string. Whoever reads the
         store meanwhile goes on reading, and where several write, each waits for its turn. Nothing is written
         where it raises.
@@ -462,7 +465,7 @@ class FeatureStore:
                 f"takes of=. Got {got}. Pass {{7: 'names'}}, or the path of the export."
             )
             raise ConfigError(message)
-        write_labels(self.folder, self.n_latents, rows)
+        attach(self.folder, self.manifest, rows)
         self.manifest = manifests.settled(self.folder, KIND)
         self.__dict__.pop("_connection", None)  # the next query sees them
 
@@ -472,7 +475,7 @@ class FeatureStore:
         Raises:
             StoreError: The file is not what was written.
         """
-        return read_labels(self.folder, self.n_latents)
+        return labels_of(self.folder, self.manifest)
 
     def compare(self, other: FeatureStore, n: int = 1, *, min_rows: int = 10, seed: int = 0) -> Comparison:
         """For each latent the n most similar of another SAE's, with what chance would find beside it.

@@ -1,29 +1,68 @@
-"""Labels of latents: `labels.parquet`, the one file of a store that may be written after the others."""
+"""Labels of latents: `labels.parquet`, the one file of a store that may be written after the others.
+
+Those of a store that may not be written, or that came with this package, lie in the user's data folder.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import platformdirs
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saelab.config import integer
 from saelab.files import new_file, read_json, write_json
 from saelab.stores import manifest as manifests
-from saelab.types import ConfigError, RangeError, StoreError
+from saelab.types import ConfigError, RangeError, StoreError, short
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NAME = "labels.parquet"
 LABELS = pa.schema([("latent", pa.int32()), ("label", pa.string()), ("source", pa.string())])
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def labels_of(folder: Path, manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """The labels of a store, and after them those that lie in the user's folder; see `read_labels`."""
+    n = manifest["n_latents"]
+    import pandas as pd
+
+    both = [read_labels(place, n) for place in (folder, _users(manifest))]
+    if not len(both[1]):
+        return both[0]
+    found = pd.concat(both, ignore_index=True)
+    return found.sort_values("latent", kind="stable", ignore_index=True)
+
+
+def attach(folder: Path, manifest: Mapping[str, Any], labels: Iterable[tuple[int, str, str]]) -> None:
+    """`write_labels` where the store may be written; else in the user's folder."""
+    n, there = manifest["n_latents"], folder.resolve()
+    if there.is_dir() and (PACKAGE in there.parents or not os.access(there, os.W_OK)):
+        folder = _users(manifest)
+        with contextlib.suppress(OSError):  # writing says why
+            folder.mkdir(parents=True, exist_ok=True)
+    write_labels(folder, n, labels)
+
+
+def _users(manifest: Mapping[str, Any]) -> Path:
+    """Where the labels of a store lie that are not in it: $SAELAB_DATA, else the user's data folder of this
+    system, by what the store is."""
+    files = {name: entry for name, entry in manifest["files"].items() if name != NAME}
+    known = json.dumps({**manifest, "files": files}, sort_keys=True, default=str)
+    own = os.environ.get("SAELAB_DATA")
+    data = Path(own).expanduser() if own else platformdirs.user_data_path("saelab")
+    return data / "labels" / hashlib.sha256(known.encode()).hexdigest()[:32]
 
 
 def read_labels(folder: Path, n_latents: int) -> pd.DataFrame:
@@ -73,8 +112,8 @@ def write_labels(folder: Path, n_latents: int, labels: Iterable[tuple[int, str, 
             _replace(folder, pa.Table.from_pandas(kept, LABELS, preserve_index=False))
     except OSError as error:
         message = (
-            f"The store at {folder} must be writable to be given labels. Got: {error}. Copy it to a folder "
-            "of yours, or pass labels= to the Lab."
+            f"The folder of labels must be writable. Got {folder}: {error}. Set SAELAB_DATA to a folder of "
+            "yours, or pass labels= to the Lab."
         )
         raise StoreError(message) from error
 
@@ -92,6 +131,23 @@ def newest(labels: pd.DataFrame) -> dict[int, str]:
     return dict(zip(labels["latent"].tolist(), labels["label"].tolist(), strict=True))
 
 
+def with_own(labels: pd.DataFrame, own: Mapping[int, str]) -> pd.DataFrame:
+    """Labels of a store, but a Lab's own of the latents that it has any of."""
+    import pandas as pd
+
+    kept = labels.loc[~labels["latent"].isin(list(own))]
+    given = pd.DataFrame(list(own.items()), columns=["latent", "label"]).assign(source="lab")
+    return pd.concat([kept, given], ignore_index=True)
+
+
+def checked_labels(labels: Any, n: int) -> dict[int, str]:
+    """Latent -> label. Raises ConfigError, RangeError."""
+    if not isinstance(labels, Mapping):
+        message = f"Labels must be a mapping of latents to texts. Got {short(labels)}. Pass {{7: 'names'}}."
+        raise ConfigError(message)
+    return {checked_latent(j, n): checked_label(text, j) for j, text in labels.items()}
+
+
 def _replace(folder: Path, table: pa.Table) -> None:
     """Put the file in place and list it. At every moment the manifest agrees with the files that it lists, so
     that neither a process that is killed here nor one that opens the store meanwhile meets a broken one."""
@@ -103,8 +159,10 @@ def _replace(folder: Path, table: pa.Table) -> None:
 
 
 def _list(folder: Path, entry: dict[str, Any] | None) -> None:
-    """Set the manifest's entry of the labels, or take it out."""
+    """Set the manifest's entry of the labels, or take it out; a user's folder has no manifest."""
     path = folder / manifests.NAME
+    if not path.exists():
+        return
     manifest = read_json(path, "store's manifest")
     manifest["files"].pop(NAME, None)
     if entry is not None:

@@ -13,7 +13,7 @@ from saelab.types import ConfigError, SaelabError, nearest
 from saelab.widgets import assets, still
 from saelab.widgets.export import Views, page
 from saelab.widgets.questions import Ask
-from saelab.widgets.selection import CHOICES, Chosen, Link, Selection
+from saelab.widgets.selection import CHOICES, Chosen, Labels, Link, Selection
 from saelab.widgets.wire import Packed
 
 # a longer answer is not sent along with a view, but asked for
@@ -32,6 +32,7 @@ class View(anywidget.AnyWidget, Chosen):
 
     Args:
         selection: What is chosen, shared with other views; None for one of its own.
+        edits: Labels that are edited while the view is open; None for none.
         options: Traits of the view: those that it follows (chosen at the start, in all views of the
             selection) and those of the subclass.
 
@@ -49,11 +50,14 @@ class View(anywidget.AnyWidget, Chosen):
     _link: Link | None = None
 
     opening = traitlets.Dict().tag(sync=True)
+    labels = traitlets.Dict().tag(sync=True)
     _esm = traitlets.Unicode().tag(sync=True)
     _css = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, *, selection: Selection | None = None, **options: Any) -> None:
-        strange = set(CHOICES) - set(self.follows)
+    def __init__(
+        self, *, selection: Selection | None = None, edits: Labels | None = None, **options: Any
+    ) -> None:
+        strange = {*CHOICES, "labels"} - set(self.follows)
         known = [n for n in self.class_trait_names() if not n.startswith("_") and n not in strange]
         for name in options:
             if name not in known:
@@ -62,6 +66,8 @@ class View(anywidget.AnyWidget, Chosen):
         self.selection = selection if selection is not None else Selection()
         super().__init__(**options)
         self._link = Link(self.selection, self, self.follows)
+        self._edits = Labels() if edits is None else edits
+        self._edits.observe(self._relabelled, "edited")
         self.opening = self._opening()
         self.on_msg(self._received)
 
@@ -120,6 +126,7 @@ class View(anywidget.AnyWidget, Chosen):
         if self._link is not None:
             self._link.close()
             self._link = None
+            self._edits.unobserve(self._relabelled, "edited")
         super().close()
 
     def __repr__(self) -> str:
@@ -147,6 +154,10 @@ class View(anywidget.AnyWidget, Chosen):
     def _synchronised(self) -> list[str]:
         left = set(CHOICES) - set(self.follows)
         return [name for name in self.traits(sync=True) if name not in left]
+
+    def _relabelled(self, change: Any) -> None:
+        """Show the labels that were edited."""
+        self.labels = change.new
 
     def _opening(self) -> dict[str, Any]:
         """The short ones of the first answers, by key."""

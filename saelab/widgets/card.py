@@ -52,7 +52,7 @@ class CardView(View):
         """
         source = lab.source(sae)
         selection = source.selection_for(latent, follow)
-        return CardView(selection.latent, questions=source.questions, selection=selection)
+        return CardView(selection.latent, questions=source.questions, selection=selection, edits=source.edits)
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
         return card_answers(self.questions)

@@ -140,8 +140,10 @@ def page(path: str | Path, title: str, sections: Sequence[Text | Table | Lines |
 {assets.css(kinds, "page")}</style>
 </head>
 <body class="sl-page">
+<main>
 <h1>{html.escape(title)}</h1>
 {body}
+</main>
 <script type="application/json" id="saelab-data">{data}</script>
 <script type="module">
 {script}
@@ -304,7 +306,7 @@ def _section(section: Text | Table | Lines | Views) -> str:
     if isinstance(section, Text):
         inner = "".join(f"<p>{html.escape(p)}</p>" for p in section.paragraphs)
     elif isinstance(section, Table):
-        head = "".join(f"<th>{html.escape(str(c))}</th>" for c in section.columns)
+        head = "".join(f"<th>{html.escape(str(c))}</th>" if c else "<td></td>" for c in section.columns)
         rows = ("".join(f"<td>{html.escape(str(v))}</td>" for v in row) for row in section.rows)
         inner = f"<table><tr>{head}</tr>{''.join(f'<tr>{r}</tr>' for r in rows)}</table>"
     elif isinstance(section, Lines):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,9 @@ class FeaturesView(View):
             StoreError: The SAE has no store.
         """
         source = lab.source(sae)
-        return FeaturesView(source.table(), questions=source.questions, selection=source.selection)
+        return FeaturesView(
+            source.table(), questions=source.questions, selection=source.selection, edits=source.edits
+        )
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
         return {
@@ -82,6 +85,13 @@ class FeaturesView(View):
     def html(self) -> str:
         shown = [] if self.latent is None else [still.card(self.questions["card"](self.latent))]
         return still.frame(still.table(self.table, self.latents), *shown)
+
+    def _relabelled(self, change: Any) -> None:
+        names = list(self.table.names)
+        for latent, edited in change.new.items():
+            names[int(latent)] = edited["name"]
+        self.table = replace(self.table, names=tuple(names))
+        super()._relabelled(change)
 
     def _search(self, text: str) -> Packed:
         if "search" not in self.questions:

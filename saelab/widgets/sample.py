@@ -24,7 +24,7 @@ class SampleView(View):
 
     Args:
         codes: The sample's.
-        questions: See `card_answers`.
+        questions: See `card_answers`; "labels": () -> {latent: label}, if there are any.
         options: `with_card`: show the chosen latent's card below. Others: see `View`.
 
     Raises:
@@ -73,11 +73,15 @@ class SampleView(View):
         codes, questions = source.codes(sample), source.questions
         selection = source.selection_for(latent, follow)
         return SampleView(
-            codes, questions=questions, selection=selection, with_card=flag("with_card", with_card)
+            codes,
+            questions=questions,
+            selection=selection,
+            with_card=flag("with_card", with_card),
+            edits=source.edits,
         )
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
-        return {"codes": lambda: pack_codes(self.codes), **card_answers(self.questions)}
+        return {"codes": lambda: pack_codes(self.codes, self._labels()), **card_answers(self.questions)}
 
     def first(self) -> Iterable[Ask]:
         return [Ask("codes"), *(asks_card(self.latent) if self.with_card else [])]
@@ -89,17 +93,21 @@ class SampleView(View):
     def text(self) -> str:
         return str(self.codes)
 
+    def _labels(self) -> Mapping[int, str]:
+        return self.questions["labels"]() if "labels" in self.questions else {}
+
     def html(self) -> str:
-        shown = [still.sample(self.codes, self.latent)]
+        shown = [still.sample(self.codes, self.latent, self._labels())]
         if self.with_card and self.latent is not None:
             shown.append(still.card(self.questions["card"](self.latent)))
         return still.frame(*shown)
 
 
-def pack_codes(result: SampleCodes) -> Packed:
+def pack_codes(result: SampleCodes, labels: Mapping[int, str] | None = None) -> Packed:
     """What each position shows, of which kind that is, how they lie, whether they are counted, and the codes
-    in CSR form; the picture, if there is one."""
+    in CSR form; the picture, if there is one; of the latents that fire the labels."""
     codes, document = result.codes, result.document
+    fired = map(int, np.unique(codes.indices))
     kinds = {facet: i for i, facet in enumerate(dict.fromkeys(each.facet for each in result.shown))}
     return Packed(
         {
@@ -107,6 +115,7 @@ def pack_codes(result: SampleCodes) -> Packed:
             "parts": [list(part) for part in result.parts()],
             "calls": result.calls,
             "labels": list(map(clean, document.labels)),
+            "named": {str(j): clean(labels[j]) for j in fired if labels and labels.get(j)},
         },
         {
             "names": [None if name is None else clean(name) for name in joined(result.names)],

@@ -60,6 +60,14 @@ class Selection(Chosen):
         return f"Selection({', '.join(told)})"
 
 
+class Labels(traitlets.HasTraits):
+    """Labels of one SAE that were edited while views of it were open, which show them instead of those that
+    they came with."""
+
+    edited = traitlets.Dict()
+    """latent, as a string -> {"label", "name"}: its label, and what lists call it"""
+
+
 class Link:
     """Keeps what a view has chosen and a selection the same, for what the view follows. What the view has
     chosen at first is chosen for all."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from saelab.arguments import flag
-from saelab.widgets.selection import Selection
+from saelab.widgets.selection import Labels, Selection
 
 if TYPE_CHECKING:
     from saelab.analysis.results import LatentTable, SampleCodes
@@ -26,14 +26,16 @@ class Source:
     codes: Callable[[Any], SampleCodes]
     """of a sample that the subject reads"""
     questions: Mapping[str, Callable[..., Any]]
-    """what views ask: "card", "cards", "documents", "search"; the same functions each time, so that a page
-    holds an answer once"""
+    """what views ask: "card", "cards", "documents", "search", "labels"; the same functions each time, so
+    that a page holds an answer once"""
     selection: Selection
     """what all views of the SAE share"""
     checked: Callable[[int], int]
     """a latent of the SAE; raises RangeError"""
     choose: Callable[[int], None]
     """chooses the SAE and a latent of it, in every linked view"""
+    edits: Labels = field(default_factory=Labels)
+    """labels that were edited, which every view of the SAE shows"""
 
     def selection_for(self, latent: int | None, follow: bool) -> Selection:
         """What a new view shows: the shared selection where the call names no latent, or where it follows;

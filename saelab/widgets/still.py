@@ -30,6 +30,8 @@ PATCHES = 400
 WINDOWS = {"top": 8, "bottom": 8, "quantile": 5}
 LINES = 15
 """Of a table."""
+LONGEST = 20
+"""Letters of a bar, at most: beside its name it fits on a telephone."""
 AROUND = 15
 """Positions of a window on each side of the one that fires, at most."""
 LABEL = 200
@@ -74,14 +76,17 @@ def escaped(text: str) -> str:
     return html.escape("".join(map(_sign, text.encode("utf-8", "replace").decode("utf-8"))))
 
 
-def sample(result: SampleCodes, latent: int | None) -> str:
-    """A sample, shaded by a latent; without one, or where it is silent, by the strongest of each position."""
+def sample(result: SampleCodes, latent: int | None, labels: Mapping[int, str] | None = None) -> str:
+    """A sample, shaded by a latent; without one, or where it is silent, by the strongest of each position.
+    labels: latent -> its label."""
     values, said = shading(result, latent)
     most = float(np.abs(values).max(initial=0.0))
     facets = {each.facet for each in result.shown}
     facet = facets.pop() if len(facets) == 1 else "row"
-    by = f"latent #{latent}" if said == "chosen" else f"strongest latent of each {facet}"
-    silent = f"latent #{latent} does not fire here; " if said == "silent" else ""
+    label = "" if latent is None else (labels or {}).get(latent, "")[:LABEL]
+    called = f"latent #{latent}" + (f" «{label}»" if label else "")
+    by = called if said == "chosen" else f"strongest latent of each {facet}"
+    silent = f"{called} does not fire here; " if said == "silent" else ""
     out = [note(f"{silent}{by}, {_number(float(values.min(initial=0.0)))} to {_number(most)}")]
     if result.document.labels:
         out.append(f"<div>{escaped(', '.join(result.document.labels)[:LABEL])}</div>")
@@ -95,7 +100,8 @@ def sample(result: SampleCodes, latent: int | None) -> str:
             out.append(_grid(part, values[here], most))
         else:
             apart = part.kind != "line" or result.shown[at].facet != "token"
-            out.append(_line(names[here], values[here], most, SAMPLE_BYTES, apart=apart))
+            aside = ~result.counted[here]
+            out.append(_line(names[here], values[here], most, SAMPLE_BYTES, apart=apart, aside=aside))
         at += part.n
     return "".join(out)
 
@@ -172,7 +178,7 @@ def table(result: LatentTable, listed: Sequence[int] | None = None) -> str:
 def bars(title: str, counts: Mapping[str, int]) -> str:
     """A bar for each name."""
     most = max([*counts.values(), 1])
-    lines = [[name, f"{count:,}", "█" * -(-40 * count // most)] for name, count in counts.items()]
+    lines = [[name, f"{count:,}", "█" * -(-LONGEST * count // most)] for name, count in counts.items()]
     return note(title) + _table(["", "latents", ""], lines, last=AMBER)
 
 
@@ -180,7 +186,11 @@ def _table(columns: Sequence[str], lines: Iterable[Sequence[str]], last: str = I
     """last: the colour of the last column."""
     style = "text-align:left;padding:1px 10px 1px 0"
     colours = [INK] * (len(columns) - 1) + [last]
-    head = "".join(f'<th style="{style};color:{SOFT}">{escaped(c)}</th>' for c in columns)
+    kinds = ("th" if column else "td" for column in columns)
+    head = "".join(
+        f'<{kind} style="{style};color:{SOFT}">{escaped(c)}</{kind}>'
+        for kind, c in zip(kinds, columns, strict=True)
+    )
     body = ""
     for line in lines:
         cells = zip(colours, line, strict=True)
@@ -217,18 +227,22 @@ def _line(
     peak: int = -1,
     apart: bool = False,
     breaks: bool = True,
+    aside: Sequence[bool] | np.ndarray = (),
 ) -> str:
-    """Positions as a text, or each apart in a box; those that fire are marked, and their value is a hint."""
+    """Positions as a text, or each apart in a box; those that fire are marked, and their value is a hint.
+    aside: which are no part of the text, and do not say which way it runs."""
     pieces = []
     for i, (name, value) in enumerate(zip(names, values.tolist(), strict=True)):
         # a position that goes on with a character keeps its own shade
         text = "·" if name is None and value else escaped(name or "") if name != "" else "∅"
+        if breaks and not apart and name:  # what the token holds after its line's end is on the next line
+            text = "".join(escaped(c) + {"\n": "<br>", "\t": "\t"}.get(c, "") for c in name)
         text = f"<b>{text}</b>" if i == peak else text
-        ends = "<br>" if breaks and name is not None and "\n" in name and not apart else ""
-        pieces.append(_marked(text, value, most, apart) + ends + (" " if apart else ""))
-    return (
-        f'<div style="white-space:pre-wrap;font-family:monospace">{_within(pieces, room, "position")}</div>'
-    )
+        text = f"<bdi>{text}</bdi>" if len(aside) and aside[i] else text
+        pieces.append(_marked(text, value, most, apart) + (" " if apart else ""))
+    # each line runs as its own first letter does
+    style = "white-space:pre-wrap;font-family:monospace;unicode-bidi:plaintext;text-align:start"
+    return f'<div dir="auto" style="{style}">{_within(pieces, room, "position")}</div>'
 
 
 def _marked(text: str, value: float, most: float, apart: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from axe import violations
 from shown import levels_view, sample, stats, window
 
 from saelab.analysis.results import Examples, FeatureCard, LatentTable, LogitLens
@@ -93,6 +94,47 @@ def test_it_works_from_disk_with_no_network(exported, page, scheme):
     assert "↵" in shown
     assert [u for u in asked if not u.startswith(("file:", "blob:", "data:"))] == []
     assert page.errors == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_bars_anybody_from_a_page(exported, page, scheme):
+    """By the rules of axe-core, on a telephone too, where the page does not scroll sideways."""
+    page.emulate_media(color_scheme=scheme)
+    page.goto(exported.as_uri())
+    page.wait_for_selector(".sl-row")
+    page.locator(".sl-row").nth(3).click()
+    page.locator(".sl-text .sl-token").nth(3).click()
+    page.wait_for_selector(".sl-card .sl-lens")
+    page.wait_for_selector(".sl-chip")
+    for width in (1400, 375):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+RIGHT_TO_LEFT = ["<s>", "שלום", " עולם", ", 12 a", "\n", "code\n   ", " if x"]
+
+
+def test_texts_run_as_they_are_read(page, tmp_path):
+    """Words of Hebrew stand right to left whatever tokens they are cut into; indentation is in its line."""
+    codes = np.ones((len(RIGHT_TO_LEFT), 2))
+    view = SampleView(sample(RIGHT_TO_LEFT, codes), questions={"card": fake_card})
+    path = views_page(tmp_path / "rtl.html", "Texts", [Views("", [view])])
+    still = tmp_path / "still.html"
+    still.write_text(f"<!doctype html><meta charset=utf-8><div>{view.html()}</div>", encoding="utf-8")
+    for file, tokens in ((path, ".sl-text .sl-token"), (still, "mark")):
+        page.goto(file.as_uri())
+        page.wait_for_selector(tokens)
+        # of each token all boxes that hold anything: one may be on two lines
+        held = "[...e.getClientRects()].filter((r) => r.width).map((r) => [r.left, r.top])"
+        boxes = page.locator(tokens).evaluate_all(f"all => all.map((e) => {held})")
+        hello, world, rest = (boxes[i][0][0] for i in (1, 2, 3))
+        assert hello > world > rest
+        assert boxes[1][0][1] == boxes[2][0][1]
+        code, spaces = boxes[5]
+        assert spaces[1] > code[1] > boxes[1][0][1]
+        assert boxes[6][0][1] == spaces[1]
+        assert boxes[6][0][0] > spaces[0] == code[0]
 
 
 @pytest.mark.parametrize("width", [375, 500, 700, 1100])

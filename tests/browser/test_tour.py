@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from axe import violations
 from real_lab import open_notebook, run_all, write_notebook
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +108,7 @@ def test_views_move_each_other(page, jupyter, small):
     # text is text
     assert "<img src=x" in page.locator(".sl-text").inner_text().replace("\n", "")
     assert page.evaluate("window.hacked") is None
+    assert violations(page, ".sl-root") == []
     assert own_errors(page) == []
 
 

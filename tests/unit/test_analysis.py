@@ -9,6 +9,7 @@ import torch
 
 import saelab
 from saelab import analysis, corpora
+from saelab.analysis import searches
 from saelab.types import CorpusError, HookError, RangeError, ShapeError
 
 HOOK = "blocks.2.hook_resid_post"
@@ -101,12 +102,49 @@ def test_sample_codes_equal_the_dense_path(subject, small_sae):
     assert (found.to_frame()["value"] != 0).all()
 
 
-def test_search_ranks_by_the_largest_value_without_bos(subject, small_sae):
+@pytest.mark.parametrize("which", ["small_lab", "signed_lab"])
+def test_search_without_a_store_ranks_by_the_largest_value_without_bos(which, request):
+    lab = request.getfixturevalue(which)
     text = "counting: 1 2 3 4 5 6"
-    dense = np.abs(analysis.sample_codes(subject, small_sae, text).codes.dense()[1:]).max(0)
-    found = analysis.search(subject, small_sae, text, n=10)
-    assert [j for j, _ in found] == np.argsort(-dense, kind="stable")[: len(found)].tolist()
-    assert all(value == pytest.approx(dense[j]) for j, value in found)
+    dense = analysis.sample_codes(lab.subject, lab.sae, text).codes.dense()[1:]
+    strongest = dense[np.abs(dense).argmax(0), np.arange(dense.shape[1])]
+    found = analysis.search(lab.subject, lab.sae, text, n=10)
+    assert [f.latent for f in found] == np.argsort(-np.abs(strongest), kind="stable")[: len(found)].tolist()
+    assert all(f.value == pytest.approx(strongest[f.latent]) for f in found)
+    assert all(f.score == abs(f.value) and np.isnan(f.lift) for f in found)
+    assert (min(f.value for f in found) < 0) == (which == "signed_lab")
+
+
+@pytest.mark.parametrize("text", ["year", " year", "Rosa went to the market, " * 4])
+def test_search_ranks_by_what_is_specific(subject, small_lab, text):
+    """Against loops over dense codes: a short text behind openings, a long one as it stands."""
+    store, sae = small_lab.store, small_lab.sae
+    beginnings = searches.openings(store)
+    assert len(beginnings) == searches.OPENINGS == len(set(beginnings))
+    assert all(begin.strip() for begin in beginnings)
+    short = len(subject.to_tokens(text)) - 1 <= searches.SHORT
+    rows = []
+    for opening in beginnings if short else [""]:
+        spaced = " " + text.strip() if opening.endswith(" ") else text
+        dense = analysis.sample_codes(subject, sae, opening.strip() + spaced).codes.dense()
+        rows += list(dense[len(subject.to_tokens(opening.strip())) if opening else 1 :])
+    fires, n_rows = store.latents()["count"], store.n_rows
+    expected = {}
+    for latent in range(store.n_latents):
+        on = [row[latent] for row in rows if row[latent]]
+        if on:
+            share, density = len(on) / len(rows), (fires[latent] + 1) / (n_rows + 1)
+            expected[latent] = (share * np.log2(share / density), max(on, key=abs), share, share / density)
+    found = analysis.search(subject, sae, text, n=99, store=store)
+    assert {f.latent for f in found} == set(expected)
+    for each in found:
+        np.testing.assert_allclose(each[1:], expected[each.latent], rtol=1e-4)
+    scores = [f.score for f in found]
+    assert scores == sorted(scores, reverse=True)
+    assert analysis.search(subject, sae, text, n=3, store=store) == found[:3]
+    frame = small_lab.search(text, n=3)
+    assert list(frame) == ["latent", "score", "value", "share", "lift"]
+    assert [tuple(line) for line in frame.itertuples(index=False)] == found[:3]
 
 
 @pytest.mark.parametrize("text", ["", None, 3, b"bytes", "word " * 5000])
@@ -171,16 +209,6 @@ def test_a_signed_card_shows_both_poles_of_what_the_store_holds(signed_lab):
         for tokens in (store.top_names(), store.bottom_names())
     )
     assert name == "  ".join([*up, "\N{MINUS SIGN}", *down])
-
-
-def test_search_keeps_the_sign(signed_lab):
-    text = "counting: 1 2 3 4 5 6"
-    dense = analysis.sample_codes(signed_lab.subject, signed_lab.sae, text).codes.dense()[1:]
-    strongest = dense[np.abs(dense).argmax(0), np.arange(dense.shape[1])]
-    found = analysis.search(signed_lab.subject, signed_lab.sae, text, n=10)
-    assert [j for j, _ in found] == np.argsort(-np.abs(strongest), kind="stable")[:10].tolist()
-    assert all(value == strongest[j] for j, value in found)
-    assert min(value for _, value in found) < 0
 
 
 # ---- scores --------------------------------------------------------------------------------------

@@ -215,9 +215,11 @@ def test_one_sample_of_any_kind_is_shown(cnn, store, corpus):
     assert lab.codes(document).document.media == document.media
     assert "Net" not in str(lab.show(document))
     best = lab.search(document, n=5)
-    strongest = np.abs(lab.codes(document).codes.dense()).max(0)
-    assert best["latent"].tolist() == np.argsort(-strongest, kind="stable")[:5].tolist()
-    np.testing.assert_allclose(best["score"], np.sort(strongest)[::-1][:5])
+    share = (lab.codes(document).codes.dense() != 0).mean(0)
+    density = (store.latents()["count"].to_numpy() + 1) / (store.n_rows + 1)
+    specific = np.where(share, share * np.log2(np.where(share, share, 1) / density), -np.inf)
+    np.testing.assert_allclose(best["score"], np.sort(specific)[::-1][:5])
+    np.testing.assert_allclose(best["score"], specific[best["latent"]])
     with pytest.raises(SubjectError, match=r"A heatmap of tokens needs .*to_tokens"):
         lab.tokens("text")
     card = lab.card(3)

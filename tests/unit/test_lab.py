@@ -75,9 +75,10 @@ def test_what_the_views_say_is_what_analysis_says(small_lab):
     card = saelab.analysis.card(small_lab.store, latent, small_lab.sae, small_lab.subject)
     assert str(small_lab.card(latent)) == str(card) == repr(small_lab.feature(latent))
     found = small_lab.search("hello there")
-    pairs = saelab.analysis.search(small_lab.subject, small_lab.sae, "hello there")
-    assert list(zip(found["latent"], found["value"], strict=True)) == pairs
-    assert found["score"].tolist() == [abs(value) for _, value in pairs]
+    lines = saelab.analysis.search(small_lab.subject, small_lab.sae, "hello there", store=small_lab.store)
+    assert list(found.itertuples(index=False, name=None)) == lines
+    listed = small_lab.source().questions["search"]("hello there")
+    assert listed == [(line.latent, line.value) for line in lines]
 
 
 def test_cards_together_are_the_cards_one_by_one(small_lab, signed_lab):

@@ -55,8 +55,8 @@ def test_questions_go_to_the_sae_that_is_meant(lab):
     text = "thank you"
     for name in (FIRST, SECOND):
         found = lab.search(text, n=3, sae=name)
-        pairs = saelab.analysis.search(lab.subject, lab.saes[name], text, 3)
-        assert list(zip(found["latent"], found["value"], strict=True)) == pairs
+        lines = saelab.analysis.search(lab.subject, lab.saes[name], text, 3, store=lab.stores[name])
+        assert list(found.itertuples(index=False, name=None)) == lines
         assert lab.codes(text, sae=name).codes.d_sae == lab.saes[name].d_sae
     tokens = lab.search(token=" the", sae=SECOND)
     assert tokens.equals(lab.stores[SECOND].search(token=" the"))

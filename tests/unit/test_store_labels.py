@@ -214,7 +214,73 @@ def test_a_folder_that_cannot_be_written(store, monkeypatch):
     assert own == {*store.manifest["files"], "manifest.json"}
 
 
+def users(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAELAB_DATA", str(tmp_path / "data"))
+    return tmp_path / "data" / "labels"
+
+
+def test_labels_of_a_store_that_is_shipped_or_locked_are_the_users(store, monkeypatch, tmp_path):
+    own = users(monkeypatch, tmp_path)
+    store.attach_labels({1: "one", 2: "two"}, source="world")
+    before = {f.name: f.read_bytes() for f in store.folder.iterdir()}
+    monkeypatch.setattr(labels, "PACKAGE", store.folder.parent.resolve())
+    store.attach_labels({1: "first", 3: "third"}, source="me")
+    assert {f.name: f.read_bytes() for f in store.folder.iterdir()} == before
+    both = [(1, "one", "world"), (1, "first", "me"), (2, "two", "world"), (3, "third", "me")]
+    fresh = FeatureStore.open(store.folder)
+    assert lines(fresh.labels()) == lines(fresh.query("select * from labels")) == both
+    assert labels.newest(fresh.labels())[1] == "first"
+    fresh.verify()
+    # by what the store is, wherever it lies
+    shutil.copytree(store.folder, tmp_path / "copy")
+    copy = FeatureStore.open(tmp_path / "copy")
+    assert lines(copy.labels()) == both
+    assert len(list(own.iterdir())) == 1
+    store.attach_labels({1: "", 3: ""}, source="me")
+    assert lines(store.labels()) == [(1, "one", "world"), (2, "two", "world")]
+    # another store has others
+    monkeypatch.setattr(labels, "PACKAGE", tmp_path / "nowhere")
+    monkeypatch.setattr(labels.os, "access", lambda *_: False)
+    copy.attach_labels({5: "five"})
+    assert lines(store.labels())[-1] == (5, "five", "user")
+    monkeypatch.setenv("SAELAB_DATA", str(tmp_path / "other"))
+    assert lines(store.labels()) == [(1, "one", "world"), (2, "two", "world")]
+
+
 # ---- the Lab
+
+
+def test_a_label_shows_at_once(small_lab, monkeypatch, tmp_path):
+    users(monkeypatch, tmp_path)
+    shutil.copytree(small_lab.store.folder, tmp_path / "s")
+    lab = saelab.Lab(small_lab.subject, small_lab.sae, tmp_path / "s", labels={9: "given"})
+    browser, card, text = lab.features(), lab.feature(4), lab.show("Tina gave it", 4)
+    plain = lab.table.names[4]
+    assert (lab.label(4), lab.label(9)) == ("", "given")
+    assert lab.label(4, " names ") == lab.label(4) == lab.labels[4] == lab.card(4).label == "names"
+    assert lab.label(9, "mine") == lab.labels[9] == "mine"
+    edited = {"4": {"label": "names", "name": "names"}, "9": {"label": "mine", "name": "mine"}}
+    assert browser.labels == card.labels == text.labels == edited
+    assert (browser.table.names[4], lab.table.names[9]) == ("names", "mine")
+    assert lab.search(label="names")["latent"].tolist() == [4]
+    assert "«names»" in repr(card)
+    assert [view.html().count("names") > 0 for view in (card, text)] == [True, True]
+    header, _ = lab.show("Tina gave it").answers()["codes"]().encoded()
+    assert header["named"] == {str(j): lab.labels[j] for j in (4, 9) if lab.codes("Tina gave it").of(j).any()}
+    assert saelab.Lab(small_lab.subject, small_lab.sae, tmp_path / "s").label(4) == "names"
+    assert (lab.label(4, ""), lab.table.names[4], browser.table.names[4]) == ("", plain, plain)
+    assert card.labels["4"] == {"label": "", "name": plain}
+    text.close()
+    lab.label(4, "again")
+    assert text.labels["4"]["label"] == ""
+    for wrong, error in (((64, "x"), RangeError), ((4, 5), ConfigError), ((True, "x"), RangeError)):
+        with pytest.raises(error):
+            lab.label(*wrong)
+
+
+def test_a_label_without_a_store_lasts_as_long_as_the_lab(small_lab):
+    lab = saelab.Lab(small_lab.subject, small_lab.sae)
+    assert (lab.label(3), lab.label(3, "x"), lab.label(3), lab.label(3, "")) == ("", "x", "x", "")
 
 
 def test_the_lab_shows_the_stores_labels_and_its_own_on_top(small_lab, tmp_path):

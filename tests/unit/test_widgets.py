@@ -275,7 +275,7 @@ def test_only_small_state_is_synchronised():
             for k, v in view.get_state().items()
             if not k.startswith("_") and k not in ("layout", "tabbable", "tooltip")
         }
-        assert set(state) <= {"latent", "row", "document", "with_card", "opening"}
+        assert set(state) <= {"latent", "row", "document", "with_card", "opening", "labels"}
 
 
 def test_what_a_view_paints_first_comes_along_if_it_is_short():
@@ -362,8 +362,21 @@ def test_every_view_says_itself_in_inert_html_of_bounded_size():
         parsed = Read()
         parsed.feed(form)
         assert parsed.open == []
-        assert parsed.tags <= {"div", "mark", "b", "br", "small", "code", "table", "tr", "td", "th", "span"}
-        assert parsed.attributes <= {"style", "title"}
+        assert parsed.tags <= {
+            "div",
+            "mark",
+            "b",
+            "br",
+            "small",
+            "code",
+            "table",
+            "tr",
+            "td",
+            "th",
+            "span",
+            "bdi",
+        }
+        assert parsed.attributes <= {"style", "title", "dir"}
         bundle = view._repr_mimebundle_()
         data = bundle[0] if isinstance(bundle, tuple) else bundle
         assert data["text/html"] == form

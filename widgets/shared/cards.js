@@ -18,6 +18,8 @@ const KEPT = 400;
 export function cardPlace(view, place) {
   const cards = cardCache(view);
   let asked = 0;
+  /** @type {number | null} */
+  let shown = null;
 
   const mark = () => {
     const row = view.chosen("row");
@@ -31,9 +33,14 @@ export function cardPlace(view, place) {
       view.choose({ row: Number(item.dataset.row), document: Number(item.dataset.document) });
   });
 
+  view.relabelled(() => {
+    if (shown !== null) show(shown);
+  });
+
   /** @param {number | null} latent */
   async function show(latent) {
     const mine = ++asked;
+    shown = latent;
     if (latent === null) {
       place.replaceChildren(h("p", { class: "sl-hint" }, "Choose a latent to read its card."));
       place.removeAttribute("aria-busy");
@@ -43,7 +50,8 @@ export function cardPlace(view, place) {
     try {
       const card = await cards.get(latent);
       if (mine !== asked) return;
-      place.replaceChildren(cardElement(card, cards.picture));
+      const label = view.edited(latent)?.label ?? card.header.label;
+      place.replaceChildren(cardElement({ ...card, header: { ...card.header, label } }, cards.picture));
       mark();
       view.say("");
     } catch (error) {

@@ -65,15 +65,20 @@ export function visibleParts(text) {
  * A token as an isolated, inert element; an empty one shows as ∅. One that goes on with the character before
  * it has no text, and a narrow place of its own.
  * @param {string | null} text @param {Record<string, any>} [attributes]
+ * @param {boolean} [runs] whether it is one of a text whose lines and tabs are kept
  */
-export function tokenElement(text, attributes = {}) {
+export function tokenElement(text, attributes = {}, runs = false) {
   const more = `${text === null ? "sl-goes-on " : ""}${attributes.class ?? ""}`;
   const element = h("bdi", { ...attributes, class: `sl-token ${more}`.trim() });
   if (text === null) return element;
   const parts = visibleParts(text);
   if (!parts.length) element.append(h("span", { class: "sl-sign" }, "∅"));
-  for (const part of parts)
+  for (const part of parts) {
     element.append(part.sign ? h("span", { class: "sl-sign" }, part.text) : part.text);
+    if (!runs || !part.sign) continue;
+    if (part.text === SIGNS["\n"]) element.append(h("br"));
+    if (part.text === SIGNS["\t"]) element.append("\t");
+  }
   return element;
 }
 

@@ -46,6 +46,12 @@ function viewOf(model, bridge, body, say) {
   /** @type {(() => void)[]} */
   const undo = [];
   let closed = false;
+  /** @param {string} trait @param {() => void} listener */
+  const on = (trait, listener) => {
+    const changed = () => attempt(listener, say);
+    model.on(`change:${trait}`, changed);
+    undo.push(() => model.off(`change:${trait}`, changed));
+  };
   /** @type {View["chosen"]} */
   const chosen = (what) => model.get(what) ?? null;
   /** @type {View} */
@@ -60,11 +66,9 @@ function viewOf(model, bridge, body, say) {
       for (const [what, value] of news) model.set(what, value);
       if (news.length) model.save_changes();
     },
-    follow(what, listener) {
-      const changed = () => attempt(() => listener(chosen(what)), say);
-      model.on(`change:${what}`, changed);
-      undo.push(() => model.off(`change:${what}`, changed));
-    },
+    follow: (what, listener) => on(what, () => listener(chosen(what))),
+    edited: (latent) => model.get("labels")?.[latent],
+    relabelled: (listener) => on("labels", listener),
     async ask(question, args) {
       try {
         const answer = await bridge.ask(question, args);

@@ -44,6 +44,39 @@ const key = (target, name) =>
 const $ = (selector) => el.querySelector(selector);
 const $$ = (selector) => [...el.querySelectorAll(selector)];
 
+test("labels that are edited show at once, in every view", async () => {
+  const edited = { 2: { label: "mine <b>", name: "mine <b>" }, 5: { label: "", name: "tokens" } };
+  const named = () => ({ ...codes(), header: { ...codes().header, named: { 2: "old", 5: "five" } } });
+  const model = new FakeModel({ latent: 2, with_card: true }, { ...answers(), codes: named });
+  renderSample({ model, el });
+  await settle();
+  $$(".sl-text .sl-token")[1].click();
+  const labels = () => $$(".sl-chip .sl-label").map((label) => label.textContent);
+  expect(labels()).toEqual(["five", "old"]);
+  expect($(".sl-legend").textContent).toContain("latent #2 «old»");
+  expect($(".sl-card h3").textContent).toBe("#2 a label");
+  model.set("labels", edited);
+  await settle();
+  expect(labels()).toEqual(["mine <b>"]);
+  expect($(".sl-legend").textContent).toContain("latent #2 «mine <b>»");
+  expect($(".sl-card h3").textContent).toBe("#2 mine <b>");
+
+  el.replaceChildren();
+  const browser = new FakeModel({ latent: 2 }, answers());
+  renderFeatures({ model: browser, el });
+  await settle();
+  const named2 = () => $(".sl-row[data-latent='2'] .sl-name")?.textContent;
+  $(".sl-box").value = "mine";
+  browser.set("labels", edited);
+  await settle();
+  expect(named2()).toBe("mine <b>");
+  browser.set("labels", {});
+  expect(named2()).toBe(undefined);
+  $(".sl-box").value = "name 2";
+  browser.set("labels", {});
+  expect(named2()).toBe("name 2");
+});
+
 describe("signs", () => {
   test("a text shows both signs, and says so", async () => {
     renderSample({ model: new FakeModel({}, { ...answers(), codes: signedCodes }), el });

@@ -86,6 +86,8 @@ class Browser {
     this.table = null;
     /** @type {Map<number, number> | null} what a text fired: latent -> strongest value */
     this.fired = null;
+    /** @type {string[]} as they came */
+    this.names = [];
     /** @type {number[]} latents in the list's order */
     this.shown = [];
     this.descending = true;
@@ -146,6 +148,7 @@ class Browser {
     this.list.addEventListener("scroll", () => this.draw());
     this.list.addEventListener("keydown", (event) => this.listKey(event));
     this.view.follow("latents", () => this.rearrange());
+    this.view.relabelled(() => this.arrange());
     this.view.follow("latent", (latent) => {
       this.draw();
       this.card.show(latent);
@@ -161,7 +164,7 @@ class Browser {
   /** @param {string[]} names */
   name(names) {
     if (!this.table) return;
-    this.table.names = names;
+    this.names = names;
     this.arrange();
   }
 
@@ -182,6 +185,7 @@ class Browser {
   arrange() {
     const { table, fired } = this;
     if (!table) return;
+    table.names = this.names.map((name, j) => this.view.edited(j)?.name ?? name);
     const words = this.box.value.trim().toLowerCase();
     const listed = this.view.chosen("latents");
     this.shown = fired
@@ -195,7 +199,7 @@ class Browser {
 
   /** @param {Table} table */
   summary(table) {
-    if (this.fired) return `${this.shown.length} latents fire on this text`;
+    if (this.fired) return `${this.shown.length} latents fire on this text, the most specific first`;
     const dead = this.shown.filter((j) => table.count[j] === 0).length;
     const [shown, all, never] = [this.shown.length, table.n, dead].map((n) => n.toLocaleString("en"));
     const which = this.view.chosen("latents") ? " (those chosen)" : "";

@@ -50,6 +50,8 @@ class SampleCodes {
     this.picture = fields.picture;
     /** @type {string[]} */
     this.labels = header.labels;
+    /** @type {Record<string, string>} latent -> its label */
+    this.labelled = header.named ?? {};
     /** @type {number} */
     this.calls = header.calls;
     /** of one call */
@@ -136,8 +138,17 @@ class Heatmap {
     this.listen();
   }
 
+  /** The label of a latent, "" for none. @param {number} latent */
+  labelOf(latent) {
+    return this.view.edited(latent)?.label ?? this.codes?.labelled[latent] ?? "";
+  }
+
   listen() {
     const { sample, view } = this;
+    view.relabelled(() => {
+      this.colour();
+      if (this.pinned >= 0) this.describe(this.pinned, PINNED);
+    });
     sample.addEventListener("pointerover", (event) => {
       const at = this.indexOf(event);
       if (at >= 0 && this.pinned < 0) this.describe(at, HOVERED);
@@ -170,7 +181,7 @@ class Heatmap {
       };
       if (part.kind === "grid") return patchElement(part, i, attributes);
       if (boxed(codes, at)) attributes.class += " sl-boxed";
-      return tokenElement(codes.names[at], attributes);
+      return tokenElement(codes.names[at], attributes, !boxed(codes, at));
     });
     let first = 0;
     const parts = codes.parts.map((part) => {
@@ -191,12 +202,7 @@ class Heatmap {
     if (part.kind === "grid") return gridElement(part, own);
     const codes = /** @type {SampleCodes} */ (this.codes);
     if (part.kind === "extra") return h("div", { class: "sl-extra" }, h("small", {}, "extra"), ...own);
-    const text = h("div", { class: boxed(codes, first) ? "sl-text sl-items" : "sl-text" });
-    own.forEach((element, i) => {
-      text.append(element);
-      if (codes.names[first + i]?.includes("\n")) text.append(h("br"));
-    });
-    return text;
+    return h("div", { class: boxed(codes, first) ? "sl-text sl-items" : "sl-text" }, ...own);
   }
 
   /**
@@ -260,17 +266,14 @@ class Heatmap {
    */
   legendOf(facet, latent, silent, { max, both }) {
     const strongest = `strongest latent of each ${facet}`;
-    const what =
-      latent === null
-        ? strongest
-        : silent
-          ? `latent #${latent} does not fire here; ${strongest}`
-          : `latent #${latent}`;
+    const label = latent === null ? "" : this.labelOf(latent);
+    const called = `latent #${latent}${label && ` «${label}»`}`;
+    const what = latent === null ? strongest : silent ? `${called} does not fire here; ${strongest}` : called;
     const dashed = () => tokenElement("dashed", { class: "sl-negative sl-key" });
     const clear = () => this.view.choose({ latent: null });
     const article = /^[aeiou]/.test(facet) ? "an" : "a";
     return [
-      h("span", {}, what),
+      h("bdi", {}, what),
       h("span", { class: both ? "sl-ramp sl-both" : "sl-ramp", "aria-hidden": true }),
       h("span", {}, `${both ? short(-max) : "0"} to ${short(max)}`),
       ...(both ? [h("span", {}, dashed(), " is negative")] : []),
@@ -324,7 +327,9 @@ class Heatmap {
       onclick: () => this.view.choose({ latent }),
     };
     const number = h("span", { class: "sl-number" }, `#${latent}`);
-    return h("button", attributes, number, meter, h("span", { class: "sl-value" }, short(value)));
+    const label = this.labelOf(latent);
+    const name = label ? h("bdi", { class: "sl-label", title: label }, label) : null;
+    return h("button", attributes, number, name, meter, h("span", { class: "sl-value" }, short(value)));
   }
 
   /** Keep a position's latents in sight, or let go of them. @param {number} at */

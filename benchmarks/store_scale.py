@@ -30,7 +30,8 @@ import torch
 from saelab.corpora import Document
 from saelab.harvesting.batches import Batch
 from saelab.stores import FeatureStore
-from saelab.types import Codes, HookPoint
+from saelab.subjects.reading import Rows
+from saelab.types import Codes, HookPoint, Shown
 
 WORDS, LENGTH, BATCH = 20_000, 250, 20_000
 
@@ -128,17 +129,17 @@ class Drawn:
 
 def batches(n_rows: int, sae: Drawn) -> Iterator[Batch]:
     """Documents of LENGTH rows."""
-    names = np.array([f"word{i}" for i in range(WORDS)])
+    vocabulary = [Shown("token", f"word{i}") for i in range(WORDS)]
     rng = np.random.default_rng(4)
     for first in range(0, n_rows, BATCH):
         n = min(BATCH, n_rows - first)
-        token = np.minimum(rng.zipf(1.3, n) - 1, WORDS - 1)
+        token = np.minimum(rng.zipf(1.3, n) - 1, WORDS - 1).astype(np.int32)
         number = (first + np.arange(n)) // LENGTH
         documents = [Document(str(i), f"document {i}") for i in range(number[0], number[-1] + 1)]
-        rows = np.stack([number, (first + np.arange(n)) % LENGTH + 1], 1)
+        origin = np.stack([number, (first + np.arange(n)) % LENGTH + 1, np.zeros(n, np.int64)], 1)
+        rows = Rows(origin, token, vocabulary, token, np.zeros(n, bool), np.ones(n, bool))
         acts = {"h": torch.from_numpy(token).float()[:, None]}
-        yield Batch(documents, int(number[0]), acts, rows, token.astype(np.int32), names[token].tolist(),
-                    np.zeros(n, bool))  # fmt: skip
+        yield Batch(documents, int(number[0]), acts, rows, ["line"] * len(documents))
 
 
 class Timed:

@@ -189,11 +189,16 @@ def strongest(fired: np.ndarray, value: np.ndarray, n: int, keep: int) -> tuple[
     return first_of_each(order, fired, keep)
 
 
-def at_least(strength: np.ndarray, bounds: np.ndarray, keep: int) -> np.ndarray:
-    """The `keep` largest of each stretch strength[bounds[j]:bounds[j+1]] are not below this; 0 where it has
-    no more, or keep is 0."""
+def at_least(strength: np.ndarray, bounds: np.ndarray, keep: int, none: float = 0) -> np.ndarray:
+    """The `keep` largest of each stretch strength[bounds[j]:bounds[j+1]] are not below this; `none` where it
+    has no more, or keep is 0."""
     lengths = np.diff(bounds)
-    limit = np.zeros(len(lengths), strength.dtype)
+    limit = np.full(len(lengths), none, strength.dtype)
+    if keep == 1:
+        some = np.flatnonzero(lengths)
+        largest = np.maximum.reduceat(strength, bounds[some]) if len(some) else limit[:0]
+        limit[some] = np.where(lengths[some] > 1, largest, none)
+        return limit
     for j in np.flatnonzero(lengths > keep) if keep else ():
         at = lengths[j] - keep
         limit[j] = np.partition(strength[bounds[j] : bounds[j + 1]], at)[at]

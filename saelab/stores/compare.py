@@ -271,7 +271,9 @@ class _Chunks:
             for part in ("indptr", "indices"):
                 np.save(f"{self.folder}/{name}-{part}.npy", getattr(fires, part))
         except OSError as error:
-            message = f"Co-firing needs room for its firings on disk. Got: {error}. Free some space in {self.folder}."
+            message = (
+                f"Firings are laid on disk to be compared. Got: {error}. Free some space in {self.folder}."
+            )
             raise StoreError(message) from error
 
     def _read(self, name: str, width: int) -> csr_array:

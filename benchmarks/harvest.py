@@ -13,7 +13,7 @@ are medians over rounds of the quotient of two neighbouring turns.
 SAELens' ActivationsStore reads the same texts with a model of the same shape, in a process of its own. It
 fills blocks and keeps its rows in memory; so the harvest beside it packs "blocks" (and writes them to disk).
 
---index: an index at d_sae 16,384 beside the stopped forward and the encoder's product.
+--index: an index at d_sae 16,384 beside the stopped forward and the encoder's product into a kept buffer.
 --memory: by how much the memory of a process rises while it harvests, and reads in shuffled order, 1 and 10
 million rows of 64 numbers; reading, of what is its own: pages of the mapped shards belong to the disk cache.
 --read: rows a second out of a store, in order and shuffled, beside the memory's own copy.
@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from index import make_sae, make_subject, take
+from index import floor, make_sae, make_subject, take
 
 import saelab
 from saelab.subjects import LanguageModel
@@ -87,11 +87,9 @@ def passes(options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.index:
         sae = make_sae(subject, hook, D_SAE, 32)
-        W_enc = sae.W_enc.detach()
+        product = floor(subject, sae, padded)
         calls = {
-            "product": lambda out: [
-                subject.run(x, read=[hook], output=False).acts[hook].flatten(0, 1) @ W_enc for x in padded
-            ],
+            "product": lambda out: product(),
             "index": lambda out: saelab.index(subject, sae, texts, out, progress=False),
         }
     with tempfile.TemporaryDirectory() as name, saelens(options, hook, texts, Path(name)) as peer:

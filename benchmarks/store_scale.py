@@ -30,7 +30,8 @@ import torch
 from saelab.corpora import Document
 from saelab.harvesting.batches import Batch
 from saelab.stores import FeatureStore
-from saelab.types import Codes, HookPoint
+from saelab.subjects.reading import Rows
+from saelab.types import Codes, HookPoint, Shown
 
 WORDS, LENGTH, BATCH = 20_000, 250, 20_000
 
@@ -53,22 +54,9 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    indexing = importlib.import_module("saelab.harvesting.index")
-    sae = Drawn(options.d_sae, options.l0)
-    list(batches(min(options.rows, BATCH), sae))
+    list(batches(min(options.rows, BATCH), Drawn(options.d_sae, options.l0)))
     before = peak()
-    fields = {"hook": {"name": "h", "io": "out", "n_heads": None}, "sae": "s", "subject": "m", "corpus": "c"}
-    settings = {"window": [10, 10], "n_examples": 20, "n_quantile": 20, "seed": 0, "codes": "full"}
-    start = time.perf_counter()
-    parts = indexing._Parts(folder, sae, settings, {**fields, "packing": "document"})
-    drawing = 0.0
-    for _ in parts.written(timed := Timed(batches(options.rows, sae)), [HookPoint("h")]):
-        pass
-    drawing = timed.seconds + sae.seconds
-    written = time.perf_counter()
-    n_parts = len(parts.done)
-    parts.assemble()
-    done = time.perf_counter()
+    seconds_of, n_parts = draw(folder, options.rows, options.d_sae, options.l0)
     store = FeatureStore.open(folder)
     n_codes = store.manifest["n_codes"]
     sizes = {name: entry["bytes"] for name, entry in store.manifest["files"].items()}
@@ -76,9 +64,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "rows": store.n_rows,
         "codes": n_codes,
         "parts": n_parts,
-        "seconds, parts": written - start - drawing,
-        "seconds, merge": done - written,
-        "codes a second": n_codes / (done - start - drawing),
+        "seconds, parts": seconds_of["parts"],
+        "seconds, merge": seconds_of["merge"],
+        "codes a second": n_codes / (seconds_of["parts"] + seconds_of["merge"]),
         "GiB of memory before": before,
         "GiB of memory, largest": peak(),
         "bytes a code, by latent": sizes["codes_by_latent.parquet"] / n_codes,
@@ -98,16 +86,36 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return figures
 
 
+def draw(
+    folder: Path, rows: int, d_sae: int, l0: int, width: int = 64, seed: int = 0
+) -> tuple[dict[str, float], int]:
+    """Write a store of drawn codes; (seconds of its parts and of their merge, number of parts)."""
+    indexing = importlib.import_module("saelab.harvesting.index")
+    folder.mkdir(parents=True, exist_ok=True)
+    sae = Drawn(d_sae, l0, width, seed)
+    fields = {"hook": {"name": "h", "io": "out", "n_heads": None}, "sae": f"s{seed}", "subject": "m"}
+    fields |= {"corpus": "c", "packing": "document"}
+    settings = {"window": [10, 10], "n_examples": 20, "n_quantile": 20, "seed": 0, "codes": "full"}
+    start = time.perf_counter()
+    parts = indexing._Parts(folder, sae, settings, fields)
+    for _ in parts.written(timed := Timed(batches(rows, sae)), [HookPoint("h")]):
+        pass
+    written, n_parts = time.perf_counter(), len(parts.done)
+    parts.assemble()
+    took = {"parts": written - start - timed.seconds - sae.seconds, "merge": time.perf_counter() - written}
+    return took, n_parts
+
+
 class Drawn:
     """What an SAE gives, drawn at random."""
 
-    def __init__(self, d_sae: int, l0: int) -> None:
+    def __init__(self, d_sae: int, l0: int, width: int = 64, seed: int = 0) -> None:
         self.config = SimpleNamespace(d_sae=d_sae)
-        self.W_dec = np.random.default_rng(0).normal(size=(d_sae, 64)).astype(np.float32)
+        self.W_dec = np.random.default_rng(seed).normal(size=(d_sae, width)).astype(np.float32)
         self.l0, self.seconds = l0, 0.0
         weight = 1 / np.arange(1, d_sae + 1) ** 0.7
         self.cumulative = np.cumsum(weight) / weight.sum()
-        self.rng = np.random.default_rng(3)
+        self.rng = np.random.default_rng(3 + seed)
         # of each token, latents that like it
         self.own = self.rng.integers(0, d_sae, (WORDS, 64))
 
@@ -128,17 +136,17 @@ class Drawn:
 
 def batches(n_rows: int, sae: Drawn) -> Iterator[Batch]:
     """Documents of LENGTH rows."""
-    names = np.array([f"word{i}" for i in range(WORDS)])
+    vocabulary = [Shown("token", f"word{i}") for i in range(WORDS)]
     rng = np.random.default_rng(4)
     for first in range(0, n_rows, BATCH):
         n = min(BATCH, n_rows - first)
-        token = np.minimum(rng.zipf(1.3, n) - 1, WORDS - 1)
+        token = np.minimum(rng.zipf(1.3, n) - 1, WORDS - 1).astype(np.int32)
         number = (first + np.arange(n)) // LENGTH
         documents = [Document(str(i), f"document {i}") for i in range(number[0], number[-1] + 1)]
-        rows = np.stack([number, (first + np.arange(n)) % LENGTH + 1], 1)
+        origin = np.stack([number, (first + np.arange(n)) % LENGTH + 1, np.zeros(n, np.int64)], 1)
+        rows = Rows(origin, token, vocabulary, token, np.zeros(n, bool), np.ones(n, bool))
         acts = {"h": torch.from_numpy(token).float()[:, None]}
-        yield Batch(documents, int(number[0]), acts, rows, token.astype(np.int32), names[token].tolist(),
-                    np.zeros(n, bool))  # fmt: skip
+        yield Batch(documents, int(number[0]), acts, rows, ["line"] * len(documents))
 
 
 class Timed:

@@ -4,6 +4,7 @@ each beside what chance finds. Memory does not grow with the corpus, nor with th
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ import pandas as pd
 from saelab.config import integer
 from saelab.errors import headline
 from saelab.stores.directions import BLOCK_VALUES, unit_blocks
+from saelab.stores.nearest import nearest
+from saelab.stores.summaries import at_least, first_of_each
 from saelab.types import ConfigError, RangeError, StoreError
 
 if TYPE_CHECKING:
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
 
     from saelab.stores.protocol import Latents
 
-BLOCK_SCORES = 1 << 25
-CHUNK_CODES = 1 << 22
+BLOCK_PAIRS = 1 << 23
+CHUNK_CODES = 1 << 25
 PERCENTILE = 99
 
 
@@ -165,15 +168,12 @@ def _nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(partner, cosine) [len(ours) n]; rows of zeros are no partners and have none."""
     best = _Best(len(ours), n)
-    for low, mine in unit_blocks(ours):
-        step = max(1, BLOCK_SCORES // len(mine))
-        for first, block in theirs():
-            for at in range(0, len(block), step):
-                some = block[at : at + step]
-                cosine = np.clip(mine @ some.T, -1, 1)
-                cosine[:, ~some.any(1)] = -np.inf
-                cosine[~mine.any(1)] = -np.inf
-                best.add(low, first + at, cosine)
+    for first, block in theirs():
+        their = np.flatnonzero(block.any(1))
+        for low, rows in unit_blocks(ours):
+            mine = np.flatnonzero(rows.any(1))
+            number, cosine = nearest(rows[mine], block[their], n)
+            best.add(low + mine, first + their[number], cosine)
     return best.found()
 
 
@@ -193,8 +193,10 @@ def _by_cofiring(store: Latents, other: Latents, n: int, min_rows: int, seed: in
     total = store.n_rows
     mine, their = _Side(store, min_rows), _Side(other, min_rows)
     shift = int(np.random.default_rng(seed).integers(total // 4, 3 * total // 4 + 1))
-    partner, score = _cofiring(mine, their, n, 0)
-    _, control = _cofiring(mine, their, 1, shift)
+    with tempfile.TemporaryDirectory(prefix="saelab-") as folder:
+        chunks = _Chunks(folder, mine, their)
+        partner, score = _cofiring(chunks, n, 0)
+        _, control = _cofiring(chunks, 1, shift)
     return Matches(partner, score, control[:, 0])
 
 
@@ -226,29 +228,123 @@ class _Side:
             pieces.append((row, number[number >= 0]))
             at += high - low
         row, number = (np.concatenate(c) for c in zip(*pieces, strict=True))
+        indptr = np.searchsorted(row, np.arange(stop - first + 1))
         ones = np.ones(len(row), np.int32)
-        return csr_array((ones, (row, number)), shape=(stop - first, len(self.latents)))
+        return csr_array((ones, number, indptr), shape=(stop - first, len(self.latents)))
 
 
-def _cofiring(mine: _Side, their: _Side, n: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
-    """(partner, phi) [n_latents n], the rows of `their` store shifted by so many."""
-    total = mine.store.n_rows
+class _Chunks:
+    """Firings of both stores over stretches of rows, on disk: each block of latents asks for them again."""
+
+    def __init__(self, folder: str, mine: _Side, their: _Side) -> None:
+        self.folder, self.mine, self.their = folder, mine, their
+        self._ones = np.ones(0, np.int32)
+        total = mine.store.n_rows
+        codes = max(mine.count.sum() + their.count.sum(), 1)
+        rows = max(1, int(total * min(1.0, CHUNK_CODES / codes)))
+        self.bounds = [(first, min(first + rows, total)) for first in range(0, total, rows)]
+        for i, (first, stop) in enumerate(self.bounds):
+            self._write(f"mine-{i}", mine.fires(first, stop).T.tocsr())
+
+    def shift(self, shift: int) -> None:
+        """From now on the rows of `their` store are shifted by so many."""
+        # pairs that fire together at most, of each of my latents
+        self.pairs = np.zeros(len(self.mine.latents))
+        for i, (first, stop) in enumerate(self.bounds):
+            their = self.their.fires(first + shift, stop + shift)
+            self._write(f"their-{i}", their)
+            self.pairs += self._read(f"mine-{i}", stop - first) @ np.diff(their.indptr)
+
+    def together(self, low: int, high: int) -> csr_array:
+        """int32 [high - low, their latents]: on how many rows both fire; columns in any order."""
+        found = None
+        for i, (first, stop) in enumerate(self.bounds):
+            mine = self._read(f"mine-{i}", stop - first)[low:high]
+            product = mine @ self._read(f"their-{i}", len(self.their.latents))
+            found = product if found is None else found + product
+        assert found is not None
+        return found
+
+    def _write(self, name: str, fires: csr_array) -> None:
+        if len(fires.indices) > len(self._ones):
+            self._ones = np.ones(len(fires.indices), np.int32)
+        try:
+            for part in ("indptr", "indices"):
+                np.save(f"{self.folder}/{name}-{part}.npy", getattr(fires, part))
+        except OSError as error:
+            message = (
+                f"Firings are laid on disk to be compared. Got: {error}. Free some space in {self.folder}."
+            )
+            raise StoreError(message) from error
+
+    def _read(self, name: str, width: int) -> csr_array:
+        from scipy.sparse import csr_array
+
+        indptr, indices = (
+            np.load(f"{self.folder}/{name}-{part}.npy", mmap_mode="r") for part in ("indptr", "indices")
+        )
+        return csr_array((self._ones[: len(indices)], indices, indptr), shape=(len(indptr) - 1, width))
+
+
+def _cofiring(chunks: _Chunks, n: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    """(partner, phi) [n_latents n], the rows of `their` store shifted by so many.
+
+    phi = (N n_ij - n_i n_j) / sqrt(n_i (N - n_i) n_j (N - n_j)) is worked out where n_ij > 0. Of latents that
+    never fire with i, phi is the larger the smaller n_j: those follow in the order of their counts.
+    """
+    mine, their = chunks.mine, chunks.their
+    total, most = mine.store.n_rows, len(their.latents)
     best = _Best(mine.store.n_latents, n)
-    block = max(1, BLOCK_SCORES // max(len(their.latents), 1))
-    codes = max(mine.count.sum() + their.count.sum(), 1)
-    rows = max(1, int(total * min(1.0, CHUNK_CODES / codes)))
-    for low in range(0, len(mine.latents) if len(their.latents) else 0, block):
-        ours = mine.count[low : low + block, None]
-        together = np.zeros((len(ours), len(their.latents)), np.int32)
-        for first in range(0, total, rows):
-            stop = min(first + rows, total)
-            fires = mine.fires(first, stop)[:, low : low + block]
-            product = (fires.T @ their.fires(first + shift, stop + shift)).tocoo()
-            together[product.row, product.col] += product.data
-        variance = ours * (total - ours) * their.count * (total - their.count)
-        phi = (total * together.astype(np.float64) - ours * their.count) / np.sqrt(variance)
-        best.add(mine.latents[low : low + block], their.latents, np.clip(phi, -1, 1))
+    if not most:
+        return best.found()
+    chunks.shift(shift)
+    rare = np.argsort(their.count, kind="stable")
+    met = np.zeros(most, bool)
+
+    def phi(together: np.ndarray | int, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        variance = ours * (total - ours) * theirs * (total - theirs)
+        return np.clip((total * np.float64(together) - ours * theirs) / np.sqrt(variance), -1, 1)
+
+    spread = np.sqrt(their.count * (total - their.count))  # of phi's parts, those of partners
+    per_row, per_count = (x.astype(np.float32) for x in (total / spread, their.count / spread))
+    for low, high in _blocks(np.minimum(chunks.pairs, most)):
+        together = chunks.together(low, high)
+        partner, ours, sizes = together.indices, mine.count[low:high], np.diff(together.indptr)
+        # phi but for a factor that all partners of a latent share, in float32, to 2^-22 of its two terms
+        rough = together.data.astype(np.float32)
+        rough *= per_row[partner]
+        chance = np.repeat(ours.astype(np.float32), sizes)
+        chance *= per_count[partner]
+        rough -= chance
+        limit = at_least(rough, together.indptr, n, -np.inf)
+        limit -= 2.0**-20 * (np.abs(limit) + 2 * ours * per_count.max())
+        left = np.flatnonzero(rough >= np.repeat(limit, sizes))
+        fires = np.searchsorted(together.indptr, left, side="right") - 1
+        partner = partner[left]
+        score = phi(together.data[left], ours[fires], their.count[partner])
+        at, rank = first_of_each(np.lexsort((partner, -score, fires)), fires, n)
+        number, value = np.zeros((high - low, n), np.int64), np.full((high - low, n), -np.inf)
+        number[fires[at], rank], value[fires[at], rank] = partner[at], score[at]
+        best.add(mine.latents[low:high], their.latents[number], value)
+        # where too few fire together, or less than by chance, those that never do come in between
+        for i in np.flatnonzero(value[:, -1] <= phi(0, ours, their.count[rare[0]])):
+            own = together.indices[together.indptr[i] : together.indptr[i + 1]]
+            met[own] = True
+            some = rare[: n + len(own)]
+            some = some[~met[some]][:n]
+            met[own] = False
+            scores = phi(0, ours[i], their.count[some])
+            best.add(mine.latents[[low + i]], their.latents[some][None], scores[None])
     return best.found()
+
+
+def _blocks(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(low, high) of neighbours whose sizes are together at most BLOCK_PAIRS, or of one."""
+    total, low = np.r_[0, np.cumsum(sizes)], 0
+    while low < len(sizes):
+        high = max(int(np.searchsorted(total, total[low] + BLOCK_PAIRS, side="right")) - 1, low + 1)
+        yield low, high
+        low = high
 
 
 class _Best:
@@ -258,14 +354,10 @@ class _Best:
         self.partner = np.full((n_latents, n), -1, np.int64)
         self.score = np.full((n_latents, n), -np.inf)
 
-    def add(self, mine: int | np.ndarray, their: int | np.ndarray, scores: np.ndarray) -> None:
-        """scores [a b] of latents `mine` (numbers, or the first of a stretch) with partners `their`."""
-        at = np.arange(mine, mine + len(scores)) if isinstance(mine, int) else mine
-        numbers = np.arange(their, their + scores.shape[1]) if isinstance(their, int) else their
-        n = min(self.partner.shape[1], scores.shape[1])
-        top = scores.argmax(1)[:, None] if n == 1 else np.argpartition(-scores, n - 1, axis=1)[:, :n]
-        score = np.concatenate([self.score[at], np.take_along_axis(scores, top, 1)], 1)
-        partner = np.concatenate([self.partner[at], numbers[top]], 1)
+    def add(self, at: np.ndarray, partner: np.ndarray, score: np.ndarray) -> None:
+        """More partners [a m] of the latents `at` [a] and their scores [a m], -inf of none."""
+        score = np.concatenate([self.score[at], score], 1)
+        partner = np.concatenate([self.partner[at], partner], 1)
         order = np.lexsort((partner, -score), axis=1)[:, : self.partner.shape[1]]
         self.score[at] = np.take_along_axis(score, order, 1)
         self.partner[at] = np.take_along_axis(partner, order, 1)

@@ -210,13 +210,13 @@ class FeatureWriter:
 
     def _summarise(self, rows: _Rows, vocabulary: Vocabulary) -> None:
         """codes_by_latent -> what is said of each latent: a bounded number of codes at a time."""
-        n_shown = len(vocabulary.names)
+        n_shown, names = len(vocabulary.names), pa.array(vocabulary.names, pa.string())
         with SummaryWriter(self.folder, self.n_rows, vocabulary) as out:
             for low, high, latent, row, value in self._blocks():
                 fired, n = latent - low, high - low
                 counts = summaries.shown_counts(fired, rows.shown[row], None, value < 0, n_shown)
                 stats = summaries.statistics(fired, value, n)
-                examples = self._examples(low, stats, latent, row, value, rows, vocabulary.names)
+                examples = self._examples(low, stats, latent, row, value, rows, names)
                 out.add(low, stats, counts, examples)
 
     def _blocks(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
@@ -245,7 +245,7 @@ class FeatureWriter:
         row: np.ndarray,
         value: np.ndarray,
         rows: _Rows,
-        names: np.ndarray,
+        names: pa.Array,
     ) -> Iterator[pa.Table]:
         """The table `examples` of one block's codes."""
         keys = summaries.latent_keys(self.seed, np.arange(low, low + len(stats.count)))
@@ -260,8 +260,9 @@ class FeatureWriter:
             begin, end = rows.windows(row[chosen], self.window)
             offsets, shown = summaries.stretches(begin, end)
             of = np.repeat(latent[chosen], np.diff(offsets))
-            values = summaries.values_at(latent, row, value, of, shown)
-            window_names = pa.array(names[rows.shown[shown]], pa.string())
+            own = slice(*np.searchsorted(latent, (of[0], of[-1] + 1)))
+            values = summaries.values_at(latent[own], row[own], value[own], of, shown)
+            window_names = names.take(pa.array(rows.shown[shown]))
             yield tables.table(
                 "examples",
                 latent[chosen],

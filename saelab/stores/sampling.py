@@ -108,7 +108,7 @@ def _write_partners(folder: Path, sample: Sample, d_sae: int) -> None:
     from scipy import sparse
 
     n = len(sample.row)
-    ones = np.ones(len(sample.latent), np.int64)
+    ones = np.ones(len(sample.latent), np.int32)
     fires = sparse.csr_array((ones, sample.latent, sample.indptr), shape=(n, d_sae))
     by_latent = sparse.csr_array(fires.T)
     alone = np.bincount(sample.latent, minlength=d_sae)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from letters import Letters
-from scipy import stats
+from scipy import sparse, stats
 
 import saelab
 from saelab.sae import SAE
-from saelab.stores import compare
+from saelab.stores import compare, nearest
 from saelab.types import Codes, ConfigError, HookPoint, RangeError, StoreError
 
 N, WIDTH = 300, 24
@@ -140,7 +140,7 @@ def dense(store):
 
 @pytest.mark.parametrize("blocks", [(1 << 25, 1 << 22, 1 << 22), (6_000, 30_000, 1_000)])
 def test_phi_cosine_and_controls_equal_brute_force(store, stranger, monkeypatch, blocks):
-    for name, value in zip(("BLOCK_SCORES", "CHUNK_CODES", "BLOCK_VALUES"), blocks, strict=True):
+    for name, value in zip(("BLOCK_PAIRS", "CHUNK_CODES", "BLOCK_VALUES"), blocks, strict=True):
         monkeypatch.setattr(compare, name, value)
     found = store.compare(stranger, n=4, min_rows=400, seed=7)
     ours, theirs = dense(store), dense(stranger)
@@ -231,3 +231,74 @@ def test_wrong_numbers(store, stranger, asked):
         store.compare(stranger, **asked)
     with pytest.raises(ConfigError, match="compared with another"):
         store.compare(None)
+
+
+class Side:
+    """Firings that are drawn: of few latents, so that many never fire together."""
+
+    def __init__(self, seed, n_rows=60, n_latents=90):
+        random = np.random.default_rng(seed)
+        self.matrix = random.random((n_rows, n_latents)) < random.choice([0.03, 0.1, 0.6], n_latents)
+        self.matrix[:, 7] = self.matrix[:, 3]  # equal partners: the lower comes first
+        self.store = SimpleNamespace(n_rows=n_rows, n_latents=n_latents)
+        self.latents = np.flatnonzero(self.matrix.any(0) & (np.arange(n_latents) % 5 > 0))
+        self.count = self.matrix.sum(0)[self.latents].astype(np.float64)
+
+    def fires(self, first, stop):
+        rows = np.arange(first, stop) % self.store.n_rows
+        return sparse.csr_array(self.matrix[np.ix_(rows, self.latents)].astype(np.int32))
+
+
+@pytest.mark.parametrize("n", [1, 3, 40, 90])
+@pytest.mark.parametrize(("pairs", "codes"), [(1 << 23, 1 << 25), (300, 200)])
+def test_partners_that_hardly_fire_together_equal_brute_force(monkeypatch, tmp_path, n, pairs, codes):
+    monkeypatch.setattr(compare, "BLOCK_PAIRS", pairs)
+    monkeypatch.setattr(compare, "CHUNK_CODES", codes)
+    mine, their = Side(1), Side(2)
+    chunks = compare._Chunks(str(tmp_path), mine, their)
+    for shift in (0, 17):
+        partner, score = compare._cofiring(chunks, n, shift)
+        a, b = mine.matrix.astype(float), np.roll(their.matrix, -shift, axis=0).astype(float)
+        together, ours, theirs, total = a.T @ b, a.sum(0)[:, None], b.sum(0), len(a)
+        with np.errstate(all="ignore"):
+            phi = (total * together - ours * theirs) / np.sqrt(
+                ours * (total - ours) * theirs * (total - theirs)
+            )
+        for x, side in ((phi, mine), (phi.T, their)):
+            x[np.setdiff1d(np.arange(90), side.latents)] = -np.inf
+        best = np.argsort(-phi, axis=1, kind="stable")[:, :n]
+        known = np.take_along_axis(phi, best, 1)
+        none = ~np.isfinite(known)
+        np.testing.assert_array_equal(partner, np.where(none, -1, best))
+        np.testing.assert_array_equal(score, np.where(none, np.nan, known))
+
+
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_the_nearest_of_many_directions_equal_the_definition(monkeypatch, kind, n):
+    monkeypatch.setattr(nearest, "_fast", lambda width: kind)
+    monkeypatch.setattr(nearest, "BLOCK_SCORES", 1 << 15)
+    taken = []
+    monkeypatch.setattr(
+        nearest, "_in_blocks", lambda *a, plain=nearest._in_blocks: (taken.append(len(a[0])), plain(*a))[1]
+    )
+    random = np.random.default_rng(0)
+
+    def unit(x):
+        return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+    a, b = unit(random.normal(size=(300, 48))), unit(random.normal(size=(2_003, 48)))
+    close = b.copy()
+    close[1000:1200] = unit(a[:200] + 1e-4 * random.normal(size=(200, 48)))
+    close[1200:1400], close[1400:1600] = unit(a[:200] + 1e-4 * random.normal(size=(200, 48))), a[:200]
+    close[1700:1703] = close[:3]  # equal: the lower comes first
+    cases = {"random": (a, b), "close": (a, close), "opposite": (np.abs(a), -np.abs(b))}
+    for name, (ours, theirs) in cases.items():
+        found, known = nearest.nearest(ours, theirs, n), nearest.nearest_reference(ours, theirs, n)
+        np.testing.assert_array_equal(found[0], known[0], err_msg=name)
+        np.testing.assert_array_equal(found[1], known[1], err_msg=name)
+    assert not taken
+    alike = np.repeat(b[:1], 2_003, axis=0)
+    np.testing.assert_array_equal(nearest.nearest(a, alike, n)[0], np.tile(np.arange(n), (300, 1)))
+    assert sum(taken) == 300
+    assert nearest.nearest(a[:0], b, n)[0].shape == (0, n)

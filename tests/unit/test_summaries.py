@@ -91,6 +91,15 @@ def test_strongest_equals_a_plain_sort(codes, keep):
 
 
 @settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(-3, 3), max_size=7), max_size=9), st.integers(0, 4))
+def test_at_least_is_the_last_that_is_kept_of_a_stretch(stretches, keep):
+    values = np.array([v for s in stretches for v in s], dtype=np.float32)
+    limit = summaries.at_least(values, np.cumsum([0, *map(len, stretches)]), keep, -9)
+    expected = [sorted(s)[-keep] if keep and len(s) > keep else -9 for s in stretches]
+    np.testing.assert_array_equal(limit, expected)
+
+
+@settings(max_examples=60, deadline=None)
 @given(sorted_codes(), st.integers(0, 30), st.integers(0, 3))
 def test_spread_takes_the_smallest_draws_of_each_stratum(codes, keep, seed):
     fired, row, value, n = codes

@@ -29,8 +29,10 @@ import torch
 
 from saelab.corpora import Document
 from saelab.harvesting.batches import Batch
+from saelab.layout import LINE
 from saelab.stores import FeatureStore
-from saelab.types import Codes, HookPoint
+from saelab.subjects.reading import Rows
+from saelab.types import Codes, HookPoint, Shown
 
 WORDS, LENGTH, BATCH = 20_000, 250, 20_000
 
@@ -135,10 +137,13 @@ def batches(n_rows: int, sae: Drawn) -> Iterator[Batch]:
         token = np.minimum(rng.zipf(1.3, n) - 1, WORDS - 1)
         number = (first + np.arange(n)) // LENGTH
         documents = [Document(str(i), f"document {i}") for i in range(number[0], number[-1] + 1)]
-        rows = np.stack([number, (first + np.arange(n)) % LENGTH + 1], 1)
+        origin = np.stack([number, (first + np.arange(n)) % LENGTH + 1, np.zeros(n, np.int64)], 1)
+        distinct, shown = np.unique(token, return_inverse=True)
+        vocabulary = [Shown("token", name) for name in names[distinct].tolist()]
+        nothing = np.zeros(n, bool)
+        rows = Rows(origin, shown.astype(np.int32), vocabulary, token.astype(np.int32), nothing, ~nothing)
         acts = {"h": torch.from_numpy(token).float()[:, None]}
-        yield Batch(documents, int(number[0]), acts, rows, token.astype(np.int32), names[token].tolist(),
-                    np.zeros(n, bool))  # fmt: skip
+        yield Batch(documents, int(number[0]), acts, rows, [str(LINE)] * len(documents))
 
 
 class Timed:

@@ -35,6 +35,8 @@ from saelab.subjects.reading import Rows
 from saelab.types import Codes, HookPoint, Shown
 
 WORDS, LENGTH, BATCH = 20_000, 250, 20_000
+ASKED = 100
+"""Latents that are asked for, a tenth of them cold."""
 
 
 def main() -> None:
@@ -89,10 +91,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
     for name, size in sizes.items():
         figures[f"MB, {name}"] = size / 1e6
-    latents = np.random.default_rng(1).choice(options.d_sae, 100, replace=False).tolist()
+    latents = np.random.default_rng(1).choice(options.d_sae, ASKED, replace=False).tolist()
     asked = {"latent(j)": "latent", "examples(j)": "examples", "tokens(j)": "tokens", "codes(j)": "codes"}
     for name, method in asked.items():
-        cold = [seconds(getattr(fresh(folder), method), j) for j in latents[:10]]
+        cold = [seconds(getattr(fresh(folder), method), j) for j in latents[: ASKED // 10]]
         warm = [seconds(getattr(store, method), j) for j in latents]
         figures[f"ms, {name}, cold and just opened"] = 1e3 * statistics.median(cold)
         figures[f"ms, {name}, median"] = 1e3 * statistics.median(warm)

@@ -29,11 +29,14 @@ import torch
 
 from saelab.corpora import Document
 from saelab.harvesting.batches import Batch
+from saelab.layout import LINE
 from saelab.stores import FeatureStore
 from saelab.subjects.reading import Rows
 from saelab.types import Codes, HookPoint, Shown
 
 WORDS, LENGTH, BATCH = 20_000, 250, 20_000
+ASKED = 100
+"""Latents that are asked for, a tenth of them cold."""
 
 
 def main() -> None:
@@ -75,10 +78,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
     for name, size in sizes.items():
         figures[f"MB, {name}"] = size / 1e6
-    latents = np.random.default_rng(1).choice(options.d_sae, 100, replace=False).tolist()
+    latents = np.random.default_rng(1).choice(options.d_sae, ASKED, replace=False).tolist()
     asked = {"latent(j)": "latent", "examples(j)": "examples", "tokens(j)": "tokens", "codes(j)": "codes"}
     for name, method in asked.items():
-        cold = [seconds(getattr(fresh(folder), method), j) for j in latents[:10]]
+        cold = [seconds(getattr(fresh(folder), method), j) for j in latents[: ASKED // 10]]
         warm = [seconds(getattr(store, method), j) for j in latents]
         figures[f"ms, {name}, cold and just opened"] = 1e3 * statistics.median(cold)
         figures[f"ms, {name}, median"] = 1e3 * statistics.median(warm)
@@ -136,17 +139,20 @@ class Drawn:
 
 def batches(n_rows: int, sae: Drawn) -> Iterator[Batch]:
     """Documents of LENGTH rows."""
-    vocabulary = [Shown("token", f"word{i}") for i in range(WORDS)]
+    names = np.array([f"word{i}" for i in range(WORDS)])
     rng = np.random.default_rng(4)
     for first in range(0, n_rows, BATCH):
         n = min(BATCH, n_rows - first)
-        token = np.minimum(rng.zipf(1.3, n) - 1, WORDS - 1).astype(np.int32)
+        token = np.minimum(rng.zipf(1.3, n) - 1, WORDS - 1)
         number = (first + np.arange(n)) // LENGTH
         documents = [Document(str(i), f"document {i}") for i in range(number[0], number[-1] + 1)]
         origin = np.stack([number, (first + np.arange(n)) % LENGTH + 1, np.zeros(n, np.int64)], 1)
-        rows = Rows(origin, token, vocabulary, token, np.zeros(n, bool), np.ones(n, bool))
+        distinct, shown = np.unique(token, return_inverse=True)
+        vocabulary = [Shown("token", name) for name in names[distinct].tolist()]
+        nothing = np.zeros(n, bool)
+        rows = Rows(origin, shown.astype(np.int32), vocabulary, token.astype(np.int32), nothing, ~nothing)
         acts = {"h": torch.from_numpy(token).float()[:, None]}
-        yield Batch(documents, int(number[0]), acts, rows, ["line"] * len(documents))
+        yield Batch(documents, int(number[0]), acts, rows, [str(LINE)] * len(documents))
 
 
 class Timed:

@@ -12,7 +12,6 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from saelab.config import integer, is_integer
 from saelab.files import path_of
@@ -24,7 +23,7 @@ from saelab.stores.feature_fields import KIND, checked_manifest
 from saelab.stores.labels import attach, checked_source, labels_of
 from saelab.stores.latent_tables import LatentTables
 from saelab.stores.neuronpedia import read_export
-from saelab.stores.queries import connect, select
+from saelab.stores.queries import ask, connect, select
 from saelab.stores.records import (
     COLUMNS,
     NUMBERS,
@@ -116,18 +115,21 @@ class FeatureStore:
             RangeError: The latent is out of range.
             ConfigError: No row shows such a facet.
         """
+        return pd.DataFrame(self._firings(latent, n, facet))
+
+    def _firings(self, latent: int, n: int, facet: str | None) -> dict[str, np.ndarray]:
+        """The columns of `firings`."""
         n = integer("n", n, 0, error=RangeError)
         found = self._tables.of("firings", self._checked(latent))
         facets, names = self._vocabulary
         shown = found.column("shown").to_numpy()
-        if facet is not None:
+        if facet is None:
+            at = np.arange(min(n, len(shown)))
+        else:
             self._check_facet(facet)
-            kept = facets[shown] == facet
-            found, shown = found.filter(pa.array(kept)), shown[kept]
-        frame = found.slice(0, min(n, len(found))).drop_columns(["latent", "shown"]).to_pandas()
-        frame.insert(0, "facet", facets[shown[:n]])
-        frame.insert(1, "name", names[shown[:n]])
-        return frame
+            at = np.flatnonzero(facets[shown] == facet)[:n]
+        counts = {name: found.column(name).to_numpy()[at] for name in ("count", "negative", "lift")}
+        return {"facet": facets[shown[at]], "name": names[shown[at]], **counts}
 
     def tokens(self, latent: int, n: int = 20) -> pd.DataFrame:
         """`firings` of facet "token": token, count, negative, lift.
@@ -140,8 +142,9 @@ class FeatureStore:
             RangeError: The latent is out of range.
             ConfigError: The store has no tokens.
         """
-        found = self.firings(latent, n, "token").drop(columns="facet")
-        return found.rename(columns={"name": "token"})
+        found = self._firings(latent, n, "token")
+        del found["facet"]
+        return pd.DataFrame({"token": found.pop("name"), **found})
 
     @functools.cached_property
     def _vocabulary(self) -> tuple[np.ndarray, np.ndarray]:
@@ -211,8 +214,8 @@ class FeatureStore:
             StoreError: Its codes were not kept.
         """
         row = _index(row, self.n_rows, "row")
-        where = self.query("select * from rows where row = ?", [row]).iloc[0]
-        codes = self.query("select latent, value from codes_by_row where row = ?", [row])
+        where = ask(self._connection, "select * from rows where row = ?", [row]).iloc[0]
+        codes = ask(self._connection, "select latent, value from codes_by_row where row = ?", [row])
         if self.kept != "full" and codes.empty:
             self.need_codes()
         order = np.lexsort((codes["latent"], -codes["value"].abs()))
@@ -248,7 +251,7 @@ class FeatureStore:
         columns = ", ".join(DocumentRecord._fields)
         sql = f"select {columns} from documents where document in (select unnest(?::bigint[]))"
         sql += f" and ({PICTURED})" if seen else ""
-        found = self.query(sql, [sorted({int(number) for number in of})], "arrow").to_pylist()
+        found = ask(self._connection, sql, [sorted({int(number) for number in of})], "arrow").to_pylist()
         return {
             each["document"]: DocumentRecord(**{**each, "labels": tuple(each["labels"] or ())})
             for each in found
@@ -257,7 +260,7 @@ class FeatureStore:
     @functools.cached_property
     def _pictured(self) -> bool:
         """Whether any document has a grid or a picture."""
-        return bool(len(self.query(f"select 1 from documents where {PICTURED} limit 1")))
+        return bool(len(ask(self._connection, f"select 1 from documents where {PICTURED} limit 1")))
 
     def codes(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
         """Every firing of a latent, of the sampled rows where the store has codes of these alone.
@@ -272,7 +275,8 @@ class FeatureStore:
         at = self._checked(latent)
         if self.kept == "none":
             self.need_codes()
-        found = self.query("select row, value from codes_by_latent where latent = ? order by row", [at])
+        sql = "select row, value from codes_by_latent where latent = ? order by row"
+        found = ask(self._connection, sql, [at])
         return found["row"].to_numpy(), found["value"].to_numpy()
 
     def need_codes(self) -> None:

@@ -77,14 +77,26 @@ def select(
         raise ConfigError(message)
     if not isinstance(sql, str):
         raise StoreError(_complaint(f"a {type(sql).__name__}"))
-    with _complaining():
-        # a cursor of its own for each query, so that threads do not meet
-        with connection.cursor() as cursor:
-            _check(cursor, sql)
-            cursor.execute("begin transaction read only")
-            if format == "arrow":
-                return cursor.sql(sql, params=values).to_arrow_table()
-            return cursor.execute(sql, values).df()
+    with _complaining(), connection.cursor() as cursor:
+        _check(cursor, sql)
+        cursor.execute("begin transaction read only")
+        return _result(cursor, sql, values, format)
+
+
+def ask(
+    connection: duckdb.DuckDBPyConnection, sql: str, values: list[Any] | None = None, format: str = "pandas"
+) -> Any:
+    """What `select` gives, for statements of the store's own: to look into what they say takes longer than
+    to answer them."""
+    with _complaining(), connection.cursor() as cursor:
+        return _result(cursor, sql, values, format)
+
+
+def _result(cursor: duckdb.DuckDBPyConnection, sql: str, values: Any, format: str) -> Any:
+    # each query has a cursor of its own, so that threads do not meet
+    if format == "arrow":
+        return cursor.sql(sql, params=values).to_arrow_table()
+    return cursor.execute(sql, values).df()
 
 
 def _confine(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
@@ -157,4 +169,4 @@ def _complaint(got: object) -> str:
     )
 
 
-__all__ = ["FUNCTIONS", "TABLES", "connect", "select"]
+__all__ = ["FUNCTIONS", "TABLES", "ask", "connect", "select"]

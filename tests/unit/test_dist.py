@@ -238,7 +238,7 @@ def test_alone_everything_is_a_no_op():
         assert dist.first()
         for axis in (dist.ranks, dist.rows, dist.latents):
             assert (axis.size, axis.rank, axis.count(3), axis.bounds(7)) == (1, 0, 3, (0, 7))
-            for name in ("total", "least", "most", "part", "share", "spread", "summed", "used_by_all"):
+            for name in ("total", "least", "most", "own", "share", "spread", "summed", "used_by_all"):
                 assert getattr(axis, name)(x) is x
             assert axis.pooled(x, 9) is x
             assert axis.everyone(x) == [x]

@@ -11,6 +11,8 @@ statistics: a = weight / sqrt(running_var + eps), W a, (b - running_mean) a + bi
     counts, unlike in ours, so ours is the
                   next smaller float
     BatchTopKSAE  where relu(pre) >= running_threshold, which only modules saved whole have
+    MpSAE         has no encoder: k steps of matching pursuit on the rows of D, each a whole product with
+                  one of them, of any sign
 
 A state dict has neither the rule nor k, delta or the normalisation: the user says them.
 """
@@ -34,8 +36,9 @@ from saelab.types import short
 
 NAME = "overcomplete"
 OPTIONS = {
-    "rule": "What a state dict computes: 'relu', 'topk' or 'batchtopk' (JumpSAE is known by its thresholds).",
-    "k": "Codes of a row, for rule='topk' or 'batchtopk'.",
+    "rule": "What a state dict computes: 'relu', 'topk' or 'batchtopk' (JumpSAE is known by its thresholds); "
+    "'matching_pursuit' where it has no encoder.",
+    "k": "Codes of a row, for rule='topk' or 'batchtopk', and steps of matching pursuit.",
     "threshold": "running_threshold, for rule='batchtopk'.",
     "normalization": "How the dictionary's rows are scaled, if not to norm 1: 'l2', 'l1', 'max_l2', 'max_l1' "
     "or 'identity'.",
@@ -49,6 +52,7 @@ _CLASSES = {
     "JumpSAE": "jumprelu",
     "RAJumpSAE": "jumprelu",
     "BatchTopKSAE": "batchtopk",
+    "MpSAE": "matching_pursuit",
 }
 _KEYS = HARMLESS | set("training fitted kernel_fn nb_concepts threshold_momentum top_k input_shape".split())
 # what modules saved whole hold of their own, and what their encoder and dictionary are made of
@@ -61,8 +65,6 @@ _MODULE = re.compile(
 )
 _ARCHETYPAL = {"dictionary.C", "dictionary.W", "dictionary.Relax"}
 _REFUSED = {
-    "MpSAE": "Codes of an MpSAE are products with a dictionary of any norm, negative ones too where no other "
-    "is left: the pursuit of saelab takes coefficients, and ends there.",
     "OMPSAE": "Codes of an OMPSAE are solved for by non-negative least squares after each step, which no SAE "
     "of saelab does.",
     "QSAE": "Codes of a QSAE are levels that it has learned, which no SAE of saelab has.",
@@ -93,13 +95,16 @@ def load(found: Found) -> SAE:
             short(config.get("__class__", quantised)),
             _REFUSED.get(name or quantised, "saelab has no such SAE."),
         )
-    if not any(tensor.startswith("encoder.") for tensor in file.info):
-        refuse(
-            f"{found.path} must hold an encoder",
-            f"none, as an MpSAE or OMPSAE: {short(sorted(file.info))}",
-            f"{_REFUSED['MpSAE']} {_REFUSED['OMPSAE']}",
-        )
     rule = _CLASSES.get(name) or ("jumprelu" if "thresholds" in file.info else None)
+    if not any(tensor.startswith("encoder.") for tensor in file.info):
+        rule = rule or found.asked("rule", "without an encoder, 'matching_pursuit' of an MpSAE, or an OMPSAE")
+        if rule != "matching_pursuit":
+            refuse(
+                f"{found.path} must hold an encoder, or be an MpSAE (rule='matching_pursuit')",
+                f"rule={short(rule)} and the tensors {short(sorted(file.info))}",
+                _REFUSED["OMPSAE"],
+            )
+        return _pursuit(found)
     if rule is None:
         rule = found.asked("rule", _WHY)
         if rule not in ("relu", "topk", "batchtopk"):
@@ -132,7 +137,33 @@ def load(found: Found) -> SAE:
         subtract=False,
         **more,
     )
-    return done(plain, found, "dictionary._weights" if "dictionary._weights" in file.info else "dictionary.C")
+    return done(plain, found, _main(file))
+
+
+def _pursuit(found: Found) -> SAE:
+    """An MpSAE in eval mode, which has no dropout."""
+    config, W_dec = found.config, _dictionary(found)
+    known({key: config[key] for key in config if not _MODULE.fullmatch(key)}, _KEYS | {"k", "dropout"}, found)
+    zeros = torch.zeros(sum(W_dec.shape))
+    plain = Plain(
+        rule="matching_pursuit",
+        W_enc=W_dec.t().to(found.source.dtype),
+        b_enc=zeros[: len(W_dec)].to(found.source.dtype),
+        W_dec=W_dec.to(found.source.dtype),
+        b_dec=zeros[len(W_dec) :].to(found.source.dtype),
+        subtract=False,
+        pursuit={
+            "max_iterations": positive(config["k"] if "k" in config else found.asked("k", _WHY), "k", found),
+            "residual_threshold": 0.0,
+            "stop_on_duplicate": False,
+            "whole_product": True,
+        },
+    )
+    return done(plain, found, _main(found.file))
+
+
+def _main(file: TensorFile) -> str:
+    return "dictionary._weights" if "dictionary._weights" in file.info else "dictionary.C"
 
 
 def _below(threshold: Tensor) -> Tensor:

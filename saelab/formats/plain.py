@@ -14,6 +14,7 @@ from torch import Tensor
 
 from saelab.formats.reading import refuse
 from saelab.sae import SAE, recipe
+from saelab.sae.architectures import PURSUIT
 from saelab.sae.batchwise import BatchTopK, FeatureChoice, GroupBias
 from saelab.sae.sparsifiers import AbsTopK, Gated, Gaussian, GroupMax, JumpReLU, MatchingPursuit, ReLU, TopK
 from saelab.types import ConfigError, FormatError, HookError, HookPoint, short
@@ -166,7 +167,7 @@ def build(plain: Plain, path: Path) -> SAE:
             state["W_skip"] = plain.W_skip
     elif plain.widths:
         name = "crosscoder"
-        sparsity = "batchtopk" if plain.rule == "batchtopk" else "l1"
+        sparsity = "l1" if plain.rule == "relu" else plain.rule
         options = {"k": min(32, d_sae), "sparsity": sparsity, "widths": list(plain.widths)} | options
     if plain.input_scale is not None:
         state["input_scale"] = plain.input_scale
@@ -232,11 +233,10 @@ def of(sae: SAE, to: str) -> Plain:
     if type(sparsifier) in (TopK, Gaussian):  # in eval mode a Gaussian code is the TopK of its mean
         return replace(plain, rule="topk", k=sparsifier.k)
     if type(sparsifier) is MatchingPursuit:
-        names = ("max_iterations", "residual_threshold", "stop_on_duplicate", "finish_step")
         return replace(
             plain,
             rule="matching_pursuit",
-            pursuit={name: config.options[name] for name in names},
+            pursuit={name: config.options[name] for name in PURSUIT},
         )
     if type(sparsifier) is GroupMax:
         return replace(plain, rule="group_max", k=sparsifier.k)

@@ -14,15 +14,17 @@ from saelab.formats.reading import TensorFile, TensorInfo, refuse
 from saelab.types import short
 
 _LINEAR = r"(\.\d+|_linear|\.linear|\.fc|_layer|\.layer|\.lin|_proj)?"
+_FIRST = r"((lin|linear|fc|layer)_)?"
 # role -> what people call it, in lower case and without what the file's tensors are wrapped in
 _NAMED = {
-    "W_enc": r"w_enc(oder)?|enc(oder)?_w(eights?)?|w_e|encoder|enc"
-    rf"|enc(ode|oder)?{_LINEAR}[._](w|weight|kernel)",
-    "W_dec": r"w_dec(oder)?|dec(oder)?_w(eights?)?|w_d|decoder|dec|dictionary|dictionary_vectors"
-    rf"|dec(ode|oder)?{_LINEAR}[._](w|weight|kernel)",
-    "b_enc": rf"b_enc(oder)?|enc(oder)?_b(ias)?|bias_enc|b_e|latent_bias|hidden_bias"
-    rf"|enc(ode|oder)?{_LINEAR}[._](b|bias)",
-    "b_dec": rf"b_dec(oder)?|dec(oder)?_b(ias)?|bias_dec|b_d|dec(ode|oder)?{_LINEAR}[._](b|bias)|bias|b",
+    "W_enc": r"(w|weights?)_?enc(oder)?|enc(oder)?_w(eights?)?|w_e|encoder|enc"
+    rf"|{_FIRST}enc(ode|oder)?{_LINEAR}[._](w|weights?|kernel)",
+    "W_dec": r"(w|weights?)_?dec(oder)?|dec(oder)?_w(eights?)?|w_d|decoder|dec|dictionary|dictionary_vectors"
+    rf"|{_FIRST}dec(ode|oder)?{_LINEAR}[._](w|weights?|kernel)",
+    "b_enc": rf"(b|bias(es)?)_?enc(oder)?|enc(oder)?_b(ias)?|b_e|latent_bias|hidden_bias"
+    rf"|{_FIRST}enc(ode|oder)?{_LINEAR}[._](b|bias(es)?)",
+    "b_dec": rf"(b|bias(es)?)_?dec(oder)?|dec(oder)?_b(ias)?|b_d|bias|b"
+    rf"|{_FIRST}dec(ode|oder)?{_LINEAR}[._](b|bias(es)?)",
     "pre_bias": r"pre_bias|b_pre|bias_pre|pre_encoder_bias|input_bias|tied_bias",
     "threshold": r"(\w+\.)?(threshold|thresholds|theta)",
     "log_threshold": r"(\w+\.)?log_thresholds?",

@@ -227,7 +227,11 @@ def save(sae: SAE, folder: Path) -> None:
     if plain.rule == "matching_pursuit":
         del tensors["W_enc"], tensors["b_enc"]
         renamed = {"stop_on_duplicate": "stop_on_duplicate_support"}
-        config |= {renamed.get(k, k): v for k, v in plain.pursuit.items() if k != "finish_step"}
+        config |= {
+            renamed.get(k, k): v
+            for k, v in plain.pursuit.items()
+            if k not in ("finish_step", "whole_product")
+        }
     if plain.k is not None and "topk" in name:
         config |= {"k": plain.k, "rescale_acts_by_decoder_norm": False}
     kept = {key: tensor.contiguous() for key, tensor in tensors.items() if tensor is not None}
@@ -239,6 +243,8 @@ def _other_pursuit(plain: Plain) -> str | None:
     """Why SAELens' matching pursuit gives other codes, None where it gives the same."""
     if not (plain.W_dec.norm(dim=1) - 1).abs().max() <= 2e-6:
         return "it needs decoder rows of norm 1 in raw units, as with normalise='none'"
+    if plain.pursuit["whole_product"]:
+        return "its codes are never below 0, as with whole_product=False"
     if not plain.pursuit["finish_step"]:
         return "it looks at the residual after a step, as with finish_step=True"
     if not plain.subtract and plain.b_dec.any():

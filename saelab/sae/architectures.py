@@ -82,6 +82,10 @@ def _jump(config: SAEConfig) -> JumpReLU:
     )
 
 
+PURSUIT = ("max_iterations", "residual_threshold", "stop_on_duplicate", "finish_step", "whole_product")
+"""Options of matching pursuit's sparsifier."""
+
+
 def _transcoder(line: str, skip: bool = False) -> Recipe:
     return Recipe(
         line=line,
@@ -426,15 +430,16 @@ register(
             "finish_step": Option(
                 False, flag, "Whether a row takes one step more before it is seen to be done (SAELens)."
             ),
+            "whole_product": Option(
+                False,
+                flag,
+                "Whether products are codes whatever their sign and the norm of directions, in "
+                "max_iterations steps of every row (overcomplete).",
+            ),
             **REVIVAL,
             **{name: option for name, option in COMMON.items() if name != "tied_init"},
         },
-        sparsifier=lambda c: MatchingPursuit(
-            *(
-                c.options[key]
-                for key in ("max_iterations", "residual_threshold", "stop_on_duplicate", "finish_step")
-            )
-        ),
+        sparsifier=lambda c: MatchingPursuit(**{key: c.options[key] for key in PURSUIT}),
         losses=_with_auxk("mse"),
         rules=_rules("unit_norm", "encoder_is_decoder"),
     ),
@@ -457,8 +462,9 @@ register(
             "widths": Option((), widths, "Width of each activation that is read, side by side."),
             "sparsity": Option(
                 "batchtopk",
-                one_of("batchtopk", "l1"),
-                "'batchtopk' ranks codes times the sum of their directions' norms; 'l1' penalises that.",
+                one_of("batchtopk", "topk", "l1"),
+                "'batchtopk' ranks codes times the sum of their directions' norms, 'topk' the codes of a row "
+                "as they are; 'l1' penalises their product.",
             ),
             **BATCH,
             "k": replace(BATCH["k"], check=of_selection),
@@ -467,11 +473,11 @@ register(
             **ENCODER,
             "normalise": NORMALISE_ONE,
         },
-        sparsifier=lambda c: (
-            BatchTopK(c.options["k"], c.options["threshold_decay"], by_norm=True)
-            if c.options["sparsity"] == "batchtopk"
-            else ReLU()
-        ),
+        sparsifier=lambda c: {
+            "batchtopk": lambda: BatchTopK(c.options["k"], c.options["threshold_decay"], by_norm=True),
+            "topk": lambda: TopK(c.options["k"]),
+            "l1": ReLU,
+        }[c.options["sparsity"]](),
         losses=lambda c: _with_auxk("mse", *(["l1"] if c.options["sparsity"] == "l1" else []))(c),
         rules=_rules(),
         dictionary=lambda c: Joint(c.d_sae, c.widths),

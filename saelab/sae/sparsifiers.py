@@ -211,7 +211,10 @@ class MatchingPursuit(Sparsifier):
     or when no direction has a positive product, or, with stop_on_duplicate, when a direction would be taken
     twice. With finish_step these are looked at after a step, not before it, so that the first one is always
     taken and the one that takes a direction again counts, as in SAELens. Gradients flow through the chain of
-    residuals. The encoder is not used: a rule keeps it at W_dec^T, so that `pre` are the products of the
+    residuals. With whole_product v is <r, d_j> itself, of any sign, and every row takes all steps, as in
+    overcomplete: the same only for directions of norm 1, products > 0 and a threshold of 0.
+
+    The encoder is not used: a rule keeps it at W_dec^T, so that `pre` are the products of the
     first iteration.
 
     pre [n d_sae], x [n d_in] -> codes [n d_sae]
@@ -223,15 +226,18 @@ class MatchingPursuit(Sparsifier):
         residual_threshold: float,
         stop_on_duplicate: bool,
         finish_step: bool = False,
+        whole_product: bool = False,
     ) -> None:
         super().__init__()
-        self.finish_step = finish_step
+        self.finish_step, self.whole_product, self.signed = finish_step, whole_product, whole_product
         self.max_iterations, self.residual_threshold = max_iterations, residual_threshold
         self.stop_on_duplicate = stop_on_duplicate
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
         W_dec = dictionary()
         squares = W_dec.detach().square().sum(1).clamp_min(torch.finfo(x.dtype).tiny)
+        if self.whole_product:
+            squares = torch.ones_like(squares)
         todo = torch.arange(len(x), device=x.device)
         residual, product = x, x.detach() @ W_dec.detach().t()
         rows, latents, values = [], [], []
@@ -245,6 +251,8 @@ class MatchingPursuit(Sparsifier):
             again = taken[todo, chosen] if self.stop_on_duplicate else torch.zeros_like(go)
             if not self.finish_step:
                 go &= ~again
+            if self.whole_product:
+                go = torch.ones_like(go)
             todo, chosen, residual, ends = todo[go], chosen[go], residual[go], again[go]
             if not len(todo):
                 break

@@ -37,10 +37,14 @@ CASES = {
     "group_max": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
     "variational": [{"k": 7}, {"k": 7, "sampling": False, "sigma": 1.0}, {"k": "d_sae", "sigma": 0.3}],
     "archetypal": [{"k": 7, "delta": 0.2}],
-    "matching_pursuit": [{"max_iterations": 5}, {"max_iterations": 9, "stop_on_duplicate": False}],
+    "matching_pursuit": [
+        {"max_iterations": 5},
+        {"max_iterations": 9, "stop_on_duplicate": False},
+        {"max_iterations": 4, "whole_product": True},
+    ],
     "transcoder": [{"k": 7}, {"k": 1, "sparsity": "batchtopk"}],
     "skip_transcoder": [{"k": 7}],
-    "crosscoder": [{"k": 7}, {"k": 1, "sparsity": "l1"}],
+    "crosscoder": [{"k": 7}, {"k": 1, "sparsity": "l1"}, {"k": 7, "sparsity": "topk"}],
 }
 # recipe -> what a code that is not 0 equals, where that is not its pre-activation
 CODE = {

@@ -74,6 +74,12 @@ def overcomplete_run(folder: Path, x: Tensor) -> Result:
 
 
 for name, case, given in (
+    (
+        "pursuit",
+        overcomplete("MpSAE", True, "identity", k=K, dictionary_params={"use_multiplier": True}),
+        {},
+    ),
+    ("pursuit-state", overcomplete("MpSAE", False, "identity", k=K), {"rule": "matching_pursuit", "k": K}),
     ("topk", overcomplete("TopKSAE", True, top_k=K), {}),
     ("topk-state", overcomplete("TopKSAE", False, top_k=K), {"rule": "topk", "k": K}),
     ("topk-norm", overcomplete("TopKSAE", True, "mlp_bn_1", top_k=K), {}),

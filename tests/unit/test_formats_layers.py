@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import saelab
 from saelab import load_sae
 from saelab.formats import load_layers
 from saelab.types import FormatError
@@ -105,3 +106,27 @@ def test_kinds_of_overcomplete_that_saelab_lacks_are_refused_by_name(tmp_path):
         torch.save(weights | more, tmp_path / "sae.pt")
         with pytest.raises(FormatError, match=said):
             load_sae(tmp_path)
+    torch.save(weights, tmp_path / "sae.pt")
+    with pytest.raises(FormatError, match="least squares"):
+        load_sae(tmp_path, rule="topk", k=3)
+
+
+def test_a_pursuit_of_whole_products_is_that_of_a_plain_loop(tmp_path):
+    """Directions of norms other than 1, and so few of them that all products are negative for some rows."""
+    D = torch.tensor([[1.0, 0.2, 0.0], [0.5, 0.8, 0.3]])
+    torch.save({"dictionary._weights": D}, tmp_path / "sae.pt")
+    sae = load_sae(tmp_path, rule="matching_pursuit", k=3, normalization="identity")
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    expected = torch.zeros(60, 2)
+    for i, r in enumerate(x.clone()):
+        for _ in range(3):
+            products = D @ r
+            j = int(products.argmax())
+            expected[i, j] += products[j]
+            r -= products[j] * D[j]
+    assert (expected < 0).any()
+    torch.testing.assert_close(sae.encode(x), expected)
+    torch.testing.assert_close(sae(x).x_hat, expected @ D)
+    torch.testing.assert_close(torch.from_numpy(sae.encode_sparse(x).dense()), expected)
+    with pytest.raises(FormatError, match=r"whole_product=False|norm 1"):
+        saelab.save_sae(sae, tmp_path / "lens", "saelens")

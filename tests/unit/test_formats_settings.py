@@ -195,9 +195,9 @@ def test_a_file_asked_for_by_name_does_not_take_another_ones_configuration(copie
 
 def test_a_crosscoder_of_another_kind_is_not_read_as_relu(copied):
     folder = copied("releases/crosscoder/two")
-    for told in ({"activation": "topk", "k": 4}, {"k": 4}, {"sae_type": "batchtopk"}):
+    for told in ({"activation": "topk", "normalise": "zscore", "k": 4}, {"k": 4}, {"sae_type": "batchtopk"}):
         (folder / "cfg.json").write_text(json.dumps(told))
-        with pytest.raises(FormatError, match=next(iter(told))):
+        with pytest.raises(FormatError, match="normalise" if "normalise" in told else next(iter(told))):
             load_sae(folder)
     (folder / "cfg.json").unlink()
     assert load_sae(folder).config.recipe == "crosscoder"
@@ -206,6 +206,30 @@ def test_a_crosscoder_of_another_kind_is_not_read_as_relu(copied):
         load_sae(folder)
     (folder / "0_cfg.json").write_text(json.dumps({"l1_coeff": 2, "dict_size": 16}))
     assert load_sae(folder / "0.pt").d_sae == 16
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_topk_crosscoder_keeps_the_largest_of_a_row(copied, bare):
+    folder = copied("releases/crosscoder/two")
+    w = torch.load(folder / "cc_weights.pt", weights_only=True)
+    (folder / "cfg.json").write_text(json.dumps({"activation": "topk", "k": 4, "seed": 1}))
+    if bare:
+        (folder / "cfg.json").unlink()
+        (folder / "cc_weights.pt").rename(folder / "0.pt")
+        with pytest.raises(FormatError, match=r"no k.*Pass load_sae\(\.\.\., k="):
+            load_sae(folder, activation="topk")
+    else:
+        with pytest.raises(FormatError, match=r"^activation must be what .* says, 'topk'"):
+            load_sae(folder, activation="relu")
+    sae = load_sae(folder, **({"activation": "topk", "k": 4} if bare else {}))
+    x = torch.randn(50, sae.d_in, generator=torch.Generator().manual_seed(0))
+    pre = torch.einsum("bmd,mdh->bh", x.reshape(50, 2, -1), w["W_enc"]) + w["b_enc"]
+    top = pre.topk(4)
+    codes = torch.zeros_like(pre).scatter(1, top.indices, top.values.relu())
+    torch.testing.assert_close(sae.encode(x), codes)
+    x_hat = (torch.einsum("bh,hmd->bmd", codes, w["W_dec"]) + w["b_dec"]).reshape(50, -1)
+    torch.testing.assert_close(sae(x).x_hat, x_hat)
+    assert (sae.encode(x) != 0).sum(1).max() == 4
 
 
 def test_every_format_is_tried():

@@ -70,6 +70,5 @@ def killed_runs(out: Path, times: int, seed: int, what: str = "train") -> tuple[
 def seen(out: Path) -> set[str]:
     """Checkpoints of a run; the folders of a store."""
     steps = {p.name for p in (out / "checkpoints").glob("step-*")}
-    return steps or {
-        f"{p.relative_to(out)}" for p in out.rglob("*") if p.is_dir() and p.name != "checkpoints"
-    }
+    folders = (p for p in out.rglob("*") if p.is_dir() and p.name != "checkpoints")
+    return steps or {str(p.relative_to(out)) for p in folders}

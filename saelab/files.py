@@ -267,11 +267,26 @@ def writing(path: str | Path) -> Iterator[None]:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        message = (
-            f"The folder of {path} must be writable and have room. Got: {error.strerror or error}. Free some "
-            "space or choose another folder."
+        what = f"The folder of {path}"
+        raise unwritable(what, error) from error
+
+
+def unwritable(what: object, error: OSError) -> StoreError:
+    """What is raised where the system refuses to write: it says whether what is written was removed.
+
+    Args:
+        what: Of whom it is said that it must be writable.
+        error: What the system said.
+    """
+    said = error.strerror or error
+    if error.errno in (errno.ENOENT, errno.ESTALE):
+        return StoreError(
+            f"{what} must stay in its place while it is written. Got: {said}, it was removed or moved. Call "
+            "again, and see that nothing removes it."
         )
-        raise StoreError(message) from error
+    return StoreError(
+        f"{what} must be writable and have room. Got: {said}. Free some space or choose another folder."
+    )
 
 
 def read_json(

@@ -28,6 +28,7 @@ from saelab.files import (
     restore_folder,
     set_aside,
     sha256,
+    unwritable,
     write_json,
 )
 from saelab.types import StoreError
@@ -55,6 +56,7 @@ def building(out: str | Path, overwrite: bool = False) -> Iterator[Path]:
         # one name for all, so that what a process that was killed left is removed
         with new_folder(place, place.with_name(f".{place.name}-building")) as folder:
             yield folder
+            _check_whole(folder)
 
 
 @contextlib.contextmanager
@@ -75,6 +77,7 @@ def resumable(out: str | Path, spec: Mapping[str, Any], overwrite: bool = False)
         _begin(folder, through_json(spec), overwrite)
         try:
             yield folder
+            _check_whole(folder)
             replace_folder(folder, place)
             tidy(place)
         finally:
@@ -96,7 +99,8 @@ def alone(out: Path) -> Iterator[None]:
                 shutil.rmtree(out.with_name(f".{out.name}-building"), ignore_errors=True)
             yield
     except OSError as error:
-        raise _unwritable(out, error) from error
+        what = f"The store at {out}"
+        raise unwritable(what, error) from error
 
 
 def finished(out: str | Path, spec: Mapping[str, Any]) -> bool:
@@ -332,13 +336,20 @@ def _claimed(out: str | Path, overwrite: bool) -> Iterator[Path]:
             _check_target(place, overwrite)
             yield place
     except OSError as error:
-        raise _unwritable(out, error) from error
+        what = f"The store at {out}"
+        raise unwritable(what, error) from error
 
 
-def _unwritable(out: object, error: OSError) -> StoreError:
-    return StoreError(
-        f"The store at {out} must be writable. Got: {error}. Free some space or pass another folder."
-    )
+def _check_whole(folder: Path) -> None:
+    """Raises StoreError where a store that is about to take its place lacks a file: somebody removed it."""
+    manifest = read_json_or_none(folder / NAME) or {}
+    for name, entry in manifest.get("files", {NAME: {"bytes": None}}).items():
+        if size_of(folder, name) != entry["bytes"]:
+            message = (
+                f"{folder / name} must stay in its place while it is written. Got none of its size, it was "
+                "removed or changed. Call again, and see that nothing removes it."
+            )
+            raise StoreError(message)
 
 
 def _check_target(out: Path, overwrite: bool) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from saelab.arguments import checked, place
 from saelab.config import from_dict, to_dict
-from saelab.files import Stamp, path_of, read_json, write_json
+from saelab.files import Stamp, path_of, read_json, unwritable, write_json
 from saelab.types import ConfigError, FormatError, MissingDependency, StoreError
 
 if TYPE_CHECKING:
@@ -234,11 +234,7 @@ def append_lines(folder: Path, records: list[Record]) -> None:
         with (folder / LINES).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record.to_dict(), allow_nan=False) + "\n" for record in records)
     except OSError as error:
-        message = (
-            f"{folder / LINES} must be writable. Got: {error.strerror or error}. Free some space or choose "
-            "another out."
-        )
-        raise StoreError(message) from error
+        raise unwritable(folder / LINES, error) from error
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

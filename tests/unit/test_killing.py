@@ -15,3 +15,13 @@ def test_a_run_that_is_killed_three_times_ends_bit_equal(tmp_path):
     assert left[0] != "none"
     assert printed == expected
     assert not (tmp_path / "killed" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["stream", "append"])
+def test_streamed_training_and_appending_survive_it_too(what, tmp_path):
+    expected = finish(tmp_path / "whole", what)
+    printed, left = killed_runs(tmp_path / "killed", 2, 0, what)
+    assert left
+    assert printed == expected
+    assert not [p for p in (tmp_path / "killed").rglob(".*") if not p.name.endswith(".lock")]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    "errors seeds files config layout types tensors dist stores sae corpora subjects embedded formats "
-    "interventions harvesting scale training analysis autointerp widgets lab demo commands cli"
+    "errors seeds progress files config layout types tensors dist stores sae corpora subjects embedded "
+    "formats interventions harvesting scale training analysis autointerp widgets lab demo commands cli"
 ).split()
 ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("saelab/**/*.py"))

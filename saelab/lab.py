@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import boolean, integer
-from saelab.subjects.ahead import Ahead, in_notebook, is_small
+from saelab.progress import in_notebook
+from saelab.subjects.ahead import Ahead, is_small
 from saelab.types import ConfigError, HasTokens, RangeError, StoreError, nearest, need, short
 from saelab.widgets import LabViews, SampleView, Selection
 from saelab.widgets.source import Source

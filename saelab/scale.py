@@ -30,6 +30,7 @@ from saelab.files import read_json, read_json_or_none
 from saelab.harvesting import harvest as harvest_alone
 from saelab.harvesting import index as index_alone
 from saelab.harvesting.batches import batches, check_hooks
+from saelab.progress import new_bar
 from saelab.stores import ActivationStore, ActivationWriter, FeatureStore
 from saelab.stores import manifest as manifests
 from saelab.stores.joining import JOINED, join
@@ -367,8 +368,6 @@ class _Pool:
         self, out: Path, task: _Task, corpus: Corpus, size: int, name: str, progress: bool
     ) -> list[Path]:
         """The folders of all parts, in order, once all are there."""
-        from tqdm.auto import tqdm
-
         folder = out / manifests.PARTS
         folder.mkdir(exist_ok=True)
         if (folder / JOINED).is_file():  # all were there
@@ -378,7 +377,7 @@ class _Pool:
         before = sum(done.values())
         source = _source(corpus, size, frozenset(done))
         with (
-            tqdm(desc=name, unit="row", unit_scale=True, disable=not progress, initial=before) as bar,
+            new_bar(desc=name, unit="row", unit_scale=True, disable=not progress, initial=before) as bar,
             contextlib.closing(self._results(source, task, folder)) as results,  # else it works on
         ):
             for result in results:

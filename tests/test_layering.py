@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    "errors seeds devices files config layout types arguments tensors dist stores sae corpora "
+    "errors seeds progress devices files config layout types arguments tensors dist stores sae corpora "
     "subjects embedded formats interventions harvesting scale training analysis autointerp widgets lab demo "
     "commands cli"
 ).split()

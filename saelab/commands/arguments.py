@@ -50,6 +50,18 @@ def check(given: Any, known: Arguments, where: str, prefix: str = "") -> dict[st
     where: whose arguments they are, for the error; prefix: what stands before their names ("corpus.").
     Raises ConfigError for an unknown name (with the nearest), a value of another type, a missing one.
     """
+    refuse_unknown(given, known, where, prefix)
+    refuse_missing(missing(given, known, prefix), given, where, prefix)
+    return {
+        name: typed(argument.hint, storable(given[name], prefix + name), prefix + name)
+        if name in given
+        else argument.default
+        for name, argument in known.items()
+    }
+
+
+def refuse_unknown(given: Any, known: Iterable[str], where: str, prefix: str = "") -> None:
+    """Raises ConfigError for what is no table, and for a name that is not known, with the nearest."""
     if not isinstance(given, Mapping):
         message = f"{where} must be a table. Got {given!r}. Pass its arguments by name."
         raise ConfigError(message)
@@ -60,20 +72,32 @@ def check(given: Any, known: Arguments, where: str, prefix: str = "") -> dict[st
                 f"It takes {', '.join(prefix + each for each in known)}."
             )
             raise ConfigError(message)
-    checked = {}
-    for name, argument in known.items():
-        if name in given:
-            checked[name] = typed(argument.hint, storable(given[name], prefix + name), prefix + name)
-        elif argument.default is NEEDED:
-            said = ", ".join(prefix + each for each in given) or "nothing"
-            message = (
-                f"{where} needs {prefix + name} ({type_name(argument.hint)}). Got {said}. "
-                f"Pass --{(prefix + name).replace('_', '-')}, or write it into the job's file."
-            )
-            raise ConfigError(message)
-        else:
-            checked[name] = argument.default
-    return checked
+
+
+def missing(given: Mapping[str, Any], known: Arguments, prefix: str = "") -> dict[str, str]:
+    """Dotted name -> type, of all that is needed and not given."""
+    return {
+        prefix + name: type_name(argument.hint)
+        for name, argument in known.items()
+        if argument.default is NEEDED and name not in given
+    }
+
+
+def refuse_missing(found: Mapping[str, str], given: Iterable[str], where: str, prefix: str = "") -> None:
+    """Raises ConfigError that names them all, where any is missing."""
+    if not found:
+        return
+    flags = _listed([f"--{name.replace('_', '-')}" for name in found])
+    message = (
+        f"{where} needs {_listed([f'{name} ({kind})' for name, kind in found.items()])}. "
+        f"Got {', '.join(prefix + each for each in given) or 'nothing'}. "
+        f"Pass {flags}, or write {'it' if len(found) == 1 else 'them'} into the job's file."
+    )
+    raise ConfigError(message)
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def from_flags(texts: list[str], hint: Any, name: str) -> Any:

@@ -13,7 +13,18 @@ from typing import Any
 
 import tomli_w
 
-from saelab.commands.arguments import NEEDED, Argument, Arguments, arguments_of, check, from_flags, storable
+from saelab.commands.arguments import (
+    NEEDED,
+    Argument,
+    Arguments,
+    arguments_of,
+    check,
+    from_flags,
+    missing,
+    refuse_missing,
+    refuse_unknown,
+    storable,
+)
 from saelab.config import integer_or_none
 from saelab.types import ConfigError, RangeError, nearest
 
@@ -21,6 +32,8 @@ SHORT = {"subject": "name", "sae": "path", "recipe": "name"}
 """`subject = "gpt2"` is short for `subject = {name = "gpt2"}`."""
 ROWS = ("subject", "corpus", "stream")
 """The tables that stand for rows to train on, in place of `acts`."""
+DECIDING = {"corpus": "kind", "recipe": "name"}
+"""The argument of a table on which it depends what others there are."""
 KINDS = ("text", "jsonl", "parquet", "hub", "world", "natural")
 
 
@@ -182,7 +195,10 @@ def _completed(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
     own, tables = _own(command), _tables(command)
     optional = ROWS if command == "train" else ()
     known = own | {name: Argument(Any, None if name in optional else NEEDED, "") for name in tables}
-    values = check({name: _table(name, value) for name, value in given.items()}, known, f"saelab {command}")
+    given = {name: _table(name, value) for name, value in given.items()}
+    refuse_unknown(given, known, f"saelab {command}")
+    refuse_missing(_missing(command, given), given, f"saelab {command}")
+    values = check(given, known, f"saelab {command}")
     if command == "train":
         _check_rows(values)
     for name in tables:
@@ -193,6 +209,35 @@ def _completed(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
         done = [_checked(name, each) for each in (value if several else [value])]
         values[name] = done if several else done[0]
     return {name: values[name] for name in (*tables, *own)}
+
+
+def _missing(command: str, given: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted name -> type, of all that a job needs and is not given, in whatever table. Of several recipes
+    each is told by itself, when it is checked."""
+    found, firsts = {}, {"corpus": f"corpus.{DECIDING['corpus']}"}
+    for name in _tables(command):
+        if isinstance(given.get(name), Mapping):
+            found |= _missing_in(name, given[name])
+        elif name not in given and (command != "train" or name not in ROWS):
+            found[firsts.get(name, name)] = "str" if name in SHORT else f"one of {', '.join(KINDS)}"
+    found |= missing(given, _own(command))
+    rows = [name for name in ("acts", "subject", "corpus") if given.get(name) is not None]
+    if command == "train" and found and not rows:  # alone, `_check_rows` tells more of it
+        found["acts"] = "str, or subject and corpus in its place"
+    return found
+
+
+def _missing_in(table: str, given: Mapping[str, Any]) -> dict[str, str]:
+    key = DECIDING.get(table)
+    choice = given.get(key) if key else None
+    choices = {"corpus": KINDS, "recipe": tuple(_recipes())}.get(table, (None,))
+    if key and key not in given:
+        return {f"{table}.{key}": f"one of {', '.join(map(str, choices))}"}
+    if choice not in choices:  # which is told when it is checked
+        return {}
+    known = _arguments(table, choice)
+    refuse_unknown(given, known, f"{table} of {key} {choice!r}" if key else table, f"{table}.")
+    return missing(given, known, f"{table}.")
 
 
 def _check_rows(values: dict[str, Any]) -> None:
@@ -209,10 +254,9 @@ def _check_rows(values: dict[str, Any]) -> None:
 
 
 def _checked(table: str, given: Any) -> dict[str, Any]:
-    deciding = {"corpus": ("kind", KINDS), "recipe": ("name", tuple(_recipes()))}
-    if table not in deciding or not isinstance(given, Mapping):
+    if table not in DECIDING or not isinstance(given, Mapping):
         return check(given, _arguments(table, KINDS[0] if table == "corpus" else None), table, f"{table}.")
-    key, choices = deciding[table]
+    key, choices = DECIDING[table], {"corpus": KINDS, "recipe": tuple(_recipes())}[table]
     choice = given.get(key)
     if choice not in choices:
         message = (

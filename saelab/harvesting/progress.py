@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import boolean
+from saelab.progress import new_bar
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -40,13 +41,11 @@ def progress_bar(
     name: str, corpus: Corpus, max_rows: int | None, shown: bool, rows: int = 0, documents: int = 0
 ) -> Iterator[Progress]:
     """A bar over the rows of a corpus, of which `rows` of `documents` are done already."""
-    from tqdm.auto import tqdm
-
     options: dict[str, Any] = {
         "unit": "row",
         "unit_scale": True,
         "desc": name,
         "disable": not boolean("progress", shown),
     }
-    with tqdm(total=max_rows, initial=rows, **options) as bar:
+    with new_bar(total=max_rows, initial=rows, **options) as bar:
         yield Progress(bar, max_rows, corpus.n_documents, rows, documents)

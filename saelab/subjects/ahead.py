@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -70,13 +69,6 @@ class Ahead:
 def _ends() -> bool:
     """Whether the process is ending."""
     return not threading.main_thread().is_alive()
-
-
-def in_notebook() -> bool:
-    """Whether this process is a kernel, of Jupyter or another that IPython serves."""
-    module = sys.modules.get("IPython")
-    shell = module.get_ipython() if module is not None else None
-    return getattr(shell, "kernel", None) is not None
 
 
 def is_small(place: str | Path) -> bool:

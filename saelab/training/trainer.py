@@ -12,11 +12,12 @@ from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm.std import tqdm
 
 from saelab import dist
 from saelab.config import boolean, from_dict, integer, integer_or_none, to_dict
 from saelab.files import path_of, write_bytes, writing
+from saelab.progress import new_bar
 from saelab.sae.config import SAEConfig
 from saelab.sae.model import SAE
 from saelab.stores.manifest import lock
@@ -421,7 +422,7 @@ def _line(records: list[Record]) -> str:
 
 def _bar(settings: Settings, step: int, progress: bool) -> tqdm:
     batch = settings.batch_size
-    return tqdm(
+    return new_bar(
         total=settings.steps * batch,
         initial=step * batch,
         desc="train",

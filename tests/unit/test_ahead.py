@@ -10,8 +10,9 @@ import types
 import pytest
 
 import saelab
+from saelab.progress import in_notebook
 from saelab.subjects import ahead
-from saelab.subjects.ahead import Ahead, in_notebook, is_small
+from saelab.subjects.ahead import Ahead, is_small
 from saelab.types import StoreError, SubjectError
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -175,7 +176,7 @@ WORLD = {"kind": "world"}
         ({"hooks": HOOK}, "hooks must be of type list"),
         ({"hooks": [3]}, r"hooks\[0\] must be of type HookPoint or str. Got 3"),
         ({"corpus": {"kind": "jsonlines"}}, "corpus.kind must be one of .* Did you mean 'jsonl'"),
-        ({"corpus": {}}, "corpus.kind must be one of text"),
+        ({"corpus": {}}, r"needs corpus.kind \(one of text, .* Pass --corpus.kind, or write it"),
         ({"corpus": "x.txt"}, "corpus must be a table"),
         ({"corpus": WORLD | {"paths": "x"}}, "corpus of kind 'world' has no argument 'corpus.paths'"),
         ({"corpus": {"kind": "text"}}, "needs corpus.paths .* Pass --corpus.paths"),
@@ -188,6 +189,31 @@ def test_a_wrong_job_is_refused_by_name(changed, says):
     job = {"subject": "embedded", "hooks": [HOOK], "out": "o", "corpus": WORLD}
     with pytest.raises(saelab.SaelabError, match=says):
         jobs.Job("harvest", job | changed)
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "names"),
+    [
+        ("harvest", {}, "subject corpus.kind hooks out"),
+        ("harvest", {"subject": {"device": "cpu"}, "corpus": {"kind": "text"}, "out": "o"},
+         "subject.name corpus.paths hooks"),
+        ("index", {"corpus": WORLD}, "subject sae out"),
+        ("eval", {}, "subject sae corpus.kind"),
+        ("train", {}, "recipe out acts batch_size"),
+        ("train", {"recipe": "topk", "acts": "a"}, "recipe.d_sae out batch_size"),
+        ("train", {"recipe": {"k": 3}, "subject": "gpt2", "corpus": WORLD, "steps": 3},
+         "recipe.name out batch_size"),
+    ],
+)  # fmt: skip
+def test_all_that_is_missing_is_named_at_once_with_its_flag(command, given, names):
+    with pytest.raises(ConfigError) as refused:
+        jobs.Job(command, given)
+    needs, got, remedy = str(refused.value).split(". ")
+    assert needs.startswith(f"saelab {command} needs ")
+    named = set(re.findall(r"([\w.]+) \(", needs))
+    assert named == set(names.split())
+    assert set(re.findall(r"--([\w.-]+)", remedy)) == {name.replace("_", "-") for name in named}
+    assert got == f"Got {', '.join(given) or 'nothing'}"
 
 
 @pytest.mark.parametrize(
@@ -423,14 +449,12 @@ def test_a_command_line_that_says_nothing_ends_in_2(arguments, says, capsys):
         (["harvest", "no.toml"], "No such file"),
         (["harvest", "bad.toml"], "must be TOML. Got bad.toml, of which: .*line 2"),
         (["harvest", "--max_rows", "x"], "max_rows must be of type int. Got 'x'"),
-        (["harvest"], "saelab harvest: .* needs hooks .* Pass --hooks"),
+        (["harvest"], "saelab harvest: .* needs subject .* hooks .* Pass --subject, .* --hooks and"),
         (["train", *TRAIN[1:], "--acts", "no", "--out", "o", "--steps", "3"], "must hold manifest.json"),
         (["info", "no"], "not there"),
     ],
 )
 def test_an_error_is_one_line_and_ends_in_1(arguments, says, capsys):
-    import re
-
     Path("bad.toml").write_text("a = 1\nb = \n")
     assert main(arguments) == 1
     told = capsys.readouterr()

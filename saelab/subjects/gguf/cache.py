@@ -18,9 +18,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from saelab.files import cache_folder
+from saelab.progress import new_bar
 from saelab.stores.manifest import NAME, building, lock, read_manifest, verify, write_manifest
 from saelab.types import StoreError, SubjectError
 
@@ -54,7 +53,7 @@ def digest_of(path: Path, progress: bool) -> str:
     """
     facts = _facts(path)
     digest = hashlib.sha256()
-    bar = tqdm(total=facts["bytes"], desc=f"reading {path.name[:40]}", unit="B", unit_scale=True,
+    bar = new_bar(total=facts["bytes"], desc=f"reading {path.name[:40]}", unit="B", unit_scale=True,
                disable=not progress, leave=False)  # fmt: skip
     with path.open("rb") as file, bar:
         while data := file.read(_STEP):

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm.std import tqdm
 
+from saelab.progress import new_bar
 from saelab.subjects.gguf import library
 from saelab.subjects.gguf.header import Header, TensorInfo, refuse
 from saelab.subjects.gguf.rope import FACTORS, scale_positions
@@ -291,7 +292,7 @@ def _bar(header: Header, shown: bool) -> Iterator[tqdm]:
 
     reader: Any = modeling_gguf_pytorch_utils
 
-    with tqdm(total=len(header.tensors), desc=f"converting {header.path.name[:40]}", unit="tensor",
+    with new_bar(total=len(header.tensors), desc=f"converting {header.path.name[:40]}", unit="tensor",
               disable=not shown) as bar:  # fmt: skip
 
         def counted(tensors: Any, **_: Any) -> Iterator[Any]:

@@ -408,12 +408,11 @@ class Lab(LabViews):
         def called(thing: object) -> str:
             return Path(thing).name if isinstance(thing, str | Path) else repr(thing).splitlines()[0]
 
-        of = []
-        for name in self._names:
-            store = self.stores.get(name)
-            over = f", {store.n_latents:,} latents over {store.n_rows:,} rows" if store is not None else ""
-            of.append(f"{name}{over}")
-        return f"Lab({called(self._subject)}; {'; '.join(of)})"
+        name = self._name(None)
+        store = self.stores.get(name)
+        over = f", {store.n_latents:,} latents over {store.n_rows:,} rows" if store is not None else ""
+        more = f" (of {len(self._names)} SAEs)" if len(self._names) > 1 else ""
+        return f"Lab({called(self._subject)}; {name}{more}{over})"
 
 
 class _Loaded(Mapping[str, Any]):

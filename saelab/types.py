@@ -66,6 +66,10 @@ class HookPoint:
             message = f"io must be 'out' or 'in'. Got {self.io!r}. Pass io='out' for a module's output."
             raise HookError(message)
 
+    def __repr__(self) -> str:
+        more = [f", io={self.io!r}"] * (self.io != "out") + [f", n_heads={self.n_heads}"] * bool(self.n_heads)
+        return f"HookPoint({self.name!r}{''.join(more)})"
+
     @classmethod
     def of(cls, hook: HookPoint | str) -> HookPoint:
         """A HookPoint of itself or of its name."""

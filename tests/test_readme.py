@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import io
 import re
 import subprocess
 from pathlib import Path
@@ -71,7 +74,16 @@ def test_the_python_of_the_tour_runs(tmp_path, monkeypatch):
     assert fenced("python")
     space = {}
     for name, text in (("README.md", README), ("guide.md", GUIDE)):
-        exec(compile("\n".join(fenced("python", text)), name, "exec"), space)
+        for block in fenced("python", text):
+            *before, last = ast.parse(block).body
+            assert isinstance(last, ast.Expr), f"{name}: a block ends in nothing that is shown:\n{block}"
+            exec(compile(ast.Module(before, []), name, "exec"), space)
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                shown = eval(compile(ast.Expression(last.value), name, "eval"), space)
+            words = printed.getvalue() if shown is None else repr(shown)
+            assert words.strip(), f"{name}: a block shows nothing:\n{block}"
+            assert " object at 0x" not in words
+            assert len(words.splitlines()) <= 45, words
 
 
 def test_local_links_lead_somewhere():

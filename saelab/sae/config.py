@@ -26,6 +26,9 @@ class Option:
     line: str
     """What it does, for people."""
 
+    def __repr__(self) -> str:
+        return f"Option({short(self.default, 60)}: {short(self.line, 80)})"
+
 
 def chosen_dictionary(config: SAEConfig) -> Dictionary:
     """Free decoder rows, or archetypal ones, as the options say."""
@@ -57,6 +60,9 @@ class Recipe:
     """Whether a linear map of the input is added to the output."""
     divides: tuple[str, ...] = ()
     """What ranks may divide among them in training: "data", "latents"."""
+
+    def __repr__(self) -> str:
+        return f"Recipe({short(self.line, 100)}; {len(self.options)} options)"
 
 
 RECIPES: dict[str, Recipe] = {}
@@ -156,6 +162,20 @@ class SAEConfig:
         object.__setattr__(self, "options", values)
         for name, option in known.items():
             option.check(name, values[name], self)
+
+    def __repr__(self) -> str:
+        """The recipe, the sizes, and what differs from its defaults."""
+        told = [f"{self.recipe!r}", f"d_in={self.d_in}", f"d_sae={self.d_sae}"]
+        named = {"hook": self.hook, "d_out": self.d_out, "hook_out": self.hook_out, "hooks": self.hooks}
+        given = {name: value for name, value in self.options.items() if value != self._default(name)}
+        for name, value in {**{n: v for n, v in named.items() if v}, **given}.items():
+            plain = list(map(str, value)) if name == "hooks" else value
+            told.append(f"{name}={short(str(plain) if isinstance(plain, HookPoint) else plain, 60)}")
+        text = ", ".join(told)
+        return f"SAEConfig({text if len(text) <= 200 else text[:199] + '…'})"
+
+    def _default(self, option: str) -> Any:
+        return _plain(self.entry.options[option].default)
 
     @property
     def entry(self) -> Recipe:

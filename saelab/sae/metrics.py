@@ -26,6 +26,9 @@ class FVU:
         self._mean: Tensor | None = None
         self._deviation = 0.0
 
+    def __repr__(self) -> str:
+        return f"FVU({self.n:,} rows)"
+
     @checked(x=floats, x_hat=floats)
     def update(self, x: Float[Tensor, "*lead d_in"], x_hat: Float[Tensor, "*lead d_in"]) -> None:
         """Add rows.

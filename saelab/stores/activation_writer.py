@@ -88,6 +88,9 @@ class ActivationWriter:
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
+    def __repr__(self) -> str:
+        return f"ActivationWriter({self.folder.name}, {self.n_rows:,} rows, {self.dtype})"
+
     def add(self, acts: Mapping[str, Tensor], rows: Tensor, state: Mapping[str, Any] | None = None) -> None:
         """Append rows.
 

@@ -33,6 +33,9 @@ class TensorBoard:
             raise MissingDependency(message) from error
         self.folder, self._open, self._writers = Path(folder), SummaryWriter, {}
 
+    def __repr__(self) -> str:
+        return f"TensorBoard({self.folder.name!r})"
+
     def __call__(self, event: Event) -> None:
         """Take an event of `saelab.train`."""
         if event.name == "start":
@@ -68,6 +71,9 @@ class WandB:
             message = "WandB needs wandb. It is not installed. Run: pip install wandb"
             raise MissingDependency(message) from error
         self.project, self.options, self._init, self._runs = project, options, wandb.init, {}
+
+    def __repr__(self) -> str:
+        return f"WandB({self.project!r})"
 
     def __call__(self, event: Event) -> None:
         """Take an event of `saelab.train`."""

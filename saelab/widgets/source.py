@@ -37,6 +37,9 @@ class Source:
     edits: Labels = field(default_factory=Labels)
     """labels that were edited, which every view of the SAE shows"""
 
+    def __repr__(self) -> str:
+        return f"Source({self.selection.sae}; answers {', '.join(self.questions)})"
+
     def selection_for(self, latent: int | None, follow: bool) -> Selection:
         """What a new view shows: the shared selection where the call names no latent, or where it follows;
         else one of its own, so that nothing moves that is shown already.

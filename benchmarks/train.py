@@ -1,20 +1,24 @@
-"""What a TopK training step costs, as a multiple of the one dense product x @ W_enc that it cannot avoid.
+"""What a training step costs, recipe by recipe, beside those of peers and the one product x @ W_enc.
 
 benchmarks/peers/install.sh                      # once, for the peers; without them only saelab is measured
-python benchmarks/train.py [--scaling | --parts] [--rounds 7] [--threads 1] [--shape d_in,d_sae,k,batch]
-    [--only NAME ...] [--out train.json]
+python benchmarks/train.py [--group NAME ...] [--scaling | --parts] [--rounds 7] [--threads 1] [--memory]
+    [--shape d_in,d_sae,k,batch] [--record NAME]
 
-Each library runs in a process of its own (peers/worker.py), on the same rows, of which no latent is dead, and
-all take turns: a turn of a few steps, between two turns of the bare product. Ours is `saelab.train` as it
-stands (batches gathered, encoding, top-k, sparse decoding, gradients, unit-norm rules, clipping, Adam,
-counts). The plain one is the same mathematics as one would write it down: torch.topk, a dense code matrix,
-autograd, fused Adam. SAELens and dictionary_learning are stepped by their trainers, sparsify by the lines of
-its trainer around its coder, all with Adam. Times are medians over rounds, on one thread of CPU time; ranges
-are those of all rounds. Memory is what a turn adds to weights, Adam's moments and rows, in processes whose
-allocator gives freed memory back at once.
+Each library runs in a process of its own (peers/worker.py), on the same rows, of which no latent is dead. All
+that a group compares takes turns: a turn of a few steps, between two turns of the bare product into a buffer
+that is kept. Ours is `saelab.train` as it stands (batches gathered, encoding, selection, decoding, gradients,
+rules, clipping, Adam, counts). "plain" is the mathematics of TopK as one would write it down: torch.topk, a
+dense code matrix, autograd, fused Adam. SAELens and dictionary_learning are stepped by their trainers,
+sparsify by the lines of its trainer around its coder, all with Adam; sparsify also with fused Adam. Learned
+sparsity (relu, jumprelu, gated) is measured twice: half of all latents on, where the libraries start (our
+jumprelu starts sparse, and has a row for that too), and at k a row, as late in a run. Times are medians over
+rounds, on one thread of CPU time; ranges are those of all rounds.
 
+--memory: what a turn adds to weights, Adam's moments and rows as well, in processes whose allocator gives
+freed memory back at once.
 --scaling: how the time of a step grows with d_sae and with the batch, and a step with 131,072 latents.
 --parts: ways of decoding and of selecting, instead.
+--record NAME: keep the figures as benchmarks/results/NAME.json.
 """
 
 from __future__ import annotations
@@ -33,14 +37,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from results import record
 from torch import Tensor
 
 from saelab.sae import kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
-OURS = ["encode", "saelab:topk", "saelab:batchtopk", "saelab:matryoshka", "saelab:abs_topk", "plain"]
-THEIRS = ["sparsify", "saelens_sparse", "saelens", "dictionary_learning"]
+GROUPS = {
+    "topk": "saelab:topk plain sparsify:topk sparsify:topk:fused saelens:topk saelens:topk:sparse "
+    "dictionary_learning:topk",
+    "batchtopk": "saelab:batchtopk saelens:batchtopk dictionary_learning:batchtopk",
+    "matryoshka": "saelab:matryoshka saelens:matryoshka dictionary_learning:matryoshka",
+    "abs_topk": "saelab:abs_topk saelens:abs_topk",
+    "group_max": "saelab:group_max sparsify:group_max",
+    "relu": "saelab:relu saelens:relu dictionary_learning:relu",
+    "relu, k a row": "saelab:relu:sparse saelens:relu:sparse dictionary_learning:relu:sparse",
+    "jumprelu": "saelab:jumprelu:half saelab:jumprelu saelens:jumprelu dictionary_learning:jumprelu",
+    "jumprelu, k a row": "saelab:jumprelu:sparse saelens:jumprelu:sparse dictionary_learning:jumprelu:sparse",
+    "gated": "saelab:gated saelens:gated dictionary_learning:gated",
+    "gated, k a row": "saelab:gated:sparse saelens:gated:sparse dictionary_learning:gated:sparse",
+    "encode topk": "saelab:encode:topk saelens:encode:topk saelab:encode_sparse:topk",
+    "encode relu": "saelab:encode:relu saelens:encode:relu",
+    "encode jumprelu": "saelab:encode:jumprelu saelens:encode:jumprelu",
+    "encode gated": "saelab:encode:gated saelens:encode:gated",
+    "without peers": "saelab:gba saelab:top_afa saelab:batch_abs_topk saelab:feature_choice "
+    "saelab:mutual_choice saelab:variational saelab:transcoder",
+    "floor": "product product:fresh",
+}
+"""What is compared with what, ours first; see peers/worker.py for the names."""
+PEER = {"sparsify": "eai-sparsify", "saelens": "sae-lens", "dictionary_learning": "dictionary-learning"}
+"""Libraries to the names of their packages."""
 SHAPE = "512,8192,32,2048"
 TURN = 2
 """Steps of a turn: so few that neighbouring turns see the same machine."""
@@ -65,7 +92,7 @@ class Worker:
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         if exact_memory:
             environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
-        program = str(PEERS) if name in THEIRS else sys.executable
+        program = str(PEERS) if name.split(":")[0] in PEER else sys.executable
         script = str(ROOT / "benchmarks" / "peers" / "worker.py")
         self.name, self.said = name, tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
@@ -104,57 +131,63 @@ class Worker:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--record", metavar="NAME", help="keep the figures as benchmarks/results/NAME.json")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory", action="store_true", help="measure memory too")
     parser.add_argument("--parts", action="store_true", help="compare decoders and top-k selections")
     parser.add_argument("--scaling", action="store_true", help="vary d_sae and batch, and 131,072 latents")
     parser.add_argument("--shape", default=SHAPE, metavar="d_in,d_sae,k,batch")
-    parser.add_argument("--only", nargs="+", choices=OURS + THEIRS, metavar="NAME", help="of these, only")
+    parser.add_argument("--group", nargs="+", choices=GROUPS, metavar="NAME", help="of these, only")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.parts:
-        figures: dict[str, Any] = measure_parts(options.shape, options.rounds)
+        rows = measure_parts(options.shape, options.rounds)
     elif options.scaling:
-        figures = measure_scaling(options.shape, options.rounds, options.threads)
+        rows = measure_scaling(options.shape, options.rounds, options.threads)
     else:
-        names = options.only or available()
-        figures = measure_steps(names, options.shape, options.rounds, options.threads)
-    if options.out:
-        found = {"torch": torch.__version__, "threads": options.threads, "shape": options.shape, **figures}
-        options.out.write_text(json.dumps(found, indent=2))
+        rows = []
+        for group in options.group or GROUPS:
+            rows += measure_group(group, options.shape, options.rounds, options.threads, options.memory)
+    if options.record:
+        facts = {"threads": options.threads, "d_in, d_sae, k, batch": options.shape}
+        record(options.record, rows, **facts, versions=peers())
 
 
-def available() -> list[str]:
-    """Names of all that can be measured here."""
-    if PEERS.exists():
-        return OURS + THEIRS
-    print("No peers: benchmarks/peers/install.sh makes .venv-peers with them.")
-    return OURS
+def peers() -> dict[str, str]:
+    """Versions of the peers' packages, as far as they are here."""
+    if not PEERS.exists():
+        return {}
+    code = f"from importlib.metadata import version as v; print(*map(v, {list(PEER.values())}))"
+    said = subprocess.run([str(PEERS), "-c", code], capture_output=True, text=True, check=True).stdout
+    return dict(zip(PEER.values(), said.split(), strict=True))
 
 
-def measure_steps(names: list[str], shape: str, rounds: int, threads: int) -> dict[str, Any]:
-    """Times in turns, then memory; printed as a table."""
+def measure_group(
+    group: str, shape: str, rounds: int, threads: int, memory: bool = False
+) -> list[dict[str, Any]]:
+    """A row for each of a group: how long its step takes, in ms and beside the product and ours."""
+    names = [name for name in GROUPS[group].split() if PEERS.exists() or name.split(":")[0] not in PEER]
     figures = in_turns({name: (name, shape) for name in names}, rounds, threads)
+    ours = figures[names[0]]["multiples"]
+    rows = []
     for name, found in figures.items():
-        worker = Worker(name, shape, threads, exact_memory=True)
-        found["bytes"] = [worker.turn()["bytes"] for _ in range(2)]
-        worker.close()
-    print(f"d_in, d_sae, k, batch = {shape}; {threads} thread(s)\n")
-    print("| | ms | x product | range | x our topk | memory, MB | of sparsify's |")
-    print("|---|---:|---:|---|---:|---:|---:|")
-    topk = figures.get("saelab:topk", {}).get("multiples")
-    most = max(figures["sparsify"]["bytes"]) if "sparsify" in figures else None
-    for name, found in figures.items():
-        multiples, peak = found["multiples"], max(found["bytes"])
-        ours = f"{statistics.median(multiples) / statistics.median(topk):.2f}" if topk else ""
-        share = f"{peak / most:.0%}" if most else ""
-        milliseconds = statistics.median(found["seconds"]) * 1e3
-        print(
-            f"| {name} | {milliseconds:.0f} | {statistics.median(multiples):.2f} "
-            f"| {min(multiples):.2f} .. {max(multiples):.2f} | {ours} | {peak / 1e6:.0f} | {share} |"
-        )
-    return {"steps": figures}
+        multiples = found["multiples"]
+        row = {
+            "group": group,
+            "name": name,
+            "ms": round(statistics.median(found["seconds"]) * 1e3, 1),
+            "x product": round(statistics.median(multiples), 2),
+            "range": f"{min(multiples):.2f} .. {max(multiples):.2f}",
+            "x ours": round(statistics.median(multiples) / statistics.median(ours), 2),
+        }
+        if memory:
+            worker = Worker(name, shape, threads, exact_memory=True)
+            row["memory, MB"] = round(max(worker.turn()["bytes"] for _ in range(2)) / 1e6)
+            worker.close()
+        rows.append(row)
+        print(" | ".join(str(value) for value in row.values()), flush=True)
+    return rows
 
 
 def in_turns(
@@ -177,10 +210,10 @@ def in_turns(
     return found
 
 
-def measure_scaling(shape: str, rounds: int, threads: int) -> dict[str, Any]:
+def measure_scaling(shape: str, rounds: int, threads: int) -> list[dict[str, Any]]:
     """Slopes of log(seconds of a step) over log(d_sae) and log(batch): 1 is linear."""
     d_in, d_sae, k, batch = map(int, shape.split(","))
-    figures: dict[str, Any] = {}
+    rows = []
     for axis, sizes in {
         "d_sae": {d_sae * f // 2: f"{d_in},{d_sae * f // 2},{k},{batch}" for f in (1, 2, 4, 8)},
         "batch": {batch * f // 4: f"{d_in},{d_sae},{k},{batch * f // 4}" for f in (1, 2, 4, 8)},
@@ -191,23 +224,24 @@ def measure_scaling(shape: str, rounds: int, threads: int) -> dict[str, Any]:
             [math.log(size) for size in middle], [math.log(seconds) for seconds in middle.values()]
         ).slope
         line = ", ".join(f"{size:,}: {seconds * 1e3:.0f} ms" for size, seconds in middle.items())
-        print(f"{axis}: slope {slope:.2f} ({line})")
-        figures[axis] = {"slope": slope, "times": times}
+        rows.append({"axis": axis, "slope": round(slope, 2), "steps": line})
+        print(f"{axis}: slope {slope:.2f} ({line})", flush=True)
     wide = f"{d_in},131072,{k},{batch}"
     times = in_turns({"131072": ("saelab:topk", wide)}, min(rounds, 3), threads)["131072"]
     worker = Worker("saelab:topk", wide, threads, exact_memory=True)
     memory = worker.turn()
     worker.close()
-    print(
-        f"131,072 latents: {statistics.median(times['seconds']):.2f} s a step, "
-        f"{statistics.median(times['multiples']):.2f} x product; {memory['held'] / 1e9:.2f} GB held between "
-        f"steps, {memory['bytes'] / 1e9:.2f} GB more in one"
+    line = (
+        f"{statistics.median(times['seconds']):.2f} s a step, {statistics.median(times['multiples']):.2f} x "
+        f"product; {memory['held'] / 1e9:.2f} GB held between steps, {memory['bytes'] / 1e9:.2f} GB more in "
+        "one"
     )
-    return {**figures, "wide": {**times, **memory}}
+    print(f"131,072 latents: {line}")
+    return [*rows, {"axis": "131,072 latents", "steps": line}]
 
 
-def measure_parts(shape: str, rounds: int) -> dict[str, Any]:
-    """Seconds a call, on the pre-activations of one batch."""
+def measure_parts(shape: str, rounds: int) -> list[dict[str, Any]]:
+    """Milliseconds a call, on the pre-activations of one batch."""
     d_in, d_sae, k, batch = map(int, shape.split(","))
     x, W_enc, W_dec = torch.randn(batch, d_in), torch.randn(d_sae, d_in).t(), torch.randn(d_sae, d_in)
     pre = x @ W_enc
@@ -223,8 +257,10 @@ def measure_parts(shape: str, rounds: int) -> dict[str, Any]:
     def csr() -> Tensor:
         return torch.sparse_csr_tensor(indptr, codes.indices, codes.values, (batch, d_sae)) @ W_dec
 
+    kept = torch.empty_like(pre)
     calls: dict[str, Callable[[], object]] = {
-        "x @ W_enc": lambda: x @ W_enc,
+        "x @ W_enc, kept buffer": lambda: torch.mm(x, W_enc, out=kept),
+        "x @ W_enc, fresh memory": lambda: x @ W_enc,
         "decode: embedding_bag (ours)": lambda: kernels.sparse_decode(codes, W_dec),
         "decode: CSR product": csr,
         "decode: index_add": index_add,
@@ -240,14 +276,18 @@ def measure_parts(shape: str, rounds: int) -> dict[str, Any]:
             call()
             if i:
                 found[name].append(time.perf_counter() - start)
-    print(f"d_in, d_sae, k, batch = {shape}")
+    rows = []
     for name, times in found.items():
-        ratios = [t / base for t, base in zip(times, found["x @ W_enc"], strict=True)]
-        print(
-            f"  {name:28} {statistics.median(times) * 1e3:9.2f} ms   {statistics.median(ratios):7.3f} x"
-            f"   [{min(ratios):.3f} .. {max(ratios):.3f}]"
-        )
-    return {"parts": found}
+        ratios = [t / base for t, base in zip(times, found["x @ W_enc, kept buffer"], strict=True)]
+        row = {
+            "part": name,
+            "ms": round(statistics.median(times) * 1e3, 2),
+            "x product": round(statistics.median(ratios), 3),
+            "range": f"{min(ratios):.3f} .. {max(ratios):.3f}",
+        }
+        rows.append(row)
+        print(" | ".join(str(value) for value in row.values()))
+    return rows
 
 
 if __name__ == "__main__":

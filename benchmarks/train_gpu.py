@@ -1,7 +1,7 @@
 """Tokens a second and peak memory of a TopK training step on a GPU, ours beside sparsify's and SAELens'.
 
 benchmarks/peers/install.sh
-python benchmarks/train_gpu.py [--rounds 5] [--batch 8192] [--k 32] [--out train_gpu.json]
+python benchmarks/train_gpu.py [--rounds 5] [--batch 8192] [--k 32] [--record train_gpu]
 
 The loops and their rows are those of benchmarks/train.py, one library after another. sparsify and SAELens
 compute in bfloat16 under autocast, by default or by their option; ours in float32 and in bfloat16. Memory is
@@ -12,13 +12,12 @@ figures are still missing: it has not run on a GPU yet.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 import torch
-from train import PEERS, Worker
+from results import record
+from train import PEERS, Worker, peers
 
 SHAPES = [(d_in, d_sae) for d_in in (768, 2304) for d_sae in (24_576, 131_072)]
 TURN = 20
@@ -26,7 +25,7 @@ TURN = 20
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--record", metavar="NAME", help="keep the figures as benchmarks/results/NAME.json")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8192)
     parser.add_argument("--k", type=int, default=32)
@@ -38,24 +37,24 @@ def main() -> None:
         "product",
         "saelab:topk",
         "saelab:topk:bfloat16",
-        *(["sparsify", "saelens"] if PEERS.exists() else []),
+        *(["sparsify:topk", "saelens:topk"] if PEERS.exists() else []),
     ]
-    found: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, **vars(options)}
-    print("| d_in | d_sae | | tokens/s | range | GB |\n|---:|---:|---|---:|---|---:|")
+    rows: list[dict[str, Any]] = []
     for d_in, d_sae in SHAPES:
         for name in names:
             turns = measure(name, f"{d_in},{d_sae},{options.k},{options.batch}", options.rounds)
-            rates = [options.batch / turn["seconds"] for turn in turns]
-            peak = max((turn["held"] + turn["bytes"] for turn in turns), default=0.0)
-            said = (
-                f"{statistics.median(rates):,.0f} | {min(rates):,.0f} .. {max(rates):,.0f} | {peak / 1e9:.2f}"
-                if turns
-                else "failed, see stderr | | "
-            )
-            print(f"| {d_in} | {d_sae} | {name} | {said} |", flush=True)
-            found[f"{d_in},{d_sae},{name}"] = turns
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=2, default=str))
+            row: dict[str, Any] = {"d_in": d_in, "d_sae": d_sae, "name": name}
+            if turns:
+                rates = [options.batch / turn["seconds"] for turn in turns]
+                row["tokens/s"] = round(statistics.median(rates))
+                row["range"] = f"{min(rates):,.0f} .. {max(rates):,.0f}"
+                row["GB"] = round(max(turn["held"] + turn["bytes"] for turn in turns) / 1e9, 2)
+            else:
+                row["range"] = "failed, see stderr"
+            rows.append(row)
+            print(" | ".join(str(value) for value in row.values()), flush=True)
+    if options.record:
+        record(options.record, rows, k=options.k, batch=options.batch, versions=peers())
 
 
 def measure(name: str, shape: str, rounds: int) -> list[dict[str, float]]:

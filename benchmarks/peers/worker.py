@@ -6,9 +6,14 @@ is asked for. Each line on stdin has it do TURN steps, which it answers by a lin
 bytes then}. The first turn is done unasked, to warm up. Seconds on one CPU thread are CPU time, which is not
 longer where other processes take turns on the core; on several threads, or a GPU, they are wall time.
 
-NAME: "product", the bare x @ W_enc; "encode", saelab's encode_sparse; "plain"; "saelab:RECIPE" or
-"saelab:RECIPE:PRECISION"; "sparsify"; "saelens"; "saelens_sparse"; "dictionary_learning". No latent is dead,
-so that no loss of dead latents runs.
+NAME: "product", x @ W_enc into a buffer that is kept; "product:fresh", into memory that is new each time;
+"plain", TopK as one would write it down; else LIBRARY:RECIPE[:HOW ..]. Of saelab any recipe, HOW a precision,
+"half" or "sparse"; of sparsify "topk" and "group_max", HOW "fused" (its Adam); of saelens and
+dictionary_learning those of their tables below, HOW "sparse". LIBRARY:encode:RECIPE is the dense encoding of
+saelab or saelens alone, saelab:encode_sparse:RECIPE the other. No latent is dead, so that no loss of dead
+latents runs. Sparsity that is learned starts where the library starts it: half of all latents on, but for
+saelab's jumprelu, whose thresholds are lowered by "half". With "sparse" it starts at k a row, by a lower bias
+of the encoder, as late in a run (topk of saelens: with its sparse codes instead).
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ from torch import Tensor, nn
 
 NEVER = 10**9
 """Steps of a run that is ended from outside."""
+LR = 1e-5
+"""So low that a turn leaves what is on as it is."""
 
 
 @dataclass
@@ -109,38 +116,70 @@ def _loop(server: Server, parameters: Iterable[Tensor], step: Callable[[], objec
         server.after(parameters)
 
 
-def product(server: Server, shape: Shape) -> None:
+def product(server: Server, shape: Shape, how: str = "") -> None:
     """x @ W_enc, W_enc laid out as saelab keeps it."""
     x = shape.batches()
     W_enc = torch.randn(shape.d_sae, shape.d_in, device=shape.device).t()
-    _loop(server, [], lambda: x() @ W_enc)
+    out = None if how == "fresh" else torch.empty(shape.batch, shape.d_sae, device=shape.device)
+    _loop(server, [], lambda: torch.mm(x(), W_enc, out=out))
 
 
-def encode(server: Server, shape: Shape) -> None:
-    """saelab's encode_sparse."""
-    import saelab
-    from saelab.sae import SAE
+def encode(server: Server, shape: Shape, library: str, recipe: str, sparse: bool = False) -> None:
+    """Dense codes, or saelab's sparse ones, without gradient, of an SAE that has just been made."""
+    x, rows = shape.batches(), shape.rows()
+    if library == "saelab":
+        from saelab.sae import SAE
 
-    config = saelab.recipe("topk", d_in=shape.d_in, d_sae=shape.d_sae, k=shape.k)
-    sae, x = SAE.create(config, 0, shape.rows()).to(shape.device), shape.batches()
-    _loop(server, [], lambda: sae.encode_sparse(x()))
+        made = SAE.create(_config(recipe, shape), 0, rows).to(shape.device).eval()
+        call = made.encode_sparse if sparse else made.encode
+    else:
+        import sae_lens
+
+        name = {"relu": "Standard", "topk": "TopK", "jumprelu": "JumpReLU", "gated": "Gated"}[recipe]
+        more = {"k": shape.k} if recipe == "topk" else {}
+        config = getattr(sae_lens, f"{name}SAEConfig")(d_in=shape.d_in, d_sae=shape.d_sae, **more)
+        call = getattr(sae_lens, f"{name}SAE")(config).to(shape.device).encode
+    with torch.no_grad():
+        _loop(server, [], lambda: call(x()))
 
 
-def ours(server: Server, shape: Shape, name: str) -> None:
+def ours(server: Server, shape: Shape, recipe: str, *how: str) -> None:
     """`saelab.train` as it stands: batches gathered, forward, backward, rules, clipping, Adam, counts."""
     import saelab
 
-    recipe, _, precision = name.partition(":")
-    config = saelab.recipe(recipe, d_in=shape.d_in, d_sae=shape.d_sae, k=shape.k, dead_after=10**12)
+    rows = shape.rows()
 
     def turn(event: Any) -> None:
+        if event.name == "start" and "sparse" in how:
+            with torch.no_grad():
+                lower(event.sae.b_enc, event.sae(rows[: shape.batch]).pre, shape.k)
         if event.name == "log" and event.step % shape.turn == 0:  # the very first step is logged too
             server.left = 1
             server.after(event.sae.parameters())
 
-    rows = shape.rows()
-    saelab.train(config, rows, steps=NEVER, batch_size=shape.batch, log_every=shape.turn, device=shape.device,
-                 precision=precision or "float32", progress=False, callbacks=[turn])  # fmt: skip
+    config = _config(recipe, shape, **({"threshold": 1e-4} if "half" in how else {}))
+    precision = next((word for word in how if word not in ("half", "sparse")), "float32")
+    saelab.train(config, rows, steps=NEVER, batch_size=shape.batch, log_every=shape.turn, lr=LR,
+                 device=shape.device, precision=precision, progress=False, callbacks=[turn])  # fmt: skip
+
+
+def _config(recipe: str, shape: Shape, **more: Any) -> Any:
+    """Of a recipe of saelab, with k where it has one, and nothing dead."""
+    import saelab
+    from saelab.sae.config import RECIPES
+
+    if "k" in RECIPES[recipe].options:
+        more["k"] = shape.k
+    if RECIPES[recipe].transcodes:
+        more["d_out"] = shape.d_in
+    return saelab.recipe(recipe, d_in=shape.d_in, d_sae=shape.d_sae, dead_after=10**12, **more)
+
+
+@torch.no_grad()
+def lower(bias: Tensor, pre: Tensor, k: int) -> None:
+    """Lower a bias of the encoder so far that about k latents of a row stay on."""
+    flat = pre.reshape(-1)
+    bias -= flat.kthvalue(len(flat) - k * len(pre)).values
 
 
 def plain(server: Server, shape: Shape) -> None:
@@ -150,7 +189,7 @@ def plain(server: Server, shape: Shape) -> None:
     b_enc = nn.Parameter(torch.zeros(shape.d_sae, device=shape.device))
     b_dec = nn.Parameter(torch.zeros(shape.d_in, device=shape.device))
     parameters = [W_enc, b_enc, W_dec, b_dec]
-    optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True)
+    optimizer = torch.optim.Adam(parameters, lr=LR, fused=True)
     batch = shape.batches()
 
     def step() -> None:
@@ -171,14 +210,15 @@ def plain(server: Server, shape: Shape) -> None:
     _loop(server, parameters, step)
 
 
-def sparsify(server: Server, shape: Shape) -> None:
+def sparsify(server: Server, shape: Shape, recipe: str, how: str = "") -> None:
     """sparsify's SparseCoder, stepped as its Trainer does with optimizer="adam". The Trainer itself reads its
     activations from a language model in hooks, so that its lines around the coder stand here."""
     from sparsify import SparseCoder, SparseCoderConfig
 
-    config = SparseCoderConfig(num_latents=shape.d_sae, k=shape.k)
+    activation = {"topk": "topk", "group_max": "groupmax"}[recipe]
+    config = SparseCoderConfig(num_latents=shape.d_sae, k=shape.k, activation=activation)
     sae = SparseCoder(shape.d_in, config, shape.device, dtype=torch.float32)
-    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-4)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=LR, fused=how == "fused" or None)
     batch = shape.batches()
     since = torch.zeros(shape.d_sae, dtype=torch.long, device=shape.device)
     fired = torch.zeros(shape.d_sae, dtype=torch.bool, device=shape.device)
@@ -200,42 +240,86 @@ def sparsify(server: Server, shape: Shape) -> None:
     _loop(server, sae.parameters(), step)
 
 
-def saelens(server: Server, shape: Shape, sparse: bool = False) -> None:
-    """SAELens' SAETrainer.step of its TopKTrainingSAE, with its defaults or with use_sparse_activations,
-    which needs rescale_acts_by_decoder_norm off: the product of sparse codes and norms has no backward pass.
-    """
-    from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
+SAELENS = {
+    "topk": "TopK",
+    "batchtopk": "BatchTopK",
+    "matryoshka": "MatryoshkaBatchTopK",
+    "abs_topk": "AbsTopK",
+    "relu": "Standard",
+    "jumprelu": "JumpReLU",
+    "gated": "Gated",
+    "matching_pursuit": "MatchingPursuit",
+}
+"""Recipe to the name of SAELens' class."""
+
+
+def saelens(server: Server, shape: Shape, recipe: str, how: str = "") -> None:
+    """SAELens' SAETrainer.step, with its defaults. TopK "sparse" is use_sparse_activations, which needs
+    rescale_acts_by_decoder_norm off: the product of sparse codes and norms has no backward pass."""
+    import sae_lens
+    from sae_lens import SAETrainer
     from sae_lens.config import LoggingConfig, SAETrainerConfig
 
-    config = TopKTrainingSAEConfig(d_in=shape.d_in, d_sae=shape.d_sae, k=shape.k, device=shape.device,
-                                   use_sparse_activations=sparse,
-                                   rescale_acts_by_decoder_norm=not sparse)  # fmt: skip
-    settings = SAETrainerConfig(total_training_samples=NEVER * shape.batch, lr=1e-4, lr_end=1e-5,
+    more: dict[str, Any] = {"k": shape.k} if "topk" in recipe or recipe == "matryoshka" else {}
+    if recipe == "topk":
+        more |= {
+            "use_sparse_activations": how == "sparse",
+            "rescale_acts_by_decoder_norm": how != "sparse",
+        }
+    elif recipe == "matryoshka":
+        more["matryoshka_widths"] = [shape.d_sae // 2**i for i in (4, 3, 2, 1, 0)]
+    name = f"{SAELENS[recipe]}TrainingSAE"
+    config = getattr(sae_lens, name + "Config")(
+        d_in=shape.d_in, d_sae=shape.d_sae, device=shape.device, **more
+    )
+    settings = SAETrainerConfig(total_training_samples=NEVER * shape.batch, lr=LR, lr_end=LR / 10,
                                 train_batch_size_samples=shape.batch, device=shape.device,
                                 dead_feature_window=NEVER, autocast=shape.device == "cuda",
                                 logger=LoggingConfig(log_to_wandb=False))  # fmt: skip
     batch = shape.batches()
-    trainer = SAETrainer(settings, TopKTrainingSAE(config), iter(batch, None))
-    _loop(server, trainer.sae.parameters(), lambda: trainer.step(batch()))
+    trainer = SAETrainer(settings, getattr(sae_lens, name)(config), iter(batch, None))
+    sae = trainer.sae
+    if how == "sparse" and recipe != "topk":
+        bias = sae.b_gate if recipe == "gated" else sae.b_enc
+        lower(bias, (batch() - sae.b_dec * sae.cfg.apply_b_dec_to_input) @ sae.W_enc, shape.k)
+    _loop(server, sae.parameters(), lambda: trainer.step(batch()))
 
 
-def dictionary_learning(server: Server, shape: Shape) -> None:
-    """dictionary_learning's TopKTrainer.update."""
+def dictionary_learning(server: Server, shape: Shape, recipe: str, how: str = "") -> None:
+    """The `update` of dictionary_learning's trainers."""
+    from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
+    from dictionary_learning.trainers.gdm import GatedSAETrainer
+    from dictionary_learning.trainers.jumprelu import JumpReluTrainer
+    from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKTrainer
+    from dictionary_learning.trainers.standard import StandardTrainerAprilUpdate
     from dictionary_learning.trainers.top_k import TopKTrainer
 
-    trainer = TopKTrainer(steps=NEVER, activation_dim=shape.d_in, dict_size=shape.d_sae, k=shape.k, layer=0,
-                          lm_name="", device=shape.device)  # fmt: skip
-    batch = shape.batches()
-    _loop(server, trainer.ae.parameters(), lambda: trainer.update(1, batch()))
+    make = {
+        "topk": TopKTrainer,
+        "batchtopk": BatchTopKTrainer,
+        "matryoshka": MatryoshkaBatchTopKTrainer,
+        "relu": StandardTrainerAprilUpdate,
+        "jumprelu": JumpReluTrainer,
+        "gated": GatedSAETrainer,
+    }[recipe]
+    more: dict[str, Any] = {"k": shape.k} if "topk" in recipe or recipe == "matryoshka" else {}
+    if recipe == "matryoshka":
+        more["group_fractions"] = [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
+    trainer = make(steps=NEVER, activation_dim=shape.d_in, dict_size=shape.d_sae, layer=0, lm_name="", lr=LR,
+                   device=shape.device, **more)  # fmt: skip
+    batch, ae = shape.batches(), trainer.ae
+    if how == "sparse":
+        bias = {"relu": "bias", "gated": "gate_bias", "jumprelu": "b_enc"}[recipe]
+        x = batch() - (0 if recipe == "jumprelu" else ae.bias if recipe == "relu" else ae.decoder_bias)
+        pre = x @ (ae.W_enc if recipe == "jumprelu" else ae.encoder.weight.t())
+        lower(ae.encoder.bias if recipe == "relu" else getattr(ae, bias), pre, shape.k)
+    _loop(server, ae.parameters(), lambda: trainer.update(1, batch()))
 
 
-LOOPS: dict[str, Callable[[Server, Shape], None]] = {
-    "product": product,
-    "encode": encode,
-    "plain": plain,
+LIBRARIES: dict[str, Callable[..., None]] = {
+    "saelab": ours,
     "sparsify": sparsify,
     "saelens": saelens,
-    "saelens_sparse": lambda server, shape: saelens(server, shape, sparse=True),
     "dictionary_learning": dictionary_learning,
 }
 
@@ -245,10 +329,15 @@ def main() -> None:
     torch.set_num_threads(int(threads))
     shape = Shape(*map(int, sizes.split(",")), int(turn), device)
     server = Server(shape.turn, device == "cuda")
-    if name.startswith("saelab:"):
-        ours(server, shape, name.removeprefix("saelab:"))
+    first, *rest = name.split(":")
+    if first == "product":
+        product(server, shape, *rest)
+    elif first == "plain":
+        plain(server, shape)
+    elif rest[0] in ("encode", "encode_sparse"):
+        encode(server, shape, first, rest[1], sparse=rest[0] == "encode_sparse")
     else:
-        LOOPS[name](server, shape)
+        LIBRARIES[first](server, shape, *rest)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from saelab import dist
 from saelab.sae.dictionaries import Dictionary
-from saelab.sae.kernels import Sparse, batch_top_k, column_order, column_top_k, to_csr
-from saelab.sae.sparsifiers import DENSE, Sparsifier, above
+from saelab.sae.kernels import Sparse, above, batch_top_k, column_order, column_top_k, to_csr
+from saelab.sae.sparsifiers import Sparsifier, few
 
 POLYNOMIAL = 9.0
 """Of the average of the threshold: 0 would be a plain mean over the run, which lags behind."""
@@ -235,8 +235,8 @@ class GroupBias(Sparsifier):
         return torch.where(on, pre if self.magnitude == "pre" else pre + self.bias, 0.0)
 
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-        at = above(pre + self.bias, 0)
-        return None if self.training and len(at) > pre.numel() // DENSE else to_csr(at, *pre.shape)
+        biased = pre + self.bias
+        return few(biased, 0) if self.training else to_csr(above(biased, 0), *pre.shape)
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return pre if self.magnitude == "pre" else pre + self.bias[indices]

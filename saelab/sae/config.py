@@ -175,7 +175,7 @@ class SAEConfig:
         return f"SAEConfig({text if len(text) <= 200 else text[:199] + '…'})"
 
     def _default(self, option: str) -> Any:
-        return _plain(self.entry.options[option].default)
+        return _hashable(self.entry.options[option].default)
 
     @property
     def entry(self) -> Recipe:

@@ -12,6 +12,7 @@ import math
 import warnings
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -115,9 +116,9 @@ def batch_top_k(score: Float[Tensor, "n d_sae"], total: int) -> Int[Tensor, " ke
     if rank < len(sample) // 2:
         bound = sample.kthvalue(len(sample) - rank + 1).values.clamp_min(0)
     bound = dist.ranks.least(bound)
-    at = (flat > bound).nonzero()[:, 0]
+    at = above(flat, bound)
     if dist.ranks.count(len(at)) < total and bound > 0:
-        at = (flat > 0).nonzero()[:, 0]
+        at = above(flat, 0)
     if dist.ranks.count(len(at)) <= total:
         return at
     values = flat[at]
@@ -184,6 +185,14 @@ def _first_of(rows: Int[Tensor, " ties"], room: int, n: int) -> Tensor:
         own = counts[:, dist.latents.rank]
         place = earlier[rows] + place - (own.cumsum(0) - own)[rows]
     return place < room
+
+
+def above(pre: Float[Tensor, "n d_sae"], threshold: Tensor | float) -> Int[Tensor, " kept"]:
+    """Flat indices, ascending, of the entries greater than a threshold ([] or [d_sae])."""
+    on = (pre > threshold).reshape(-1)
+    if on.device.type == "cpu":  # a quarter of the time of nonzero
+        return torch.from_numpy(np.flatnonzero(on.numpy()))
+    return on.nonzero()[:, 0]
 
 
 def to_csr(flat: Int[Tensor, " kept"], n: int, d_sae: int) -> tuple[Tensor, Tensor]:

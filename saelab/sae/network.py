@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from saelab import dist
 from saelab.devices import holding
+from saelab.sae import dense, memory
 from saelab.sae.config import SAEConfig
 from saelab.sae.kernels import Sparse, active_pre, sparse_decode
 from saelab.types import Codes, ConfigError, RangeError, Scale, ShapeError, check_finite, short
@@ -272,8 +273,13 @@ class Network(nn.Module):
 
     def product(self, codes: Float[Tensor, "*lead d_sae"] | Sparse) -> Float[Tensor, "*lead d_out"]:
         """codes @ W_dec."""
-        sparse = isinstance(codes, Sparse)
-        return dist.latents.summed(sparse_decode(codes, self.W_dec) if sparse else codes @ self.W_dec)
+        if isinstance(codes, Sparse):
+            decoded = sparse_decode(codes, self.W_dec)
+        elif codes.ndim == 2:
+            decoded = dense.decode(codes, self.W_dec)
+        else:
+            decoded = codes @ self.W_dec
+        return dist.latents.summed(decoded)
 
     def restore(self, product: Tensor, scale: Scale | None, x: Tensor | None) -> Tensor:
         """Normalised outputs without bias to outputs in raw units.
@@ -337,7 +343,7 @@ class Network(nn.Module):
     def _pre(self, flat: Tensor) -> tuple[Tensor, Tensor, Scale | None]:
         centred, scale = self.centred(flat)
         # under torch.autocast the product is bfloat16; everything after it is not
-        return torch.addmm(self.b_enc, centred, self.W_enc).to(self.dtype), centred, scale
+        return dense.product(centred, self.W_enc, self.b_enc).to(self.dtype), centred, scale
 
     def _dense(self, flat: Tensor) -> tuple[Tensor, Tensor, Scale | None]:
         """(pre, codes, scale) of a chunk, differentiable."""
@@ -354,23 +360,31 @@ class Network(nn.Module):
         values = self.sparsifier.activation(pre[rows, indices], indices)
         keep = values != 0
         rows, indices, values = rows[keep], indices[keep], values[keep]
-        order = torch.argsort(rows * self.d_sae + indices)
+        place = rows * self.d_sae + indices
+        if (place[1:] < place[:-1]).any():
+            order = torch.argsort(place)
+            indices, values = indices[order], values[order]
         counts = torch.bincount(rows, minlength=len(pre))
         return Codes(
             nn.functional.pad(counts.cumsum(0), (1, 0)).cpu().numpy(),
-            indices[order].int().cpu().numpy(),
-            values[order].float().cpu().numpy(),
+            indices.int().cpu().numpy(),
+            values.float().cpu().numpy(),
             self.d_sae,
         )
 
     def _forward_sparse(self, flat: Tensor, y: Tensor | None) -> Forward:
-        with torch.no_grad():
+        training = memory.active()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not training):
             pre, centred, scale = self._pre(flat)
-            selected = self.sparsifier.select(pre, centred, self.dictionary)
-        if selected is None:
-            pre, codes, scale = self._dense(flat)
-        else:
+        selected = self.sparsifier.select(pre.detach(), centred.detach(), self.dictionary)
+        if selected is not None:
+            pre = pre.detach()
             codes = self.attach(flat, pre, *selected)
+        else:
+            if training:
+                centred, scale = self.centred(flat)
+                pre = dense.affine(pre, self.normalised(flat)[0], self.b_in(), self.W_enc, self.b_enc)
+            codes = self.sparsifier(pre, centred, self.dictionary)
         return Forward(flat, y, pre, codes, self.restore(self.product(codes), scale, flat), scale)
 
     def attach(

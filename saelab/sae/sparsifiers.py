@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from saelab.sae import dense
 from saelab.sae.dictionaries import Dictionary
-from saelab.sae.kernels import Sparse, largest, to_csr, top_k, top_k_csr
+from saelab.sae.kernels import Sparse, above, largest, to_csr, top_k, top_k_csr
 from saelab.seeds import OWN
 
 DENSE = 16
 """In training, codes of which more than one in DENSE may differ from 0 are cheaper as a dense matrix."""
+SAMPLE = 16
+"""One row in so many is looked at first, to see that codes are dense."""
 
 
 class Sparsifier(nn.Module, ABC):
@@ -45,10 +47,11 @@ class Sparsifier(nn.Module, ABC):
         SAE's, for parts that need its directions or their norms."""
 
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-        """The fast path: (indptr [n + 1], indices [nnz]) of the entries whose codes may differ from 0,
-        else None.
+        """The fast path: (indptr [n + 1], indices [nnz]) of the entries whose codes, or gradients, may differ
+        from 0, else None.
 
-        The codes there are `activation(pre[row, index], index)`. Called without gradient.
+        The codes there are `activation(pre[row, index], index)`. pre comes without gradient; whether the
+        codes will be asked for one is what torch.is_grad_enabled() says.
         """
         return None
 
@@ -277,6 +280,12 @@ class ReLU(Sparsifier):
     """Clip at zero; sparsity comes from an L1 loss (Bricken et al. 2023)."""
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
+        return dense.relu(pre)
+
+    def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
+        return few(pre, 0.0)
+
+    def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return pre.relu()
 
 
@@ -317,24 +326,26 @@ class JumpReLU(Sparsifier):
         return self.log_threshold.exp() if self.log else self.raw_threshold.clamp_min(0)
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
-        return _Jump.apply(pre, self.threshold, self.bandwidth)  # type: ignore[return-value]
+        return dense.jump(pre, self.threshold, self.bandwidth)
 
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-        # the box below the threshold too: there the code is 0, but not its gradient
-        at = ((pre - self.threshold) / self.bandwidth > -0.5).reshape(-1).nonzero()[:, 0]
-        if self.training and len(at) > pre.numel() // DENSE:
-            return None
-        return to_csr(at, *pre.shape)
+        threshold = self.threshold.detach()
+        if not self.training and not torch.is_grad_enabled():
+            return to_csr(above(pre, threshold), *pre.shape)
+        # the box below the threshold too: there the code is 0, but not its gradient. Rounding may lose none
+        lowest = threshold - 0.5 * self.bandwidth
+        lowest = lowest - 8 * torch.finfo(pre.dtype).eps * (threshold + self.bandwidth)
+        return few(pre, lowest) if self.training else to_csr(above(pre, lowest), *pre.shape)
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
-        return _Jump.apply(pre, self.threshold[indices], self.bandwidth)  # type: ignore[return-value]
+        return dense.jump(pre, self.threshold[indices], self.bandwidth)
 
     def count(self, codes: Tensor | Sparse, pre: Tensor) -> Tensor:
         """[]: how many codes are not 0, with a gradient for the thresholds alone; pre: of the same pass."""
         threshold = self.threshold
         if isinstance(codes, Sparse):
             pre, threshold = pre[codes.rows(), codes.indices], threshold[codes.indices]
-        return _Step.apply(pre.detach(), threshold, self.bandwidth).sum()  # type: ignore[union-attr]
+        return dense.step(pre.detach(), threshold, self.bandwidth).sum()
 
     def extra_repr(self) -> str:
         return f"bandwidth={self.bandwidth}"
@@ -364,11 +375,12 @@ class Gated(Sparsifier):
         return pre + (self.b_gate if indices is None else self.b_gate[indices])
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
-        return torch.where(self.gate(pre) > 0, (self.r_mag.exp() * pre + self.b_mag).relu(), 0.0)
+        return dense.gated(pre, self.gate(pre), self.r_mag.exp(), self.b_mag)
 
+    @torch.no_grad()
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-        at = above(self.gate(pre), 0)
-        return None if self.training and len(at) > pre.numel() // DENSE else to_csr(at, *pre.shape)
+        gate = self.gate(pre)
+        return few(gate, 0.0) if self.training else to_csr(above(gate, 0.0), *pre.shape)
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return (self.r_mag[indices].exp() * pre + self.b_mag[indices]).relu()
@@ -386,8 +398,8 @@ class TopAFA(Sparsifier):
         return torch.where(self._kept(pre.detach(), x.detach(), dictionary), pre, 0.0)
 
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-        at = self._kept(pre, x, dictionary).reshape(-1).nonzero()[:, 0]
-        return None if self.training and len(at) > pre.numel() // DENSE else to_csr(at, *pre.shape)
+        on = self._kept(pre, x, dictionary)
+        return few(on, 0) if self.training else to_csr(above(on, 0), *pre.shape)
 
     @torch.no_grad()
     def _kept(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
@@ -417,35 +429,13 @@ class TopAFA(Sparsifier):
         return above | ties
 
 
-class _Jump(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(pre, threshold)
-        ctx.bandwidth = bandwidth
-        return torch.where(pre > threshold, pre, 0.0)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        pre, threshold = ctx.saved_tensors
-        box = ((pre - threshold) / ctx.bandwidth).abs() < 0.5
-        d_threshold = (grads[0] * box * (-threshold / ctx.bandwidth)).sum_to_size(threshold.shape)
-        return torch.where(pre > threshold, grads[0], 0.0), d_threshold, None
-
-
-class _Step(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(pre, threshold)
-        ctx.bandwidth = bandwidth
-        return (pre > threshold).to(pre.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        pre, threshold = ctx.saved_tensors
-        box = ((pre - threshold) / ctx.bandwidth).abs() < 0.5
-        return None, (grads[0] * box / -ctx.bandwidth).sum_to_size(threshold.shape), None
-
-
-def above(pre: Tensor, threshold: Tensor | float) -> Int[Tensor, " kept"]:
-    """Flat indices, ascending, of the entries greater than a threshold ([] or [d_sae])."""
-    return (pre > threshold).reshape(-1).nonzero()[:, 0]
+def few(pre: Float[Tensor, "n d_sae"], threshold: Tensor | float) -> tuple[Tensor, Tensor] | None:
+    """The entries greater than a threshold ([] or [d_sae]) as (indptr [n + 1], indices), or None where they
+    are more than one in DENSE."""
+    n, d_sae = pre.shape
+    if n >= 16 * SAMPLE:  # to list the entries of a dense matrix takes longer than to multiply by it
+        sample = pre[::SAMPLE]
+        if DENSE * int(torch.count_nonzero(sample > threshold)) > 2 * sample.numel():
+            return None
+    at = above(pre, threshold)
+    return None if len(at) > pre.numel() // DENSE else to_csr(at, n, d_sae)

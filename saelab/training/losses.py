@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saelab import dist
+from saelab.sae import dense
 from saelab.sae.batchwise import zipf
 from saelab.sae.config import SAEConfig
 from saelab.sae.kernels import Sparse, sparse_decode, top_k_csr
@@ -49,7 +50,7 @@ class Firing:
                 fired += torch.bincount(codes.indices[codes.values != 0], minlength=len(fired))
                 n += len(codes.indptr) - 1
             else:
-                fired += (codes != 0).sum(0)
+                fired += dense.fired(codes)
                 n += len(codes)
         told = dist.rows.total(F.pad(fired, (0, 1), value=n))
         fired, n = told[:-1], int(told[-1])
@@ -252,14 +253,17 @@ def l1(config: SAEConfig, progress: Progress) -> Loss:
     def loss(sae: SAE, forward: Forward) -> Tensor:
         codes = forward.codes
         ramp = progress.ramp(options["l1_warmup"])
-        values = codes.values if isinstance(codes, Sparse) else codes
-        sizes = values.abs()
-        if weighted:
-            norms = sae.dictionary.norms()
-            sizes = sizes * (norms[codes.indices] if isinstance(codes, Sparse) else norms)
-        total = sizes.sum()
+        norms = sae.dictionary.norms() if weighted else None
         past = max(0.0, progress.step / progress.steps - 0.2) / 0.8
         p = 1 + (p_end - 1) * past
+        if isinstance(codes, Tensor) and p == 1 and not sae.sparsifier.signed:
+            sums = dense.column_sums(codes)
+            total = sums.sum() if norms is None else sums @ norms
+            return weight * ramp * total / (len(forward.x) * progress.variance**0.5)
+        sizes = (codes.values if isinstance(codes, Sparse) else codes).abs()
+        if norms is not None:
+            sizes = sizes * (norms[codes.indices] if isinstance(codes, Sparse) else norms)
+        total = sizes.sum()
         if p < 1:
             # the slope of a power below 1 is infinite at 0
             powers = sizes.clamp_min(torch.finfo(sizes.dtype).tiny).pow(p).masked_fill(sizes == 0, 0).sum()
@@ -316,9 +320,9 @@ def gate(config: SAEConfig, progress: Progress) -> Loss:
             total = on.values.sum()
             product = sparse_decode(on, sae.W_dec.detach())
         else:
-            on = sparsifier.gate(forward.pre).relu()
-            total = on.sum()
-            product = on @ sae.W_dec.detach()
+            on = dense.relu(sparsifier.gate(forward.pre))
+            total = dense.column_sums(on).sum()
+            product = dense.decode(on, sae.W_dec.detach())
         penalty = config.options["l1"] * progress.ramp(config.options["l1_warmup"])
         error = (target(sae, forward) - product - sae.b_dec.detach()).square().sum() / progress.variance
         return (error + penalty * total / progress.variance**0.5) / len(forward.x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from saelab import dist
 from saelab.sae.config import SAEConfig
+from saelab.sae.dense import fired
 from saelab.sae.kernels import Sparse
+from saelab.sae.memory import Kept, kept
 from saelab.sae.metrics import FVU
 from saelab.sae.model import SAE
 from saelab.sae.network import Forward
@@ -48,6 +51,7 @@ class Session:
         self.config, self.settings, self.device = config, settings, device
         self.identity, self.folder, self.held_out = identity, folder, held_out
         self.history: list[Record] = []
+        self.memory = Kept()
         own = shards.local(config)
         self.firing = Firing(own.d_sae, settings.dead_after, device)
         if isinstance(start, Tensor):
@@ -83,6 +87,19 @@ class Session:
     def step(self, batch: Tensor) -> Record | None:
         """One update, from the gradients of all micro-batches of a batch, where ranks share it with this
         rank's part of it. Counts as done only at its end."""
+        step, settings = self.progress.step, self.settings
+        last = step + 1 == settings.steps
+        evaluated = bool(settings.evaluate_every) and (last or (step + 1) % settings.evaluate_every == 0)
+        # under autocast products are bfloat16, and not those of `saelab.sae.dense`
+        with nullcontext() if settings.precision == "bfloat16" else kept(self.memory):
+            done, loss, lr = self._update(batch)
+            if (step + 1) % settings.log_every and not last and step and not evaluated:
+                return None
+            record = self._record(done, loss, lr)
+        return record._replace(**self._evaluate()) if evaluated else record
+
+    def _update(self, batch: Tensor) -> tuple[list[Forward], float, float]:
+        """The update of `step`: (the passes of its micro-batches, without graph; loss; learning rate)."""
         sae, step, settings = self.sae, self.progress.step, self.settings
         for rule in self.rules:
             rule.before(sae)
@@ -108,12 +125,7 @@ class Session:
                 sae.sparsifier.observe(forward.codes, forward.pre, sae.dictionary)
             self.firing.update(*(forward.codes for forward in done))
         self.progress.step = step + 1
-        last = step + 1 == settings.steps
-        evaluated = bool(settings.evaluate_every) and (last or (step + 1) % settings.evaluate_every == 0)
-        if (step + 1) % settings.log_every and not last and step and not evaluated:
-            return None
-        record = self._record(done, loss, lr)
-        return record._replace(**self._evaluate()) if evaluated else record
+        return done, loss, lr
 
     def log(self, record: Record) -> None:
         """Add to the history, and to its file if the run has a folder. Raises StoreError."""
@@ -124,8 +136,8 @@ class Session:
     def _backward(self, rows: Tensor, share: float) -> tuple[Forward, float]:
         """Add a micro-batch's part of the gradient: (its pass, without graph; its part of the loss, over
         ranks)."""
-        # in older torch a cast cached without gradient kept it from later ones (pytorch issue 65766); the
-        # first of the two encoder products of a dense pass is such a one
+        # in older torch a cast cached without gradient kept it from later ones (pytorch issue 65766), and the
+        # encoder product of a pass whose codes are sparse is such a one
         precision = torch.autocast(
             self.device.type,
             torch.bfloat16,
@@ -270,8 +282,8 @@ def split(rows: Tensor, config: SAEConfig) -> tuple[Tensor, Tensor | None]:
 
 
 def _nonzero(forward: Forward) -> int:
-    codes = forward.codes.values if isinstance(forward.codes, Sparse) else forward.codes
-    return int((codes != 0).sum())
+    codes = forward.codes
+    return int((codes.values != 0).sum() if isinstance(codes, Sparse) else fired(codes).sum())
 
 
 def schedule(step: int, settings: Settings) -> float:

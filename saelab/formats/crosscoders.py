@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from saelab.formats.layout import done, length, whole
+from saelab.formats.layout import done, length, positive
 from saelab.formats.plain import Plain
 from saelab.formats.reading import refuse
 from saelab.formats.settings import seen
@@ -90,7 +90,7 @@ def _rule(found: Found) -> tuple[Literal["relu", "topk"], int | None]:
         )
     if rule == "relu":
         return rule, None
-    k = told.get("k") or whole(found.asked("k", f"{name} is 'topk', of which it tells no k"), "k", found)
+    k = told.get("k") or positive(found.asked("k", f"{name} is 'topk', of which it tells no k"), "k", found)
     if given.get("k", k) != k:
         refuse(f"k must be what {found.path} says, {k}", short(given["k"]), "Leave it out.")
     return rule, k

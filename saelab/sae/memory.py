@@ -53,8 +53,8 @@ class Kept:
 
 @functools.cache
 def _unused() -> int:
-    """References to a piece that no tensor uses: those of the list, of the loop's variable and of the question,
-    of which Python 3.14 does not count all."""
+    """References to a piece that no tensor uses: the list's, the loop variable's and the question's,
+    not all of which Python 3.14 counts."""
     pieces, counts = [np.empty(1, np.uint8)], []
     for piece in pieces:
         counts.append(sys.getrefcount(piece))

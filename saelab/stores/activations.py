@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saelab.config import integer, integer_or_none, shard_of
+from saelab.config import integer, integer_or_none, is_integer, shard_of
 from saelab.stores import manifest as manifests
 from saelab.stores.activation_writer import ActivationWriter
 from saelab.stores.places import CACHE_BYTES, Folder, place_of
@@ -333,4 +333,4 @@ def _check(manifest: Mapping[str, Any], where: object) -> None:
 
 
 def _count(value: Any) -> bool:
-    return type(value) is int and value > 0
+    return is_integer(value) and value > 0

@@ -21,6 +21,7 @@ from pathlib import Path
 import platformdirs
 from tqdm.auto import tqdm
 
+from saelab.files import read_json_or_none
 from saelab.stores.manifest import NAME, building, lock, read_manifest, verify, write_manifest
 from saelab.types import StoreError, SubjectError
 
@@ -41,11 +42,8 @@ def cache_folder() -> Path:
 def noted_digest(path: Path) -> str | None:
     """The digest that a file had when it was last read whole; None where it changed since, or never was."""
     note = _note(path)
-    try:
-        known = json.loads(note.read_text(encoding="utf-8")) if note.stat().st_size < 2**13 else None
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(known, dict) or {key: known.get(key) for key in _facts(path)} != _facts(path):
+    known = read_json_or_none(note)
+    if known is None or {key: known.get(key) for key in _facts(path)} != _facts(path):
         return None
     digest = known.get("sha256")
     return digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else None

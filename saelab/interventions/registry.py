@@ -20,6 +20,7 @@ from torch import Tensor
 
 from saelab import config
 from saelab.arguments import checked, floats
+from saelab.config import is_integer
 from saelab.sae import SAE
 from saelab.types import ConfigError, Context, HookPoint, Intervention, nearest, short
 
@@ -253,7 +254,7 @@ def _tensor(data: Any, where: str) -> Tensor:
         fields = dict(data)
         kind, shape, text = _DTYPES[fields.pop("dtype")], fields.pop("shape"), fields.pop("base64")
         raw = bytearray(base64.b64decode(text, validate=True))
-        sized = isinstance(shape, list) and len(shape) <= 8 and all(type(n) is int and n > 0 for n in shape)
+        sized = isinstance(shape, list) and len(shape) <= 8 and all(is_integer(n) and n > 0 for n in shape)
         if fields or not sized or math.prod(shape) * kind.itemsize != len(raw):
             raise ValueError
     except (KeyError, TypeError, ValueError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saelab.arguments import checked, floats, integers, mapping, maybe
-from saelab.config import integer, integer_or_none, shard_of
+from saelab.config import integer, integer_or_none, is_integer, shard_of
 from saelab.stores import manifest as manifests
 from saelab.stores.activation_writer import ActivationWriter
 from saelab.stores.places import CACHE_BYTES, Folder, place_of
@@ -340,4 +340,4 @@ def _check(manifest: Mapping[str, Any], where: object) -> None:
 
 
 def _count(value: Any) -> bool:
-    return type(value) is int and value > 0
+    return is_integer(value) and value > 0

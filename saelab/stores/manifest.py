@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from saelab.config import is_integer
 from saelab.files import (
     Stamp,
     new_folder,
@@ -425,7 +426,7 @@ def _is_entry(entry: Any) -> bool:
     if not isinstance(entry, dict):
         return False
     size, digest = entry.get("bytes"), entry.get("sha256")
-    return type(size) is int and size >= 0 and isinstance(digest, str) and len(digest) == 64
+    return is_integer(size) and size >= 0 and isinstance(digest, str) and len(digest) == 64
 
 
 def _stamp(kind: str) -> Stamp:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from saelab.arguments import is_listed
+from saelab.config import is_integer
 from saelab.types import CorpusError, HookPoint, SubjectError, short
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _documents(subject: Any) -> list[list[int]]:
     """Two documents that are longer than the model's window, where the context allows, and a short one."""
     config = subject.model.config
     found = [getattr(config, name, None) for name in WINDOWS]
-    window = max([20, *(w for w in found if isinstance(w, int))])
+    window = max([20, *(w for w in found if is_integer(w))])
     n = max(1, min(window + 5, LONGEST, (subject.n_ctx - 3) // 2))
     draw = torch.Generator().manual_seed(0)
     sizes = [n, n, 3] if subject.n_ctx >= 2 * n + 3 else [n, n][: subject.n_ctx]

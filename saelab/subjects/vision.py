@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from saelab.config import is_integer
 from saelab.devices import torch_device
 from saelab.subjects.reading import How, SampleReading
 from saelab.subjects.torch_module import TorchModule
@@ -125,7 +126,7 @@ def _blank() -> Any:
 def _patch(config: Any) -> int | None:
     config = getattr(config, "vision_config", config)
     size = getattr(config, "patch_size", None)
-    return size if isinstance(size, int) and size > 0 else None
+    return size if is_integer(size) and size > 0 else None
 
 
 __all__ = ["VisionModel"]

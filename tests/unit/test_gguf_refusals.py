@@ -99,10 +99,11 @@ def test_a_hostile_header(name, tmp_path):
     data, match = HOSTILE[name]
     path = tmp_path / "hostile.gguf"
     path.write_bytes(data)
+    blocks = library.blocks()  # what it imports is not measured
     tracemalloc.start()
     start = time.process_time()
     with pytest.raises(FormatError, match=match) as refusal:
-        read_header(path, library.blocks())
+        read_header(path, blocks)
     assert time.process_time() - start < 1
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
@@ -210,7 +211,7 @@ def test_an_architecture_that_transformers_does_not_read(tmp_path):
     path = tmp_path / "x.gguf"
     path.write_bytes(header(pair("general.architecture", 8, text("grok-9"))))
     with pytest.raises(
-        SubjectError, match=r"'grok-9'\. Of causal .* reads .*gemma2.*llama.*qwen2"
+        SubjectError, match=r"'grok-9'\. The causal .* reads are .*gemma2.*llama.*qwen2"
     ) as refusal:
         load(path)
     assert "t5" not in str(refusal.value)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from saelab.files import cache_folder
+from saelab.files import cache_folder, read_json_or_none
 from saelab.progress import new_bar
 from saelab.stores.manifest import NAME, building, lock, read_manifest, verify, write_manifest
 from saelab.types import StoreError, SubjectError
@@ -34,11 +34,8 @@ _TICK = 2_000_000_000
 def noted_digest(path: Path) -> str | None:
     """The digest that a file had when it was last read whole; None where it changed since, or never was."""
     note = _note(path)
-    try:
-        known = json.loads(note.read_text(encoding="utf-8")) if note.stat().st_size < 2**13 else None
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(known, dict) or {key: known.get(key) for key in _facts(path)} != _facts(path):
+    known = read_json_or_none(note)
+    if known is None or {key: known.get(key) for key in _facts(path)} != _facts(path):
         return None
     digest = known.get("sha256")
     return digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else None

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from tqdm.std import tqdm
 
+from saelab.config import is_integer
 from saelab.progress import new_bar
 from saelab.subjects.gguf import library
 from saelab.subjects.gguf.header import Header, TensorInfo, refuse
@@ -64,7 +65,7 @@ def check(header: Header) -> None:
             listed = ", ".join(sorted(k for k in known if library.dequantises(name, k)))
             _unread(path, f"tensors of type {tensor.block.name}", f"For {name} it unpacks {listed}.")
     for key, value in header.pairs.items():
-        if not key.startswith(f"{name}.") or isinstance(value, bool) or not isinstance(value, int):
+        if not key.startswith(f"{name}.") or not is_integer(value):
             continue
         most = MAX_COUNT if key.endswith("_count") else 2**31 - 1
         if not 0 <= value <= most:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
+from saelab.config import is_integer
 from saelab.types import FormatError, short
 
 MAGIC = b"GGUF"
@@ -89,7 +90,7 @@ class Header:
     def number(self, key: str) -> int | None:
         """An integer of the architecture, as `block_count`, or None where there is none."""
         value = self.pairs.get(f"{self.architecture}.{key}")
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
+        return value if is_integer(value) else None
 
 
 def is_gguf(path: Path) -> bool:
@@ -265,11 +266,10 @@ class _Reader:
 
     def _alignment(self, pairs: Mapping[str, Value]) -> int:
         value = pairs.get("general.alignment", 32)
-        power = isinstance(value, int) and 8 <= value <= 2**20 and value & (value - 1) == 0
-        if not power or isinstance(value, bool):
+        if not is_integer(value) or not 8 <= value <= 2**20 or value & (value - 1):
             rule = "must give general.alignment a power of two from 8 to 1,048,576"
             refuse(self.path, rule, short(value))
-        return int(value)  # type: ignore[arg-type]
+        return value
 
     def count(self, what: str, most: int, each: int) -> int:
         """A count of things of at least `each` bytes."""

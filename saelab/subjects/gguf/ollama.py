@@ -10,14 +10,15 @@ MODELS is $OLLAMA_MODELS, else ~/.ollama/models. As with Ollama, the host is reg
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
-from saelab.types import FormatError, SubjectError, nearest, short
+from saelab.config import is_integer
+from saelab.files import read_json
+from saelab.types import FormatError, StoreError, SubjectError, nearest, short
 
 PREFIX = "ollama:"
 HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
@@ -115,12 +116,10 @@ def _words(name: str) -> list[str]:
 def _layers(manifest: Path) -> list[tuple[str, str, int]]:
     """(kind, digest, bytes) of each layer."""
     try:
-        with manifest.open("rb") as file:
-            text = file.read(MAX_MANIFEST + 1)
-        data: Any = json.loads(text) if len(text) <= MAX_MANIFEST else None
-    except (OSError, ValueError, RecursionError) as error:
-        _refuse(manifest, "must be readable JSON", f"{type(error).__name__}: {short(str(error))}")
-    listed = data.get("layers") if isinstance(data, dict) else None
+        data = read_json(manifest, "manifest of Ollama's", most=MAX_MANIFEST, remedy=_AGAIN)
+    except StoreError as error:
+        raise FormatError(*error.args) from error
+    listed = data.get("layers")
     if not isinstance(listed, list):
         _refuse(manifest, "must be a manifest of Ollama's, with its layers", short(data))
     layers = []
@@ -128,7 +127,7 @@ def _layers(manifest: Path) -> list[tuple[str, str, int]]:
         given = layer if isinstance(layer, dict) else {}
         kind, digest, size = (given.get(key) for key in ("mediaType", "digest", "size"))
         named = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
-        if not isinstance(kind, str) or named is None or type(size) is not int:
+        if not isinstance(kind, str) or named is None or not is_integer(size):
             _refuse(manifest, "must give each layer its mediaType, sha256 digest and size", short(layer))
         layers.append((kind.removeprefix(_KIND), named[1], size))
     return layers

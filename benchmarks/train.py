@@ -74,7 +74,7 @@ TURN = 2
 
 
 class Worker:
-    """One library in its process; see peers/worker.py. The first turn, which warms it up, is done.
+    """One library in its process; see peers/worker.py. It starts with a turn that warms it up.
 
     What it says on stderr is shown only where it fails: then ChildProcessError is raised.
     """
@@ -103,10 +103,17 @@ class Worker:
             env=environment,
             text=True,
         )
-        self._answer()
+        self.warm = False
+
+    def ready(self) -> None:
+        """Wait until it has warmed up."""
+        if not self.warm:
+            self._answer()
+            self.warm = True
 
     def turn(self) -> dict[str, float]:
         """{"seconds": a step, "bytes": that it adds, "held": bytes without it}"""
+        self.ready()
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -197,6 +204,8 @@ def in_turns(
     is a worker's name and shape; all processes live at once, and each is idle but in its turn."""
     products = {shape: Worker("product", shape, threads) for shape in {shape for _, shape in jobs.values()}}
     workers = {job: Worker(*how, threads) for job, how in jobs.items()}
+    for worker in (*products.values(), *workers.values()):
+        worker.ready()
     found: dict[str, dict[str, list[float]]] = {job: {"seconds": [], "multiples": []} for job in jobs}
     for i in range(rounds + 1):
         for job, worker in workers.items():

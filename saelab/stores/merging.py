@@ -238,7 +238,7 @@ class _Merge:
             latent, row, value = (table.column(i).to_numpy() for i in range(3))
             found.append([latent, part.placed(row), value])
         latent, row, value = (np.concatenate(c) for c in zip(*found, strict=True))
-        order = np.lexsort((row, latent))
+        order = _by_latent(latent, row)
         if len(order):
             out.write_table(tables.table("codes_by_latent", latent[order], row[order], value[order]))
 
@@ -265,16 +265,17 @@ class _Merge:
             found.append(_with(table, moved))
         table, key = pa.concat_tables(found), np.concatenate(keys)
         latent, row = table.column("latent").to_numpy(), table.column("row").to_numpy()
-        order = np.lexsort((row, latent))
-        table, key, latent, row = table.take(pa.array(order)), key[order], latent[order], row[order]
+        order = _by_latent(latent, row)
+        key, latent, row = key[order], latent[order], row[order]
         seed, n = self.manifest["seed"], self.manifest["n_examples"]
         draw = summaries.draws(summaries.latent_keys(seed, np.arange(low, high))[latent - low], key)
-        kind = table.column("kind").to_numpy(zero_copy_only=False)
+        kind = table.column("kind").to_numpy(zero_copy_only=False)[order]
         among = {name: kind == name for name in ("bottom", "quantile", "top")}
         keep = {"bottom": n, "quantile": self.manifest["n_quantile"], "top": n}
-        value = table.column("value").to_numpy()
+        value = table.column("value").to_numpy()[order]
         at, _, rank, stratum = choose(latent - low, row, value, draw, stats, among, keep)
-        yield _with(table.take(pa.array(at)), {"rank": rank, "stratum": stratum})
+        # windows are most of the table: those that are left out are not copied
+        yield _with(table.take(pa.array(order[at])), {"rank": rank, "stratum": stratum})
 
     def _sample(self) -> None:
         sample: sampling.Sample | None = None
@@ -286,6 +287,12 @@ class _Merge:
         assert sample is not None
         self.sample_rows = len(sample.row)
         sampling.write(self.folder, sample, self.d_sae, with_codes=self.manifest["codes"] != "full")
+
+
+def _by_latent(latent: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """The order by latent, then row, of what each part has in that order: a stable sort merges the runs."""
+    bits = int(row.max(initial=0)).bit_length()
+    return np.argsort((latent.astype(np.int64) << bits) | row, kind="stable")
 
 
 def _with(table: pa.Table, columns: Mapping[str, np.ndarray]) -> pa.Table:

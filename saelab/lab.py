@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import boolean, integer
+from saelab.files import path_of
 from saelab.progress import in_notebook
 from saelab.subjects.ahead import Ahead, is_small
 from saelab.types import ConfigError, HasTokens, RangeError, StoreError, nearest, need, short
@@ -86,6 +87,8 @@ class Lab(LabViews):
         self._choices = {name: _Choice(self.selection, name).own for name in parts}
         for sae, store in parts.values():
             for part in (subject, sae):
+                if isinstance(part, bytes):
+                    path_of(part, "What a Lab is made of")
                 if store is not None and not isinstance(part, str | Path):
                     store.check(part)
         self._loading = Ahead(self._load)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saelab.files import Stamp, json_bytes, write_bytes
+from saelab.files import Stamp, json_bytes, path_of, write_bytes
 from saelab.interventions.registry import AnotherSAE, Edit, Reader
 from saelab.sae import SAE
 from saelab.types import ConfigError, FormatError, SaelabError, StoreError, Subject, short
@@ -78,6 +78,8 @@ def load(
     if isinstance(source, str | Path):
         where = f"An edit in {source}"
         source = _content(Path(source), subject)
+    if isinstance(source, bytes):
+        path_of(source, "A file of edits")
     items = [source] if isinstance(source, Mapping) else source
     if not isinstance(items, Sequence):
         message = (

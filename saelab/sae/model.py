@@ -130,7 +130,8 @@ class SAE(Network):
             StoreError: There is none.
             FormatError: The folder is truncated, altered, inconsistent or of a newer version.
         """
-        stored = storage.load(Path(folder), lambda config: _on_meta(cls, config).state_dict())
+        place = path_of(folder, "An SAE's folder")
+        stored = storage.load(place, lambda config: _on_meta(cls, config).state_dict())
         sae = cls.from_tensors(stored.config, stored.tensors)
         sae.stored_dtype = stored.dtype
         return sae.to(device)

@@ -175,10 +175,21 @@ def _convert(options: argparse.Namespace) -> Outcome:
 
 def _print(outcome: Outcome, options: argparse.Namespace) -> None:
     if getattr(options, "json", False):
-        print(json.dumps(outcome.data, indent=1, ensure_ascii=False))
+        print(_shown(json.dumps(outcome.data, indent=1, ensure_ascii=False)))
         return
     for line in outcome.lines:
-        print(line)
+        print(_shown(line))
+
+
+def _shown(line: str) -> str:
+    """What the terminal or file can take of it: under LC_ALL=C there is nothing but ASCII, and the bytes of
+    names of files, which come as halves of surrogate pairs and go as they came."""
+    encoding, errors = sys.stdout.encoding or "utf-8", sys.stdout.errors or "strict"
+    try:
+        line.encode(encoding, errors)
+    except UnicodeEncodeError:
+        return line.encode(encoding, "backslashreplace").decode(encoding)
+    return line
 
 
 _ADD = {"demo": _add_demo, "info": _add_info, "convert": _add_convert} | dict.fromkeys(JOBS, _add_job)

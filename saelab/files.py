@@ -39,6 +39,9 @@ def path_of(path: Any, what: str = "A path", error: type[SaelabError] = StoreErr
         SaelabError: `error`, for something else than a path, and where a name is too long, has a NUL or half
             of a surrogate pair, or is a link that leads back to itself.
     """
+    if isinstance(path, bytes):
+        message = f"{what} must be a str or a pathlib.Path. Got bytes, {short(path)}. Pass os.fsdecode(path)."
+        raise error(message)
     try:
         found = Path(path)
         os.fsencode(found)
@@ -226,7 +229,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     Raises:
         StoreError: Where it cannot be written (full disk, no rights).
     """
-    with writing(path), new_file(Path(path)) as temporary:
+    path = path_of(path)
+    with writing(path), new_file(path) as temporary:
         temporary.write_bytes(data)
 
 

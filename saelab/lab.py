@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import boolean, integer
+from saelab.files import path_of
 from saelab.progress import in_notebook
 from saelab.subjects.ahead import Ahead, is_small
 from saelab.types import ConfigError, HasTokens, RangeError, StoreError, nearest, need, short
@@ -87,6 +88,8 @@ class Lab(LabViews):
         self._choices = {name: _Choice(self.selection, name).own for name in named}
         for sae, store in named.values():
             for thing in (subject, sae):
+                if isinstance(thing, bytes):
+                    path_of(thing, "What a Lab is made of")
                 if store is not None and not isinstance(thing, str | Path):
                     store.check(thing)
         self._loading = Ahead(self._load)

@@ -81,6 +81,8 @@ def load(
     if isinstance(source, str | Path):
         where = f"An edit in {source}"
         source = _content(path_of(source), subject)
+    if isinstance(source, bytes):
+        path_of(source, "A file of edits")
     items = [source] if isinstance(source, Mapping) else source
     if not isinstance(items, Sequence):
         message = (

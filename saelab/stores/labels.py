@@ -79,7 +79,8 @@ def count_labels(folder: Path, n_latents: int) -> dict[str, int]:
 def _read(folder: Path, n_latents: int) -> pa.Table:
     try:
         # not by read_table, empty_table or to_numpy, which import pandas
-        with pq.ParquetFile(folder / NAME) as file:
+        # and not by its name, which need not be UTF-8
+        with (folder / NAME).open("rb") as data, pq.ParquetFile(data) as file:
             found = file.read().select(LABELS.names).cast(LABELS)
         if not all(j is not None and 0 <= j < n_latents for j in found["latent"].to_pylist()):
             message = f"labels of latents outside of 0..{n_latents - 1}"

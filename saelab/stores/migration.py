@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from saelab.arguments import checked, place
+from saelab.files import path_of
 from saelab.layout import LINE
 from saelab.stores import manifest as manifests
 from saelab.stores import tables
@@ -42,7 +43,7 @@ def migrate(old: str | Path, out: str | Path | None = None) -> FeatureStore:
     Raises:
         StoreError: There is no whole store of version 1 or 2, or `out` cannot be written.
     """
-    folder = Path(old)
+    folder = path_of(old, "The folder of a store")
     manifest = manifests.read_manifest(folder, KIND)
     if manifest["version"] >= 2:
         if out is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from saelab.devices import FLOATS, dtype_name, torch_device
-from saelab.files import read_json_or_none
+from saelab.files import path_of, read_json_or_none
 from saelab.subjects import gguf
 from saelab.subjects.language import LanguageModel
 from saelab.subjects.points import AS_MODULE
@@ -49,6 +49,8 @@ def load_subject(
         FormatError: A GGUF file, or a manifest of Ollama's, is damaged or unsafe.
         MissingDependency: A library is not installed.
     """
+    if isinstance(name, bytes):
+        path_of(name, "A model's folder or hub id", SubjectError)
     if not isinstance(name, (str, Path)) or not str(name):
         msg = f"A model is named by a folder or a hub id. Got {name!r}. Pass e.g. 'gpt2'."
         raise SubjectError(msg)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -104,6 +105,27 @@ for command, code in {commands!r}:
     assert not heavy, (command, heavy)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_it_takes_names_that_the_locale_cannot_write(small_lab, small_sae):
+    """LC_ALL=C, without the coercion to UTF-8 that Python does: names are bytes, output is ASCII."""
+    place = Path("日本語 ünï")
+    shutil.copytree(small_lab.store.folder, place / "features")
+    saelab.stores.FeatureStore.open(place / "features").attach_labels({1: "verbs"}, source="作者")
+    small_sae.save(place / "sae")
+    code = """
+import sys
+from saelab.cli import main
+sys.exit(main(["info", sys.argv[1] + "/features"]) or main(["info", sys.argv[1] + "/sae", "--json"])
+         or main(["info", sys.argv[1] + "/features", "--json"]) or 10 * main(["info", sys.argv[1] + "/none"]))
+"""
+    plain = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ran = subprocess.run([sys.executable, "-c", code, place], env=os.environ | plain, capture_output=True)
+    assert ran.returncode == 10, ran.stderr
+    assert b"\\u4f5c\\u8005" in ran.stdout  # 作者
+    assert str(place / "sae").encode() in ran.stdout
+    assert b"which is not there" in ran.stderr
+    assert b"Traceback" not in ran.stderr
 
 
 def test_the_list_of_flags_is_that_of_the_functions():

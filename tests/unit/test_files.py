@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import saelab
 from saelab import files
 from saelab.files import Stamp, new_file, new_folder, parse_json, read_json, write_bytes, write_json
 from saelab.types import ConfigError, FormatError, StoreError
@@ -193,3 +194,25 @@ def test_a_stamp_refuses_others(tmp_path, change, says):
     assert len(str(caught.value)) < 1000
     with pytest.raises(ConfigError):
         replace(STAMP, error=ConfigError).parse(path.read_bytes(), path, "thing")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda path: saelab.load_sae(path),
+        lambda path: saelab.formats.sniff(path),
+        lambda path: saelab.load_subject(path),
+        lambda path: saelab.SAE.load(path),
+        lambda path: saelab.FeatureStore.open(path),
+        lambda path: saelab.ActivationStore.open(path),
+        lambda path: saelab.stores.migrate(path),
+        lambda path: saelab.training.Run.load(path),
+        lambda path: saelab.interventions.load(path),
+        lambda path: saelab.interventions.save([], path),
+        lambda path: saelab.Lab(path, saelab.embedded.sae_folder(), saelab.embedded.store_folder()),
+        lambda path: saelab.Lab(saelab.embedded.model_folder(), path, saelab.embedded.store_folder()),
+    ],
+)
+def test_bytes_are_no_path_and_it_is_said_how_to_make_one(use):
+    with pytest.raises(saelab.SaelabError, match=r"must be .*Got bytes, b'name'. Pass os.fsdecode\(path\)."):
+        use(b"name")

@@ -120,6 +120,7 @@ class World:
         found |= {f"store.{name}": Case(getattr(store, name), given) for name, given in asked.items()}
         found["lab.feature"] = Case(lab.feature, {"latent": 1})
         found["lab.search"] = Case(lab.search, {"label": "a"})
+        found["lab.label"] = Case(lab.label, {"latent": 1, "text": "x"})
         return found
 
 

@@ -133,6 +133,17 @@ class SampleCodes:
     """bool [len(shown)]: False for positions that statistics leave out, such as BOS"""
     calls: int = 1
     """of the module in a pass; the positions of one call come after those of another"""
+    starts: tuple[int, ...] = ()
+    """where the model read anew: the positions at which the parts begin of a text beyond its context, but the
+    first"""
+
+    @property
+    def parted(self) -> str:
+        """In how many parts it was read; "" where in one."""
+        parts = len(self.starts) + 1
+        return f"longer than the model's context: read in {parts} parts, each without the others" * (
+            parts > 1
+        )
 
     @property
     def text(self) -> str:

@@ -33,6 +33,8 @@ class Sample(Protocol):
     def codes(self) -> Codes: ...
     @property
     def calls(self) -> int: ...
+    @property
+    def parted(self) -> str: ...
     def parts(self) -> list[Part]:
         """What the positions of one call are made of."""
         ...
@@ -74,6 +76,7 @@ def sample_text(result: Sample) -> str:
     are, and the strongest of all with the patch where each peaks."""
     parts, calls = result.parts(), result.calls
     lines = [result.document.title] if any(part.kind == "grid" for part in parts) else []
+    lines += [result.parted] * bool(result.parted)
     at = left_out = 0
     for call in range(calls):
         if calls > 1:

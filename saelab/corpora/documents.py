@@ -139,7 +139,9 @@ class Corpus:
 
 
 def as_corpus(texts: Corpus | Iterable[str | Document] | str) -> Corpus:
-    """A Corpus of what a user has: a Corpus, strings, Documents, or one string as one document.
+    """A Corpus of what a user has: a Corpus, strings, Documents, dialogues, or one string as one document.
+
+    A dialogue is a list of {"role": ..., "content": ...}; see `dialogues`.
 
     An iterator is read into memory, since it can be read only once.
 
@@ -293,6 +295,8 @@ def _span(pair: Any, n: int) -> tuple[int, int]:
 
 
 def _document(i: int, text: object) -> Document:
+    if isinstance(text, list | tuple) and text and all(isinstance(turn, Mapping) for turn in text):
+        return dialogue(str(i), text, f"index {i}")
     document = text if isinstance(text, Document) else None
     content = document.text if document else text
     if not isinstance(content, str):

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from saelab.arguments import checked, place
 from saelab.files import path_of
 from saelab.layout import LINE
 from saelab.stores import manifest as manifests
@@ -29,7 +28,6 @@ OWN = ("format", "kind", "version", "files")
 CHUNK = 1 << 17
 
 
-@checked(old=place)
 def migrate(old: str | Path, out: str | Path | None = None) -> FeatureStore:
     """A store of today of one that saelab 0.1 wrote, with everything that it says, codes and labels.
 

@@ -66,7 +66,7 @@ class SampleView(View):
             follow: choose the latent in every linked view, and be one of them.
 
         Raises:
-            CorpusError: The sample is empty, of another kind, or longer than the model's context.
+            CorpusError: The sample is empty, or of another kind.
             RangeError: The latent is out of range.
         """
         source = lab.source(sae)
@@ -114,6 +114,8 @@ def pack_codes(result: SampleCodes, labels: Mapping[int, str] | None = None) -> 
             "facets": list(kinds),
             "parts": [list(part) for part in result.parts()],
             "calls": result.calls,
+            "parted": result.parted,
+            "starts": list(result.starts),
             "labels": list(map(clean, document.labels)),
             "named": {str(j): clean(labels[j]) for j in fired if labels and labels.get(j)},
         },

@@ -88,6 +88,8 @@ def sample(result: SampleCodes, latent: int | None, labels: Mapping[int, str] | 
     by = called if said == "chosen" else f"strongest latent of each {facet}"
     silent = f"{called} does not fire here; " if said == "silent" else ""
     out = [note(f"{silent}{by}, {_number(float(values.min(initial=0.0)))} to {_number(most)}")]
+    if result.parted:
+        out.append(note(result.parted))
     if result.document.labels:
         out.append(f"<div>{escaped(', '.join(result.document.labels)[:LABEL])}</div>")
     out.append(_picture(result.document, PICTURE_BYTES, 192))

@@ -85,6 +85,11 @@ def test_it_works_from_disk_with_no_network(exported, page, scheme):
     # a name filters; what needs a kernel says so
     page.locator(".sl-box").fill("name77")
     assert page.locator(".sl-row").count() == 11
+    page.locator(".sl-box").fill("thank you")
+    page.keyboard.press("Enter")
+    assert "only a notebook can say" in page.locator(".sl-banner:visible").inner_text()
+    page.locator(".sl-box").fill("")
+    assert page.locator(".sl-banner:visible").count() == 0
     # markup and directions are shown, not obeyed
     assert page.evaluate("window.hacked") is None
     shown = page.locator(".sl-text").inner_text()

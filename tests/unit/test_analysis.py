@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -147,10 +149,42 @@ def test_search_ranks_by_what_is_specific(subject, small_lab, text):
     assert [tuple(line) for line in frame.itertuples(index=False)] == found[:3]
 
 
-@pytest.mark.parametrize("text", ["", None, 3, b"bytes", "word " * 5000])
+@pytest.mark.parametrize("text", ["", None, 3, b"bytes", [], [3]])
 def test_bad_texts_are_refused(subject, small_sae, text):
     with pytest.raises(CorpusError):
         analysis.sample_codes(subject, small_sae, text)
+
+
+def test_a_text_beyond_the_context_is_read_in_parts(subject, small_sae):
+    """Each as it is alone: the codes of a part are those of its own tokens behind BOS."""
+    text = "Rosa went to the market. " * 80
+    found = analysis.sample_codes(subject, small_sae, text)
+    ids = subject.to_tokens(text)
+    assert len(found.shown) == len(ids) > 2 * subject.n_ctx
+    assert found.starts == tuple(range(256, len(ids), 255))
+    edges = [1, *found.starts, len(ids)]
+    for first, last in itertools.pairwise(edges):
+        part = torch.tensor([[ids[0], *ids[first:last]]])
+        hidden = subject.model(part, output_hidden_states=True).hidden_states[3][0, 1:]
+        dense = small_sae.encode(hidden).detach().numpy()
+        np.testing.assert_allclose(found.codes.dense()[first:last], dense, atol=1e-4)
+    said = f"longer than the model's context: read in {len(edges) - 1} parts, each without the others"
+    assert str(found).splitlines()[0] == said
+    assert analysis.sample_codes(subject, small_sae, "short").parted == ""
+
+
+def test_a_dialogue_is_read_as_the_template_writes_it(subject, small_sae):
+    chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Of course!"}]
+    found = analysis.sample_codes(subject, small_sae, chat)
+    written = subject.tokenizer.apply_chat_template(chat, tokenize=False)
+    plain = analysis.sample_codes(subject, small_sae, written)
+    assert found.names == plain.names
+    assert "<|assistant|>" in found.names
+    np.testing.assert_array_equal(found.codes.dense(), plain.codes.dense())
+    document = next(iter(corpora.dialogues([chat])))
+    np.testing.assert_array_equal(
+        analysis.sample_codes(subject, small_sae, document).codes.dense(), found.codes.dense()
+    )
 
 
 # ---- store ---------------------------------------------------------------------------------------

@@ -18,6 +18,9 @@ const SORTS = {
   name: "name",
   latent: "number",
 };
+const NO_MODEL =
+  "No name holds that. A page finds latents by number or name; which of them a text fires only a notebook " +
+  "can say, which has the model.";
 const NUMBER = /^#?\d+$/;
 
 export const render = rendering(async (view) => {
@@ -134,7 +137,10 @@ class Browser {
   }
 
   listen() {
-    this.box.addEventListener("input", () => this.rearrange());
+    this.box.addEventListener("input", () => {
+      this.view.say("");
+      this.rearrange();
+    });
     this.box.addEventListener("keydown", (event) => this.boxKey(event));
     this.order.addEventListener("change", () => {
       this.point(true);
@@ -280,7 +286,8 @@ class Browser {
       return;
     }
     if (!view.live) {
-      this.choose(0);
+      if (this.shown.length) this.choose(0);
+      else view.say(NO_MODEL);
       return;
     }
     const answer = await view.ask("search", { text: this.box.value });

@@ -52,6 +52,10 @@ class SampleCodes {
     this.labels = header.labels;
     /** @type {Record<string, string>} latent -> its label */
     this.labelled = header.named ?? {};
+    /** @type {string} in how many parts it was read; "" where in one */
+    this.parted = header.parted ?? "";
+    /** @type {number[]} where parts begin, but the first */
+    this.starts = header.starts ?? [];
     /** @type {number} */
     this.calls = header.calls;
     /** of one call */
@@ -131,9 +135,10 @@ class Heatmap {
     this.legend = h("div", { class: "sl-legend" });
     this.chooser = h("div", { class: "sl-calls" });
     this.sample = h("div", { class: "sl-sample", role: "group", "aria-label": "sample", dir: "ltr" });
+    this.note = h("div", { class: "sl-hint" });
     this.detail = h("div", { class: "sl-detail", "aria-live": "polite" });
     const place = h("div", { class: "sl-place" });
-    view.body.append(this.legend, this.chooser, this.sample, this.detail, place);
+    view.body.append(this.legend, this.note, this.chooser, this.sample, this.detail, place);
     this.card = cardPlace(view, place);
     this.listen();
   }
@@ -181,6 +186,7 @@ class Heatmap {
       };
       if (part.kind === "grid") return patchElement(part, i, attributes);
       if (boxed(codes, at)) attributes.class += " sl-boxed";
+      if (codes.starts.includes(at)) attributes.class += " sl-anew";
       return tokenElement(codes.names[at], attributes, !boxed(codes, at));
     });
     let first = 0;
@@ -191,6 +197,7 @@ class Heatmap {
       return element;
     });
     this.sample.replaceChildren(...this.pictured(codes, parts));
+    this.note.textContent = codes.parted;
     if (codes.calls > 1) this.chooser.replaceChildren(...this.callChooser(codes));
     this.colour();
     const latent = this.view.chosen("latent");

@@ -107,7 +107,7 @@ def _unwrapped(key: str) -> str:
 
 def load(found: Found, assumed: Mapping[str, Any] | None = None) -> SAE:
     """What the user says that it is. assumed: answers that a format gives for all of its files."""
-    tensors = see(found.file)
+    tensors = see(found.file, found.source.given.get("layer"))
     if tensors is None:
         refuse(f"{found.path} must hold an encoder", short(sorted(found.file.info)), "Pass another file.")
     answers = _answers(found, tensors) | {"tied": "W_dec" not in tensors.names} | dict(assumed or {})
@@ -124,10 +124,14 @@ def load(found: Found, assumed: Mapping[str, Any] | None = None) -> SAE:
     return done(_plain(found, tensors, answers), found, tensors.names["W_enc"])
 
 
-def layers(found: Found) -> int | None:
-    """How many SAEs are stacked in its tensors, None for one alone."""
+def layers(found: Found) -> list[int]:
+    """Of which layers it has an SAE, stacked in each tensor or side by side; none for one alone."""
     tensors = see(found.file)
-    return None if tensors is None else tensors.layers
+    return [] if tensors is None else _numbers(tensors)
+
+
+def _numbers(tensors: Seen) -> list[int]:
+    return list(tensors.parts or range(tensors.layers or 0))
 
 
 def _given(found: Found) -> dict[str, Any]:
@@ -185,9 +189,10 @@ def _open(found: Found, tensors: Seen, answers: Mapping[str, Any]) -> list[Quest
         if needed and option not in answers:
             out.append(Question(option, why, example))
 
-    if tensors.layers is not None:
-        last = tensors.layers - 1
-        ask("layer", f"which SAE of the stack: 0 to {last}", 0)
+    numbers = _numbers(tensors)
+    if numbers:
+        told = _either(numbers) if tensors.parts else f"0 to {numbers[-1]}"
+        ask("layer", f"which SAE of the {'file' if tensors.parts else 'stack'}: {told}", numbers[0])
     rules = ("gated",) if "b_gate" in names else _RULES
     example = rules[0] if len(rules) == 1 else "topk" if "k" in answers else "relu"
     cuts = [names[role] for role in ("threshold", "log_threshold") if role in names]
@@ -238,7 +243,7 @@ def _open(found: Found, tensors: Seen, answers: Mapping[str, Any]) -> list[Quest
 
 def _check(found: Found, tensors: Seen, answers: Mapping[str, Any]) -> None:
     """Every answer is one that is allowed."""
-    d_sae, n, activation = tensors.d_sae or 2**31, tensors.layers or 1, answers["activation"]
+    d_sae, numbers, activation = tensors.d_sae or 2**31, _numbers(tensors), answers["activation"]
     rules = ("gated",) if "b_gate" in tensors.names else _RULES
     allowed: dict[str, tuple[Callable[[Any], bool], str]] = {
         "activation": (lambda v: v in rules, _either(rules)),
@@ -250,7 +255,7 @@ def _check(found: Found, tensors: Seen, answers: Mapping[str, Any]) -> None:
         "tied": (lambda v: isinstance(v, bool), "True or False"),
         "transposed": (lambda v: isinstance(v, (list, tuple)) and set(v) <= {"W_enc", "W_dec"},
                        "a list of 'W_enc' and 'W_dec'"),
-        "layer": (lambda v: is_integer(v) and 0 <= v < n, f"0 to {n - 1}"),
+        "layer": (lambda v: is_integer(v) and v in (numbers or [0]), f"one of {short(numbers)}"),
         **{name: (lambda v, values=values: v in values, _either(values)) for name, values in _MEANS.items()},
     }  # fmt: skip
     for option, (right, words) in allowed.items():
@@ -267,7 +272,7 @@ def _check(found: Found, tensors: Seen, answers: Mapping[str, Any]) -> None:
             "Pass ignore=[...] with its name there where you know that it is not used.",
         )
     for option in (*_MEANS, "layer", "tied"):
-        there = {"layer": tensors.layers is not None, "tied": "W_dec" not in tensors.names}
+        there = {"layer": bool(numbers), "tied": "W_dec" not in tensors.names}
         if option in found.source.given and not there.get(option, option in tensors.names):
             refuse(
                 f"{option} is of files that have one", short(sorted(found.file.info)), f"Leave {option} out."

@@ -215,8 +215,7 @@ def load_layers(
     if not numbers:
         name, found = find(source, format)
         with refusing(found.path):
-            n = general.layers(found) if name == general.NAME else None
-        numbers = range(n or 0)
+            numbers = general.layers(found) if name == general.NAME else []
     if not numbers:
         msg = (
             f"{source.folder} must hold SAEs of several layers. Got one alone. "

@@ -66,11 +66,14 @@ class Seen:
     """W_enc, W_dec -> whether it is the transpose of ours, None where nothing tells."""
     more: tuple[str, ...] = field(default=())
     """Tensors that are none of these."""
+    parts: tuple[int, ...] = field(default=())
+    """Numbers of the layers whose SAEs lie side by side under names that differ in them; this is one."""
 
 
-def see(file: TensorFile) -> Seen | None:
-    """The SAE in these tensors, or None where there is no encoder. Raises FormatError where there are
-    several or where shapes contradict each other."""
+def see(file: TensorFile, layer: object = None) -> Seen | None:
+    """The SAE in these tensors, or None where there is no encoder. layer: of SAEs of several layers side by
+    side, which one; the first where it is none of them. Raises FormatError where there are several that no
+    number tells apart, or where shapes contradict each other."""
     kept = [name for name in file.info if not _LEFT.fullmatch(name)]
     found = {prefix: _roles(kept, prefix) for prefix in _prefixes(kept)}
     found = {p: roles for p, roles in found.items() if {"W_enc", "W_dec"} <= set(roles)} or {
@@ -80,9 +83,15 @@ def see(file: TensorFile) -> Seen | None:
     }
     if not found:
         return None
+    parts = _numbered(list(found))
+    if parts:
+        chosen = parts[layer if isinstance(layer, int) and layer in parts else min(parts)]
+        kept = [n for n in kept if n.startswith(chosen) or not any(map(n.startswith, found))]
+        found = {chosen: found[chosen]}
     if len(found) > 1:
         refuse(
-            f"{file.path} must hold one SAE, or SAEs of several layers stacked in each tensor",
+            f"{file.path} must hold one SAE, or SAEs of several layers stacked in each tensor "
+            "or under names that differ in one number",
             f"encoders under {short(sorted(found))}",
             "Save each of them in a file of its own.",
         )
@@ -95,7 +104,18 @@ def see(file: TensorFile) -> Seen | None:
     layers = _layers(file, roles)
     more = tuple(sorted(set(kept) - set(roles.values())))
     sizes = {role: _flat(file.info[name], layers, _axes(role)) for role, name in roles.items()}
-    return Seen(prefix, roles, layers, *_sizes(file, roles, sizes), more)
+    return Seen(prefix, roles, layers, *_sizes(file, roles, sizes), more, tuple(sorted(parts)))
+
+
+def _numbered(prefixes: list[str]) -> dict[int, str]:
+    """Number -> prefix, where several differ in one number alone."""
+    digits = [tuple(map(int, re.findall(r"\d+", prefix))) for prefix in prefixes]
+    if len(prefixes) < 2 or len({re.sub(r"\d+", "#", prefix) for prefix in prefixes}) > 1:
+        return {}
+    differing = [column for column in zip(*digits, strict=True) if len(set(column)) > 1]
+    if len(differing) != 1 or len(set(differing[0])) < len(prefixes):
+        return {}
+    return dict(zip(differing[0], prefixes, strict=True))
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:

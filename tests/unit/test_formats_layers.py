@@ -130,3 +130,41 @@ def test_a_pursuit_of_whole_products_is_that_of_a_plain_loop(tmp_path):
     torch.testing.assert_close(torch.from_numpy(sae.encode_sparse(x).dense()), expected)
     with pytest.raises(FormatError, match=r"whole_product=False|norm 1"):
         saelab.save_sae(sae, tmp_path / "lens", "saelens")
+
+
+@pytest.mark.parametrize("kind", ["prefixes", "hooks", "numbers", "list"])
+def test_saes_side_by_side_are_those_of_layers(tmp_path, kind):
+    sizes = {
+        "encoder.weight": (WIDE, D),
+        "encoder.bias": (WIDE,),
+        "decoder.weight": (D, WIDE),
+        "decoder.bias": (D,),
+    }
+    parts = [{name: torch.randn(*size) for name, size in sizes.items()} for _ in range(3)]
+    names = {"prefixes": "layers.{}.sae.", "hooks": "blocks.{}.hook_resid_post."}
+    first = 0 if kind == "list" else 4
+    if kind in names:
+        data = {
+            names[kind].format(first + i) + name: t
+            for i, part in enumerate(parts)
+            for name, t in part.items()
+        }
+    else:
+        data = parts if kind == "list" else {first + i: part for i, part in enumerate(parts)}
+    torch.save(data, tmp_path / "all.pt")
+    with pytest.raises(
+        FormatError, match=rf"layer +which SAE of the file: {first}, {first + 1} or {first + 2}"
+    ):
+        load_sae(tmp_path, activation="relu", **OPEN)
+    with pytest.raises(FormatError, match=rf"layer .* must be one of \[{first}, "):
+        load_sae(tmp_path, activation="relu", layer=9, **OPEN)
+    loaded = load_layers(tmp_path, activation="relu", **OPEN)
+    x = torch.randn(20, D)
+    for sae, w in zip(loaded, parts, strict=True):
+        codes = (x @ w["encoder.weight"].T + w["encoder.bias"]).relu()
+        torch.testing.assert_close(sae.encode(x), codes)
+        torch.testing.assert_close(sae(x).x_hat, codes @ w["decoder.weight"].T + w["decoder.bias"])
+    # names that differ in a word may be of anything
+    torch.save({"a": parts[0], "b": parts[1]}, tmp_path / "all.pt")
+    with pytest.raises(FormatError, match="encoders under"):
+        load_sae(tmp_path, activation="relu", **OPEN)

@@ -65,6 +65,10 @@ def torch_file(path: Path) -> TensorFile:
             )
         else:
             data = old.load(path, at)
+        if isinstance(data, (list, tuple)) and all(isinstance(item, dict) for item in data):
+            data = dict(enumerate(data))
+        if isinstance(data, dict) and all(type(key) is int for key in data):  # of a model's layers
+            data = {str(key): item for key, item in data.items()}
         tensors: dict[str, Tensor] = {}
         extra: dict[str, Any] = {}
         for name, value in _leaves(path, data, "", 0, set()):

@@ -245,7 +245,7 @@ class Things:
         found = {f"FeatureStore.{name}": Case(getattr(store, name), given) for name, given in asked.items()}
         shown: dict[str, dict[str, Any]] = {
             "feature": {"latent": 1}, "features": {}, "densities": {}, "card": {"latent": 1},
-            "codes": {"sample": "abc"}, "search": {"label": "a"}, "label": {"latent": 1, "text": "x"}, "show": {"sample": "abc"},
+            "codes": {"sample": "abc"}, "search": {"label": "a"}, "show": {"sample": "abc"},
             "tokens": {"text": "abc"}, "label": {"latent": 1, "text": "x"},
         }  # fmt: skip
         found |= {

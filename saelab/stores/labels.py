@@ -31,9 +31,8 @@ RETRIES = 100
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def labels_of(folder: Path, manifest: Mapping[str, Any]) -> pd.DataFrame:
+def labels_of(folder: Path, manifest: Mapping[str, Any], n: int) -> pd.DataFrame:
     """The labels of a store, and after them those that lie in the user's folder; see `read_labels`."""
-    n = manifest["n_latents"]
     both = [read_labels(place, n) for place in (folder, _users(manifest))]
     if not len(both[1]):
         return both[0]
@@ -41,9 +40,9 @@ def labels_of(folder: Path, manifest: Mapping[str, Any]) -> pd.DataFrame:
     return found.sort_values("latent", kind="stable", ignore_index=True)
 
 
-def attach(folder: Path, manifest: Mapping[str, Any], labels: Iterable[tuple[int, str, str]]) -> None:
+def attach(folder: Path, manifest: Mapping[str, Any], n: int, labels: Iterable[tuple[int, str, str]]) -> None:
     """`write_labels` where the store may be written; else in the user's folder."""
-    n, whole = manifest["n_latents"], folder.resolve()
+    whole = folder.resolve()
     if whole.is_dir() and (PACKAGE in whole.parents or not os.access(whole, os.W_OK)):
         folder = _users(manifest)
         with contextlib.suppress(OSError):  # writing says why

@@ -469,7 +469,7 @@ class FeatureStore:
                 f"takes of=. Got {got}. Pass {{7: 'names'}}, or the path of the export."
             )
             raise ConfigError(message)
-        attach(self.folder, self.manifest, rows)
+        attach(self.folder, self.manifest, self.n_latents, rows)
         self.manifest = manifests.settled(self.folder, KIND)
         self.__dict__.pop("_connection", None)  # the next query sees them
 
@@ -479,7 +479,7 @@ class FeatureStore:
         Raises:
             StoreError: The file is not what was written.
         """
-        return labels_of(self.folder, self.manifest)
+        return labels_of(self.folder, self.manifest, self.n_latents)
 
     def compare(self, other: FeatureStore, n: int = 1, *, min_rows: int = 10, seed: int = 0) -> Comparison:
         """For each latent the n most similar of another SAE's, with what chance would find beside it.

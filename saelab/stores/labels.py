@@ -33,9 +33,8 @@ LABELS = pa.schema([("latent", pa.int32()), ("label", pa.string()), ("source", p
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def labels_of(folder: Path, manifest: Mapping[str, Any]) -> pd.DataFrame:
+def labels_of(folder: Path, manifest: Mapping[str, Any], n: int) -> pd.DataFrame:
     """The labels of a store, and after them those that lie in the user's folder; see `read_labels`."""
-    n = manifest["n_latents"]
     import pandas as pd
 
     both = [read_labels(place, n) for place in (folder, _users(manifest))]
@@ -45,9 +44,9 @@ def labels_of(folder: Path, manifest: Mapping[str, Any]) -> pd.DataFrame:
     return found.sort_values("latent", kind="stable", ignore_index=True)
 
 
-def attach(folder: Path, manifest: Mapping[str, Any], labels: Iterable[tuple[int, str, str]]) -> None:
+def attach(folder: Path, manifest: Mapping[str, Any], n: int, labels: Iterable[tuple[int, str, str]]) -> None:
     """`write_labels` where the store may be written; else in the user's folder."""
-    n, there = manifest["n_latents"], folder.resolve()
+    there = folder.resolve()
     if there.is_dir() and (PACKAGE in there.parents or not os.access(there, os.W_OK)):
         folder = _users(manifest)
         with contextlib.suppress(OSError):  # writing says why

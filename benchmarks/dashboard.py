@@ -1,11 +1,11 @@
 """What it costs to index every latent and to write them all as one page, beside SAEDashboard.
 
 benchmarks/peers/install_dashboard.sh            # once, for the peer; without it only saelab is measured
-python benchmarks/dashboard.py [--rounds 5] [--features 256] [--threads 1] [--profile] [--out dashboard.json]
+python benchmarks/dashboard.py [--rounds 5] [--features 2048] [--threads 1] [--profile] [--out dashboard.json]
 
 Both read 65,536 tokens through a random model of 4 layers (d_model 128, 4 heads, 512 words) and a ReLU SAE of
 2,048 latents at block 2 that fire on 1 % of the rows. saelab indexes all latents and writes them as one page
-of cards; SAEDashboard (peers/dashboard_worker.py) does `--features` of them in one batch, which is where it
+of cards; SAEDashboard (peers/dashboard_worker.py) does as many (`--features`) in one batch, which is where it
 is fastest, and one page. All take turns in processes of their own. The yardstick is one forward pass, which
 stops at block 2, with one dense encoding; theirs is also given with the pass of their own library, which does
 not stop. Seconds are medians over rounds, on one thread of CPU time; ranges are those of all rounds.
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--features", type=int, default=256, help="latents that SAEDashboard does, in one batch"
+        "--features", type=int, default=LATENTS, help="latents that SAEDashboard does, in one batch"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--profile", action="store_true", help="where the time of our index and page goes")

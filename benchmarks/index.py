@@ -82,7 +82,7 @@ def measure(
     for j in jumps[:3]:
         card(store, j)
     cards = sorted(seconds(lambda j=j: card(store, j)) for j in jumps)
-    rows = sorted(seconds(lambda j=j: store.rows(j * store.n_rows // 1024)) for j in jumps)
+    rows = sorted(seconds(lambda j=j: store.rows(j * store.n_rows // store.n_latents)) for j in jumps)
     codes = sorted(seconds(lambda j=j: store.codes(j)) for j in jumps)
     return {
         "rows": store.n_rows,

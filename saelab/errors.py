@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class SaelabError(Exception):
@@ -56,6 +57,34 @@ class RankError(SaelabError):
 
 class MissingDependency(SaelabError, ImportError):
     """An optional library that is not installed; the message gives the pip command."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice: torch raises a RuntimeError for it."""
+    says = str(error).lower()
+    words = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(each in says for each in words)
+
+
+@contextlib.contextmanager
+def fitting(what: str, remedy: str) -> Iterator[None]:
+    """Raise what says that memory did not suffice as a DeviceMemoryError.
+
+    Args:
+        what: Must fit into memory.
+        remedy: What to do.
+
+    Raises:
+        DeviceMemoryError: It does not.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, SaelabError) or not out_of_memory(error):
+            raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        message = f"{what} must fit into memory. Got: {first} {remedy}"
+        raise DeviceMemoryError(message) from error
 
 
 def headline(self: object) -> str:

@@ -13,7 +13,7 @@ from saelab.analysis.controls import Beside, Sums, beside, untrained
 from saelab.analysis.scores import Score, Seen, Spliced
 from saelab.analysis.sources import Block, Passes, source_of
 from saelab.arguments import checked, full_sae, maybe, whole
-from saelab.errors import headline
+from saelab.errors import fitting, headline
 from saelab.types import (
     CorpusError,
     HasLoss,
@@ -76,6 +76,7 @@ class Report:
         return "\n".join([*lines, *(f"{name}: left out, {why}" for name, why in self.left_out.items())])
 
 
+@fitting("A batch", "Pass a lower batch_size, or an SAE of less latents.")
 @checked(sae=full_sae, max_rows=maybe(whole(1)), batch_size=whole(1), seed=whole())
 def evaluate(
     sae: SAE,
@@ -105,6 +106,7 @@ def evaluate(
         The report.
 
     Raises:
+        DeviceMemoryError: A batch does not fit into memory.
         HookError: The SAE names no hook point, or one that the subject does not have.
         ShapeError: The activations have another width than the SAE.
         CorpusError: There are no rows.

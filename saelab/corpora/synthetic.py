@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 256
-MOST = 2**40
-"""Rows of a call, at most."""
 HELD_OUT = 2**40
 """Rows from this number on are for scores; training on rows from 0 does not get there."""
 
@@ -86,11 +84,11 @@ class Synthetic:
         """
         import torch
 
-        n, start = integer("n", n, 1, MOST), integer("start", start, 0)
+        n, start = integer("n", n, 1), integer("start", start, 0)
         blocks = range(start // BLOCK, (start + n - 1) // BLOCK + 1)
         try:
             acts, difficulty = torch.empty(n, self.d_in), np.empty(n)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, TypeError, ValueError) as error:
             message = (
                 f"n rows must fit into memory. Got n={n:,}, {4 * n * self.d_in:,} bytes. Ask for less, or "
                 "use batches(size)."
@@ -124,7 +122,7 @@ class Synthetic:
         Raises:
             ConfigError: A size below 1, a start below 0.
         """
-        size = integer("size", size, 1, MOST)
+        size = integer("size", size, 1)
         for i in count() if n_batches is None else range(n_batches):
             yield self.rows(size, start + i * size)
 

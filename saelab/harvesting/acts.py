@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from saelab.config import boolean, integer, integer_or_none
 from saelab.devices import dtype_name
+from saelab.errors import fitting
 from saelab.harvesting.batches import batches, check_hooks, check_subject, warn_of_losses
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import ActivationStore, ActivationWriter
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from saelab.types import Subject
 
 
+@fitting("A batch", "Pass a lower batch_size.")
 def harvest(
     subject: Subject,
     corpus: Iterable[Any],
@@ -73,6 +75,7 @@ def harvest(
         The store: float32 [n_rows width] of each hook point.
 
     Raises:
+        DeviceMemoryError: A batch does not fit into memory.
         HookError: The subject has no such hook point.
         CorpusError: The subject refuses a document, or there are no rows.
         NonFiniteError: Activations are NaN or infinite, or more than float16 holds; it names hook point and

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import boolean, integer, integer_or_none, shard_of
+from saelab.errors import fitting
 from saelab.files import path_of
 from saelab.harvesting.batches import (
     Batch,
@@ -44,6 +45,7 @@ PART_CODES = 1 << 25
 PART_ROWS = 1 << 22
 
 
+@fitting("A batch", "Pass a lower batch_size, or an SAE of less latents.")
 def index(
     subject: Subject,
     sae: SAE,
@@ -102,6 +104,7 @@ def index(
         The store.
 
     Raises:
+        DeviceMemoryError: A batch does not fit into memory.
         HookError: The subject has no such hook point.
         ShapeError: The SAE does not fit the hook point.
         CorpusError: The subject refuses a document, or there are no rows.

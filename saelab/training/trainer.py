@@ -16,6 +16,7 @@ from tqdm.std import tqdm
 
 from saelab import dist
 from saelab.config import boolean, from_dict, integer, integer_or_none, to_dict
+from saelab.errors import fitting, out_of_memory
 from saelab.files import path_of, write_bytes, writing
 from saelab.progress import new_bar
 from saelab.sae.config import SAEConfig
@@ -61,6 +62,7 @@ def train(config: Sequence[SAEConfig], acts: Any, **options: Any) -> list[Run]: 
 
 
 @dist.joined()
+@fitting("What training holds", "Lower batch_size or d_sae; with more memory the same call continues.")
 def train(  # pyright: ignore[reportInconsistentOverload]
     config: SAEConfig | Sequence[SAEConfig],
     acts: Any,
@@ -376,7 +378,7 @@ def _step(job: _Job, batch: Tensor) -> Record | None:
         )
         raise NonFiniteError(message) from None
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not out_of_memory(error):
             raise
         settings, step = job.settings, job.session.progress.step
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -395,14 +397,6 @@ def _kept(job: _Job) -> str:
     if job.folder is not None and (found := checkpoints.latest([job.folder])):
         return f"the checkpoint of step {found[0].step} in {job.folder} is whole"
     return "no checkpoint yet"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # on CPU torch raises a plain RuntimeError
-    says = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        words in says for words in ("not enough memory", "can't allocate memory", "out of memory")
-    )
 
 
 def _line(records: list[Record]) -> str:

@@ -20,7 +20,7 @@ from saelab import files
 from saelab.sae import SAE
 from saelab.stores import ActivationStore, FeatureStore
 from saelab.stores.directions import open_directions, write_directions
-from saelab.types import StoreError
+from saelab.types import DeviceMemoryError, StoreError
 
 ROOM = r"must have room for [\d,]+ bytes\. Got [\d,]+ bytes free"
 
@@ -141,3 +141,17 @@ def test_what_is_claimed_is_there(tmp_path):
     assert path.read_bytes()[:3] == b"old"
     files.claim(path, 0)
     assert path.stat().st_size == 10
+
+
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
+def test_a_batch_that_does_not_fit_into_memory(error, parts, tmp_path, monkeypatch):
+    def full(*args: object, **options: object) -> None:
+        raise error
+
+    calls = {name: way for name, way in ways(parts).items() if name in ("harvest", "index")}
+    with monkeypatch.context() as patch:
+        patch.setattr(Letters, "run", full)
+        for name, call in calls.items():
+            with pytest.raises(DeviceMemoryError, match=r"A batch must fit.*lower batch_size"):
+                call(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

@@ -88,8 +88,8 @@ MUTATIONS = [
              '"document": part.number[document] + part.offset}', '"document": part.number[document]}',
              "unit/test_merging"),
     Mutation("examples are the weakest", "saelab/stores/summaries.py",
-             "left[np.lexsort((-strength[left], fired[left]))]",
-             "left[np.lexsort((strength[left], fired[left]))]",
+             "~_bits(np.abs(value))",
+             "_bits(np.abs(value))",
              "unit/test_summaries unit/test_feature_store"),
     # files of others
     Mutation("NaN in a file is let in", "saelab/formats/reading.py",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from saelab.progress import in_notebook
 from saelab.subjects.ahead import Ahead, is_small
 from saelab.types import ConfigError, HasTokens, RangeError, StoreError, nearest, need, short
 from saelab.widgets import LabViews, SampleView, Selection
+from saelab.widgets.selection import Mirror
 from saelab.widgets.source import Source
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Lab(LabViews):
         self.saes: Mapping[str, SAE] = _Loaded({name: sae for name, (sae, _) in named.items()}, self._fitting)
         self.selection = Selection(sae=next(iter(named)))
         self._given = _labels(labels, self)
-        self._choices = {name: _Choice(self.selection, name).own for name in named}
+        self._choices = {name: Mirror(self.selection, name).own for name in named}
         for sae, store in named.values():
             for thing in (subject, sae):
                 if isinstance(thing, bytes):
@@ -96,6 +97,8 @@ class Lab(LabViews):
         if isinstance(subject, str | Path) and (in_notebook() if preload is None else preload):
             self._loading.start(whole=preload is True or is_small(subject))
         self._sources: dict[str, Source] = {}
+        self._tables: dict[str, LatentTable] = {}
+        self._kept: dict[str, KeptLenses] = {}
         # every view asks for the same cards, hovering and prefetching: keep the latest
         self._cached_card = lru_cache(maxsize=512)(self._card)
 
@@ -295,10 +298,6 @@ class Lab(LabViews):
             self._tables[name] = latent_table(self._store(name), self._labels_of(name))
         return self._tables[name]
 
-    @cached_property
-    def _tables(self) -> dict[str, LatentTable]:
-        return {}
-
     def _found(self, sample: Any, name: str, n: int = 50) -> list[Found]:
         from saelab.analysis import search
 
@@ -362,10 +361,6 @@ class Lab(LabViews):
         if name not in self._kept:
             self._kept[name] = KeptLenses(self._store(name), lambda: self.saes[name], lambda: self.subject)
         return self._kept[name]
-
-    @cached_property
-    def _kept(self) -> dict[str, KeptLenses]:
-        return {}
 
     def _checked(self, name: str, latent: int) -> int:
         if name in self.stores:
@@ -440,31 +435,6 @@ class _Loaded(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"SAEs({', '.join(self._saes)})"
-
-
-class _Choice:
-    """What the views of one SAE share: the Lab's selection while this SAE is the chosen one, else what was
-    chosen of it last."""
-
-    def __init__(self, shared: Selection, name: str) -> None:
-        self.shared, self.name = shared, name
-        self.own = Selection(sae=name)
-        self.own.observe(self._out, names=["latent", "row", "document", "latents"])
-        shared.observe(self._in)
-
-    def _out(self, change: Any) -> None:
-        with self.shared.hold_trait_notifications():
-            self.shared.sae = self.name
-            for trait in ("latent", "row", "document", "latents"):
-                setattr(self.shared, trait, getattr(self.own, trait))
-
-    def _in(self, change: Any) -> None:
-        if self.shared.sae != self.name:
-            return
-        if change.name == "sae":  # this SAE is chosen again: what was chosen of it is shown
-            self._out(change)
-        else:
-            setattr(self.own, change.name, change.new)
 
 
 def _named(saes: Any, stores: Any) -> dict[str, tuple[Any, FeatureStore | None]]:

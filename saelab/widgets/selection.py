@@ -60,6 +60,31 @@ class Selection(Chosen):
         return f"Selection({', '.join(told)})"
 
 
+class Mirror:
+    """What the views of one SAE share, `own`: the shared selection while this SAE is chosen, else what
+    was chosen of it last."""
+
+    def __init__(self, shared: Selection, name: str) -> None:
+        self.shared, self.name = shared, name
+        self.own = Selection(sae=name)
+        self.own.observe(self._out, names=list(CHOICES[1:]))
+        shared.observe(self._in)
+
+    def _out(self, change: Any) -> None:
+        with self.shared.hold_trait_notifications():
+            self.shared.sae = self.name
+            for trait in CHOICES[1:]:
+                setattr(self.shared, trait, getattr(self.own, trait))
+
+    def _in(self, change: Any) -> None:
+        if self.shared.sae != self.name:
+            return
+        if change.name == "sae":  # this SAE is chosen again: what was chosen of it is shown
+            self._out(change)
+        else:
+            setattr(self.own, change.name, change.new)
+
+
 class Labels(traitlets.HasTraits):
     """Labels of one SAE that were edited while views of it were open, which show them instead of those that
     they came with."""

@@ -58,10 +58,11 @@ def test_it_equals_its_plain_formula(name):
     wanted = torch.autograd.grad((expected * weights).sum(), given)
     with kept(Kept()):
         found = fast(*given)
-        gradients = torch.autograd.grad((found * weights).sum(), given)
+        gradients = torch.autograd.grad((found * weights).sum(), given, retain_graph=True)
+        again = torch.autograd.grad((found * weights).sum(), given, create_graph=True)
         assert torch.autograd.gradgradcheck(fast, given), "gradients of gradients"
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
-    for gradient, want in zip(gradients, wanted, strict=True):
+    for gradient, want in zip((*gradients, *again), (*wanted, *wanted), strict=True):
         torch.testing.assert_close(gradient, want, rtol=1e-12, atol=1e-12)
 
 

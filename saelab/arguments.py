@@ -205,7 +205,7 @@ def having(what: str, remedy: str, *attributes: str) -> Check:
 
 an_sae = having("an SAE", "Pass what saelab.load_sae gives.", "config", "encode_sparse")
 full_sae = having(
-    "an SAE", "Pass what saelab.load_sae gives.", "config", "encode", "d_in", "W_dec", "training"
+    "an SAE", "Pass what saelab.load_sae gives.", "config", "encode", "d_sae", "W_dec", "training"
 )
 a_store = having(
     "a feature store", "Pass what saelab.index gave, or FeatureStore.open(folder).", "latents", "query"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saelab.analysis.evals import Report, Scores
-from saelab.arguments import checked, listed, mapping, real
+from saelab.arguments import checked, listed, mapping
+from saelab.config import is_number
 from saelab.errors import headline
 from saelab.types import ConfigError, short
 
@@ -59,7 +60,6 @@ class Frontier:
         ]  # fmt: skip
         return pd.DataFrame(rows, columns=[*columns, "untrained fvu", "untrained loss_recovered"])
 
-    @checked(l0=real())
     def at(self, l0: float) -> pd.DataFrame:
         """One row a name: fvu and loss_recovered at an L0, interpolated linearly over log L0.
 
@@ -71,7 +71,7 @@ class Frontier:
         """
         import pandas as pd
 
-        if not l0 > 0:
+        if not (is_number(l0) and l0 > 0):
             message = f"l0 must be greater than 0. Got {l0!r}. Pass one between those of the SAEs."
             raise ConfigError(message)
         found = {}

@@ -34,7 +34,7 @@ PACKAGES = (
 )  # fmt: skip
 UNTRIED = {
     "HasLogits HasLoss HasPictures HasTokens Generates Intervention Subject *.HasLogits": "protocols",
-    "Concept Concepts* Examples Examples.* FeatureCard LatentStats* LatentTable LogitLens* Match "
+    "Concept Concepts* Examples Examples.* FeatureCard Found LatentStats* LatentTable LogitLens* Match "
     "NormDiagnostics* Point Recovery RecoveryScores Recovery.* Report* Scores SpecialTokens* TokenScores "
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
     "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "

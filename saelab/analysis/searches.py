@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from saelab.arguments import a_store, a_subject, an_sae, checked, maybe, whole
 from saelab.harvesting.batches import batches, check_hooks, side_by_side
 from saelab.types import HasTokens, lacking
 
@@ -38,6 +39,7 @@ class Found(NamedTuple):
     """that share by the latent's share of the store's rows; NaN without a store"""
 
 
+@checked(subject=a_subject, sae=an_sae, n=whole(), store=maybe(a_store))
 def search(
     subject: Subject, sae: SAE, sample: Any, n: int = 50, *, store: FeatureStore | None = None
 ) -> list[Found]:

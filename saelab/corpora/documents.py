@@ -203,6 +203,9 @@ def samples(items: Iterable[Any] | Corpus, name: str = "samples", ids: Sequence[
     """
     if isinstance(items, Corpus):
         return items
+    if isinstance(items, Mapping):
+        message = f"Samples must be a sequence. Got {short(items)}. Pass a list of samples."
+        raise CorpusError(message)
     known: Any = items if hasattr(items, "__getitem__") and hasattr(items, "__len__") else list(items)
     n = len(known)
     if not n:

@@ -69,8 +69,9 @@ def world(
         raise ConfigError(message)
     chosen = tuple(FAMILIES if families is None else families)
     for family in chosen:
-        if family not in FAMILIES:
-            message = f"Unknown family {family!r}. {nearest(family, FAMILIES)}Known: {', '.join(FAMILIES)}."
+        if not isinstance(family, str) or family not in FAMILIES:
+            near = nearest(str(family), FAMILIES)
+            message = f"Unknown family {short(family)}. {near}Known: {', '.join(FAMILIES)}."
             raise ConfigError(message)
     if not chosen:
         message = (

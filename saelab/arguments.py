@@ -1,6 +1,6 @@
 """Arguments of public functions, checked before anything is done with them.
 
-    @checked(store=a_store, latent=whole(), kind=one_of("top", "quantile"))
+    @checked(store=a_store, latent=an_integer(), kind=one_of("top", "quantile"))
     def examples(store, latent, kind="top"): ...
 
 Each check takes the argument's name and what was given, and returns it as the function wants it, or raises a
@@ -58,7 +58,7 @@ flag: Check = boolean
 """True or False."""
 
 
-def whole(low: int = 0, high: int | None = None) -> Check:
+def an_integer(low: int = 0, high: int | None = None) -> Check:
     """An integer in a range."""
     return lambda name, value: integer(name, value, low, high)
 
@@ -224,7 +224,7 @@ def _refuse(rule: str, value: Any, remedy: str) -> NoReturn:
 
 
 __all__ = [
-    "a_store", "a_subject", "an_sae", "checked", "either", "flag", "floats", "full_sae", "having", "integers",
-    "is_listed", "listed", "mapping", "matrix", "maybe", "one_of", "place", "prepared", "real", "sequence",
-    "text", "whole",
+    "a_store", "a_subject", "an_integer", "an_sae", "checked", "either", "flag", "floats", "full_sae",
+    "having", "integers", "is_listed", "listed", "mapping", "matrix", "maybe", "one_of", "place",
+    "prepared", "real", "sequence", "text",
 ]  # fmt: skip

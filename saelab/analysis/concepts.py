@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saelab.analysis.controls import shuffled
-from saelab.arguments import a_store, checked, sequence, whole
+from saelab.arguments import a_store, an_integer, checked, sequence
 from saelab.types import ShapeError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Concepts:
         return self.to_frame().to_string(index=False, float_format=lambda v: f"{v:.3f}")
 
 
-@checked(store=a_store, labels=sequence, min_rows=whole(1), seed=whole())
+@checked(store=a_store, labels=sequence, min_rows=an_integer(1), seed=an_integer())
 def concepts(store: FeatureStore, labels: Sequence[str], *, min_rows: int = 20, seed: int = 0) -> Concepts:
     """For each label, the latent with the best F1 between "fires" and "carries the label" over all rows.
 

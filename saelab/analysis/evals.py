@@ -12,7 +12,7 @@ from saelab.analysis import scores
 from saelab.analysis.controls import Beside, Sums, beside, untrained
 from saelab.analysis.scores import Score, Seen, Spliced
 from saelab.analysis.sources import Block, Passes, source_of
-from saelab.arguments import checked, full_sae, maybe, whole
+from saelab.arguments import an_integer, checked, full_sae, maybe
 from saelab.errors import fitting, headline
 from saelab.types import (
     CorpusError,
@@ -77,7 +77,7 @@ class Report:
 
 
 @fitting("A batch", "Pass a lower batch_size, or an SAE of less latents.")
-@checked(sae=full_sae, max_rows=maybe(whole(1)), batch_size=whole(1), seed=whole())
+@checked(sae=full_sae, max_rows=maybe(an_integer(1)), batch_size=an_integer(1), seed=an_integer())
 def evaluate(
     sae: SAE,
     subject: Subject | ActivationStore | Tensor,

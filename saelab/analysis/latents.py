@@ -11,7 +11,7 @@ import numpy as np
 
 from saelab.analysis.logits import logit_lenses
 from saelab.analysis.results import Examples, FeatureCard, LatentTable, LogitLens
-from saelab.arguments import a_store, checked, listed, mapping, maybe, whole
+from saelab.arguments import a_store, an_integer, checked, listed, mapping, maybe
 from saelab.types import HasLogits, HookError, lacking
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def examples(store: FeatureStore, latent: int, n: int = 10, kind: str = "top") -
     return Examples(int(latent), kind, tuple(found))
 
 
-@checked(store=a_store, latent=whole())
+@checked(store=a_store, latent=an_integer())
 def card(
     store: FeatureStore,
     latent: int,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from saelab.analysis.results import LogitLens
-from saelab.arguments import an_sae, checked, listed, whole
+from saelab.arguments import an_integer, an_sae, checked, listed
 from saelab.config import integer
 from saelab.stores.lenses import Lenses, read
 from saelab.types import RangeError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from saelab.types import Subject
 
 
-@checked(sae=an_sae, n=whole())
+@checked(sae=an_sae, n=an_integer())
 def logit_lens(sae: SAE, subject: Any, latent: int, n: int = 10) -> LogitLens:
     """Tokens that a latent's decoder row raises and lowers most by the direct path to the logits.
 

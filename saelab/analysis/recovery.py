@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from saelab.analysis.controls import Beside, Sums, beside, untrained
-from saelab.arguments import checked, flag, full_sae, matrix, whole
+from saelab.arguments import an_integer, checked, flag, full_sae, matrix
 from saelab.config import integer
 from saelab.corpora.synthetic import HELD_OUT, Synthetic
 from saelab.errors import headline
@@ -134,7 +134,7 @@ def match(W_dec: np.ndarray, directions: np.ndarray, *, either_sign: bool = Fals
     return Match(latents, found)
 
 
-@checked(sae=full_sae, start=whole(), seed=whole())
+@checked(sae=full_sae, start=an_integer(), seed=an_integer())
 def recovery(
     sae: SAE,
     truth: Synthetic,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saelab.analysis.texts import sample_text, shows, window_line
-from saelab.arguments import checked, whole
+from saelab.arguments import an_integer, checked
 from saelab.errors import headline
 from saelab.layout import Layout, Part
 from saelab.stores.records import DocumentRecord, Example, LatentStats
@@ -164,7 +164,7 @@ class SampleCodes:
         """What the positions of one call are made of, in order."""
         return self.layout.parts(0, len(self.shown) // self.calls)
 
-    @checked(position=whole(), n=whole())
+    @checked(position=an_integer(), n=an_integer())
     def top(self, position: int, n: int = 5) -> list[tuple[int, float]]:
         """The strongest latents at a position.
 
@@ -185,7 +185,7 @@ class SampleCodes:
         order = np.argsort(-np.abs(values), kind="stable")[:n]
         return [(int(latents[i]), float(values[i])) for i in order]
 
-    @checked(latent=whole())
+    @checked(latent=an_integer())
     def of(self, latent: int) -> np.ndarray:
         """float32 [len(shown)]: one latent along the sample."""
         out = np.zeros(len(self.shown), dtype=np.float32)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from saelab.arguments import a_store, a_subject, an_sae, checked, maybe, whole
+from saelab.arguments import a_store, a_subject, an_integer, an_sae, checked, maybe
 from saelab.harvesting.batches import batches, check_hooks, side_by_side
 from saelab.types import HasTokens, lacking
 
@@ -39,7 +39,7 @@ class Found(NamedTuple):
     """that share by the latent's share of the store's rows; NaN without a store"""
 
 
-@checked(subject=a_subject, sae=an_sae, n=whole(), store=maybe(a_store))
+@checked(subject=a_subject, sae=an_sae, n=an_integer(), store=maybe(a_store))
 def search(
     subject: Subject, sae: SAE, sample: Any, n: int = 50, *, store: FeatureStore | None = None
 ) -> list[Found]:

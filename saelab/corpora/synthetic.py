@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from saelab.arguments import checked, maybe, sequence, whole
+from saelab.arguments import an_integer, checked, maybe, sequence
 from saelab.config import integer, is_number
 from saelab.types import Codes, ConfigError, DeviceMemoryError, RangeError, nearest
 
@@ -71,7 +71,7 @@ class Synthetic:
         """Number of directions."""
         return len(self.directions)
 
-    @checked(start=whole())
+    @checked(start=an_integer())
     def rows(self, n: int, start: int = 0) -> SyntheticRows:
         """Rows start..start+n-1; row i is the same bit for bit whatever n and start are.
 
@@ -110,7 +110,7 @@ class Synthetic:
         codes = Codes(indptr, np.concatenate(features), np.concatenate(values), self.n_features)
         return SyntheticRows(acts, codes, difficulty)
 
-    @checked(n_batches=maybe(whole()), start=whole())
+    @checked(n_batches=maybe(an_integer()), start=an_integer())
     def batches(self, size: int, n_batches: int | None = None, start: int = 0) -> Iterator[SyntheticRows]:
         """Rows from `start` on, `size` at a time and no more in memory.
 

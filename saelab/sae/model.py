@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.arguments import checked, floats, mapping, maybe, place, whole
+from saelab.arguments import an_integer, checked, floats, mapping, maybe, place
 from saelab.devices import torch_device
 from saelab.files import path_of
 from saelab.sae import publish, storage
@@ -47,7 +47,7 @@ class SAE(Network):
     """The dtype of the file that it was loaded from."""
 
     @classmethod
-    @checked(rows=maybe(floats), targets=maybe(floats), seed=whole())
+    @checked(rows=maybe(floats), targets=maybe(floats), seed=an_integer())
     def create(
         cls,
         config: SAEConfig,

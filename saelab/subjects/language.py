@@ -10,7 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saelab.arguments import checked, flag, floats, is_listed, prepared, real, sequence, whole
+from saelab.arguments import (
+    an_integer,
+    checked,
+    flag,
+    floats,
+    is_listed,
+    prepared,
+    real,
+    sequence,
+)
 from saelab.config import is_integer
 from saelab.subjects import chat
 from saelab.subjects.alone import check_segments, difference, masks, restarting
@@ -380,7 +389,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
             raise RangeError(msg)
         return self._text(int(ids[sample, position]))
 
-    @checked(max_new_tokens=whole(), temperature=real(0), seed=whole())
+    @checked(max_new_tokens=an_integer(), temperature=real(0), seed=an_integer())
     def generate(
         self,
         prompt: str,

@@ -6,7 +6,7 @@ import math
 import numbers
 from typing import Any
 
-from saelab.arguments import checked, whole
+from saelab.arguments import an_integer, checked
 from saelab.config import integer, integer_or_none, is_number
 from saelab.devices import dtype_name
 from saelab.sae.config import SAEConfig
@@ -17,7 +17,7 @@ INIT_ROWS = 16_384
 PRECISIONS = ("float32", "bfloat16")
 
 
-@checked(d_sae=whole(1))
+@checked(d_sae=an_integer(1))
 def learning_rate(d_sae: int) -> float:
     """The default learning rate: 7.5e-4 * sqrt(2^14 / d_sae).
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from saelab import dist
-from saelab.arguments import checked, whole
+from saelab.arguments import an_integer, checked
 from saelab.devices import torch_device
 from saelab.sae.config import SAEConfig
 from saelab.sae.dictionaries import Free
@@ -74,7 +74,7 @@ class Estimate:
         return f"{_size(self.memory)} of memory at the peak ({sizes}){seconds}"
 
 
-@checked(batch_size=whole(1))
+@checked(batch_size=an_integer(1))
 def estimate(
     config: SAEConfig | Sequence[SAEConfig],
     *,

@@ -102,7 +102,8 @@ def one_of(*known: str) -> Check:
 def is_listed(value: Any) -> bool:
     """Whether it can be gone through, and is no single text."""
     single = isinstance(value, str | bytes | bytearray | type) or getattr(value, "shape", None) == ()
-    return hasattr(value, "__iter__") and not single
+    by_number = hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    return (hasattr(value, "__iter__") or by_number) and not single
 
 
 def listed(name: str, value: Any) -> Iterable[Any]:

@@ -10,6 +10,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,11 +30,20 @@ PACKAGES = [
 """Whose public names (`__all__`, else what they define) are held to it, with the methods of their classes."""
 
 
+def own_names(module: ModuleType) -> list[str]:
+    """What a module without `__all__` defines, and what it passes on by `import x as x`."""
+    own = [
+        name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__
+    ]
+    imports = [node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.ImportFrom)]
+    passed_on = [alias.name for node in imports for alias in node.names if alias.name == alias.asname]
+    return [name for name in own if not name.startswith("_")] + passed_on
+
+
 def public(package: str) -> Iterator[tuple[str, Any]]:
     """(name, function or class) of all that is public and of this library."""
     module = importlib.import_module(package)
-    own = [name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == package]
-    for name in getattr(module, "__all__", [name for name in own if not name.startswith("_")]):
+    for name in getattr(module, "__all__", own_names(module)):
         thing = getattr(module, name)
         if not callable(thing) or not str(getattr(thing, "__module__", "")).startswith("saelab"):
             continue
@@ -112,7 +122,6 @@ def test_the_check_covers_functions_classes_and_methods():
     assert names["saelab.SAE.load"] is not None
     assert {"saelab.train", "saelab.SAE", "saelab.SAE.encode", "saelab.ActivationStore.hooks"} <= set(names)
     assert len(names) > 80
-    # names of a package are those of its modules: without __all__ it would be held to what it defines itself
     assert {"saelab.widgets.page", "saelab.widgets.View.export"} <= set(dict(public("saelab.widgets")))
 
 

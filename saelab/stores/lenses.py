@@ -7,7 +7,8 @@ anew. Where the folder cannot be written, or is one that was installed, it lies 
 Tensors, m latents, n tokens on each side: `latents` int32 [m], ascending; `tokens` int32 [m 2n], the n that
 it raises most and then the n that it lowers most, as numbers in `text`, uint16 where these are few enough;
 `logits` float32 [m 2n]; `spread` float32 [m]; `text` uint8, a JSON list of strings in UTF-8. Metadata:
-format, version, sae, subject; applies, "false" where no latent has a lens.
+`saelab`, JSON of format, version, sae, subject and applies, false where no latent has a lens (one entry,
+since safetensors writes several in any order).
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def keep(store: FeatureStore, lenses: Lenses, *, shipped: bool = False) -> None:
     if len(lenses.text) <= 2**16:
         tensors["tokens"] = tensors["tokens"].astype(np.uint16)
     tensors["text"] = np.frombuffer(json.dumps(lenses.text).encode(), np.uint8)
-    said = {**_stamp(store), "applies": json.dumps(lenses.applies)}
+    said = {"saelab": json.dumps({**_stamp(store), "applies": lenses.applies}, sort_keys=True)}
     for path in [store.folder / NAME] if shipped else _places(store):
         if path.parent == store.folder and is_installed(store.folder) and not shipped:
             continue
@@ -153,7 +154,7 @@ def _read(path: Path, store: FeatureStore) -> Lenses | None:
 
     try:
         with safe_open(str(path), framework="np") as file:
-            said = file.metadata() or {}
+            said = parse_json((file.metadata() or {}).get("saelab", "").encode(), path)
             if {name: said.get(name) for name in _stamp(store)} != _stamp(store):
                 return None
             if set(file.keys()) != set(_DTYPES):
@@ -163,7 +164,7 @@ def _read(path: Path, store: FeatureStore) -> Lenses | None:
             found: dict[str, Any] = {name: file.get_tensor(name) for name in _DTYPES}
         found["tokens"] = found["tokens"].astype(np.int32)
         found["text"] = parse_json(found["text"].tobytes(), path, of=list)
-        lenses = Lenses(**found, applies=said.get("applies") != "false")
+        lenses = Lenses(**found, applies=said.get("applies") is not False)
         return lenses if _is_sound(lenses, store.n_latents) else None
     except (SafetensorError, FormatError, ValueError, OverflowError):
         return None

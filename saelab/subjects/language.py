@@ -10,16 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saelab.arguments import (
-    an_integer,
-    checked,
-    flag,
-    floats,
-    is_listed,
-    prepared,
-    real,
-    sequence,
-)
+from saelab.arguments import an_integer, checked, flag, floats, is_listed, prepared, real, sequence
 from saelab.config import is_integer
 from saelab.subjects import chat
 from saelab.subjects.alone import check_segments, difference, masks, restarting

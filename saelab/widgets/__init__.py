@@ -1,34 +1,20 @@
 """The views: what a browser shows of results. They ask for what they show and never hold a model."""
 
-from saelab.widgets.base import View
-from saelab.widgets.card import CardView
-from saelab.widgets.densities import DensitiesView
-from saelab.widgets.export import Lines, Table, Text, Views, page
-from saelab.widgets.features import FeaturesView
-from saelab.widgets.questions import Ask, Shared
-from saelab.widgets.sample import SampleView
-from saelab.widgets.selection import Selection
+from saelab.widgets.base import View as View
+from saelab.widgets.card import CardView as CardView
+from saelab.widgets.densities import DensitiesView as DensitiesView
+from saelab.widgets.export import Lines as Lines
+from saelab.widgets.export import Table as Table
+from saelab.widgets.export import Text as Text
+from saelab.widgets.export import Views as Views
+from saelab.widgets.export import page as page
+from saelab.widgets.features import FeaturesView as FeaturesView
+from saelab.widgets.questions import Ask as Ask
+from saelab.widgets.questions import Shared as Shared
+from saelab.widgets.sample import SampleView as SampleView
+from saelab.widgets.selection import Selection as Selection
 from saelab.widgets.source import Made
-from saelab.widgets.wire import Packed
-
-__all__ = [
-    "Ask",
-    "CardView",
-    "DensitiesView",
-    "FeaturesView",
-    "LabViews",
-    "Lines",
-    "Made",
-    "Packed",
-    "SampleView",
-    "Selection",
-    "Shared",
-    "Table",
-    "Text",
-    "View",
-    "Views",
-    "page",
-]
+from saelab.widgets.wire import Packed as Packed
 
 
 class LabViews:

@@ -313,6 +313,9 @@ class PlantedStore:
     def need_codes(self) -> None:
         pass
 
+    def latents(self) -> pd.DataFrame:
+        raise NotImplementedError
+
     def query(self, sql: str) -> pd.DataFrame:
         return self.codes
 

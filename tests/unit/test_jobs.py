@@ -255,10 +255,12 @@ def test_what_a_job_keeps_for_itself_is_no_part_of_the_store(tmp_path):
         (folder / "parts").mkdir()
         (folder / "parts" / "0.json").write_text("{}")
         (folder / "a.txt").write_text("a")
+        (folder / "far.bin").write_text("12345")
         manifests.write_manifest(folder, "test", {}, known)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert list(manifest["files"]) == ["a.txt", "far.bin"]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.txt", "manifest.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.txt", "far.bin", "manifest.json"]
+    (tmp_path / "out" / "far.bin").unlink()
     with pytest.raises(StoreError, match=r"far\.bin must hold 5 bytes\. Got no such file"):
         manifests.read_manifest(tmp_path / "out", "test")
 

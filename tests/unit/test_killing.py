@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from killing import finish, killed_runs
 
+from saelab.stores import lenses
+
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_three_times_ends_bit_equal(tmp_path):
@@ -24,4 +26,4 @@ def test_streamed_training_and_appending_survive_it_too(what, tmp_path):
     printed, left = killed_runs(tmp_path / "killed", 2, 0, what)
     assert left
     assert printed == expected
-    assert not [p for p in (tmp_path / "killed").rglob(".*") if not p.name.endswith(".lock")]
+    assert not [p for p in (tmp_path / "killed").rglob(".*") if not p.name.endswith((".lock", lenses.NAME))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -56,10 +57,10 @@ def test_they_are_those_of_the_plain_sort_of_all_logits(small_sae, subject):
 def changed(folder, metadata=None, **tensors):
     path = folder / lenses.NAME
     found = load_file(path)
-    stamp = {"format": lenses.FORMAT, "version": lenses.VERSION, "applies": "true"}
+    stamp = {"format": lenses.FORMAT, "version": lenses.VERSION, "applies": True}
     manifest = FeatureStore.open(folder).manifest
     said = {**stamp, "sae": manifest["sae"], "subject": manifest["subject"], **(metadata or {})}
-    save_file(found | tensors, path, said)
+    save_file(found | tensors, path, {"saelab": json.dumps(said)})
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def changed(folder, metadata=None, **tensors):
         "folder",
         "cut",
     ],
-    ids=str,
+    ids=lambda fault: " ".join(fault) if isinstance(fault, dict) else str(fault[:6]),
 )
 def test_what_is_kept_of_another_or_damaged_is_ignored_and_made_anew(store, small_sae, subject, fault):
     path = store.folder / lenses.NAME

@@ -1,8 +1,8 @@
 # Thin: each target is what a person would type. Works in a fresh clone, and twice in a row.
 PYTHON ?= python3
 BIN    := .venv/bin
-# processes that the tests are shared out to: one more than there are cores, since some wait for a browser or for Ray
-JOBS   ?= 3
+# processes that the tests are shared out to; of no use beyond the number of cores: three on two took as long
+JOBS   ?= 2
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test real lab bench check clean

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 # of the server and the lab themselves, offline; none of these is ours
 FOREIGN = re.compile(
     r"favicon|404 \(Not Found\)|api/(contents|kernels|sessions)|WebSocket|Failed to load resource"
-    r"|restore the debugger state"
+    r"|restore the debugger state|create_subshell_request"  # the lab asks a kernel that is busy with its first cells
 )
 
 

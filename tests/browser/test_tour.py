@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 # of the server and the lab themselves, offline; none of these is ours
 FOREIGN = re.compile(
     r"favicon|404 \(Not Found\)|api/(contents|kernels|sessions)|WebSocket|Failed to load resource"
-    r"|restore the debugger state|create_subshell_request"  # the lab asks a kernel that is busy with its first cells
+    # the last is what the lab says of a kernel that is busy with its first cells
+    r"|restore the debugger state|create_subshell_request"
 )
 
 

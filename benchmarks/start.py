@@ -1,6 +1,6 @@
 """What starting costs: the command line, `import saelab`, the embedded Lab, its first heatmap and cards.
 
-python benchmarks/start.py [--out start.json] [--rounds 5]
+python benchmarks/start.py [--rounds 5] [--record start]
 
 Every round is a new interpreter; figures are medians over rounds, in seconds. Of commands, all of the process
 counts; `import` is measured inside the interpreter, so that Python's own start does not. "read for 6 s" opens
@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-import saelab
+from results import record
 
 CLOCK = """
 import json, sys, time
@@ -72,7 +72,9 @@ def measured() -> dict[str, float]:
         started = time.perf_counter()
         program = "import sys; from saelab.cli import main; sys.exit(main())"
         subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, check=True)
-        found["saelab " + " ".join(Path(each).name for each in arguments)] = time.perf_counter() - started
+        found["saelab " + " ".join("/".join(Path(each).parts[-2:]) for each in arguments)] = (
+            time.perf_counter() - started
+        )
     for program in (CARD, LAB, READ):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         found |= json.loads(done.stdout.splitlines()[-1])
@@ -81,15 +83,16 @@ def measured() -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What starting costs")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--record", metavar="NAME", help="keep the figures as benchmarks/results/NAME.json")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     rounds = [measured() for _ in range(options.rounds)]
     results = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
     for name, value in results.items():
         print(f"{name:44} {value:8.4f} s")
-    if options.out:
-        options.out.write_text(json.dumps({"version": saelab.__version__, "seconds": results}, indent=2))
+    if options.record:
+        rows = [{"what": name, "seconds": round(value, 4)} for name, value in results.items()]
+        record(options.record, rows, rounds=options.rounds)
 
 
 if __name__ == "__main__":

@@ -192,6 +192,23 @@ def test_it_computes_its_equation(sae):
     torch.testing.assert_close(_decode(sae, codes, x).double(), x_hat, rtol=1e-4, atol=1e-4)
 
 
+def test_codes_are_negative_only_where_the_recipe_is_signed(sae):
+    x = torch.cat([_rows(sae.d_in, 20), -_rows(sae.d_in, 20)])
+    for codes in (sae.encode(x), sae.encode_sparse(x).dense()):
+        assert sae.sparsifier.signed or (codes >= 0).all()
+
+
+def test_each_group_of_group_max_gives_its_largest(sae):
+    if sae.config.recipe != "group_max":
+        return
+    x, k = _rows(sae.d_in, 20), sae.sparsifier.k
+    codes, pre = sae.encode(x), sae(x).pre
+    for a, b in itertools.pairwise(sae.d_sae * i // k for i in range(k + 1)):
+        largest = pre[:, a:b].max(1)
+        expected = torch.zeros_like(pre[:, a:b]).scatter(1, largest.indices[:, None], largest.values[:, None])
+        torch.testing.assert_close(codes[:, a:b], expected.relu())
+
+
 def test_rows_do_not_see_each_other_and_encoding_repeats_itself(sae):
     x = _rows(sae.d_in, 12)
     together = sae.encode(x)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from saelab.arguments import an_sae, checked, listed, place
-from saelab.config import integer, is_number
+from saelab.config import boolean, integer, is_number
 from saelab.corpora import Corpus, Document, as_corpus
 from saelab.files import read_json, read_json_or_none
 from saelab.harvesting import harvest as harvest_alone
@@ -200,6 +200,7 @@ class _Call(NamedTuple):
             write: See `_Task`.
             finish: (folder, parts, fields of the manifest) makes the store.
         """
+        boolean("overwrite", self.overwrite)
         if not isinstance(self.subject, str | Path) and not callable(self.subject):
             message = (
                 "subject must be a model's name or folder, or a function that makes a subject. Got "

@@ -12,6 +12,7 @@ import numpy as np
 from saelab.analysis.logits import logit_lenses
 from saelab.analysis.results import Examples, FeatureCard, LatentTable, LogitLens
 from saelab.arguments import a_store, an_integer, checked, listed, mapping, maybe
+from saelab.stores.labels import checked_labels
 from saelab.types import HasLogits, HookError, lacking
 
 if TYPE_CHECKING:
@@ -133,14 +134,18 @@ def latent_table(store: FeatureStore, labels: dict[int, str] | None = None) -> L
     Args:
         store: The SAE's store.
         labels: Latent -> its name.
+
+    Raises:
+        RangeError: A label's latent is out of range.
     """
+    labels = checked_labels(labels or {}, store.n_latents)
     frame = store.latents()
     names = [""] * store.n_latents
     for latent, shown in store.top_names().items():
         names[latent] = "  ".join(map(_visible, shown))
     for latent, shown in store.bottom_names().items():
         names[latent] = "  ".join([names[latent], "\N{MINUS SIGN}", *map(_visible, shown)]).strip()
-    for latent, label in (labels or {}).items():
+    for latent, label in labels.items():
         names[latent] = label
     return LatentTable(
         count=frame["count"].to_numpy().astype(np.int64),

@@ -122,7 +122,10 @@ def _matches(path: str | Path, suffix: str | None) -> tuple[Path, list[Path]]:
     if path.is_file():
         return path.parent, [path]
     if path.is_dir():
-        inside = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
+        try:
+            inside = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
+        except OSError as error:
+            raise unreadable(path, error) from error
         wanted = [p for p in inside if suffix in (None, _suffix_within(p))]
         if not wanted:
             ends = ", ".join(sorted({p.suffix or p.name for p in inside})[:8]) or "nothing"

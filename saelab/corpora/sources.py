@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from saelab.corpora.documents import Corpus, Document, dialogue
 from saelab.corpora.files import CHUNK, File, check_encoding, find, reading, unreadable
 from saelab.files import path_of
-from saelab.types import CorpusError, MissingDependency, nearest
+from saelab.types import CorpusError, MissingDependency, nearest, short
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -242,11 +242,11 @@ def _check_unicode(text: str, where: str) -> None:
 
 def _check_column(column: _Column, known: Iterable[str], where: str) -> None:
     names = list(known)
-    if column.name not in names:
+    if not isinstance(column.name, str) or column.name not in names:
         argument = "messages" if column.dialogues else "column"
         there = ", ".join(map(repr, names[:20])) or "none"
         message = (
-            f"{argument} must be one that is there. Got {column.name!r} for {where}. "
+            f"{argument} must be one that is there. Got {short(column.name)} for {where}. "
             f"{nearest(str(column.name), names)}Pass {argument}= one of: {there}."
         )
         raise CorpusError(message)

@@ -33,7 +33,7 @@ from saelab.stores.records import (
     RowRecord,
 )
 from saelab.stores.search import ExampleIndex, search
-from saelab.types import ConfigError, HookPoint, RangeError, StoreError, nearest
+from saelab.types import ConfigError, HookPoint, RangeError, StoreError, nearest, short
 
 KINDS = ("top", "bottom", "quantile")
 # what `tokens` gives, for all latents
@@ -154,10 +154,10 @@ class FeatureStore:
         return facets, names
 
     def _check_facet(self, facet: str) -> None:
-        if facet not in self.facets:
+        if not isinstance(facet, str) or facet not in self.facets:
             known = ", ".join(map(repr, self.facets))
             message = (
-                f"facet must be one of the store's, {known}. Got {facet!r}. "
+                f"facet must be one of the store's, {known}. Got {short(facet)}. "
                 f"{nearest(str(facet), self.facets)}Leave it out for all."
             )
             raise ConfigError(message)

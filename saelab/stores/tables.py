@@ -132,7 +132,7 @@ def opened(folder: Path, name: str) -> pq.ParquetFile:
     """A table's file, to be read from. Not pre-buffered, which would keep in memory all that was read."""
     try:
         return pq.ParquetFile(path(folder, name), pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         message = f"{path(folder, name)} must be as it was written. Got: {error}. Write the store again."
         raise StoreError(message) from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from saelab.config import is_integer
 from saelab.devices import torch_device
 from saelab.subjects.reading import How, SampleReading
 from saelab.subjects.torch_module import TorchModule
-from saelab.types import CorpusError, MissingDependency, SubjectError
+from saelab.types import CorpusError, MissingDependency, SubjectError, short
 
 
 class VisionModel(TorchModule):
@@ -107,9 +107,9 @@ class VisionModel(TorchModule):
                 f"{error}. Pass PIL images or uint8 arrays [H W C]."
             )
             raise CorpusError(message) from None
-        if "pixel_values" not in made:
+        if not isinstance(made, Mapping) or "pixel_values" not in made:
             message = (
-                f"An image processor must give pixel_values. Got {', '.join(made)} of "
+                f"An image processor must give pixel_values. Got {short(list(made) if made else made)} of "
                 f"{type(self.processor).__name__}. Pass the processor that belongs to the model."
             )
             raise SubjectError(message)

@@ -20,6 +20,7 @@ from saelab.config import is_integer, is_number
 from saelab.files import Stamp, new_folder, write_json, writing
 from saelab.tensors import Pieces, Reader
 from saelab.tensors import write as write_tensors
+from saelab.training.run import Record
 from saelab.types import FormatError, StoreError
 
 STAMP = Stamp("saelab-checkpoint", 1, remedy="Pass resume=False to start anew.")
@@ -111,6 +112,8 @@ def _read(folder: Path) -> Checkpoint:
         raise TypeError(step, variance)
     if not isinstance(history, list) or not all(isinstance(record, dict) for record in history):
         raise TypeError(history)
+    for record in history:
+        Record.from_dict(record)  # which raises what is caught here too
     with Reader(folder / "state.safetensors", data["sha256"]) as file:
         tensors = {name: file.read(name) for name in file.entries}
     return Checkpoint(int(step), data["identity"], history, float(variance), tensors)

@@ -64,7 +64,7 @@ def cache_folder() -> Path:
 
 def is_installed(path: Path) -> bool:
     """Whether it lies in saelab's own package, into which nothing is written."""
-    return path.absolute().is_relative_to(Path(__file__).absolute().parent)
+    return path.resolve().is_relative_to(Path(__file__).resolve().parent)
 
 
 @contextlib.contextmanager

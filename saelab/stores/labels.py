@@ -20,8 +20,8 @@ import platformdirs
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from saelab.config import integer
-from saelab.files import new_file, read_json, write_json
+from saelab.config import integer, is_unicode
+from saelab.files import is_installed, new_file, read_json, write_json
 from saelab.stores import manifest as manifests
 from saelab.types import ConfigError, RangeError, StoreError, short
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 NAME = "labels.parquet"
 LABELS = pa.schema([("latent", pa.int32()), ("label", pa.string()), ("source", pa.string())])
-PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def labels_of(folder: Path, manifest: Mapping[str, Any], n: int) -> pd.DataFrame:
@@ -47,7 +46,7 @@ def labels_of(folder: Path, manifest: Mapping[str, Any], n: int) -> pd.DataFrame
 def attach(folder: Path, manifest: Mapping[str, Any], n: int, labels: Iterable[tuple[int, str, str]]) -> None:
     """`write_labels` where the store may be written; else in the user's folder."""
     there = folder.resolve()
-    if there.is_dir() and (PACKAGE in there.parents or not os.access(there, os.W_OK)):
+    if there.is_dir() and (is_installed(there) or not os.access(there, os.W_OK)):
         folder = _users(manifest)
         with contextlib.suppress(OSError):  # writing says why
             folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +119,7 @@ def write_labels(folder: Path, n_latents: int, labels: Iterable[tuple[int, str, 
 
 def checked_source(source: Any) -> str:
     """Raises ConfigError where it does not say where labels are from."""
-    if not isinstance(source, str) or not source.strip() or not _encodes(source):
+    if not isinstance(source, str) or not source.strip() or not is_unicode(source):
         message = f"source must say where labels are from. Got {source!r}. Pass e.g. source='me'."
         raise ConfigError(message)
     return source
@@ -189,16 +188,8 @@ def checked_latent(latent: Any, n: int) -> int:
 
 def checked_label(text: Any, latent: Any) -> str:
     """A label. Raises ConfigError."""
-    if not isinstance(text, str) or not _encodes(text):
+    if not isinstance(text, str) or not is_unicode(text):
         got = "half a surrogate pair" if isinstance(text, str) else type(text).__name__
         message = f"A label must be a str. Got {got} of latent {latent}. Pass {{7: 'names'}}."
         raise ConfigError(message)
     return text.strip()
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

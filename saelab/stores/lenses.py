@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from saelab.config import is_unicode
 from saelab.files import cache_folder, is_installed, new_file, parse_json
 from saelab.types import FormatError
 
@@ -182,12 +183,4 @@ def _is_sound(lenses: Lenses, n_latents: int) -> bool:
         return False
     if tokens.size and not (tokens.min() >= 0 and tokens.max() < len(text)):
         return False
-    return all(isinstance(token, str) and _encodes(token) for token in text)
-
-
-def _encodes(token: str) -> bool:
-    try:
-        token.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return all(isinstance(token, str) and is_unicode(token) for token in text)

@@ -223,7 +223,8 @@ def test_labels_of_a_store_that_is_shipped_or_locked_are_the_users(store, monkey
     own = users(monkeypatch, tmp_path)
     store.attach_labels({1: "one", 2: "two"}, source="world")
     before = {f.name: f.read_bytes() for f in store.folder.iterdir()}
-    monkeypatch.setattr(labels, "PACKAGE", store.folder.parent.resolve())
+    package = store.folder.parent.resolve()
+    monkeypatch.setattr(labels, "is_installed", lambda path: path.is_relative_to(package))
     store.attach_labels({1: "first", 3: "third"}, source="me")
     assert {f.name: f.read_bytes() for f in store.folder.iterdir()} == before
     both = [(1, "one", "world"), (1, "first", "me"), (2, "two", "world"), (3, "third", "me")]
@@ -239,7 +240,7 @@ def test_labels_of_a_store_that_is_shipped_or_locked_are_the_users(store, monkey
     store.attach_labels({1: "", 3: ""}, source="me")
     assert lines(store.labels()) == [(1, "one", "world"), (2, "two", "world")]
     # another store has others
-    monkeypatch.setattr(labels, "PACKAGE", tmp_path / "nowhere")
+    monkeypatch.setattr(labels, "is_installed", lambda path: False)
     monkeypatch.setattr(labels.os, "access", lambda *_: False)
     copy.attach_labels({5: "five"})
     assert lines(store.labels())[-1] == (5, "five", "user")

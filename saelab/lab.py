@@ -7,11 +7,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.capabilities import HasTokens, need
 from saelab.config import boolean, integer
 from saelab.files import path_of
 from saelab.progress import in_notebook
 from saelab.subjects.ahead import Ahead, is_small
-from saelab.types import ConfigError, HasTokens, RangeError, StoreError, nearest, need, short
+from saelab.types import ConfigError, RangeError, StoreError, nearest, short
 from saelab.widgets import LabViews, SampleView, Selection
 from saelab.widgets.selection import Mirror
 from saelab.widgets.source import Source

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from saelab.arguments import an_sae, checked, listed, place
+from saelab.capabilities import HasTokens, lacking
 from saelab.config import boolean, integer, is_number
 from saelab.corpora import Corpus, Document, as_corpus
 from saelab.files import read_json, read_json_or_none
@@ -37,15 +38,7 @@ from saelab.stores.joining import JOINED, join
 from saelab.stores.merging import merge_into
 from saelab.subjects import load_subject
 from saelab.subjects.packing import check_packing, stretch_size
-from saelab.types import (
-    ConfigError,
-    CorpusError,
-    HasTokens,
-    HookPoint,
-    MissingDependency,
-    SaelabError,
-    lacking,
-)
+from saelab.types import ConfigError, CorpusError, HookPoint, MissingDependency, SaelabError
 
 if TYPE_CHECKING:
     from saelab.sae import SAE

@@ -5,7 +5,6 @@ Nothing here imports torch at run time, so a feature store can be opened on a ma
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -205,11 +204,19 @@ class Inputs:
         lengths: int64 [samples], positions that are not padding; None without a position axis.
         counted: bool [samples positions], positions that count as rows: no padding, no BOS. None: all of
             `lengths`, or all.
+        positions: int64 [samples positions], the number of each position in its sample, -1 where it is
+            padding. None: 0, 1, ... as far as `lengths` goes, or to the end.
+        given: bool [samples positions], False where the subject wrote the position itself, in generating.
+            None: all were given.
+        special: bool [samples positions], positions of special tokens. None: nothing is known of them.
     """
 
     data: Mapping[str, Any]
     lengths: np.ndarray | None = None
     counted: np.ndarray | None = None
+    positions: np.ndarray | None = None
+    given: np.ndarray | None = None
+    special: np.ndarray | None = None
 
     def __len__(self) -> int:
         return int(next(iter(self.data.values())).shape[0])
@@ -266,6 +273,9 @@ class Context:
     """how often the module was called before in this pass"""
     shared: dict[Any, Any] = field(default_factory=dict)
     """one for each pass, the same at every hook point and call: where an edit leaves what it needs later"""
+    past: dict[Any, Any] = field(default_factory=dict)
+    """one for all passes that go on with the same samples, as the steps of a generation with a cache do; of
+    any other pass its own, empty one"""
 
 
 @runtime_checkable
@@ -358,132 +368,6 @@ class Subject(Protocol):
         ...
 
 
-# what a subject may have besides; asked for by `need` where it is needed
-
-
-@runtime_checkable
-class HasTokens(Protocol):
-    """Reads tokens of a vocabulary."""
-
-    n_ctx: int
-    bos_id: int | None
-
-    def to_tokens(self, text: str, bos: bool = True) -> list[int]:
-        """Token ids of a text.
-
-        Args:
-            text: Any.
-            bos: Whether BOS stands first.
-        """
-        ...
-
-    def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """Readable text of each token alone."""
-        ...
-
-    def prepare_tokens(self, rows: Sequence[Sequence[int]]) -> Inputs:
-        """Lists of token ids to padded inputs [samples, positions]."""
-        ...
-
-
-@runtime_checkable
-class HasLogits(Protocol):
-    """Its output is logits over a vocabulary, to which the hook points have a direct path."""
-
-    def to_residual(self, hook: HookPoint | str, vectors: Tensor) -> Tensor:
-        """What directions at a hook point add to the residual stream.
-
-        Args:
-            hook: The hook point.
-            vectors: [n width].
-
-        Returns:
-            [n d_model].
-        """
-        ...
-
-    def residual_to_logits(self, vectors: Tensor) -> Tensor:
-        """[n d_vocab]: what directions [n d_model] of the stream add to the logits."""
-        ...
-
-    def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """Readable text of each token alone."""
-        ...
-
-
-@runtime_checkable
-class HasLoss(Protocol):
-    """Knows how wrong its output is on its inputs."""
-
-    def loss(self, inputs: Inputs, edits: Sequence[Intervention] = ()) -> tuple[np.ndarray, np.ndarray]:
-        """The summed loss of each sample, in nats for language models.
-
-        Args:
-            inputs: What `prepare` gave.
-            edits: As for `run`.
-
-        Returns:
-            (summed loss float64 [samples], number of targets int64 [samples]).
-        """
-        ...
-
-
-@runtime_checkable
-class HasPictures(Protocol):
-    """Reads images, of which it may see a part."""
-
-    def seen(self, sample: Any) -> Any:
-        """The image as a grid of its positions covers it, in a form that `saelab.corpora.images` takes."""
-        ...
-
-
-@runtime_checkable
-class Generates(Protocol):
-    """Continues a prompt."""
-
-    def generate(self, prompt: str, edits: Sequence[Intervention] = ()) -> str:
-        """The prompt and its continuation.
-
-        Args:
-            prompt: A text.
-            edits: As for `run`, at each step.
-        """
-        ...
-
-
-def lacking(subject: Any, capability: type) -> list[str]:
-    """What a subject lacks of a capability, by name; [] where it has all.
-
-    Args:
-        subject: Any.
-        capability: A protocol, such as HasLogits.
-    """
-    names = [*inspect.get_annotations(capability), *vars(capability)]
-    public = dict.fromkeys(n for n in names if not n.startswith("_"))
-    return [name for name in public if not hasattr(subject, name)]
-
-
-def need(subject: Any, capability: type, what: str) -> None:
-    """Refuse a subject that lacks a capability.
-
-    Args:
-        subject: whose it should be.
-        capability: `HasTokens`, `HasLogits`, `HasLoss`, `HasPictures` or `Generates`.
-        what: who needs it, for the message: "A logit lens".
-
-    Raises:
-        SubjectError: It lacks some of it.
-    """
-    missing = lacking(subject, capability)
-    if missing:
-        said = (capability.__doc__ or "").splitlines()[0].rstrip(".").lower()
-        message = (
-            f"{what} needs a subject that {said}. Got a {type(subject).__name__}, which lacks "
-            f"{', '.join(missing)}. Pass a language model (saelab.load_subject), or give the subject these."
-        )
-        raise SubjectError(message)
-
-
 def check_finite(acts: Tensor, what: str) -> None:
     """Refuse NaN and infinity by name.
 
@@ -508,8 +392,8 @@ def check_finite(acts: Tensor, what: str) -> None:
 
 __all__ = [
     "ActivationBatch", "Codes", "ConfigError", "Context", "CorpusError", "DeviceMemoryError",
-    "FormatError", "Generates", "HasLogits", "HasLoss", "HasPictures", "HasTokens", "HookError", "HookPoint",
-    "Inputs", "Intervention", "MissingDependency", "NonFiniteError", "RangeError", "RankError", "Run",
+    "FormatError", "HookError", "HookPoint", "Inputs",
+    "Intervention", "MissingDependency", "NonFiniteError", "RangeError", "RankError", "Run",
     "SaelabError", "Scale", "ShapeError", "Shown", "StoreError", "Subject", "SubjectError",
-    "check_finite", "lacking", "nearest", "need", "short",
+    "check_finite", "nearest", "short",
 ]  # fmt: skip

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    "errors seeds progress devices files config layout types arguments tensors dist stores sae corpora "
-    "subjects embedded formats interventions harvesting scale training analysis autointerp widgets lab demo "
-    "commands cli"
+    "errors seeds progress devices files config layout types capabilities arguments tensors dist stores sae "
+    "corpora subjects embedded formats interventions harvesting scale training analysis autointerp widgets lab "
+    "demo commands cli"
 ).split()
 ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("saelab/**/*.py"))

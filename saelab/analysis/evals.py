@@ -13,11 +13,9 @@ from saelab.analysis.controls import Beside, Sums, beside, untrained
 from saelab.analysis.scores import Score, Seen, Spliced
 from saelab.analysis.sources import Block, Passes, source_of
 from saelab.arguments import an_integer, checked, full_sae, maybe
+from saelab.capabilities import HasLoss
 from saelab.errors import fitting, headline
-from saelab.types import (
-    CorpusError,
-    HasLoss,
-)
+from saelab.types import CorpusError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from saelab.arguments import a_store, checked
+from saelab.capabilities import HasTokens, need
 from saelab.corpora import Document, as_corpus, token_labels
-from saelab.types import CorpusError, HasTokens, need
+from saelab.types import CorpusError
 
 if TYPE_CHECKING:
     from saelab.stores import FeatureStore

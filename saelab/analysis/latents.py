@@ -12,8 +12,9 @@ import numpy as np
 from saelab.analysis.logits import logit_lenses
 from saelab.analysis.results import Examples, FeatureCard, LatentTable, LogitLens
 from saelab.arguments import a_store, an_integer, checked, listed, mapping, maybe
+from saelab.capabilities import HasLogits, lacking
 from saelab.stores.labels import checked_labels
-from saelab.types import HasLogits, HookError, lacking
+from saelab.types import HookError
 
 if TYPE_CHECKING:
     from saelab.sae import SAE

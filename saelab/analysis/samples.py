@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from saelab.analysis.results import SampleCodes
 from saelab.arguments import a_subject, an_sae, checked
+from saelab.capabilities import HasTokens, lacking
 from saelab.harvesting.batches import batches, check_hooks, side_by_side
 from saelab.harvesting.pictures import picture
 from saelab.stores.records import DocumentRecord
-from saelab.types import HasTokens, lacking
 
 if TYPE_CHECKING:
     from saelab.sae import SAE

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from saelab.arguments import a_store, a_subject, an_integer, an_sae, checked, maybe
+from saelab.capabilities import HasTokens, lacking
 from saelab.harvesting.batches import batches, check_hooks, side_by_side
-from saelab.types import HasTokens, lacking
 
 if TYPE_CHECKING:
     from saelab.sae import SAE

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saelab.analysis.scores import Spliced
+from saelab.capabilities import lacking
 from saelab.harvesting.batches import check_hooks, side_by_side
 from saelab.subjects.reading import How
-from saelab.types import ConfigError, Inputs, ShapeError, check_finite, lacking
+from saelab.types import ConfigError, Inputs, ShapeError, check_finite
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,9 +11,10 @@ import numpy as np
 
 from saelab.analysis.controls import Beside, Sums, beside, untrained
 from saelab.arguments import checked, flag, full_sae
+from saelab.capabilities import HasTokens, need
 from saelab.errors import headline
 from saelab.harvesting.batches import batches, check_hooks, side_by_side
-from saelab.types import CorpusError, HasTokens, need
+from saelab.types import CorpusError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saelab.capabilities import HasLogits, lacking, need
 from saelab.stores import lenses as kept
 from saelab.stores.lenses import Lenses
-from saelab.types import HasLogits, HookError, lacking, need
+from saelab.types import HookError
 
 if TYPE_CHECKING:
     from saelab.sae import SAE

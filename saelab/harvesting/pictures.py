@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from saelab.capabilities import HasPictures
 from saelab.corpora.images import thumbnail
 from saelab.errors import SaelabError
-from saelab.types import HasPictures
 
 if TYPE_CHECKING:
     from saelab.corpora import Document

@@ -165,7 +165,11 @@ class TorchModule(ReadsSamples, TorchSubject):
     def _loss(
         self, measure: Callable[[Any, Inputs], Any], inputs: Inputs, edits: Any = ()
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `saelab.types.HasLoss`. Raises ShapeError where the function gives no loss for each sample."""
+        """See `saelab.capabilities.HasLoss`.
+
+        Raises:
+            ShapeError: The function gives no loss for each sample.
+        """
         found = torch.as_tensor(measure(self.run(inputs, edits=edits).output, inputs)).detach()
         if found.shape != (len(inputs),):
             message = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saelab.analysis.scores.registry import Score, Seen, Spliced, register
-from saelab.types import HasLoss
+from saelab.capabilities import HasLoss
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -62,7 +62,7 @@ class Score(ABC):
 
     name: ClassVar[str] = ""
     needs: ClassVar[type | None] = None
-    """what the subject must be able to do (`saelab.types.HasLoss`, ...); None: rows alone suffice"""
+    """what the subject must be able to do (`saelab.capabilities.HasLoss`, ...); None: rows alone suffice"""
 
     def of_rows(self, seen: Seen) -> Mapping[str, Tensor]:
         """Quantity -> [rows]; units are the samples that rows are of."""

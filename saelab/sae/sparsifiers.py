@@ -59,6 +59,13 @@ class Sparsifier(nn.Module, ABC):
         """Elementwise: the codes of selected pre-activations; indices: their latents."""
         return pre
 
+    def some(
+        self, pre: Float[Tensor, "n m"], latents: Int[Tensor, " m"], dictionary: Dictionary
+    ) -> Tensor | None:
+        """The codes [n m] of a few latents in eval mode, of their own pre-activations alone; None where the
+        code of a latent depends on the others."""
+        return None
+
     def observe(
         self, codes: Float[Tensor, "n d_sae"] | Sparse, pre: Float[Tensor, "n d_sae"], dictionary: Dictionary
     ) -> None:
@@ -288,6 +295,9 @@ class ReLU(Sparsifier):
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return pre.relu()
 
+    def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
+        return pre.relu()
+
 
 class Identity(Sparsifier):
     """The pre-activations themselves: a linear autoencoder, the baseline without sparsity."""
@@ -296,6 +306,9 @@ class Identity(Sparsifier):
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
         return pre.clone()
+
+    def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
+        return pre
 
 
 class JumpReLU(Sparsifier):
@@ -339,6 +352,9 @@ class JumpReLU(Sparsifier):
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return dense.jump(pre, self.threshold[indices], self.bandwidth)
+
+    def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
+        return self.activation(pre, latents)
 
     def count(self, codes: Tensor | Sparse, pre: Tensor) -> Tensor:
         """[]: how many codes are not 0, with a gradient for the thresholds alone; pre: of the same pass."""
@@ -384,6 +400,9 @@ class Gated(Sparsifier):
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return (self.r_mag[indices].exp() * pre + self.b_mag[indices]).relu()
+
+    def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
+        return torch.where(self.gate(pre, latents) > 0, self.activation(pre, latents), 0)
 
 
 class TopAFA(Sparsifier):

@@ -39,7 +39,7 @@ UNTRIED = {
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
     "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "
     "Run.figure Run.to_frame TensorBoard WandB Settings ActivationBatch Shown Scale Edit Edit.to_dict "
-    "DocumentRecord* Option Recipe*": "what functions give, and take no arguments or only right ones",
+    "DocumentRecord* Option Recipe* Step": "what functions give, and take no arguments or only right ones",
     "Codes* Inputs Context Sparse* FVU.over_ranks ActivationStore FeatureStore ActivationWriter* SAEConfig": (
         "made by the library, of what it has checked"
     ),
@@ -58,7 +58,8 @@ UNTRIED = {
 """Public names (patterns) that are not tried -> why."""
 REFUSED = {
     "sae.register", "scale.harvest", "scale.index", "load_layers", "load_subject", "VisionModel.load",
-    "migrate", "row_labels", "special_tokens", "hub", "LanguageModel.chat_tokens", "VisionModel",
+    "migrate", "row_labels", "special_tokens", "hub", "LanguageModel.chat", "LanguageModel.chat_tokens",
+    "VisionModel",
 }  # fmt: skip
 """Cases whose own arguments are refused: what they need is too dear here, or there is none."""
 
@@ -339,7 +340,9 @@ class Things:
         vectors = torch.ones(1, 32)
         asked: dict[str, dict[str, Any]] = {
             "chat_tokens": {"messages": [("user", "a")]}, "corpus": {"data": ["a"]},
-            "generate": {"prompt": "a", "max_new_tokens": 1}, "hook_point": {"name": hook},
+            "chat": {"messages": [("user", "a")], "max_new_tokens": 1},
+            "generate": {"prompt": "a", "max_new_tokens": 1},
+            "stream": {"prompt": ["a", "b"], "max_new_tokens": 1}, "hook_point": {"name": hook},
             "label": {"inputs": inputs, "sample": 0, "position": 0}, "loss": {"inputs": inputs},
             "offsets": {"text": "a"}, "prepare": {"raw": ["a"]}, "prepare_tokens": {"rows": [[1, 2]]},
             "residual_to_logits": {"vectors": vectors}, "run": {"inputs": inputs, "read": [hook]},

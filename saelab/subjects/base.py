@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from saelab.config import boolean
 from saelab.devices import holding
-from saelab.subjects.hooks import EditFn, Site, all_tensors, main_tensor, normalise_edits, normalise_reads
+from saelab.subjects.hooks import (
+    EditFn,
+    Site,
+    View,
+    all_tensors,
+    main_tensor,
+    normalise_edits,
+    normalise_reads,
+)
 from saelab.subjects.passes import Passed, ensure_live
 from saelab.types import HookPoint, Inputs, Run, SubjectError
 
@@ -57,6 +65,10 @@ class TorchSubject(ABC):
         grad: bool,
     ) -> Passed:
         """One pass, without the check of liveness."""
+
+    @abstractmethod
+    def _view(self, inputs: Inputs) -> View:
+        """Of the tensors of a pass over these inputs."""
 
     @abstractmethod
     def _example(self, hook: HookPoint, inputs: Inputs | None) -> Inputs:
@@ -126,9 +138,7 @@ class TorchSubject(ABC):
         output, grad = boolean("output", output), boolean("grad", grad)
         reads, changes = normalise_reads(read), normalise_edits(edits)
         with self._lock:
-            for hook in [*reads, *(h for h, _ in changes)]:
-                if self._key(hook) not in self._widths:
-                    self._check(hook, inputs)
+            self._ready([*reads, *(h for h, _ in changes)], inputs)
             passed = self._forward(inputs, reads, changes, output, grad)
         return Run(
             acts={h.name: passed.acts[h.name] for h in reads},
@@ -151,6 +161,13 @@ class TorchSubject(ABC):
 
     def _architecture(self) -> Any:
         return [type(self.module).__name__, repr(self.module)]
+
+    def _ready(self, hooks: Sequence[HookPoint], inputs: Inputs | None = None) -> None:
+        """Check each hook point at its first use. inputs: those of the run that asks, if any."""
+        with self._lock:
+            for hook in hooks:
+                if self._key(hook) not in self._widths:
+                    self._check(hook, inputs)
 
     def _check(self, hook: HookPoint, inputs: Inputs | None = None) -> None:
         """Liveness and width, once for a hook point. inputs: those of the run that asks, if any."""

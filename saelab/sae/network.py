@@ -132,7 +132,8 @@ class Network(nn.Module):
         """The same codes as CSR rows on the CPU (leading axes flattened), without a dense code matrix where
         the sparsifier can select; pre-activations exist for a bounded number of rows at a time."""
         flat, _ = self._flat(x)
-        pieces = [self._codes(chunk) for chunk in self._chunks(flat, cached=True)]
+        with memory.kept_anew(flat):  # by every piece
+            pieces = [self._codes(chunk) for chunk in self._chunks(flat, cached=True)]
         if len(pieces) == 1:
             return pieces[0]
         starts = np.cumsum([0, *(len(p.indices) for p in pieces)])

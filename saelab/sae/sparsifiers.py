@@ -19,7 +19,7 @@ from saelab.sae.kernels import Sparse, above, largest, to_csr, top_k, top_k_csr
 from saelab.seeds import OWN
 
 DENSE = 16
-"""In training, codes of which more than one in DENSE may differ from 0 are cheaper as a dense matrix."""
+"""Codes of which more than one in DENSE may differ from 0 are cheaper as a dense matrix."""
 SAMPLE = 16
 """One row in so many is looked at first, to see that codes are dense."""
 
@@ -344,7 +344,7 @@ class JumpReLU(Sparsifier):
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
         threshold = self.threshold.detach()
         if not self.training and not torch.is_grad_enabled():
-            return to_csr(above(pre, threshold), *pre.shape)
+            return few(pre, threshold)
         # the box below the threshold too: there the code is 0, but not its gradient. Rounding may lose none
         lowest = threshold - 0.5 * self.bandwidth
         lowest = lowest - 8 * torch.finfo(pre.dtype).eps * (threshold + self.bandwidth)
@@ -395,8 +395,7 @@ class Gated(Sparsifier):
 
     @torch.no_grad()
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-        gate = self.gate(pre)
-        return few(gate, 0.0) if self.training else to_csr(above(gate, 0.0), *pre.shape)
+        return few(self.gate(pre), 0.0)
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return (self.r_mag[indices].exp() * pre + self.b_mag[indices]).relu()
@@ -417,8 +416,7 @@ class TopAFA(Sparsifier):
         return torch.where(self._kept(pre.detach(), x.detach(), dictionary), pre, 0.0)
 
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-        on = self._kept(pre, x, dictionary)
-        return few(on, 0) if self.training else to_csr(above(on, 0), *pre.shape)
+        return few(self._kept(pre, x, dictionary), 0)
 
     @torch.no_grad()
     def _kept(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:

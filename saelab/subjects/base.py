@@ -126,9 +126,7 @@ class TorchSubject(ABC):
         output, grad = boolean("output", output), boolean("grad", grad)
         reads, changes = normalise_reads(read), normalise_edits(edits)
         with self._lock:
-            for hook in [*reads, *(h for h, _ in changes)]:
-                if self._key(hook) not in self._widths:
-                    self._check(hook, inputs)
+            self._ready([*reads, *(h for h, _ in changes)], inputs)
             passed = self._forward(inputs, reads, changes, output, grad)
         return Run(
             acts={h.name: passed.acts[h.name] for h in reads},
@@ -151,6 +149,13 @@ class TorchSubject(ABC):
 
     def _architecture(self) -> Any:
         return [type(self.module).__name__, repr(self.module)]
+
+    def _ready(self, hooks: Sequence[HookPoint], inputs: Inputs | None = None) -> None:
+        """Check each hook point at its first use. inputs: those of the run that asks, if any."""
+        with self._lock:
+            for hook in hooks:
+                if self._key(hook) not in self._widths:
+                    self._check(hook, inputs)
 
     def _check(self, hook: HookPoint, inputs: Inputs | None = None) -> None:
         """Liveness and width, once for a hook point. inputs: those of the run that asks, if any."""

@@ -10,18 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saelab.arguments import an_integer, checked, flag, floats, is_listed, prepared, real, sequence
+from saelab.arguments import checked, flag, floats, is_listed, prepared, sequence
 from saelab.config import is_integer
-from saelab.subjects import chat
 from saelab.subjects.alone import check_segments, difference, masks, restarting
 from saelab.subjects.base import TorchSubject, config_facts
 from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_square, weights
 from saelab.subjects.direct import Tail, measure, project
+from saelab.subjects.generation import WritesTexts
 from saelab.subjects.hooks import EditFn, Site, plan, stream_view
-from saelab.subjects.passes import Passed, run_hooked
+from saelab.subjects.passes import Passed, real, run_hooked
 from saelab.subjects.points import Architecture
 from saelab.subjects.reading import ReadsTexts
-from saelab.subjects.tokens import check_ids, check_texts, context_length, encode, eos_ids, token_text
+from saelab.subjects.tokens import check_ids, check_texts, context_length, encode, token_text
 from saelab.types import (
     CorpusError,
     HookError,
@@ -34,7 +34,7 @@ from saelab.types import (
 )
 
 
-class LanguageModel(ReadsTexts, TorchSubject):
+class LanguageModel(ReadsTexts, WritesTexts, TorchSubject):
     """A Hugging Face causal language model, read and edited at hook points in TransformerLens vocabulary.
 
     Points that are a module's input or output are read by plain hooks on the model, and the pass stops after
@@ -82,6 +82,7 @@ class LanguageModel(ReadsTexts, TorchSubject):
         self._bridge: Bridge | None = None
         self._masks: dict[bool, bool] = {}
         self._tail: tuple[Any, Tail] | None = None
+        self._remembers: dict[Any, bool] = {}
         if self.device.type != "meta":
             inputs = self._to_device(self._example(None, None).data)
             view = stream_view(*inputs["input_ids"].shape)
@@ -211,20 +212,6 @@ class LanguageModel(ReadsTexts, TorchSubject):
         """
         return encode(self.tokenizer, text, self.bos_id if bos else None)
 
-    def chat_tokens(self, messages: Sequence[tuple[str, str]]) -> tuple[list[int], list[bool]]:
-        """A dialogue by the tokenizer's chat template.
-
-        Args:
-            messages: (role, content) of each.
-
-        Returns:
-            (ids, whether the template wrote each).
-
-        Raises:
-            CorpusError: The tokenizer has no template, or it refuses the dialogue.
-        """
-        return chat.encode(self.tokenizer, messages, self.bos_id)
-
     @property
     def special_ids(self) -> frozenset[int]:
         """Ids of the tokenizer's special tokens."""
@@ -318,7 +305,8 @@ class LanguageModel(ReadsTexts, TorchSubject):
         else:
             data["position_ids"] = restarting(check_segments(segments, lengths.tolist()), ids.shape[1])
         bos = -1 if self.bos_id is None else self.bos_id
-        return Inputs(data, lengths, counted=mask & (ids != bos))
+        special = mask & np.isin(ids, list(self.special_ids))
+        return Inputs(data, lengths, counted=mask & (ids != bos), special=special)
 
     def _with_masks(self, bridged: bool) -> bool:
         """Whether segments need masks beside positions that start anew, in each of the two ways through the
@@ -350,13 +338,13 @@ class LanguageModel(ReadsTexts, TorchSubject):
         """
         logits: Any = self.run(inputs, edits=edits).output
         ids = inputs.data["input_ids"].to(logits.device)
-        n = np.asarray(inputs.lengths) - 1
-        target = torch.arange(1, ids.shape[1]) < torch.as_tensor(n)[:, None] + 1
-        target = target.to(logits.device)
+        there = real(inputs, *ids.shape)
+        there = np.ones(ids.shape, dtype=bool) if there is None else there
+        target = torch.from_numpy(there[:, 1:] & there[:, :-1]).to(logits.device)
         each = F.cross_entropy(logits[:, :-1][target].float(), ids[:, 1:][target], reduction="none")
         summed = torch.zeros(len(ids), dtype=torch.float64)
         summed.index_add_(0, target.nonzero()[:, 0].cpu(), each.double().cpu())
-        return summed.numpy(), n.astype(np.int64)
+        return summed.numpy(), target.sum(1).cpu().numpy()
 
     @checked(inputs=prepared)
     def label(self, inputs: Inputs, sample: int, position: int) -> str:
@@ -379,49 +367,6 @@ class LanguageModel(ReadsTexts, TorchSubject):
             )
             raise RangeError(msg)
         return self._text(int(ids[sample, position]))
-
-    @checked(max_new_tokens=an_integer(), temperature=real(0), seed=an_integer())
-    def generate(
-        self,
-        prompt: str,
-        edits: Sequence[Any] | Any = (),
-        max_new_tokens: int = 50,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> str:
-        """The prompt and its continuation, special tokens left out; it ends at EOS or with the context.
-
-        Each step runs the whole text anew, so an edit sees every position of it.
-
-        Args:
-            prompt: "" starts from BOS alone.
-            edits: As in `run`.
-            max_new_tokens: At most so many.
-            temperature: 0 takes the likeliest token; above, tokens are sampled.
-            seed: Seed of the sampling.
-
-        Raises:
-            CorpusError: The prompt does not fit the context.
-            ConfigError: A negative temperature or length.
-        """
-        if isinstance(prompt, str) and prompt == "" and self.bos_id is not None:
-            ids = [self.bos_id]
-        else:
-            ids = self.to_tokens(prompt)
-        self.prepare_tokens([ids])
-        rng = torch.Generator().manual_seed(seed)
-        stop = eos_ids(self.model, self.tokenizer)
-        for _ in range(min(max_new_tokens, self.n_ctx - len(ids))):
-            logits = self.run(self.prepare_tokens([ids]), edits=edits).output
-            last = logits[0, -1].float().cpu()  # type: ignore[index]
-            if temperature > 0:
-                new = int(torch.multinomial(torch.softmax(last / temperature, -1), 1, generator=rng))
-            else:
-                new = int(last.argmax())
-            if new in stop:
-                break
-            ids.append(new)
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _site(self, hook: HookPoint) -> Site:
         name, call = hook.module, hook.call

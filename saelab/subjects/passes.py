@@ -40,6 +40,7 @@ def run_hooked(
     *,
     output: bool = True,
     grad: bool = False,
+    past: dict[Any, Any] | None = None,
 ) -> Passed:
     """`run_visited` by hooks on the modules themselves, which are removed whatever happens."""
 
@@ -47,7 +48,7 @@ def run_hooked(
         with _attached(traffic, visit):
             return forward()
 
-    return run_visited(body, traffic, view, inputs, output=output, grad=grad)
+    return run_visited(body, traffic, view, inputs, output=output, grad=grad, past=past)
 
 
 def run_visited(
@@ -58,6 +59,7 @@ def run_visited(
     *,
     output: bool = True,
     grad: bool = False,
+    past: dict[Any, Any] | None = None,
 ) -> Passed:
     """Run a forward pass that calls `visit(i, tensor)` whenever the module of traffic[i] is called.
 
@@ -70,6 +72,7 @@ def run_visited(
             every call, whose number nobody knows before the end.
         grad: The tensors read are those that flow on through the network, so that
             `torch.autograd.grad(metric, acts)` works; without it nothing is recorded.
+        past: What edits are told as `Context.past`, of passes that go on from a cache.
 
     Returns:
         What was read, a site that is edited after its edits, and what the pass returned.
@@ -86,7 +89,7 @@ def run_visited(
                 f"{hook.module}@0, {hook.module}@1, ..., in one pass."
             )
             raise HookError(msg)
-    state = _Pass(traffic, view, inputs, output, grad)
+    state = _Pass(traffic, view, inputs, output, grad, past)
     if not output and not state.pending:
         return state.passed(None)
     result = None
@@ -101,7 +104,13 @@ class _Pass:
     """The state of one forward pass."""
 
     def __init__(
-        self, traffic: Sequence[Traffic], view: View, inputs: Inputs, output: bool, grad: bool
+        self,
+        traffic: Sequence[Traffic],
+        view: View,
+        inputs: Inputs,
+        output: bool,
+        grad: bool,
+        past: dict[Any, Any] | None = None,
     ) -> None:
         self.traffic, self.view, self.inputs, self.output, self.grad = traffic, view, inputs, output, grad
         self.pieces: dict[str, list[Tensor]] = {}
@@ -109,6 +118,7 @@ class _Pass:
         self.pending = {hook.name for t in traffic for hook in t.reads}
         self.calls = [0] * len(traffic)
         self.shared: dict[Any, Any] = {}
+        self.past: dict[Any, Any] = {} if past is None else past
         self.stopped = False
 
     def visit(self, i: int, own: Tensor) -> Tensor:
@@ -151,7 +161,7 @@ class _Pass:
     ) -> Tensor:
         acts = view.to(own)
         for hook, edit in edits:
-            context = Context(hook, self.inputs, _counted(self.inputs, acts), call, self.shared)
+            context = Context(hook, self.inputs, _counted(self.inputs, acts), call, self.shared, self.past)
             acts = _apply(edit, acts, context, _what(hook, site))
         flow = _same_layout(view.back(acts, own), own)
         return own.copy_(flow) if site.in_place else flow
@@ -197,18 +207,37 @@ class _Pass:
         return Passed(acts, result, spaces, {name: len(self.pieces[name]) for name in at_all})
 
 
+def real(inputs: Inputs, samples: int, positions: int) -> np.ndarray | None:
+    """Which positions are no padding, on whichever side that lies.
+
+    Args:
+        inputs: Of the pass.
+        samples: How many the activations have.
+        positions: How many the activations have.
+
+    Returns:
+        bool [samples positions], or None where the inputs do not say it of so many.
+    """
+    if inputs.positions is not None:
+        there = np.asarray(inputs.positions) >= 0
+        return there if there.shape == (samples, positions) else None
+    if inputs.lengths is None or len(inputs.lengths) != samples or positions < max(inputs.lengths):
+        return None
+    return np.arange(positions) < np.asarray(inputs.lengths)[:, None]
+
+
 def _counted(inputs: Inputs, acts: Tensor) -> Tensor | None:
     """See `Context.counted`."""
     if acts.ndim != 3:
         return None
     samples, positions = acts.shape[:2]
-    if inputs.counted is not None:
-        mask = torch.tensor(np.asarray(inputs.counted), dtype=torch.bool, device=acts.device)
-        return mask if mask.shape == (samples, positions) else None
-    if inputs.lengths is None or len(inputs.lengths) != samples or positions < max(inputs.lengths):
+    if inputs.counted is None:
+        mask = real(inputs, samples, positions)
+    else:
+        mask = np.asarray(inputs.counted)
+    if mask is None or mask.shape != (samples, positions):
         return None
-    lengths = torch.as_tensor(inputs.lengths, device=acts.device)
-    return torch.arange(positions, device=acts.device) < lengths[:, None]
+    return torch.tensor(mask, dtype=torch.bool, device=acts.device)
 
 
 Rerun = Callable[[Sequence[tuple[HookPoint, EditFn]]], list[Tensor]]
@@ -357,4 +386,4 @@ def no_fast_path() -> Any:
     return off()
 
 
-__all__ = ["Passed", "Visit", "ensure_live", "no_fast_path", "run_hooked", "run_visited"]
+__all__ = ["Passed", "Visit", "ensure_live", "no_fast_path", "real", "run_hooked", "run_visited"]

@@ -183,7 +183,7 @@ def test_a_point_of_a_language_model_is_met_once(gpt2, name):
 def test_edits_count_the_positions_of_every_step_of_a_generation(gpt2):
     met = []
     edit = ("blocks.0.hook_resid_post", lambda acts, context: met.append(context.counted) or acts)
-    text = gpt2.generate("Tim ran", edit, max_new_tokens=3)
+    text = gpt2.generate("Tim ran", edit, max_new_tokens=3, use_cache=False)
     assert text == gpt2.generate("Tim ran", max_new_tokens=3)
     n = len(gpt2.to_tokens("Tim ran"))
     assert [mask.tolist() for mask in met] == [[[False] + [True] * (n - 1 + i)] for i in range(len(met))]

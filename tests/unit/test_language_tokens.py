@@ -188,8 +188,11 @@ def test_edits_apply_at_every_generated_position(gpt2):
     n = len(subject.to_tokens("Tim"))
     subject.model.generation_config.eos_token_id = None
     subject.tokenizer.eos_token = None
-    subject.generate("Tim", edits=("hook_embed", watch), max_new_tokens=4)
+    text = subject.generate("Tim", edits=("hook_embed", watch), max_new_tokens=4, use_cache=False)
     assert seen == [n, n + 1, n + 2, n + 3]
+    seen.clear()
+    assert subject.generate("Tim", edits=("hook_embed", watch), max_new_tokens=4) == text
+    assert seen == [n, 1, 1, 1], "with a cache each position is met once"
 
 
 def test_sampling_follows_the_seed(stories):

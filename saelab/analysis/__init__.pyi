@@ -17,6 +17,9 @@ from .results import (
 from .samples import sample_codes
 from .searches import Found, search
 from .special import SpecialTokens, TokenScores, special_tokens
+from .steering.gate import GateCurve, calibrate_gate
+from .steering.select import select_latents
+from .steering.selected import Selected
 
 __all__ = [
     "Concept",
@@ -25,6 +28,7 @@ __all__ = [
     "FeatureCard",
     "Found",
     "Frontier",
+    "GateCurve",
     "LatentStats",
     "LatentTable",
     "LogitLens",
@@ -36,8 +40,10 @@ __all__ = [
     "Report",
     "SampleCodes",
     "Scores",
+    "Selected",
     "SpecialTokens",
     "TokenScores",
+    "calibrate_gate",
     "card",
     "cards",
     "concepts",
@@ -53,5 +59,6 @@ __all__ = [
     "row_labels",
     "sample_codes",
     "search",
+    "select_latents",
     "special_tokens",
 ]

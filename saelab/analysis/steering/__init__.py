@@ -1,0 +1,1 @@
+"""Choosing, calibrating and measuring edits: `select_latents`, `calibrate_gate`, `effect`."""

@@ -185,6 +185,7 @@ class Things:
                 saelab.SAE.from_tensors, {"config": self.config, "tensors": tensors}
             ),
             "SAE.encode": Case(sae.encode, {"x": torch.ones(2, 6)}),
+            "SAE.encode_some": Case(sae.encode_some, {"x": torch.ones(2, 6), "latents": [1]}),
             "SAE.encode_sparse": Case(sae.encode_sparse, {"x": torch.ones(2, 6)}),
             "SAE.decode": Case(sae.decode, {"codes": torch.ones(2, 12)}),
             "SAE.save": Case(sae.save, {"folder": out}),
@@ -372,6 +373,25 @@ class Things:
             "Reconstruct": Case(interventions.Reconstruct, {"sae": sae}),
             "Replace": Case(interventions.Replace, {"hook": hook, "values": torch.ones(1, 2, 32)}),
             "MeanAblate": Case(interventions.MeanAblate, {"hook": hook, "mean": torch.ones(32)}),
+            "Steer": Case(interventions.Steer, {"sae": sae, "latent": 1, "alpha": 0.5}),
+            "Clamp": Case(interventions.Clamp, {"sae": sae, "latent": 1, "value": 0.5}),
+            "Ablate": Case(interventions.Ablate, {"sae": sae, "latents": (1,), "to": "mean", "means": [0.5]}),
+            "Swap": Case(interventions.Swap, {"sae": sae, "remove": 1, "add": 2}),
+            "Erase": Case(interventions.Erase, {"sae": sae, "latents": (1,), "threshold": 0.5}),
+            "Substitute": Case(
+                interventions.Substitute,
+                {"sae": sae, "latents": (1,), "natural": torch.ones(2, 32), "threshold": 0.5},
+            ),
+            "AddDirection": Case(interventions.AddDirection, {"hook": hook, "vector": torch.ones(32)}),
+            "Each": Case(interventions.Each, {"edits": [self.edit]}),
+            "Edit.where": Case(self.edit.where, {"positions": [0]}),
+            "mean_difference": Case(
+                interventions.mean_difference, {"positive": torch.ones(2, 4), "negative": torch.ones(3, 4)}
+            ),
+            "probe_direction": Case(
+                interventions.probe_direction, {"positive": torch.ones(2, 4), "negative": torch.zeros(3, 4)}
+            ),
+            "latent_means": Case(interventions.latent_means, {"store": self.store, "latents": [1]}),
         }
 
 

@@ -69,7 +69,7 @@ def card(
     return cards(store, [latent], sae, subject, n_top=n_top, n_quantile=n_quantile, labels=labels)[0]
 
 
-@checked(store=a_store, latents=listed, labels=maybe(mapping))
+@checked(store=a_store, latents=listed, labels=maybe(mapping), lenses=maybe(mapping))
 def cards(
     store: FeatureStore,
     latents: Sequence[int],

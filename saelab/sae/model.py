@@ -17,7 +17,7 @@ from saelab.sae import publish, storage
 from saelab.sae.config import SAEConfig
 from saelab.sae.initial import initialise
 from saelab.sae.network import Network
-from saelab.types import HookError, HookPoint
+from saelab.types import ConfigError, HookError, HookPoint
 
 
 class SAE(Network):
@@ -151,6 +151,7 @@ class SAE(Network):
                 as in any SAE.
 
         Raises:
+            ConfigError: Weights are missing.
             RuntimeError: For a name or shape that an SAE of that config does not have.
         """
         sae = _on_meta(cls, config)
@@ -159,7 +160,14 @@ class SAE(Network):
         rest = {f"sparsifier.{name}": tensor for name, tensor in sae.sparsifier.state_dict().items()}
         rest["input_scale"] = torch.ones(config.d_in) if config.widths else torch.ones(())
         rest["output_scale"] = torch.ones(())
-        missing = {name: rest[name] for name in sae.state_dict() if name not in tensors}
+        absent = [name for name in sae.state_dict() if name not in tensors]
+        if lost := [name for name in absent if name not in rest]:
+            message = (
+                f"Tensors of an SAE must hold its weights. Got none of {', '.join(lost)}. Pass them by their "
+                "names in sae.state_dict()."
+            )
+            raise ConfigError(message)
+        missing = {name: rest[name] for name in absent}
         sae.load_state_dict({**missing, **tensors}, assign=True)
         return sae.eval()
 

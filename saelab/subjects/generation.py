@@ -197,7 +197,8 @@ class WritesTexts:
             msg = f"Prompts must not be an empty list. Got {short(prompt)}. Pass a text, or several."
             raise CorpusError(msg)
         start = None if self.bos_id is None else [self.bos_id]
-        return [start if text == "" and start else self.to_tokens(text) for text in check_texts(prompt)]
+        texts = check_texts(prompt)
+        return [start if isinstance(t, str) and not t and start else self.to_tokens(t) for t in texts]
 
     def _written(
         self,

@@ -56,7 +56,8 @@ class Memory:
 
     def add(self, ids: np.ndarray) -> None:
         """One more token of each sample, int64 [samples]; -1 where a sample has ended, which pads it on."""
-        self._next, self._is = np.maximum(ids, 0)[:, None], ids[:, None] >= 0
+        self._is = ids[:, None] >= 0
+        self._next = np.where(self._is, ids[:, None], self._next[:, -1:])
 
     def read(self, changes: Changes) -> Tensor:
         """Logits [samples, positions, d_vocab] of what was not read yet."""
@@ -67,6 +68,8 @@ class Memory:
         data = {"input_ids": torch.from_numpy(new)}
         if self._padded:
             data["attention_mask"] = torch.from_numpy(self._real).long()
+        elif not self._cache:  # later there is nothing to mask, and some families of states take none
+            data["attention_mask"] = torch.ones(new.shape, dtype=torch.long)
         if self._padded or self._positions:
             # an ended sample's tokens stand at 0: its context may be full
             data["position_ids"] = torch.from_numpy(np.maximum(number, 0))

@@ -167,6 +167,17 @@ def test_a_batch_stays_as_it_is_when_a_sample_has_ended():
     assert (shape, inputs.positions[0, 0], counted.tolist()) == ((2, 1), -1, [[False], [True]])
 
 
+def test_a_sample_that_a_stop_string_ends_is_padded_on():
+    subject = endless(zoo.causal_lm("gpt2"))
+    one, other = (subject.to_tokens(text, bos=False)[0] for text in "ab")
+    goal, met = torch.stack([subject.unembed[:, one], subject.unembed[:, other]]), []
+    edit = ("ln_final.hook_out", lambda a, context: met.append(context.inputs) or a * 0 + 100 * goal[:, None])
+    steps = list(subject.stream(["Tim", "Tim ran"], edit, max_new_tokens=3, stop="a"))
+    assert [step.ids.tolist() for step in steps] == [[one, other], [-1, other], [-1, other]]
+    assert [step.texts for step in steps] == [("", "b")] * 3
+    assert [inputs.positions[0].tolist() for inputs in met[1:]] == [[-1], [-1]]
+
+
 def test_padding_on_the_left_is_told_from_what_is_real(gpt2):
     """Inputs of a user's own, whose `lengths` alone would count from the wrong side."""
     ids = torch.tensor([[0, 0, 5, 6], [1, 2, 3, 4]])
@@ -346,9 +357,11 @@ def test_a_turn_ends_where_the_template_says(gpt2):
         "{% if add_generation_prompt %}{{ '>' }}{% endif %}"
     )
     end = gpt2.tokenizer.convert_tokens_to_ids("<|user|>")
-    edit = ("ln_final.hook_out", lambda a: a * 0 + 100 * gpt2.unembed[:, end])
+    steps = []
+    edit = ("ln_final.hook_out", lambda a: steps.append(1) or a * 0 + 100 * gpt2.unembed[:, end])
     try:
         assert gpt2.chat([("user", "a")], edit, max_new_tokens=5) == ""
+        assert len(steps) == 1
         assert list(gpt2.stream("a", edit, max_new_tokens=5))[-1].ids.tolist() == [end], (
             "in a text it ends none"
         )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import subjects_zoo as zoo
 import torch
+import transformers
 
 from saelab.interventions.live import applied
 from saelab.subjects import TorchModule
@@ -62,9 +63,10 @@ def test_the_library_generates_what_the_subject_does(subject, bare):
         steps = list(subject.stream(PROMPTS, edits, max_new_tokens=8))
         assert found == np.stack([step.ids for step in steps], 1).tolist()
         assert found != generated(subject, PROMPTS)
-    with applied(subject, EDIT):
+    edit = (HOOK, lambda acts, context: acts * (1 + torch.tensor(context.inputs.given)[..., None]))
+    with applied(subject, edit):
         whole = generated(subject, PROMPTS, use_cache=False)
-    assert whole == np.stack([s.ids for s in subject.stream(PROMPTS, EDIT, max_new_tokens=8)], 1).tolist()
+    assert whole == np.stack([s.ids for s in subject.stream(PROMPTS, edit, max_new_tokens=8)], 1).tolist()
     assert not hooks_of(subject.model)
 
 
@@ -75,6 +77,9 @@ def test_edits_are_told_what_the_call_says(gpt2):
         gpt2.model(torch.tensor([[5, 6]]))
         kept = gpt2.model(torch.tensor([[5, 6]])).past_key_values
         gpt2.model(torch.tensor([[7]]), past_key_values=kept)
+        own = transformers.DynamicCache(config=gpt2.model.config)
+        for _ in range(2):
+            gpt2.model(torch.tensor([[7]]), past_key_values=own, return_dict=False)
     long, short = (len(gpt2.to_tokens(text)) for text in PROMPTS)
     (first, context), (second, later), (_, last), *alone = met
     assert first.positions.tolist() == [[*range(long)], [-1] * (long - short) + [*range(short)]]
@@ -85,11 +90,12 @@ def test_edits_are_told_what_the_call_says(gpt2):
     assert second.positions.tolist() == [[long], [short]]
     assert not second.given.any()
     assert context.past is later.past is last.past
-    assert [inputs.positions.tolist() for inputs, _ in alone] == [[[0, 1]], [[0, 1]], [[2]]]
-    assert [inputs.given.all() for inputs, _ in alone] == [True, True, False]
-    one, two, three = (context.past for _, context in alone)
+    assert [inputs.positions.tolist() for inputs, _ in alone] == [[[0, 1]], [[0, 1]], [[2]], [[0]], [[1]]]
+    assert [inputs.given.all() for inputs, _ in alone] == [True, True, False, True, False]
+    one, two, three, four, five = (context.past for _, context in alone)
     assert one is not two
     assert two is three is not context.past
+    assert four is five is not three
 
 
 def test_plain_calls_are_edited_as_run_does(gpt2):

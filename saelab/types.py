@@ -155,12 +155,15 @@ class Codes:
         if array.ndim != 2:
             message = f"Dense codes must be [n d_sae]. Got shape {array.shape}. Flatten the leading axes."
             raise ShapeError(message)
+        n, width = array.shape
+        on = array != 0
         # over bools on one axis: six times as fast as over the matrix
-        at = np.flatnonzero(array != 0)
-        row, col = np.divmod(at, max(array.shape[1], 1))
-        indptr = np.zeros(len(array) + 1, dtype=np.int64)
-        np.cumsum(np.bincount(row, minlength=len(array)), out=indptr[1:])
-        return cls(indptr, col.astype(np.int32), array.reshape(-1)[at], array.shape[1])
+        at = np.flatnonzero(on)
+        sizes = np.count_nonzero(on, axis=1)
+        indptr = np.zeros(n + 1, dtype=np.int64)
+        np.cumsum(sizes, out=indptr[1:])
+        col = at - np.repeat(np.arange(0, n * width, width) if width else sizes, sizes)
+        return cls(indptr, col.astype(np.int32), array.reshape(-1)[at], width)
 
     def dense(self) -> np.ndarray:
         """float32 [n d_sae]."""

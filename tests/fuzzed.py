@@ -39,7 +39,7 @@ UNTRIED = {
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
     "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "
     "Run.figure Run.to_frame TensorBoard WandB Settings ActivationBatch Shown Scale Edit Edit.to_dict "
-    "DocumentRecord* Option Recipe*": "what functions give, and take no arguments or only right ones",
+    "DocumentRecord* Option Recipe* Step": "what functions give, and take no arguments or only right ones",
     "Codes* Inputs Context Sparse* FVU.over_ranks ActivationStore FeatureStore ActivationWriter* SAEConfig": (
         "made by the library, of what it has checked"
     ),
@@ -58,7 +58,8 @@ UNTRIED = {
 """Public names (patterns) that are not tried -> why."""
 REFUSED = {
     "sae.register", "scale.harvest", "scale.index", "load_layers", "load_subject", "VisionModel.load",
-    "migrate", "row_labels", "special_tokens", "hub", "LanguageModel.chat_tokens", "VisionModel",
+    "migrate", "row_labels", "special_tokens", "hub", "LanguageModel.chat", "LanguageModel.chat_tokens",
+    "VisionModel",
 }  # fmt: skip
 """Cases whose own arguments are refused: what they need is too dear here, or there is none."""
 
@@ -184,6 +185,7 @@ class Things:
                 saelab.SAE.from_tensors, {"config": self.config, "tensors": tensors}
             ),
             "SAE.encode": Case(sae.encode, {"x": torch.ones(2, 6)}),
+            "SAE.encode_some": Case(sae.encode_some, {"x": torch.ones(2, 6), "latents": [1]}),
             "SAE.encode_sparse": Case(sae.encode_sparse, {"x": torch.ones(2, 6)}),
             "SAE.decode": Case(sae.decode, {"codes": torch.ones(2, 12)}),
             "SAE.save": Case(sae.save, {"folder": out}),
@@ -338,7 +340,9 @@ class Things:
         vectors = torch.ones(1, 32)
         asked: dict[str, dict[str, Any]] = {
             "chat_tokens": {"messages": [("user", "a")]}, "corpus": {"data": ["a"]},
-            "generate": {"prompt": "a", "max_new_tokens": 1}, "hook_point": {"name": hook},
+            "chat": {"messages": [("user", "a")], "max_new_tokens": 1},
+            "generate": {"prompt": "a", "max_new_tokens": 1},
+            "stream": {"prompt": ["a", "b"], "max_new_tokens": 1}, "hook_point": {"name": hook},
             "label": {"inputs": inputs, "sample": 0, "position": 0}, "loss": {"inputs": inputs},
             "offsets": {"text": "a"}, "prepare": {"raw": ["a"]}, "prepare_tokens": {"rows": [[1, 2]]},
             "residual_to_logits": {"vectors": vectors}, "run": {"inputs": inputs, "read": [hook]},
@@ -369,6 +373,25 @@ class Things:
             "Reconstruct": Case(interventions.Reconstruct, {"sae": sae}),
             "Replace": Case(interventions.Replace, {"hook": hook, "values": torch.ones(1, 2, 32)}),
             "MeanAblate": Case(interventions.MeanAblate, {"hook": hook, "mean": torch.ones(32)}),
+            "Steer": Case(interventions.Steer, {"sae": sae, "latent": 1, "alpha": 0.5}),
+            "Clamp": Case(interventions.Clamp, {"sae": sae, "latent": 1, "value": 0.5}),
+            "Ablate": Case(interventions.Ablate, {"sae": sae, "latents": (1,), "to": "mean", "means": [0.5]}),
+            "Swap": Case(interventions.Swap, {"sae": sae, "remove": 1, "add": 2}),
+            "Erase": Case(interventions.Erase, {"sae": sae, "latents": (1,), "threshold": 0.5}),
+            "Substitute": Case(
+                interventions.Substitute,
+                {"sae": sae, "latents": (1,), "natural": torch.ones(2, 32), "threshold": 0.5},
+            ),
+            "AddDirection": Case(interventions.AddDirection, {"hook": hook, "vector": torch.ones(32)}),
+            "Each": Case(interventions.Each, {"edits": [self.edit]}),
+            "Edit.where": Case(self.edit.where, {"positions": [0]}),
+            "mean_difference": Case(
+                interventions.mean_difference, {"positive": torch.ones(2, 4), "negative": torch.ones(3, 4)}
+            ),
+            "probe_direction": Case(
+                interventions.probe_direction, {"positive": torch.ones(2, 4), "negative": torch.zeros(3, 4)}
+            ),
+            "latent_means": Case(interventions.latent_means, {"store": self.store, "latents": [1]}),
         }
 
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 N = 10
 """Tokens on each side."""
 BLOCK = 64
-"""Latents of one product: over a vocabulary of 100,000 they take 25 MB."""
+"""Latents of one product at least: over a vocabulary of 100,000 they take 25 MB."""
+BLOCK_LOGITS = 2**20
+"""Of one product, where a vocabulary is so small that more latents take no more."""
 
 
 def direct_effects(sae: SAE, subject: Any, latents: list[int]) -> Tensor:
@@ -46,9 +48,10 @@ def lenses_of(sae: SAE, subject: Any, latents: list[int], n: int = N) -> Lenses:
         n: Tokens on each side.
     """
     ids, logits, spread = [], [], []
-    order = sorted(latents)
-    for first in range(0, len(order), BLOCK):
-        effect = direct_effects(sae, subject, order[first : first + BLOCK])
+    order, first, step = sorted(latents), 0, BLOCK
+    while first < len(order):
+        effect = direct_effects(sae, subject, order[first : first + step])
+        first, step = first + step, max(BLOCK, BLOCK_LOGITS // effect.shape[-1])
         wide = min(n, effect.shape[-1])
         top, bottom = (torch.topk(effect, wide, -1, largest=largest) for largest in (True, False))
         ids.append(torch.cat([top.indices, bottom.indices], -1).cpu().numpy())

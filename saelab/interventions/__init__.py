@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from typing import Any
 
+from saelab.interventions.directions import latent_means, mean_difference, probe_direction
 from saelab.interventions.registry import Edit, counted, register, registered
 from saelab.interventions.storage import load, save
 
@@ -34,4 +35,7 @@ def _edits() -> dict[str, type[Edit]]:
     return {cls.__name__: cls for cls in registered().values() if cls.__module__.startswith(own)}
 
 
-__all__ = ["Edit", "counted", "load", "register", "registered", "save"]
+__all__ = [
+    "Edit", "counted", "latent_means", "load", "mean_difference", "probe_direction", "register", "registered",
+    "save",
+]  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from saelab.interventions.by_sae import SAEEdit
+from saelab.interventions.gates import Rows
 from saelab.interventions.registry import AtOnePlace, counted, register
 from saelab.types import Context, ShapeError
 
@@ -22,7 +23,7 @@ class Reconstruct(SAEEdit):
         hook: Where it works, if not where the SAE says; not with a transcoder.
     """
 
-    def rows(self, x: Tensor, y: Tensor, sample: Tensor) -> Tensor:
+    def rows(self, x: Tensor, y: Tensor, rows: Rows) -> Tensor:
         return self.sae(x).x_hat
 
 

@@ -11,18 +11,19 @@ import base64
 import math
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from saelab import config
-from saelab.arguments import checked, floats
-from saelab.config import is_integer
+from saelab.arguments import checked, floats, is_listed
+from saelab.config import boolean, is_integer
+from saelab.interventions.places import given_of, known_of, positions_of
 from saelab.sae import SAE
-from saelab.types import ConfigError, Context, HookPoint, Intervention, nearest, short
+from saelab.types import ConfigError, Context, HookPoint, Intervention, ShapeError, nearest, short
 
 E = TypeVar("E", bound="type[Edit]")
 _KINDS: dict[str, type[Edit]] = {}
@@ -72,6 +73,32 @@ class Edit(ABC):
             raise ConfigError(message)
         return {"kind": self.KIND, "version": self.VERSION} | config.to_dict(self, _written)
 
+    def where(
+        self,
+        *,
+        positions: Sequence[int] | None = None,
+        tokens: Sequence[int] | None = None,
+        special: bool = False,
+        mask: Tensor | None = None,
+    ) -> Where:
+        """This edit at some positions alone, those for which all that is said here holds.
+
+        A gate still looks at every position that counts. Positions that are named are written though they
+        count as no rows elsewhere, such as BOS; padding never is.
+
+        Args:
+            positions: Their numbers in each sample, from 0; below 0 they count from the end of what was given
+                (-1 is the last token of a prompt).
+            tokens: Ids of the tokens that they must hold.
+            special: True: those of special tokens.
+            mask: bool [samples, positions], or [positions] for every sample; positions beyond it are not
+                edited.
+
+        Raises:
+            ConfigError: Nothing is said, or it is none of these.
+        """
+        return Where(self, _numbers("positions", positions), _numbers("tokens", tokens), special, mask)
+
 
 @dataclass(frozen=True, eq=False)
 class AtOnePlace(Edit):
@@ -89,6 +116,106 @@ class AtOnePlace(Edit):
     @property
     def hooks(self) -> tuple[HookPoint, ...]:
         return (self.hook,)
+
+
+@dataclass(frozen=True, eq=False)
+class Where(Edit):
+    """An edit at some positions alone. See `Edit.where`, which makes it.
+
+    Attributes:
+        edit: Any.
+        positions: Their numbers, or None.
+        tokens: Ids of their tokens, or None.
+        special: Whether they must be of special tokens.
+        mask: bool [samples, positions] or [positions], or None.
+    """
+
+    edit: Edit
+    positions: tuple[int, ...] | None = None
+    tokens: tuple[int, ...] | None = None
+    special: bool = False
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        boolean("special", self.special)
+        if self.mask is not None:
+            mask = torch.as_tensor(self.mask)
+            if mask.dtype != torch.bool or mask.ndim not in (1, 2) or not mask.numel():
+                message = (
+                    "mask must be bool, [samples, positions] or [positions]. Got "
+                    f"{mask.dtype} {list(mask.shape)}. Pass e.g. acts.norm(dim=-1) > 3."
+                )
+                raise ConfigError(message)
+            object.__setattr__(self, "mask", mask)
+        if self.positions is None and self.tokens is None and not self.special and self.mask is None:
+            message = (
+                "where() must say which positions. Got nothing. Pass positions, tokens, special=True or mask."
+            )
+            raise ConfigError(message)
+
+    @property
+    def hooks(self) -> tuple[HookPoint, ...]:
+        return self.edit.hooks
+
+    def __call__(self, acts: Tensor, context: Context) -> Tensor:
+        named = self.named(acts, context)
+        new = self.edit(acts.clone(), replace(context, counted=counted(acts, context) | named))
+        return torch.where(named[..., None], new.to(acts), acts)
+
+    def named(self, acts: Tensor, context: Context) -> Tensor:
+        """Where it may write.
+
+        Args:
+            acts: [samples, positions, width].
+            context: What the edit is told.
+
+        Returns:
+            bool [samples, positions].
+
+        Raises:
+            HookError: The inputs do not say what is asked of them.
+            ShapeError: The mask is of other samples or positions.
+        """
+        at = positions_of(acts, context)
+        named = at >= 0
+        if self.positions is not None:
+            given = given_of(acts, context)
+            end = (at if given is None else torch.where(given, at, -1)).amax(1, keepdim=True) + 1
+            here = torch.zeros_like(named)
+            for number in self.positions:
+                # where nothing of the input is in this pass, nothing is counted from its end
+                here |= at == number if number >= 0 else (at == end + number) & (end > 0)
+            named &= here
+        if self.tokens is not None:
+            remedy = "Pass positions or a mask."
+            ids = known_of(acts, context, "input_ids", remedy)
+            named &= torch.isin(ids, torch.tensor(self.tokens, device=ids.device))
+        if self.special:
+            named &= known_of(acts, context, "special", "Pass tokens, positions or a mask.")
+        return named if self.mask is None else named & self._masked(self.mask.to(at.device), at, context)
+
+    def _masked(self, mask: Tensor, at: Tensor, context: Context) -> Tensor:
+        inputs = context.inputs
+        grows = inputs is not None and (inputs.given is not None or inputs.positions is not None)
+        fits = mask.ndim == 1 or len(mask) == len(at)
+        if not fits or (not grows and mask.shape[-1] != at.shape[1]):
+            message = (
+                f"mask must be of the {list(at.shape)} samples and positions of {context.hook.name!r}. Got "
+                f"{list(mask.shape)}. Make it for this batch."
+            )
+            raise ShapeError(message)
+        every = mask.expand(len(at), -1)
+        within = (at >= 0) & (at < every.shape[1])
+        return within & every.gather(1, at.clamp(0, every.shape[1] - 1))
+
+
+def _numbers(name: str, value: Any) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not is_listed(value) or not len(tuple(value)) or not all(map(is_integer, value)):
+        message = f"{name} must be a list of integers. Got {short(value)}. Pass e.g. {name}=[0]."
+        raise ConfigError(message)
+    return tuple(int(each) for each in value)
 
 
 def register(kind: str) -> Callable[[E], E]:
@@ -272,4 +399,6 @@ def _names(sae: SAE) -> list[str]:
     return [str(hook) for hook in dict.fromkeys(known) if hook is not None]
 
 
-__all__ = ["AnotherSAE", "AtOnePlace", "Edit", "Reader", "counted", "register", "registered"]
+register("where")(Where)
+
+__all__ = ["AnotherSAE", "AtOnePlace", "Edit", "Reader", "Where", "counted", "register", "registered"]

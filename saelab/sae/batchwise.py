@@ -61,6 +61,11 @@ class BatchTopK(Sparsifier):
         )
         return to_csr(flat, n, d_sae)
 
+    def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
+        score = self.ranked(pre)
+        score = score * dictionary.norms()[latents] if self.by_norm else score
+        return torch.where(score > self.threshold, pre, 0)
+
     @torch.no_grad()
     def observe(self, codes: Tensor | Sparse, pre: Tensor, dictionary: Dictionary) -> None:
         if isinstance(codes, Sparse):
@@ -129,6 +134,9 @@ class FeatureChoice(Sparsifier):
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor]:
         flat = column_top_k(pre, self._budget(pre)) if self.training else above(pre, self.threshold)
         return to_csr(flat, *pre.shape)
+
+    def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
+        return torch.where(pre > self.threshold[latents], pre, 0)
 
     @torch.no_grad()
     def observe(self, codes: Tensor | Sparse, pre: Tensor, dictionary: Dictionary) -> None:
@@ -240,6 +248,9 @@ class GroupBias(Sparsifier):
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return pre if self.magnitude == "pre" else pre + self.bias[indices]
+
+    def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
+        return torch.where(pre + self.bias[latents] > 0, self.activation(pre, latents), 0)
 
     @torch.no_grad()
     def observe(self, codes: Tensor | Sparse, pre: Tensor, dictionary: Dictionary) -> None:

@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saelab.types import MissingDependency
-
 
 class Dictionary(nn.Module, ABC):
     """() -> W_dec [d_sae d_out], one decoder direction a row. `tied`: whether the encoder is made of the same
@@ -119,11 +117,8 @@ class Archetypal(Dictionary):
     def fit(self, rows: Tensor, generator: torch.Generator) -> bool:
         """C becomes the centres of k-means on the rows, or the rows themselves (again from the first) where
         they are no more than its points; each latent starts at one of them."""
-        try:
-            from sklearn.cluster import MiniBatchKMeans
-        except ImportError as error:
-            message = "An archetypal dictionary needs scikit-learn. It is not installed. Run: pip install "
-            raise MissingDependency(message + "scikit-learn") from error
+        from sklearn.cluster import MiniBatchKMeans
+
         seed = int(torch.randint(2**31 - 1, (), generator=generator))
         if len(rows) <= len(self.C):
             self.C.copy_(rows[torch.arange(len(self.C)) % len(rows)])

@@ -1,4 +1,4 @@
-"""Memory that one training step leaves to the next.
+"""Memory that one training step leaves to the next, and one piece of an encoding to the next.
 
 A matrix of pre-activations is tens of megabytes. Memory of that size goes back to the system when it is freed
 and comes back in pages that are mapped and cleared one by one, which on CPU takes longer than most of what is
@@ -73,6 +73,15 @@ def kept(memory: Kept) -> Iterator[None]:
         yield
     finally:
         _here.memory = before
+
+
+def kept_anew(like: Tensor) -> contextlib.AbstractContextManager[None]:
+    """`kept` with memory of its own, which ends with it, for work without gradient on tensors like this one.
+    Nothing is kept for other devices than the CPU, nor under autocast, which reaches no result that is
+    written to given memory; memory that is kept already stays in use."""
+    if active() or like.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return contextlib.nullcontext()
+    return kept(Kept())
 
 
 def active() -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saelab import dist
+from saelab.config import integer
 from saelab.devices import holding
 from saelab.sae import dense, memory
 from saelab.sae.config import SAEConfig
@@ -101,12 +102,38 @@ class Network(nn.Module):
         pieces = [self._dense(chunk)[1] for chunk in self._chunks(flat)]
         return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(*lead, self.d_sae)
 
+    def encode_some(self, x: Float[Tensor, "*lead d_in"], latents: Sequence[int]) -> Float[Tensor, "*lead m"]:
+        """The codes of a few latents, as `encode(x)[..., latents]`, differentiable, by their columns of W_enc
+        alone where the sparsifier looks at each latent by itself (relu, jumprelu, gated, and in eval mode the
+        batchwise ones); where latents compete, as in topk, all pre-activations are needed.
+
+        Args:
+            x: Activations.
+            latents: Which, in the order of the result.
+
+        Raises:
+            RangeError: A latent is none of the SAE's.
+        """
+        flat, lead = self._flat(x)
+        remedy = "Pass latents of this SAE."
+        listed = [integer("A latent", j, 0, self.d_sae - 1, error=RangeError, remedy=remedy) for j in latents]
+        columns = torch.tensor(listed, dtype=torch.long, device=self.device)
+        codes = None
+        if not self.training:
+            centred, _ = self.centred(flat)
+            pre = centred @ self.W_enc[:, columns] + self.b_enc[columns]
+            codes = self.sparsifier.some(pre, columns, self.dictionary)
+        if codes is None:
+            codes = self.encode(flat)[:, columns]
+        return codes.reshape(*lead, len(listed))
+
     @torch.no_grad()
     def encode_sparse(self, x: Float[Tensor, "*lead d_in"]) -> Codes:
         """The same codes as CSR rows on the CPU (leading axes flattened), without a dense code matrix where
         the sparsifier can select; pre-activations exist for a bounded number of rows at a time."""
         flat, _ = self._flat(x)
-        pieces = [self._codes(chunk) for chunk in self._chunks(flat, cached=True)]
+        with memory.kept_anew(flat):  # by every piece
+            pieces = [self._codes(chunk) for chunk in self._chunks(flat, cached=True)]
         if len(pieces) == 1:
             return pieces[0]
         starts = np.cumsum([0, *(len(p.indices) for p in pieces)])

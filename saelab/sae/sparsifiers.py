@@ -19,7 +19,7 @@ from saelab.sae.kernels import Sparse, above, largest, to_csr, top_k, top_k_csr
 from saelab.seeds import OWN
 
 DENSE = 16
-"""In training, codes of which more than one in DENSE may differ from 0 are cheaper as a dense matrix."""
+"""Codes of which more than one in DENSE may differ from 0 are cheaper as a dense matrix."""
 SAMPLE = 16
 """One row in so many is looked at first, to see that codes are dense."""
 
@@ -58,6 +58,13 @@ class Sparsifier(nn.Module, ABC):
     def activation(self, pre: Float[Tensor, " nnz"], indices: Int[Tensor, " nnz"]) -> Tensor:
         """Elementwise: the codes of selected pre-activations; indices: their latents."""
         return pre
+
+    def some(
+        self, pre: Float[Tensor, "n m"], latents: Int[Tensor, " m"], dictionary: Dictionary
+    ) -> Tensor | None:
+        """The codes [n m] of a few latents in eval mode, of their own pre-activations alone; None where the
+        code of a latent depends on the others."""
+        return None
 
     def observe(
         self, codes: Float[Tensor, "n d_sae"] | Sparse, pre: Float[Tensor, "n d_sae"], dictionary: Dictionary
@@ -288,6 +295,9 @@ class ReLU(Sparsifier):
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return pre.relu()
 
+    def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
+        return pre.relu()
+
 
 class Identity(Sparsifier):
     """The pre-activations themselves: a linear autoencoder, the baseline without sparsity."""
@@ -296,6 +306,9 @@ class Identity(Sparsifier):
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
         return pre.clone()
+
+    def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
+        return pre
 
 
 class JumpReLU(Sparsifier):
@@ -331,7 +344,7 @@ class JumpReLU(Sparsifier):
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
         threshold = self.threshold.detach()
         if not self.training and not torch.is_grad_enabled():
-            return to_csr(above(pre, threshold), *pre.shape)
+            return few(pre, threshold)
         # the box below the threshold too: there the code is 0, but not its gradient. Rounding may lose none
         lowest = threshold - 0.5 * self.bandwidth
         lowest = lowest - 8 * torch.finfo(pre.dtype).eps * (threshold + self.bandwidth)
@@ -339,6 +352,9 @@ class JumpReLU(Sparsifier):
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return dense.jump(pre, self.threshold[indices], self.bandwidth)
+
+    def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
+        return self.activation(pre, latents)
 
     def count(self, codes: Tensor | Sparse, pre: Tensor) -> Tensor:
         """[]: how many codes are not 0, with a gradient for the thresholds alone; pre: of the same pass."""
@@ -379,11 +395,13 @@ class Gated(Sparsifier):
 
     @torch.no_grad()
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-        gate = self.gate(pre)
-        return few(gate, 0.0) if self.training else to_csr(above(gate, 0.0), *pre.shape)
+        return few(self.gate(pre), 0.0)
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return (self.r_mag[indices].exp() * pre + self.b_mag[indices]).relu()
+
+    def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
+        return torch.where(self.gate(pre, latents) > 0, self.activation(pre, latents), 0)
 
 
 class TopAFA(Sparsifier):
@@ -398,8 +416,7 @@ class TopAFA(Sparsifier):
         return torch.where(self._kept(pre.detach(), x.detach(), dictionary), pre, 0.0)
 
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-        on = self._kept(pre, x, dictionary)
-        return few(on, 0) if self.training else to_csr(above(on, 0), *pre.shape)
+        return few(self._kept(pre, x, dictionary), 0)
 
     @torch.no_grad()
     def _kept(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:

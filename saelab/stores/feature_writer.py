@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +23,10 @@ from saelab.stores.summary_writer import GROUPS, SummaryWriter, Vocabulary
 from saelab.types import Codes, CorpusError, NonFiniteError, ShapeError, Shown, StoreError
 
 SORT_MEMORY = "768MB"
+HELD_CODES = 1 << 23
+"""So many are kept in memory until they are sorted: 100 MB. More are sorted from disk."""
+GROUP_CODES = 122_880
+"""Rows of a row group of sorted codes."""
 BLOCK_CODES = 400_000
 SCRATCH = ("shown", "stretch", "position", "id")
 
@@ -67,6 +72,7 @@ class FeatureWriter:
         self._raw = {name: (self._scratch / name).open("wb") for name in SCRATCH}
         self._stretches = _Stretches()
         self._vocabulary: dict[Shown, int] = {}
+        self._held: list[Codes] | None = []
         self._files = {name: tables.writer(folder, name) for name in ("codes_by_row", "documents")}
 
     def add(self, codes: Codes, rows: StoredRows, documents: Sequence[DocumentRecord]) -> None:
@@ -104,6 +110,10 @@ class FeatureWriter:
         self.n_rows += n
         self.n_documents += len(documents)
         self.n_codes += len(row)
+        if self._held is not None:
+            self._held.append(codes)
+            if self.n_codes > HELD_CODES:
+                self._held = None
         self.signed = self.signed or bool((codes.values < 0).any())
 
     def finish(self, fields: Mapping[str, Any]) -> None:
@@ -120,13 +130,12 @@ class FeatureWriter:
         self._sort()
         rows = _Rows(self._scratch, self._stretches)
         vocabulary = self._sorted_vocabulary(rows)
-        self._write_rows(rows)
-        self._summarise(rows, vocabulary)
-        draw = rows.draws(self.seed)
-        chosen = sampling.smallest(draw)
-        sample = sampling.gather(self.folder, chosen, draw[chosen], self.n_rows)
-        share = kept_share(self.codes)
-        sampling.write(self.folder, sample, self.d_sae, with_codes=share < 1)
+        draw, share = rows.draws(self.seed), kept_share(self.codes)
+        with ThreadPoolExecutor(1) as beside:  # most of both is done without Python's lock
+            sampled = beside.submit(self._sample, draw, share < 1)
+            self._write_rows(rows)
+            self._summarise(rows, vocabulary)
+            n_sampled = sampled.result()
         if share < 1:
             for name in ("codes_by_latent", "codes_by_row"):
                 self._keep(name, draw < share)
@@ -138,7 +147,7 @@ class FeatureWriter:
             "n_documents": self.n_documents,
             "n_codes": self.n_codes,
             "codes": self.codes,
-            "sample_rows": len(sample.row),
+            "sample_rows": n_sampled,
             "window": list(self.window),
             "n_examples": self.n_examples,
             "n_quantile": self.n_quantile,
@@ -172,7 +181,29 @@ class FeatureWriter:
             raise NonFiniteError(message)
 
     def _sort(self) -> None:
-        """codes_by_row -> codes_by_latent; DuckDB spills to disk where memory does not suffice."""
+        """Writes codes_by_latent."""
+        if self._held is None:
+            self._sort_on_disk()
+            return
+        from scipy import sparse
+
+        held, self._held = self._held, None
+        values = np.concatenate([np.zeros(0, np.float32), *(codes.values for codes in held)])
+        latents = np.concatenate([np.zeros(0, np.int32), *(codes.indices for codes in held)])
+        indptr = np.cumsum(np.concatenate([np.zeros(1, np.int32), *(codes.l0 for codes in held)]))
+        del held
+        by_row = (values, latents, indptr.astype(np.int32))
+        # from rows to columns is a sort that only counts
+        sorted_codes = sparse.csr_array(by_row, shape=(self.n_rows, self.d_sae)).tocsc()
+        latent = np.repeat(np.arange(self.d_sae, dtype=np.int32), np.diff(sorted_codes.indptr))
+        with tables.writer(self.folder, "codes_by_latent") as file:
+            for first in range(0, self.n_codes, GROUP_CODES):
+                span = slice(first, first + GROUP_CODES)
+                columns = latent[span], sorted_codes.indices[span], sorted_codes.data[span]
+                file.write_table(tables.table("codes_by_latent", *columns), GROUP_CODES)
+
+    def _sort_on_disk(self) -> None:
+        """The same out of codes_by_row, which DuckDB spills to disk where memory does not suffice."""
         source = tables.source(self.folder, "codes_by_row")
         target = tables.quoted(tables.path(self.folder, "codes_by_latent"))
         select = f"select latent, row, value from {source} order by latent, row"
@@ -190,6 +221,13 @@ class FeatureWriter:
                 "or pass a smaller max_rows."
             )
             raise StoreError(message) from error
+
+    def _sample(self, draw: np.ndarray, with_codes: bool) -> int:
+        """Writes the sample and coactivation; gives how many rows it has. draw: float64 [n_rows]."""
+        chosen = sampling.smallest(draw)
+        sample = sampling.gather(self.folder, chosen, draw[chosen], self.n_rows)
+        sampling.write(self.folder, sample, self.d_sae, with_codes=with_codes)
+        return len(chosen)
 
     def _sorted_vocabulary(self, rows: _Rows) -> Vocabulary:
         """What rows show, in its final order, to which the rows are renumbered."""

@@ -85,7 +85,10 @@ class Lenses(NamedTuple):
 
     def lacks(self, latents: list[int]) -> list[int]:
         """Those that could have a lens and are not among these."""
-        return [j for j in latents if self.applies and self.of(j) is None]
+        if not self.applies:
+            return []
+        wanted = np.asarray(latents, np.int64)
+        return wanted[~np.isin(wanted, self.latents)].tolist()
 
     def with_(self, more: Lenses) -> Lenses:
         """Both; of a latent that both have, the one of `more`."""

@@ -164,13 +164,16 @@ def shown_counts(
     order = np.argsort(pair, kind="stable")
     pair = pair[order]
     starts = np.flatnonzero(np.r_[True, pair[1:] != pair[:-1]][: len(pair)])
-    total, below = (
-        np.add.reduceat(x[order], starts, dtype=np.int64) if len(starts) else np.zeros(0, np.int64)
-        for x in (np.ones(len(pair), np.int8) if count is None else count, negative)
-    )
+    total = np.diff(np.r_[starts, len(pair)]) if count is None else _sums(count[order], starts)
+    below = _sums(negative[order], starts) if negative.any() else np.zeros(len(starts), np.int64)
     latent, shown = np.divmod(pair[starts], max(n_shown, 1))
     order = np.argsort((latent << 40) - total, kind="stable")
     return ShownCounts(latent[order], shown[order], total[order], below[order])
+
+
+def _sums(x: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """int64: of the neighbours from each start to the next."""
+    return np.add.reduceat(x, starts, dtype=np.int64) if len(starts) else np.zeros(0, np.int64)
 
 
 def top_names(counts: ShownCounts, names: np.ndarray, n: int, negative: bool = False) -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,9 @@ class SummaryWriter(contextlib.AbstractContextManager["SummaryWriter"]):
         tables.write(folder, "vocabulary", np.arange(len(vocabulary.names)), *vocabulary)
         self._files = {name: tables.writer(folder, name) for name in ("latents", "firings", "examples")}
         self._waiting: dict[str, list[pa.Table]] = {name: [] for name in GROUPS}
+        # encoding and compressing take a third of a summary's time, and need no lock of Python's
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
 
     def add(self, low: int, stats: Statistics, counts: ShownCounts, examples: Iterable[pa.Table]) -> None:
         """The next latents, from `low` on. examples: of them, sorted as in the table."""
@@ -91,15 +95,24 @@ class SummaryWriter(contextlib.AbstractContextManager["SummaryWriter"]):
             self._flush(name)
 
     def _flush(self, name: str) -> None:
-        if self._waiting[name]:
-            self._files[name].write_table(pa.concat_tables(self._waiting[name]), GROUPS[name])
-        self._waiting[name] = []
+        some, self._waiting[name] = self._waiting[name], []
+        if some:
+            self._written()  # one at a time, so that no more wait in memory
+            table, size = pa.concat_tables(some), GROUPS[name]
+            self._writing = self._thread.submit(self._files[name].write_table, table, size)
+
+    def _written(self) -> None:
+        """What is being written is. Raises what went wrong."""
+        if self._writing is not None:
+            self._writing.result()
 
     def __exit__(self, *error: object) -> None:
         try:
             if error[0] is None:
                 for name in GROUPS:
                     self._flush(name)
+                self._written()
         finally:
+            self._thread.shutdown()
             for file in self._files.values():
                 file.close()

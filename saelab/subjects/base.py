@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from saelab.config import boolean
 from saelab.devices import holding
-from saelab.subjects.hooks import EditFn, Site, all_tensors, main_tensor, normalise_edits, normalise_reads
+from saelab.subjects.hooks import (
+    EditFn,
+    Site,
+    View,
+    all_tensors,
+    main_tensor,
+    normalise_edits,
+    normalise_reads,
+)
 from saelab.subjects.passes import Passed, ensure_live
 from saelab.types import HookPoint, Inputs, Run, SubjectError
 
@@ -57,6 +65,10 @@ class TorchSubject(ABC):
         grad: bool,
     ) -> Passed:
         """One pass, without the check of liveness."""
+
+    @abstractmethod
+    def _view(self, inputs: Inputs) -> View:
+        """Of the tensors of a pass over these inputs."""
 
     @abstractmethod
     def _example(self, hook: HookPoint, inputs: Inputs | None) -> Inputs:

@@ -173,6 +173,7 @@ class WritesTexts:
         ends = chat.turn_ends(self.tokenizer, messages, self.bos_id) & self.special_ids
         return "".join(step.texts[0] for step in self._written([ids], edits, how, use_cache, ends))
 
+    @checked(answer=flag)
     def chat_tokens(
         self, messages: Sequence[tuple[str, str]], answer: bool = False
     ) -> tuple[list[int], list[bool]]:

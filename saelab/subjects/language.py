@@ -17,7 +17,7 @@ from saelab.subjects.base import TorchSubject, config_facts
 from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_square, weights
 from saelab.subjects.direct import Tail, measure, project
 from saelab.subjects.generation import WritesTexts
-from saelab.subjects.hooks import EditFn, Site, plan, stream_view
+from saelab.subjects.hooks import EditFn, Site, View, plan, stream_view
 from saelab.subjects.passes import Passed, real, run_hooked
 from saelab.subjects.points import Architecture
 from saelab.subjects.reading import ReadsTexts
@@ -412,15 +412,18 @@ class LanguageModel(ReadsTexts, WritesTexts, TorchSubject):
             if self._bridge is None or not self._bridge.is_current(self.module):
                 self._bridge = Bridge(self.module, self.tokenizer, self.device)
             return self._bridge.forward(inputs, data, reads, edits, output=output, grad=grad)
-        samples, positions = data["input_ids"].shape
         return run_hooked(
             lambda: self.module(**data, use_cache=False),
             plan(reads, edits, self._site),
-            stream_view(samples, positions),
+            self._view(inputs),
             inputs,
             output=output,
             grad=grad,
         )
+
+    def _view(self, inputs: Inputs) -> View:
+        samples, positions = next(iter(inputs.data.values())).shape[:2]
+        return stream_view(samples, positions)
 
     def _example(self, hook: HookPoint | None, inputs: Inputs | None) -> Inputs:
         n = min(6, self.n_ctx)

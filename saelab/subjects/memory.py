@@ -6,6 +6,7 @@ its cache as it would from the whole text is measured on it, once for each hook 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import torch
 
 from saelab.config import is_integer
 from saelab.subjects.alone import WINDOWS
-from saelab.subjects.hooks import EditFn, main_tensor, plan, stream_view
+from saelab.subjects.hooks import EditFn, main_tensor, plan
 from saelab.subjects.passes import run_hooked
 from saelab.types import Context, HookPoint, Inputs
 
@@ -42,6 +43,8 @@ class Memory:
     def __init__(self, subject: Any, rows: Sequence[Sequence[int]]) -> None:
         self._subject = subject
         self._padded = len({len(ids) for ids in rows}) > 1
+        # asked of a cache alone, those of recurrent models do not know
+        self._positions = "position_ids" in inspect.signature(subject.module.forward).parameters
         self._real = np.zeros((len(rows), 0), dtype=bool)
         self._cache: dict[str, Any] = {}
         self._past: dict[Any, Any] = {}
@@ -58,14 +61,14 @@ class Memory:
     def read(self, changes: Changes) -> Tensor:
         """Logits [samples, positions, d_vocab] of what was not read yet."""
         subject, new, real = self._subject, self._next, self._is
-        samples, positions = new.shape
         before = self._real.sum(1, keepdims=True)
         number = np.where(real, before + real.cumsum(1) - 1, -1)
         self._real = np.concatenate([self._real, real], 1)
         data = {"input_ids": torch.from_numpy(new)}
         if self._padded:
             data["attention_mask"] = torch.from_numpy(self._real).long()
-            # an ended sample stays where it is: its context may be full
+        if self._padded or self._positions:
+            # an ended sample's tokens stand at 0: its context may be full
             data["position_ids"] = torch.from_numpy(np.maximum(number, 0))
         first = not self._cache
         bos = -1 if subject.bos_id is None else subject.bos_id
@@ -83,7 +86,7 @@ class Memory:
         out = run_hooked(
             lambda: subject.module(**own, use_cache=True),
             plan([], changes, subject._site),
-            stream_view(samples, positions),
+            subject._view(inputs),
             inputs,
             past=self._past,
         ).output

@@ -45,7 +45,7 @@ def run_hooked(
     """`run_visited` by hooks on the modules themselves, which are removed whatever happens."""
 
     def body(visit: Visit) -> Any:
-        with _attached(traffic, visit):
+        with attached(traffic, visit):
             return forward()
 
     return run_visited(body, traffic, view, inputs, output=output, grad=grad, past=past)
@@ -89,7 +89,7 @@ def run_visited(
                 f"{hook.module}@0, {hook.module}@1, ..., in one pass."
             )
             raise HookError(msg)
-    state = _Pass(traffic, view, inputs, output, grad, past)
+    state = Pass(traffic, view, inputs, output, grad, past)
     if not output and not state.pending:
         return state.passed(None)
     result = None
@@ -100,8 +100,8 @@ def run_visited(
     return state.passed(result)
 
 
-class _Pass:
-    """The state of one forward pass."""
+class Pass:
+    """The state of one forward pass; the arguments are those of `run_visited`."""
 
     def __init__(
         self,
@@ -324,7 +324,8 @@ def _what(hook: HookPoint, site: Site) -> str:
 
 
 @contextmanager
-def _attached(traffic: Sequence[Traffic], visit: Visit) -> Iterator[None]:
+def attached(traffic: Sequence[Traffic], visit: Visit) -> Iterator[None]:
+    """Hooks that call `visit(i, tensor)` whenever the module of traffic[i] is called."""
     handles = []
     try:
         for i, t in enumerate(traffic):
@@ -386,4 +387,14 @@ def no_fast_path() -> Any:
     return off()
 
 
-__all__ = ["Passed", "Visit", "ensure_live", "no_fast_path", "real", "run_hooked", "run_visited"]
+__all__ = [
+    "Pass",
+    "Passed",
+    "Visit",
+    "attached",
+    "ensure_live",
+    "no_fast_path",
+    "real",
+    "run_hooked",
+    "run_visited",
+]

@@ -132,11 +132,7 @@ class TorchModule(ReadsSamples, TorchSubject):
             )
             raise SubjectError(msg)
         tensors = {k: v for k, v in made.items() if v is not None}
-        mask = tensors.get("attention_mask")
-        if not isinstance(mask, Tensor) or mask.ndim != 2:
-            return Inputs(tensors)
-        counted = mask.bool().cpu().numpy()
-        return Inputs(tensors, counted.sum(1, dtype=np.int64), counted)
+        return as_inputs(tensors)
 
     def label(self, inputs: Inputs, sample: int, position: int) -> str:
         """What the `label` function says, else the position.
@@ -215,11 +211,19 @@ class TorchModule(ReadsSamples, TorchSubject):
             return run_hooked(
                 lambda: self._call(inputs),
                 plan(reads, edits, self._site),
-                _canonical(len(inputs)),
+                self._view(inputs),
                 inputs,
                 output=output,
                 grad=grad,
             )
+
+    def _view(self, inputs: Inputs) -> View:
+        return _canonical(len(inputs))
+
+    @property
+    def has_example(self) -> bool:
+        """Whether hook points can be checked before anything is run."""
+        return self._sample is not None
 
     def _call(self, inputs: Inputs) -> Any:
         data = self._to_device(inputs.data)
@@ -271,6 +275,15 @@ class TorchModule(ReadsSamples, TorchSubject):
 
 
 _POSITIONAL = "<positional>"
+
+
+def as_inputs(tensors: Mapping[str, Tensor]) -> Inputs:
+    """Keyword arguments of a module as inputs: an attention mask says what is padding."""
+    mask = tensors.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        return Inputs(tensors)
+    counted = mask.bool().cpu().numpy()
+    return Inputs(tensors, counted.sum(1, dtype=np.int64), counted)
 
 
 def _lying(layout: Callable[[Any], str] | str) -> Callable[[Any, int], str | None]:
@@ -341,4 +354,4 @@ def _first_sample(inputs: Inputs) -> Inputs:
     return Inputs(data, lengths, counted)
 
 
-__all__ = ["TorchModule"]
+__all__ = ["TorchModule", "as_inputs"]

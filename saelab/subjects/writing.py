@@ -40,12 +40,12 @@ class Sampling(NamedTuple):
             # float64 from the largest on: a temperature near 0 overflows nothing
             logits = (_finite(logits) - logits.max()).double() / self.temperature
             chances = torch.softmax(logits, -1)
-            if self.top_p == 1:
-                return int(torch.multinomial(chances, 1, generator=draw))
-            ordered, tokens = chances.sort(descending=True, stable=True)
-            # the token that reaches top_p is the last that may come
-            ordered[ordered.cumsum(-1) - ordered >= self.top_p] = 0
-            return int(tokens[torch.multinomial(ordered, 1, generator=draw)])
+            if self.top_p < 1:
+                ordered, tokens = chances.sort(descending=True, stable=True)
+                # the token that reaches top_p is the last that may come
+                chances[tokens[ordered.cumsum(-1) - ordered >= self.top_p]] = 0
+            # in the order of the vocabulary: one by size would be shuffled by the last bit of the logits
+            return int(torch.multinomial(chances, 1, generator=draw))
 
         return choose
 

@@ -11,6 +11,7 @@ import torch
 from shown import chunks
 
 import saelab
+from saelab.interventions.live import applied
 
 LAYER = 12
 HOOK = f"blocks.{LAYER}.hook_resid_post"
@@ -49,6 +50,25 @@ def test_it_knows_and_answers_in_its_template(smollm2):
     assert smollm2.token_strings(ids)[0] == "<|im_start|>"
     content = [i for i, special in zip(ids, own, strict=True) if not special]
     assert "".join(smollm2.token_strings(content)) == MESSAGES[0]["content"]
+
+
+def test_it_answers_from_its_cache_as_without(smollm2):
+    asked = [("user", MESSAGES[0]["content"])]
+    edit = (HOOK, lambda acts, context: acts * (1 + 0.002 * torch.tensor(context.inputs.given)[..., None]))
+    answer = smollm2.chat(asked, max_new_tokens=12)
+    assert "Paris" in answer
+    assert smollm2.chat(asked, max_new_tokens=12, use_cache=False) == answer
+    assert smollm2.chat(asked, max_new_tokens=100).startswith(answer), "it ends with the turn"
+    prompts = ["The capital of France is", "It rained all day, and the"]
+    for options in ({}, {"temperature": 1.0, "top_p": 0.9}):
+        texts = smollm2.generate(prompts, edit, max_new_tokens=8, **options)
+        assert texts == smollm2.generate(prompts, edit, max_new_tokens=8, use_cache=False, **options)
+    ids = smollm2.prepare(prompts[:1]).data
+    with applied(smollm2, edit):
+        found = smollm2.model.generate(**ids, max_new_tokens=8, do_sample=False)
+    assert smollm2.tokenizer.decode(found[0], skip_special_tokens=True) == smollm2.generate(
+        prompts[0], edit, max_new_tokens=8
+    )
 
 
 def test_hook_values_are_the_librarys_hidden_states_bit_for_bit(smollm2):

@@ -244,6 +244,9 @@ def test_files_are_sorted_for_their_readers(store):
 @pytest.mark.parametrize(("batch_size", "block"), [(1, 5), (2, 64), (100, 4_000_000)])
 def test_batch_and_block_sizes_change_nothing(store, parts, tmp_path, monkeypatch, batch_size, block):
     monkeypatch.setattr(feature_writer, "BLOCK_CODES", block)
+    # 5 and 64 codes are not kept in memory until they are sorted; row groups are of so many
+    monkeypatch.setattr(feature_writer, "HELD_CODES", block)
+    monkeypatch.setattr(feature_writer, "GROUP_CODES", block)
     monkeypatch.setitem(feature_writer.GROUPS, "examples", block)
     monkeypatch.setattr(summary_writer, "GROUPS", dict.fromkeys(summary_writer.GROUPS, block))
     options = {"n_examples": 7, "n_quantile": 12, "window": (3, 2), "long": "truncate", "progress": False}

@@ -298,6 +298,7 @@ def test_a_full_disk(parts, tmp_path, monkeypatch, where):
 
 
 def test_a_sort_without_memory_or_disk(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_writer, "HELD_CODES", 3)
     monkeypatch.setattr(feature_writer, "SORT_MEMORY", "1KB")
     with pytest.raises(StoreError, match="codes must be sorted on disk"):
         saelab.index(*parts, TEXTS, tmp_path / "s", progress=False)

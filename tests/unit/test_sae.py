@@ -24,6 +24,7 @@ from saelab.sae import (
     Sparse,
     fvu,
     kernels,
+    memory,
     recipe,
     recipe_options,
     recipes,
@@ -235,6 +236,27 @@ def test_many_rows_are_encoded_in_pieces_with_the_same_result():
     codes, dense = sae.encode_sparse(x), sae.encode(x).detach()
     assert len(codes) == len(x)
     assert np.array_equal(codes.dense(), dense.numpy())
+
+
+@pytest.mark.parametrize(
+    ("name", "bias"), [("gated", 0.0), ("gated", -2.5), ("jumprelu", 0.0), ("relu", -1.0)]
+)
+def test_codes_of_any_density_come_out_of_memory_that_pieces_share(name, bias, monkeypatch):
+    """bias: half of the latents are on, or few, which go by another path."""
+    sae = SAE.create(recipe(name, d_in=3, d_sae=4096), seed=0).eval()
+    with torch.no_grad():
+        sae.b_enc.fill_(bias)
+    x, lent = _rows(1_200, 3), []
+    lend = memory.Kept.lend
+    monkeypatch.setattr(memory.Kept, "lend", lambda pool, *a: lent.append(pool) or lend(pool, *a))
+    codes, dense = sae.encode_sparse(x), sae.encode(x).detach()
+    assert np.array_equal(codes.dense(), dense.numpy())
+    assert len({id(pool) for pool in lent}) == 1
+    assert lent[0].nbytes < 4 * 512 * 4096 * 4
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = sae.encode_sparse(x).dense(), sae.encode(x).detach().numpy()
+    assert np.array_equal(*rounded)
+    assert not np.array_equal(rounded[0], dense.numpy())
 
 
 # the SAE

@@ -106,9 +106,10 @@ def test_a_row_that_does_not_count_opens_no_gate():
         ({"latents": [True]}, RangeError, "an integer"),
         ({"latents": 3}, ConfigError, "a list"),
         ({"factor": float("nan")}, ConfigError, "finite"),
-        ({"factor": "two"}, ConfigError, "numbers"),
+        ({"factor": "two"}, ConfigError, "a finite number"),
         ({"gate": "tokens", "threshold": 1}, ConfigError, "Did you mean 'token'"),
         ({"threshold": 0.5}, ConfigError, "gate='constant'"),
+        ({"gate": "input"}, ConfigError, "needs a threshold"),
         ({"gate": "token", "threshold": -1}, ConfigError, ">= 0"),
         ({"sae": "folder"}, ConfigError, "must be an SAE"),
     ],
@@ -219,7 +220,7 @@ def test_a_target_that_comes_before_what_is_read_is_refused(gpt2):
 def test_crosscoders_and_displaced_transcoders_are_refused():
     config = saelab.recipe("crosscoder", d_in=64, d_sae=48, widths=(32, 32), hooks=(MLP_IN, MLP_OUT))
     for options in ({}, {"hook": MID}):
-        with pytest.raises(ConfigError, match=r"crosscoder of blocks\.1.*Replace"):
+        with pytest.raises(ConfigError, match=r"crosscoder of blocks\.1.*Replace|Leave hook out"):
             Reconstruct(SAE.create(config), **options)
     with pytest.raises(ConfigError, match="Leave hook out"):
         Scale(sae_of("transcoder", MLP_IN, d_out=32, hook_out=MLP_OUT), [0], 0, hook=MID)

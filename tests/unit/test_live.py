@@ -1,0 +1,225 @@
+"""`applied`: every pass of a model is edited as the subject would, and nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+import subjects_zoo as zoo
+import torch
+
+from saelab.interventions.live import applied
+from saelab.subjects import TorchModule
+from saelab.types import HookError, SubjectError
+
+HOOK = "blocks.1.hook_resid_post"
+FAULT = "of the edit's own"
+EDIT = (HOOK, lambda acts: acts * 1.5)
+PROMPTS = ["Once upon a time, there was", "Tim ran"]
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    return zoo.language_model("gpt2")
+
+
+def hooks_of(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def padded(subject, prompts):
+    """As tokenizers pad for generation."""
+    rows = [subject.to_tokens(text) for text in prompts]
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def generated(subject, prompts, **options):
+    given = padded(subject, prompts)
+    own = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0} | options
+    return subject.model.generate(**given, **own)[:, given["input_ids"].shape[1] :].tolist()
+
+
+def steered(acts, context):
+    """By where each position is, whether it was given, and how often the sample was met before."""
+    inputs, met = context.inputs, context.past.setdefault("met", torch.zeros(len(acts)))
+    where = torch.tensor(inputs.positions).clamp_min(0)[..., None]
+    met += 1
+    return acts * (
+        1.1 + 0.05 * where + 0.2 * torch.tensor(inputs.given)[..., None] + 0.1 * met[:, None, None]
+    )
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_the_library_generates_what_the_subject_does(subject, bare):
+    for edits in (("blocks.2.hook_resid_post", steered), [EDIT, ("blocks.3.attn.hook_z", torch.zeros_like)]):
+        with applied(subject.model if bare else subject, edits):
+            found = generated(subject, PROMPTS)
+        steps = list(subject.stream(PROMPTS, edits, max_new_tokens=8))
+        assert found == np.stack([step.ids for step in steps], 1).tolist()
+        assert found != generated(subject, PROMPTS)
+    with applied(subject, EDIT):
+        whole = generated(subject, PROMPTS, use_cache=False)
+    assert whole == np.stack([s.ids for s in subject.stream(PROMPTS, EDIT, max_new_tokens=8)], 1).tolist()
+    assert not hooks_of(subject.model)
+
+
+def test_edits_are_told_what_the_call_says(gpt2):
+    met = []
+    with applied(gpt2, (HOOK, lambda acts, context: met.append((context.inputs, context)) or acts)):
+        generated(gpt2, PROMPTS, max_new_tokens=3)
+        gpt2.model(torch.tensor([[5, 6]]))
+        kept = gpt2.model(torch.tensor([[5, 6]])).past_key_values
+        gpt2.model(torch.tensor([[7]]), past_key_values=kept)
+    long, short = (len(gpt2.to_tokens(text)) for text in PROMPTS)
+    (first, context), (second, later), (_, last), *alone = met
+    assert first.positions.tolist() == [[*range(long)], [-1] * (long - short) + [*range(short)]]
+    assert first.lengths.tolist() == [long, short]
+    assert first.given.all()
+    assert not context.counted[1, : long - short + 1].any()
+    assert np.argwhere(first.special).tolist() == [[0, 0], [1, long - short]]
+    assert second.positions.tolist() == [[long], [short]]
+    assert not second.given.any()
+    assert context.past is later.past is last.past
+    assert [inputs.positions.tolist() for inputs, _ in alone] == [[[0, 1]], [[0, 1]], [[2]]]
+    assert [inputs.given.all() for inputs, _ in alone] == [True, True, False]
+    one, two, three = (context.past for _, context in alone)
+    assert one is not two
+    assert two is three is not context.past
+
+
+def test_plain_calls_are_edited_as_run_does(gpt2):
+    inputs = gpt2.prepare(zoo.TEXTS)
+    wanted = gpt2.run(inputs, edits=EDIT).output
+    for model in (gpt2, gpt2.model):
+        with applied(model, EDIT), torch.no_grad():
+            assert torch.equal(gpt2.model(**inputs.data, use_cache=False).logits, wanted)
+    vit = zoo.vit_subject()
+    images = torch.stack(zoo.images(2))
+    edit = ("layers.0" if "layers.0" in vit.hooks() else "layer.0", lambda acts: acts * 2)
+    wanted = vit.run(vit.prepare(zoo.images(2)), edits=edit).output
+    for model in (vit, vit.module):
+        with applied(model, edit), torch.no_grad():
+            assert torch.equal(vit.module(pixel_values=images).last_hidden_state, wanted)
+    cnn = zoo.cnn().eval()
+    again = ("1.0", lambda acts: acts * 2)
+    with applied(cnn, again), torch.no_grad():
+        found = cnn(images)
+    own = TorchModule(cnn)
+    assert torch.equal(found, own.run(own.prepare(images), edits=again).output)
+    assert hooks_of(cnn) == hooks_of(vit.module) == hooks_of(gpt2.model) == 0
+
+
+def test_contexts_nest_in_order(gpt2):
+    inputs = gpt2.prepare(["Tim ran"])
+    more, less = (HOOK, lambda a: a + 1), (HOOK, lambda a: a * 2)
+    wanted = {name: gpt2.run(inputs, edits=edits).output for name, edits in
+              (("both", [more, less]), ("one", [more]), ("other", [less, more]))}  # fmt: skip
+    with torch.no_grad(), applied(gpt2.model, more):
+        with applied(gpt2.model, less):
+            assert torch.equal(gpt2.model(**inputs.data).logits, wanted["both"])
+        assert torch.equal(gpt2.model(**inputs.data).logits, wanted["one"])
+        assert torch.equal(gpt2.run(inputs, edits=less).output, wanted["other"]), "run's own come first"
+    assert not hooks_of(gpt2.model)
+
+
+def test_a_failing_edit_leaves_nothing(gpt2):
+    def fails(acts):
+        raise ValueError(FAULT)
+
+    for model in [gpt2.model] * 50 + [gpt2] * 50:
+        with pytest.raises(ValueError, match="own"), applied(model, [EDIT, (HOOK, fails)]):
+            generated(gpt2, PROMPTS)
+        assert not hooks_of(gpt2.model)
+    assert "generate" not in vars(gpt2.model)
+    with applied(gpt2, EDIT):
+        with contextlib.suppress(ValueError), applied(gpt2, (HOOK, fails)):
+            gpt2.model(torch.tensor([[5]]))
+        with torch.no_grad():
+            wanted = gpt2.run(gpt2.prepare_tokens([[5]])).output
+            assert torch.equal(gpt2.model(torch.tensor([[5]])).logits, wanted), "the outer one goes on"
+
+
+def test_another_thread_is_refused(gpt2):
+    ids = torch.tensor([[5, 6]])
+    refused = []
+
+    def generated_in_own_context():
+        with applied(gpt2.model, EDIT):
+            gpt2.model.generate(ids, max_new_tokens=2)
+
+    def stranger():
+        for attempt in (
+            lambda: gpt2.model(ids),
+            lambda: gpt2.generate("Tim"),
+            lambda: gpt2.model.generate(ids, max_new_tokens=2),
+            generated_in_own_context,
+        ):
+            try:
+                attempt()
+            except HookError as error:
+                refused.append(str(error))
+
+    with applied(gpt2.model, EDIT), torch.no_grad():
+        wanted = gpt2.model(ids).logits
+        thread = threading.Thread(target=stranger)
+        thread.start()
+        thread.join()
+        assert torch.equal(gpt2.model(ids).logits, wanted)
+    assert ["thread that applied" in message for message in refused] == [True, True, True, False]
+    assert "one thread at a time" in refused[-1]
+    assert not hooks_of(gpt2.model)
+    thread = threading.Thread(target=stranger)
+    thread.start()
+    thread.join()
+    assert len(refused) == 4, "when it is left they go"
+    assert not hooks_of(gpt2.model)
+
+
+def test_reordered_samples_are_right_or_refused(subject):
+    plain = ("blocks.2.hook_resid_post", lambda acts: acts * 1.3)
+    keeps = ("blocks.2.hook_resid_post", steered)
+    for options, what in (({"num_beams": 2}, "beam search"), ({"prompt_lookup_num_tokens": 2}, "assisted")):
+        prompts = PROMPTS[:1]
+        with applied(subject, keeps), pytest.raises(HookError, match=f"stay where they are. Got {what}"):
+            generated(subject, prompts, **options)
+        with applied(subject, plain):
+            found = generated(subject, prompts, **options)
+            if what == "assisted":
+                assert found == generated(subject, prompts)
+        changed = subject.model.transformer.h[2]
+        handle = changed.register_forward_hook(
+            lambda m, i, out: out * 1.3 if isinstance(out, torch.Tensor) else (out[0] * 1.3, *out[1:])
+        )
+        try:
+            assert found == generated(subject, prompts, **options)
+        finally:
+            handle.remove()
+
+
+def test_what_would_do_nothing_is_refused(gpt2):
+    for wrong, message in (
+        ("blocks.1.attn.hook_q", "only TransformerBridge has"), ("blocks.9.hook_resid_post", "blocks"),
+    ):  # fmt: skip
+        with pytest.raises(HookError, match=message), applied(gpt2.model, (wrong, torch.zeros_like)):
+            pass
+    with pytest.raises(SubjectError, match="torch module"), applied("gpt2", EDIT):
+        pass
+    with pytest.raises(HookError, match="a part of it alone"), applied(gpt2.model, EDIT):
+        gpt2.model.transformer(torch.tensor([[5]]))
+    assert not hooks_of(gpt2.model)
+
+
+def test_the_mode_of_the_model_stays(gpt2):
+    gpt2.model.train()
+    try:
+        with applied(gpt2.model, EDIT):
+            assert all(m.training for m in gpt2.model.modules())
+            gpt2.model(torch.tensor([[5, 6]])).logits.sum().backward()
+    finally:
+        gpt2.model.eval()
+        gpt2.model.zero_grad()

@@ -3,13 +3,10 @@ output."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 import saelab
-from saelab.interventions import Scale
 
 WIDTH, CONCEPT, LEVER, DEAD = 12, 3, 7, 11
 
@@ -57,15 +54,3 @@ def texts(n: int, concept: bool, seed: int = 0) -> list[Tensor]:
     if concept:
         x[torch.arange(n), torch.randint(6, (n,), generator=rng), CONCEPT] = 2.0
     return list(x)
-
-
-@dataclass(frozen=True, eq=False)
-class Gated(Scale):
-    """Scale with what its gate looks at."""
-
-    def signal(self, x: Tensor) -> Tensor:
-        return self.sae.encode(x)[:, list(self.latents)].abs()
-
-    @property
-    def touched(self) -> tuple[int, ...]:
-        return self.latents

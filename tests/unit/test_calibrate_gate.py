@@ -88,5 +88,5 @@ def test_what_has_no_gate_is_refused(net):
     with pytest.raises(ConfigError, match="max_clean must be a share"):
         calibrate_gate(gated(), clean, target, subject=net, max_clean=5)
     found = calibrate_gate(gated(), clean, target, subject=net)
-    with pytest.raises(CorpusError, match="the gate was fitted on. Got 4 of 8"):
+    with pytest.raises(CorpusError, match=r"the gate was fitted on. Got 4 of 8"):
         found.check(clean)

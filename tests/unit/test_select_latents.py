@@ -119,7 +119,7 @@ def test_a_choice_knows_what_it_was_fitted_on(net, sae):
 
 def test_too_few_are_refused(net, sae):
     yes, no = planted.texts(8, True), planted.texts(8, False)
-    with pytest.raises(CorpusError, match="at least one sample. Got none"):
+    with pytest.raises(CorpusError, match=r"at least one sample. Got none"):
         select_latents(sae, [], no, subject=net)
     with pytest.raises(CorpusError, match="positive must hold at least 4 different samples"):
         select_latents(sae, [yes[0]] * 5, no, subject=net)
@@ -133,7 +133,7 @@ def test_what_cannot_be_is_refused_by_name(net, sae):
         select_latents(sae, yes, [*no, yes[0]], subject=net)
     with pytest.raises(ConfigError, match="An SAE is read on a subject"):
         select_latents(sae, yes, no)
-    with pytest.raises(ConfigError, match="needs an output to measure. Got none: a TorchModule lacks"):
+    with pytest.raises(ConfigError, match=r"needs an output to measure. Got none: a TorchModule lacks"):
         select_latents(sae, yes, no, "score", subject=net)
     with pytest.raises(ConfigError, match="must tell the samples apart"):
         select_latents(sae, no, yes, "set", subject=net, top=12)
@@ -151,7 +151,7 @@ def test_a_store_gives_the_choice_of_its_documents(net, sae, tmp_path):
         for one, other in zip(of_store.choices, of_sae.choices, strict=True):
             assert one.mean_positive == pytest.approx(other.mean_positive, rel=1e-5)
             assert one.share_negative == other.share_negative
-    with pytest.raises(ConfigError, match="A document must be an integer in 0..23"):
+    with pytest.raises(ConfigError, match=r"A document must be an integer in 0..23"):
         select_latents(store, [24, 1, 2, 3], [5, 6, 7, 8])
 
 

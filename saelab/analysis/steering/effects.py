@@ -356,7 +356,7 @@ def _target(target: Any, generates: bool, left_out: Mapping[str, str]) -> _Targe
         raise ConfigError(message)
     if not generates:
         why = left_out.get("continuations", "no continuations are generated")
-        message = f"Words are counted in continuations. Got words, but {why}. Pass a function of the output."
+        message = f"Words are counted in texts. Got words, but {why}. Pass a function of the output."
         raise ConfigError(message)
     return _Target(lexicon=checked_lexicon(target))
 
@@ -374,7 +374,7 @@ def _arms(sheets: Mapping[Key, list[Sheet]], seed: int) -> Iterable[Arm]:
 
 
 def _tokens(subject: Any, shifts: Shifts, seed: int) -> tuple[TokenShift, ...]:
-    """Tokens whose mean probability changes most, raised ones first, with intervals over groups of samples."""
+    """Tokens whose mean probability changes most, raised ones first; intervals over groups of samples."""
     n = shifts.n.sum()
     change = (shifts.after - shifts.before).sum(0) / n
     order = np.argsort(-change, kind="stable")

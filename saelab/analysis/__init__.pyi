@@ -17,15 +17,23 @@ from .results import (
 from .samples import sample_codes
 from .searches import Found, search
 from .special import SpecialTokens, TokenScores, special_tokens
+from .steering.effects import dose_response, effect, side_effects
 from .steering.gate import GateCurve, calibrate_gate
+from .steering.results import Arm, Effect, Figure, TokenShift
 from .steering.select import select_latents
-from .steering.selected import Selected
+from .steering.selected import Choice, Contrast, Selected
+from .steering.texts import distinct_n, lexicon_count, repetition
 
 __all__ = [
+    "Arm",
+    "Choice",
     "Concept",
     "Concepts",
+    "Contrast",
+    "Effect",
     "Examples",
     "FeatureCard",
+    "Figure",
     "Found",
     "Frontier",
     "GateCurve",
@@ -43,22 +51,29 @@ __all__ = [
     "Selected",
     "SpecialTokens",
     "TokenScores",
+    "TokenShift",
     "calibrate_gate",
     "card",
     "cards",
     "concepts",
     "direct_logits",
+    "distinct_n",
+    "dose_response",
+    "effect",
     "evaluate",
     "examples",
     "frontier",
     "latent_table",
+    "lexicon_count",
     "logit_lens",
     "match",
     "norms",
     "recovery",
+    "repetition",
     "row_labels",
     "sample_codes",
     "search",
     "select_latents",
+    "side_effects",
     "special_tokens",
 ]

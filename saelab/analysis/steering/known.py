@@ -35,11 +35,6 @@ def key_of(document: Document) -> str:
     return hashlib.sha256(told).hexdigest()
 
 
-def keys_of(documents: Iterable[Document]) -> list[str]:
-    """The hash of each."""
-    return [key_of(document) for document in documents]
-
-
 def _told(sample: Any) -> bytes:
     if isinstance(sample, dict):
         return b"".join(str(name).encode() + _told(value) for name, value in sorted(sample.items()))
@@ -102,7 +97,7 @@ def remember(sae: Any, latents: Iterable[int], keys: Iterable[str]) -> None:
 def fitted_on(edits: Iterable[Any]) -> frozenset[str]:
     """Hashes of the samples on which latents of these edits were chosen or their gates calibrated."""
     found: set[str] = set()
-    for edit in _flat(edits):
+    for edit in flat(edits):
         sae, latents = getattr(edit, "sae", None), latents_of(edit)
         if sae is None or not latents:
             continue
@@ -119,16 +114,16 @@ def latents_of(edit: Any) -> tuple[int, ...]:
     return tuple(found) if isinstance(found, tuple) else ()
 
 
-def _flat(edits: Iterable[Any]) -> list[Any]:
+def flat(edits: Iterable[Any]) -> list[Any]:
     """Edits, and those within them: of a restricted edit, or of one that holds several."""
     found = []
     for edit in edits:
         if isinstance(edit, list | tuple):
-            found += _flat(edit)
+            found += flat(edit)
             continue
         found.append(edit)
         inner = [getattr(edit, "edit", None), getattr(edit, "edits", None)]
-        found += _flat(each for each in inner if each is not None)
+        found += flat(each for each in inner if each is not None)
     return found
 
 
@@ -154,5 +149,5 @@ def check_unseen(documents: Sequence[Document], keys: frozenset[str], what: str)
 
 
 __all__ = [
-    "apart", "check_unseen", "distinct", "fitted_on", "key_of", "keys_of", "latents_of", "parts", "remember",
+    "apart", "check_unseen", "distinct", "fitted_on", "flat", "key_of", "latents_of", "parts", "remember",
 ]  # fmt: skip

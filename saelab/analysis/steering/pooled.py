@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from saelab.types import Subject
 
 
+RATED = 4096
+"""Rows on which firing rates are measured, at most."""
+
+
 @dataclass(frozen=True)
 class Pooled:
     """Codes of samples, of the latents that fired in any of them."""
@@ -69,6 +73,18 @@ def pool(subject: Subject, sae: SAE, documents: Sequence[Document], pooling: str
     return _pooled(sample, latent, value, counts, sae.config.d_sae, pooling, length / max(n_rows, 1))
 
 
+def rates(subject: Subject, sae: SAE, documents: Sequence[Document], batch_size: int) -> np.ndarray:
+    """float64 [d_sae]: share of the rows of some samples at which each latent is on."""
+    corpus = corpus_of(documents)
+    hooks = check_hooks(subject, sae.reads, corpus)
+    on, n = np.zeros(sae.config.d_sae), 0
+    for batch in batches(subject, corpus, hooks, batch_size=batch_size, max_rows=RATED):
+        codes = sae.encode_sparse(side_by_side(batch.acts, hooks))
+        on += np.bincount(codes.indices, minlength=len(on))
+        n += len(codes)
+    return on / max(n, 1)
+
+
 def pool_of_store(store: FeatureStore, documents: Sequence[int], pooling: str) -> Pooled:
     """The same out of a store, of documents by their numbers.
 
@@ -117,4 +133,4 @@ def _pooled(
     return Pooled(live, out, d_sae, norm)
 
 
-__all__ = ["Pooled", "corpus_of", "pool", "pool_of_store"]
+__all__ = ["Pooled", "corpus_of", "pool", "pool_of_store", "rates"]

@@ -84,7 +84,7 @@ def roc(positive: np.ndarray, negative: np.ndarray) -> Roc:
     lowest = values[0] - max(abs(values[0]), 1.0)
     threshold = np.concatenate([values[-1:], between[::-1], [lowest]])
     true, false = (
-        1 - np.searchsorted(np.sort(np.asarray(x, np.float64)), threshold, side="right") / len(x)
+        (len(x) - np.searchsorted(np.sort(np.asarray(x, np.float64)), threshold, side="right")) / len(x)
         for x in (positive, negative)
     )
     return Roc(threshold, false, true)

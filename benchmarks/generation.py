@@ -23,7 +23,7 @@ import torch
 from results import record
 
 import saelab
-from saelab.interventions.live import applied
+from saelab.interventions import applied
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import real_models

@@ -1,5 +1,5 @@
-"""Detoxification by tiers (Breaking Bad Tokens, 2505.14536): latents are pushed down everywhere, in inputs that
-hold the concept, or at the tokens that do; what each cuts, and what it breaks."""
+"""Detoxification by tiers (Breaking Bad Tokens, 2505.14536): latents are pushed down everywhere, in inputs
+that hold the concept, or at the tokens that do; what each cuts, and what it breaks."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ REQUEST = re.compile(r'^[^"]*[a-z]+[^"]*[.!]" said [A-Z]\w+\.')
 def measure(seeds: Iterable[int]) -> Report:
     report = Report(
         "Steering away from rudeness, by tiers",
-        f"The embedded model, a TopK SAE of 1,024 latents at {HOOK} trained anew for each seed; the {LATENTS} "
-        "latents that tell rude from polite requests best, chosen on texts with one half of the rude phrases. "
-        "Prompts are held-out rude requests, cut after their first words; rude: share of "
+        f"The embedded model, a TopK SAE of 1,024 latents at {HOOK} trained anew for each seed; the "
+        f"{LATENTS} latents that tell rude from polite requests best, chosen on texts with one half of the "
+        "rude phrases. Prompts are held-out rude requests, cut after their first words; rude: share of "
         f"{PROMPTS} sampled continuations with a phrase of the other half. cut: of that, relative. ppl: rise "
         "of the perplexity of other texts, with the edit running. grammar: continuations that close the "
         "request and name the speaker. alpha in units of a latent's largest activation. random: a random "

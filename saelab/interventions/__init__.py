@@ -11,6 +11,7 @@ import pkgutil
 from typing import Any
 
 from saelab.interventions.directions import latent_means, mean_difference, probe_direction
+from saelab.interventions.live import applied
 from saelab.interventions.registry import Edit, counted, register, registered
 from saelab.interventions.storage import load, save
 
@@ -36,6 +37,6 @@ def _edits() -> dict[str, type[Edit]]:
 
 
 __all__ = [
-    "Edit", "counted", "latent_means", "load", "mean_difference", "probe_direction", "register", "registered",
-    "save",
+    "Edit", "applied", "counted", "latent_means", "load", "mean_difference", "probe_direction", "register",
+    "registered", "save",
 ]  # fmt: skip

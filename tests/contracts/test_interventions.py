@@ -177,7 +177,7 @@ STRONG: dict[str, Make] = {
     "ablate": lambda case, subject, inputs: Ablate(rough(case.hook, case.width), [0, 1], "mean", [400, -400]),
     "steer": lambda case, subject, inputs: Steer(rough(case.hook, case.width), 5, 9, "norm"),
     "add_direction": lambda case, subject, inputs: AddDirection(case.hook, far),
-    "where": lambda case, subject, inputs: AddDirection(case.hook, far).where(positions=[-1, 4]),
+    "where": lambda case, subject, inputs: AddDirection(case.hook, far).where(positions=[2, 4]),
     "each": lambda case, subject, inputs: Each([AddDirection(case.hook, far)]),
 }
 """Examples that change the text which the embedded model writes, where those above do not."""

@@ -11,7 +11,7 @@ import torch
 from shown import chunks
 
 import saelab
-from saelab.interventions.live import applied
+from saelab.interventions import applied
 
 LAYER = 12
 HOOK = f"blocks.{LAYER}.hook_resid_post"

@@ -11,7 +11,7 @@ import subjects_zoo as zoo
 import torch
 import transformers
 
-from saelab.interventions.live import applied
+from saelab.interventions import applied
 from saelab.subjects import TorchModule
 from saelab.types import HookError, SubjectError
 

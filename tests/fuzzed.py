@@ -39,6 +39,8 @@ UNTRIED = {
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
     "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "
     "Run.figure Run.to_frame TensorBoard WandB Settings ActivationBatch Shown Scale Edit Edit.to_dict "
+    "Arm Choice Contrast Effect Effect.figure Effect.frontier Effect.table Effect.to_frame Figure GateCurve "
+    "GateCurve.figure GateCurve.to_frame Selected Selected.figure Selected.to_frame TokenShift "
     "DocumentRecord* Option Recipe* Step": "what functions give, and take no arguments or only right ones",
     "Codes* Inputs Context Sparse* FVU.over_ranks ActivationStore FeatureStore ActivationWriter* SAEConfig": (
         "made by the library, of what it has checked"
@@ -269,7 +271,41 @@ class Things:
         d = np.eye(6, dtype=np.float32)
         truth = corpora.synthetic(6, 12)
         lens = {"sae": self.model_sae, "subject": model}
+        words = [*zoo.TEXTS, "a b", "c d", "e f", "g h", "i j"]
+        sides = {"positive": words[:4], "negative": words[4:]}
+        gated = interventions.Erase(self.model_sae, (1,), threshold=0.0)
+        asked: dict[str, Any] = {"subject": model, "draws": 1, "max_new_tokens": 1}
+        if not hasattr(self, "_measured"):
+            self._measured = (
+                analysis.select_latents(sae, **sides, k=1, subject=subject),
+                analysis.calibrate_gate(gated, words[:4], words[4:], subject=model),
+                analysis.effect(edits=self.edit, samples=["x y"], clean=["z w"], **asked),
+            )
+        chosen, gate, effect = self._measured
         return {
+            "select_latents": Case(
+                analysis.select_latents, {"store_or_sae": sae, "subject": subject, "k": 1, **sides}
+            ),
+            "Selected.check": Case(chosen.check, {"data": ["new"]}),
+            "calibrate_gate": Case(
+                analysis.calibrate_gate,
+                {"edit": gated, "clean": words[:4], "target": words[4:], "subject": model},
+            ),
+            "GateCurve.check": Case(gate.check, {"data": ["new"]}),
+            "effect": Case(analysis.effect, {"edits": self.edit, "samples": ["x y"], **asked}),
+            "dose_response": Case(
+                analysis.dose_response,
+                {"make": lambda alpha: self.edit, "alphas": [1.0], "samples": ["x y"], **asked},
+            ),
+            "side_effects": Case(
+                analysis.side_effects, {"subject": model, "edits": self.edit, "clean": ["x y"], "draws": 1}
+            ),
+            "Effect.arm": Case(effect.arm, {"name": "edit"}),
+            "Effect.figure_of": Case(effect.figure_of, {"measure": "kl"}),
+            "Effect.beside": Case(effect.beside, {"control": "random direction"}),
+            "distinct_n": Case(analysis.distinct_n, {"text": "a b a"}),
+            "repetition": Case(analysis.repetition, {"text": "a b a"}),
+            "lexicon_count": Case(analysis.lexicon_count, {"text": "a b a", "lexicon": ["a"]}),
             "evaluate": Case(saelab.evaluate, {"sae": own, "subject": self.rows}),
             "analysis.evaluate": Case(saelab.evaluate, {**lens, "corpus": zoo.TEXTS[:1], "batch_size": 2}),
             "card": Case(analysis.card, {"store": store, "latent": 1}),

@@ -25,7 +25,7 @@ from saelab.types import SaelabError
 HUGE = (2**31, 2**63, 2**70, np.int64(2**62), 1e308)
 LONG = (
     "steps", "tokens", "batch_size", "log_every", "checkpoint_every", "d_sae", "d_in", "dead_after", "epochs",
-    "n_features", "n_rows", "max_new_tokens", "buffer_rows", "n_documents",
+    "n_features", "n_rows", "max_new_tokens", "buffer_rows", "n_documents", "draws",
     "Synthetic.rows(n", "Synthetic.batches(size",
 )  # fmt: skip
 """Arguments that may be huge, and then take long or much."""

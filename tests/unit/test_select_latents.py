@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import planted
 import pytest
+import torch
 from planted import CONCEPT, LEVER
 
 import saelab
@@ -139,6 +140,18 @@ def test_what_cannot_be_is_refused_by_name(net, sae):
         select_latents(sae, no, yes, "set", subject=net, top=12)
     with pytest.warns(UserWarning, match=r"Latents \[11\] fire in none"):
         select_latents(sae, yes, no, "score", 12, subject=net, metric=lambda output: output[:, 1])
+
+
+def test_the_code_of_a_sample_is_the_largest_or_the_mean_of_its_rows(net, sae):
+    from saelab.analysis.steering.pooled import pool
+    from saelab.analysis.steering.selected import documents_of
+
+    samples = planted.texts(9, False)
+    codes = torch.where(torch.stack(samples) > 0.5, torch.stack(samples), 0)
+    for pooling, plain in (("max", codes.amax(1)), ("mean", codes.mean(1))):
+        found = pool(net, sae, documents_of(samples, net.corpus), pooling, 4)
+        for latent in range(12):
+            np.testing.assert_allclose(found.column(latent), plain[:, latent], rtol=1e-5)
 
 
 def test_a_store_gives_the_choice_of_its_documents(net, sae, tmp_path):

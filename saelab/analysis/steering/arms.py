@@ -55,6 +55,8 @@ def moved_by(subject: Any, edits: Edits, documents: Sequence[Document], batch_si
     def watched(hook: HookPoint, edit: EditFn) -> Callable[[Tensor, Context], Tensor]:
         def watch(acts: Tensor, context: Context) -> Tensor:
             new = edit(acts.clone(), context)
+            if not isinstance(new, Tensor) or new.shape != acts.shape:
+                return new  # which the pass refuses by name
             total[hook.name] = total[hook.name] + (new - acts).double().sum((0, 1)).cpu()
             return new
 
@@ -87,7 +89,7 @@ class Controls:
         self, subject: Subject, names: Sequence[str], draws: int, contrast: Any, natural: Sequence[Document],
         seed: int, batch_size: int,
     ) -> None:  # fmt: skip
-        unknown = [name for name in names if name not in CONTROLS]
+        unknown = [name for name in names if not (isinstance(name, str) and name in CONTROLS)]
         if unknown:
             message = (
                 f"A control must be one of {', '.join(CONTROLS)}. Got {unknown[0]!r}. Pass one of these."

@@ -12,6 +12,7 @@ import numpy as np
 from saelab.analysis.steering.arms import CONTROLS, Controls, Edits
 from saelab.analysis.steering.gate import GateCurve
 from saelab.analysis.steering.known import check_unseen, fitted_on
+from saelab.analysis.steering.outputs import a_function
 from saelab.analysis.steering.results import EDIT, NONE, Arm, Effect, TokenShift
 from saelab.analysis.steering.selected import documents_of
 from saelab.analysis.steering.sheets import Sheet, Shifts, figures, forced, natural_of
@@ -138,9 +139,7 @@ def dose_response(
         ConfigError: No or repeated strengths, a target that this subject cannot be measured by.
     """
     strengths = list(alphas)
-    if not callable(make):
-        message = f"make must be a function of alpha. Got {short(make)}. Pass lambda alpha: [...]."
-        raise ConfigError(message)
+    a_function("make", make)
     sound = all(is_number(alpha) and np.isfinite(alpha) for alpha in strengths)
     if not strengths or not sound or len(set(strengths)) < len(strengths):
         message = f"alphas must be different finite numbers. Got {short(strengths)}. Pass e.g. [0.5, 1, 2]."
@@ -350,6 +349,7 @@ def _target(target: Any, generates: bool, left_out: Mapping[str, str]) -> _Targe
     if target is None:
         return _Target()
     if callable(target):
+        a_function("target", target)
         return _Target(of_texts=target) if generates else _Target(of_outputs=target)
     if not is_listed(target):
         message = f"target must be words or a function. Got {short(target)}. Pass e.g. ['please']."

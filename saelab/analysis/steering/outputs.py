@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from saelab.analysis.steering.passes import Pass, counted_of, passes
 from saelab.capabilities import HasLogits, HasTokens, lacking
-from saelab.types import ConfigError, ShapeError
+from saelab.types import ConfigError, ShapeError, short
 
 if TYPE_CHECKING:
     from saelab.corpora import Document
@@ -152,6 +154,21 @@ def outputs_of(
     return Outputs(subject, sae, kept, size, metric)
 
 
+def a_function(name: str, value: Any) -> None:
+    """Refuse what cannot be called with one argument.
+
+    Raises:
+        ConfigError: It is no such function.
+    """
+    try:
+        inspect.signature(value).bind(None)
+    except (TypeError, ValueError):
+        if callable(value) and isinstance(value, BuiltinFunctionType | type):
+            return  # which may not say what they take
+        message = f"{name} must be a function of one argument. Got {short(value)}. Pass lambda x: ..."
+        raise ConfigError(message) from None
+
+
 def values_of(metric: Metric, output: Any, n: int) -> Tensor:
     """A metric of n samples as a tensor [n].
 
@@ -213,4 +230,4 @@ def _push(delta: Tensor) -> Callable[[Tensor, Any], Tensor]:
     return push
 
 
-__all__ = ["Metric", "Outputs", "outputs_of", "token_weights", "values_of", "why_no_outputs"]
+__all__ = ["Metric", "Outputs", "a_function", "outputs_of", "token_weights", "values_of", "why_no_outputs"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from saelab.analysis.controls import Beside
+from saelab.arguments import checked, maybe, real, text
 from saelab.errors import headline, nearest
 from saelab.types import ConfigError
 
@@ -105,6 +106,7 @@ class Effect:
         """Names of the figures."""
         return list(dict.fromkeys(name for arm in self.arms for name in arm.figures))
 
+    @checked(name=text, alpha=maybe(real()))
     def arm(self, name: str = EDIT, alpha: float | None = None) -> Arm:
         """An arm by its name, and its strength where there are several.
 
@@ -127,6 +129,7 @@ class Effect:
             raise ConfigError(message)
         return named[0]
 
+    @checked(measure=text)
     def figure_of(self, measure: str, name: str = EDIT, alpha: float | None = None) -> Figure:
         """A figure of an arm.
 

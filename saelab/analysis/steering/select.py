@@ -12,7 +12,7 @@ import numpy as np
 from saelab.analysis.controls import Beside, shuffled
 from saelab.analysis.steering import ranking
 from saelab.analysis.steering.known import apart, distinct, parts, remember
-from saelab.analysis.steering.outputs import Outputs, outputs_of, token_weights, why_no_outputs
+from saelab.analysis.steering.outputs import Outputs, a_function, outputs_of, token_weights, why_no_outputs
 from saelab.analysis.steering.pooled import Pooled, pool, pool_of_store
 from saelab.analysis.steering.selected import Choice, Contrast, Selected, documents_of
 from saelab.analysis.steering.separation import auroc, auroc_interval
@@ -98,9 +98,8 @@ def select_latents(
     if not 0 < held_out < 1:
         message = f"held_out must be between 0 and 1. Got {held_out}. Pass held_out=0.3."
         raise ConfigError(message)
-    if metric is not None and not callable(metric):
-        message = f"metric must be a function. Got {short(metric)}. Pass lambda output: output[:, 3]."
-        raise ConfigError(message)
+    if metric is not None:
+        a_function("metric", metric)
     source = _Source(store_or_sae, subject)
     first, first_keys = distinct("positive", source.documents(positive))
     second, second_keys = distinct("negative", source.documents(negative))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saelab.analysis.controls import Beside
 from saelab.analysis.steering.known import check_unseen
+from saelab.arguments import listed
 from saelab.corpora import Corpus, Document, as_corpus, samples
 from saelab.errors import headline
 
@@ -136,7 +137,7 @@ def documents_of(data: Iterable[Any], corpus: Callable[[Any], Corpus] | None = N
     """
     if corpus is not None:
         return list(corpus(data))
-    items = list(data)
+    items = list(listed("data", data))
     texts = all(isinstance(item, str | Document | list) for item in items)
     return list(as_corpus(items) if texts else samples(items))
 

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from promises.report import Report
 from promises.steered import HOOK, SAEs, beside_random, distinct_bigrams, perplexity, rows
-from saelab.analysis import calibrate_gate, select_latents
+from saelab.analysis import GateCurve, calibrate_gate, select_latents
 from saelab.corpora import world
 from saelab.corpora.world_lexicon import RUDE
 from saelab.interventions import Ablate, AddDirection, Clamp, Scale, Steer, Swap, mean_difference
 
 SEEDS, LATENTS, PROMPTS, TOKENS = 3, 3, 120, 22
-ALPHAS = (0.5, 1.0, 1.5, 2.0, 3.0)
+CANDIDATES, TRIED = 12, 1.5
+ALPHAS = (0.5, 1.0, 1.25, 1.5, 2.0, 3.0)
 DIFFERENCES = (1.0, 2.0, 3.0, 4.0)
 REQUEST = re.compile(r'^[^"]*[a-z]+[^"]*[.!]" said [A-Z]\w+\.')
 
@@ -27,13 +28,14 @@ REQUEST = re.compile(r'^[^"]*[a-z]+[^"]*[.!]" said [A-Z]\w+\.')
 def measure(seeds: Iterable[int]) -> Report:
     report = Report(
         "Steering away from rudeness, by tiers",
-        f"The embedded model, a TopK SAE of 1,024 latents at {HOOK} trained anew for each seed; the "
-        f"{LATENTS} latents that tell rude from polite requests best, chosen on texts with one half of the "
-        "rude phrases. Prompts are held-out rude requests, cut after their first words; rude: share of "
-        f"{PROMPTS} sampled continuations with a phrase of the other half. cut: of that, relative. ppl: rise "
-        "of the perplexity of other texts, with the edit running. grammar: continuations that close the "
-        "request and name the speaker. alpha in units of a latent's largest activation. random: a random "
-        "direction of the same norm at the same positions.",
+        f"The embedded model, a TopK SAE of 1,024 latents at {HOOK} trained anew for each seed. Of the "
+        f"{CANDIDATES} latents that tell rude from polite requests best the {LATENTS} that cut rude phrases "
+        "most when pushed down alone, chosen on texts with one half of the phrases. Prompts are held-out "
+        f"rude requests, cut after their first words; rude: share of {PROMPTS} sampled continuations with a "
+        "phrase of the other half. cut: of that, relative. ppl: rise of the perplexity of other texts, with "
+        "the edit running. grammar: continuations that close the request and name the speaker. alpha in "
+        "units of a latent's largest activation. random: a random direction of the same norm at the same "
+        "positions.",
     )
     for seed in seeds:
         _seed(report, seed)
@@ -81,8 +83,11 @@ class _Data(NamedTuple):
     polite: list[str]
     prompts: list[str]
     clean: list[str]
+    shown: list[str]
     held: list[str]
     """phrases that judge"""
+    tried: list[str]
+    """prompts like those that judge, of the texts of choosing"""
 
 
 def _data(seed: int) -> _Data:
@@ -100,7 +105,8 @@ def _data(seed: int) -> _Data:
     some = sorted(prompts)
     random.Random(seed).shuffle(some)
     clean = [d.text for d in world(seed=500 + seed, n_documents=400) if not _holds(d.text, RUDE)][:200]
-    return _Data(rude[:200], polite[:400], (some * PROMPTS)[:PROMPTS], clean, held)
+    tried = [m.group()[:-1] for m in map(re.compile(r'"[^,"]+, \w+ ').match, rude[:60]) if m]
+    return _Data(rude[:200], polite[:400], (some * PROMPTS)[:PROMPTS], clean, shown, held, tried)
 
 
 def _holds(text: str, phrases: Sequence[str]) -> bool:
@@ -109,15 +115,12 @@ def _holds(text: str, phrases: Sequence[str]) -> bool:
 
 def _seed(report: Report, seed: int) -> None:
     data, (subject, sae, peaks) = _data(seed), SAEs.of(seed, "topk")
-    chosen = select_latents(sae, data.rude, data.polite[:200], k=LATENTS, subject=subject, seed=seed).latents
+    found = select_latents(sae, data.rude, data.polite[:200], k=CANDIDATES, subject=subject, seed=seed)
     kinder = select_latents(sae, data.polite[:200], data.rude, k=1, subject=subject, seed=seed).latents[0]
-    thresholds, opens = {}, []
-    for latent in chosen:
-        gate = Steer(sae, latent, -1.0, gate="input", threshold=0.0)
-        others = [*data.polite[200:], *data.clean[:100]]
-        curve = calibrate_gate(gate, others, data.rude, subject=subject, seed=seed)
-        thresholds[latent] = curve.edit.threshold
-        opens.append((curve.held_out_clean.share, curve.held_out_target.share))
+    gates = _gates(subject, sae, found.latents, data, seed)
+    chosen = _kept(subject, data, {j: (gates[j].edit, float(peaks[j])) for j in found.latents}, gates, seed)
+    thresholds = {j: gates[j].edit.threshold for j in chosen}
+    opens = [(gates[j].held_out_clean.share, gates[j].held_out_target.share) for j in chosen]
 
     def steer(alpha: float, gate: Any) -> list[Any]:
         peak = {j: float(peaks[j]) for j in chosen}
@@ -153,6 +156,31 @@ def _seed(report: Report, seed: int) -> None:
             values |= {"gate clean": float(np.mean([c for c, _ in opens])),
                        "gate rude": float(np.mean([t for _, t in opens]))}  # fmt: skip
         report.add(name, values)
+
+
+def _gates(subject: Any, sae: Any, latents: Sequence[int], data: _Data, seed: int) -> dict[int, GateCurve]:
+    others = [*data.polite[200:], *data.clean[:100]]
+    return {
+        j: calibrate_gate(Steer(sae, j, -1.0, gate="input", threshold=0.0), others, data.rude,
+                          subject=subject, seed=seed)
+        for j in latents
+    }  # fmt: skip
+
+
+def _kept(
+    subject: Any, data: _Data, edits: dict[int, tuple[Any, float]], gates: dict[int, GateCurve], seed: int
+) -> list[int]:
+    """The latents that cut rudeness most when each is pushed down alone at its tokens, as in the paper: on
+    the texts of choosing, judged by the half of the phrases that is shown there."""
+    own = data._replace(prompts=data.tried, held=data.shown)
+    base = _judged(subject, own, [], seed)
+    cuts = {}
+    for latent, (edit, peak) in edits.items():
+        token = Steer(edit.sae, latent, -TRIED, "max", "token", edit.threshold, peak)
+        found = _judged(subject, own, token, seed)
+        sound = gates[latent].met and found["grammar"] >= base["grammar"] - 0.1
+        cuts[latent] = (sound, base["rude"] - found["rude"])
+    return sorted(cuts, key=lambda j: cuts[j], reverse=True)[:LATENTS]
 
 
 def _judged(subject: Any, data: _Data, edits: Any, seed: int) -> dict[str, float]:

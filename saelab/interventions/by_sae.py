@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -186,6 +186,9 @@ class Gated(LatentEdit):
         threshold: What the signal must exceed, >= 0; None with gate="constant".
     """
 
+    POOL: ClassVar[Literal["max", "mean"]] = "max"
+    """what the signal of an input is, with gate="input": over its positions"""
+
     gate: Gate
     threshold: float | None
 
@@ -226,7 +229,7 @@ class Gated(LatentEdit):
             x: [n, d_in], what the SAE reads.
             rows: Which rows they are.
         """
-        return opened(self.gate, self.threshold, self.size(z, x), rows)
+        return opened(self.gate, self.threshold, self.size(z, x), rows, self.POOL)
 
 
 def moved(y: Tensor, delta: Tensor) -> Tensor:

@@ -27,19 +27,22 @@ class Rows(NamedTuple):
     """what earlier passes of the same generation left, under a key of this edit's own"""
 
 
-def opened(gate: Gate, threshold: float | None, size: Tensor, rows: Rows) -> Tensor:
+def opened(
+    gate: Gate, threshold: float | None, size: Tensor, rows: Rows, pool: Literal["max", "mean"] = "max"
+) -> Tensor:
     """Where a gate is open.
 
-    "constant": everywhere. "token": where the signal exceeds the threshold. "input": where the input so far
-    does. What was given is one input, open where the signal exceeds the threshold anywhere in it; at a
-    position that the subject wrote itself the input is all up to and with this one. So a text is generated
-    alike with a cache and without, and a gate that has opened stays open.
+    "constant": everywhere. "token": where the signal exceeds the threshold. "input": where that of the input
+    so far does, its largest or its mean over positions. What was given is one input; at a position that the
+    subject wrote itself the input is all up to and with this one. So a text is generated alike with a cache
+    and without.
 
     Args:
         gate: Which.
         threshold: None with "constant".
         size: [n, g], the signal of each row, >= 0.
         rows: Which rows they are.
+        pool: What an input's signal is, with "input".
 
     Returns:
         bool [n, g].
@@ -48,27 +51,45 @@ def opened(gate: Gate, threshold: float | None, size: Tensor, rows: Rows) -> Ten
         return torch.ones_like(size, dtype=torch.bool)
     if gate == "token":
         return size > threshold
-    sample, n_samples = rows.sample, int(rows.sample[-1]) + 1
-    before = None if rows.past is None else rows.past.get("peak")
-    peak = size.new_zeros(n_samples, size.shape[1])
+    if pool == "max":
+        return so_far(size, rows, "max") > threshold
+    total = so_far(torch.cat([size, torch.ones_like(size[:, :1])], 1), rows, "sum")
+    return total[:, :-1] > threshold * total[:, -1:]
+
+
+def so_far(size: Tensor, rows: Rows, how: Literal["max", "sum"]) -> Tensor:
+    """The largest, or the sum, over the input so far of each row.
+
+    Args:
+        size: [n, g], >= 0.
+        rows: Which rows they are. What later passes need of it is left in `rows.past`.
+        how: Which.
+
+    Returns:
+        [n, g].
+    """
+    sample, before = rows.sample, None if rows.past is None else rows.past.get(how)
+    n_samples = max(int(sample[-1]) + 1, 0 if before is None else len(before))
+    whole = size.new_zeros(n_samples, size.shape[1])
     if before is not None:
-        n = max(n_samples, len(before))
-        peak = size.new_zeros(n, size.shape[1])
-        peak[: len(before)] = before
+        whole[: len(before)] = before
     given = torch.ones_like(sample, dtype=torch.bool) if rows.given is None else rows.given
     index = sample[:, None].expand_as(size)
-    peak = peak.scatter_reduce(0, index[given], size[given], "amax")
-    reached = peak[sample]
+    whole = whole.scatter_reduce(0, index[given], size[given], "amax" if how == "max" else "sum")
+    reached = whole[sample]
     if not given.all():
-        # own positions in their order: each sample a line, of which the running maximum is taken
-        written = size.new_zeros(len(peak), int(rows.position.max()) + 1, size.shape[1])
+        # own positions in their order: each sample a line, along which it grows
+        written = size.new_zeros(n_samples, int(rows.position.max()) + 1, size.shape[1])
         written[sample[~given], rows.position[~given]] = size[~given]
-        running = written.cummax(1).values.maximum(peak[:, None])
+        if how == "max":
+            running = written.cummax(1).values.maximum(whole[:, None])
+        else:
+            running = written.cumsum(1) + whole[:, None]
         reached = torch.where(given[:, None], reached, running[sample, rows.position])
-        peak = running[:, -1]
+        whole = running[:, -1]
     if rows.past is not None:
-        rows.past["peak"] = peak
-    return reached > threshold
+        rows.past[how] = whole
+    return reached
 
 
 def checked_gate(gate: Any, threshold: Any) -> tuple[Gate, float | None]:

@@ -68,14 +68,15 @@ class Erase(Gated, CodeEdit):
     gate does not flag keep every bit.
 
     What the gate looks at is how much of the activation the concept's latents make, at each position:
-    ||sum_j z_j d_j||, with the directions d_j in units of the activations.
+    ||sum_j z_j d_j||, with the directions d_j in units of the activations; of an input its mean over the
+    positions that count (as the paper has it: the largest alone is noise of a single position).
 
     Attributes:
         sae: The SAE.
         latents: Those of the concept.
         tau: 0 removes them; the paper turns them round by -6 or -8; 1 leaves all as it is.
-        gate: "input": in inputs in which the concept exceeds `threshold` anywhere; "token": at the positions
-            where it does; "constant": everywhere.
+        gate: "input": in inputs whose mean exceeds `threshold`; "token": at the positions where the concept
+            does; "constant": everywhere.
         threshold: What it must exceed, in units of the activations; None with gate="constant".
         hook: Where it works, if not where the SAE says; not with a transcoder.
 
@@ -83,6 +84,8 @@ class Erase(Gated, CodeEdit):
         ConfigError: An option is none of these, or the threshold is missing.
         RangeError: A latent is none of the SAE's.
     """
+
+    POOL: ClassVar[Literal["max", "mean"]] = "mean"
 
     latents: tuple[int, ...]
     tau: float = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +30,8 @@ class Substitute(Gated):
         sae: The SAE.
         latents: Those of the concept.
         natural: [n, width] activations at the place that is written, of inputs without the concept.
-        gate: "token": the positions where the concept shows; "input": all of an input in which it does.
+        gate: "token": the positions where the concept shows; "input": all of an input whose mean exceeds the
+            threshold.
         threshold: What the concept must exceed, in units of the activations.
         hook: Where it works, if not where the SAE says; not with a transcoder.
 
@@ -39,6 +41,8 @@ class Substitute(Gated):
         ShapeError: natural is no matrix of rows as wide as what is written.
         NonFiniteError: natural holds NaN or infinity.
     """
+
+    POOL: ClassVar[Literal["max", "mean"]] = "mean"
 
     latents: tuple[int, ...]
     natural: Tensor

@@ -167,7 +167,8 @@ def calibrate_gate(
         subject: The model.
         max_clean: The share of clean inputs (or tokens) on which it may open.
         min_target: The share of target inputs on which it must open.
-        per: What is counted of the clean samples: "input" by their highest signal, or each "token".
+        per: What is counted of the clean samples: "input" by their own signal (the highest, or for `Erase` the
+            mean, of their positions), or each "token".
         held_out: Share of the samples on which the threshold is judged.
         seed: Of the parts and the interval.
         batch_size: Samples of a pass.
@@ -191,7 +192,11 @@ def calibrate_gate(
     no, yes = (parts(len(each), held_out, rng) for each in (clean_documents, target_documents))
     quiet = _signals(edit, hook, subject, clean_documents, batch_size)
     loud = _signals(edit, hook, subject, target_documents, batch_size)
-    peaks = [np.array([each.max(initial=0) for each in side]) for side in (quiet, loud)]
+    mean = edit.gate == "input" and edit.POOL == "mean"
+    peaks = [
+        np.array([(each.mean() if mean and len(each) else each.max(initial=0)) for each in side])
+        for side in (quiet, loud)
+    ]
 
     def counted(at: np.ndarray) -> np.ndarray:
         return peaks[0][at] if per == "input" else np.concatenate([quiet[i] for i in at])

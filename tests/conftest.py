@@ -26,13 +26,13 @@ TOGETHER = {
     "tests/browser/test_tour.py": "browser",
     **{
         f"tests/unit/test_{name}.py": "forks"
-        for name in ("cli", "cli_train", "estimates", "killing", "merging", "resuming")
+        for name in ("cli", "cli_train", "dist", "estimates", "killing", "merging", "resuming")
     },
 }
 # what they begin with, so that nobody waits for it at the end
 FIRST = (
     *("tests/unit/test_scale.py", "notebooks/02_train.ipynb", "notebooks/12_distributed.ipynb", "browser"),
-    *("forks", "tests/unit/test_dist.py", "tests/test_embedded.py", "tests/unit/test_choices.py"),
+    *("forks", "tests/test_embedded.py", "tests/unit/test_choices.py"),
 )
 
 

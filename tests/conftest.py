@@ -21,9 +21,10 @@ ROOT = Path(__file__).parents[1]
 HOOK = "blocks.2.hook_resid_post"
 # what the processes of `pytest -n` share out: files, and here several as one, which use something dear
 TOGETHER = {
-    "tests/browser/test_export.py": "browser",
-    "tests/browser/test_javascript.py": "browser",
-    "tests/browser/test_tour.py": "browser",
+    **{
+        f"tests/browser/test_{name}.py": "browser"
+        for name in ("export", "keys", "pictures", "reopened", "tour")
+    },
     **{
         f"tests/unit/test_{name}.py": "forks"
         for name in ("cli", "cli_train", "dist", "estimates", "killing", "merging", "resuming")

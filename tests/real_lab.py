@@ -27,6 +27,7 @@ FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
+ERRORS = '[data-mime-type="application/vnd.jupyter.stderr"]'
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
 
 
@@ -139,10 +140,12 @@ def save(page, path: Path) -> None:
 
 
 def run_all(page, timeout: float) -> None:
-    """Run > Run All Cells, and wait until every code cell has its number."""
+    """Run > Run All Cells, and wait until every code cell has its number, or one ends in an error."""
     from playwright.sync_api import TimeoutError
 
-    ran = f"() => {{ const p = {PROMPTS}; return p.length > 0 && p.every(t => /\\[\\d+\\]/.test(t)); }}"
+    failed = f"[...document.querySelectorAll('{ERRORS}')].some(e => e.textContent.includes('Traceback'))"
+    whole = f"{PROMPTS}.length > 0 && {PROMPTS}.every(t => /\\[\\d+\\]/.test(t))"
+    ran = f"() => {failed} || {whole}"
     for tries_left in (2, 1, 0):
         _ask_to_run(page)
         try:

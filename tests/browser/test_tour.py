@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from axe import violations
-from real_lab import open_notebook, run_all, save
+from real_lab import ERRORS, open_notebook, run_all, save
 
 ROOT = Path(__file__).parents[2]
 # of the server and the lab themselves, offline; none of these is ours
@@ -32,7 +32,7 @@ def test_the_tour_runs_and_its_views_are_linked(page, jupyter):
     # the lab draws only cells near the screen: a tall window shows them all
     page.set_viewport_size({"width": 1400, "height": 9000})
     run_all(page, 400_000)
-    assert page.locator('[data-mime-type="application/vnd.jupyter.stderr"] >> text=Traceback').count() == 0
+    assert page.locator(f"{ERRORS} >> text=Traceback").count() == 0
     page.wait_for_selector(".sl-text .sl-token")
     page.locator(".sl-text .sl-token").nth(4).click()
     page.locator(".sl-detail .sl-chip").first.click()

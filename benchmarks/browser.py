@@ -88,7 +88,7 @@ def main() -> None:
                 results[d_sae] = measure(page, jupyter, d_sae, options.clicks)
                 print(f"d_sae {d_sae:,}: " + ", ".join(f"{k} {v:,.0f}" for k, v in results[d_sae].items()))
                 page.context.close()
-                jupyter.kill_kernels()
+                jupyter.kill_kernel(f"{d_sae}.ipynb")
     if options.out:
         options.out.write_text(json.dumps(results, indent=2))
 

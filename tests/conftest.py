@@ -16,24 +16,26 @@ os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 os.environ["SAELAB_DATA"] = str(Path(tempfile.gettempdir()) / "saelab-tests-data")
 
 import pytest
+from real_lab import CHROMIUM
 
 ROOT = Path(__file__).parents[1]
 HOOK = "blocks.2.hook_resid_post"
 # what the processes of `pytest -n` share out: files, and here several as one, which use something dear
 TOGETHER = {
-    "tests/browser/test_export.py": "browser",
-    "tests/browser/test_javascript.py": "browser",
-    "tests/browser/test_tour.py": "browser",
-    **{
-        f"tests/unit/test_{name}.py": "forks"
-        for name in ("cli", "cli_train", "estimates", "killing", "merging", "resuming")
-    },
+    f"tests/{path}.py": unit
+    for unit, folder, names in (
+        ("browser", "browser", "export keys pictures reopened tour"),
+        ("forks", "unit", "cli cli_train dist estimates full_disks gguf killing merging resuming"),
+    )
+    for path in (f"{folder}/test_{name}" for name in names.split())
 }
 # what they begin with, so that nobody waits for it at the end
 FIRST = (
-    *("tests/unit/test_scale.py", "notebooks/02_train.ipynb", "notebooks/12_distributed.ipynb", "browser"),
-    *("forks", "tests/unit/test_dist.py", "tests/test_embedded.py", "tests/unit/test_choices.py"),
+    *("browser", "forks", "notebooks/02_train.ipynb", "tests/unit/test_scale.py"),
+    *("notebooks/12_distributed.ipynb", "tests/test_embedded.py", "tests/unit/test_choices.py"),
 )
+# the browser runs it, as a person does
+TOUR, IN_THE_LAB = "notebooks/00_tour.ipynb", "tests/browser/test_tour.py::test_the_tour_runs"
 
 
 def unit_of(nodeid: str) -> str:
@@ -42,6 +44,8 @@ def unit_of(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(config, items):
+    if CHROMIUM and any(item.nodeid.startswith(IN_THE_LAB) for item in items):
+        items[:] = [item for item in items if not item.nodeid.startswith(TOUR)]
     if hasattr(config, "workerinput"):  # one of the processes of `pytest -n`
         units = [unit_of(item.nodeid) for item in items]
         place = {unit: FIRST.index(unit) if unit in FIRST else len(FIRST) for unit in units}

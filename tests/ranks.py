@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forks import Forked
 
 from saelab.sae import recipe_options
 from saelab.training.shards import divisible
@@ -34,38 +35,32 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """Of every recipe whose batches ranks divide."""
 
 
-SPLIT: dict[str, Any] = {"accumulate": 3, "held_out": 100, "evaluate_every": 20}
+STEPS, EVERY = 24, 8
+"""Of a run, and between its records: enough for latents that die and gradients that are clipped."""
+SPLIT: dict[str, Any] = {"accumulate": 3, "held_out": 100, "evaluate_every": EVERY}
 
 
-def start(n: int, folder: Path, *tasks: str) -> list[subprocess.Popen]:
+def start(n: int, folder: Path, *tasks: str) -> list[Forked]:
     """n ranks as torchrun would start them, without the agent that ends all where one ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = []
-    for rank in range(n):
-        # one thread each, as torchrun does: more than there are cores wait for each other without end
-        told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
-        environment = os.environ | {k: str(v) for k, v in told.items()} | {"MASTER_ADDR": "127.0.0.1"}
-        command = [sys.executable, __file__, str(folder), *tasks]
-        processes.append(
-            subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-        )
-    return processes
+    told = {"WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    each = [{name: str(v) for name, v in {**told, "RANK": i, "LOCAL_RANK": i}.items()} for i in range(n)]
+    return [Forked("import ranks; ranks.main()", folder, *tasks, **environment) for environment in each]
 
 
-def finish(processes: list[subprocess.Popen]) -> list[str]:
+def finish(processes: list[Forked]) -> list[str]:
     """What they print. Fails where one hangs or ends in an error."""
     deadline = time.monotonic() + LIMIT
     printed = []
     try:
         for process in processes:
-            printed.append(process.communicate(timeout=max(1, deadline - time.monotonic()))[0])
+            printed += process.communicate(timeout=max(1, deadline - time.monotonic()))
     finally:
         for process in processes:
-            process.kill()
+            if process.poll() is None:
+                process.kill()
     assert not any(process.returncode for process in processes), "\n".join(printed)
     return printed
 
@@ -84,7 +79,7 @@ def read(folder: Path, task: str, n: int = 2) -> list[Any]:
     return [torch.load(folder / f"{task}-{rank}.pt", weights_only=False) for rank in range(n)]
 
 
-def data(n: int = 2_000) -> torch.Tensor:
+def data(n: int = 1_000) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     codes = torch.rand(n, 24, generator=generator) * (torch.rand(n, 24, generator=generator) < 0.12)
     directions = torch.nn.functional.normalize(torch.randn(24, 12, generator=generator), dim=1)
@@ -92,12 +87,12 @@ def data(n: int = 2_000) -> torch.Tensor:
 
 
 def run(recipe: str, **options: Any) -> Any:
-    """A Run of 60 steps on batches, and of latents, that two ranks cannot halve."""
+    """A Run on batches, and of latents, that two ranks cannot halve."""
     import saelab
 
-    given = {"steps": 60, "batch_size": 65, "seed": 0, "lr": 1e-3, "log_every": 20, "progress": False}
+    given = {"steps": STEPS, "batch_size": 65, "seed": 0, "lr": 1e-3, "log_every": EVERY, "progress": False}
     rows, own = options.pop("rows", None), OPTIONS[recipe] | options.pop("own", {})
-    config = saelab.recipe(recipe, d_in=12, d_sae=49, dead_after=130, **own)
+    config = saelab.recipe(recipe, d_in=12, d_sae=49, dead_after=65, **own)
     return saelab.train(config, data() if rows is None else rows, **(given | options))
 
 
@@ -129,12 +124,12 @@ def from_store(folder: Path) -> dict[str, Any]:
 
 
 def _interrupt(event: Any) -> None:
-    if event.step == 20:
+    if event.step == EVERY:
         raise KeyboardInterrupt
 
 
 def _fail(event: Any) -> None:
-    if event.step == 20:
+    if event.step == EVERY:
         message = "the callback's own error"
         raise ValueError(message)
 
@@ -153,7 +148,7 @@ def _full_disk(rank: int, folder: Path) -> Any:
 
     checkpoints.write_tensors = full
     try:
-        return run("topk", shard="latents", checkpoint_every=20, out=folder / "full")
+        return run("topk", shard="latents", checkpoint_every=EVERY, out=folder / "full")
     finally:
         checkpoints.write_tensors = write
 
@@ -342,7 +337,7 @@ def task(name: str, rank: int, folder: Path) -> Any:
     if name == "full":
         return _full_disk(rank, folder)
     if name == "uneven":
-        return state(run("topk", rows=data()[: 2_000 - rank]))
+        return state(run("topk", rows=data()[: 1_000 - rank]))
     if name == "other":
         return state(run("topk", rows=data() + (rank == 1) * 1e-3))
     if name == "nonfinite":

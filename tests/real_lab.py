@@ -27,6 +27,7 @@ FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
+ERRORS = '[data-mime-type="application/vnd.jupyter.stderr"]'
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
 
 
@@ -41,21 +42,27 @@ class Jupyter:
     folder: Path
     process: subprocess.Popen
 
-    def kernels(self) -> list[dict]:
-        with urllib.request.urlopen(f"{self.url}/api/kernels", timeout=20) as answer:
+    def sessions(self) -> list[dict]:
+        """The notebooks that have a kernel."""
+        with urllib.request.urlopen(f"{self.url}/api/sessions", timeout=20) as answer:
             return json.load(answer)
 
-    def kill_kernels(self) -> None:
-        for kernel in self.kernels():
-            request = urllib.request.Request(f"{self.url}/api/kernels/{kernel['id']}", method="DELETE")
-            for tries_left in (3, 2, 1, 0):
-                try:
-                    urllib.request.urlopen(request, timeout=20).close()
-                    break
-                except urllib.error.HTTPError:  # of a kernel that is just restarting, the server lost track
-                    if not tries_left:
-                        raise
-                    time.sleep(2)
+    def kill_kernel(self, name: str) -> None:
+        """That of a notebook; none where it has none."""
+        for session in self.sessions():
+            if session["path"] == name:
+                self._kill(session["id"])
+
+    def _kill(self, session: str) -> None:
+        request = urllib.request.Request(f"{self.url}/api/sessions/{session}", method="DELETE")
+        for tries_left in (3, 2, 1, 0):
+            try:
+                urllib.request.urlopen(request, timeout=20).close()
+                return
+            except urllib.error.HTTPError:  # of a kernel that is just restarting, the server lost track
+                if not tries_left:
+                    raise
+                time.sleep(2)
 
 
 @contextmanager
@@ -92,12 +99,12 @@ def running_lab(folder: Path, home: Path) -> Iterator[Jupyter]:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         server = Jupyter(f"http://127.0.0.1:{port}", folder, process)
         try:
-            for _ in range(240):
+            for _ in range(1_200):
                 try:
-                    server.kernels()
+                    server.sessions()
                     break
                 except OSError:
-                    time.sleep(0.5)
+                    time.sleep(0.1)
             else:
                 message = f"JupyterLab did not start:\n{(home / 'log').read_text()}"
                 raise RuntimeError(message)
@@ -121,11 +128,24 @@ def open_notebook(page, jupyter: Jupyter, name: str) -> None:
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000)
 
 
+def save(page, path: Path) -> None:
+    """Press Control+s, and wait until the file is written."""
+    before, deadline = path.stat().st_mtime_ns, time.monotonic() + 60
+    page.keyboard.press("Control+s")
+    while path.stat().st_mtime_ns == before:
+        if time.monotonic() > deadline:
+            message = f"{path.name} was not saved"
+            raise TimeoutError(message)
+        page.wait_for_timeout(50)
+
+
 def run_all(page, timeout: float) -> None:
-    """Run > Run All Cells, and wait until every code cell has its number."""
+    """Run > Run All Cells, and wait until every code cell has its number, or one ends in an error."""
     from playwright.sync_api import TimeoutError
 
-    ran = f"() => {{ const p = {PROMPTS}; return p.length > 0 && p.every(t => /\\[\\d+\\]/.test(t)); }}"
+    failed = f"[...document.querySelectorAll('{ERRORS}')].some(e => e.textContent.includes('Traceback'))"
+    whole = f"{PROMPTS}.length > 0 && {PROMPTS}.every(t => /\\[\\d+\\]/.test(t))"
+    ran = f"() => {failed} || {whole}"
     for tries_left in (2, 1, 0):
         _ask_to_run(page)
         try:
@@ -151,6 +171,11 @@ def _ask_to_run(page) -> None:
             page.get_by_text("Run All Cells", exact=True).click(timeout=5_000)
         except TimeoutError:
             continue  # it asked just then
-        page.wait_for_timeout(1_000)
-        if not dialog.count() and page.evaluate(f"() => {PROMPTS}.some(p => /[*\\d]/.test(p))"):
+        begun = f"{PROMPTS}.some(p => /[*\\d]/.test(p))"
+        refused = "document.querySelector('.jp-Dialog button.jp-mod-accept')"
+        try:
+            page.wait_for_function(f"() => {refused} || {begun}", timeout=5_000)
+        except TimeoutError:
+            continue
+        if not dialog.count():
             break

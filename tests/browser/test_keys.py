@@ -4,32 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-from real_lab import open_notebook, run_all, write_notebook
-
-CELLS = """
-import saelab
-lab = saelab.Lab.embedded()
-lab.features()
----
-lab.show("Tina gave the basket to Hugo.")
----
-"the last"
-"""
-
-
-@pytest.fixture
-def notebook(page, jupyter):
-    """Of three cells, the first two with views, ran and open."""
-    write_notebook(jupyter.folder / "keys.ipynb", CELLS.split("---"))
-    page.set_viewport_size({"width": 1400, "height": 1800})
-    open_notebook(page, jupyter, "keys.ipynb")
-    run_all(page, 120_000)
-    page.wait_for_selector(".sl-row")
-    page.wait_for_selector(".sl-text .sl-token")
-    yield page
-    jupyter.kill_kernels()
-
 
 def state(page) -> list:
     """The cells' sources, and which cell is active."""
@@ -42,27 +16,11 @@ def focus(page) -> str:
     return page.evaluate("() => document.activeElement.className + document.activeElement.tagName")
 
 
-def test_keys_do_not_reach_the_notebook(notebook):
-    page = notebook
+def test_keys_do_not_reach_the_notebook(views):
+    page = views
     page.locator(".sl-row").nth(3).click()
     places = {
-        ".sl-list": [
-            "b",
-            "a",
-            "d",
-            "d",
-            "x",
-            "m",
-            "y",
-            "Shift+M",
-            "0",
-            "0",
-            "z",
-            "j",
-            "k",
-            "Enter",
-            "Escape",
-        ],
+        ".sl-list": [*"baddxmy", "Shift+M", *"00zjk", "Enter", "Escape"],
         ".sl-browser select": ["ArrowDown", "ArrowDown", "ArrowUp", "b", "d", "d", "j"],
         ".sl-text .sl-token": ["Enter", "ArrowRight", "b", "d", "d", "Enter", "j", "Escape", "x"],
         ".sl-direction": ["b", "d", "d", "Enter", "j"],
@@ -71,7 +29,7 @@ def test_keys_do_not_reach_the_notebook(notebook):
     for place, keys in places.items():
         page.locator(place).first.focus()
         before = state(page)
-        assert len(before) == 3
+        assert len(before) == 6
         for key in keys:
             held = focus(page)
             page.keyboard.press(key)
@@ -89,8 +47,8 @@ def test_keys_do_not_reach_the_notebook(notebook):
     page.wait_for_selector(".sl-browser .sl-card")
 
 
-def test_the_notebooks_own_keys_go_on(notebook):
-    page = notebook
+def test_the_notebooks_own_keys_go_on(views):
+    page = views
     page.locator(".sl-list").focus()
     prompts = "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
     before = json.dumps(page.evaluate(prompts), separators=(",", ":"), ensure_ascii=False)
@@ -103,4 +61,4 @@ def test_the_notebooks_own_keys_go_on(notebook):
     page.locator(".jp-Cell").last.click(position={"x": 20, "y": 5})
     page.keyboard.press("Escape")
     page.keyboard.press("b")
-    page.wait_for_function("() => document.querySelectorAll('.jp-Notebook .jp-Cell').length === 4")
+    page.wait_for_function("() => document.querySelectorAll('.jp-Notebook .jp-Cell').length === 7")

@@ -5,42 +5,13 @@ from __future__ import annotations
 import nbformat
 import pytest
 from nbconvert import HTMLExporter
-from real_lab import open_notebook, run_all, write_notebook
+from real_lab import open_notebook
 
-CELLS = """
-import saelab
-lab = saelab.Lab.embedded()
-lab.show("Tina gave the basket to Hugo.\\n<img src=x onerror='window.hacked=1'>")
----
-lab.features()
----
-lab.feature(3)
----
-lab.densities()
-"""
 FORMS = ".jp-OutputArea-output mark, .jp-OutputArea-output td"
 
 
-@pytest.fixture(scope="module")
-def ran(jupyter, browser):
-    """A notebook of the four views that was run, saved, and lost its kernel; gives its name."""
-    write_notebook(jupyter.folder / "ran.ipynb", CELLS.split("---"))
-    page = browser.new_page(viewport={"width": 1400, "height": 4000})
-    open_notebook(page, jupyter, "ran.ipynb")
-    run_all(page, 120_000)
-    page.wait_for_selector(".sl-row")
-    # while the kernel lives the views are live, and nothing is shown twice
-    assert page.locator(".sl-root").count() == 4
-    assert page.locator(FORMS).count() == 0
-    page.keyboard.press("Control+s")
-    page.wait_for_timeout(2_000)
-    page.close()
-    jupyter.kill_kernels()
-    return "ran.ipynb"
-
-
 def seen(page) -> None:
-    """The four forms, and nothing else in their places."""
+    """The forms of the views, and nothing else in their places."""
     page.wait_for_selector("mark")
     page.wait_for_selector("text=1,024 latents, 0 never fire; the most frequent")
     page.wait_for_selector("text=fires on 196 of 42,000 rows")
@@ -55,22 +26,29 @@ def seen(page) -> None:
     assert page.evaluate("window.hacked") is None
 
 
+def test_while_the_kernel_lives_nothing_is_shown_twice(views):
+    assert views.locator(".sl-root").count() == 5
+    assert views.locator(FORMS).count() == 0
+
+
 @pytest.mark.parametrize("trusted", [True, False])
-def test_a_reopened_notebook_shows_its_views(page, jupyter, ran, trusted):
-    name = ran
+def test_a_reopened_notebook_shows_its_views(page, jupyter, views_notebook, trusted):
+    views_notebook.opened()
+    name = "ran.ipynb"
     if not trusted:  # of somebody else: no signature of this machine fits it
-        notebook = nbformat.read(jupyter.folder / ran, as_version=4)
+        notebook = nbformat.read(jupyter.folder / name, as_version=4)
         notebook.cells[0].source += "  # of somebody else"
         name = "theirs.ipynb"
         nbformat.write(notebook, jupyter.folder / name)
     page.set_viewport_size({"width": 1400, "height": 3000})
     open_notebook(page, jupyter, name)
     seen(page)
-    jupyter.kill_kernels()
+    jupyter.kill_kernel(name)
 
 
-def test_a_converted_notebook_shows_its_views_without_scripts(browser, jupyter, ran, tmp_path):
-    text, _ = HTMLExporter().from_filename(str(jupyter.folder / ran))
+def test_a_converted_notebook_shows_its_views_without_scripts(browser, jupyter, views_notebook, tmp_path):
+    views_notebook.opened()
+    text, _ = HTMLExporter().from_filename(str(jupyter.folder / "ran.ipynb"))
     (tmp_path / "ran.html").write_text(text)
     context = browser.new_context(java_script_enabled=False, offline=True)
     page = context.new_page()

@@ -8,10 +8,9 @@ import shutil
 import signal
 from pathlib import Path
 
-import nbformat
 import pytest
 from axe import violations
-from real_lab import open_notebook, run_all, write_notebook
+from real_lab import ERRORS, open_notebook, run_all, save
 
 ROOT = Path(__file__).parents[2]
 # of the server and the lab themselves, offline; none of these is ours
@@ -26,27 +25,6 @@ def own_errors(page) -> list[str]:
     return [e for e in page.errors if not FOREIGN.search(e)]
 
 
-SMALL = """
-import saelab
-lab = saelab.Lab.embedded()
-lab.tokens("Tina gave the basket to Hugo.\\n<img src=x onerror='window.hacked=1'>", with_card=True)
----
-lab.features()
----
-lab.feature(3, follow=True)
----
-lab.feature(7)
-"""
-
-
-@pytest.fixture(scope="module")
-def small(jupyter):
-    """A notebook of three linked views and a pinned one, of one kernel for all tests; gives its name."""
-    write_notebook(jupyter.folder / "small.ipynb", SMALL.split("---"))
-    yield "small.ipynb"
-    jupyter.kill_kernels()
-
-
 @pytest.mark.slow
 def test_the_tour_runs_and_its_views_are_linked(page, jupyter):
     shutil.copy(ROOT / "notebooks" / "00_tour.ipynb", jupyter.folder)
@@ -54,22 +32,19 @@ def test_the_tour_runs_and_its_views_are_linked(page, jupyter):
     # the lab draws only cells near the screen: a tall window shows them all
     page.set_viewport_size({"width": 1400, "height": 9000})
     run_all(page, 400_000)
-    assert page.locator('[data-mime-type="application/vnd.jupyter.stderr"] >> text=Traceback').count() == 0
+    assert page.locator(f"{ERRORS} >> text=Traceback").count() == 0
     page.wait_for_selector(".sl-text .sl-token")
     page.locator(".sl-text .sl-token").nth(4).click()
     page.locator(".sl-detail .sl-chip").first.click()
     chosen = page.locator(".sl-detail .sl-chip.sl-chosen .sl-number").first.inner_text()
     page.wait_for_selector(f'.sl-card[data-latent="{chosen[1:]}"]')
     assert own_errors(page) == []
-    jupyter.kill_kernels()
+    jupyter.kill_kernel("00_tour.ipynb")
 
 
-def test_views_move_each_other(page, jupyter, small):
-    page.set_viewport_size({"width": 1400, "height": 3000})
-    open_notebook(page, jupyter, small)
-    run_all(page, 120_000)
+def test_views_move_each_other(views):
+    page = views
     page.wait_for_selector(".sl-row")
-    page.wait_for_selector('.sl-card[data-latent="3"]')
     # a click in the browser: its card, the card alone, the text's colours
     row = page.locator(".sl-row").nth(5)
     latent = row.get_attribute("data-latent")
@@ -113,10 +88,8 @@ def test_views_move_each_other(page, jupyter, small):
     assert own_errors(page) == []
 
 
-def test_hovering_needs_no_kernel(page, jupyter, small):
-    page.set_viewport_size({"width": 1400, "height": 3000})
-    open_notebook(page, jupyter, small)
-    run_all(page, 120_000)
+def test_hovering_needs_no_kernel(views):
+    page = views
     page.wait_for_selector(".sl-text .sl-token")
     page.evaluate(
         "() => { window.sent = 0; const send = WebSocket.prototype.send;"
@@ -128,10 +101,8 @@ def test_hovering_needs_no_kernel(page, jupyter, small):
     assert page.evaluate("window.sent") == 0
 
 
-def test_the_theme_follows_the_lab(page, jupyter, small):
-    page.set_viewport_size({"width": 1400, "height": 3000})
-    open_notebook(page, jupyter, small)
-    run_all(page, 120_000)
+def test_the_theme_follows_the_lab(views):
+    page = views
     page.wait_for_selector(".sl-card")
 
     def colours():
@@ -144,7 +115,9 @@ def test_the_theme_follows_the_lab(page, jupyter, small):
     page.get_by_text("Theme", exact=True).hover()
     page.get_by_text("JupyterLab Dark", exact=True).click()
     page.wait_for_selector('body[data-jp-theme-light="false"]', state="attached")
-    page.wait_for_timeout(500)
+    page.wait_for_function(
+        f"() => getComputedStyle(document.querySelector('.sl-root')).color !== '{before[0]}'"
+    )
     assert colours() != before
     page.get_by_role("menuitem", name="Settings", exact=True).click()
     page.get_by_text("Theme", exact=True).hover()
@@ -152,39 +125,23 @@ def test_the_theme_follows_the_lab(page, jupyter, small):
     page.wait_for_selector('body[data-jp-theme-light="true"]', state="attached")
 
 
-def test_a_lost_kernel_is_said_and_what_was_shown_stays(page, jupyter, small):
-    page.set_viewport_size({"width": 1400, "height": 3000})
-    open_notebook(page, jupyter, small)
-    run_all(page, 120_000)
-    page.wait_for_selector(".sl-row")
-    page.wait_for_selector('.sl-card[data-latent="3"]')
-    page.get_by_role("menuitem", name="Kernel", exact=True).click()
-    page.get_by_text("Restart Kernel…", exact=True).click()
-    page.get_by_role("button", name="Confirm Kernel Restart").click()
-    page.wait_for_timeout(2_000)
-    page.locator(".sl-row").nth(7).click()
-    page.wait_for_selector(".sl-banner:not([hidden]) >> text=kernel does not answer", timeout=30_000)
-    assert page.locator(".sl-card").count() >= 1
-    assert page.locator(".sl-text .sl-token").count() > 3
-    # hovering needs no kernel, so it still works
-    page.locator(".sl-text .sl-token").nth(2).hover()
-    page.wait_for_selector(".sl-detail .sl-chip")
+def test_a_reloaded_page_shows_the_views_again(views, jupyter):
+    page = views
+    save(page, jupyter.folder / "views.ipynb")
+    page.reload()
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
+    # the kernel lives on, and so do the models of the widgets
+    page.wait_for_selector(".sl-row", timeout=60_000)
+    page.locator(".sl-row").nth(2).click()
+    page.wait_for_selector(".sl-browser .sl-card")
 
 
-PID = "import os, pathlib\npathlib.Path('pid').write_text(str(os.getpid()));"
-
-
-def test_a_live_kernel_that_answers_late_is_not_said_dead(page, jupyter, small):
+def test_a_live_kernel_that_answers_late_is_not_said_dead(views, jupyter):
     """The machine holds the kernel up: it told last that it is idle, and answers nothing for a while."""
-    notebook = nbformat.read(jupyter.folder / small, as_version=4)
-    notebook.cells.append(nbformat.v4.new_code_cell(PID))
-    nbformat.write(notebook, jupyter.folder / "late.ipynb")
-    page.set_viewport_size({"width": 1400, "height": 3000})
-    open_notebook(page, jupyter, "late.ipynb")
-    run_all(page, 120_000)
-    page.wait_for_selector(".sl-row")
+    page = views
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
     kernel = int((jupyter.folder / "pid").read_text())
+    page.evaluate("window.hurry = true")
     os.kill(kernel, signal.SIGSTOP)
     try:
         row = page.locator(".sl-row").nth(9)
@@ -196,19 +153,21 @@ def test_a_live_kernel_that_answers_late_is_not_said_dead(page, jupyter, small):
     page.wait_for_selector(f'.sl-browser .sl-card[data-latent="{row.get_attribute("data-latent")}"]')
     page.wait_for_timeout(3_000)
     assert page.locator(".sl-banner:not([hidden])").count() == 0
-    jupyter.kill_kernels()
 
 
-def test_a_reloaded_page_shows_the_views_again(page, jupyter, small):
-    page.set_viewport_size({"width": 1400, "height": 3000})
-    open_notebook(page, jupyter, small)
-    run_all(page, 120_000)
+def test_a_lost_kernel_is_said_and_what_was_shown_stays(views, views_notebook):
+    page = views
     page.wait_for_selector(".sl-row")
-    page.keyboard.press("Control+s")
+    views_notebook.spent = True
+    page.get_by_role("menuitem", name="Kernel", exact=True).click()
+    page.get_by_text("Restart Kernel…", exact=True).click()
+    page.get_by_role("button", name="Confirm Kernel Restart").click()
     page.wait_for_timeout(2_000)
-    page.reload()
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
-    # the kernel lives on, and so do the models of the widgets
-    page.wait_for_selector(".sl-row", timeout=60_000)
-    page.locator(".sl-row").nth(2).click()
-    page.wait_for_selector(".sl-browser .sl-card")
+    page.evaluate("window.hurry = true")
+    page.locator(".sl-row").nth(7).click()
+    page.wait_for_selector(".sl-banner:not([hidden]) >> text=kernel does not answer", timeout=30_000)
+    assert page.locator(".sl-card").count() >= 1
+    assert page.locator(".sl-text .sl-token").count() > 3
+    # hovering needs no kernel, so it still works
+    page.locator(".sl-text .sl-token").nth(2).hover()
+    page.wait_for_selector(".sl-detail .sl-chip")

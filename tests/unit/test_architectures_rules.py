@@ -183,7 +183,7 @@ def test_the_afa_loss_is_its_formula(sparse):
 def test_top_afa_makes_codes_as_long_as_inputs():
     """All that its theory promises. It does not find the directions: they have latents, but so has noise."""
     x, _ = _planted(0)
-    run = train(recipe("top_afa", d_in=16, d_sae=48), x[:-1000], steps=500, batch_size=256, progress=False)
+    run = train(recipe("top_afa", d_in=16, d_sae=48), x[:-1000], steps=350, batch_size=256, progress=False)
     held_out = x[-1000:]
     target = (held_out / run.sae.input_scale - run.sae.b_dec).norm(dim=1)
     ratio = (run.sae.encode(held_out) * run.sae.W_dec.norm(dim=1)).norm(dim=1) / target

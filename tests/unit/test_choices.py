@@ -118,11 +118,11 @@ def test_thresholds_of_feature_choice_keep_as_many_on_single_rows(tail, alpha):
         }[tail]
 
     part = FeatureChoice(40, 1, alpha, 3.0, 0.99)
-    for _ in range(800):
+    for _ in range(500):
         pre = rows(128)
         part.observe(pre, pre, None)
     part.eval()
-    fresh = rows(200_000)
+    fresh = rows(60_000)
     l0 = float((part(fresh, fresh, None) != 0).float().sum(1).mean())
     assert l0 == pytest.approx(1, rel=0.02)
 
@@ -165,7 +165,7 @@ def test_mutual_choice_spends_more_on_harder_rows():
     l0, error = {}, {}
     for name in ("topk", "mutual_choice"):
         config = recipe(name, d_in=32, d_sae=96, k=3)
-        sae = train(config, x[:16_000], steps=350, batch_size=512, progress=False).sae
+        sae = train(config, x[:16_000], steps=250, batch_size=512, progress=False).sae
         l0[name] = (sae.encode(x[16_000:]) != 0).float().sum(1)
         error[name] = fvu(x[16_000:], sae(x[16_000:]).x_hat)
     assert error["mutual_choice"] <= 0.8 * error["topk"]
@@ -302,7 +302,7 @@ def test_a_bad_start_is_revived():
     on = torch.rand(20_000, 64, generator=generator) < 0.06
     x = (on * (0.5 + torch.rand(20_000, 64, generator=generator))) @ directions
     off = {"aux_coefficient": 0.0}
-    options = {"auxk": {}, "resampling": {**off, "resample_every": 40}, "none": off}
+    options = {"auxk": {}, "resampling": {**off, "resample_every": 20}, "none": off}
 
     def dead(kind):
         config = recipe("topk", d_in=32, d_sae=64, k=4, dead_after=4_000, **options[kind])
@@ -312,7 +312,7 @@ def test_a_bad_start_is_revived():
                 with torch.no_grad():
                     event.sae.W_enc[:, 16:] *= 0.02
 
-        run = train(config, x[:16_000], steps=800, batch_size=512, progress=False, callbacks=[spoil])
+        run = train(config, x[:16_000], steps=400, batch_size=512, progress=False, callbacks=[spoil])
         return float((~(run.sae.encode(x[16_000:]) != 0).any(0)).float().mean())
 
     left = dead("none")
@@ -327,7 +327,7 @@ def test_p_annealing_ends_sparser_at_equal_weight():
     l0 = {}
     for p_end in (1.0, 0.3):
         config = recipe("relu", d_in=32, d_sae=96, l1=0.3, p_end=p_end)
-        sae = train(config, x[:16_000], steps=600, batch_size=512, progress=False).sae
+        sae = train(config, x[:16_000], steps=300, batch_size=512, progress=False).sae
         l0[p_end] = float((sae.encode(x[16_000:]) != 0).float().sum(1).mean())
     assert l0[0.3] < 0.9 * l0[1.0]
     sparse = Sparse(torch.tensor([0, 2]), torch.tensor([0, 3]), torch.tensor([0.5, 2.0]), 96)

@@ -7,7 +7,21 @@ import time
 
 import pytest
 import torch
-from ranks import LIMIT, OPTIONS, SPLIT, data, finish, from_store, read, run, start, state, torchrun
+from ranks import (
+    EVERY,
+    LIMIT,
+    OPTIONS,
+    SPLIT,
+    STEPS,
+    data,
+    finish,
+    from_store,
+    read,
+    run,
+    start,
+    state,
+    torchrun,
+)
 
 from saelab import dist
 from saelab.sae import SAE
@@ -42,7 +56,7 @@ def shared(tmp_path_factory):
     """One launch by torchrun of every task: what one rank refuses, all do, and can then go on."""
     folder = tmp_path_factory.mktemp("ranks")
     with building(folder / "acts") as place, ActivationWriter(place, {"a": 12}, shard_rows=300) as writer:
-        writer.add({"a": data()}, torch.stack([torch.arange(2_000)] * 2, 1))
+        writer.add({"a": data()}, torch.stack([torch.arange(len(data()))] * 2, 1))
         writer.finish({})
     tasks = (
         "selections shared_latents drawn pieces uneven other nonfinite small checkpoints unwritable callback "
@@ -60,7 +74,7 @@ def shared(tmp_path_factory):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_two_ranks_equal_one_process_at_the_same_global_batch(shared, name):
     first, second = read(shared, name)
-    assert [r.step for r in first["history"]] == [1, 20, 40, 60]
+    assert [r.step for r in first["history"]] == [1, 8, 16, 24]
     assert _same(first, second)
     _close(state(run(name)), first)
 
@@ -136,12 +150,12 @@ def test_each_rank_reads_its_own_rows_of_a_shared_store(shared):
     assert _same(first, second)
     _close(alone, first)
     calls = [c for c in zip(alone["asked"], first["asked"], second["asked"], strict=True) if len(c[0]) == 65]
-    assert len(calls) >= 60
-    for whole, one, other in calls[-60:]:
+    assert len(calls) >= STEPS
+    for whole, one, other in calls[-STEPS:]:
         assert one + other == whole
         assert {len(one), len(other)} == {32, 33}
-    passes = [row for whole, *_ in calls[-60:-30] for row in whole]
-    assert len(set(passes)) == len(passes) == 30 * 65
+    first_pass = [row for whole, *_ in calls[-STEPS : 15 - STEPS] for row in whole]
+    assert len(set(first_pass)) == len(first_pass) == 15 * 65 > len(data()) - 65
 
 
 # what one rank refuses, all refuse
@@ -150,7 +164,7 @@ def test_each_rank_reads_its_own_rows_of_a_shared_store(shared):
 @pytest.mark.parametrize(
     ("task", "errors", "says"),
     [
-        ("uneven", (RankError, RankError), "rank 1: .*rows: 2000 -> 1999"),
+        ("uneven", (RankError, RankError), "rank 1: .*rows: 1000 -> 999"),
         ("other", (RankError, RankError), "rank 1: .*data"),
         ("nonfinite", (RankError, NonFiniteError), "NaN"),
         ("small", (ConfigError, ConfigError), "must be at least 2"),
@@ -206,7 +220,7 @@ def test_an_interrupted_run_continues_and_rank_0_alone_writes(shared):
     stopped, continued, again = (read(shared, name) for name in ("stopped", "continued", "again"))
     for part in stopped:
         assert not part["finished"]
-        assert [record.step for record in part["history"]] == [1, 20]
+        assert [record.step for record in part["history"]] == [1, EVERY]
     for whole in (continued, again):
         assert whole[0]["finished"]
         assert _same(whole[0], whole[1])

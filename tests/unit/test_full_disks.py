@@ -7,9 +7,9 @@ import errno
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -124,9 +124,7 @@ def test_a_small_disk(way, size, parts, tmp_path):
         out = disk / "out"
         here = Path(__file__).parent
         code = CODE.format(path=[str(here), str(here.parent)], way=way, out=str(out))
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stderr[-2000:]
-        assert run.stdout.startswith("StoreError"), run.stdout
+        assert forks.run(code).startswith("StoreError")
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
         ways(parts)[way](out)
         assert [p.name for p in disk.iterdir()] == ["out"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 
@@ -15,6 +14,7 @@ import pytest
 import subjects_zoo as zoo
 import torch
 import transformers
+from forks import Forked
 
 import saelab
 from saelab.subjects import gguf
@@ -311,8 +311,7 @@ def test_two_processes_convert_once(written, tmp_path):
         "print(gguf.converted(gguf.find(sys.argv[1]), progress=False))\n"
     )
     notes = tmp_path / "notes"
-    command = [sys.executable, "-c", program, str(written), str(notes)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [Forked(program, written, notes) for _ in range(2)]
     places = [process.communicate(timeout=300)[0].strip() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert places[0] == places[1]

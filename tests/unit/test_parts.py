@@ -142,7 +142,7 @@ def test_pursuit_trains_its_directions_and_keeps_the_encoder_tied():
     directions = _directions(32, 24, 5)
     x = _codes(20_000, 32, 3, 5) @ directions
     config = recipe("matching_pursuit", d_in=24, d_sae=48, max_iterations=4, b_dec_init="zeros")
-    sae = train(config, x[:18_000], steps=450, batch_size=256, progress=False).sae
+    sae = train(config, x[:18_000], steps=350, batch_size=256, progress=False).sae
     assert torch.equal(sae.W_enc, sae.W_dec.t())
     assert not sae.b_enc.any()
     assert _found(directions, sae.W_dec.detach()) >= 0.9
@@ -185,7 +185,7 @@ def test_a_skip_takes_the_linear_part():
     error = {}
     for name in ("transcoder", "skip_transcoder"):
         config = recipe(name, d_in=24, d_out=20, d_sae=64, k=3)
-        sae = train(config, (x[:14_000], y[:14_000]), steps=500, batch_size=256, progress=False).sae
+        sae = train(config, (x[:14_000], y[:14_000]), steps=300, batch_size=256, progress=False).sae
         error[name] = fvu(y[14_000:], sae(x[14_000:]).x_hat)
     assert error["skip_transcoder"] < 0.5 * error["transcoder"]
 
@@ -222,7 +222,7 @@ def test_a_crosscoder_finds_one_code_behind_places_of_different_size(tmp_path):
     codes = _codes(16_000, 32, 2.5, 7)
     x = (codes @ here, 200 * codes @ there)
     config = recipe("crosscoder", d_in=48, d_sae=64, k=3, widths=(20, 28))
-    run = train(config, x, steps=2_000, batch_size=256, out=tmp_path, progress=False)
+    run = train(config, x, steps=1_400, batch_size=256, out=tmp_path, progress=False)
     sae = run.sae
     first, second = sae.W_dec.detach().split((20, 28), dim=1)
     assert _found(here, first) >= 0.9

@@ -67,11 +67,11 @@ def _equal(a: Run, b: Run) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_topk_recovers_planted_directions_and_the_untrained_sae_does_not(seed):
     x, directions = _planted(seed)
     config = recipe("topk", d_in=32, d_sae=96, k=3)
-    run = train(config, x[:-2000], steps=650, batch_size=512, seed=seed, progress=False)
+    run = train(config, x[:-2000], steps=450, batch_size=512, seed=seed, progress=False)
     control = SAE.create(config, seed, x)
     held_out = x[-2000:]
     assert _recovered(run.sae, directions) >= 0.9
@@ -110,7 +110,7 @@ def test_the_auxiliary_loss_revives_dead_latents():
 
     for coefficient in (0.0, 1 / 32):
         config = recipe("topk", d_in=16, d_sae=48, k=2, dead_after=1_000, aux_coefficient=coefficient)
-        run = train(config, x, steps=500, batch_size=256, progress=False, callbacks=[kill])
+        run = train(config, x, steps=300, batch_size=256, progress=False, callbacks=[kill])
         dead[coefficient] = int(((run.sae.encode(x) != 0).sum(0)[:16] == 0).sum())
     assert dead[0.0] >= 14
     assert dead[1 / 32] <= 3

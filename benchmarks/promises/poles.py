@@ -18,8 +18,8 @@ from saelab.corpora.world_lexicon import NEGATIVE, POSITIVE
 from saelab.interventions import Clamp
 from saelab.sae import SAE
 
-SEEDS, CANDIDATES, SAMPLES, TOKENS = 3, 8, 6, 10
-SIZES = (0.5, 1.0, 2.0)
+SEEDS, CANDIDATES, TOKENS = 3, 8, 12
+SIZES = (0.25, 0.5, 1.0)
 STARTS = ("The {} was", "What a", "I found the {}", "It is simply", "From the first minute it feels")
 
 
@@ -28,11 +28,12 @@ def measure(seeds: Iterable[int]) -> Report:
         "One latent for both poles of an opinion",
         f"The embedded model, SAEs of 1,024 latents at {HOOK} trained anew for each seed. A latent is "
         "clamped everywhere to + or - a multiple of its largest |activation| while neutral openings of "
-        "reviews are continued. +, -: of the opinion words (of a half of the lexicon that had no part in the choice) the "
-        "share that is positive, at either pole; gap: their difference. Latents: of the "
-        f"{CANDIDATES} whose mean code differs most between good and bad reviews, the one of the largest gap "
-        "with the other half of the lexicon, and of multiples likewise. topk, two latents: one for each "
-        "pole, each clamped upwards. random latent: another of the same SAE, at the same multiple.",
+        "reviews are continued. +, -: of the opinion words (of a half of the lexicon that had no part in "
+        "the choice) the share that is positive, at either pole, one of each added; gap: their difference. "
+        f"Latents: of the {CANDIDATES} whose mean code differs most between good and bad reviews, the one of "
+        "the largest gap with the other half of the lexicon, and of multiples likewise. topk, two latents: "
+        "one for each pole, each clamped upwards. random latent: another of the same SAE, at the same "
+        "multiple.",
     )
     for seed in seeds:
         _seed(report, seed)
@@ -54,8 +55,8 @@ def _seed(report: Report, seed: int) -> None:
     rng.shuffle(good)
     rng.shuffle(bad)
     shown, held = (good[:9], bad[:9]), (good[9:], bad[9:])
-    prompts = [start.format(thing) for start in STARTS for thing in REVIEW_THINGS[:SAMPLES]]
-    tried, judged = prompts[::2], prompts[1::2] * 2
+    prompts = [start.format(thing) for start in STARTS for thing in REVIEW_THINGS]
+    tried, judged = prompts[::2] * 2, prompts[1::2] * 6
     reviews = [d.text for d in world(seed=200 + seed, n_documents=1200, families=["review"])]
     ours = [t for t in reviews if _count(t, shown[0]) and not _count(t, held[0]) and not _count(t, bad)][:150]
     theirs = [t for t in reviews if _count(t, shown[1]) and not _count(t, held[1]) and not _count(t, good)][
@@ -112,8 +113,9 @@ def _mean_codes(subject: Any, sae: SAE, texts: Sequence[str]) -> torch.Tensor:
 
 
 def _share(subject: Any, edits: Any, prompts: Sequence[str], words: Any, seed: int) -> float:
-    """Of the opinion words in continuations the share of positive ones; 0.5 where there is none."""
+    """Of the opinion words in continuations the share of positive ones, one of each added: few words say
+    little."""
     texts = subject.generate(list(prompts), edits, max_new_tokens=TOKENS, temperature=1.0, seed=seed)
     said = [text[len(prompt) :] for prompt, text in zip(prompts, texts, strict=True)]
     good, bad = (sum(_count(text, half) for text in said) for half in words)
-    return good / (good + bad) if good + bad else 0.5
+    return (good + 1) / (good + bad + 2)

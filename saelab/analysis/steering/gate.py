@@ -167,8 +167,8 @@ def calibrate_gate(
         subject: The model.
         max_clean: The share of clean inputs (or tokens) on which it may open.
         min_target: The share of target inputs on which it must open.
-        per: What is counted of the clean samples: "input" by their own signal (the highest, or for `Erase` the
-            mean, of their positions), or each "token".
+        per: What is counted of the clean samples: "input" by their own signal (the highest, or for `Erase`
+            the mean, of their positions), or each "token".
         held_out: Share of the samples on which the threshold is judged.
         seed: Of the parts and the interval.
         batch_size: Samples of a pass.

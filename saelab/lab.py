@@ -333,6 +333,7 @@ class Lab(LabViews):
                 "cards": lambda latents: self._cards(latents, name),
                 "documents": lambda numbers: self._store(name).documents(numbers),
                 "labels": lambda: self._labels_of(name),
+                "steering": lambda: self._steering(name),
                 "search": lambda text: [(each.latent, each.value) for each in self._found(text, name)],
             }
             self._sources[name] = Source(
@@ -344,6 +345,11 @@ class Lab(LabViews):
                 lambda latent: self._choose(name, latent),
             )
         return self._sources[name]
+
+    def _steering(self, name: str) -> Any:
+        from saelab.analysis.steering.session import Session
+
+        return Session(self.subject, self.saes[name], self.stores.get(name))
 
     def _card(self, latent: int, name: str) -> FeatureCard:
         return self._cards([latent], name)[0]
@@ -376,17 +382,13 @@ class Lab(LabViews):
     def _name(self, sae: str | None) -> str:
         """The name of an SAE of this Lab. Raises ConfigError."""
         name = self.selection.sae if sae is None else sae
-        if not isinstance(name, str) or name not in self._names:
+        if not isinstance(name, str) or name not in list(self.saes):
             message = (
-                f"sae must name one of the Lab's SAEs, {', '.join(self._names)}. Got {name!r}. "
-                f"{nearest(str(name), self._names)}Leave it out for the chosen one."
+                f"sae must name one of the Lab's SAEs, {', '.join(self.saes)}. Got {name!r}. "
+                f"{nearest(str(name), self.saes)}Leave it out for the chosen one."
             )
             raise ConfigError(message)
         return name
-
-    @property
-    def _names(self) -> list[str]:
-        return list(self.saes)
 
     def _store(self, name: str) -> FeatureStore:
         if name not in self.stores:
@@ -410,7 +412,7 @@ class Lab(LabViews):
         name = self._name(None)
         store = self.stores.get(name)
         over = f", {store.n_latents:,} latents over {store.n_rows:,} rows" if store is not None else ""
-        more = f" (of {len(self._names)} SAEs)" if len(self._names) > 1 else ""
+        more = f" (of {len(self.saes)} SAEs)" if len(self.saes) > 1 else ""
         return f"Lab({called(self._subject)}; {name}{more}{over})"
 
 

@@ -14,6 +14,7 @@ from saelab.widgets.questions import Shared as Shared
 from saelab.widgets.sample import SampleView as SampleView
 from saelab.widgets.selection import Selection as Selection
 from saelab.widgets.source import Made
+from saelab.widgets.steer import SteerView as SteerView
 from saelab.widgets.wire import Packed as Packed
 
 
@@ -24,3 +25,4 @@ class LabViews:
     features = Made(FeaturesView.of)
     feature = Made(CardView.of)
     densities = Made(DensitiesView.of)
+    steer = Made(SteerView.of)

@@ -1,0 +1,408 @@
+"""What a steering view asks: generations side by side as they are written, next-token shifts, dose-response.
+
+Every steered text stands beside the plain one and beside a control: at every row the control moves the
+activation as far as the edits do, along one random direction. All three are one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saelab.analysis.controls import random_directions
+from saelab.analysis.steering.arms import matched
+from saelab.analysis.steering.settings import Knob, Settings, of_recipe, recipe
+from saelab.capabilities import Generates, need
+from saelab.config import integer
+from saelab.interventions import Edit
+from saelab.interventions.samples import Each
+from saelab.types import ConfigError, Context, HookPoint, RangeError, SubjectError
+
+if TYPE_CHECKING:
+    from saelab.sae import SAE
+    from saelab.stores import FeatureStore
+    from saelab.types import Subject
+
+FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+"""What all strengths are multiplied by in a dose-response."""
+COLUMNS = ("plain", "steered", "random direction")
+MOST_SHIFTS = 8
+KEPT = 200
+"""Settings whose answers are kept."""
+
+
+class AlongRandom(Edit):
+    """The control of edits: moves each row as far as they do together, along one random direction.
+
+    Args:
+        edits: Applied in their order at each of their hook points.
+        seed: Of the direction.
+    """
+
+    def __init__(self, edits: Sequence[Edit], subject: Any, seed: int = 0) -> None:
+        self.edits = tuple(edits)
+        self._hooks = tuple(dict.fromkeys(hook for edit in edits for hook in edit.hooks))
+        directions = {
+            hook.name: torch.from_numpy(random_directions(1, subject.width(hook), seed + i)[0])
+            for i, hook in enumerate(self._hooks)
+        }
+        self._along = dict(matched([(hook, self._together) for hook in self._hooks], directions))
+
+    @property
+    def hooks(self) -> tuple[HookPoint, ...]:
+        return self._hooks
+
+    def __call__(self, acts: Tensor, context: Context) -> Tensor:
+        return self._along[context.hook](acts, context)
+
+    def _together(self, acts: Tensor, context: Context) -> Tensor:
+        for edit in self.edits:
+            if context.hook in edit.hooks:
+                acts = edit(acts.clone(), context).to(acts)
+        return acts
+
+
+class Written:
+    """Texts that are being written, side by side from one prompt.
+
+    Args:
+        steps: Of `subject.stream`.
+        names: Of the columns.
+    """
+
+    def __init__(self, steps: Iterator[Any], names: Sequence[str] = COLUMNS) -> None:
+        self.names = tuple(names)
+        self.done = False
+        self._steps = steps
+        self._ids: list[list[int]] = [[] for _ in names]
+        self._texts: list[list[str]] = [[] for _ in names]
+
+    def more(self, n: int) -> None:
+        """Go on by n tokens, at most."""
+        for _ in range(n):
+            step = next(self._steps, None)
+            if step is None:
+                self.done = True
+                return
+            for ids, texts, new, text in zip(self._ids, self._texts, step.ids, step.texts, strict=True):
+                if new >= 0 or text:
+                    ids.append(int(new))
+                    texts.append(text)
+
+    def close(self) -> None:
+        """Write no more, and free the cache."""
+        self._steps.close()  # type: ignore[attr-defined]
+
+    def told(self) -> dict[str, Any]:
+        """Of each column its tokens, and which of them differ from the first column's."""
+        columns = [
+            {"name": name, "tokens": texts, "changed": _changed(self._ids[0], ids)}
+            for name, ids, texts in zip(self.names, self._ids, self._texts, strict=True)
+        ]
+        return {"done": self.done, "columns": columns}
+
+
+class Session:
+    """Answers the questions of one steering view.
+
+    Args:
+        subject: A language model.
+        sae: Whose latents are steered by.
+        store: Of the SAE, for largest activations and histograms; None where it has none.
+
+    Raises:
+        SubjectError: The subject writes no texts.
+    """
+
+    def __init__(self, subject: Subject, sae: SAE, store: FeatureStore | None = None) -> None:
+        need(subject, Generates, "Steering")
+        if not hasattr(subject, "stream"):
+            message = (
+                f"Steering in a view needs a subject that writes token by token. Got "
+                f"{type(subject).__name__} without stream(). Load a language model by saelab.load_subject."
+            )
+            raise SubjectError(message)
+        self.subject: Any = subject
+        self.sae, self.store = sae, store
+        self._run: tuple[int, str, Written] | None = None
+        self._n = 0
+        self.kept: dict[tuple[str, str], dict[str, Any]] = {}
+        """(question, settings) -> answer, of all that was computed to its end"""
+
+    def settings(
+        self, prompt: str, alphas: Mapping[int, float], *, scale: str | None, gate: str, tokens: int
+    ) -> str:
+        """Settings, as JSON.
+
+        Args:
+            prompt: The text that is continued.
+            alphas: Latent -> strength.
+            scale: As in `Steer`; None: "max" where there is a store, else "norm".
+            gate: As in `Steer`.
+            tokens: How many are written.
+
+        Raises:
+            ConfigError: A setting is none of those that there are.
+            CorpusError: The prompt is no text.
+        """
+        scale = ("norm" if self.store is None else "max") if scale is None else scale
+        knobs = tuple(Knob(latent, alpha) for latent, alpha in alphas.items())
+        return Settings(prompt, knobs, scale, gate, tokens=tokens).json()
+
+    # ---- questions
+
+    def knob(self, latent: int) -> dict[str, Any]:
+        """What is known of a latent.
+
+        Args:
+            latent: Its number.
+
+        Returns:
+            latent, and of a store `max`, `edges` and `histogram`, else None.
+
+        Raises:
+            RangeError: It is out of range.
+        """
+        if self.store is None:
+            latent = integer("latent", latent, 0, self.sae.d_sae - 1, error=RangeError)
+            return {"latent": latent, "max": None, "histogram": None}
+        stats = self.store.latent(latent)
+        return {
+            "latent": stats.latent,
+            "max": float(stats.max),
+            "edges": [float(stats.edges[0]), float(stats.edges[-1])],
+            "histogram": [int(n) for n in stats.histogram],
+        }
+
+    def begin(self, settings: str, n: int = 1) -> dict[str, Any]:
+        """Begin to write, and let go of what was being written.
+
+        Args:
+            settings: `Settings.json()`.
+            n: Tokens that are written at once.
+
+        Returns:
+            run: Its number; done; columns: name, tokens and changed of each.
+
+        Raises:
+            ConfigError: A setting is wrong.
+            CorpusError: The prompt does not fit the context.
+        """
+        self.stop()
+        made = Settings.parse(settings)
+        self._n += 1
+        self._run = (self._n, settings, self._stream(made))
+        return self.more(self._n, n)
+
+    def more(self, run: int, n: int = 4) -> dict[str, Any]:
+        """Go on with what `begin` began.
+
+        Args:
+            run: Its number.
+            n: Tokens, at most.
+
+        Returns:
+            As `begin` gives; `stale` alone where another run has begun since, or it was stopped.
+        """
+        if self._run is None or self._run[0] != run:
+            return {"run": run, "stale": True}
+        _, settings, written = self._run
+        written.more(n)
+        told = written.told()
+        if written.done:
+            self._run = None
+            self._keep("written", settings, told)
+        return {"run": run, **told}
+
+    def stop(self, run: int | None = None) -> dict[str, Any]:
+        """Write no more.
+
+        Args:
+            run: That one, if it is still written; None: whichever is.
+        """
+        if self._run is not None and run in (None, self._run[0]):
+            self._run[2].close()
+            self._run = None
+        return {}
+
+    def written(self, settings: str) -> dict[str, Any]:
+        """The whole texts of some settings.
+
+        Args:
+            settings: `Settings.json()`.
+
+        Returns:
+            done, columns.
+        """
+
+        def write() -> dict[str, Any]:
+            made = Settings.parse(settings)
+            written = self._stream(made)
+            while not written.done:
+                written.more(made.tokens)
+            return written.told()
+
+        return self._once("written", settings, write)
+
+    def shifts(self, settings: str) -> dict[str, Any]:
+        """What the edits do to the token after the prompt, beside their control.
+
+        Args:
+            settings: `Settings.json()`.
+
+        Returns:
+            rises, falls: [token, probability without, with the edits, with the control] of those that change
+            most; kl: KL(plain || edited) of edits and control in nats; norms: hook point -> mean norm of
+            edited to natural activations where they were moved, of both; moved: positions that were moved;
+            positions: that the prompt has.
+        """
+        return self._once("shifts", settings, lambda: self._shifts(Settings.parse(settings)))
+
+    def dose(self, settings: str) -> dict[str, Any]:
+        """The next token at several strengths, all in one batch.
+
+        Args:
+            settings: `Settings.json()`.
+
+        Returns:
+            factors: Of all strengths; token: the one that the edits raise most; kl, chance: KL(plain ||
+            edited) in nats, and the token's probability, of the edits ("steered") and their control
+            ("random direction"), at each factor.
+        """
+        return self._once("dose", settings, lambda: self._dose(Settings.parse(settings)))
+
+    def recipe(self, settings: str) -> str:
+        """The edits of some settings as JSON, which `saelab.interventions.load` reads.
+
+        Args:
+            settings: `Settings.json()`.
+        """
+        return recipe(self._edits(Settings.parse(settings)), self.subject)
+
+    def load(self, text: str, settings: str) -> str:
+        """The settings that a recipe holds.
+
+        Args:
+            text: JSON of `recipe`.
+            settings: Those whose prompt stays.
+
+        Raises:
+            ConfigError: It is of another SAE or subject, or holds what the view has no control for.
+            FormatError: It is no recipe.
+        """
+        now = Settings.parse(settings)
+        return of_recipe(text, self.sae, self.subject, now.prompt, now.tokens).json()
+
+    # ---- how they are answered
+
+    def _edits(self, made: Settings, factor: float = 1.0) -> list[Edit]:
+        return made.edits(self.sae, self._peak, factor)
+
+    def _peak(self, latent: int) -> float:
+        if self.store is None:
+            message = (
+                "Strengths in units of the largest activation need a store of the SAE. Got none in this Lab. "
+                "Choose the unit 'norm' or 'unit', or make a store by saelab.index(...)."
+            )
+            raise ConfigError(message)
+        return float(self.store.latent(latent).max)
+
+    def _arms(self, edits: list[Edit]) -> list[list[Edit]]:
+        """Edits and their control."""
+        return [edits, [AlongRandom(edits, self.subject)] if edits else []]
+
+    def _stream(self, made: Settings) -> Written:
+        edits = self._edits(made)
+        each = _each([[], *self._arms(edits)]) if edits else ()
+        prompts = [made.prompt] * len(COLUMNS)
+        return Written(self.subject.stream(prompts, each, max_new_tokens=made.tokens))
+
+    def _shifts(self, made: Settings) -> dict[str, Any]:
+        edits = self._edits(made)
+        hooks = list(dict.fromkeys(hook for edit in edits for hook in edit.hooks))
+        inputs = self.subject.prepare([made.prompt] * len(COLUMNS))
+        run = self.subject.run(inputs, hooks, _each([[], *self._arms(edits)]) if edits else ())
+        logs = run.output[:, -1].double().log_softmax(-1).cpu()
+        before, after, control = logs.exp()
+        order = (after - before).argsort()
+        norms, moved = {}, 0
+        for hook in hooks:
+            plain, *others = run.acts[hook.name].double().cpu()
+            where = (others[0] != plain).any(-1)
+            moved = max(moved, int(where.sum()))
+            norms[hook.name] = [_ratio(other, plain, where) for other in others]
+
+        def told(ids: Tensor, sign: int) -> list[list[Any]]:
+            ids = ids[:MOST_SHIFTS]
+            ids = ids[(after - before)[ids] * sign > 0]
+            rows = [[float(p[i]) for p in (before, after, control)] for i in ids]
+            names = self.subject.token_strings(ids.tolist())
+            return [[name, *row] for name, row in zip(names, rows, strict=True)]
+
+        return {
+            "rises": told(order.flip(0), 1),
+            "falls": told(order, -1),
+            "kl": [_kl(logs[0], other) for other in logs[1:]],
+            "norms": norms,
+            "moved": moved,
+            "positions": int(run.output.shape[1]),
+        }
+
+    def _dose(self, made: Settings) -> dict[str, Any]:
+        if not self._edits(made):
+            return {"factors": [], "token": None, "kl": {}, "chance": {}}
+        arms = [self._arms(self._edits(made, factor)) for factor in FACTORS]
+        each = _each([[], *(steered for steered, _ in arms), *(control for _, control in arms)])
+        inputs = self.subject.prepare([made.prompt] * len(each.edits))
+        logs = self.subject.run(inputs, (), each).output[:, -1].double().log_softmax(-1).cpu()
+        plain, n = logs[0], len(FACTORS)
+        token = int((logs[1 + FACTORS.index(1.0)].exp() - plain.exp()).argmax())
+        parts = dict(zip(COLUMNS[1:], (logs[1 : 1 + n], logs[1 + n :]), strict=True))
+        return {
+            "factors": list(FACTORS),
+            "token": self.subject.token_strings([token])[0],
+            "kl": {name: [_kl(plain, each) for each in part] for name, part in parts.items()},
+            "chance": {name: part[:, token].exp().tolist() for name, part in parts.items()},
+        }
+
+    def _once(self, question: str, settings: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        found = self.kept.get((question, settings))
+        return found if found is not None else self._keep(question, settings, make())
+
+    def _keep(self, question: str, settings: str, answer: dict[str, Any]) -> dict[str, Any]:
+        self.kept[question, settings] = answer
+        while len(self.kept) > 3 * KEPT:
+            del self.kept[next(iter(self.kept))]
+        return answer
+
+
+def _each(arms: Sequence[Sequence[Edit]]) -> Each:
+    return Each(tuple(map(tuple, arms)))
+
+
+def _kl(plain: Tensor, other: Tensor) -> float:
+    """KL(plain || other) of log probabilities [d_vocab], in nats."""
+    return max(0.0, float((plain.exp() * (plain - other)).sum()))
+
+
+def _ratio(edited: Tensor, plain: Tensor, where: Tensor) -> float:
+    """Mean norm of edited to natural rows, [positions width], at some positions; 1 where there are none."""
+    if not where.any():
+        return 1.0
+    return float((edited[where].norm(dim=-1) / plain[where].norm(dim=-1).clamp_min(1e-30)).mean())
+
+
+def _changed(plain: Sequence[int], own: Sequence[int]) -> list[int]:
+    """Of each token 1 where it is none of those that both texts have in common, in order."""
+    changed = np.ones(len(own), int)
+    for block in SequenceMatcher(None, plain, own, autojunk=False).get_matching_blocks():
+        changed[block.b : block.b + block.size] = 0
+    return changed.tolist()
+
+
+__all__ = ["AlongRandom", "Session", "Written"]

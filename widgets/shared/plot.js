@@ -2,7 +2,7 @@
 import { svg } from "./dom.js";
 import { short } from "./scales.js";
 
-const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [300, 130, 40, 22, 8];
+const [WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, TOP] = [300, 130, 40, 16, 22, 8];
 
 /**
  * Lines over one x, each in a dash of its own, with a mark at one x. y begins at 0.
@@ -12,12 +12,12 @@ export function linesChart(label, x, lines, mark) {
   const most = Math.max(1e-9, ...Object.values(lines).flat());
   const [low, high] = [Math.min(...x), Math.max(...x)];
   /** @param {number} v */
-  const px = (v) => LEFT + ((v - low) / (high - low || 1)) * (WIDTH - LEFT - 8);
+  const px = (v) => LEFT + ((v - low) / (high - low || 1)) * (WIDTH - LEFT - RIGHT);
   /** @param {number} v */
   const py = (v) => TOP + (1 - v / most) * (HEIGHT - BOTTOM - TOP);
   const text = { class: "sl-tick", "font-size": 10, fill: "currentColor" };
   const shown = [
-    svg("path", { d: `M${LEFT} ${TOP}V${py(0)}H${WIDTH - 8}`, fill: "none", stroke: "currentColor" }),
+    svg("path", { d: `M${LEFT} ${TOP}V${py(0)}H${WIDTH - RIGHT}`, fill: "none", stroke: "currentColor" }),
     svg("text", { ...text, x: LEFT - 4, y: TOP + 8, "text-anchor": "end" }, new Text(short(most))),
     svg("text", { ...text, x: LEFT - 4, y: py(0), "text-anchor": "end" }, new Text("0")),
     ...[low, high].map((v) =>

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saelab import dist
+from saelab.arguments import checked, listed
 from saelab.config import integer
 from saelab.devices import holding
 from saelab.sae import dense, memory
@@ -102,6 +103,7 @@ class Network(nn.Module):
         pieces = [self._dense(chunk)[1] for chunk in self._chunks(flat)]
         return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(*lead, self.d_sae)
 
+    @checked(latents=listed)
     def encode_some(self, x: Float[Tensor, "*lead d_in"], latents: Sequence[int]) -> Float[Tensor, "*lead m"]:
         """The codes of a few latents, as `encode(x)[..., latents]`, differentiable, by their columns of W_enc
         alone where the sparsifier looks at each latent by itself (relu, jumprelu, gated, and in eval mode the

@@ -11,20 +11,12 @@ from torch import nn
 
 import saelab
 from saelab.analysis import sample_codes
+from saelab.capabilities import HasLogits, HasLoss, HasTokens, lacking, need
 from saelab.corpora import Document
 from saelab.layout import Layout
 from saelab.stores.records import MEDIA_BYTES, media_type
 from saelab.subjects.reading import How, ReadsSamples, SampleReading
-from saelab.types import (
-    CorpusError,
-    HasLogits,
-    HasLoss,
-    HasTokens,
-    ShapeError,
-    SubjectError,
-    lacking,
-    need,
-)
+from saelab.types import CorpusError, ShapeError, SubjectError
 
 SIDE, WIDTH, D_SAE = 6, 8, 24
 

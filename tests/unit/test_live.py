@@ -27,7 +27,9 @@ def gpt2():
 
 
 def hooks_of(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    """Those of saelab: transformers leaves some of its own where hidden states were asked for once."""
+    hooks = [h for m in model.modules() for h in [*m._forward_hooks.values(), *m._forward_pre_hooks.values()]]
+    return sum(not getattr(hook, "__module__", "").startswith("transformers") for hook in hooks)
 
 
 def padded(subject, prompts):

@@ -1,4 +1,8 @@
-/** The controls of one latent: its strength, and the threshold of its gate over its histogram. */
+/**
+ * The controls of one latent: its strength, and the threshold of its gate over its histogram.
+ * @typedef {{scale: "max" | "norm" | "unit", gated: boolean, live: boolean, name: string,
+ *   change: () => void, remove: () => void}} How
+ */
 import { h, svg } from "./dom.js";
 import { short } from "./scales.js";
 
@@ -8,7 +12,7 @@ const ENDS = { max: 4, norm: 1, unit: 10 };
 /**
  * @param {{latent: number, alpha: number, threshold: number}} knob changed in place
  * @param {any} facts answer to "knob"
- * @param {{scale: "max" | "norm" | "unit", gated: boolean, live: boolean, name: string, change: () => void, remove: () => void}} how
+ * @param {How} how
  */
 export function knobElement(knob, facts, { scale, gated, live, name, change, remove }) {
   const called = `latent ${knob.latent}`;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import saelab
+from saelab.analysis.steering.arms import matched, together
 from saelab.corpora import world
 from saelab.sae import SAE
 from saelab.subjects.hooks import normalise_edits
@@ -63,19 +64,11 @@ def perplexity(subject: Any, texts: Sequence[str], edits: Any) -> float:
     return float(np.exp(total / n))
 
 
-def beside_random(hook: str, edits: Sequence[Any], seed: int) -> tuple[str, Callable[..., Tensor]]:
+def beside_random(hook: str, edits: Sequence[Any], seed: int) -> list[Any]:
     """The control of edits at one hook point: a random direction, of the norm of what they change, there."""
-    functions = [function for _, function in normalise_edits(list(edits))]
-    generator = torch.Generator().manual_seed(seed)
-
-    def push(acts: Tensor, context: Any) -> Tensor:
-        new = acts
-        for function in functions:
-            new = function(new.clone(), context)
-        direction = torch.randn(acts.shape[-1], generator=generator.manual_seed(seed)).to(acts)
-        return acts + (new - acts).norm(dim=-1, keepdim=True) * direction / direction.norm()
-
-    return hook, push
+    own = together(normalise_edits(list(edits)))
+    direction = torch.randn(edits[0].sae.d_out, generator=torch.Generator().manual_seed(seed))
+    return matched(own, {hook: direction / direction.norm()})
 
 
 def distinct_bigrams(texts: Sequence[str]) -> float:

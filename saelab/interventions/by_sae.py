@@ -173,6 +173,26 @@ class CodeEdit(LatentEdit):
         return moved(y, self.decoded(self.change(z, x, rows), x))
 
 
+class Several(LatentEdit):
+    """An edit whose field `latents` names those that it touches.
+
+    Attributes:
+        sae: The SAE.
+        hook: Where it works, if not where the SAE says; not with a transcoder.
+        latents: Which.
+    """
+
+    latents: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "latents", latents_of(self.sae, self.latents))
+
+    @property
+    def touched(self) -> tuple[int, ...]:
+        return self.latents
+
+
 class Gated(LatentEdit):
     """An edit of latents that acts where a gate is open. A subclass has the fields `gate` and `threshold`,
     after its own.
@@ -230,6 +250,25 @@ class Gated(LatentEdit):
             rows: Which rows they are.
         """
         return opened(self.gate, self.threshold, self.size(z, x), rows, self.POOL)
+
+
+class OfConcept(Gated, Several):
+    """A gated edit whose latents stand for one concept: its gate looks at what they make of the activation
+    together, ||sum_j z_j d_j|| with the directions d_j in units of the activations, and judges an input by
+    the mean of that over its positions (the largest alone is noise of a single position).
+
+    Attributes:
+        sae: The SAE.
+        hook: Where it works, if not where the SAE says; not with a transcoder.
+        latents: Those of the concept.
+        gate: As `Gated` has it.
+        threshold: What the concept must exceed, in units of the activations; None with gate="constant".
+    """
+
+    POOL: ClassVar[Literal["max", "mean"]] = "mean"
+
+    def size(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.decoded(z.detach(), x).norm(dim=-1, keepdim=True)
 
 
 def moved(y: Tensor, delta: Tensor) -> Tensor:
@@ -295,4 +334,7 @@ def finite(name: str, value: Any) -> float:
     return float(value)
 
 
-__all__ = ["CodeEdit", "Gated", "LatentEdit", "SAEEdit", "finite", "latent_of", "latents_of", "moved"]
+__all__ = [
+    "CodeEdit", "Gated", "LatentEdit", "OfConcept", "SAEEdit", "Several", "finite", "latent_of", "latents_of",
+    "moved",
+]  # fmt: skip

@@ -125,4 +125,4 @@ def checked_gate(gate: Any, threshold: Any) -> tuple[Gate, float | None]:
     return gate, float(threshold)
 
 
-__all__ = ["Gate", "Rows", "checked_gate", "opened"]
+__all__ = ["Gate", "Rows", "checked_gate", "opened", "so_far"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saelab.arguments import is_listed
-from saelab.interventions.by_sae import CodeEdit, Gated, finite, latent_of, latents_of
+from saelab.interventions.by_sae import CodeEdit, Gated, OfConcept, Several, finite, latent_of
 from saelab.interventions.gates import Gate, Rows
 from saelab.interventions.registry import register
 from saelab.types import ConfigError, short
@@ -21,7 +21,7 @@ def _threshold_of_version_1(data: dict) -> dict:
 
 @register("scale")
 @dataclass(frozen=True, eq=False)
-class Scale(Gated, CodeEdit):
+class Scale(Gated, Several, CodeEdit):
     """x' = x + decode(z') - decode(z), where some latents of z' are those of z times a factor, each where its
     own gate is open. The error of the SAE stays, and a row whose codes do not change keeps every bit.
 
@@ -49,12 +49,7 @@ class Scale(Gated, CodeEdit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "latents", latents_of(self.sae, self.latents))
         object.__setattr__(self, "factor", finite("factor", self.factor))
-
-    @property
-    def touched(self) -> tuple[int, ...]:
-        return self.latents
 
     def change(self, z: Tensor, x: Tensor, rows: Rows) -> Tensor:
         return torch.where(self.open(z, x, rows), z * (self.factor - 1), 0)
@@ -62,7 +57,7 @@ class Scale(Gated, CodeEdit):
 
 @register("erase")
 @dataclass(frozen=True, eq=False)
-class Erase(Gated, CodeEdit):
+class Erase(OfConcept, CodeEdit):
     """x' = x + decode(z') - decode(z), where all latents of a concept are multiplied by tau in the inputs
     that hold the concept (Interpret then Deactivate, arXiv 2503.09446, with the error kept). Inputs that the
     gate does not flag keep every bit.
@@ -85,8 +80,6 @@ class Erase(Gated, CodeEdit):
         RangeError: A latent is none of the SAE's.
     """
 
-    POOL: ClassVar[Literal["max", "mean"]] = "mean"
-
     latents: tuple[int, ...]
     tau: float = 0.0
     gate: Gate = "input"
@@ -94,15 +87,7 @@ class Erase(Gated, CodeEdit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "latents", latents_of(self.sae, self.latents))
         object.__setattr__(self, "tau", finite("tau", self.tau))
-
-    @property
-    def touched(self) -> tuple[int, ...]:
-        return self.latents
-
-    def size(self, z: Tensor, x: Tensor) -> Tensor:
-        return self.decoded(z.detach(), x).norm(dim=-1, keepdim=True)
 
     def change(self, z: Tensor, x: Tensor, rows: Rows) -> Tensor:
         return torch.where(self.open(z, x, rows), z * (self.tau - 1), 0)
@@ -143,7 +128,7 @@ class Clamp(CodeEdit):
 
 @register("ablate")
 @dataclass(frozen=True, eq=False)
-class Ablate(CodeEdit):
+class Ablate(Several, CodeEdit):
     """x' = x + decode(z') - decode(z), where some latents of z' are 0 or their means.
 
     Attributes:
@@ -165,7 +150,6 @@ class Ablate(CodeEdit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "latents", latents_of(self.sae, self.latents))
         if self.to not in ("zero", "mean"):
             message = f"to must be 'zero' or 'mean'. Got {short(self.to)}. Pass one of these."
             raise ConfigError(message)
@@ -180,10 +164,6 @@ class Ablate(CodeEdit):
             raise ConfigError(message)
         means = tuple(finite("A mean", value) for value in means)
         object.__setattr__(self, "means", means or None)
-
-    @property
-    def touched(self) -> tuple[int, ...]:
-        return self.latents
 
     def change(self, z: Tensor, x: Tensor, rows: Rows) -> Tensor:
         return (0 if self.means is None else z.new_tensor(self.means)) - z

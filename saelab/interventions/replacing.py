@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from saelab.arguments import floats
-from saelab.interventions.by_sae import Gated, latents_of
+from saelab.interventions.by_sae import OfConcept
 from saelab.interventions.gates import Gate, Rows
 from saelab.interventions.registry import register
 from saelab.types import NonFiniteError, ShapeError
@@ -17,7 +16,7 @@ from saelab.types import NonFiniteError, ShapeError
 
 @register("substitute")
 @dataclass(frozen=True, eq=False)
-class Substitute(Gated):
+class Substitute(OfConcept):
     """Where a concept shows, the activation becomes the natural one that is nearest to what is left without
     the concept:
 
@@ -42,8 +41,6 @@ class Substitute(Gated):
         NonFiniteError: natural holds NaN or infinity.
     """
 
-    POOL: ClassVar[Literal["max", "mean"]] = "mean"
-
     latents: tuple[int, ...]
     natural: Tensor
     gate: Gate = "token"
@@ -51,7 +48,6 @@ class Substitute(Gated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "latents", latents_of(self.sae, self.latents))
         natural = floats("natural", self.natural)
         if natural.ndim != 2 or not len(natural) or natural.shape[1] != self.sae.d_out:
             message = (
@@ -63,13 +59,6 @@ class Substitute(Gated):
             message = "natural must be finite. Got NaN or infinity in it. Drop these rows."
             raise NonFiniteError(message)
         object.__setattr__(self, "natural", natural.detach())
-
-    @property
-    def touched(self) -> tuple[int, ...]:
-        return self.latents
-
-    def size(self, z: Tensor, x: Tensor) -> Tensor:
-        return self.decoded(z.detach(), x).norm(dim=-1, keepdim=True)
 
     def rows(self, x: Tensor, y: Tensor, rows: Rows) -> Tensor:
         z = self.sae.encode_some(x, self.touched)

@@ -240,7 +240,8 @@ class Network(nn.Module):
 
     def scale(self, x: Float[Tensor, "*lead d_in"]) -> Scale | None:
         """What `decode` needs to undo a per-row normalisation: mean and norm [*lead 1], None without one."""
-        return self.normalised(self._checked(x, self.d_in, "d_in", "Activations"))[1]
+        x = self._checked(x, self.d_in, "d_in", "Activations")
+        return self.normalised(x)[1] if self.per_row else None
 
     def b_in(self) -> Float[Tensor, " d_in"]:
         """What is subtracted from the normalised input: b_dec, or zeros where the config says so."""

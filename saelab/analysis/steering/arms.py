@@ -28,6 +28,27 @@ ALIKE = 20
 Edits = list[tuple[HookPoint, EditFn]]
 
 
+def together(edits: Edits) -> Edits:
+    """One edit for each hook point, which does what all do there, in their order.
+
+    Args:
+        edits: Any.
+    """
+    at: dict[HookPoint, list[EditFn]] = {}
+    for hook, edit in edits:
+        at.setdefault(hook, []).append(edit)
+    return [(hook, _in_order(each)) for hook, each in at.items()]
+
+
+def _in_order(edits: Sequence[EditFn]) -> EditFn:
+    def all_of_them(acts: Tensor, context: Context) -> Tensor:
+        for edit in edits:
+            acts = edit(acts.clone(), context).to(acts)
+        return acts
+
+    return all_of_them
+
+
 def matched(edits: Edits, directions: Mapping[str, Tensor]) -> Edits:
     """Edits that move each row as far as others do, but along one direction.
 

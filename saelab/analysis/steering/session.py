@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from saelab.analysis.controls import random_directions
-from saelab.analysis.steering.arms import matched
+from saelab.analysis.steering.arms import matched, together
 from saelab.analysis.steering.settings import Knob, Settings, of_recipe, recipe
 from saelab.capabilities import Generates, need
 from saelab.config import integer
 from saelab.interventions import Edit
 from saelab.interventions.samples import Each
+from saelab.subjects.hooks import normalise_edits
 from saelab.types import ConfigError, Context, HookPoint, RangeError, SubjectError
 
 if TYPE_CHECKING:
@@ -45,26 +46,19 @@ class AlongRandom(Edit):
     """
 
     def __init__(self, edits: Sequence[Edit], subject: Any, seed: int = 0) -> None:
-        self.edits = tuple(edits)
-        self._hooks = tuple(dict.fromkeys(hook for edit in edits for hook in edit.hooks))
+        own = together(normalise_edits(edits))
         directions = {
             hook.name: torch.from_numpy(random_directions(1, subject.width(hook), seed + i)[0])
-            for i, hook in enumerate(self._hooks)
+            for i, (hook, _) in enumerate(own)
         }
-        self._along = dict(matched([(hook, self._together) for hook in self._hooks], directions))
+        self._along = dict(matched(own, directions))
 
     @property
     def hooks(self) -> tuple[HookPoint, ...]:
-        return self._hooks
+        return tuple(self._along)
 
     def __call__(self, acts: Tensor, context: Context) -> Tensor:
         return self._along[context.hook](acts, context)
-
-    def _together(self, acts: Tensor, context: Context) -> Tensor:
-        for edit in self.edits:
-            if context.hook in edit.hooks:
-                acts = edit(acts.clone(), context).to(acts)
-        return acts
 
 
 class Written:

@@ -23,7 +23,7 @@ MESSAGES = [
 
 @pytest.fixture(scope="module")
 def acts(smollm2, tmp_path_factory):
-    texts, _ = real_models.texts(260, characters=500)
+    texts, _ = real_models.texts(300, characters=500)
     out = tmp_path_factory.mktemp("smollm2") / "acts"
     return saelab.harvest(smollm2, texts, [HOOK], out, max_rows=20_000, progress=False)
 

@@ -30,7 +30,11 @@ TOGETHER = {
     f"tests/{path}.py": unit
     for unit, folder, names in (
         ("browser", "browser", "export keys pictures reopened tour"),
-        ("forks", "unit", "cli cli_train dist estimates full_disks gguf killing merging resuming"),
+        (
+            "forks",
+            "unit",
+            "cli cli_train dist estimates full_disks gguf hub killing merging releases resuming",
+        ),
     )
     for path in (f"{folder}/test_{name}" for name in names.split())
 }

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import hub_server
 import pytest
+import safetensors.torch
 import torch
 from forks import Forked
 
@@ -141,6 +142,34 @@ def test_what_cannot_be_reached_is_one_sentence(serving, tmp_path):
         for line, word in zip(done.stdout.splitlines(), words, strict=True):
             assert word in line, (asked, done.stderr[-2000:])
             assert "Connect or log in" in line
+
+
+def test_an_sae_in_several_files_is_fetched_whole(serving, repository, tmp_path):
+    place, where = repository / "sharded", {}
+    place.mkdir()
+    shapes = {"W_enc": (6, 16), "b_enc": (16,), "W_dec": (16, 6), "b_dec": (6,)}
+    for i, (name, shape) in enumerate(shapes.items()):
+        where[name] = f"model-{i + 1:05}-of-00004.safetensors"
+        safetensors.torch.save_file({name: torch.randn(shape)}, place / where[name])
+    index = "model.safetensors.index.json"
+    (place / index).write_text(json.dumps({"weight_map": where}))
+    shutil.copy(place / where["W_enc"], place / "beside.safetensors")
+    said = {"rule": "relu", "apply_b_dec_to_input": False, "normalise": "none", "normalise_decoder": False}
+    code = f"""
+for name in ("sharded/{index}", "sharded", "sharded/{where["W_dec"]}"):
+    try:
+        print(saelab.load_sae({OWNER!r}, name, **{said!r}).fingerprint())
+    except FormatError as error:
+        print(error)
+"""
+    port = serving().server_port
+    first, second, third = elsewhere(code, tmp_path / "home", port).stdout.splitlines()
+    assert first == load_sae(place / index, **said).fingerprint()
+    assert "must hold one SAE" in second
+    assert "beside.safetensors" in second
+    assert "read together" in third
+    (place / "beside.safetensors").unlink()
+    assert elsewhere(code, tmp_path / "fresh", port).stdout.splitlines()[:2] == [first, first]
 
 
 def test_a_folder_of_several_asks_which(serving, tmp_path):

@@ -20,7 +20,7 @@ CLOCK = """
 (value) => new Promise((done, fail) => {
   setTimeout(() => fail(new Error(document.querySelector('.sl-root').innerText)), 15000);
   const slider = document.querySelector('[data-knob="7"] input[type=range]');
-  const columns = document.querySelector('.sl-columns');
+  const columns = document.querySelector('.sl-beside');
   const status = document.querySelector('.sl-steer [role=status]');
   const start = performance.now();
   const watcher = new MutationObserver(() => {

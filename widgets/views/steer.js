@@ -8,6 +8,7 @@
 import { h } from "../shared/dom.js";
 import { pulling, sideBySide } from "../shared/generations.js";
 import { knobElement } from "../shared/knobs.js";
+import { recipePanel } from "../shared/recipe.js";
 import { dosePanel, shiftPanel } from "../shared/shifts.js";
 import { rendering } from "../shared/view.js";
 
@@ -38,7 +39,7 @@ class Steering {
     this.asked = 0;
 
     this.knobs = h("div", { class: "sl-knobs" });
-    this.columns = h("div", { class: "sl-columns" });
+    this.columns = h("div", { class: "sl-beside" });
     this.status = h("p", { class: "sl-hint", role: "status" });
     this.panels = h("div", { class: "sl-panels" });
     this.found = h("div", { class: "sl-fields", role: "group", "aria-label": "latents found" });
@@ -47,7 +48,7 @@ class Steering {
     this.control = /** @type {HTMLInputElement} */ (
       h("input", { type: "checkbox", checked: true, onchange: () => this.told && this.draw(this.told) })
     );
-    const side = h("div", {}, ...this.form(), this.knobs, ...(view.live ? this.recipe() : []));
+    const side = h("div", {}, ...this.form(), this.knobs, ...this.recipe());
     const tools = h(
       "div",
       { class: "sl-fields" },
@@ -131,31 +132,10 @@ class Steering {
     ];
   }
 
-  /** The edits as a file, and a file as edits. */
+  /** The edits as a file, and a file as edits; nothing on a page without a kernel. */
   recipe() {
-    const { view } = this;
-    const text = /** @type {HTMLTextAreaElement} */ (
-      h("textarea", { rows: 6, "aria-label": "recipe, JSON", spellcheck: "false" })
-    );
-    const save = async () => {
-      const answer = await view.ask("recipe", { settings: this.json() });
-      if (answer) text.value = answer.fields.text;
-      return answer !== null;
-    };
-    const download = async () => {
-      if (!(await save())) return;
-      const href = URL.createObjectURL(new Blob([text.value], { type: "application/json" }));
-      h("a", { href, download: "recipe.json" }).click();
-      URL.revokeObjectURL(href);
-    };
-    const load = async () => {
-      const answer = await view.ask("load", { text: text.value, settings: this.json() });
-      if (answer) this.show(answer.header.settings, true);
-    };
-    /** @param {string} name @param {() => void} onclick */
-    const button = (name, onclick) => h("button", { type: "button", onclick }, name);
-    const buttons = [button("write", save), button("download", download), button("load", load)];
-    return [h("details", {}, h("summary", {}, "recipe"), text, h("div", { class: "sl-fields" }, ...buttons))];
+    const loaded = (/** @type {string} */ settings) => this.show(settings, true);
+    return this.view.live ? [recipePanel(this.view, () => this.json(), loaded)] : [];
   }
 
   json() {

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Z = 1.959964
 """Standard deviations that hold 95 % of a normal distribution."""
+POINTS = 200
+"""Of a curve that is drawn, at most."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,43 @@ class GateCurve:
             f"held out: clean {self.per}s {self.held_out_clean}; target inputs {self.held_out_target}",
             f"AUROC {self.auroc:.4g} [{low:.4g}, {high:.4g}] on held-out inputs",
         ])  # fmt: skip
+
+
+def drawn(curve: GateCurve) -> dict[str, Any]:
+    """What is drawn of a gate: its curve, thinned where it has many points, and how it does.
+
+    Args:
+        curve: Of `calibrate_gate`.
+
+    Returns:
+        What JSON can hold. threshold, clean, target: of each point, the highest threshold first, and those
+        that an edit can have alone; chosen: the threshold; met; n: [clean, target] inputs of the calibration
+        part; max_clean, min_target; auroc: [value, low, high], and held_out: {clean, target} of [share, low,
+        high, n], both of the held-out part, None where there is no number.
+    """
+    threshold = curve.curve.threshold
+    usable = np.flatnonzero(threshold >= 0)
+    some = usable[np.linspace(0, len(usable) - 1, min(len(usable), POINTS)).round().astype(int)]
+    at = int(usable[np.abs(threshold[usable] - curve.threshold).argmin()])
+    some = np.unique([*some, at])
+    held = {"clean": curve.held_out_clean, "target": curve.held_out_target}
+    return {
+        "threshold": threshold[some].tolist(),
+        "clean": curve.curve.false[some].tolist(),
+        "target": curve.curve.true[some].tolist(),
+        "chosen": curve.threshold,
+        "met": curve.met,
+        "n": [curve.clean.n, curve.target.n],
+        "max_clean": curve.max_clean,
+        "min_target": curve.min_target,
+        "auroc": numbers(curve.auroc, *curve.auroc_interval),
+        "held_out": {name: [*numbers(each.share, *each.interval), each.n] for name, each in held.items()},
+    }
+
+
+def numbers(*values: float) -> list[float | None]:
+    """Numbers that JSON can hold: None for those that are not finite."""
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 @checked(
@@ -285,4 +324,4 @@ def _opens(signal: np.ndarray, threshold: float) -> Opens:
     return Opens(share, (float(max(middle - half, 0.0)), float(min(middle + half, 1.0))), n)
 
 
-__all__ = ["GateCurve", "Opens", "calibrate_gate"]
+__all__ = ["GateCurve", "Opens", "calibrate_gate", "drawn", "numbers"]

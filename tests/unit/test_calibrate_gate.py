@@ -95,7 +95,7 @@ def test_what_has_no_gate_is_refused(net):
 
 
 def test_a_curve_is_drawn_of_few_points(net):
-    """What JSON can hold, thinned, with the threshold that was chosen, without those that no edit can have."""
+    """What JSON can hold, thinned, with the threshold that was chosen, without those no edit can have."""
     found = calibrate_gate(gated(LEVER), planted.texts(300, False), planted.texts(300, True), subject=net)
     told = json.loads(json.dumps(drawn(found), allow_nan=False))
     assert len(told["threshold"]) in (POINTS, POINTS + 1)

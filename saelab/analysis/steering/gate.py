@@ -231,11 +231,7 @@ def calibrate_gate(
     no, yes = (parts(len(each), held_out, rng) for each in (clean_documents, target_documents))
     quiet = _signals(edit, hook, subject, clean_documents, batch_size)
     loud = _signals(edit, hook, subject, target_documents, batch_size)
-    mean = edit.gate == "input" and edit.POOL == "mean"
-    peaks = [
-        np.array([(each.mean() if mean and len(each) else each.max(initial=0)) for each in side])
-        for side in (quiet, loud)
-    ]
+    peaks = [_of_inputs(edit, side) for side in (quiet, loud)]
 
     def counted(at: np.ndarray) -> np.ndarray:
         return peaks[0][at] if per == "input" else np.concatenate([quiet[i] for i in at])
@@ -266,6 +262,28 @@ def calibrate_gate(
     )
     remember(result.edit.sae, latents_of(result.edit), result.fitted)
     return result
+
+
+def opens_on(edit: Any, subject: Subject, documents: Sequence[Document], batch_size: int = 16) -> np.ndarray:
+    """bool [documents]: whether the gate of an edit opens in each, of the untouched subject.
+
+    Args:
+        edit: A gated edit with its threshold.
+        subject: The model.
+        documents: Samples.
+        batch_size: Of a pass.
+
+    Raises:
+        ConfigError: The edit has no gate.
+    """
+    signals = _signals(edit, _gated(edit), subject, documents, batch_size)
+    return _of_inputs(edit, signals) > edit.threshold
+
+
+def _of_inputs(edit: Any, signals: Sequence[np.ndarray]) -> np.ndarray:
+    """float64 [inputs]: of the signals of their positions what the gate judges each input by."""
+    mean = edit.gate == "input" and edit.POOL == "mean"
+    return np.array([(each.mean() if mean and len(each) else each.max(initial=0)) for each in signals])
 
 
 def _gated(edit: Any) -> Any:
@@ -324,4 +342,4 @@ def _opens(signal: np.ndarray, threshold: float) -> Opens:
     return Opens(share, (float(max(middle - half, 0.0)), float(min(middle + half, 1.0))), n)
 
 
-__all__ = ["GateCurve", "Opens", "calibrate_gate", "drawn", "numbers"]
+__all__ = ["GateCurve", "Opens", "calibrate_gate", "drawn", "numbers", "opens_on"]

@@ -6,11 +6,9 @@ activation as far as the edits do, along one random direction. All three are one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +16,7 @@ from saelab.analysis.controls import random_directions
 from saelab.analysis.steering.arms import matched, together
 from saelab.analysis.steering.gauges import Gauges
 from saelab.analysis.steering.settings import Knob, Settings, of_recipe, recipe
+from saelab.analysis.steering.writing import Writer, Written
 from saelab.capabilities import Generates, need
 from saelab.config import integer
 from saelab.interventions import Edit, Steer
@@ -36,8 +35,6 @@ COLUMNS = ("plain", "steered", "random direction")
 MOST_SHIFTS = 8
 LEAST_KL = 1e-9
 """Nats below which rounding alone has changed something."""
-KEPT = 200
-"""Settings whose answers are kept."""
 
 
 class AlongRandom(Edit):
@@ -64,47 +61,7 @@ class AlongRandom(Edit):
         return self._along[context.hook](acts, context)
 
 
-class Written:
-    """Texts that are being written, side by side from one prompt.
-
-    Args:
-        steps: Of `subject.stream`.
-        names: Of the columns.
-    """
-
-    def __init__(self, steps: Iterator[Any], names: Sequence[str] = COLUMNS) -> None:
-        self.names = tuple(names)
-        self.done = False
-        self._steps = steps
-        self._ids: list[list[int]] = [[] for _ in names]
-        self._texts: list[list[str]] = [[] for _ in names]
-
-    def more(self, n: int) -> None:
-        """Go on by n tokens, at most."""
-        for _ in range(n):
-            step = next(self._steps, None)
-            if step is None:
-                self.done = True
-                return
-            for ids, texts, new, text in zip(self._ids, self._texts, step.ids, step.texts, strict=True):
-                if new >= 0 or text:
-                    ids.append(int(new))
-                    texts.append(text)
-
-    def close(self) -> None:
-        """Write no more, and free the cache."""
-        self._steps.close()  # type: ignore[attr-defined]
-
-    def told(self) -> dict[str, Any]:
-        """Of each column its tokens, and which of them differ from the first column's."""
-        columns = [
-            {"name": name, "tokens": texts, "changed": _changed(self._ids[0], ids)}
-            for name, ids, texts in zip(self.names, self._ids, self._texts, strict=True)
-        ]
-        return {"done": self.done, "columns": columns}
-
-
-class Session:
+class Session(Writer):
     """Answers the questions of one steering view.
 
     Args:
@@ -124,13 +81,10 @@ class Session:
                 f"{type(subject).__name__} without stream(). Load a language model by saelab.load_subject."
             )
             raise SubjectError(message)
+        super().__init__()
         self.subject: Any = subject
         self.sae, self.store = sae, store
         self.gauges = Gauges(subject, sae, store)
-        self._run: tuple[int, str, Written] | None = None
-        self._n = 0
-        self.kept: dict[tuple[str, str], dict[str, Any]] = {}
-        """(question, settings) -> answer, of all that was computed to its end"""
 
     def settings(
         self,
@@ -205,76 +159,6 @@ class Session:
         edit = Steer(self.sae, latent, 1.0, gate=gate, threshold=0.0)  # type: ignore[arg-type]
         return self.gauges.curve(edit)
 
-    def begin(self, settings: str, n: int = 1) -> dict[str, Any]:
-        """Begin to write, and let go of what was being written.
-
-        Args:
-            settings: `Settings.json()`.
-            n: Tokens that are written at once.
-
-        Returns:
-            run: Its number; done; columns: name, tokens and changed of each.
-
-        Raises:
-            ConfigError: A setting is wrong.
-            CorpusError: The prompt does not fit the context.
-        """
-        self.stop()
-        made = Settings.parse(settings)
-        self._n += 1
-        self._run = (self._n, settings, self._stream(made))
-        return self.more(self._n, n)
-
-    def more(self, run: int, n: int = 4) -> dict[str, Any]:
-        """Go on with what `begin` began.
-
-        Args:
-            run: Its number.
-            n: Tokens, at most.
-
-        Returns:
-            As `begin` gives; `stale` alone where another run has begun since, or it was stopped.
-        """
-        if self._run is None or self._run[0] != run:
-            return {"run": run, "stale": True}
-        _, settings, written = self._run
-        written.more(n)
-        told = written.told()
-        if written.done:
-            self._run = None
-            self._keep("written", settings, told)
-        return {"run": run, **told}
-
-    def stop(self, run: int | None = None) -> dict[str, Any]:
-        """Write no more.
-
-        Args:
-            run: That one, if it is still written; None: whichever is.
-        """
-        if self._run is not None and run in (None, self._run[0]):
-            self._run[2].close()
-            self._run = None
-        return {}
-
-    def written(self, settings: str) -> dict[str, Any]:
-        """The whole texts of some settings.
-
-        Args:
-            settings: `Settings.json()`.
-
-        Returns:
-            done, columns.
-        """
-
-        def write() -> dict[str, Any]:
-            made = Settings.parse(settings)
-            written = self._stream(made)
-            while not written.done:
-                written.more(made.tokens)
-            return written.told()
-
-        return self._once("written", settings, write)
-
     def shifts(self, settings: str) -> dict[str, Any]:
         """What the edits do to the token after the prompt, beside their control.
 
@@ -343,12 +227,13 @@ class Session:
         """Edits and their control."""
         return [edits, [AlongRandom(edits, self.subject)] if edits else []]
 
-    def _stream(self, made: Settings) -> Written:
+    def _stream(self, settings: str) -> Written:
+        made = Settings.parse(settings)
         edits = self._edits(made)
         each = _each([[], *self._arms(edits)]) if edits else ()
         n = len(COLUMNS)
         how = {"temperature": made.temperature, "seed": [made.seed] * n, "max_new_tokens": made.tokens}
-        return Written(self.subject.stream([made.prompt] * n, each, **how))
+        return Written(self.subject.stream([made.prompt] * n, each, **how), COLUMNS)
 
     def _shifts(self, made: Settings) -> dict[str, Any]:
         edits = self._edits(made)
@@ -402,16 +287,6 @@ class Session:
             "chance": {name: part[:, token].exp().tolist() for name, part in parts.items()},
         }
 
-    def _once(self, question: str, settings: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        found = self.kept.get((question, settings))
-        return found if found is not None else self._keep(question, settings, make())
-
-    def _keep(self, question: str, settings: str, answer: dict[str, Any]) -> dict[str, Any]:
-        self.kept[question, settings] = answer
-        while len(self.kept) > 3 * KEPT:
-            del self.kept[next(iter(self.kept))]
-        return answer
-
 
 def _each(arms: Sequence[Sequence[Edit]]) -> Each:
     return Each(tuple(map(tuple, arms)))
@@ -422,12 +297,4 @@ def _kl(plain: Tensor, other: Tensor) -> float:
     return max(0.0, float((plain.exp() * (plain - other)).sum()))
 
 
-def _changed(plain: Sequence[int], own: Sequence[int]) -> list[int]:
-    """Of each token 1 where it is none of those that both texts have in common, in order."""
-    changed = np.ones(len(own), int)
-    for block in SequenceMatcher(None, plain, own, autojunk=False).get_matching_blocks():
-        changed[block.b : block.b + block.size] = 0
-    return changed.tolist()
-
-
-__all__ = ["AlongRandom", "Session", "Written"]
+__all__ = ["AlongRandom", "Session"]

@@ -108,7 +108,7 @@ class Settings:
 
     def json(self) -> str:
         """As a browser writes them: whole numbers without a point."""
-        return json.dumps(_whole(asdict(self)), ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(whole(asdict(self)), ensure_ascii=False, separators=(",", ":"))
 
     def edits(self, sae: SAE, peak: Callable[[int], float], factor: float = 1.0) -> list[Edit]:
         """The edits, in the order of the latents.
@@ -194,12 +194,17 @@ def of_recipe(text: str, sae: SAE, subject: Subject, now: Settings) -> Settings:
     )
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
+    """JSON data in which whole numbers have no point, as a browser writes them.
+
+    Args:
+        value: Dicts, lists, numbers and strings.
+    """
     if isinstance(value, Mapping):
-        return {key: _whole(each) for key, each in value.items()}
+        return {key: whole(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_whole(each) for each in value]
+        return [whole(each) for each in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-__all__ = ["Knob", "Settings", "of_recipe", "recipe"]
+__all__ = ["Knob", "Settings", "of_recipe", "recipe", "whole"]

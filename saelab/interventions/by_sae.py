@@ -253,22 +253,41 @@ class Gated(LatentEdit):
 
 
 class OfConcept(Gated, Several):
-    """A gated edit whose latents stand for one concept: its gate looks at what they make of the activation
-    together, ||sum_j z_j d_j|| with the directions d_j in units of the activations, and judges an input by
-    the mean of that over its positions (the largest alone is noise of a single position).
+    """A gated edit whose latents stand for one concept: its gate looks at all of them at once, and judges an
+    input by the mean over its positions (the largest alone is noise of a single position). An input that has
+    been flagged stays flagged, whatever is written afterwards.
 
     Attributes:
         sae: The SAE.
         hook: Where it works, if not where the SAE says; not with a transcoder.
         latents: Those of the concept.
         gate: As `Gated` has it.
-        threshold: What the concept must exceed, in units of the activations; None with gate="constant".
+        threshold: What the concept must exceed; None with gate="constant".
+        weights: Of each latent's code in the gate's signal, sum_j w_j z_j where that is above 0, else 0
+            (`saelab.analysis.calibrate_gate` fits them). None: the signal is ||sum_j z_j d_j||, what the
+            latents make of the activation, in its units.
     """
 
     POOL: ClassVar[Literal["max", "mean"]] = "mean"
 
+    weights: tuple[float, ...] | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights is None:
+            return
+        if not is_listed(self.weights) or len(tuple(self.weights)) != len(self.latents):
+            message = (
+                f"weights must be one for each of {len(self.latents)} latents. Got {short(self.weights)}. "
+                "Have them fitted: saelab.analysis.calibrate_gate."
+            )
+            raise ConfigError(message)
+        object.__setattr__(self, "weights", tuple(finite("A weight", value) for value in self.weights))
+
     def size(self, z: Tensor, x: Tensor) -> Tensor:
-        return self.decoded(z.detach(), x).norm(dim=-1, keepdim=True)
+        if self.weights is None:
+            return self.decoded(z.detach(), x).norm(dim=-1, keepdim=True)
+        return (z.detach() @ z.new_tensor(self.weights)).clamp_min(0)[:, None]
 
 
 def moved(y: Tensor, delta: Tensor) -> Tensor:

@@ -130,10 +130,18 @@ EXAMPLES: dict[str, tuple[Make, Make | None]] = {
     ),
     "substitute": (
         lambda case, subject, inputs: Substitute(
-            rough(case.hook, case.width), range(case.width), naturals(case.width), threshold=0.01
+            rough(case.hook, case.width),
+            range(case.width),
+            naturals(case.width),
+            threshold=0.01,
+            weights=[1.0] * case.width,
         ),
         lambda case, subject, inputs: Substitute(
-            rough(case.hook, case.width), range(case.width), naturals(case.width), threshold=1e9
+            rough(case.hook, case.width),
+            range(case.width),
+            naturals(case.width),
+            threshold=1e9,
+            weights=[1.0] * case.width,
         ),
     ),
     "clamp": (lambda case, subject, inputs: Clamp(rough(case.hook, case.width), 3, 1.5), None),

@@ -8,11 +8,12 @@ import json
 import numpy as np
 import planted
 import pytest
-from planted import CONCEPT, LEVER
+import torch
+from planted import CONCEPT, DEAD, LEVER
 
 from saelab.analysis import calibrate_gate
 from saelab.analysis.steering.gate import POINTS, drawn
-from saelab.interventions import AddDirection, Scale
+from saelab.interventions import AddDirection, Erase, Scale
 from saelab.types import ConfigError, CorpusError
 
 
@@ -69,6 +70,29 @@ def test_tokens_are_counted_one_by_one(net):
     many = calibrate_gate(gated(LEVER, "token"), clean, target, subject=net, max_clean=0.3)
     assert many.clean.n == 10
     assert many.threshold > found.threshold  # the highest of six is higher than one of them
+
+
+def test_latents_of_a_concept_are_weighed_so_that_those_which_fire_everywhere_do_not_drown_it(net):
+    clean, target = planted.texts(80, False), planted.texts(80, True)
+    edit = Erase(planted.sae(), (0, CONCEPT, LEVER, DEAD), 0.0, threshold=0.0)
+    plain = calibrate_gate(edit, clean, target, subject=net, weigh=False)
+    found = calibrate_gate(edit, clean, target, subject=net)
+    assert plain.edit.weights is None
+    assert plain.auroc < 0.97
+    assert (found.auroc, found.held_out_clean.share, found.held_out_target.share) == (1, 0, 1)
+    one, concept, lever, dead = found.edit.weights
+    assert concept > 5 * max(abs(one), abs(lever))
+    assert dead == 0
+    # the signal is that sum of codes, and what is edited is all of the concept's latents
+    x = torch.stack(target[:3])
+    codes = torch.where(x > 0.5, x, 0)[..., [0, CONCEPT, LEVER, DEAD]]
+    signal = (codes @ torch.tensor(found.edit.weights)).clamp_min(0)
+    torch.testing.assert_close(found.edit.signal(x.reshape(18, -1)).reshape(3, 6), signal)
+    after = net.run(net.prepare(target[:3]), read="body", edits=found.edit).acts["body"]
+    torch.testing.assert_close(after[..., LEVER], torch.where(x > 0.5, 0, x)[..., LEVER])
+    # weights that the edit has are its own
+    own = dataclasses.replace(edit, weights=(0.0, 1.0, 0.0, 0.0))
+    assert calibrate_gate(own, clean, target, subject=net).edit.weights == own.weights
 
 
 def test_a_limit_of_none_is_kept(net):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saelab.analysis.steering import ranking
 from saelab.analysis.steering.known import apart, check_unseen, distinct, latents_of, parts, remember
 from saelab.analysis.steering.pooled import corpus_of
 from saelab.analysis.steering.selected import documents_of
 from saelab.analysis.steering.separation import Roc, auroc, auroc_interval, roc
 from saelab.arguments import a_subject, an_integer, checked, listed, one_of, real
-from saelab.config import is_number
+from saelab.config import boolean, is_number
 from saelab.errors import headline
 from saelab.harvesting.batches import batches, check_hooks, side_by_side
+from saelab.interventions.by_sae import OfConcept
 from saelab.types import ConfigError, short
 
 if TYPE_CHECKING:
@@ -24,12 +26,15 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from saelab.corpora import Document
+    from saelab.sae import SAE
     from saelab.types import Subject
 
 Z = 1.959964
 """Standard deviations that hold 95 % of a normal distribution."""
 POINTS = 200
 """Of a curve that is drawn, at most."""
+RIDGE = 0.01
+"""Strength of the penalty on the weights of a concept's latents."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class GateCurve:
     """of samples that had no part in the choice of the threshold"""
     held_out_target: Opens
     auroc: float
-    """of the held-out part: clean inputs against target inputs, by the highest signal of each"""
+    """of the held-out part: clean inputs against target inputs, by the signal of each"""
     auroc_interval: tuple[float, float]
     fitted: frozenset[str] = field(repr=False)
     """hashes of the calibration part; `effect` refuses these samples"""
@@ -178,7 +183,8 @@ def numbers(*values: float) -> list[float | None]:
 
 @checked(
     clean=listed, target=listed, subject=a_subject, max_clean=real(0), min_target=real(0),
-    per=one_of("input", "token"), held_out=real(0), seed=an_integer(), batch_size=an_integer(1),
+    per=one_of("input", "token"), weigh=boolean, held_out=real(0), seed=an_integer(),
+    batch_size=an_integer(1),
 )  # fmt: skip
 def calibrate_gate(
     edit: Any,
@@ -189,6 +195,7 @@ def calibrate_gate(
     max_clean: float = 0.05,
     min_target: float = 0.9,
     per: str = "input",
+    weigh: bool = True,
     held_out: float = 0.5,
     seed: int = 0,
     batch_size: int = 16,
@@ -199,6 +206,10 @@ def calibrate_gate(
     the middle of the gap where there is one. Where none keeps both, it is the one that opens on most target
     inputs while it keeps `max_clean`, and the result says so.
 
+    Before that the weights of a concept's latents (of `Erase` and `Substitute`) are fitted, where the edit
+    has none: a logistic probe on the mean codes of the calibration part. Latents that fire everywhere then
+    count for little, however large they are.
+
     Args:
         edit: A gated edit, with gate="input" or "token"; its present threshold does not matter.
         clean: Samples that the gate should leave alone.
@@ -208,12 +219,13 @@ def calibrate_gate(
         min_target: The share of target inputs on which it must open.
         per: What is counted of the clean samples: "input" by their own signal (the highest, or for `Erase`
             the mean, of their positions), or each "token".
+        weigh: Whether weights are fitted; else the signal stays as the edit has it.
         held_out: Share of the samples on which the threshold is judged.
         seed: Of the parts and the interval.
         batch_size: Samples of a pass.
 
     Returns:
-        The curve, and under `edit` the edit with the threshold.
+        The curve, and under `edit` the edit with the threshold, and the weights.
 
     Raises:
         ConfigError: The edit has no gate, or a limit is no share.
@@ -229,6 +241,9 @@ def calibrate_gate(
     apart("clean", clean_keys, "target", target_keys)
     rng = np.random.default_rng(seed)
     no, yes = (parts(len(each), held_out, rng) for each in (clean_documents, target_documents))
+    if weigh and isinstance(edit, OfConcept) and edit.weights is None:
+        sides = [clean_documents[i] for i in no[0]], [target_documents[i] for i in yes[0]]
+        edit = dataclasses.replace(edit, weights=_weights(edit, hook, subject, *sides, batch_size))
     quiet = _signals(edit, hook, subject, clean_documents, batch_size)
     loud = _signals(edit, hook, subject, target_documents, batch_size)
     peaks = [_of_inputs(edit, side) for side in (quiet, loud)]
@@ -301,11 +316,34 @@ def _gated(edit: Any) -> Any:
     return edit.hooks[0]
 
 
+def _weights(
+    edit: OfConcept, hook: Any, subject: Any, clean: Sequence[Document], target: Sequence[Document],
+    batch_size: int,
+) -> tuple[float, ...]:  # fmt: skip
+    """Such that the mean of sum_j w_j z_j over the rows of a sample tells both kinds apart."""
+    sae, both = edit.sae, [*clean, *target]
+    codes = _rows(lambda x: sae.encode_some(x, edit.touched), sae, hook, subject, both, batch_size)
+    means = np.stack([each.mean(0) if len(each) else np.zeros(len(edit.touched)) for each in codes])
+    size = ranking.spread(means)
+    truth = (np.arange(len(means)) >= len(clean)).astype(np.float64)
+    weights, _ = ranking.logistic((means - means.mean(0)) / size, truth, "l2", RIDGE)
+    return tuple((weights / size).tolist())
+
+
 def _signals(
     edit: Any, hook: Any, subject: Any, documents: Sequence[Document], batch_size: int
 ) -> list[np.ndarray]:
     """float64 [rows] of each sample: the signal that the gate compares with its threshold, of its largest
     latent."""
+    found = _rows(edit.signal, edit.sae, hook, subject, documents, batch_size)
+    return [each.max(1, initial=0) for each in found]
+
+
+def _rows(
+    of: Callable[[Any], Any], sae: SAE, hook: Any, subject: Any, documents: Sequence[Document],
+    batch_size: int,
+) -> list[np.ndarray]:  # fmt: skip
+    """float64 [rows c] of each sample: what a function makes of the activations that the SAE reads."""
     import torch
 
     corpus = corpus_of(documents)
@@ -313,12 +351,12 @@ def _signals(
     found: list[list[np.ndarray]] = [[] for _ in documents]
     for batch in batches(subject, corpus, hooks, batch_size=batch_size):
         with torch.no_grad():
-            signal = edit.signal(side_by_side(batch.acts, hooks).to(edit.sae.device))
-        signal = signal.reshape(len(batch), -1).amax(1).double().cpu().numpy()
+            values = of(side_by_side(batch.acts, hooks).to(sae.device))
+        rows = values.reshape(len(batch), -1).double().cpu().numpy()
         sample = batch.rows.origin[:, 0]
         for number in np.unique(sample):
-            found[number].append(signal[sample == number])
-    return [np.concatenate(each) if each else np.zeros(0) for each in found]
+            found[number].append(rows[sample == number])
+    return [np.concatenate(each) if each else np.zeros((0, 1)) for each in found]
 
 
 def _chosen(curve: Roc, max_clean: float, min_target: float) -> tuple[float, bool]:

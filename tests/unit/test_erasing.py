@@ -193,10 +193,12 @@ def test_recipes_that_are_none_of_the_view(session, signed_lab, tmp_path):
     made, (sae, latents) = settings(session), (session.sae, session.concepts["cooking"].selected.latents)
     other = [j for j in range(64) if j not in {*latents, *session.concepts["law"].selected.latents}]
     natural = torch.zeros(4, 128)
+    weights = session._curve("cooking", latents, "input").edit.weights
     for edit, match in (
         (Scale(sae, latents, 0.5), "Got Scale"),
         (Erase(sae, other[:2], 0.0, threshold=1.0), "Add the concept first"),
-        (Substitute(sae, latents, natural, threshold=1.0), "view's own samples"),
+        (Erase(sae, latents, 0.0, threshold=1.0), "must weigh latents"),
+        (Substitute(sae, latents, natural, threshold=1.0, weights=weights), "view's own samples"),
         ([Erase(sae, latents, t, threshold=1.0) for t in (0.0, 1.0)], "all of one kind"),
         (Erase(signed_lab.sae, latents, 0.0, threshold=1.0), "must be the SAE that the edit was made with"),
     ):

@@ -324,15 +324,16 @@ class Erasing(Writer):
 
     def _edits(self, made: Settings) -> list[Edit]:
         natural = self._natural_of(made) if made.mode == "replace" and made.erased else None
-        return [
-            made.edit(self.sae, concept, self._threshold(made, concept), natural) for concept in made.erased
-        ]
+        return [made.edit(self.sae, concept, *self._gate(made, concept), natural) for concept in made.erased]
 
-    def _threshold(self, made: Settings, concept: Erased) -> float:
+    def _gate(self, made: Settings, concept: Erased) -> tuple[float, tuple[float, ...] | None]:
+        """The threshold of a concept's gate, and the weights of its latents there."""
         self._known(concept.name)
-        if concept.threshold is not None or made.mode == "ablate" or made.gate == "constant":
-            return concept.threshold or 0.0
-        return self._curve(concept.name, concept.latents, made.gate).threshold
+        if made.mode == "ablate" or made.gate == "constant":
+            return 0.0, None
+        found = self._curve(concept.name, concept.latents, made.gate)
+        threshold = found.threshold if concept.threshold is None else concept.threshold
+        return threshold, found.edit.weights
 
     def _without(self, names: Sequence[str], documents: Iterable[Document]) -> list[Document]:
         """Documents that hold none of some concepts, each once."""
@@ -343,8 +344,15 @@ class Erasing(Writer):
     def _loaded(self, name: str, edit: Any) -> Erased:
         """A concept as an edit erases it; its threshold is left to the calibration where it is of that."""
         threshold = getattr(edit, "threshold", None)
-        if threshold is not None and threshold == self._curve(name, edit.latents, edit.gate).threshold:
-            threshold = None
+        if threshold is not None:
+            found = self._curve(name, edit.latents, edit.gate)
+            if edit.weights != found.edit.weights:
+                message = (
+                    f"A recipe's gate must weigh latents as the texts of {name!r} do here. Got "
+                    f"{short(edit.weights)} for {short(found.edit.weights)}. Give the view the same texts."
+                )
+                raise ConfigError(message)
+            threshold = None if threshold == found.threshold else threshold
         return Erased(name, True, edit.latents, threshold)
 
     def _natural_of(self, made: Settings) -> Tensor:

@@ -175,6 +175,12 @@ def chance_cosine(n: int, n_others: int, width: int, random: np.random.Generator
     Drawn from the distribution that it has: of one direction (1 + cosine) / 2 is Beta with both parameters
     (width - 1) / 2, so P(largest <= c) = F(c)^n_others. `chance_cosine_reference` draws the directions.
 
+    Args:
+        n: How many vectors.
+        n_others: How many directions each meets.
+        width: Of vectors and directions.
+        random: What it is drawn by.
+
     Returns:
         float64 [n], NaN without others.
     """
@@ -190,7 +196,14 @@ def chance_cosine(n: int, n_others: int, width: int, random: np.random.Generator
 
 
 def chance_cosine_reference(n: int, n_others: int, width: int, random: np.random.Generator) -> np.ndarray:
-    """The definition, slow: a first unit vector beside directions that are drawn."""
+    """The definition of `chance_cosine`, slow: a first unit vector beside directions that are drawn.
+
+    Args:
+        n: As there.
+        n_others: As there.
+        width: As there.
+        random: As there.
+    """
     drawn = random.standard_normal((n, n_others, width))
     return (drawn[..., 0] / np.linalg.norm(drawn, axis=2)).max(1)
 

@@ -279,9 +279,12 @@ def test_special_tokens_of_an_encoder():
         "input_ids": torch.tensor([[2, 5, 6, 3], [2, 7, 3, 0]]),
         "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
     }
+    push, met = AddDirection("encoder.layer.1", torch.ones(8)).where(special=True), []
+    look = ("encoder.layer.1", lambda acts, context: met.append(context.inputs.special) or acts)
     with torch.no_grad():
         plain = bert(**ids).last_hidden_state
-        with applied(bert, AddDirection("encoder.layer.1", torch.ones(8)).where(special=True), told):
+        with applied(bert, [look, push], told):
             found = bert(**ids).last_hidden_state
     moved = [[True, False, False, True], [True, False, True, False]]
+    assert met[-1].tolist() == moved
     torch.testing.assert_close(found - plain, torch.tensor(moved)[..., None].expand(-1, -1, 8).float())

@@ -62,9 +62,10 @@ class Erase(OfConcept, CodeEdit):
     that hold the concept (Interpret then Deactivate, arXiv 2503.09446, with the error kept). Inputs that the
     gate does not flag keep every bit.
 
-    What the gate looks at is how much the concept's latents say at each position: ||sum_j z_j d_j||, with the
-    directions d_j in units of the activations, or a weighted sum of their codes; of an input its mean over
-    the positions that count (as the paper has it: the largest alone is noise of a single position).
+    What the gate looks at is how much of the activation the concept's latents make, at each position:
+    ||sum_j z_j d_j||, with the directions d_j in units of the activations; or what a probe of the activation
+    says, errors of the SAE and all. Of an input it is the mean over the positions that count (as the paper
+    has it: the largest alone is noise of a single position).
 
     Attributes:
         sae: The SAE.
@@ -73,8 +74,7 @@ class Erase(OfConcept, CodeEdit):
         gate: "input": in inputs whose mean exceeds `threshold`; "token": at the positions where the concept
             does; "constant": everywhere.
         threshold: What it must exceed; None with gate="constant".
-        weights: Of each latent's code in what the gate looks at, as `saelab.analysis.calibrate_gate` fits
-            them; None: it looks at ||sum_j z_j d_j||.
+        probe: What the gate looks at, as `saelab.analysis.calibrate_gate` fits it; None: ||sum_j z_j d_j||.
         hook: Where it works, if not where the SAE says; not with a transcoder.
 
     Raises:
@@ -89,7 +89,7 @@ class Erase(OfConcept, CodeEdit):
     tau: float = 0.0
     gate: Gate = "input"
     threshold: float | None = None
-    weights: tuple[float, ...] | None = None
+    probe: Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,8 +33,7 @@ class Substitute(OfConcept):
         gate: "token": the positions where the concept shows; "input": all of an input whose mean exceeds the
             threshold.
         threshold: What the concept must exceed.
-        weights: Of each latent's code in what the gate looks at, as `saelab.analysis.calibrate_gate` fits
-            them; None: it looks at ||sum_j z_j d_j||.
+        probe: What the gate looks at, as `saelab.analysis.calibrate_gate` fits it; None: ||sum_j z_j d_j||.
         hook: Where it works, if not where the SAE says; not with a transcoder.
 
     Raises:
@@ -51,7 +50,7 @@ class Substitute(OfConcept):
     natural: Tensor
     gate: Gate = "token"
     threshold: float | None = None
-    weights: tuple[float, ...] | None = None
+    probe: Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

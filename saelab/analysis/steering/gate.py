@@ -24,6 +24,7 @@ from saelab.types import ConfigError, short
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+    from torch import Tensor
 
     from saelab.corpora import Document
     from saelab.sae import SAE
@@ -34,7 +35,7 @@ Z = 1.959964
 POINTS = 200
 """Of a curve that is drawn, at most."""
 RIDGE = 0.01
-"""Strength of the penalty on the weights of a concept's latents."""
+"""Strength of the penalty on the weights of a probe."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def numbers(*values: float) -> list[float | None]:
 
 @checked(
     clean=listed, target=listed, subject=a_subject, max_clean=real(0), min_target=real(0),
-    per=one_of("input", "token"), weigh=boolean, held_out=real(0), seed=an_integer(),
+    per=one_of("input", "token"), probe=boolean, held_out=real(0), seed=an_integer(),
     batch_size=an_integer(1),
 )  # fmt: skip
 def calibrate_gate(
@@ -195,7 +196,7 @@ def calibrate_gate(
     max_clean: float = 0.05,
     min_target: float = 0.9,
     per: str = "input",
-    weigh: bool = True,
+    probe: bool = True,
     held_out: float = 0.5,
     seed: int = 0,
     batch_size: int = 16,
@@ -206,9 +207,9 @@ def calibrate_gate(
     the middle of the gap where there is one. Where none keeps both, it is the one that opens on most target
     inputs while it keeps `max_clean`, and the result says so.
 
-    Before that the weights of a concept's latents (of `Erase` and `Substitute`) are fitted, where the edit
-    has none: a logistic probe on the mean codes of the calibration part. Latents that fire everywhere then
-    count for little, however large they are.
+    Before that a probe is fitted for edits of a concept (`Erase` and `Substitute`) that have none: a logistic
+    one, on the mean activations of the samples of the calibration part. It finds words of a concept that had
+    no part in the choice of its latents, which these latents often pass over.
 
     Args:
         edit: A gated edit, with gate="input" or "token"; its present threshold does not matter.
@@ -219,13 +220,13 @@ def calibrate_gate(
         min_target: The share of target inputs on which it must open.
         per: What is counted of the clean samples: "input" by their own signal (the highest, or for `Erase`
             the mean, of their positions), or each "token".
-        weigh: Whether weights are fitted; else the signal stays as the edit has it.
+        probe: Whether one is fitted; else the signal stays as the edit has it.
         held_out: Share of the samples on which the threshold is judged.
         seed: Of the parts and the interval.
         batch_size: Samples of a pass.
 
     Returns:
-        The curve, and under `edit` the edit with the threshold, and the weights.
+        The curve, and under `edit` the edit with the threshold, and the probe.
 
     Raises:
         ConfigError: The edit has no gate, or a limit is no share.
@@ -241,9 +242,9 @@ def calibrate_gate(
     apart("clean", clean_keys, "target", target_keys)
     rng = np.random.default_rng(seed)
     no, yes = (parts(len(each), held_out, rng) for each in (clean_documents, target_documents))
-    if weigh and isinstance(edit, OfConcept) and edit.weights is None:
+    if probe and isinstance(edit, OfConcept) and edit.probe is None:
         sides = [clean_documents[i] for i in no[0]], [target_documents[i] for i in yes[0]]
-        edit = dataclasses.replace(edit, weights=_weights(edit, hook, subject, *sides, batch_size))
+        edit = dataclasses.replace(edit, probe=_probe(edit.sae, hook, subject, *sides, batch_size))
     quiet = _signals(edit, hook, subject, clean_documents, batch_size)
     loud = _signals(edit, hook, subject, target_documents, batch_size)
     peaks = [_of_inputs(edit, side) for side in (quiet, loud)]
@@ -316,18 +317,19 @@ def _gated(edit: Any) -> Any:
     return edit.hooks[0]
 
 
-def _weights(
-    edit: OfConcept, hook: Any, subject: Any, clean: Sequence[Document], target: Sequence[Document],
-    batch_size: int,
-) -> tuple[float, ...]:  # fmt: skip
-    """Such that the mean of sum_j w_j z_j over the rows of a sample tells both kinds apart."""
-    sae, both = edit.sae, [*clean, *target]
-    codes = _rows(lambda x: sae.encode_some(x, edit.touched), sae, hook, subject, both, batch_size)
-    means = np.stack([each.mean(0) if len(each) else np.zeros(len(edit.touched)) for each in codes])
+def _probe(
+    sae: SAE, hook: Any, subject: Any, clean: Sequence[Document], target: Sequence[Document], batch_size: int
+) -> Tensor:
+    """float32 [d_in + 1]: weights by which the means of samples are told apart, and a constant by which the
+    least of them comes to 0."""
+    import torch
+
+    rows = _rows(lambda x: x, sae, hook, subject, [*clean, *target], batch_size)
+    means = np.stack([each.mean(0) if len(each) else np.zeros(sae.config.d_in) for each in rows])
     size = ranking.spread(means)
     truth = (np.arange(len(means)) >= len(clean)).astype(np.float64)
-    weights, _ = ranking.logistic((means - means.mean(0)) / size, truth, "l2", RIDGE)
-    return tuple((weights / size).tolist())
+    weights = ranking.logistic((means - means.mean(0)) / size, truth, "l2", RIDGE)[0] / size
+    return torch.tensor([*weights, -(means @ weights).min()], dtype=torch.float32)
 
 
 def _signals(
@@ -336,7 +338,7 @@ def _signals(
     """float64 [rows] of each sample: the signal that the gate compares with its threshold, of its largest
     latent."""
     found = _rows(edit.signal, edit.sae, hook, subject, documents, batch_size)
-    return [each.max(1, initial=0) for each in found]
+    return [each.max(1) for each in found]
 
 
 def _rows(

@@ -205,6 +205,44 @@ def test_recipes_that_are_none_of_the_view(session, signed_lab, tmp_path):
             session.load(path.read_text(), made)
 
 
+def test_the_view(small_lab, texts, tmp_path):
+    view = small_lab.erase("cooking", texts["cooking"], texts["none"], tau=-4, k=2, max_new_tokens=8)
+    hostile = "<img src=x onerror=alert(1)>\udc80"
+    assert view.add(hostile, texts["law"], texts["none"], k=2) is view
+    made = json.loads(view.settings)
+    assert [(c["name"], c["on"], len(c["latents"])) for c in made["concepts"]] == [
+        ("cooking", True, 2), (hostile.replace("\udc80", "?"), True, 2)
+    ]  # fmt: skip
+    assert {key.partition("?")[0] for key in view.opening} == {"told", "written", "compared", "gate"}
+    assert f"written?settings={json.dumps(view.settings, ensure_ascii=False)}" in view.opening
+    text, form = repr(view), view.html()
+    assert "erasing cooking, <img" in text
+    assert "before: " in text
+    assert "samples)" not in text, "not measured yet"
+    assert "<img" not in form
+    assert "&lt;img" in form
+    made["concepts"][1]["on"] = False
+    other = Settings.parse(json.dumps(made)).json()
+    view.session.written(other)
+    asks = {ask.question for ask in view.exported()}
+    assert asks == {"told", "kept", "written", "compared", "measured", "gate", "card"}
+    assert view.answers()["kept"]().fields["settings"][:2] == [view.settings, other]
+    frame = view.figures()
+    assert set(frame["kind"]) == {"erased", "clean"}
+    assert set(frame["arm"]) == {"before", "after", CONTROL}
+    assert "(erased, 6 samples)" in repr(view)
+    page = view.export(tmp_path / "erase.html").read_text()
+    assert "<img src=x" not in page
+
+
+def test_what_the_view_refuses(small_lab, texts):
+    for more, match in (({"tau": math.nan}, "tau"), ({"mode": "forget"}, "mode"), ({"gate": 3}, "gate")):
+        with pytest.raises(ConfigError, match=match):
+            small_lab.erase("cooking", texts["cooking"], texts["none"], **more)
+    with pytest.raises(CorpusError, match="positive must hold"):
+        small_lab.erase("cooking", [], texts["none"])
+
+
 def test_a_subject_that_writes_nothing(tmp_path):
     """It is told what its output does: the samples are tensors, of which nothing is a text."""
     made = Erasing(planted.subject(), planted.sae())

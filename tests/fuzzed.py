@@ -52,6 +52,7 @@ UNTRIED = {
     "SAE.push_to_hub": "needs a network; tests/unit/test_hub.py has a server",
     "WandB": "needs its library",
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
+    "Lab.erase": "needs samples with a concept; tests/unit/test_erasing.py has some",
     "VisionModel.*": "those of TorchModule, but for what is above",
     "FVU *.fingerprint *.verify *.hooks FeatureStore.latents FeatureStore.labels FeatureStore.top_names "
     "FeatureStore.bottom_names FeatureStore.documents Lab.embedded recipes names options registered natural "

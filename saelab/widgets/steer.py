@@ -100,7 +100,7 @@ class SteerView(View):
             )
             raise ConfigError(message)
         knobs = {source.checked(latent): alpha for latent, alpha in (latents or {}).items()}
-        session = source.questions["steering"]()
+        session = source.questions["session"]("steering")
         session.gauges.calibrated_on(clean, target)
         how = {"tokens": max_new_tokens, "temperature": temperature, "seed": seed}
         settings = session.settings(text, knobs, scale=scale, gate=gate, **how)
@@ -138,15 +138,7 @@ class SteerView(View):
 
     def html(self) -> str:
         columns = self.session.written(self.settings)["columns"]
-        shown = [still.note(self._title())]
-        for column in columns:
-            tokens = zip(column["tokens"], column["changed"], strict=True)
-            told = "".join(
-                f"<mark>{still.escaped(t)}</mark>" if new and t.strip() else still.escaped(t)
-                for t, new in tokens
-            )
-            shown.append(f"<p><b>{still.escaped(column['name'])}</b> {told}</p>")
-        return still.frame(*shown)
+        return still.frame(still.note(self._title()), *map(still.written, columns))
 
     def _title(self) -> str:
         made = json.loads(self.settings)

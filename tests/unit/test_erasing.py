@@ -193,18 +193,56 @@ def test_recipes_that_are_none_of_the_view(session, signed_lab, tmp_path):
     made, (sae, latents) = settings(session), (session.sae, session.concepts["cooking"].selected.latents)
     other = [j for j in range(64) if j not in {*latents, *session.concepts["law"].selected.latents}]
     natural = torch.zeros(4, 128)
-    weights = session._curve("cooking", latents, "input").edit.weights
+    probe = session._curve("cooking", latents, "input").edit.probe
     for edit, match in (
         (Scale(sae, latents, 0.5), "Got Scale"),
         (Erase(sae, other[:2], 0.0, threshold=1.0), "Add the concept first"),
-        (Erase(sae, latents, 0.0, threshold=1.0), "must weigh latents"),
-        (Substitute(sae, latents, natural, threshold=1.0, weights=weights), "view's own samples"),
+        (Erase(sae, latents, 0.0, threshold=1.0), "must go by the probe"),
+        (Substitute(sae, latents, natural, threshold=1.0, probe=probe), "view's own samples"),
         ([Erase(sae, latents, t, threshold=1.0) for t in (0.0, 1.0)], "all of one kind"),
         (Erase(signed_lab.sae, latents, 0.0, threshold=1.0), "must be the SAE that the edit was made with"),
     ):
         path = save(edit, tmp_path / "recipe.json")
         with pytest.raises(SaelabError, match=match):
             session.load(path.read_text(), made)
+
+
+def test_the_view(small_lab, texts, tmp_path):
+    view = small_lab.erase("cooking", texts["cooking"], texts["none"], tau=-4, k=2, max_new_tokens=8)
+    hostile = "<img src=x onerror=alert(1)>\udc80"
+    assert view.add(hostile, texts["law"], texts["none"], k=2) is view
+    made = json.loads(view.settings)
+    assert [(c["name"], c["on"], len(c["latents"])) for c in made["concepts"]] == [
+        ("cooking", True, 2), (hostile.replace("\udc80", "?"), True, 2)
+    ]  # fmt: skip
+    assert {key.partition("?")[0] for key in view.opening} == {"told", "written", "compared", "gate"}
+    assert f"written?settings={json.dumps(view.settings, ensure_ascii=False)}" in view.opening
+    text, form = repr(view), view.html()
+    assert "erasing cooking, <img" in text
+    assert "before: " in text
+    assert "samples)" not in text, "not measured yet"
+    assert "<img" not in form
+    assert "&lt;img" in form
+    made["concepts"][1]["on"] = False
+    other = Settings.parse(json.dumps(made)).json()
+    view.session.written(other)
+    asks = {ask.question for ask in view.exported()}
+    assert asks == {"told", "kept", "written", "compared", "measured", "gate", "card"}
+    assert view.answers()["kept"]().fields["settings"][:2] == [view.settings, other]
+    frame = view.figures()
+    assert set(frame["kind"]) == {"erased", "clean"}
+    assert set(frame["arm"]) == {"before", "after", CONTROL}
+    assert "(erased, 6 samples)" in repr(view)
+    page = view.export(tmp_path / "erase.html").read_text()
+    assert "<img src=x" not in page
+
+
+def test_what_the_view_refuses(small_lab, texts):
+    for more, match in (({"tau": math.nan}, "tau"), ({"mode": "forget"}, "mode"), ({"gate": 3}, "gate")):
+        with pytest.raises(ConfigError, match=match):
+            small_lab.erase("cooking", texts["cooking"], texts["none"], **more)
+    with pytest.raises(CorpusError, match="positive must hold"):
+        small_lab.erase("cooking", [], texts["none"])
 
 
 def test_a_subject_that_writes_nothing(tmp_path):

@@ -326,14 +326,14 @@ class Erasing(Writer):
         natural = self._natural_of(made) if made.mode == "replace" and made.erased else None
         return [made.edit(self.sae, concept, *self._gate(made, concept), natural) for concept in made.erased]
 
-    def _gate(self, made: Settings, concept: Erased) -> tuple[float, tuple[float, ...] | None]:
-        """The threshold of a concept's gate, and the weights of its latents there."""
+    def _gate(self, made: Settings, concept: Erased) -> tuple[float, Tensor | None]:
+        """The threshold of a concept's gate, and the probe that it goes by."""
         self._known(concept.name)
         if made.mode == "ablate" or made.gate == "constant":
             return 0.0, None
         found = self._curve(concept.name, concept.latents, made.gate)
         threshold = found.threshold if concept.threshold is None else concept.threshold
-        return threshold, found.edit.weights
+        return threshold, found.edit.probe
 
     def _without(self, names: Sequence[str], documents: Iterable[Document]) -> list[Document]:
         """Documents that hold none of some concepts, each once."""
@@ -346,10 +346,10 @@ class Erasing(Writer):
         threshold = getattr(edit, "threshold", None)
         if threshold is not None:
             found = self._curve(name, edit.latents, edit.gate)
-            if edit.weights != found.edit.weights:
+            if edit.probe is None or not torch.equal(edit.probe, found.edit.probe):
                 message = (
-                    f"A recipe's gate must weigh latents as the texts of {name!r} do here. Got "
-                    f"{short(edit.weights)} for {short(found.edit.weights)}. Give the view the same texts."
+                    f"A recipe's gate must go by the probe that the texts of {name!r} give here. Got "
+                    f"{short(edit.probe)}. Give the view the texts that the recipe was made with."
                 )
                 raise ConfigError(message)
             threshold = None if threshold == found.threshold else threshold

@@ -18,6 +18,8 @@ from saelab.interventions.replacing import Substitute
 from saelab.types import ConfigError, RangeError, nearest, short
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from saelab.sae import SAE
     from saelab.types import Subject
 
@@ -106,16 +108,14 @@ class Settings:
         """The concepts that are erased: those that are on, with any latent."""
         return [concept for concept in self.concepts if concept.on and concept.latents]
 
-    def edit(
-        self, sae: SAE, concept: Erased, threshold: float, weights: tuple[float, ...] | None, natural: Any
-    ) -> Edit:
+    def edit(self, sae: SAE, concept: Erased, threshold: float, probe: Tensor | None, natural: Any) -> Edit:
         """The edit that erases one concept.
 
         Args:
             sae: Whose latents they are.
             concept: One of `erased`.
             threshold: Of its gate.
-            weights: Of its latents in the gate, as `Erase` has them.
+            probe: What the gate looks at, as `Erase` has it.
             natural: [n, width] activations without the concept; of "replace" alone.
 
         Raises:
@@ -126,8 +126,8 @@ class Settings:
         if self.mode == "ablate":
             return Ablate(sae, concept.latents)
         if self.mode == "replace":
-            return Substitute(sae, concept.latents, natural, gate, at, weights)
-        return Erase(sae, concept.latents, self.tau, gate, at, weights)
+            return Substitute(sae, concept.latents, natural, gate, at, probe)
+        return Erase(sae, concept.latents, self.tau, gate, at, probe)
 
 
 def edits_of(text: str, sae: SAE, subject: Subject) -> tuple[str, list[Any]]:

@@ -24,7 +24,7 @@ HOOK = "blocks.2.hook_resid_post"
 TOGETHER = {
     f"tests/{path}.py": unit
     for unit, folder, names in (
-        ("browser", "browser", "export keys pictures reopened tour"),
+        ("browser", "browser", "erase export keys pictures reopened tour"),
         ("forks", "unit", "cli cli_train dist estimates full_disks gguf killing merging resuming"),
     )
     for path in (f"{folder}/test_{name}" for name in names.split())

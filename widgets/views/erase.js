@@ -76,16 +76,16 @@ class Erasing {
   }
 
   async open() {
-    if (!(await this.learn())) return;
+    if (!(await this.learn(this.settings.concepts.length))) return;
     if (!this.view.live) await this.openPage();
     await this.show(this.view.option("settings"), false);
     // figures do not come along: they take longer than a view should wait to be shown
     if (this.view.live) await this.measure(this.asked);
   }
 
-  /** What is known of the concepts. */
-  async learn() {
-    const answer = await this.view.ask("told");
+  /** What is known of the concepts. @param {number} concepts how many there are */
+  async learn(concepts) {
+    const answer = await this.view.ask("told", { concepts });
     if (answer) this.told = answer.fields.told;
     return answer !== null;
   }
@@ -95,7 +95,7 @@ class Erasing {
     const known = this.settings.concepts.map(({ name }) => name);
     const all = /** @type {Settings} */ (JSON.parse(this.view.option("settings")));
     const news = all.concepts.filter(({ name }) => !known.includes(name));
-    if (!news.length || !(await this.learn())) return;
+    if (!news.length || !(await this.learn(all.concepts.length))) return;
     this.settings.concepts.push(...news);
     this.drawControls();
     await this.apply();

@@ -19,13 +19,13 @@ about = {
     topic: [t for t in texts if re.search(rf"\\b({'|'.join(TOPIC_WORDS[topic])})\\b", t)]
     for topic in ("cooking", "law")
 }
-without = [t for t in texts if not any(t in some for some in about.values())][::5][:32]
+without = [t for t in texts if not any(t in some for some in about.values())][::5][:20]
 view = lab.erase(
-    "cooking", about["cooking"][:32], without, target=TOPIC_WORDS["cooking"], tau=-2, max_new_tokens=10
+    "cooking", about["cooking"][:20], without, target=TOPIC_WORDS["cooking"], tau=-2, max_new_tokens=6
 )
 view
 ---
-view.add("law <img src=x onerror='window.hacked=1'>", about["law"][:32], without).session.generates
+view.add("law <img src=x onerror='window.hacked=1'>", about["law"][:20], without).session.generates
 ---
 view.export("erase.html").name
 """
@@ -72,7 +72,7 @@ def test_a_concept_is_erased(page, jupyter, erase):
     anew(lambda: page.keyboard.press("End"))  # the lowest threshold: it opens on most
     assert "opens on 75.0 % of 4 clean" in page.locator(".sl-roc-said").first.inner_text()
     assert float(identical.inner_text().split(" %")[0]) < before
-    anew(lambda: page.locator("[data-set=mode]").select_option("replace"))
+    page.locator("[data-set=mode]").select_option("replace")
     page.get_by_role("button", name="next sample").focus()
     anew(lambda: page.keyboard.press("Enter"))
     # of what moves on only the last counts, and what is stopped stays so

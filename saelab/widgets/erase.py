@@ -246,9 +246,7 @@ class EraseView(View):
         asks = [Ask(written, args), Ask("compared", {"settings": settings})]
         for concept in made["concepts"]:
             if concept["latents"] and made["mode"] != "ablate" and made["gate"] != "constant":
-                latents = json.dumps(concept["latents"], separators=(",", ":"))
-                own = {"concept": concept["name"], "latents": latents, "gate": made["gate"]}
-                asks.append(Ask("gate", own))
+                asks.append(Ask("gate", {"concept": concept["name"], "gate": made["gate"]}))
         return asks
 
     def _kept(self) -> list[str]:

@@ -8,11 +8,12 @@ import json
 import numpy as np
 import planted
 import pytest
+import torch
 from planted import CONCEPT, LEVER
 
 from saelab.analysis import calibrate_gate
 from saelab.analysis.steering.gate import POINTS, drawn
-from saelab.interventions import AddDirection, Scale
+from saelab.interventions import AddDirection, Erase, Scale
 from saelab.types import ConfigError, CorpusError
 
 
@@ -69,6 +70,33 @@ def test_tokens_are_counted_one_by_one(net):
     many = calibrate_gate(gated(LEVER, "token"), clean, target, subject=net, max_clean=0.3)
     assert many.clean.n == 10
     assert many.threshold > found.threshold  # the highest of six is higher than one of them
+
+
+def test_a_probe_finds_a_concept_that_latents_which_fire_everywhere_drown(net):
+    clean, target = planted.texts(80, False), planted.texts(80, True)
+    edit = Erase(planted.sae(), (0, CONCEPT, LEVER), 0.0, threshold=0.0)
+    plain = calibrate_gate(edit, clean, target, subject=net, probe=False)
+    found = calibrate_gate(edit, clean, target, subject=net)
+    assert plain.edit.probe is None
+    assert plain.auroc < 0.97
+    assert (found.auroc, found.held_out_clean.share, found.held_out_target.share) == (1, 0, 1)
+    probe = found.edit.probe
+    others = probe[:-1].abs().numpy()
+    assert probe[CONCEPT] > 5 * np.delete(others, CONCEPT).max()
+    # the signal is that product, of an input its mean, and what is edited are the concept's latents
+    x = torch.stack([*clean, *target])
+    signal = x @ probe[:-1] + probe[-1]
+    torch.testing.assert_close(found.edit.signal(x.reshape(-1, planted.WIDTH)).reshape(160, 6), signal)
+    flagged = signal.mean(1) > found.threshold
+    assert flagged.sum() == 80
+    after = net.run(net.prepare(list(x)), read="body", edits=found.edit).acts["body"]
+    assert torch.equal(after[~flagged], x[~flagged])
+    erased = torch.where(flagged[:, None] & (x[..., LEVER] > 0.5), 0, x[..., LEVER])
+    torch.testing.assert_close(after[..., LEVER], erased)
+    assert torch.equal(after[..., 1], x[..., 1])
+    # a probe that the edit has is its own
+    own = dataclasses.replace(edit, probe=torch.eye(planted.WIDTH + 1)[CONCEPT])
+    assert torch.equal(calibrate_gate(own, clean, target, subject=net).edit.probe, own.probe)
 
 
 def test_a_limit_of_none_is_kept(net):

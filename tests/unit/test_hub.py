@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import hub_server
 import pytest
 import torch
+from forks import Forked
 
 from saelab import load_sae, save_sae
 from saelab.formats import list_saes
@@ -22,7 +21,6 @@ from saelab.types import ConfigError, FormatError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OWNER = "someone/saes"
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -57,20 +55,38 @@ def serving(repository):
         server.server_close()
 
 
-def elsewhere(code: str, home: Path, port: int | None = None, **env: str) -> subprocess.CompletedProcess:
+ANEW = """
+import json, os, sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+    del sys.modules[name]
+import saelab, torch
+from saelab.types import *
+"""
+
+
+class Ended(NamedTuple):
+    """A program that is over."""
+
+    returncode: int | None
+    stdout: str
+    stderr: str
+
+
+def elsewhere(code: str, home: Path, port: int | None = None, **env: str) -> Ended:
     """Python in a process of its own: huggingface_hub reads its endpoint and cache when it is imported."""
-    endpoint = {"HF_ENDPOINT": f"http://127.0.0.1:{port}"} if port else {}
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-    env = {
-        **clean,
+    told = {
         "HF_HOME": str(home),
-        "PYTHONPATH": str(ROOT),
         "HF_HUB_DISABLE_XET": "1",
-        **endpoint,
+        **({"HF_ENDPOINT": f"http://127.0.0.1:{port}"} if port else {}),
         **env,
     }
-    code = "import saelab, torch, json\nfrom saelab.types import *\n" + code
-    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+    clean = (
+        f"import os\nfor k in [k for k in os.environ if k[:3] == 'HF_' or k[:7] == 'HUGGING']:\n"
+        f"    del os.environ[k]\nos.environ |= {told!r}\n"
+    )
+    process = Forked(clean + ANEW + code)
+    printed, errors = process.communicate(300)
+    return Ended(process.returncode, printed, errors)
 
 
 def test_an_sae_comes_from_the_hub_and_then_from_the_cache(serving, tmp_path):

@@ -3,7 +3,7 @@
  * @typedef {import("../types.js").View} View
  * @typedef {{latent: number, alpha: number, threshold: number}} Knob
  * @typedef {{prompt: string, knobs: Knob[], scale: string, gate: string, positions: number[],
- *   special: boolean, tokens: number}} Settings
+ *   special: boolean, tokens: number, temperature: number, seed: number}} Settings
  */
 import { h } from "../shared/dom.js";
 import { pulling, sideBySide } from "../shared/generations.js";
@@ -85,14 +85,22 @@ class Steering {
         rows: 2,
         "aria-label": "prompt",
         disabled: off,
+        "data-set": "prompt",
         onchange: (/** @type {any} */ event) => set({ prompt: event.target.value }),
       },
       settings.prompt,
     );
+    /** @param {string} name @param {"tokens" | "temperature" | "seed"} key @param {object} limits */
+    const number = (name, key, limits) => {
+      const onchange = (/** @type {any} */ event) => set({ [key]: Number(event.target.value) });
+      const own = { type: "number", value: settings[key], disabled: off, onchange, "data-set": key };
+      return h("label", {}, `${name} `, h("input", { ...own, ...limits }));
+    };
     const positions = h("input", {
       size: 8,
       placeholder: "all",
       disabled: off,
+      "data-set": "positions",
       value: settings.positions.join(", "),
       title: "numbers of positions, below 0 from the end of the prompt: 0, -1",
       onchange: (/** @type {any} */ event) => {
@@ -104,6 +112,7 @@ class Steering {
     });
     const special = h("input", {
       type: "checkbox",
+      "data-set": "special",
       checked: settings.special,
       disabled: off,
       onchange: (/** @type {any} */ event) => set({ special: event.target.checked }),
@@ -127,6 +136,13 @@ class Steering {
         h("label", {}, "positions ", positions),
         h("label", {}, special, " special tokens only"),
       ),
+      h(
+        "div",
+        { class: "sl-fields" },
+        number("tokens", "tokens", { min: 1, max: 200, step: 1 }),
+        number("temperature", "temperature", { min: 0, max: 5, step: 0.1 }),
+        number("seed", "seed", { min: 0, step: 1 }),
+      ),
       h("div", { class: "sl-fields" }, this.box),
       this.found,
     ];
@@ -139,16 +155,18 @@ class Steering {
   }
 
   json() {
-    const { prompt, knobs, scale, gate, positions, special, tokens } = this.settings;
-    return JSON.stringify({ prompt, knobs, scale, gate, positions, special, tokens });
+    const { prompt, knobs, scale, gate, positions, special, tokens, temperature, seed } = this.settings;
+    return JSON.stringify({ prompt, knobs, scale, gate, positions, special, tokens, temperature, seed });
   }
 
   /** Show other settings. @param {string} text @param {boolean} [written] whether they are to be computed */
   async show(text, written = false) {
     this.settings = JSON.parse(text);
-    for (const key of /** @type {const} */ (["scale", "gate"])) {
-      const select = this.view.body.querySelector(`[data-set=${key}]`);
-      if (select instanceof HTMLSelectElement) select.value = this.settings[key];
+    for (const field of this.view.body.querySelectorAll("[data-set]")) {
+      const value = this.settings[/** @type {keyof Settings} */ (field.getAttribute("data-set"))];
+      if (field instanceof HTMLInputElement && typeof value === "boolean") field.checked = value;
+      /** @type {any} */ else
+        Object.assign(field, { value: Array.isArray(value) ? value.join(", ") : String(value) });
     }
     await this.drawKnobs();
     if (written) await this.apply();
@@ -214,8 +232,13 @@ class Steering {
   async drawKnobs() {
     const { settings, view } = this;
     const mine = settings.knobs;
+    const { gate } = settings;
+    const gated = gate !== "constant";
     const facts = await Promise.all(mine.map(({ latent }) => view.ask("knob", { latent })));
-    if (mine !== this.settings.knobs) return;
+    const curves = gated
+      ? await Promise.all(mine.map(({ latent }) => view.ask("curve", { latent, gate })))
+      : [];
+    if (mine !== this.settings.knobs || gate !== this.settings.gate) return;
     const shown = mine.flatMap((knob, i) => {
       const answer = facts[i];
       if (!answer) return [];
@@ -223,7 +246,8 @@ class Steering {
       const remove = () => this.setKnobs(this.settings.knobs.filter((each) => each !== knob));
       const name = view.edited(knob.latent)?.name ?? answer.header.name;
       const scale = /** @type {"max" | "norm" | "unit"} */ (settings.scale);
-      const how = { scale, gated: settings.gate !== "constant", live: view.live, name, change, remove };
+      const curve = curves[i]?.header;
+      const how = { scale, gated, curve, live: view.live, name, change, remove };
       return [knobElement(knob, answer.header, how)];
     });
     const hint = h("p", { class: "sl-hint" }, "No latent yet: add one to steer by.");

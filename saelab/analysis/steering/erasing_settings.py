@@ -106,13 +106,14 @@ class Settings:
         """The concepts that are erased: those that are on, with any latent."""
         return [concept for concept in self.concepts if concept.on and concept.latents]
 
-    def edit(self, sae: SAE, concept: Erased, threshold: float, natural: Any) -> Edit:
+    def edit(self, sae: SAE, concept: Erased, threshold: float, probe: Any, natural: Any) -> Edit:
         """The edit that erases one concept.
 
         Args:
             sae: Whose latents they are.
             concept: One of `erased`.
             threshold: Of its gate.
+            probe: That its gate goes by, as `Erase` has it.
             natural: [n, width] activations without the concept; of "replace" alone.
 
         Raises:
@@ -123,8 +124,8 @@ class Settings:
         if self.mode == "ablate":
             return Ablate(sae, concept.latents)
         if self.mode == "replace":
-            return Substitute(sae, concept.latents, natural, gate, at)
-        return Erase(sae, concept.latents, self.tau, gate, at)
+            return Substitute(sae, concept.latents, natural, gate, at, probe)
+        return Erase(sae, concept.latents, self.tau, gate, at, probe)
 
 
 def edits_of(text: str, sae: SAE, subject: Subject) -> tuple[str, list[Any]]:

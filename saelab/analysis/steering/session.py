@@ -14,11 +14,12 @@ from torch import Tensor
 
 from saelab.analysis.controls import random_directions
 from saelab.analysis.steering.arms import matched, together
+from saelab.analysis.steering.gauges import Gauges
 from saelab.analysis.steering.settings import Knob, Settings, of_recipe, recipe
 from saelab.analysis.steering.writing import Writer, Written
 from saelab.capabilities import Generates, need
 from saelab.config import integer
-from saelab.interventions import Edit
+from saelab.interventions import Edit, Steer
 from saelab.interventions.samples import Each
 from saelab.subjects.hooks import normalise_edits
 from saelab.types import ConfigError, Context, HookPoint, RangeError, SubjectError
@@ -32,6 +33,8 @@ FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """What all strengths are multiplied by in a dose-response."""
 COLUMNS = ("plain", "steered", "random direction")
 MOST_SHIFTS = 8
+LEAST_KL = 1e-9
+"""Nats below which rounding alone has changed something."""
 
 
 class AlongRandom(Edit):
@@ -81,9 +84,18 @@ class Session(Writer):
         super().__init__()
         self.subject: Any = subject
         self.sae, self.store = sae, store
+        self.gauges = Gauges(subject, sae, store)
 
     def settings(
-        self, prompt: str, alphas: Mapping[int, float], *, scale: str | None, gate: str, tokens: int
+        self,
+        prompt: str,
+        alphas: Mapping[int, float],
+        *,
+        scale: str | None,
+        gate: str,
+        tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> str:
         """Settings, as JSON.
 
@@ -93,6 +105,8 @@ class Session(Writer):
             scale: As in `Steer`; None: "max" where there is a store, else "norm".
             gate: As in `Steer`.
             tokens: How many are written.
+            temperature: 0 writes the likeliest tokens.
+            seed: Of the sampling.
 
         Raises:
             ConfigError: A setting is none of those that there are.
@@ -100,7 +114,8 @@ class Session(Writer):
         """
         scale = ("norm" if self.store is None else "max") if scale is None else scale
         knobs = tuple(Knob(latent, alpha) for latent, alpha in alphas.items())
-        return Settings(prompt, knobs, scale, gate, tokens=tokens).json()
+        made = Settings(prompt, knobs, scale, gate, tokens=tokens, temperature=temperature, seed=seed)
+        return made.json()
 
     # ---- questions
 
@@ -127,6 +142,23 @@ class Session(Writer):
             "histogram": [int(n) for n in stats.histogram],
         }
 
+    def curve(self, latent: int, gate: str) -> dict[str, Any]:
+        """How well a gate by a latent tells the clean texts from the target ones.
+
+        Args:
+            latent: Its number.
+            gate: "input" or "token".
+
+        Returns:
+            As `Gauges.curve`.
+
+        Raises:
+            ConfigError: It is no gate.
+            CorpusError: There are fewer than four texts of a kind.
+        """
+        edit = Steer(self.sae, latent, 1.0, gate=gate, threshold=0.0)  # type: ignore[arg-type]
+        return self.gauges.curve(edit)
+
     def shifts(self, settings: str) -> dict[str, Any]:
         """What the edits do to the token after the prompt, beside their control.
 
@@ -135,9 +167,10 @@ class Session(Writer):
 
         Returns:
             rises, falls: [token, probability without, with the edits, with the control] of those that change
-            most; kl: KL(plain || edited) of edits and control in nats; norms: hook point -> mean norm of
-            edited to natural activations where they were moved, of both; moved: positions that were moved;
-            positions: that the prompt has.
+            most; kl: KL(plain || edited) of edits and control in nats; meter: hook point -> how far from
+            natural activations both are where they were moved, on average: "norm" times the own one before,
+            "mahalanobis" and "nearest" times what is usual of natural ones, where some are known; moved:
+            positions that were moved; positions: that the prompt has.
         """
         return self._once("shifts", settings, lambda: self._shifts(Settings.parse(settings)))
 
@@ -150,7 +183,7 @@ class Session(Writer):
         Returns:
             factors: Of all strengths; token: the one that the edits raise most; kl, chance: KL(plain ||
             edited) in nats, and the token's probability, of the edits ("steered") and their control
-            ("random direction"), at each factor.
+            ("random direction"), at each factor. Empty where no strength changes anything.
         """
         return self._once("dose", settings, lambda: self._dose(Settings.parse(settings)))
 
@@ -174,7 +207,7 @@ class Session(Writer):
             FormatError: It is no recipe.
         """
         now = Settings.parse(settings)
-        return of_recipe(text, self.sae, self.subject, now.prompt, now.tokens).json()
+        return of_recipe(text, self.sae, self.subject, now).json()
 
     # ---- how they are answered
 
@@ -198,8 +231,9 @@ class Session(Writer):
         made = Settings.parse(settings)
         edits = self._edits(made)
         each = _each([[], *self._arms(edits)]) if edits else ()
-        prompts = [made.prompt] * len(COLUMNS)
-        return Written(self.subject.stream(prompts, each, max_new_tokens=made.tokens), COLUMNS)
+        n = len(COLUMNS)
+        how = {"temperature": made.temperature, "seed": [made.seed] * n, "max_new_tokens": made.tokens}
+        return Written(self.subject.stream([made.prompt] * n, each, **how), COLUMNS)
 
     def _shifts(self, made: Settings) -> dict[str, Any]:
         edits = self._edits(made)
@@ -209,12 +243,12 @@ class Session(Writer):
         logs = run.output[:, -1].double().log_softmax(-1).cpu()
         before, after, control = logs.exp()
         order = (after - before).argsort()
-        norms, moved = {}, 0
+        meter, moved = {}, 0
         for hook in hooks:
             plain, *others = run.acts[hook.name].double().cpu()
             where = (others[0] != plain).any(-1)
             moved = max(moved, int(where.sum()))
-            norms[hook.name] = [_ratio(other, plain, where) for other in others]
+            meter[hook.name] = [self.gauges.far(hook, other[where], plain[where]) for other in others]
 
         def told(ids: Tensor, sign: int) -> list[list[Any]]:
             ids = ids[:MOST_SHIFTS]
@@ -227,14 +261,15 @@ class Session(Writer):
             "rises": told(order.flip(0), 1),
             "falls": told(order, -1),
             "kl": [_kl(logs[0], other) for other in logs[1:]],
-            "norms": norms,
+            "meter": meter,
             "moved": moved,
             "positions": int(run.output.shape[1]),
         }
 
     def _dose(self, made: Settings) -> dict[str, Any]:
+        nothing = {"factors": [], "token": None, "kl": {}, "chance": {}}
         if not self._edits(made):
-            return {"factors": [], "token": None, "kl": {}, "chance": {}}
+            return nothing
         arms = [self._arms(self._edits(made, factor)) for factor in FACTORS]
         each = _each([[], *(steered for steered, _ in arms), *(control for _, control in arms)])
         inputs = self.subject.prepare([made.prompt] * len(each.edits))
@@ -242,10 +277,13 @@ class Session(Writer):
         plain, n = logs[0], len(FACTORS)
         token = int((logs[1 + FACTORS.index(1.0)].exp() - plain.exp()).argmax())
         parts = dict(zip(COLUMNS[1:], (logs[1 : 1 + n], logs[1 + n :]), strict=True))
+        kl = {name: [_kl(plain, each) for each in part] for name, part in parts.items()}
+        if max(map(max, kl.values())) < LEAST_KL:  # a gate that is shut on the prompt
+            return nothing
         return {
             "factors": list(FACTORS),
             "token": self.subject.token_strings([token])[0],
-            "kl": {name: [_kl(plain, each) for each in part] for name, part in parts.items()},
+            "kl": kl,
             "chance": {name: part[:, token].exp().tolist() for name, part in parts.items()},
         }
 
@@ -257,13 +295,6 @@ def _each(arms: Sequence[Sequence[Edit]]) -> Each:
 def _kl(plain: Tensor, other: Tensor) -> float:
     """KL(plain || other) of log probabilities [d_vocab], in nats."""
     return max(0.0, float((plain.exp() * (plain - other)).sum()))
-
-
-def _ratio(edited: Tensor, plain: Tensor, where: Tensor) -> float:
-    """Mean norm of edited to natural rows, [positions width], at some positions; 1 where there are none."""
-    if not where.any():
-        return 1.0
-    return float((edited[where].norm(dim=-1) / plain[where].norm(dim=-1).clamp_min(1e-30)).mean())
 
 
 __all__ = ["AlongRandom", "Session"]

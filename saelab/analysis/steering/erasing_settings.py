@@ -18,6 +18,8 @@ from saelab.interventions.replacing import Substitute
 from saelab.types import ConfigError, RangeError, nearest, short
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from saelab.sae import SAE
     from saelab.types import Subject
 
@@ -106,14 +108,14 @@ class Settings:
         """The concepts that are erased: those that are on, with any latent."""
         return [concept for concept in self.concepts if concept.on and concept.latents]
 
-    def edit(self, sae: SAE, concept: Erased, threshold: float, probe: Any, natural: Any) -> Edit:
+    def edit(self, sae: SAE, concept: Erased, threshold: float, probe: Tensor | None, natural: Any) -> Edit:
         """The edit that erases one concept.
 
         Args:
             sae: Whose latents they are.
             concept: One of `erased`.
             threshold: Of its gate.
-            probe: That its gate goes by, as `Erase` has it.
+            probe: What the gate looks at, as `Erase` has it.
             natural: [n, width] activations without the concept; of "replace" alone.
 
         Raises:

@@ -179,7 +179,8 @@ class EraseView(View):
         return {
             **{name: _packed(getattr(session, name)) for name in PLAIN},
             **card_answers(questions),
-            "told": lambda: Packed({}, {"told": self._told()}),
+            # what came along with a view is not asked for anew: by the number of concepts it shows its age
+            "told": lambda concepts: Packed({}, {"told": self._told()}),
             "input": self._input,
             "recipe": lambda settings: Packed({}, {"text": session.recipe(settings)}),
             "load": lambda text, settings: Packed({"settings": session.load(text, settings)}),
@@ -187,11 +188,12 @@ class EraseView(View):
         }
 
     def first(self) -> Iterable[Ask]:
-        return [Ask("told"), *self._asks(self.settings, "written" if self.session.generates else "input")]
+        written = "written" if self.session.generates else "input"
+        return [self._asks_told(), *self._asks(self.settings, written)]
 
     def exported(self) -> Iterable[Ask]:
         written = "written" if self.session.generates else "input"
-        asks = [Ask("told"), Ask("kept")]
+        asks = [self._asks_told(), Ask("kept")]
         for settings in self._kept():
             asks += [*self._asks(settings, written), Ask("measured", {"settings": settings})]
         if self._has_cards():
@@ -235,15 +237,16 @@ class EraseView(View):
         gate = "" if made["mode"] == "ablate" else f", gate {made['gate']}"
         return f"erasing {names}: {how[made['mode']]}{gate}"
 
+    def _asks_told(self) -> Ask:
+        return Ask("told", {"concepts": len(self.session.concepts)})
+
     def _asks(self, settings: str, written: str) -> list[Ask]:
         made = json.loads(settings)
         args = {"settings": settings} if written == "written" else {"sample": made["sample"]}
         asks = [Ask(written, args), Ask("compared", {"settings": settings})]
         for concept in made["concepts"]:
             if concept["latents"] and made["mode"] != "ablate" and made["gate"] != "constant":
-                latents = json.dumps(concept["latents"], separators=(",", ":"))
-                own = {"concept": concept["name"], "latents": latents, "gate": made["gate"]}
-                asks.append(Ask("gate", own))
+                asks.append(Ask("gate", {"concept": concept["name"], "gate": made["gate"]}))
         return asks
 
     def _kept(self) -> list[str]:

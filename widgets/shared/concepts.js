@@ -47,15 +47,14 @@ export function conceptElement(view, concept, told, { cards, gate, change, card 
   );
   let asked = 0;
 
-  /** The gate of the latents that are on: asked for, since it is calibrated for these. */
+  /** The gate goes by a probe, whatever latents are on; without any there is nothing that it could open for. */
   async function drawGate() {
     const mine = ++asked;
     if (!concept.on || gate === "constant" || !concept.latents.length) {
       place.replaceChildren();
       return;
     }
-    const latents = JSON.stringify(concept.latents);
-    const answer = await view.ask("gate", { concept: concept.name, latents, gate });
+    const answer = await view.ask("gate", { concept: concept.name, gate });
     if (!answer || mine !== asked) return;
     const own = (/** @type {number} */ threshold) => {
       concept.threshold = threshold;
@@ -82,7 +81,6 @@ export function conceptElement(view, concept, told, { cards, gate, change, card 
           // in the order in which they were chosen
           const order = told.latents.map((/** @type {any} */ l) => l.latent);
           concept.latents = order.filter((/** @type {number} */ j) => on.has(j));
-          concept.threshold = null;
           drawGate();
           change();
         },

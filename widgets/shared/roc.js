@@ -59,7 +59,7 @@ export function rocElement(curve, { threshold, live, name, change }) {
 /** What a gate does at one of its thresholds. @param {Curve} curve @param {number} i */
 function pointText({ threshold, clean, target, n }, i) {
   const of = `${percent(clean[i])} of ${n[0]} clean, ${percent(target[i])} of ${n[1]} target inputs`;
-  return `threshold ${short(threshold[i])}: opens on ${of}`;
+  return `threshold ${short(threshold[i])}: opens on ${of} of the calibration part`;
 }
 
 /** @param {number[]} thresholds @param {number} wanted */

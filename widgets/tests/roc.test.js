@@ -19,7 +19,9 @@ test("a slider moves along the curve, and says what the gate does there", () => 
   const { element, chosen, range } = shown(curve());
   expect(range.value).toBe("1");
   const said = () => element.querySelector(".sl-roc-said").textContent;
-  expect(said()).toBe("threshold 2.00: opens on 0 % of 8 clean, 50.0 % of 4 target inputs");
+  expect(said()).toBe(
+    "threshold 2.00: opens on 0 % of 8 clean, 50.0 % of 4 target inputs of the calibration part",
+  );
   expect(element.textContent).toContain("AUROC 0.950 [0.900, 1.00]");
   expect(element.textContent).toContain("clean 0 % [0 %, 30.0 %] of 8, target 75.0 % [40.0 %, 90.0 %] of 4");
   range.value = "2";

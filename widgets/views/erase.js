@@ -59,7 +59,10 @@ class Erasing {
     this.place = h("div", { class: "sl-place" });
     this.card = cardPlace(view, this.place);
     this.pull = pulling(view, (told) => this.draw(told));
-    this.figures = pulling(view, (told) => this.drawFigures(told), { begin: "measure", atOnce: 1 });
+    /** of which settings figures are pulled: those of others are not drawn any more */
+    this.measuring = 0;
+    const figures = (/** @type {any} */ told) => this.measuring === this.asked && this.drawFigures(told);
+    this.figures = pulling(view, figures, { begin: "measure", atOnce: 1 });
 
     const load = (/** @type {string} */ text) => this.show(text, true);
     const recipe = view.live ? [recipePanel(view, () => this.json(), load)] : [];
@@ -76,16 +79,17 @@ class Erasing {
   }
 
   async open() {
-    if (!(await this.learn())) return;
+    if (!(await this.learn(this.settings.concepts.length))) return;
     if (!this.view.live) await this.openPage();
+    const mine = this.asked + 1;
     await this.show(this.view.option("settings"), false);
     // figures do not come along: they take longer than a view should wait to be shown
-    if (this.view.live) await this.measure(this.asked);
+    if (this.view.live) await this.measure(mine);
   }
 
-  /** What is known of the concepts. */
-  async learn() {
-    const answer = await this.view.ask("told");
+  /** What is known of the concepts. @param {number} concepts how many there are */
+  async learn(concepts) {
+    const answer = await this.view.ask("told", { concepts });
     if (answer) this.told = answer.fields.told;
     return answer !== null;
   }
@@ -95,7 +99,7 @@ class Erasing {
     const known = this.settings.concepts.map(({ name }) => name);
     const all = /** @type {Settings} */ (JSON.parse(this.view.option("settings")));
     const news = all.concepts.filter(({ name }) => !known.includes(name));
-    if (!news.length || !(await this.learn())) return;
+    if (!news.length || !(await this.learn(all.concepts.length))) return;
     this.settings.concepts.push(...news);
     this.drawControls();
     await this.apply();
@@ -268,6 +272,7 @@ class Erasing {
   /** Figures of all held-out samples. @param {number} mine */
   async measure(mine) {
     if (mine !== this.asked) return;
+    this.measuring = mine;
     this.busy(true);
     await this.figures.start({ settings: this.json() });
     this.idle(mine);

@@ -165,7 +165,8 @@ class Steering {
     for (const field of this.view.body.querySelectorAll("[data-set]")) {
       const value = this.settings[/** @type {keyof Settings} */ (field.getAttribute("data-set"))];
       if (field instanceof HTMLInputElement && typeof value === "boolean") field.checked = value;
-      /** @type {any} */ else (field).value = Array.isArray(value) ? value.join(", ") : String(value);
+      /** @type {any} */ else
+        Object.assign(field, { value: Array.isArray(value) ? value.join(", ") : String(value) });
     }
     await this.drawKnobs();
     if (written) await this.apply();

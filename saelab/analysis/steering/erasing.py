@@ -6,7 +6,6 @@ is shown and measured is of the rest. Beside every figure stand random latents t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +88,7 @@ class Erasing(Writer):
         self.generates = not lacking(subject, Generates) and hasattr(subject, "stream")
         self.concepts: dict[str, Concept] = {}
         self._parts = Parts()
-        self._curves: dict[tuple[str, tuple[int, ...], str], GateCurve] = {}
+        self._curves: dict[tuple[str, str], GateCurve] = {}
         self._natural: dict[tuple[str, ...], Tensor] = {}
 
     def add(
@@ -131,7 +130,7 @@ class Erasing(Writer):
         )  # fmt: skip
         self.concepts[name] = made
         self._natural.clear()
-        self._curve(name, made.selected.latents, "input")
+        self._curve(name, "input")
 
     def settings(self, mode: str, tau: float, gate: str, tokens: int, before: str | None = None) -> str:
         """Settings, as JSON, in which each concept that is new is erased.
@@ -174,12 +173,11 @@ class Erasing(Writer):
             "generates": self.generates,
         }
 
-    def gate(self, concept: str, latents: str, gate: str) -> dict[str, Any]:
-        """The curve of a concept's gate.
+    def gate(self, concept: str, gate: str) -> dict[str, Any]:
+        """The curve of a concept's gate, which goes by a probe whatever its latents are.
 
         Args:
             concept: Its name.
-            latents: Those that are on, as a JSON list.
             gate: "input" or "token".
 
         Returns:
@@ -188,8 +186,7 @@ class Erasing(Writer):
         Raises:
             ConfigError: There is no such concept.
         """
-        some = tuple(int(j) for j in json.loads(latents))
-        return drawn(self._curve(concept, some, gate))
+        return drawn(self._curve(concept, gate))
 
     def measure(self, settings: str) -> dict[str, Any]:
         """Begin to measure, and let go of what was being done; `more` goes on.
@@ -312,15 +309,14 @@ class Erasing(Writer):
             raise ConfigError(message)
         return self.concepts[name]
 
-    def _curve(self, name: str, latents: tuple[int, ...], gate: Any) -> GateCurve:
-        key = (name, latents, gate)
-        if key not in self._curves:
+    def _curve(self, name: str, gate: Any) -> GateCurve:
+        if (name, gate) not in self._curves:
             concept = self._known(name)
-            edit = Erase(self.sae, latents, 0.0, gate, 0.0)
-            self._curves[key] = calibrate_gate(
+            edit = Erase(self.sae, concept.selected.latents, 0.0, gate, 0.0)
+            self._curves[name, gate] = calibrate_gate(
                 edit, concept.negative.calibrate, concept.positive.calibrate, subject=self.subject
             )
-        return self._curves[key]
+        return self._curves[name, gate]
 
     def _edits(self, made: Settings) -> list[Edit]:
         natural = self._natural_of(made) if made.mode == "replace" and made.erased else None
@@ -331,7 +327,7 @@ class Erasing(Writer):
         self._known(concept.name)
         if made.mode == "ablate" or made.gate == "constant":
             return 0.0, None
-        found = self._curve(concept.name, concept.latents, made.gate)
+        found = self._curve(concept.name, made.gate)
         threshold = found.threshold if concept.threshold is None else concept.threshold
         return threshold, found.edit.probe
 
@@ -345,11 +341,11 @@ class Erasing(Writer):
         """A concept as an edit erases it; its threshold is left to the calibration where it is of that."""
         threshold = getattr(edit, "threshold", None)
         if threshold is not None:
-            found = self._curve(name, edit.latents, edit.gate)
+            found = self._curve(name, edit.gate)
             if edit.probe is None or not torch.equal(edit.probe, found.edit.probe):
                 message = (
-                    f"A recipe's gate must go by the probe that the texts of {name!r} give here. Got "
-                    f"{short(edit.probe)}. Give the view the texts that the recipe was made with."
+                    f"A recipe's gate must go by the probe that the samples of {name!r} give here. Got "
+                    f"{'none' if edit.probe is None else 'another'}. Give the view the same samples."
                 )
                 raise ConfigError(message)
             threshold = None if threshold == found.threshold else threshold
@@ -438,7 +434,7 @@ class Erasing(Writer):
             return concept.target if self.generates or not words else None
         if not self.generates:
             return None
-        gate = self._curve(concept.name, concept.selected.latents, "input").edit
+        gate = self._curve(concept.name, "input").edit
 
         def found(texts: Sequence[str]) -> np.ndarray:
             out = np.zeros(len(texts))

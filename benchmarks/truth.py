@@ -1,7 +1,7 @@
 """Does each architecture recover what its paper says that it recovers, on data whose features are known?
 
 python benchmarks/truth.py [choice abs_topk top_afa matryoshka gba archetypal variational revival tiers poles
-    topics]
+    topics special smollm2_tiers]
     [--seeds N] [--out truth.json] [--log docs/results/NAME.md]
 
 Each experiment is a module of `promises`, which names its data, its arms and its bars. It prints a Markdown
@@ -32,6 +32,8 @@ NAMES = (
     "tiers",
     "poles",
     "topics",
+    "special",
+    "smollm2_tiers",
 )
 
 
@@ -53,6 +55,9 @@ def main() -> None:
     for name in options.names or NAMES:
         begin = time.perf_counter()
         module = importlib.import_module(f"promises.{name}")
+        if reason := getattr(module, "missing", lambda: "")():
+            print(f"{name} is left out: {reason}\n", flush=True)
+            continue
         report = module.measure(range(options.seeds or module.SEEDS))
         text = "\n".join(report.lines(f"`python benchmarks/truth.py {name}`"))
         print(f"{text}\n\n({time.perf_counter() - begin:.0f} s)\n", flush=True)

@@ -52,6 +52,7 @@ UNTRIED = {
     "SAE.push_to_hub": "needs a network; tests/unit/test_hub.py has a server",
     "WandB": "needs its library",
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
+    "Lab.erase": "needs samples with a concept; tests/unit/test_erasing.py has some",
     "VisionModel.*": "those of TorchModule, but for what is above",
     "FVU *.fingerprint *.verify *.hooks FeatureStore.latents FeatureStore.labels FeatureStore.top_names "
     "FeatureStore.bottom_names FeatureStore.documents Lab.embedded recipes names options registered natural "
@@ -420,7 +421,7 @@ class Things:
                 {"sae": sae, "latents": (1,), "natural": torch.ones(2, 32), "threshold": 0.5},
             ),
             "AddDirection": Case(interventions.AddDirection, {"hook": hook, "vector": torch.ones(32)}),
-            "applied": Case(_entered, {"model": self.model, "edits": self.edit}),
+            "applied": Case(_entered, {"model": self.model, "edits": self.edit}, ("tokenizer",)),
             "Each": Case(interventions.Each, {"edits": [self.edit]}),
             "Edit.where": Case(self.edit.where, {"positions": [0]}),
             "mean_difference": Case(
@@ -433,9 +434,9 @@ class Things:
         }
 
 
-def _entered(model: Any, edits: Any) -> None:
+def _entered(model: Any, edits: Any, tokenizer: Any = None) -> None:
     """What a context manager refuses, it refuses when it is entered."""
-    with interventions.applied(model, edits):
+    with interventions.applied(model, edits, tokenizer):
         pass
 
 

@@ -191,7 +191,8 @@ class Where(Edit):
             ids = known_of(acts, context, "input_ids", remedy)
             named &= torch.isin(ids, torch.tensor(self.tokens, device=ids.device))
         if self.special:
-            named &= known_of(acts, context, "special", "Pass tokens, positions or a mask.")
+            remedy = "Pass tokens, positions or a mask; to applied() the model's tokenizer."
+            named &= known_of(acts, context, "special", remedy)
         return named if self.mask is None else named & self._masked(self.mask.to(at.device), at, context)
 
     def _masked(self, mask: Tensor, at: Tensor, context: Context) -> Tensor:

@@ -7,6 +7,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,7 +29,7 @@ Changes = Sequence[tuple[HookPoint, EditFn]]
 
 
 @contextmanager
-def edited(model: Any, edits: Any) -> Iterator[None]:
+def edited(model: Any, edits: Any, tokenizer: Any = None) -> Iterator[None]:
     """See `saelab.interventions.applied`."""
     module = model.module if isinstance(model, TorchSubject) else model
     if not isinstance(module, nn.Module):
@@ -40,13 +41,16 @@ def edited(model: Any, edits: Any) -> Iterator[None]:
     changes = normalise_edits(edits)
     with _ENTERING:
         live = _LIVE.get(id(module))
+        _check_tokenizer(tokenizer, model, live)
         if live is not None and live.thread != threading.get_ident():
             message = (
                 "Edits are applied to a model in one thread at a time. Got a model to which another thread "
                 "applies its own. Wait until it has left its context, or copy the model."
             )
             raise HookError(message)
-        live = live or _Live(model if isinstance(model, TorchSubject) else _subject(module))
+        live = live or _Live(
+            model if isinstance(model, TorchSubject) else _subject(module, tokenizer), tokenizer
+        )
         live.enter(changes)
     try:
         yield
@@ -63,8 +67,9 @@ _LIVE: dict[int, _Live] = {}
 class _Live:
     """What one thread applies to one module: the layers of nested contexts, as one list of edits."""
 
-    def __init__(self, subject: TorchSubject) -> None:
+    def __init__(self, subject: TorchSubject, tokenizer: Any) -> None:
         self.subject, self.module, self.thread = subject, subject.module, threading.get_ident()
+        self.tokenizer = tokenizer
         self.layers: list[Changes] = []
         self.hooked = ExitStack()
         self.now: Pass | None = None
@@ -151,7 +156,7 @@ class _Live:
         if isinstance(self.subject, LanguageModel):
             inputs, goes_on = _inputs(self.subject, told, cache, self.prompt)
         else:
-            inputs, goes_on = _given(told, args), False
+            inputs, goes_on = _given(told, args, self.tokenizer), False
         hooks = [hook for layer in self.layers for hook, _ in layer]
         self._check(hooks, inputs)
         past = self.pasts.get(cache, {}) if goes_on else {}
@@ -277,14 +282,34 @@ def _read_before(cache: Any, mask: np.ndarray | None, positions: int) -> int:
         return 0 if mask is None else mask.shape[1] - positions
 
 
-def _given(told: dict[str, Any], args: Sequence[Any]) -> Inputs:
+def _given(told: dict[str, Any], args: Sequence[Any], tokenizer: Any) -> Inputs:
     """What a pass of any module is of."""
     tensors = {name: value for name, value in told.items() if isinstance(value, Tensor)}
     tensors = tensors or {f"argument {i}": value for i, value in enumerate(args) if isinstance(value, Tensor)}
     if not tensors:
         message = "A pass must be given a tensor. Got none. Call the module on a batch."
         raise SubjectError(message)
-    return as_inputs(tensors)
+    inputs, ids = as_inputs(tensors), tensors.get("input_ids")
+    if tokenizer is None or ids is None or ids.ndim != 2:
+        return inputs
+    special = np.isin(ids.cpu().numpy(), tokenizer.all_special_ids)
+    return replace(inputs, special=special if inputs.counted is None else special & inputs.counted)
+
+
+def _check_tokenizer(tokenizer: Any, model: Any, live: _Live | None) -> None:
+    """Refuse what tells no special tokens, or tells them to those who know. Raises SubjectError."""
+    if tokenizer is None or (live is not None and tokenizer is live.tokenizer):
+        return
+    if not hasattr(tokenizer, "all_special_ids") or not hasattr(tokenizer, "convert_ids_to_tokens"):
+        rule, remedy = "tokenizer must be the model's tokenizer", "Load it by AutoTokenizer"
+    elif isinstance(model, LanguageModel):
+        rule, remedy = "A subject has its own tokenizer", "Leave tokenizer out"
+    elif live is not None:
+        rule, remedy = "Contexts that nest share a tokenizer", "Pass it to the outermost"
+    else:
+        return
+    message = f"{rule}. Got a {type(tokenizer).__name__}. {remedy}."
+    raise SubjectError(message)
 
 
 class _Wordless:
@@ -303,7 +328,7 @@ class _Wordless:
         return None
 
 
-def _subject(module: nn.Module) -> TorchSubject:
+def _subject(module: nn.Module, tokenizer: Any) -> TorchSubject:
     """A bare module as a subject, left in the mode in which it was."""
     training = [m for m in module.modules() if m.training]
     head: Callable[[], Any] = getattr(module, "get_output_embeddings", lambda: None)
@@ -314,7 +339,7 @@ def _subject(module: nn.Module) -> TorchSubject:
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
         known = any(is_integer(getattr(text, name, None)) for name in CONTEXTS)
         bos = getattr(text, "bos_token_id", None)
-        return LanguageModel(module, _Wordless(bos), None if known else 1 << 20)
+        return LanguageModel(module, tokenizer or _Wordless(bos), None if known else 1 << 20)
     finally:
         for m in training:
             m.training = True

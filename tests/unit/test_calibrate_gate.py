@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import planted
@@ -11,6 +12,7 @@ import torch
 from planted import CONCEPT, LEVER
 
 from saelab.analysis import calibrate_gate
+from saelab.analysis.steering.gate import POINTS, drawn
 from saelab.interventions import AddDirection, Erase, Scale
 from saelab.types import ConfigError, CorpusError
 
@@ -118,3 +120,19 @@ def test_what_has_no_gate_is_refused(net):
     found = calibrate_gate(gated(), clean, target, subject=net)
     with pytest.raises(CorpusError, match=r"the gate was fitted on. Got 4 of 8"):
         found.check(clean)
+
+
+def test_a_curve_is_drawn_of_few_points(net):
+    """What JSON can hold, thinned, with the threshold that was chosen, without those no edit can have."""
+    found = calibrate_gate(gated(LEVER), planted.texts(300, False), planted.texts(300, True), subject=net)
+    told = json.loads(json.dumps(drawn(found), allow_nan=False))
+    assert len(told["threshold"]) in (POINTS, POINTS + 1)
+    assert len(found.curve.threshold) > POINTS + 1
+    at = told["threshold"].index(told["chosen"])
+    assert told["chosen"] == found.threshold
+    assert (told["clean"][at], told["target"][at]) == (found.clean.share, found.target.share)
+    assert (told["clean"][0], told["target"][0]) == (0, 0)
+    assert told["threshold"] == sorted(told["threshold"], reverse=True)
+    assert told["threshold"][-1] >= 0
+    assert told["auroc"] == [found.auroc, *found.auroc_interval]
+    assert told["held_out"]["clean"][3] == found.held_out_clean.n

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ import subjects_zoo as zoo
 import torch
 import transformers
 
-from saelab.interventions import applied
+from saelab.interventions import AddDirection, applied
 from saelab.subjects import TorchModule
 from saelab.types import HookError, SubjectError
 
 HOOK = "blocks.1.hook_resid_post"
+TOLD = ("bos_token_id", "eos_token_id", "convert_ids_to_tokens")
 FAULT = "of the edit's own"
 EDIT = (HOOK, lambda acts: acts * 1.5)
 PROMPTS = ["Once upon a time, there was", "Tim ran"]
@@ -231,3 +233,58 @@ def test_the_mode_of_the_model_stays(gpt2):
     finally:
         gpt2.model.eval()
         gpt2.model.zero_grad()
+
+
+def test_a_bare_model_learns_special_tokens_from_its_tokenizer(gpt2, subject):
+    mark = gpt2.to_tokens("Tim")[-1]
+    told = types.SimpleNamespace(**{name: getattr(gpt2.tokenizer, name) for name in TOLD})
+    told.all_special_ids = [gpt2.bos_id, mark]
+    push = AddDirection(HOOK, 3 * torch.arange(gpt2.width(HOOK), dtype=torch.float32).sin())
+    edit = push.where(special=True)
+    ids = torch.tensor([[gpt2.bos_id, 5, mark, 7, 8]])
+    with torch.no_grad():
+        wanted = gpt2.run(gpt2.prepare_tokens(ids.tolist()), edits=push.where(positions=[0, 2])).output
+        with applied(gpt2.model, edit, told):
+            found = gpt2.model(ids).logits
+            with applied(gpt2.model, push, told):
+                assert not torch.equal(gpt2.model(ids).logits, found)
+            with pytest.raises(SubjectError, match="nest share"), applied(gpt2.model, edit, gpt2.tokenizer):
+                pass
+    assert torch.equal(found, wanted)
+    wide = torch.arange(subject.width(HOOK), dtype=torch.float32).sin()
+    start = AddDirection(HOOK, 20 * wide).where(special=True)
+    with applied(subject.model, start, subject.tokenizer):
+        found = generated(subject, PROMPTS)
+    steps = list(subject.stream(PROMPTS, start, max_new_tokens=8))
+    assert found == np.stack([step.ids for step in steps], 1).tolist()
+    assert found != generated(subject, PROMPTS)
+    with pytest.raises(HookError, match="to applied\\(\\) the model's tokenizer"), applied(gpt2.model, edit):
+        generated(gpt2, PROMPTS)
+    for model, tokenizer, message in (
+        (gpt2, gpt2.tokenizer, "own tokenizer"),
+        (gpt2.model, "gpt2", "must be the model's tokenizer. Got a str"),
+    ):
+        with pytest.raises(SubjectError, match=message), applied(model, edit, tokenizer):
+            pass
+    assert not hooks_of(gpt2.model)
+
+
+def test_special_tokens_of_an_encoder():
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
+    bert = transformers.BertModel(config, add_pooling_layer=False).eval()
+    told = types.SimpleNamespace(all_special_ids=[0, 2, 3], convert_ids_to_tokens=str)
+    ids = {
+        "input_ids": torch.tensor([[2, 5, 6, 3], [2, 7, 3, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
+    }
+    push, met = AddDirection("encoder.layer.1", torch.ones(8)).where(special=True), []
+    look = ("encoder.layer.1", lambda acts, context: met.append(context.inputs.special) or acts)
+    with torch.no_grad():
+        plain = bert(**ids).last_hidden_state
+        with applied(bert, [look, push], told):
+            found = bert(**ids).last_hidden_state
+    moved = [[True, False, False, True], [True, False, True, False]]
+    assert met[-1].tolist() == moved
+    torch.testing.assert_close(found - plain, torch.tensor(moved)[..., None].expand(-1, -1, 8).float())

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Z = 1.959964
 """Standard deviations that hold 95 % of a normal distribution."""
+POINTS = 200
+"""Of a curve that is drawn, at most."""
 RIDGE = 0.01
 """Strength of the penalty on the weights of a probe."""
 
@@ -143,6 +145,43 @@ class GateCurve:
         ])  # fmt: skip
 
 
+def drawn(curve: GateCurve) -> dict[str, Any]:
+    """What is drawn of a gate: its curve, thinned where it has many points, and how it does.
+
+    Args:
+        curve: Of `calibrate_gate`.
+
+    Returns:
+        What JSON can hold. threshold, clean, target: of each point, the highest threshold first, and those
+        that an edit can have alone; chosen: the threshold; met; n: [clean, target] inputs of the calibration
+        part; max_clean, min_target; auroc: [value, low, high], and held_out: {clean, target} of [share, low,
+        high, n], both of the held-out part, None where there is no number.
+    """
+    threshold = curve.curve.threshold
+    usable = np.flatnonzero(threshold >= 0)
+    some = usable[np.linspace(0, len(usable) - 1, min(len(usable), POINTS)).round().astype(int)]
+    at = int(usable[np.abs(threshold[usable] - curve.threshold).argmin()])
+    some = np.unique([*some, at])
+    held = {"clean": curve.held_out_clean, "target": curve.held_out_target}
+    return {
+        "threshold": threshold[some].tolist(),
+        "clean": curve.curve.false[some].tolist(),
+        "target": curve.curve.true[some].tolist(),
+        "chosen": curve.threshold,
+        "met": curve.met,
+        "n": [curve.clean.n, curve.target.n],
+        "max_clean": curve.max_clean,
+        "min_target": curve.min_target,
+        "auroc": numbers(curve.auroc, *curve.auroc_interval),
+        "held_out": {name: [*numbers(each.share, *each.interval), each.n] for name, each in held.items()},
+    }
+
+
+def numbers(*values: float) -> list[float | None]:
+    """Numbers that JSON can hold: None for those that are not finite."""
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
 @checked(
     clean=listed, target=listed, subject=a_subject, max_clean=real(0), min_target=real(0),
     per=one_of("input", "token"), probe=boolean, held_out=real(0), seed=an_integer(),
@@ -208,11 +247,7 @@ def calibrate_gate(
         edit = dataclasses.replace(edit, probe=_probe(edit.sae, hook, subject, *sides, batch_size))
     quiet = _signals(edit, hook, subject, clean_documents, batch_size)
     loud = _signals(edit, hook, subject, target_documents, batch_size)
-    mean = edit.gate == "input" and edit.POOL == "mean"
-    peaks = [
-        np.array([(each.mean() if mean and len(each) else each.max(initial=0)) for each in side])
-        for side in (quiet, loud)
-    ]
+    peaks = [_of_inputs(edit, side) for side in (quiet, loud)]
 
     def counted(at: np.ndarray) -> np.ndarray:
         return peaks[0][at] if per == "input" else np.concatenate([quiet[i] for i in at])
@@ -243,6 +278,28 @@ def calibrate_gate(
     )
     remember(result.edit.sae, latents_of(result.edit), result.fitted)
     return result
+
+
+def opens_on(edit: Any, subject: Subject, documents: Sequence[Document], batch_size: int = 16) -> np.ndarray:
+    """bool [documents]: whether the gate of an edit opens in each, of the untouched subject.
+
+    Args:
+        edit: A gated edit with its threshold.
+        subject: The model.
+        documents: Samples.
+        batch_size: Of a pass.
+
+    Raises:
+        ConfigError: The edit has no gate.
+    """
+    signals = _signals(edit, _gated(edit), subject, documents, batch_size)
+    return _of_inputs(edit, signals) > edit.threshold
+
+
+def _of_inputs(edit: Any, signals: Sequence[np.ndarray]) -> np.ndarray:
+    """float64 [inputs]: of the signals of their positions what the gate judges each input by."""
+    mean = edit.gate == "input" and edit.POOL == "mean"
+    return np.array([(each.mean() if mean and len(each) else each.max(initial=0)) for each in signals])
 
 
 def _gated(edit: Any) -> Any:
@@ -325,4 +382,4 @@ def _opens(signal: np.ndarray, threshold: float) -> Opens:
     return Opens(share, (float(max(middle - half, 0.0)), float(min(middle + half, 1.0))), n)
 
 
-__all__ = ["GateCurve", "Opens", "calibrate_gate"]
+__all__ = ["GateCurve", "Opens", "calibrate_gate", "drawn", "numbers", "opens_on"]

@@ -107,7 +107,8 @@ export function conceptElement(view, concept, told, { cards, gate, change, card 
   const controls = Object.entries(told.controls).map(([name, value]) => `${name} ${short(value)}`);
   const together = `all together, held out: AUROC ${short(told.auroc[0])} [${low}, ${high}]`;
   const { choose, calibrate, measure } = told.parts;
-  const parts = `chosen on ${choose.join(" + ")} samples, gate on ${calibrate.join(" + ")}, measured on ${measure.join(" + ")}`;
+  const [chosen, gated, held] = [choose, calibrate, measure].map((n) => n.join(" + "));
+  const parts = `chosen on ${chosen} samples, gate on ${gated}, measured on ${held}`;
   draw();
   return h(
     "section",

@@ -1,5 +1,6 @@
 """What an edit costs in one forward pass.
 
+benchmarks/peers/install.sh                   # once: SAELens, in an environment of its own
 python benchmarks/interventions.py [--rounds 15] [--d-sae 16384] [--record interventions]
 
 The same batch is run by the bare model, with a hook of one's own that adds a vector, and by `subject.run`
@@ -11,9 +12,12 @@ of them; of a jumprelu SAE the columns of the edit suffice.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,12 +28,14 @@ import saelab
 from saelab.interventions import AddDirection, Erase, Scale, Steer
 from saelab.sae import SAE
 
+THEIRS = ("SAELens, model", "SAELens, splice", "SAELens, splice and hook at 5 latents")
+PEERS = Path(__file__).parents[1] / ".venv-peers" / "bin" / "python"
 SAMPLES, WORDS = 4, 6
 """Copies of the prompt in a batch, and how often it is repeated in each."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="What an edit costs in one forward pass")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--d-sae", type=int, default=16_384)
     parser.add_argument("--threads", type=int, default=1)
@@ -84,23 +90,71 @@ def measure(subject: Any, rounds: int, d_sae: int) -> dict[str, dict[str, float]
     runs: dict[str, Callable[[], Any]] = {"bare model": plain, "bare hook": bare}
     runs["subject.run"] = lambda: subject.run(inputs)
     runs |= {name: lambda edit=edit: subject.run(inputs, edits=edit) for name, edit in edits.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    peer = Peer(subject, inputs, number, d_sae) if PEERS.exists() else None
+    seconds: dict[str, list[float]] = {name: [] for name in (*runs, *(THEIRS if peer else ()))}
     for turn in range(rounds + 2):
+        for name, value in (peer.turn() if peer else {}).items():
+            if turn > 1:
+                seconds[name].append(value)
         for name, run in runs.items():
             begin = time.perf_counter()
             run()
             if turn > 1:
                 seconds[name].append(time.perf_counter() - begin)
+    if peer:
+        peer.close()
+
+    def times(name: str, base: str) -> float:
+        return round(statistics.median(a / b for a, b in zip(seconds[name], seconds[base], strict=True)), 3)
+
     return {
-        name: {"ms": round(1000 * statistics.median(own), 2)}
-        | {
-            f"x {base.removeprefix('bare ')}": round(
-                statistics.median(a / b for a, b in zip(own, seconds[base], strict=True)), 3
-            )
-            for base in ("bare model", "bare hook")
+        name: {
+            "ms": round(1000 * statistics.median(own), 2),
+            "x model": times(name, THEIRS[0] if name in THEIRS else "bare model"),
+            "x hook": times(name, "bare hook"),
         }
         for name, own in seconds.items()
     }
+
+
+class Peer:
+    """SAELens in a process of its own, on the same sizes.
+
+    Args:
+        subject: Whose sizes they are.
+        inputs: The batch, of whose shape another is run.
+        layer: Where the SAE stands.
+        d_sae: Its latents.
+    """
+
+    def __init__(self, subject: Any, inputs: Any, layer: int, d_sae: int) -> None:
+        config = subject.model.config
+        heads = config.num_attention_heads
+        shape = {
+            "n_heads": heads, "d_model": subject.d_model, "d_head": subject.d_model // heads,
+            "n_layers": subject.n_layers, "n_ctx": subject.n_ctx, "d_vocab": subject.d_vocab, "layer": layer,
+        }  # fmt: skip
+        if config.model_type == "llama":
+            shape |= {"d_mlp": config.intermediate_size, "n_key_value_heads": config.num_key_value_heads}
+        sizes = [*inputs.data["input_ids"].shape, torch.get_num_threads()]
+        worker = Path(__file__).parent / "peers" / "splice_worker.py"
+        command = [PEERS, worker, json.dumps(shape), d_sae, *sizes]
+        self.process = subprocess.Popen(
+            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def turn(self) -> dict[str, float]:
+        """Seconds of each, once."""
+        assert self.process.stdin
+        assert self.process.stdout
+        print(file=self.process.stdin, flush=True)
+        return dict(zip(THEIRS, json.loads(self.process.stdout.readline()).values(), strict=True))
+
+    def close(self) -> None:
+        """End it."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A feature store at the size of real work: memory, disk and the time of asking.
 
-python benchmarks/store_scale.py [--rows 1000000] [--d-sae 16384] [--l0 32] [--shards 1] [--folder DIR]
+python benchmarks/store_scale.py [--rows 1000000] [--d-sae 16384] [--l0 32] [--part-rows 20000] [--folder DIR]
 
 Codes are drawn, not computed: rows fire l0 latents each, whose frequencies fall off as a power of their rank
 (Zipf, exponent 0.7), and 20,000 tokens of which each has latents of its own, so that tables of tokens are as
@@ -34,6 +34,7 @@ from saelab.stores import FeatureStore
 from saelab.subjects.reading import Rows
 from saelab.types import Codes, HookPoint, Shown
 
+indexing = importlib.import_module("saelab.harvesting.index")  # the package has a function of this name
 WORDS, LENGTH, BATCH = 20_000, 250, 20_000
 ASKED = 100
 """Latents that are asked for, a tenth of them cold."""
@@ -45,6 +46,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--d-sae", type=int, default=16_384)
     parser.add_argument("--l0", type=int, default=32)
+    parser.add_argument(
+        "--part-rows", type=int, help="rows of a part, in 20,000s (default: as an index does)"
+    )
     parser.add_argument("--folder", type=Path, help="where to write (default: a temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -58,6 +62,8 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     list(batches(min(options.rows, BATCH), Drawn(options.d_sae, options.l0)))
+    if options.part_rows:
+        indexing.PART_ROWS = options.part_rows
     before = peak()
     seconds_of, n_parts = draw(folder, options.rows, options.d_sae, options.l0)
     store = FeatureStore.open(folder)
@@ -69,6 +75,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "parts": n_parts,
         "seconds, parts": seconds_of["parts"],
         "seconds, merge": seconds_of["merge"],
+        "CPU seconds, merge": seconds_of["merge, CPU"],
         "codes a second": n_codes / (seconds_of["parts"] + seconds_of["merge"]),
         "GiB of memory before": before,
         "GiB of memory, largest": peak(),
@@ -93,7 +100,6 @@ def draw(
     folder: Path, rows: int, d_sae: int, l0: int, width: int = 64, seed: int = 0
 ) -> tuple[dict[str, float], int]:
     """Write a store of drawn codes; (seconds of its parts and of their merge, number of parts)."""
-    indexing = importlib.import_module("saelab.harvesting.index")
     folder.mkdir(parents=True, exist_ok=True)
     sae = Drawn(d_sae, l0, width, seed)
     fields = {"hook": {"name": "h", "io": "out", "n_heads": None}, "sae": f"s{seed}", "subject": "m"}
@@ -103,10 +109,10 @@ def draw(
     parts = indexing._Parts(folder, sae, settings, fields)
     for _ in parts.written(timed := Timed(batches(rows, sae)), [HookPoint("h")]):
         pass
-    written, n_parts = time.perf_counter(), len(parts.done)
+    written, cpu, n_parts = time.perf_counter(), time.process_time(), len(parts.done)
     parts.assemble()
     took = {"parts": written - start - timed.seconds - sae.seconds, "merge": time.perf_counter() - written}
-    return took, n_parts
+    return {**took, "merge, CPU": time.process_time() - cpu}, n_parts
 
 
 class Drawn:

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from saelab.errors import FormatError, SaelabError, StoreError, short
 
@@ -54,12 +54,12 @@ def path_of(path: Any, what: str = "A path", error: type[SaelabError] = StoreErr
     return found
 
 
-def cache_folder() -> Path:
-    """$SAELAB_CACHE, else the user's cache folder of this system."""
+def user_folder(kind: Literal["cache", "data"]) -> Path:
+    """$SAELAB_CACHE or $SAELAB_DATA, else the user's folder of that kind on this system."""
     import platformdirs
 
-    own = os.environ.get("SAELAB_CACHE")
-    return Path(own).expanduser() if own else platformdirs.user_cache_path("saelab")
+    own = os.environ.get(f"SAELAB_{kind.upper()}")
+    return Path(own).expanduser() if own else getattr(platformdirs, f"user_{kind}_path")("saelab")
 
 
 def is_installed(path: Path) -> bool:

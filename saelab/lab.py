@@ -333,7 +333,7 @@ class Lab(LabViews):
                 "cards": lambda latents: self._cards(latents, name),
                 "documents": lambda numbers: self._store(name).documents(numbers),
                 "labels": lambda: self._labels_of(name),
-                "steering": lambda: self._steering(name),
+                "session": lambda kind: self._session(kind, name),
                 "search": lambda text: [(each.latent, each.value) for each in self._found(text, name)],
             }
             self._sources[name] = Source(
@@ -346,10 +346,10 @@ class Lab(LabViews):
             )
         return self._sources[name]
 
-    def _steering(self, name: str) -> Any:
-        from saelab.analysis.steering.session import Session
+    def _session(self, kind: str, name: str) -> Any:
+        from saelab.analysis.steering.sessions import SESSIONS
 
-        return Session(self.subject, self.saes[name], self.stores.get(name))
+        return SESSIONS[kind](self.subject, self.saes[name], self.stores.get(name))
 
     def _card(self, latent: int, name: str) -> FeatureCard:
         return self._cards([latent], name)[0]

@@ -6,14 +6,19 @@ import os
 import tempfile
 from pathlib import Path
 
+from saelab.files import user_folder
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # before torch is imported, and for every process that a test starts: its threads wait for each other on a
 # machine that does other work too, which makes tests of small tensors several times slower than one thread
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray would start a process for each core before anybody asks for one
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-# nobody's labels: those of whoever runs the tests are no part of them
+# nobody's labels and lenses: those of whoever runs the tests are no part of them, and are not written to;
+# trained models stay where they were fetched to
+os.environ.setdefault("SAELAB_REAL_MODELS", str(user_folder("cache") / "real"))
 os.environ["SAELAB_DATA"] = str(Path(tempfile.gettempdir()) / "saelab-tests-data")
+os.environ["SAELAB_CACHE"] = str(Path(tempfile.gettempdir()) / "saelab-tests-cache")
 
 import pytest
 from real_lab import CHROMIUM
@@ -24,8 +29,12 @@ HOOK = "blocks.2.hook_resid_post"
 TOGETHER = {
     f"tests/{path}.py": unit
     for unit, folder, names in (
-        ("browser", "browser", "export keys pictures reopened tour"),
-        ("forks", "unit", "cli cli_train dist estimates full_disks gguf killing merging resuming"),
+        ("browser", "browser", "erase export keys pictures reopened tour"),
+        (
+            "forks",
+            "unit",
+            "cli cli_train dist estimates full_disks gguf hub killing merging releases resuming",
+        ),
     )
     for path in (f"{folder}/test_{name}" for name in names.split())
 }

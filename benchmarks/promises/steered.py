@@ -20,6 +20,8 @@ from saelab.sae import SAE
 from saelab.subjects.hooks import normalise_edits
 
 HOOK = "blocks.2.hook_resid_post"
+LAST = "blocks.3.hook_resid_post"
+"""Where what is written next can be pushed by one direction; at `HOOK` it hardly can."""
 ROWS, STEPS, D_SAE, K = 100_000, 1500, 1024, 16
 
 
@@ -32,26 +34,26 @@ class SAEs(NamedTuple):
 
     @staticmethod
     @functools.cache
-    def of(seed: int, recipe: str, **options: Any) -> SAEs:
+    def of(seed: int, recipe: str, hook: str = HOOK, **options: Any) -> SAEs:
         """Trained on other texts and from other weights for each seed."""
         subject = saelab.load_subject(str(saelab.embedded.model_folder()))
-        config = saelab.recipe(recipe, d_in=subject.width(HOOK), d_sae=D_SAE, k=K, hook=HOOK, **options)
+        config = saelab.recipe(recipe, d_in=subject.width(hook), d_sae=D_SAE, k=K, hook=hook, **options)
         with tempfile.TemporaryDirectory() as folder:
             corpus = world(seed=7000 + seed, n_documents=4000)
             acts = saelab.harvest(
-                subject, corpus, [HOOK], Path(folder) / "acts", max_rows=ROWS, progress=False
+                subject, corpus, [hook], Path(folder) / "acts", max_rows=ROWS, progress=False
             )
             run = saelab.train(config, acts, steps=STEPS, batch_size=1024, seed=seed, progress=False)
             with torch.no_grad():
-                seen = acts.acts(np.arange(20_000), HOOK)
+                seen = acts.acts(np.arange(20_000), hook)
                 peaks = torch.stack([run.sae.encode(part).abs().amax(0) for part in seen.split(2000)]).amax(0)
         return SAEs(subject, run.sae, peaks)
 
 
-def rows(subject: Any, texts: Sequence[str]) -> Tensor:
-    """Activations [n, width] of texts at the hook point, those that count."""
+def rows(subject: Any, texts: Sequence[str], hook: str = HOOK) -> Tensor:
+    """Activations [n, width] of texts at a hook point, those that count."""
     inputs = subject.prepare(list(texts), truncate=True)
-    return subject.run(inputs, read=HOOK).acts[HOOK][torch.from_numpy(inputs.counted)]
+    return subject.run(inputs, read=hook).acts[hook][torch.from_numpy(inputs.counted)]
 
 
 def perplexity(subject: Any, texts: Sequence[str], edits: Any) -> float:

@@ -4,6 +4,8 @@ from .frontier import Frontier, Point, frontier
 from .labels import row_labels
 from .latents import card, cards, examples, latent_table
 from .logits import direct_logits, logit_lens
+from .maps.making import latent_map
+from .maps.results import LatentMap
 from .norms import NormDiagnostics, norms
 from .recovery import Match, Recovery, RecoveryScores, match, recovery
 from .results import (
@@ -37,6 +39,7 @@ __all__ = [
     "Found",
     "Frontier",
     "GateCurve",
+    "LatentMap",
     "LatentStats",
     "LatentTable",
     "LogitLens",
@@ -63,6 +66,7 @@ __all__ = [
     "evaluate",
     "examples",
     "frontier",
+    "latent_map",
     "latent_table",
     "lexicon_count",
     "logit_lens",

@@ -132,7 +132,7 @@ def _run(path: Path) -> tuple[str, dict[str, Any]] | None:
         "d_sae": config["d_sae"],
         "hook": (config["hook"] or {}).get("name"),
         "steps": f"{found[0].step} of {settings['steps']}",
-        "last": found[0].history[-1] if found[0].history else None,
+        "last": found[0].history[-1].to_dict() if found[0].history else None,
         "remedy": "the same saelab train goes on",
     }
 

@@ -26,7 +26,7 @@ from saelab.config import is_integer, is_number
 from saelab.formats.layout import done
 from saelab.formats.plain import Plain, hook_of
 from saelab.formats.reading import refuse
-from saelab.formats.roles import STATISTICS, Seen, see
+from saelab.formats.roles import MATRICES, STATISTICS, Seen, see
 from saelab.formats.settings import ignored, seen, unclaimed
 from saelab.formats.source import Found, Source
 from saelab.formats.vocabulary import flat, said
@@ -223,8 +223,8 @@ def _open(found: Found, tensors: Seen, answers: Mapping[str, Any]) -> list[Quest
     unclear = [role for role, way in tensors.lies.items() if way is None]
     if unclear:
         told = ", ".join(f"{names[role]} as {role}" for role in unclear)
-        ask("transposed", "which of W_enc [d_in d_sae] and W_dec [d_sae d_out] lie the other way round: a "
-            f"list of {told}, [] for none", [])  # fmt: skip
+        ask("transposed", "which of W_enc [d_in d_sae], W_dec [d_sae d_out] and W_skip [d_in d_out] lie the "
+            f"other way round: a list of {told}, [] for none", [])  # fmt: skip
     if answers.get("tied") is True and "tied" not in found.source.given and "W_dec" not in names:
         if "tied" not in said(found).values:
             out.append(Question("tied", "whether the missing decoder is the encoder's transpose: True", True))
@@ -253,8 +253,8 @@ def _check(found: Found, tensors: Seen, answers: Mapping[str, Any]) -> None:
         "normalise": (lambda v: v in _NORMS, _either(_NORMS)),
         "normalise_decoder": (lambda v: v is False or v in ("divide", "fold"), "False, 'divide' or 'fold'"),
         "tied": (lambda v: isinstance(v, bool), "True or False"),
-        "transposed": (lambda v: isinstance(v, (list, tuple)) and set(v) <= {"W_enc", "W_dec"},
-                       "a list of 'W_enc' and 'W_dec'"),
+        "transposed": (lambda v: isinstance(v, (list, tuple)) and set(v) <= set(MATRICES),
+                       f"a list of {_either(MATRICES)}"),
         "layer": (lambda v: is_integer(v) and v in (numbers or [0]), f"one of {short(numbers)}"),
         **{name: (lambda v, values=values: v in values, _either(values)) for name, values in _MEANS.items()},
     }  # fmt: skip
@@ -301,7 +301,7 @@ def _plain(found: Found, tensors: Seen, answers: Mapping[str, Any]) -> Plain:
     if W_dec.shape[0] != d_sae:
         refuse(f"W_enc and W_dec in {found.path} must fit each other", f"{W_enc.shape} and {W_dec.shape}")
     hook_out = hook_of(answers.get("hook_out"), found.path)
-    transcodes = d_out != d_in or hook_out is not None
+    transcodes = d_out != d_in or hook_out is not None or "W_skip" in w
     own = w.pop("pre_bias") if "b_dec" not in w and "pre_bias" in w else None
     b_dec = w["b_dec"] if "b_dec" in w else own if own is not None else torch.zeros(d_out, dtype=dtype)
     b_enc = w["b_gate"] if "b_gate" in w else w["b_enc"] if "b_enc" in w else torch.zeros(d_sae, dtype=dtype)
@@ -320,6 +320,7 @@ def _plain(found: Found, tensors: Seen, answers: Mapping[str, Any]) -> Plain:
         threshold=_threshold(w, answers, d_sae, found) if rule in _CUT else None,
         r_mag=w.get("r_mag") if rule == "gated" else None,
         b_mag=w.get("b_mag") if rule == "gated" else None,
+        W_skip=w.get("W_skip"),
         transcodes=transcodes,
         hook_out=hook_out,
     )
@@ -339,10 +340,11 @@ def _shifted(plain: Plain, w: Mapping[str, Tensor], answers: Mapping[str, Any], 
     used = {r: w[r].double() for r in _MEANS if r in w and answers.get(r, "ignore") != "ignore"}
     if not used:
         return plain
-    if plain.normalise != "none" or (plain.transcodes and "undo" in map(answers.get, used)):
+    skips = plain.W_skip is not None  # of which inputs, nothing tells
+    if plain.normalise != "none" or skips or (plain.transcodes and "undo" in map(answers.get, used)):
         refuse(
             f"Means and deviations in {found.path} must be of raw inputs, and be undone in what was read",
-            f"{ {r: answers[r] for r in used} }, normalise={plain.normalise!r}",
+            f"{ {r: answers[r] for r in used} }, normalise={plain.normalise!r}{', W_skip' if skips else ''}",
             "saelab has no SAE that does both.",
         )
     dtype, zero, one = plain.W_enc.dtype, torch.zeros(()).double(), torch.ones(()).double()
@@ -375,7 +377,7 @@ def _shifted(plain: Plain, w: Mapping[str, Tensor], answers: Mapping[str, Any], 
 def _tensor(found: Found, tensors: Seen, role: str, answers: Mapping[str, Any]) -> Tensor:
     """The tensor of the layer that was asked for, without axes of 1 before a vector."""
     tensor = found.file.read(tensors.names[role], found.source.dtype)
-    axes = 2 if role in ("W_enc", "W_dec") else 1
+    axes = 2 if role in MATRICES else 1
     n = tensors.layers
     if n is not None:
         while tensor.ndim > 1 and tensor.shape[0] == 1 and n in tensor.shape[1:]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from saelab.formats.reading import MAX_JSON, inside, refuse
+from saelab.formats.reading import INDEX, MAX_JSON, inside, json_file, refuse
 from saelab.formats.source import BESIDE, READERS
 from saelab.types import StoreError, short
 
@@ -35,14 +35,20 @@ def fetch(repository: str, subfolder: str | None, revision: str | None) -> Path:
     with _reaching(repository, subfolder, revision) as offline:
         if not offline:
             folder, name = place, None
-            files = _files(HfApi(), repository, place.parent, revision) if place.suffix in READERS else {}
+            named = place.suffix in READERS or place.name.endswith(INDEX)
+            files = _files(HfApi(), repository, place.parent, revision) if named else {}
             if place.name in files:  # folders may be named so too
                 folder, name = place.parent, place.name
             else:
                 files = _files(HfApi(), repository, folder, revision)
-            at = None
+            at, indices = None, [n for n in files if n.endswith(INDEX) and name in (None, n)]
+            listed = {
+                index: _listed(Path(hf_hub_download(repository, str(folder / index), revision=revision)))
+                for index in indices
+                if files[index] <= MAX_JSON
+            }
             # by the revision's name, not its commit, so that the cache knows it without a connection
-            for file in _needed(files, name, f"{repository}/{folder}"):
+            for file in _needed(files, listed, name, f"{repository}/{folder}"):
                 at = Path(hf_hub_download(repository, str(folder / file), revision=revision))
                 for _ in PurePosixPath(file).parts[1:]:
                     at = at.parent
@@ -74,18 +80,27 @@ def _files(api: Any, repository: str, folder: PurePosixPath, revision: str | Non
     return sizes
 
 
-def _needed(files: dict[str, int], name: str | None, where: str) -> list[str]:
-    """The configurations and the one file of tensors."""
+def _listed(index: Path) -> list[str]:
+    """The files whose tensors an index lists."""
+    said = json_file(index).get("weight_map")
+    return [str(part) for part in dict.fromkeys(said.values())] if isinstance(said, dict) else []
+
+
+def _needed(files: dict[str, int], listed: dict[str, list[str]], name: str | None, where: str) -> list[str]:
+    """The configurations and the one file of tensors, or all that an index lists."""
     configs = [n for n, size in files.items() if n.endswith(_CONFIGS) and size <= MAX_JSON]
     tensors = [n for n in files if PurePosixPath(n).suffix in READERS and not BESIDE.fullmatch(n)]
-    tensors = [n for n in tensors if name in (None, n)]
+    parts = {part for each in listed.values() for part in each}
+    tensors = [*listed, *(n for n in tensors if name in (None, n) and n not in parts)]
     if len(tensors) != 1:
         refuse(
             f"{where} must hold one SAE, or subfolder name its file",
             short(sorted(tensors)) if tensors else f"only {short(sorted(files))}",
             "saelab.formats.list_saes lists what a repository has.",
         )
-    return [*configs, tensors[0]]
+    (chosen,) = tensors
+    # one that is missing is said where they are read
+    return [*configs, *(part for part in listed.get(chosen, [chosen]) if part in files)]
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ _NAMED = {
     "b_dec": rf"(b|bias(es)?)_?dec(oder)?|dec(oder)?_b(ias)?|b_d|bias|b"
     rf"|{_FIRST}dec(ode|oder)?{_LINEAR}[._](b|bias(es)?)",
     "pre_bias": r"pre_bias|b_pre|bias_pre|pre_encoder_bias|input_bias|tied_bias",
+    "W_skip": rf"(w|weights?)_?skip|skip(_connection)?{_LINEAR}([._](w|weights?))?",
     "threshold": r"(\w+\.)?(threshold|thresholds|theta)",
     "log_threshold": r"(\w+\.)?log_thresholds?",
     "k": r"k|top_?k",
@@ -38,6 +39,7 @@ _NAMED = {
     "b_mag": r"b_mag|mag_bias",
 }
 _ROLES = {role: re.compile(pattern) for role, pattern in _NAMED.items()}
+MATRICES = ("W_enc", "W_dec", "W_skip")
 VECTORS = ("b_enc", "b_dec", "pre_bias", "b_gate", "r_mag", "b_mag")
 STATISTICS = ("input_mean", "input_std", "output_mean", "output_std")
 # what training leaves in the same file or in the same module
@@ -63,7 +65,7 @@ class Seen:
     d_sae: int | None
     d_out: int | None
     lies: Mapping[str, bool | None]
-    """W_enc, W_dec -> whether it is the transpose of ours, None where nothing tells."""
+    """W_enc, W_dec, W_skip -> whether it is the transpose of ours, None where nothing tells."""
     more: tuple[str, ...] = field(default=())
     """Tensors that are none of these."""
     parts: tuple[int, ...] = field(default=())
@@ -159,7 +161,7 @@ def _layers(file: TensorFile, roles: Mapping[str, str]) -> int | None:
 
 
 def _axes(role: str) -> int:
-    return 2 if role in ("W_enc", "W_dec") else 1
+    return 2 if role in MATRICES else 1
 
 
 def _flat(info: TensorInfo, layers: int | None, axes: int) -> tuple[int, ...]:
@@ -184,9 +186,7 @@ def _sizes(
     hidden = _one(file, roles, sizes, ("b_enc", "b_gate", "r_mag", "b_mag"))
     inner = _one(file, roles, sizes, ("pre_bias", "input_mean", "input_std"))
     outer = _one(file, roles, sizes, ("b_dec", "output_mean", "output_std"))
-    linear = {
-        role: re.search(r"\.weight$", roles[role]) is not None for role in ("W_enc", "W_dec") if role in roles
-    }
+    linear = {role: re.search(r"\.weight$", roles[role]) is not None for role in MATRICES if role in roles}
     lies: dict[str, bool | None] = {}
     # W_enc is [d_in d_sae], transposed [d_sae d_in]
     ways = [way for way in (False, True) if _fits(enc, way, inner, hidden)]
@@ -223,6 +223,15 @@ def _sizes(
         d_out = dec[0] if lies["W_dec"] else dec[1]
     elif dec is None:
         d_out = d_in
+    if "W_skip" in sizes:
+        skip, ends = sizes["W_skip"], (d_in, d_out)
+        fitting = [way for way in (False, True) if len(skip) == 2 and _fits(skip, way, *ends)]
+        if not fitting:
+            refuse(
+                f"{roles['W_skip']} in {file.path} must lead from what is read to what is written",
+                f"{skip}, d_in={d_in} and d_out={d_out}",
+            )
+        lies["W_skip"] = fitting[0] if len(fitting) == 1 else linear["W_skip"] or None
     return d_in, d_sae, d_out, lies
 
 
@@ -248,4 +257,4 @@ def _same_width(enc: tuple[int, ...], dec: tuple[int, ...], a: bool, b: bool) ->
     return (enc[::-1] if a else enc)[0] == (dec[::-1] if b else dec)[1]
 
 
-__all__ = ["STATISTICS", "VECTORS", "Seen", "see"]
+__all__ = ["MATRICES", "STATISTICS", "VECTORS", "Seen", "see"]

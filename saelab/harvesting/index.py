@@ -248,10 +248,10 @@ class _Parts:
                 self._cut |= batch.cut
                 yield batch
                 if writer.n_codes >= PART_CODES or writer.n_rows >= PART_ROWS:
-                    self._finish(writer)
+                    self._finish(writer, partners=False)
                     writer = None
             if writer is not None or not self.done:
-                self._finish(writer or self._begin())
+                self._finish(writer or self._begin(), partners=not self.done)
                 writer = None
         finally:
             if writer is not None:
@@ -261,7 +261,7 @@ class _Parts:
     def assemble(self) -> None:
         """The store itself, out of its parts. The manifest comes last: with it the store is complete."""
         source = self.done[0].folder
-        if len(self.done) > 1:
+        if len(self.done) > 1 or not self.done[0].manifest.get("partners", True):
             source = self._empty("whole")
             merge_into(source, self.done, {k: v for k, v in self.fields.items() if k in ("shard", "job")})
         for file in sorted(source.iterdir(), key=lambda f: f.name == manifests.NAME):
@@ -273,9 +273,9 @@ class _Parts:
             write_directions(folder, self.sae.W_dec)
         return FeatureWriter(folder, self.sae.config.d_sae, **self.options)
 
-    def _finish(self, writer: FeatureWriter) -> None:
+    def _finish(self, writer: FeatureWriter, partners: bool) -> None:
         cut = {"documents_cut": len(self._cut), "tokens_cut": sum(self._cut.values())}
-        writer.finish({**self.fields, **cut})
+        writer.finish({**self.fields, **cut}, partners=partners)
         self._cut = {}
         place = self._place()
         writer.folder.replace(place)

@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from saelab.arguments import is_listed
+from saelab.arguments import floats, is_listed
 from saelab.config import integer, is_number
 from saelab.interventions.gates import Gate, Rows, checked_gate, opened
 from saelab.interventions.places import given_of
 from saelab.interventions.registry import Edit, counted
 from saelab.sae import SAE
-from saelab.types import ConfigError, Context, HookError, HookPoint, RangeError, short
+from saelab.types import ConfigError, Context, HookError, HookPoint, RangeError, ShapeError, short
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +237,7 @@ class Gated(LatentEdit):
             x: [n, d_in], what the SAE reads.
 
         Returns:
-            [n, g], >= 0.
+            [n, g]. Below 0 it opens no gate.
         """
         return z.detach().abs()
 
@@ -253,22 +253,43 @@ class Gated(LatentEdit):
 
 
 class OfConcept(Gated, Several):
-    """A gated edit whose latents stand for one concept: its gate looks at what they make of the activation
-    together, ||sum_j z_j d_j|| with the directions d_j in units of the activations, and judges an input by
-    the mean of that over its positions (the largest alone is noise of a single position).
+    """A gated edit whose latents stand for one concept: its gate has one signal for all, and judges an input
+    by the mean over its positions (the largest alone is noise of a single position). An input that has been
+    flagged stays flagged, whatever is written afterwards.
 
     Attributes:
         sae: The SAE.
         hook: Where it works, if not where the SAE says; not with a transcoder.
         latents: Those of the concept.
         gate: As `Gated` has it.
-        threshold: What the concept must exceed, in units of the activations; None with gate="constant".
+        threshold: What the concept must exceed; None with gate="constant".
+        probe: [d_in + 1], what the gate looks at: at each position the product of the activation that the SAE
+            reads with all but the last, plus the last (`saelab.analysis.calibrate_gate` fits it). None: it
+            looks at ||sum_j z_j d_j||, what the latents make of the activation, in its units.
     """
 
     POOL: ClassVar[Literal["max", "mean"]] = "mean"
 
+    probe: Tensor | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.probe is None:
+            return
+        probe, wanted = floats("probe", self.probe).detach(), self.sae.config.d_in + 1
+        if probe.shape != (wanted,) or not probe.isfinite().all():
+            message = (
+                f"probe must be {wanted} finite numbers, the last a constant. Got {short(self.probe)}. Have "
+                "it fitted: saelab.analysis.calibrate_gate."
+            )
+            raise ShapeError(message)
+        object.__setattr__(self, "probe", probe)
+
     def size(self, z: Tensor, x: Tensor) -> Tensor:
-        return self.decoded(z.detach(), x).norm(dim=-1, keepdim=True)
+        if self.probe is None:
+            return self.decoded(z.detach(), x).norm(dim=-1, keepdim=True)
+        probe = self.probe.to(x.device)
+        return x.detach().to(probe) @ probe[:-1, None] + probe[-1]
 
 
 def moved(y: Tensor, delta: Tensor) -> Tensor:

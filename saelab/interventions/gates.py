@@ -33,9 +33,9 @@ def opened(
     """Where a gate is open.
 
     "constant": everywhere. "token": where the signal exceeds the threshold. "input": where that of the input
-    so far does, its largest or its mean over positions. What was given is one input; at a position that the
-    subject wrote itself the input is all up to and with this one. So a text is generated alike with a cache
-    and without.
+    so far does or once did, its largest or its mean over positions. What was given is one input; at a
+    position that the subject wrote itself the input is all up to and with this one. So a text is generated
+    alike with a cache and without, and one that was flagged stays flagged.
 
     Args:
         gate: Which.
@@ -54,7 +54,7 @@ def opened(
     if pool == "max":
         return so_far(size, rows, "max") > threshold
     total = so_far(torch.cat([size, torch.ones_like(size[:, :1])], 1), rows, "sum")
-    return total[:, :-1] > threshold * total[:, -1:]
+    return so_far(total[:, :-1] / total[:, -1:], rows, "max") > threshold
 
 
 def so_far(size: Tensor, rows: Rows, how: Literal["max", "sum"]) -> Tensor:

@@ -63,8 +63,9 @@ class Erase(OfConcept, CodeEdit):
     gate does not flag keep every bit.
 
     What the gate looks at is how much of the activation the concept's latents make, at each position:
-    ||sum_j z_j d_j||, with the directions d_j in units of the activations; of an input its mean over the
-    positions that count (as the paper has it: the largest alone is noise of a single position).
+    ||sum_j z_j d_j||, with the directions d_j in units of the activations; or what a probe of the activation
+    says, errors of the SAE and all. Of an input it is the mean over the positions that count (as the paper
+    has it: the largest alone is noise of a single position).
 
     Attributes:
         sae: The SAE.
@@ -72,7 +73,8 @@ class Erase(OfConcept, CodeEdit):
         tau: 0 removes them; the paper turns them round by -6 or -8; 1 leaves all as it is.
         gate: "input": in inputs whose mean exceeds `threshold`; "token": at the positions where the concept
             does; "constant": everywhere.
-        threshold: What it must exceed, in units of the activations; None with gate="constant".
+        threshold: What it must exceed; None with gate="constant".
+        probe: What the gate looks at, as `saelab.analysis.calibrate_gate` fits it; None: ||sum_j z_j d_j||.
         hook: Where it works, if not where the SAE says; not with a transcoder.
 
     Raises:
@@ -80,10 +82,14 @@ class Erase(OfConcept, CodeEdit):
         RangeError: A latent is none of the SAE's.
     """
 
+    VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[dict] = {1: dict}
+
     latents: tuple[int, ...]
     tau: float = 0.0
     gate: Gate = "input"
     threshold: float | None = None
+    probe: Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

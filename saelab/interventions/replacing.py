@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ class Substitute(OfConcept):
         natural: [n, width] activations at the place that is written, of inputs without the concept.
         gate: "token": the positions where the concept shows; "input": all of an input whose mean exceeds the
             threshold.
-        threshold: What the concept must exceed, in units of the activations.
+        threshold: What the concept must exceed.
+        probe: What the gate looks at, as `saelab.analysis.calibrate_gate` fits it; None: ||sum_j z_j d_j||.
         hook: Where it works, if not where the SAE says; not with a transcoder.
 
     Raises:
@@ -41,10 +43,14 @@ class Substitute(OfConcept):
         NonFiniteError: natural holds NaN or infinity.
     """
 
+    VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[dict] = {1: dict}
+
     latents: tuple[int, ...]
     natural: Tensor
     gate: Gate = "token"
     threshold: float | None = None
+    probe: Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import pandas as pd
 
 from saelab.config import integer
 from saelab.errors import headline
-from saelab.stores.directions import BLOCK_VALUES, unit_blocks
+from saelab.stores.directions import unit_blocks
 from saelab.stores.nearest import nearest
 from saelab.stores.summaries import at_least, first_of_each
 from saelab.types import ConfigError, RangeError, StoreError
@@ -62,7 +63,7 @@ class Comparison:
     """Latents of one SAE beside those of another."""
 
     direction: Matches | None
-    """by cosine of decoder directions; the control are random directions of the same number and width"""
+    """by cosine of decoder directions; the control is the best of as many random directions of this width"""
     cofiring: Matches | None
     """by phi, the correlation of "fires" over the rows; the control shifts the rows of one store against the
     other's"""
@@ -128,20 +129,25 @@ def compare(store: Latents, other: Latents, n: int = 1, *, min_rows: int = 10, s
     for name, value, high in (("n", n, other.n_latents), ("min_rows", min_rows, store.n_rows)):
         integer(name, value, 1, high, error=RangeError)
     seed = integer("seed", seed, 0)
-    found: list[Matches | None] = []
-    reasons = []
-    for measure in (_by_direction, _by_cofiring):
-        try:
-            found.append(measure(store, other, int(n), int(min_rows), seed))
-        except StoreError as error:
-            found.append(None)
-            reasons.append(str(error))
-    if found == [None, None]:
+    with ThreadPoolExecutor(1) as beside:  # nearly all of both is done without Python's lock
+        direction = beside.submit(_or_reason, _by_direction, store, other, int(n), seed)
+        cofiring = _or_reason(_by_cofiring, store, other, int(n), int(min_rows), seed)
+        found = [direction.result(), cofiring]
+    reasons = tuple(reason for _, reason in found if reason)
+    if len(reasons) == len(found):
         raise StoreError(" ".join(reasons))
-    return Comparison(found[0], found[1], tuple(reasons))
+    return Comparison(found[0][0], found[1][0], reasons)
 
 
-def _by_direction(store: Latents, other: Latents, n: int, min_rows: int, seed: int) -> Matches:
+def _or_reason(measure: Callable[..., Matches], *arguments: Any) -> tuple[Matches | None, str]:
+    """What a measure gives, or why it can't be taken."""
+    try:
+        return measure(*arguments), ""
+    except StoreError as error:
+        return None, str(error)
+
+
+def _by_direction(store: Latents, other: Latents, n: int, seed: int) -> Matches:
     ours, theirs = store.directions, other.directions
     width = ours.shape[1]
     if width != theirs.shape[1]:
@@ -150,31 +156,56 @@ def _by_direction(store: Latents, other: Latents, n: int, min_rows: int, seed: i
             "Index both SAEs at hook points of one model."
         )
         raise StoreError(message)
-
-    def chance() -> Iterator[tuple[int, np.ndarray]]:
-        for first in range(0, len(theirs), rows):
-            random = np.random.default_rng([seed, first])
-            block = random.standard_normal((min(rows, len(theirs) - first), width), dtype=np.float32)
-            yield first, block / np.linalg.norm(block, axis=1, keepdims=True)
-
-    rows = max(1, BLOCK_VALUES // max(width, 1))
-    partner, score = _nearest(ours, lambda: unit_blocks(theirs, rows), n)
-    _, control = _nearest(ours, chance, 1)
-    return Matches(partner, score, control[:, 0])
-
-
-def _nearest(
-    ours: np.ndarray, theirs: Callable[[], Iterator[tuple[int, np.ndarray]]], n: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(partner, cosine) [len(ours) n]; rows of zeros are no partners and have none."""
-    best = _Best(len(ours), n)
-    for first, block in theirs():
-        their = np.flatnonzero(block.any(1))
+    best, alive = _Best(len(ours), n), 0
+    for first, block in unit_blocks(theirs):
+        their = np.flatnonzero(block.any(1))  # rows of zeros are no partners and have none
+        alive += len(their)
         for low, rows in unit_blocks(ours):
             mine = np.flatnonzero(rows.any(1))
             number, cosine = nearest(rows[mine], block[their], n)
             best.add(low + mine, first + their[number], cosine)
-    return best.found()
+    partner, score = best.found()
+    control = chance_cosine(len(ours), alive, width, np.random.default_rng(seed))
+    return Matches(partner, score, np.where(np.isfinite(score[:, 0]), control, np.nan))
+
+
+def chance_cosine(n: int, n_others: int, width: int, random: np.random.Generator) -> np.ndarray:
+    """The largest cosine of each of n unit vectors with `n_others` random directions of its own.
+
+    Drawn from the distribution that it has: of one direction (1 + cosine) / 2 is Beta with both parameters
+    (width - 1) / 2, so P(largest <= c) = F(c)^n_others. `chance_cosine_reference` draws the directions.
+
+    Args:
+        n: How many vectors.
+        n_others: How many directions each meets.
+        width: Of vectors and directions.
+        random: What it is drawn by.
+
+    Returns:
+        float64 [n], NaN without others.
+    """
+    from scipy.special import betaincinv
+
+    if not n_others or not width:
+        return np.full(n, np.nan)
+    above = -np.expm1(-random.standard_exponential(n) / n_others)  # 1 - F(c), which has a uniform ^ n_others
+    if width == 1:
+        return np.where(above < 0.5, 1.0, -1.0)
+    half = (width - 1) / 2
+    return 1 - 2 * betaincinv(half, half, above)
+
+
+def chance_cosine_reference(n: int, n_others: int, width: int, random: np.random.Generator) -> np.ndarray:
+    """The definition of `chance_cosine`, slow: a first unit vector beside directions that are drawn.
+
+    Args:
+        n: As there.
+        n_others: As there.
+        width: As there.
+        random: As there.
+    """
+    drawn = random.standard_normal((n, n_others, width))
+    return (drawn[..., 0] / np.linalg.norm(drawn, axis=2)).max(1)
 
 
 def _by_cofiring(store: Latents, other: Latents, n: int, min_rows: int, seed: int) -> Matches:

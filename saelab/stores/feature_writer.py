@@ -116,10 +116,11 @@ class FeatureWriter:
                 self._held = None
         self.signed = self.signed or bool((codes.values < 0).any())
 
-    def finish(self, fields: Mapping[str, Any]) -> None:
+    def finish(self, fields: Mapping[str, Any], *, partners: bool = True) -> None:
         """Sort the codes by latent, summarise them, write the manifest.
 
-        fields: more of the manifest. Raises CorpusError where no row was added, unless it is one of several
+        fields: more of the manifest. partners: whether to count which latents fire together, which is of no
+        use in a part that is merged. Raises CorpusError where no row was added, unless it is one of several
         shards, of which there may be more than the corpus has stretches; StoreError where the sort cannot be
         written.
         """
@@ -132,7 +133,7 @@ class FeatureWriter:
         vocabulary = self._sorted_vocabulary(rows)
         draw, share = rows.draws(self.seed), kept_share(self.codes)
         with ThreadPoolExecutor(1) as beside:  # most of both is done without Python's lock
-            sampled = beside.submit(self._sample, draw, share < 1)
+            sampled = beside.submit(self._sample, draw, share < 1, partners)
             self._write_rows(rows)
             self._summarise(rows, vocabulary)
             n_sampled = sampled.result()
@@ -155,6 +156,8 @@ class FeatureWriter:
             "signed": self.signed,
             "facets": sorted(set(vocabulary.facets)),
         }
+        if not partners:
+            own["partners"] = False
         manifests.write_manifest(self.folder, KIND, {**own, **fields})
 
     def close(self) -> None:
@@ -222,11 +225,11 @@ class FeatureWriter:
             )
             raise StoreError(message) from error
 
-    def _sample(self, draw: np.ndarray, with_codes: bool) -> int:
+    def _sample(self, draw: np.ndarray, with_codes: bool, partners: bool) -> int:
         """Writes the sample and coactivation; gives how many rows it has. draw: float64 [n_rows]."""
         chosen = sampling.smallest(draw)
         sample = sampling.gather(self.folder, chosen, draw[chosen], self.n_rows)
-        sampling.write(self.folder, sample, self.d_sae, with_codes=with_codes)
+        sampling.write(self.folder, sample, self.d_sae, with_codes=with_codes, partners=partners)
         return len(chosen)
 
     def _sorted_vocabulary(self, rows: _Rows) -> Vocabulary:

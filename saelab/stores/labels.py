@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import platformdirs
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saelab.config import integer, is_unicode
-from saelab.files import is_installed, new_file, read_json, write_json
+from saelab.files import is_installed, new_file, read_json, user_folder, write_json
 from saelab.stores import manifest as manifests
 from saelab.types import ConfigError, RangeError, StoreError, short
 
@@ -54,13 +53,10 @@ def attach(folder: Path, manifest: Mapping[str, Any], n: int, labels: Iterable[t
 
 
 def _users(manifest: Mapping[str, Any]) -> Path:
-    """Where the labels of a store lie that are not in it: $SAELAB_DATA, else the user's data folder of this
-    system, by what the store is."""
+    """Where the labels of a store lie that are not in it, by what the store is."""
     files = {name: entry for name, entry in manifest["files"].items() if name != NAME}
     known = json.dumps({**manifest, "files": files}, sort_keys=True, default=str)
-    own = os.environ.get("SAELAB_DATA")
-    data = Path(own).expanduser() if own else platformdirs.user_data_path("saelab")
-    return data / "labels" / hashlib.sha256(known.encode()).hexdigest()[:32]
+    return user_folder("data") / "labels" / hashlib.sha256(known.encode()).hexdigest()[:32]
 
 
 def read_labels(folder: Path, n_latents: int) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from saelab.config import is_unicode
-from saelab.files import cache_folder, is_installed, new_file, parse_json
+from saelab.files import is_installed, new_file, parse_json, user_folder
 from saelab.types import FormatError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _places(store: FeatureStore) -> Iterator[Path]:
     yield store.folder / NAME
     key = hashlib.sha256(json.dumps(_stamp(store), sort_keys=True).encode()).hexdigest()
     with contextlib.suppress(RuntimeError):  # there is no home folder
-        yield cache_folder() / "logit_lens" / f"{key}.safetensors"
+        yield user_folder("cache") / "logit_lens" / f"{key}.safetensors"
 
 
 def _stamp(store: FeatureStore) -> dict[str, str]:

@@ -28,7 +28,7 @@ from saelab.types import CorpusError, Shown, StoreError, short
 SAME = (
     "n_latents", "hook", "sae", "subject", "packing", "window", "n_examples", "n_quantile", "seed", "codes"
 )  # fmt: skip
-OWN = ("format", "kind", "version", "files", "shard", "job", "jobs", "seen")
+OWN = ("format", "kind", "version", "files", "shard", "job", "jobs", "seen", "partners")
 AT_ONCE = 64
 BLOCK_CODES = 1 << 20
 BLOCK_LATENTS = 1_024
@@ -66,9 +66,11 @@ def merge(
     return FeatureStore.open(out)
 
 
-def merge_into(folder: Path, stores: Sequence[FeatureStore], fields: Mapping[str, Any]) -> None:
+def merge_into(
+    folder: Path, stores: Sequence[FeatureStore], fields: Mapping[str, Any], *, partners: bool = True
+) -> None:
     """Write the files of the merged store into an empty folder. fields: of its manifest, besides those that
-    all the stores have."""
+    all the stores have. partners: see `FeatureWriter.finish`."""
     check_alike([(str(store.folder), store.manifest) for store in stores])
     with tempfile.TemporaryDirectory(prefix="groups-", dir=folder) as scratch:
         groups = [store for store in stores if store.n_rows]  # a shard may hold none
@@ -84,12 +86,12 @@ def merge_into(folder: Path, stores: Sequence[FeatureStore], fields: Mapping[str
                 part.mkdir()
                 some = groups[first : first + AT_ONCE]
                 shard = some[0].manifest.get("shard")
-                merge_into(part, some, {"shard": shard} if shard else {})
+                merge_into(part, some, {"shard": shard} if shard else {}, partners=False)
                 merged.append(FeatureStore.open(part))
             groups = merged
         try:
             with contextlib.closing(_Merge(folder, groups)) as work:
-                work.run()
+                work.run(partners)
         except (pa.ArrowException, KeyError, ValueError, IndexError) as error:
             message = (
                 f"Stores must be as they were written to be merged. Got {type(error).__name__}: {error}. "
@@ -184,12 +186,12 @@ class _Merge:
         self.n_rows = sum(store.n_rows for store in stores)
         self.sample_rows = 0
 
-    def run(self) -> None:
+    def run(self, partners: bool) -> None:
         for name, columns in (("documents", ("document", "first_row")), ("rows", ("document", "row")),
                               ("codes_by_row", ("", "row"))):  # fmt: skip
             self._in_order(name, *columns)
         self._latents()
-        self._sample()
+        self._sample(partners)
 
     def close(self) -> None:
         for part in self.parts:
@@ -277,7 +279,7 @@ class _Merge:
         # windows are most of the table: those that are left out are not copied
         yield _with(table.take(pa.array(order[at])), {"rank": rank, "stratum": stratum})
 
-    def _sample(self) -> None:
+    def _sample(self, partners: bool) -> None:
         sample: sampling.Sample | None = None
         for part in self.parts:
             store = part.store
@@ -286,7 +288,8 @@ class _Merge:
             sample = mine if sample is None else sampling.together(sample, mine)
         assert sample is not None
         self.sample_rows = len(sample.row)
-        sampling.write(self.folder, sample, self.d_sae, with_codes=self.manifest["codes"] != "full")
+        with_codes = self.manifest["codes"] != "full"
+        sampling.write(self.folder, sample, self.d_sae, with_codes=with_codes, partners=partners)
 
 
 def _by_latent(latent: np.ndarray, row: np.ndarray) -> np.ndarray:

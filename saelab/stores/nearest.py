@@ -14,7 +14,7 @@ from saelab.stores.summaries import first_of_each
 if TYPE_CHECKING:
     from torch import Tensor, dtype
 
-BLOCK_SCORES = 1 << 23
+BLOCK_SCORES = 1 << 22
 GROUP = 64
 MOST_LEFT = 1 / 64
 BLOCK_VALUES = 1 << 22

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from saelab.stores import tables
 from saelab.stores.summaries import at_least, first_of_each
@@ -91,14 +92,16 @@ def together(a: Sample, b: Sample) -> Sample:
                   np.r_[a.value, b.value][at])  # fmt: skip
 
 
-def write(folder: Path, sample: Sample, d_sae: int, with_codes: bool) -> None:
-    """The tables `sample`, with_codes or without, and `coactivation`."""
+def write(folder: Path, sample: Sample, d_sae: int, *, with_codes: bool, partners: bool) -> None:
+    """The tables `sample`, with_codes or without, and `coactivation`, which stays empty without partners."""
     with tables.writer(folder, "sample") as out:
         out.write_table(sample.table(with_codes))
-    _write_partners(folder, sample, d_sae)
+    with tables.writer(folder, "coactivation") as out:
+        if partners:
+            _write_partners(out, sample, d_sae)
 
 
-def _write_partners(folder: Path, sample: Sample, d_sae: int) -> None:
+def _write_partners(out: pq.ParquetWriter, sample: Sample, d_sae: int) -> None:
     """The table `coactivation`: with which latents each fires together most, over the rows of a sample.
 
     Partners are sorted by Jaccard index, rows where both fire by rows where any of the two does; of equals
@@ -115,29 +118,28 @@ def _write_partners(folder: Path, sample: Sample, d_sae: int) -> None:
     # pairs that a block of latents has at most
     pairs = np.r_[0, np.cumsum(np.asarray(by_latent @ np.diff(sample.indptr)))]
     low = 0
-    with tables.writer(folder, "coactivation") as out:
-        while low < d_sae:
-            high = max(int(np.searchsorted(pairs, int(pairs[low]) + BLOCK_PAIRS, side="right")) - 1, low + 1)
-            common = sparse.csr_array(by_latent[low:high] @ fires)
-            fired = np.repeat(np.arange(high - low, dtype=np.int32), np.diff(common.indptr))
-            partner: np.ndarray = np.asarray(common.indices)
-            count: np.ndarray = np.asarray(common.data)
-            jaccard = count / (alone[low:high][fired] + alone[partner] - count)
-            jaccard[partner == fired + low] = 0
-            some = np.flatnonzero(jaccard >= at_least(jaccard, common.indptr, PARTNERS)[fired])
-            some = some[jaccard[some] > 0]
-            order = some[np.lexsort((partner[some], -count[some], -jaccard[some], fired[some]))]
-            at, rank = first_of_each(order, fired, PARTNERS)
-            latent, partner, count = fired[at] + np.int32(low), partner[at], count[at]
-            out.write_table(
-                tables.table(
-                    "coactivation",
-                    latent,
-                    rank.astype(np.int32),
-                    partner.astype(np.int32),
-                    count,
-                    jaccard[at].astype(np.float32),
-                    (count * (n / alone[latent]) / alone[partner]).astype(np.float32),
-                )
+    while low < d_sae:
+        high = max(int(np.searchsorted(pairs, int(pairs[low]) + BLOCK_PAIRS, side="right")) - 1, low + 1)
+        common = sparse.csr_array(by_latent[low:high] @ fires)
+        fired = np.repeat(np.arange(high - low, dtype=np.int32), np.diff(common.indptr))
+        partner: np.ndarray = np.asarray(common.indices)
+        count: np.ndarray = np.asarray(common.data)
+        jaccard = count / (alone[low:high][fired] + alone[partner] - count)
+        jaccard[partner == fired + low] = 0
+        some = np.flatnonzero(jaccard >= at_least(jaccard, common.indptr, PARTNERS)[fired])
+        some = some[jaccard[some] > 0]
+        order = some[np.lexsort((partner[some], -count[some], -jaccard[some], fired[some]))]
+        at, rank = first_of_each(order, fired, PARTNERS)
+        latent, partner, count = fired[at] + np.int32(low), partner[at], count[at]
+        out.write_table(
+            tables.table(
+                "coactivation",
+                latent,
+                rank.astype(np.int32),
+                partner.astype(np.int32),
+                count,
+                jaccard[at].astype(np.float32),
+                (count * (n / alone[latent]) / alone[partner]).astype(np.float32),
             )
-            low = high
+        )
+        low = high

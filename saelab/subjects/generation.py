@@ -14,14 +14,14 @@ from saelab.subjects import chat
 from saelab.subjects.hooks import EditFn, main_tensor, normalise_edits
 from saelab.subjects.memory import Memory, remembers
 from saelab.subjects.tokens import check_texts, eos_ids
-from saelab.subjects.writing import Sampling, Writer, a_share, decoded, stop_strings
-from saelab.types import CorpusError, HookPoint, Inputs, short
+from saelab.subjects.writing import Sampling, Writer, a_share, decoded, seeds, stop_strings
+from saelab.types import ConfigError, CorpusError, HookPoint, Inputs, short
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _checked = checked(
-    max_new_tokens=an_integer(), temperature=real(0), seed=an_integer(), top_p=a_share, stop=stop_strings,
+    max_new_tokens=an_integer(), temperature=real(0), seed=seeds, top_p=a_share, stop=stop_strings,
     use_cache=flag,
 )  # fmt: skip
 
@@ -57,7 +57,7 @@ class WritesTexts:
         edits: Sequence[Any] | Any = (),
         max_new_tokens: int = 50,
         temperature: float = 0.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         *,
         top_p: float = 1.0,
         stop: str | Sequence[str] = (),
@@ -73,7 +73,8 @@ class WritesTexts:
                 generation.
             max_new_tokens: At most so many.
             temperature: 0 takes the likeliest token; above, tokens are sampled.
-            seed: Seed of the sampling; each sample draws by itself.
+            seed: Seed of the sampling; each sample draws by itself. Several, one for each prompt: samples of
+                the same seed draw alike.
             top_p: Only the likeliest tokens that together have this probability are sampled.
             stop: Strings at which the continuation ends; they are cut off.
             use_cache: False runs the whole text anew at each step. The cache gives the same texts, faster; it
@@ -103,7 +104,7 @@ class WritesTexts:
         edits: Sequence[Any] | Any = (),
         max_new_tokens: int = 50,
         temperature: float = 0.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         *,
         top_p: float = 1.0,
         stop: str | Sequence[str] = (),
@@ -119,7 +120,7 @@ class WritesTexts:
             edits: As in `run`.
             max_new_tokens: At most so many.
             temperature: 0 takes the likeliest token; above, tokens are sampled.
-            seed: Seed of the sampling.
+            seed: Seed of the sampling, or one for each prompt.
             top_p: Only the likeliest tokens that together have this probability are sampled.
             stop: Strings at which the continuation ends; they are cut off.
             use_cache: False runs the whole text anew at each step.
@@ -210,6 +211,12 @@ class WritesTexts:
     ) -> Iterator[Step]:
         """The steps from ids on; what is wrong with the arguments is said here, not at the first step."""
         self.padded(rows)
+        if isinstance(how.seed, tuple) and len(how.seed) != len(rows):
+            message = (
+                f"Seeds must be one for each prompt, or one for all. Got {len(how.seed)} for {len(rows)} "
+                "prompts. Pass seed=0."
+            )
+            raise ConfigError(message)
         changes = normalise_edits(edits)
         self._ready([hook for hook, _ in changes])
         return self._steps([list(ids) for ids in rows], changes, how, use_cache, ends)

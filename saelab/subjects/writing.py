@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saelab.arguments import is_listed
-from saelab.config import is_number
+from saelab.config import integer, is_number
 from saelab.seeds import mixed
 from saelab.types import ConfigError, NonFiniteError, short
 
@@ -23,18 +23,21 @@ class Sampling(NamedTuple):
 
     max_new_tokens: int
     temperature: float
-    seed: int
+    seed: int | tuple[int, ...]
+    """of all samples, or one for each"""
     top_p: float
     stop: tuple[str, ...]
 
     def chooser(self, sample: int) -> Callable[[Tensor], int]:
         """A function from the logits of the next token, float32 [d_vocab] on the CPU, to the token.
 
-        Each sample of a batch draws from a generator of its own, so that the others change nothing.
+        Each sample of a batch draws from a generator of its own, so that the others change nothing. With a
+        seed of its own it draws as if it were alone.
         """
         if self.temperature == 0:
             return lambda logits: int(_finite(logits).argmax())
-        draw = torch.Generator().manual_seed(mixed(self.seed, sample))
+        own = mixed(self.seed, sample) if isinstance(self.seed, int) else mixed(self.seed[sample], 0)
+        draw = torch.Generator().manual_seed(own)
 
         def choose(logits: Tensor) -> int:
             # float64 from the largest on: a temperature near 0 overflows nothing
@@ -128,6 +131,13 @@ def a_share(name: str, value: Any) -> float:
     return float(value)
 
 
+def seeds(name: str, value: Any) -> int | tuple[int, ...]:
+    """A check of `saelab.arguments.checked`: a seed, or one for each sample."""
+    if is_listed(value):
+        return tuple(integer(name, each, 0) for each in value)
+    return integer(name, value, 0)
+
+
 def stop_strings(name: str, value: Any) -> tuple[str, ...]:
     """A check of `saelab.arguments.checked`: a string or several, none empty."""
     found = (value,) if isinstance(value, str) else tuple(value) if is_listed(value) else (value,)
@@ -137,4 +147,4 @@ def stop_strings(name: str, value: Any) -> tuple[str, ...]:
     return found
 
 
-__all__ = ["Sampling", "Writer", "a_share", "decoded", "stop_strings"]
+__all__ = ["Sampling", "Writer", "a_share", "decoded", "seeds", "stop_strings"]

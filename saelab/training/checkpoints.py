@@ -35,8 +35,8 @@ class Checkpoint(NamedTuple):
     """Steps done."""
     identity: dict[str, Any]
     """Config, settings and data fingerprint: a run continues only with the same ones."""
-    history: list[dict[str, Any]]
-    """The records so far, as plain data."""
+    history: list[Record]
+    """The records so far."""
     variance: float
     """See losses.Progress."""
     tensors: Mapping[str, Tensor | Pieces]
@@ -58,7 +58,7 @@ def write(out: Path, checkpoint: Checkpoint) -> None:
                 "identity": checkpoint.identity,
                 "variance": checkpoint.variance,
                 "sha256": sha256,
-                "history": checkpoint.history,
+                "history": [record.to_dict() for record in checkpoint.history],
             },
         )
     for old in _folders(out)[:-KEPT]:
@@ -112,8 +112,7 @@ def _read(folder: Path) -> Checkpoint:
         raise TypeError(step, variance)
     if not isinstance(history, list) or not all(isinstance(record, dict) for record in history):
         raise TypeError(history)
-    for record in history:
-        Record.from_dict(record)  # which raises what is caught here too
     with Reader(folder / "state.safetensors", data["sha256"]) as file:
         tensors = {name: file.read(name) for name in file.entries}
-    return Checkpoint(int(step), data["identity"], history, float(variance), tensors)
+    records = [Record.from_dict(record) for record in history]  # which raises what is caught here too
+    return Checkpoint(int(step), data["identity"], records, float(variance), tensors)

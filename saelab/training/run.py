@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from saelab.arguments import checked, place
 from saelab.config import from_dict, to_dict
-from saelab.files import Stamp, path_of, read_json, unwritable, write_json
+from saelab.files import Stamp, read_json, unwritable, write_json
 from saelab.types import ConfigError, FormatError, MissingDependency, StoreError
 
 if TYPE_CHECKING:
@@ -176,7 +176,8 @@ class Run:
         )
 
     @classmethod
-    def load(cls, folder: str | Path) -> Run:
+    @checked(folder=place)
+    def load(cls, folder: Path) -> Run:
         """The finished run in a folder.
 
         Raises:
@@ -185,7 +186,6 @@ class Run:
         """
         from saelab.sae import SAE
 
-        folder = path_of(folder, "A run's folder")
         records, settings, provenance = told(folder)
         sae = SAE.load(folder)
         return cls(sae, records, sae.config, settings, True, provenance, folder)

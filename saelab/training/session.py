@@ -215,9 +215,8 @@ class Session:
             tensors |= {f"adam.{key}.{name}": t for key, t in self.optimizer.state[parameter].items()}
         tensors |= {"firing": self.firing.since, "density": self.firing.density}
         given = shards.given(tensors, self.config.d_sae)
-        history = [record.to_dict() for record in self.history]
         made = checkpoints.Checkpoint(
-            self.progress.step, self.identity, history, self.progress.variance, given
+            self.progress.step, self.identity, list(self.history), self.progress.variance, given
         )
         try:
             if dist.first():
@@ -246,7 +245,7 @@ class Session:
         self.firing.density.copy_(tensors["density"])
         self.firing.rows = found.step * self.settings.batch_size
         self.progress.step = found.step
-        self.history = [Record.from_dict(values) for values in found.history]
+        self.history = list(found.history)
 
     def finish(self, rows: int, seconds: float) -> Run:
         """The Run as it is now; written and rid of its checkpoints if every step is done.

@@ -3,6 +3,7 @@
 from saelab.widgets.base import View as View
 from saelab.widgets.card import CardView as CardView
 from saelab.widgets.densities import DensitiesView as DensitiesView
+from saelab.widgets.erase import EraseView as EraseView
 from saelab.widgets.export import Lines as Lines
 from saelab.widgets.export import Table as Table
 from saelab.widgets.export import Text as Text
@@ -26,3 +27,4 @@ class LabViews:
     feature = Made(CardView.of)
     densities = Made(DensitiesView.of)
     steer = Made(SteerView.of)
+    erase = Made(EraseView.of)

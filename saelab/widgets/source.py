@@ -26,7 +26,7 @@ class Source:
     codes: Callable[[Any], SampleCodes]
     """of a sample that the subject reads"""
     questions: Mapping[str, Callable[..., Any]]
-    """what views ask: "card", "cards", "documents", "search", "labels", "steering"; the same functions
+    """what views ask: "card", "cards", "documents", "search", "labels", "session"; the same functions
     each time, so that a page holds an answer once"""
     selection: Selection
     """what all views of the SAE share"""

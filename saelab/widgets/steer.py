@@ -62,6 +62,10 @@ class SteerView(View):
         scale: str | None = None,
         gate: str = "constant",
         max_new_tokens: int = 30,
+        temperature: float = 0.0,
+        seed: int = 0,
+        clean: Iterable[str] = (),
+        target: Iterable[str] = (),
         sae: str | None = None,
     ) -> SteerView:
         """Steer what the model writes: a slider for each latent, the plain and the steered text side by side
@@ -75,6 +79,12 @@ class SteerView(View):
                 `saelab.interventions.Steer`; None: "max" where the SAE has a store, else "norm".
             gate: Where they act at first: "constant", "input" or "token".
             max_new_tokens: How many tokens are written.
+            temperature: 0 writes the likeliest tokens; above, tokens are sampled, in all columns from one
+                seed.
+            seed: Of that.
+            clean: Texts that a gate should leave alone. With them and `target` each gate stands on its ROC
+                curve.
+            target: Texts that it should open on.
             sae: name of the SAE; None: the chosen one.
 
         Raises:
@@ -90,8 +100,10 @@ class SteerView(View):
             )
             raise ConfigError(message)
         knobs = {source.checked(latent): alpha for latent, alpha in (latents or {}).items()}
-        session = source.questions["steering"]()
-        settings = session.settings(text, knobs, scale=scale, gate=gate, tokens=max_new_tokens)
+        session = source.questions["session"]("steering")
+        session.gauges.calibrated_on(clean, target)
+        how = {"tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        settings = session.settings(text, knobs, scale=scale, gate=gate, **how)
         questions = {**source.questions, "table": source.table}
         return SteerView(
             session, settings, questions=questions, selection=source.selection, edits=source.edits
@@ -103,6 +115,7 @@ class SteerView(View):
         return {
             **plain,
             "knob": self._knob,
+            "curve": _packed(session.curve),
             "recipe": lambda settings: Packed({}, {"text": session.recipe(settings)}),
             "load": lambda text, settings: Packed({"settings": session.load(text, settings)}),
             "kept": lambda: Packed({}, {"settings": self._kept()}),
@@ -125,15 +138,7 @@ class SteerView(View):
 
     def html(self) -> str:
         columns = self.session.written(self.settings)["columns"]
-        shown = [still.note(self._title())]
-        for column in columns:
-            tokens = zip(column["tokens"], column["changed"], strict=True)
-            told = "".join(
-                f"<mark>{still.escaped(t)}</mark>" if new and t.strip() else still.escaped(t)
-                for t, new in tokens
-            )
-            shown.append(f"<p><b>{still.escaped(column['name'])}</b> {told}</p>")
-        return still.frame(*shown)
+        return still.frame(still.note(self._title()), *map(still.written, columns))
 
     def _title(self) -> str:
         made = json.loads(self.settings)
@@ -141,8 +146,12 @@ class SteerView(View):
         return f"{clean(made['prompt'])!r} steered by {knobs} ({made['scale']}, gate {made['gate']})"
 
     def _asks(self, settings: str) -> list[Ask]:
-        knobs = [Ask("knob", {"latent": each["latent"]}) for each in json.loads(settings)["knobs"]]
-        return [*knobs, *(Ask(name, {"settings": settings}) for name in SHOWN)]
+        made = json.loads(settings)
+        latents = [each["latent"] for each in made["knobs"]]
+        knobs = [Ask("knob", {"latent": latent}) for latent in latents]
+        gated = [] if made["gate"] == "constant" else latents
+        curves = [Ask("curve", {"latent": latent, "gate": made["gate"]}) for latent in gated]
+        return [*knobs, *curves, *(Ask(name, {"settings": settings}) for name in SHOWN)]
 
     def _kept(self) -> list[str]:
         """All settings whose texts were written to the end."""

@@ -12,6 +12,7 @@ import math
 import unicodedata
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,15 @@ def words(text: str) -> str:
     """Words as they are, such as a view in words."""
     lines = [f"{escaped(line)}\n" for line in text.splitlines()]
     return f"<pre>{_within(lines, SAMPLE_BYTES, 'line')}</pre>"
+
+
+def written(column: Mapping[str, Any]) -> str:
+    """A text that was written, what changed in it marked: name, tokens, changed."""
+    told = "".join(
+        f"<mark>{escaped(token)}</mark>" if new and token.strip() else escaped(token)
+        for token, new in zip(column["tokens"], column["changed"], strict=True)
+    )
+    return f"<p><b>{escaped(column['name'])}</b> {told}</p>"
 
 
 def note(text: str) -> str:

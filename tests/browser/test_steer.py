@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from axe import violations
 from conftest import ARTIFACTS
+from playwright.sync_api import expect
 from real_lab import open_notebook, run_all, write_notebook
 
 CELLS = """
@@ -20,7 +24,7 @@ CLOCK = """
 (value) => new Promise((done, fail) => {
   setTimeout(() => fail(new Error(document.querySelector('.sl-root').innerText)), 15000);
   const slider = document.querySelector('[data-knob="7"] input[type=range]');
-  const columns = document.querySelector('.sl-columns');
+  const columns = document.querySelector('.sl-beside');
   const status = document.querySelector('.sl-steer [role=status]');
   const start = performance.now();
   const watcher = new MutationObserver(() => {
@@ -80,6 +84,19 @@ def test_a_slider_steers(page, jupyter, steer):
     page.locator(".sl-steer summary").click()
     page.get_by_role("button", name="write", exact=True).click()
     page.wait_for_function("document.querySelector('.sl-steer details textarea').value.includes('steer')")
+    # the recipe goes out as a file, and one that is loaded fills the fields
+    with page.expect_download() as got:
+        page.get_by_role("button", name="download", exact=True).click()
+    recipe = json.loads(Path(got.value.path()).read_text())
+    assert [edit["latent"] for edit in recipe["edits"]] == [7, 12]
+    for edit in recipe["edits"]:
+        edit["gate"], edit["threshold"], edit["alpha"] = "constant", None, -0.75
+    page.locator(".sl-steer details textarea").fill(json.dumps(recipe))
+    page.get_by_role("button", name="load", exact=True).click()
+    own = page.get_by_label("strength of latent 7 as a number")
+    expect(own).to_have_value("-0.75")
+    assert page.locator("[data-set=gate]").input_value() == "constant"
+    page.wait_for_function(WRITTEN)
     assert violations(page, ".sl-root") == []
     ARTIFACTS.mkdir(exist_ok=True)
     page.locator(".sl-root").screenshot(path=ARTIFACTS / "steer_view.png")

@@ -130,10 +130,18 @@ EXAMPLES: dict[str, tuple[Make, Make | None]] = {
     ),
     "substitute": (
         lambda case, subject, inputs: Substitute(
-            rough(case.hook, case.width), range(case.width), naturals(case.width), threshold=0.01
+            rough(case.hook, case.width),
+            range(case.width),
+            naturals(case.width),
+            threshold=0.01,
+            probe=torch.full((case.width + 1,), 0.5),
         ),
         lambda case, subject, inputs: Substitute(
-            rough(case.hook, case.width), range(case.width), naturals(case.width), threshold=1e9
+            rough(case.hook, case.width),
+            range(case.width),
+            naturals(case.width),
+            threshold=1e9,
+            probe=torch.full((case.width + 1,), 0.5),
         ),
     ),
     "clamp": (lambda case, subject, inputs: Clamp(rough(case.hook, case.width), 3, 1.5), None),

@@ -31,7 +31,7 @@ def acts(smollm2, tmp_path_factory):
 @pytest.fixture(scope="module")
 def sae(acts):
     config = saelab.recipe("topk", d_in=576, d_sae=2048, k=32, hook=HOOK)
-    return saelab.train(config, acts, steps=250, batch_size=1024, seed=0, progress=False).sae.eval()
+    return saelab.train(config, acts, steps=150, batch_size=1024, seed=0, progress=False).sae.eval()
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_harvested_rows_are_those_of_the_model(smollm2, acts):
 
 def test_a_trained_sae_beside_an_untrained_one(smollm2, sae):
     texts, _ = real_models.texts(420, characters=300)
-    report = saelab.evaluate(sae, smollm2, texts[-25:], max_rows=1_000)
+    report = saelab.evaluate(sae, smollm2, texts[-12:], max_rows=500)
     assert report.sae.fvu < 0.5 * report.untrained.fvu, report
     assert report.sae.loss_recovered > report.untrained.loss_recovered + 0.3, report
     assert report.sae.loss_recovered < 1

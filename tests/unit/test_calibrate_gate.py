@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import planted
 import pytest
+import torch
 from planted import CONCEPT, LEVER
 
 from saelab.analysis import calibrate_gate
-from saelab.interventions import AddDirection, Scale
+from saelab.analysis.steering.gate import POINTS, drawn
+from saelab.interventions import AddDirection, Erase, Scale
 from saelab.types import ConfigError, CorpusError
 
 
@@ -69,6 +72,33 @@ def test_tokens_are_counted_one_by_one(net):
     assert many.threshold > found.threshold  # the highest of six is higher than one of them
 
 
+def test_a_probe_finds_a_concept_that_latents_which_fire_everywhere_drown(net):
+    clean, target = planted.texts(80, False), planted.texts(80, True)
+    edit = Erase(planted.sae(), (0, CONCEPT, LEVER), 0.0, threshold=0.0)
+    plain = calibrate_gate(edit, clean, target, subject=net, probe=False)
+    found = calibrate_gate(edit, clean, target, subject=net)
+    assert plain.edit.probe is None
+    assert plain.auroc < 0.97
+    assert (found.auroc, found.held_out_clean.share, found.held_out_target.share) == (1, 0, 1)
+    probe = found.edit.probe
+    others = probe[:-1].abs().numpy()
+    assert probe[CONCEPT] > 5 * np.delete(others, CONCEPT).max()
+    # the signal is that product, of an input its mean, and what is edited are the concept's latents
+    x = torch.stack([*clean, *target])
+    signal = x @ probe[:-1] + probe[-1]
+    torch.testing.assert_close(found.edit.signal(x.reshape(-1, planted.WIDTH)).reshape(160, 6), signal)
+    flagged = signal.mean(1) > found.threshold
+    assert flagged.sum() == 80
+    after = net.run(net.prepare(list(x)), read="body", edits=found.edit).acts["body"]
+    assert torch.equal(after[~flagged], x[~flagged])
+    erased = torch.where(flagged[:, None] & (x[..., LEVER] > 0.5), 0, x[..., LEVER])
+    torch.testing.assert_close(after[..., LEVER], erased)
+    assert torch.equal(after[..., 1], x[..., 1])
+    # a probe that the edit has is its own
+    own = dataclasses.replace(edit, probe=torch.eye(planted.WIDTH + 1)[CONCEPT])
+    assert torch.equal(calibrate_gate(own, clean, target, subject=net).edit.probe, own.probe)
+
+
 def test_a_limit_of_none_is_kept(net):
     clean, target = planted.texts(8, True), planted.texts(8, True, seed=5)
     found = calibrate_gate(gated(), clean, target, subject=net, max_clean=0.0)
@@ -90,3 +120,19 @@ def test_what_has_no_gate_is_refused(net):
     found = calibrate_gate(gated(), clean, target, subject=net)
     with pytest.raises(CorpusError, match=r"the gate was fitted on. Got 4 of 8"):
         found.check(clean)
+
+
+def test_a_curve_is_drawn_of_few_points(net):
+    """What JSON can hold, thinned, with the threshold that was chosen, without those no edit can have."""
+    found = calibrate_gate(gated(LEVER), planted.texts(300, False), planted.texts(300, True), subject=net)
+    told = json.loads(json.dumps(drawn(found), allow_nan=False))
+    assert len(told["threshold"]) in (POINTS, POINTS + 1)
+    assert len(found.curve.threshold) > POINTS + 1
+    at = told["threshold"].index(told["chosen"])
+    assert told["chosen"] == found.threshold
+    assert (told["clean"][at], told["target"][at]) == (found.clean.share, found.target.share)
+    assert (told["clean"][0], told["target"][0]) == (0, 0)
+    assert told["threshold"] == sorted(told["threshold"], reverse=True)
+    assert told["threshold"][-1] >= 0
+    assert told["auroc"] == [found.auroc, *found.auroc_interval]
+    assert told["held_out"]["clean"][3] == found.held_out_clean.n

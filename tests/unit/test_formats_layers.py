@@ -23,6 +23,43 @@ def rows(layer: int) -> torch.Tensor:
     return random(20, D, seed=50 + layer)
 
 
+@pytest.mark.parametrize(("d_out", "name"), [(D, "W_skip"), (D, "skip.weight"), (9, "W_skip")])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_stack_of_skip_transcoders_adds_what_it_skips(tmp_path, d_out, name, turned):
+    shapes = {"W_enc": (D, WIDE), "b_enc": (WIDE,), "W_dec": (WIDE, d_out), "b_dec": (d_out,)}
+    w = {role: random(N, *shape, seed=i) for i, (role, shape) in enumerate(shapes.items())}
+    skip = random(N, D, d_out, seed=7)
+    path = tmp_path / "stack.safetensors"
+    lies = turned or name == "skip.weight"  # a torch.nn.Linear is known to lie the other way round
+    stored = skip.transpose(1, 2).contiguous() if lies else skip
+    safetensors.torch.save_file({**w, name: stored}, path)
+    options = {"rule": "relu", **OPEN}
+    if d_out == D and name == "W_skip":
+        with pytest.raises(FormatError, match=r"W_skip \[d_in d_out\] lie the other way round"):
+            load_layers(path, **options)
+        options["transposed"] = ["W_skip"] if turned else []
+    for i, sae in enumerate(load_layers(path, **options)):
+        codes = (rows(i) @ w["W_enc"][i] + w["b_enc"][i]).relu()
+        torch.testing.assert_close(sae.encode(rows(i)), codes)
+        want = codes @ w["W_dec"][i] + w["b_dec"][i] + rows(i) @ skip[i]
+        torch.testing.assert_close(sae(rows(i)).x_hat, want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_skip_that_leads_elsewhere_or_has_no_meaning_is_refused(tmp_path):
+    path = tmp_path / "one.safetensors"
+    w = {"W_enc": random(D, WIDE), "b_enc": random(WIDE), "W_dec": random(WIDE, D), "b_dec": random(D)}
+    safetensors.torch.save_file({**w, "W_skip": random(D, 5)}, path)
+    with pytest.raises(FormatError, match="from what is read to what is written"):
+        load_sae(path, rule="relu", **OPEN)
+    safetensors.torch.save_file({**w, "W_skip": random(D, D), "input_mean": random(D)}, path)
+    said = {"rule": "relu", "transposed": [], **OPEN}
+    with pytest.raises(FormatError, match=r"be of raw inputs.*W_skip"):
+        load_sae(path, input_mean="subtract", **said)
+    assert load_sae(path, input_mean="ignore", **said).config.recipe == "skip_transcoder"
+    with pytest.raises(FormatError, match="on the raw input"):
+        load_sae(path, input_mean="ignore", **(said | {"apply_b_dec_to_input": True}))
+
+
 @pytest.mark.parametrize("jump", [False, True])
 def test_a_cross_layer_transcoder_is_the_sum_of_its_layers(tmp_path, jump):
     """As circuit-tracer computes it: out[l] = sum over i <= l of codes_i W_dec_i[:, l - i] + b_dec_l."""

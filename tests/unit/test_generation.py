@@ -246,6 +246,11 @@ def test_each_sample_draws_by_itself(gpt2):
     assert len(set(map(tuple, same))) == 3
     assert same[:2] == tokens(gpt2, ["Tim ran"] * 2, **options)
     assert same[:1] == tokens(gpt2, "Tim ran", **options)
+    alike = tokens(gpt2, ["Tim ran"] * 3, **{**options, "seed": [5, 6, 5]})
+    assert alike[0] == alike[2] == same[0]
+    assert alike[1] == tokens(gpt2, "Tim ran", **{**options, "seed": 6})[0]
+    with pytest.raises(ConfigError, match="one for each prompt"):
+        gpt2.generate(["Tim ran"] * 3, seed=[1, 2])
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def conversions(monkeypatch):
 
 def test_a_file_is_converted_once_and_known_by_its_content(written, conversions, tmp_path, monkeypatch):
     first = load(written)
-    place = cache.cache_folder() / "gguf" / hashlib.sha256(written.read_bytes()).hexdigest()
+    place = cache.user_folder("cache") / "gguf" / hashlib.sha256(written.read_bytes()).hexdigest()
     told = json.loads((place / "provenance.json").read_text())
     assert (told["source"], told["architecture"], told["sha256"]) == (str(written), "llama", place.name)
     assert told["tensors"] == {"F32": 30}
@@ -287,7 +287,7 @@ def test_a_failed_conversion_leaves_nothing(written, monkeypatch):
     monkeypatch.setattr(convert, "_unquantised", full)
     with pytest.raises(SubjectError, match="No space left"):
         load(written)
-    assert [p.name for p in (cache.cache_folder() / "gguf").iterdir()] == ["seen"]
+    assert [p.name for p in (cache.user_folder("cache") / "gguf").iterdir()] == ["seen"]
 
 
 def test_no_room_and_no_writable_cache_are_said(written, monkeypatch, tmp_path):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import hub_server
 import pytest
+import safetensors.torch
 import torch
+from forks import Forked
 
 from saelab import load_sae, save_sae
 from saelab.formats import list_saes
@@ -22,7 +22,6 @@ from saelab.types import ConfigError, FormatError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OWNER = "someone/saes"
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -57,20 +56,38 @@ def serving(repository):
         server.server_close()
 
 
-def elsewhere(code: str, home: Path, port: int | None = None, **env: str) -> subprocess.CompletedProcess:
+ANEW = """
+import json, os, sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+    del sys.modules[name]
+import saelab, torch
+from saelab.types import *
+"""
+
+
+class Ended(NamedTuple):
+    """A program that is over."""
+
+    returncode: int | None
+    stdout: str
+    stderr: str
+
+
+def elsewhere(code: str, home: Path, port: int | None = None, **env: str) -> Ended:
     """Python in a process of its own: huggingface_hub reads its endpoint and cache when it is imported."""
-    endpoint = {"HF_ENDPOINT": f"http://127.0.0.1:{port}"} if port else {}
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-    env = {
-        **clean,
+    told = {
         "HF_HOME": str(home),
-        "PYTHONPATH": str(ROOT),
         "HF_HUB_DISABLE_XET": "1",
-        **endpoint,
+        **({"HF_ENDPOINT": f"http://127.0.0.1:{port}"} if port else {}),
         **env,
     }
-    code = "import saelab, torch, json\nfrom saelab.types import *\n" + code
-    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+    clean = (
+        f"import os\nfor k in [k for k in os.environ if k[:3] == 'HF_' or k[:7] == 'HUGGING']:\n"
+        f"    del os.environ[k]\nos.environ |= {told!r}\n"
+    )
+    process = Forked(clean + ANEW + code)
+    printed, errors = process.communicate(300)
+    return Ended(process.returncode, printed, errors)
 
 
 def test_an_sae_comes_from_the_hub_and_then_from_the_cache(serving, tmp_path):
@@ -125,6 +142,34 @@ def test_what_cannot_be_reached_is_one_sentence(serving, tmp_path):
         for line, word in zip(done.stdout.splitlines(), words, strict=True):
             assert word in line, (asked, done.stderr[-2000:])
             assert "Connect or log in" in line
+
+
+def test_an_sae_in_several_files_is_fetched_whole(serving, repository, tmp_path):
+    place, where = repository / "sharded", {}
+    place.mkdir()
+    shapes = {"W_enc": (6, 16), "b_enc": (16,), "W_dec": (16, 6), "b_dec": (6,)}
+    for i, (name, shape) in enumerate(shapes.items()):
+        where[name] = f"model-{i + 1:05}-of-00004.safetensors"
+        safetensors.torch.save_file({name: torch.randn(shape)}, place / where[name])
+    index = "model.safetensors.index.json"
+    (place / index).write_text(json.dumps({"weight_map": where}))
+    shutil.copy(place / where["W_enc"], place / "beside.safetensors")
+    said = {"rule": "relu", "apply_b_dec_to_input": False, "normalise": "none", "normalise_decoder": False}
+    code = f"""
+for name in ("sharded/{index}", "sharded", "sharded/{where["W_dec"]}"):
+    try:
+        print(saelab.load_sae({OWNER!r}, name, **{said!r}).fingerprint())
+    except FormatError as error:
+        print(error)
+"""
+    port = serving().server_port
+    first, second, third = elsewhere(code, tmp_path / "home", port).stdout.splitlines()
+    assert first == load_sae(place / index, **said).fingerprint()
+    assert "must hold one SAE" in second
+    assert "beside.safetensors" in second
+    assert "read together" in third
+    (place / "beside.safetensors").unlink()
+    assert elsewhere(code, tmp_path / "fresh", port).stdout.splitlines()[:2] == [first, first]
 
 
 def test_a_folder_of_several_asks_which(serving, tmp_path):

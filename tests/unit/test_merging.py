@@ -109,14 +109,22 @@ def test_append_gives_the_store_of_one_pass(parts, whole, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
-@pytest.mark.parametrize("size", [1, 300, 2000])
+@pytest.mark.parametrize("size", [1, 2000, None])
 def test_parts_of_one_pass_change_nothing(parts, whole, tmp_path, monkeypatch, size):
-    monkeypatch.setattr(indexing, "PART_CODES", size)
+    # None: the only part is full with the last batch, when nothing says yet that it stays alone
+    monkeypatch.setattr(indexing, "PART_CODES", size or whole.manifest["n_codes"])
+    counted = []
+    monkeypatch.setattr(
+        sampling, "_write_partners", lambda *a, plain=sampling._write_partners: (counted.append(a), plain(*a))
+    )
     monkeypatch.setattr(merging, "AT_ONCE", 5)
     monkeypatch.setattr(merging, "GROUP_ROWS", 50)
     monkeypatch.setattr(merging, "BLOCK_CODES", 100)
     monkeypatch.setattr(merging, "BLOCK_LATENTS", 15)
-    same(saelab.index(*parts, MANY, tmp_path / "s", codes=whole.kept, **OPTIONS), whole)
+    found = saelab.index(*parts, MANY, tmp_path / "s", codes=whole.kept, **OPTIONS)
+    same(found, whole)
+    assert len(counted) == 1  # not in each part as well
+    assert "partners" not in found.manifest
 
 
 def test_parts_of_shards(parts, whole, tmp_path, monkeypatch):

@@ -166,15 +166,16 @@ def letters_sae():
 
 
 @pytest.mark.slow
-def test_an_index_goes_on_and_one_of_two_workers_is_killed(local_ray, letters_sae, tmp_path):
+def test_an_index_goes_on_and_its_worker_is_killed(local_ray, letters_sae, tmp_path):
+    """One of two is killed in notebooks/12_distributed.ipynb."""
     corpus = saelab.corpora.as_corpus([f"{text} {i}" for i, text in enumerate(TEXTS * 10)])
     broken = saelab.corpora.Corpus(lambda: fails_after(corpus, 150), "broken", corpus._key)
     with pytest.raises(CorpusError, match="the disk went away"):
-        scale.index(Letters, letters_sae, broken, tmp_path / "features", **PARTS)
+        scale.index(Letters, letters_sae, broken, tmp_path / "features", **PARTS, workers=1)
     parts = tmp_path / ".features-partial" / "parts"
     made = {p.name: p.stat().st_mtime_ns for p in parts.glob("*/manifest.json")}
     dies = DiesOnce(tmp_path / "killed", after=5)
-    store = scale.index(dies, letters_sae, corpus, tmp_path / "features", **PARTS)
+    store = scale.index(dies, letters_sae, corpus, tmp_path / "features", **PARTS, workers=1)
     assert int((tmp_path / "killed").read_text()) != os.getpid()
     assert len(made) < 4
     store.verify()

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from saelab.analysis.steering.gate import calibrate_gate
 from saelab.analysis.steering.session import FACTORS, AlongRandom, Session
 from saelab.analysis.steering.settings import Knob, Settings
 from saelab.interventions import Clamp, Steer, load, save
@@ -85,7 +86,7 @@ def test_shifts_are_those_of_run(small_lab, session, fires):
     kl = float((before * (before.log() - after.log())).sum())
     assert told["kl"][0] == pytest.approx(kl, rel=1e-3)
     x, y = (run.acts[str(hook)][0, 1:].norm(dim=-1) for run in runs)
-    assert told["norms"][str(hook)][0] == pytest.approx(float((y / x).mean()), rel=1e-4)
+    assert told["meter"][str(hook)][0]["norm"] == pytest.approx(float((y / x).mean()), rel=1e-4)
     assert (told["moved"], told["positions"]) == (len(x), len(x) + 1)
 
 
@@ -124,15 +125,52 @@ def test_gates_and_places(small_lab, session, fires):
     closed = Settings(PROMPT, (Knob(fires[0], 4.0, threshold=1e9),), gate="token", tokens=12)
     told = session.shifts(closed.json())
     assert (told["moved"], told["kl"], told["rises"]) == (0, [0, 0], [])
+    assert session.dose(closed.json())["factors"] == []
     columns = session.written(closed.json())["columns"]
     assert columns[0]["tokens"] == columns[1]["tokens"] == columns[2]["tokens"]
     assert session.shifts(made(fires[0], positions=(-1,)).json())["moved"] == 1
     assert session.shifts(made(fires[0], special=True).json())["moved"] == 1  # BOS
 
 
+def test_what_is_sampled_differs_by_the_edit_alone(session, fires):
+    """All columns draw alike: without an edit they are the same text."""
+    columns = session.written(made(fires[0], 0.0, temperature=1.0, seed=3).json())["columns"]
+    assert columns[0]["tokens"] == columns[1]["tokens"] == columns[2]["tokens"]
+    other = session.written(made(fires[0], 0.0, temperature=1.0, seed=4).json())["columns"]
+    assert other[0]["tokens"] != columns[0]["tokens"]
+
+
+def test_a_gate_stands_on_its_curve(small_lab, session, fires):
+    clean = [f"The dog ran to the park {i}." for i in range(12)]
+    target = [f"Tina gave the basket to Tom {i}." for i in range(12)]
+    assert session.curve(fires[0], "input") == {}
+    session.gauges.calibrated_on(clean, target)
+    told = session.curve(fires[0], "input")
+    want = calibrate_gate(
+        Steer(small_lab.sae, fires[0], 1.0, gate="input", threshold=0.0), clean, target,
+        subject=small_lab.subject,
+    )  # fmt: skip
+    assert (told["chosen"], told["auroc"][0]) == (want.threshold, want.auroc)
+    with pytest.raises(ConfigError, match="clean and on target"):
+        session.gauges.calibrated_on(clean, [])
+    view = small_lab.steer(PROMPT, {fires[0]: 4}, gate="token", clean=clean, target=target)
+    assert f'curve?gate="token"&latent={fires[0]}' in view.opening
+
+
+def test_the_meter_says_how_far_from_natural(session, fires):
+    """A push of four times the largest activation is far; a small one is not."""
+    (near, _), (far, control) = (
+        next(iter(session.shifts(made(fires[0], alpha).json())["meter"].values())) for alpha in (0.01, 8.0)
+    )
+    for name in ("mahalanobis", "nearest"):
+        assert 0.3 < near[name] < 3
+        assert far[name] > 1.5 * near[name]
+        assert control[name] > 1.5 * near[name]
+
+
 def test_a_recipe_comes_back(small_lab, session, fires, tmp_path):
     knobs = (Knob(fires[0], 1.5, 0.25), Knob(3, -2.0, 0.5))
-    whole = Settings(PROMPT, knobs, "norm", "token", (0, -1), True, 12)
+    whole = Settings(PROMPT, knobs, "norm", "token", (0, -1), True, 12, 0.5, 7)
     text = session.recipe(whole.json())
     assert session.load(text, whole.json()) == whole.json()
     (tmp_path / "recipe.json").write_text(text)

@@ -159,6 +159,7 @@ def test_flagged_positions_become_the_natural_activation_nearest_to_what_is_left
     lambda sae: Steer(sae, 1, 1.0, gate="input", threshold=0.4),
     lambda sae: Each([[], Erase(sae, [0, 1], 0, threshold=1.2),
                       Steer(sae, 2, 1.0, gate="input", threshold=0.4)]),
+    lambda sae: Erase(sae, range(8), -1.0, threshold=2.3, probe=torch.linspace(-0.3, 0.3, 33)),
 ])  # fmt: skip
 def test_an_input_that_is_still_being_written_opens_a_gate_alike_with_a_cache_and_without(make):
     """The prompt is one block; later positions open it for themselves and what comes after."""
@@ -182,6 +183,17 @@ def test_an_input_that_is_still_being_written_opens_a_gate_alike_with_a_cache_an
         reached[:, :prompt] = size[:, :prompt].amax(1, keepdim=True)
         assert torch.equal(changed, reached > 0.4)
         assert not torch.equal(changed, size > 0.4)
+    elif isinstance(edit, Erase):
+        probe = torch.linspace(-0.3, 0.3, 33)
+        size = x @ probe[:-1] + probe[-1]
+        mean = size.cumsum(1) / torch.arange(1, 21)
+        mean[:, :prompt] = mean[:, prompt - 1 : prompt]
+        flagged = mean.cummax(1).values > 2.3
+        fires = (sae.encode(x)[..., :8] != 0).any(-1)
+        assert torch.equal(changed, flagged & fires)
+        # an input that was flagged stays so, though the mean has fallen since
+        assert (changed & (mean < 2.3)).any()
+        assert (fires & ~changed).any()
 
 
 # --- where
@@ -330,6 +342,8 @@ def test_transcoders_steer_at_their_target(gpt2):
         (lambda sae: Steer(sae, 1, 1.0, gate="input"), ConfigError, "needs a threshold"),
         (lambda sae: Erase(sae, [1]), ConfigError, "needs a threshold"),
         (lambda sae: Erase(sae, [], threshold=1), ConfigError, "at least one"),
+        (lambda sae: Erase(sae, [1], threshold=1, probe=torch.ones(32)), ShapeError, "33 finite"),
+        (lambda sae: Erase(sae, [1], threshold=1, probe=torch.full((33,), torch.nan)), ShapeError, "finite"),
         (lambda sae: Clamp(sae, 1, None), ConfigError, "finite"),
         (lambda sae: Clamp(sae, True, 1), RangeError, "an integer"),
         (lambda sae: Ablate(sae, [1], "mean"), ConfigError, "needs 1 means"),

@@ -12,7 +12,7 @@ from scipy import sparse, stats
 
 import saelab
 from saelab.sae import SAE
-from saelab.stores import compare, nearest
+from saelab.stores import compare, directions, nearest
 from saelab.types import Codes, ConfigError, HookPoint, RangeError, StoreError
 
 N, WIDTH = 300, 24
@@ -118,16 +118,23 @@ def test_strangers_are_at_the_level_of_the_control(store, stranger):
         assert abs(np.nanmean(matches.score[:, 0]) - np.nanmean(matches.control)) < 3 * spread / np.sqrt(n)
 
 
-@pytest.mark.parametrize("block", [1 << 22, 1_000])
-def test_the_control_of_directions_has_the_distribution_that_theory_gives(
-    store, permuted, monkeypatch, block
-):
-    """The largest of N cosines with random directions: F(c)^N, (c + 1) / 2 ~ Beta with both (d - 1) / 2."""
-    monkeypatch.setattr(compare, "BLOCK_VALUES", block)
+@pytest.mark.parametrize(("others", "width"), [(1, 1), (5, 1), (1, 2), (40, 2), (300, 24)])
+def test_the_control_of_directions_is_that_of_directions_which_are_drawn(others, width):
+    fast = compare.chance_cosine(2_000, others, width, np.random.default_rng(1))
+    slow = compare.chance_cosine_reference(500, others, width, np.random.default_rng(2))
+    if width == 1:
+        assert set(fast) <= {-1.0, 1.0}
+        assert abs((fast > 0).mean() - (1 - 2.0**-others)) < 3 * 0.5 / np.sqrt(len(fast))
+    assert stats.ks_2samp(fast, slow).pvalue > 0.01
+    assert np.isnan(compare.chance_cosine(3, 0, width, np.random.default_rng(1))).all()
+
+
+def test_a_control_is_of_as_many_directions_as_there_are(store, permuted):
     control = store.compare(permuted).direction.control
-    half = (WIDTH - 1) / 2
+    half, n = (WIDTH - 1) / 2, N - 1  # but latent 2, which has none
     taken = control[np.isfinite(control)]
-    known = stats.kstest(taken, lambda c: stats.beta.cdf((c + 1) / 2, half, half) ** N)
+    known = stats.kstest(taken, lambda c: stats.beta.cdf((c + 1) / 2, half, half) ** n)
+    assert len(taken) == n
     assert known.pvalue > 0.01
 
 
@@ -140,8 +147,9 @@ def dense(store):
 
 @pytest.mark.parametrize("blocks", [(1 << 25, 1 << 22, 1 << 22), (6_000, 30_000, 1_000)])
 def test_phi_cosine_and_controls_equal_brute_force(store, stranger, monkeypatch, blocks):
-    for name, value in zip(("BLOCK_PAIRS", "CHUNK_CODES", "BLOCK_VALUES"), blocks, strict=True):
-        monkeypatch.setattr(compare, name, value)
+    monkeypatch.setattr(compare, "BLOCK_PAIRS", blocks[0])
+    monkeypatch.setattr(compare, "CHUNK_CODES", blocks[1])
+    monkeypatch.setattr(directions, "BLOCK_VALUES", blocks[2])
     found = store.compare(stranger, n=4, min_rows=400, seed=7)
     ours, theirs = dense(store), dense(stranger)
     shift = int(np.random.default_rng(7).integers(store.n_rows // 4, 3 * store.n_rows // 4 + 1))

@@ -13,8 +13,9 @@ const AT_ONCE = 4;
  * Pulls what is written. A later start wins: what an earlier one asked for is dropped, and no more is asked.
  * @param {View} view
  * @param {(told: Told) => void} draw called with all that is written so far
+ * @param {{begin?: string, atOnce?: number}} [how] begin: the question that begins; atOnce: of each "more"
  */
-export function pulling(view, draw) {
+export function pulling(view, draw, { begin = "begin", atOnce = AT_ONCE } = {}) {
   let current = 0;
   /** @type {Promise<any> | null} */
   let beginning = null;
@@ -25,7 +26,7 @@ export function pulling(view, draw) {
     // of a slider that moves faster than the kernel answers only the last place is asked for
     while (beginning) await beginning;
     if (mine !== current) return false;
-    beginning = view.ask("begin", args);
+    beginning = view.ask(begin, args);
     let answer = await beginning;
     beginning = null;
     while (answer && mine === current) {
@@ -33,7 +34,7 @@ export function pulling(view, draw) {
       if (told.stale) return false;
       draw(told);
       if (told.done) return true;
-      answer = await view.ask("more", { run: Number(told.run), n: AT_ONCE });
+      answer = await view.ask("more", { run: Number(told.run), n: atOnce });
     }
     return false;
   }
@@ -47,9 +48,9 @@ export function pulling(view, draw) {
 
 /**
  * Columns of texts, the first of which the others are compared with.
- * @param {Column[]} columns @param {string} prompt
+ * @param {Column[]} columns @param {string} prompt @param {string} [heading] the tag of their names
  */
-export function sideBySide(columns, prompt) {
+export function sideBySide(columns, prompt, heading = "h4") {
   return columns.map(({ name, tokens, changed }) => {
     const shown = tokens.map((token, i) =>
       token ? tokenElement(token, { class: changed[i] ? "sl-changed" : "" }, true) : null,
@@ -57,6 +58,6 @@ export function sideBySide(columns, prompt) {
     const n = changed.reduce((a, b) => a + b, 0);
     const text = h("p", { class: "sl-written" }, h("span", { class: "sl-given" }, prompt), ...shown);
     const count = h("small", {}, n ? ` ${n} of ${tokens.length} tokens differ` : "");
-    return h("section", { class: "sl-column", "data-column": name }, h("h4", {}, name, count), text);
+    return h("section", { class: "sl-column", "data-column": name }, h(heading, {}, name, count), text);
   });
 }

@@ -1,9 +1,10 @@
 /**
  * The controls of one latent: its strength, and the threshold of its gate over its histogram.
- * @typedef {{scale: "max" | "norm" | "unit", gated: boolean, live: boolean, name: string,
+ * @typedef {{scale: "max" | "norm" | "unit", gated: boolean, curve: any, live: boolean, name: string,
  *   change: () => void, remove: () => void}} How
  */
 import { h, svg } from "./dom.js";
+import { rocElement } from "./roc.js";
 import { short } from "./scales.js";
 
 /** Where a slider ends, by the unit of strengths; it has 160 steps. */
@@ -14,7 +15,7 @@ const ENDS = { max: 4, norm: 1, unit: 10 };
  * @param {any} facts answer to "knob"
  * @param {How} how
  */
-export function knobElement(knob, facts, { scale, gated, live, name, change, remove }) {
+export function knobElement(knob, facts, { scale, gated, curve, live, name, change, remove }) {
   const called = `latent ${knob.latent}`;
   const most = Math.max(ENDS[scale], Math.abs(knob.alpha));
   const range = /** @type {HTMLInputElement} */ (
@@ -45,31 +46,58 @@ export function knobElement(knob, facts, { scale, gated, live, name, change, rem
   );
   const title = h("span", {}, h("span", { class: "sl-number" }, `#${knob.latent} `), h("bdi", {}, name));
   const head = h("div", { class: "sl-fields" }, title, box, away);
-  const gate = gated ? gateElement(knob, facts, live, change) : null;
+  const gate = gated ? gateElement(knob, facts, { curve, live, change }) : null;
   const largest = facts.max === null ? null : h("small", {}, `largest activation ${short(facts.max)}`);
   return h("div", { class: "sl-knob", "data-knob": knob.latent }, head, range, gate, largest);
 }
 
 /**
- * @param {{latent: number, threshold: number}} knob @param {any} facts @param {boolean} live
- * @param {() => void} change
+ * The threshold, over the latent's histogram and, where texts were given, on its ROC curve.
+ * @param {{latent: number, threshold: number}} knob @param {any} facts
+ * @param {Pick<How, "curve" | "live" | "change">} how
  */
-function gateElement(knob, facts, live, change) {
-  const picture = h("div", { "aria-hidden": true });
+function gateElement(knob, facts, { curve, live, change }) {
+  const picture = h("div", { class: "sl-bars", "aria-hidden": true });
   const draw = () => picture.replaceChildren(...(facts.histogram ? [histogram(facts, knob.threshold)] : []));
   const box = /** @type {HTMLInputElement} */ (
     h("input", {
       ...{ type: "number", min: 0, step: "any", value: knob.threshold, disabled: !live },
       onchange: () => {
-        knob.threshold = Number(box.value);
-        draw();
-        change();
+        set(Number(box.value));
+        drawRoc();
       },
     })
   );
-  draw();
+  /** @param {number} threshold */
+  function set(threshold) {
+    knob.threshold = threshold;
+    box.value = String(threshold);
+    draw();
+    change();
+  }
   const label = h("label", {}, `threshold of latent ${knob.latent} `, box);
-  return h("div", { class: "sl-gate" }, picture, h("div", { class: "sl-fields" }, label));
+  const known = Boolean(curve?.threshold);
+  const measured = known
+    ? h(
+        "button",
+        {
+          ...{ type: "button", disabled: !live },
+          onclick: () => {
+            set(curve.chosen);
+            drawRoc();
+          },
+        },
+        "calibrated one",
+      )
+    : null;
+  const roc = h("div", {});
+  function drawRoc() {
+    const how = { threshold: knob.threshold, live, name: `latent ${knob.latent}`, change: set };
+    if (known) roc.replaceChildren(rocElement(curve, how));
+  }
+  draw();
+  drawRoc();
+  return h("div", { class: "sl-gate" }, picture, h("div", { class: "sl-fields" }, label, measured), roc);
 }
 
 /** How strongly the latent fires in its store, and where the threshold lies. */

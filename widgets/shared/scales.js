@@ -71,8 +71,9 @@ export function spoken(value) {
   return short(value).replace("−", "minus ");
 }
 
-/** @param {number} share */
+/** A dash for what is no number. @param {number | null} share */
 export function percent(share) {
+  if (share === null || !Number.isFinite(share)) return "–";
   if (share === 0) return "0 %";
   return share < 0.0001 ? "<0.01 %" : `${(share * 100).toFixed(share < 0.01 ? 2 : 1)} %`;
 }

@@ -3,13 +3,20 @@ import { h, tokenElement, tokenName } from "./dom.js";
 import { linesChart } from "./plot.js";
 import { percent, short } from "./scales.js";
 
+/** Of what is usual of natural activations, but for the norm, which is of the same one before. */
+const FAR = { norm: "norm", mahalanobis: "Mahalanobis distance", nearest: "distance to the nearest natural" };
+
 /** @param {any} shifts answer to "shifts" */
-export function shiftPanel({ rises, falls, kl, norms, moved, positions }) {
+export function shiftPanel({ rises, falls, kl, meter, moved, positions }) {
   if (!rises.length && !falls.length) return [h("p", { class: "sl-hint" }, "The next token is as without.")];
-  const ratios = Object.entries(norms).map(([hook, [own, control]]) =>
-    h("li", {}, `norm at ${hook}: × ${short(own)} (random direction × ${short(control)})`),
+  const ratios = Object.entries(meter).flatMap(([hook, [own, control]]) =>
+    Object.entries(FAR)
+      .filter(([name]) => name in own)
+      .map(([name, said]) =>
+        h("li", {}, `${said} at ${hook}: × ${short(own[name])} (random direction × ${short(control[name])})`),
+      ),
   );
-  const meter = h(
+  const far = h(
     "section",
     { class: "sl-meter-of" },
     h("h4", {}, "How far from natural"),
@@ -21,7 +28,7 @@ export function shiftPanel({ rises, falls, kl, norms, moved, positions }) {
       h("li", {}, `next token: KL ${short(kl[0])} nats (random direction ${short(kl[1])})`),
     ),
   );
-  return [table("Likelier next tokens", rises), table("Less likely", falls), meter];
+  return [table("Likelier next tokens", rises), table("Less likely", falls), far];
 }
 
 /** @param {string} title @param {[string, number, number, number][]} rows */

@@ -68,6 +68,7 @@ function viewOf(model, bridge, body, say) {
     },
     follow: (what, listener) => on(what, () => listener(chosen(what))),
     edited: (latent) => model.get("labels")?.[latent],
+    changed: on,
     relabelled: (listener) => on("labels", listener),
     async ask(question, args) {
       try {

@@ -168,6 +168,24 @@ describe("bridge", () => {
     expect(said.at(-1)).toMatch(/does not answer/);
     expect(vi.getTimerCount()).toBe(0);
   });
+  test("a kernel whose host tells that it is gone is said to be, until the view is closed", () => {
+    const said = [];
+    const model = new FakeModel({}, null);
+    const watching = new Set();
+    const statusChanged = { connect: (f) => watching.add(f), disconnect: (f) => watching.delete(f) };
+    model.widget_manager = { kernel: { status: "idle", statusChanged } };
+    const bridge = kernelBridge(model, (m) => said.push(m));
+    const tell = (status) => {
+      said.length = 0;
+      for (const watch of watching) watch(null, status);
+      return said.join();
+    };
+    expect(["busy", "idle", "unknown"].map(tell).join("")).toBe("");
+    for (const status of ["dead", "restarting", "autorestarting", "terminating"])
+      expect(tell(status)).toMatch(/does not answer/);
+    bridge.close();
+    expect(watching.size).toBe(0);
+  });
   test("a kernel that nothing can be sent to does not answer", async () => {
     vi.useFakeTimers();
     const model = new FakeModel({}, null);

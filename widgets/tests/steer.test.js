@@ -14,7 +14,7 @@ const $$ = (selector) => [...el.querySelectorAll(selector)];
 const settings = (alpha, more = {}) =>
   JSON.stringify({
     ...{ prompt: "Once", knobs: [{ latent: 7, alpha, threshold: 0 }], scale: "max", gate: "constant" },
-    ...{ positions: [], special: false, tokens: 3, ...more },
+    ...{ positions: [], special: false, tokens: 3, temperature: 0, seed: 0, ...more },
   });
 const columns = (words) =>
   ["plain", "steered", "random direction"].map((name, i) => ({
@@ -24,7 +24,20 @@ const columns = (words) =>
 const chance = { steered: [0.1, 0.4], "random direction": [0.1, 0.2] };
 const shifts = {
   ...{ rises: [[" up", 0.1, 0.4, 0.2]], falls: [[" down", 0.4, 0.1, 0.3]], kl: [0.5, 0.25] },
-  ...{ norms: { "blocks.2": [1.5, 1.25] }, moved: 2, positions: 3 },
+  ...{
+    meter: {
+      "blocks.2": [
+        { norm: 1.5, nearest: 3 },
+        { norm: 1.25, nearest: 2 },
+      ],
+    },
+  },
+  ...{ moved: 2, positions: 3 },
+};
+const curve = {
+  ...{ threshold: [2, 1, 0.5], clean: [0, 0, 0.5], target: [0, 0.75, 1], chosen: 1, met: false, n: [8, 8] },
+  ...{ max_clean: 0.05, min_target: 0.9, auroc: [0.9, 0.8, 1] },
+  held_out: { clean: [0, 0, 0.3, 8], target: [0.8, 0.5, 0.9, 8] },
 };
 /** A kernel that writes a word a question, three in all. */
 const kernel = () => {
@@ -45,6 +58,10 @@ const kernel = () => {
         header: { done: true, columns: columns([` whole ${JSON.parse(s).knobs[0]?.alpha}`]) },
       }),
       shifts: () => ({ header: shifts }),
+      curve: ({ gate }) => ({ header: gate === "token" ? {} : curve }),
+      load: () => ({
+        header: { settings: settings(2, { positions: [0, -1], special: true, gate: "input" }) },
+      }),
       dose: () => ({ header: { factors: [0, 1], token: " up", kl: chance, chance } }),
       begin: ({ settings: s }) => {
         state.begun.push(s);
@@ -81,7 +98,9 @@ test("texts side by side, what changed marked, and what that says of the next to
   expect($$(".sl-column").map((c) => c.dataset.column)).toEqual(["plain", "steered", "random direction"]);
   expect($$(".sl-changed").map((t) => t.textContent)).toEqual([" whole 1"]);
   expect($('[data-shifts="Likelier next tokens"]').textContent).toContain("40.0 %");
-  expect($(".sl-panels").textContent).toContain("norm at blocks.2: × 1.50 (random direction × 1.25)");
+  const said = $(".sl-panels").textContent;
+  expect(said).toContain("norm at blocks.2: × 1.50 (random direction × 1.25)");
+  expect(said).toContain("nearest natural at blocks.2: × 3.00 (random direction × 2.00)");
   expect($$(".sl-dose svg").map((s) => s.querySelectorAll("polyline").length)).toEqual([2, 2]);
   $(".sl-steer label input[type=checkbox]");
   const control = $$("label")
@@ -154,6 +173,44 @@ test("a gate has a threshold over the histogram", async () => {
   expect($(".sl-gate path").getAttribute("d")).toBe("M50 0V40");
   const last = JSON.parse(state.begun.at(-1));
   expect([last.gate, last.knobs[0].threshold]).toEqual(["token", 0.5]);
+});
+test("a gate stands on its curve, and a calibrated threshold is a click away", async () => {
+  const { state } = await show();
+  const gate = $("[data-set=gate]");
+  gate.value = "input";
+  gate.dispatchEvent(new Event("change"));
+  await settle();
+  const slider = $(".sl-roc input[type=range]");
+  slider.value = 2;
+  slider.dispatchEvent(new Event("input"));
+  await settle();
+  await settle();
+  const last = () => JSON.parse(state.begun.at(-1));
+  expect([last().gate, last().knobs[0].threshold]).toEqual(["input", 0.5]);
+  $$("button")
+    .find((b) => b.textContent === "calibrated one")
+    .click();
+  await settle();
+  expect(last().knobs[0].threshold).toBe(1);
+  expect($(".sl-roc input[type=range]").value).toBe("1");
+});
+test("how long, how hot and where are fields, and a recipe that is loaded fills them", async () => {
+  const { state } = await show();
+  for (const [name, value] of Object.entries({ tokens: "5", temperature: "0.5", seed: "9" })) {
+    const field = $(`[data-set=${name}]`);
+    field.value = value;
+    field.dispatchEvent(new Event("change"));
+    await settle();
+  }
+  const last = JSON.parse(state.begun.at(-1));
+  expect([last.tokens, last.temperature, last.seed]).toEqual([5, 0.5, 9]);
+  $$("button")
+    .find((b) => b.textContent === "load")
+    .click();
+  await settle();
+  expect($("[data-set=positions]").value).toBe("0, -1");
+  expect($("[data-set=special]").checked).toBe(true);
+  expect($("[data-set=gate]").value).toBe("input");
 });
 test("a page moves among the settings that it holds", async () => {
   const { answers } = kernel();

@@ -3,11 +3,12 @@
  * @typedef {import("../types.js").View} View
  * @typedef {{latent: number, alpha: number, threshold: number}} Knob
  * @typedef {{prompt: string, knobs: Knob[], scale: string, gate: string, positions: number[],
- *   special: boolean, tokens: number}} Settings
+ *   special: boolean, tokens: number, temperature: number, seed: number}} Settings
  */
 import { h } from "../shared/dom.js";
 import { pulling, sideBySide } from "../shared/generations.js";
 import { knobElement } from "../shared/knobs.js";
+import { recipePanel } from "../shared/recipe.js";
 import { dosePanel, shiftPanel } from "../shared/shifts.js";
 import { rendering } from "../shared/view.js";
 
@@ -38,7 +39,7 @@ class Steering {
     this.asked = 0;
 
     this.knobs = h("div", { class: "sl-knobs" });
-    this.columns = h("div", { class: "sl-columns" });
+    this.columns = h("div", { class: "sl-beside" });
     this.status = h("p", { class: "sl-hint", role: "status" });
     this.panels = h("div", { class: "sl-panels" });
     this.found = h("div", { class: "sl-fields", role: "group", "aria-label": "latents found" });
@@ -47,7 +48,7 @@ class Steering {
     this.control = /** @type {HTMLInputElement} */ (
       h("input", { type: "checkbox", checked: true, onchange: () => this.told && this.draw(this.told) })
     );
-    const side = h("div", {}, ...this.form(), this.knobs, ...(view.live ? this.recipe() : []));
+    const side = h("div", {}, ...this.form(), this.knobs, ...this.recipe());
     const tools = h(
       "div",
       { class: "sl-fields" },
@@ -84,14 +85,22 @@ class Steering {
         rows: 2,
         "aria-label": "prompt",
         disabled: off,
+        "data-set": "prompt",
         onchange: (/** @type {any} */ event) => set({ prompt: event.target.value }),
       },
       settings.prompt,
     );
+    /** @param {string} name @param {"tokens" | "temperature" | "seed"} key @param {object} limits */
+    const number = (name, key, limits) => {
+      const onchange = (/** @type {any} */ event) => set({ [key]: Number(event.target.value) });
+      const own = { type: "number", value: settings[key], disabled: off, onchange, "data-set": key };
+      return h("label", {}, `${name} `, h("input", { ...own, ...limits }));
+    };
     const positions = h("input", {
       size: 8,
       placeholder: "all",
       disabled: off,
+      "data-set": "positions",
       value: settings.positions.join(", "),
       title: "numbers of positions, below 0 from the end of the prompt: 0, -1",
       onchange: (/** @type {any} */ event) => {
@@ -103,6 +112,7 @@ class Steering {
     });
     const special = h("input", {
       type: "checkbox",
+      "data-set": "special",
       checked: settings.special,
       disabled: off,
       onchange: (/** @type {any} */ event) => set({ special: event.target.checked }),
@@ -126,49 +136,37 @@ class Steering {
         h("label", {}, "positions ", positions),
         h("label", {}, special, " special tokens only"),
       ),
+      h(
+        "div",
+        { class: "sl-fields" },
+        number("tokens", "tokens", { min: 1, max: 200, step: 1 }),
+        number("temperature", "temperature", { min: 0, max: 5, step: 0.1 }),
+        number("seed", "seed", { min: 0, step: 1 }),
+      ),
       h("div", { class: "sl-fields" }, this.box),
       this.found,
     ];
   }
 
-  /** The edits as a file, and a file as edits. */
+  /** The edits as a file, and a file as edits; nothing on a page without a kernel. */
   recipe() {
-    const { view } = this;
-    const text = /** @type {HTMLTextAreaElement} */ (
-      h("textarea", { rows: 6, "aria-label": "recipe, JSON", spellcheck: "false" })
-    );
-    const save = async () => {
-      const answer = await view.ask("recipe", { settings: this.json() });
-      if (answer) text.value = answer.fields.text;
-      return answer !== null;
-    };
-    const download = async () => {
-      if (!(await save())) return;
-      const href = URL.createObjectURL(new Blob([text.value], { type: "application/json" }));
-      h("a", { href, download: "recipe.json" }).click();
-      URL.revokeObjectURL(href);
-    };
-    const load = async () => {
-      const answer = await view.ask("load", { text: text.value, settings: this.json() });
-      if (answer) this.show(answer.header.settings, true);
-    };
-    /** @param {string} name @param {() => void} onclick */
-    const button = (name, onclick) => h("button", { type: "button", onclick }, name);
-    const buttons = [button("write", save), button("download", download), button("load", load)];
-    return [h("details", {}, h("summary", {}, "recipe"), text, h("div", { class: "sl-fields" }, ...buttons))];
+    const loaded = (/** @type {string} */ settings) => this.show(settings, true);
+    return this.view.live ? [recipePanel(this.view, () => this.json(), loaded)] : [];
   }
 
   json() {
-    const { prompt, knobs, scale, gate, positions, special, tokens } = this.settings;
-    return JSON.stringify({ prompt, knobs, scale, gate, positions, special, tokens });
+    const { prompt, knobs, scale, gate, positions, special, tokens, temperature, seed } = this.settings;
+    return JSON.stringify({ prompt, knobs, scale, gate, positions, special, tokens, temperature, seed });
   }
 
   /** Show other settings. @param {string} text @param {boolean} [written] whether they are to be computed */
   async show(text, written = false) {
     this.settings = JSON.parse(text);
-    for (const key of /** @type {const} */ (["scale", "gate"])) {
-      const select = this.view.body.querySelector(`[data-set=${key}]`);
-      if (select instanceof HTMLSelectElement) select.value = this.settings[key];
+    for (const field of this.view.body.querySelectorAll("[data-set]")) {
+      const value = this.settings[/** @type {keyof Settings} */ (field.getAttribute("data-set"))];
+      if (field instanceof HTMLInputElement && typeof value === "boolean") field.checked = value;
+      /** @type {any} */ else
+        Object.assign(field, { value: Array.isArray(value) ? value.join(", ") : String(value) });
     }
     await this.drawKnobs();
     if (written) await this.apply();
@@ -234,8 +232,13 @@ class Steering {
   async drawKnobs() {
     const { settings, view } = this;
     const mine = settings.knobs;
+    const { gate } = settings;
+    const gated = gate !== "constant";
     const facts = await Promise.all(mine.map(({ latent }) => view.ask("knob", { latent })));
-    if (mine !== this.settings.knobs) return;
+    const curves = gated
+      ? await Promise.all(mine.map(({ latent }) => view.ask("curve", { latent, gate })))
+      : [];
+    if (mine !== this.settings.knobs || gate !== this.settings.gate) return;
     const shown = mine.flatMap((knob, i) => {
       const answer = facts[i];
       if (!answer) return [];
@@ -243,7 +246,8 @@ class Steering {
       const remove = () => this.setKnobs(this.settings.knobs.filter((each) => each !== knob));
       const name = view.edited(knob.latent)?.name ?? answer.header.name;
       const scale = /** @type {"max" | "norm" | "unit"} */ (settings.scale);
-      const how = { scale, gated: settings.gate !== "constant", live: view.live, name, change, remove };
+      const curve = curves[i]?.header;
+      const how = { scale, gated, curve, live: view.live, name, change, remove };
       return [knobElement(knob, answer.header, how)];
     });
     const hint = h("p", { class: "sl-hint" }, "No latent yet: add one to steer by.");

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,11 +88,58 @@ def effect(
         ConfigError: A target that this subject cannot be measured by, an unknown control.
         NonFiniteError: The output under an edit is not finite.
     """
+    how: dict[str, Any] = {
+        "target": target, "clean": clean, "contrast": contrast, "controls": controls, "draws": draws,
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "allow_fitted": allow_fitted,
+        "seed": seed, "batch_size": batch_size,
+    }  # fmt: skip
+    *_, found = measuring(subject, edits, samples, **how)
+    assert isinstance(found, Effect)
+    return found
+
+
+def measuring(
+    subject: Subject,
+    edits: Any,
+    samples: Iterable[Any] | None,
+    *,
+    target: Any = None,
+    clean: Iterable[Any] | None = None,
+    contrast: Any = None,
+    controls: Sequence[str] = CONTROLS,
+    draws: int = 3,
+    max_new_tokens: int = 32,
+    temperature: float = 0.0,
+    allow_fitted: bool = False,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> Iterator[float | Effect]:
+    """`effect` in steps, for whoever may stop between them: the share that is done after each, then figures.
+
+    Args:
+        subject: As in `effect`, and so are the others.
+        edits: One, or a list.
+        samples: What the edit is meant for; None measures clean samples alone.
+        target: What it is meant to change.
+        clean: Samples that it should leave alone.
+        contrast: For the mean difference.
+        controls: Which.
+        draws: Of each random control.
+        max_new_tokens: Tokens of a continuation.
+        temperature: Of the continuations.
+        allow_fitted: Measure also on samples that were fitted on.
+        seed: Of all draws.
+        batch_size: Samples of a pass.
+
+    Raises:
+        CorpusError: A sample is one that the latents or the gate were fitted on.
+        ConfigError: As `effect`.
+    """
     given = _edits(edits)
     study = _Study(subject, samples, clean, target, max_new_tokens, temperature, seed, batch_size)
     study.check([given], allow_fitted)
     made = Controls(subject, list(controls), draws, contrast, study.natural, seed, batch_size)
-    return study.measured({None: given}, made)
+    yield from study.steps({None: given}, made)
 
 
 @checked(alphas=listed, **_CHECKS)
@@ -230,6 +277,12 @@ class _Study:
             check_unseen([*self.samples, *self.clean], keys, "the latents or the gate")
 
     def measured(self, given: Mapping[float | None, list[Any]], controls: Controls) -> Effect:
+        *_, found = self.steps(given, controls)
+        assert isinstance(found, Effect)
+        return found
+
+    def steps(self, given: Mapping[float | None, list[Any]], controls: Controls) -> Iterator[float | Effect]:
+        """Measure by and by: the share that is done, and at last the figures."""
         arms: dict[Key, Edits] = {(NONE, None, 0): []}
         for alpha, some in given.items():
             arms[EDIT, alpha, 0] = normalise_edits(some)
@@ -239,7 +292,9 @@ class _Study:
         if not hooks:
             message = "Edits must name at least one. Got none. Pass e.g. [saelab.interventions.Scale(...)]."
             raise ConfigError(message)
+        n, done = 3 + len(arms) * self.generates, 0
         natural = natural_of(self.subject, self.natural, hooks, self.batch_size)
+        yield (done := done + 1) / n
         left_out = dict(self.left_out)
         if len(natural) < len(hooks):
             left_out["norm, mahalanobis, nearest"] = "fewer than three samples say what is natural"
@@ -259,6 +314,7 @@ class _Study:
             tokens.append(_tokens(self.subject, shifts[shown], self.seed) if shown in shifts else ())
             for key, sheet in found.items():
                 sheets[key].append(sheet)
+            yield (done := done + 1) / n
         texts: dict[str, tuple[str, ...]] = {}
         if self.generates:
             for key, edits in arms.items():
@@ -266,7 +322,8 @@ class _Study:
                 sheets[key].append(sheet)
                 if key[2] == 0 and key[1] in (None, strongest):
                     texts[key[0]] = tuple(written[:SHOWN])
-        return Effect(
+                yield (done := done + 1) / n
+        yield Effect(
             hook=" + ".join(hook.name for hook in hooks),
             n_samples=len(self.samples),
             n_clean=len(self.clean),
@@ -397,4 +454,4 @@ def _tokens(subject: Any, shifts: Shifts, seed: int) -> tuple[TokenShift, ...]:
     )
 
 
-__all__ = ["continued", "dose_response", "effect", "side_effects"]
+__all__ = ["continued", "dose_response", "effect", "measuring", "side_effects"]

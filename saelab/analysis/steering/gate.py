@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saelab.analysis.steering import ranking
 from saelab.analysis.steering.known import apart, check_unseen, distinct, latents_of, parts, remember
 from saelab.analysis.steering.pooled import corpus_of
 from saelab.analysis.steering.selected import documents_of
 from saelab.analysis.steering.separation import Roc, auroc, auroc_interval, roc
 from saelab.arguments import a_subject, an_integer, checked, listed, one_of, real
-from saelab.config import is_number
+from saelab.config import boolean, is_number
 from saelab.errors import headline
 from saelab.harvesting.batches import batches, check_hooks, side_by_side
+from saelab.interventions.by_sae import OfConcept
 from saelab.types import ConfigError, short
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+    from torch import Tensor
 
     from saelab.corpora import Document
+    from saelab.sae import SAE
     from saelab.types import Subject
 
 Z = 1.959964
 """Standard deviations that hold 95 % of a normal distribution."""
+POINTS = 200
+"""Of a curve that is drawn, at most."""
+RIDGE = 0.01
+"""Strength of the penalty on the weights of a probe."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class GateCurve:
     """of samples that had no part in the choice of the threshold"""
     held_out_target: Opens
     auroc: float
-    """of the held-out part: clean inputs against target inputs, by the highest signal of each"""
+    """of the held-out part: clean inputs against target inputs, by the signal of each"""
     auroc_interval: tuple[float, float]
     fitted: frozenset[str] = field(repr=False)
     """hashes of the calibration part; `effect` refuses these samples"""
@@ -137,9 +145,47 @@ class GateCurve:
         ])  # fmt: skip
 
 
+def drawn(curve: GateCurve) -> dict[str, Any]:
+    """What is drawn of a gate: its curve, thinned where it has many points, and how it does.
+
+    Args:
+        curve: Of `calibrate_gate`.
+
+    Returns:
+        What JSON can hold. threshold, clean, target: of each point, the highest threshold first, and those
+        that an edit can have alone; chosen: the threshold; met; n: [clean, target] inputs of the calibration
+        part; max_clean, min_target; auroc: [value, low, high], and held_out: {clean, target} of [share, low,
+        high, n], both of the held-out part, None where there is no number.
+    """
+    threshold = curve.curve.threshold
+    usable = np.flatnonzero(threshold >= 0)
+    some = usable[np.linspace(0, len(usable) - 1, min(len(usable), POINTS)).round().astype(int)]
+    at = int(usable[np.abs(threshold[usable] - curve.threshold).argmin()])
+    some = np.unique([*some, at])
+    held = {"clean": curve.held_out_clean, "target": curve.held_out_target}
+    return {
+        "threshold": threshold[some].tolist(),
+        "clean": curve.curve.false[some].tolist(),
+        "target": curve.curve.true[some].tolist(),
+        "chosen": curve.threshold,
+        "met": curve.met,
+        "n": [curve.clean.n, curve.target.n],
+        "max_clean": curve.max_clean,
+        "min_target": curve.min_target,
+        "auroc": numbers(curve.auroc, *curve.auroc_interval),
+        "held_out": {name: [*numbers(each.share, *each.interval), each.n] for name, each in held.items()},
+    }
+
+
+def numbers(*values: float) -> list[float | None]:
+    """Numbers that JSON can hold: None for those that are not finite."""
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
 @checked(
     clean=listed, target=listed, subject=a_subject, max_clean=real(0), min_target=real(0),
-    per=one_of("input", "token"), held_out=real(0), seed=an_integer(), batch_size=an_integer(1),
+    per=one_of("input", "token"), probe=boolean, held_out=real(0), seed=an_integer(),
+    batch_size=an_integer(1),
 )  # fmt: skip
 def calibrate_gate(
     edit: Any,
@@ -150,6 +196,7 @@ def calibrate_gate(
     max_clean: float = 0.05,
     min_target: float = 0.9,
     per: str = "input",
+    probe: bool = True,
     held_out: float = 0.5,
     seed: int = 0,
     batch_size: int = 16,
@@ -160,6 +207,10 @@ def calibrate_gate(
     the middle of the gap where there is one. Where none keeps both, it is the one that opens on most target
     inputs while it keeps `max_clean`, and the result says so.
 
+    Before that a probe is fitted for edits of a concept (`Erase` and `Substitute`) that have none: a logistic
+    one, on the mean activations of the samples of the calibration part. It finds words of a concept that had
+    no part in the choice of its latents, which these latents often pass over.
+
     Args:
         edit: A gated edit, with gate="input" or "token"; its present threshold does not matter.
         clean: Samples that the gate should leave alone.
@@ -169,12 +220,13 @@ def calibrate_gate(
         min_target: The share of target inputs on which it must open.
         per: What is counted of the clean samples: "input" by their own signal (the highest, or for `Erase`
             the mean, of their positions), or each "token".
+        probe: Whether one is fitted; else the signal stays as the edit has it.
         held_out: Share of the samples on which the threshold is judged.
         seed: Of the parts and the interval.
         batch_size: Samples of a pass.
 
     Returns:
-        The curve, and under `edit` the edit with the threshold.
+        The curve, and under `edit` the edit with the threshold, and the probe.
 
     Raises:
         ConfigError: The edit has no gate, or a limit is no share.
@@ -190,13 +242,12 @@ def calibrate_gate(
     apart("clean", clean_keys, "target", target_keys)
     rng = np.random.default_rng(seed)
     no, yes = (parts(len(each), held_out, rng) for each in (clean_documents, target_documents))
+    if probe and isinstance(edit, OfConcept) and edit.probe is None:
+        sides = [clean_documents[i] for i in no[0]], [target_documents[i] for i in yes[0]]
+        edit = dataclasses.replace(edit, probe=_probe(edit.sae, hook, subject, *sides, batch_size))
     quiet = _signals(edit, hook, subject, clean_documents, batch_size)
     loud = _signals(edit, hook, subject, target_documents, batch_size)
-    mean = edit.gate == "input" and edit.POOL == "mean"
-    peaks = [
-        np.array([(each.mean() if mean and len(each) else each.max(initial=0)) for each in side])
-        for side in (quiet, loud)
-    ]
+    peaks = [_of_inputs(edit, side) for side in (quiet, loud)]
 
     def counted(at: np.ndarray) -> np.ndarray:
         return peaks[0][at] if per == "input" else np.concatenate([quiet[i] for i in at])
@@ -229,6 +280,28 @@ def calibrate_gate(
     return result
 
 
+def opens_on(edit: Any, subject: Subject, documents: Sequence[Document], batch_size: int = 16) -> np.ndarray:
+    """bool [documents]: whether the gate of an edit opens in each, of the untouched subject.
+
+    Args:
+        edit: A gated edit with its threshold.
+        subject: The model.
+        documents: Samples.
+        batch_size: Of a pass.
+
+    Raises:
+        ConfigError: The edit has no gate.
+    """
+    signals = _signals(edit, _gated(edit), subject, documents, batch_size)
+    return _of_inputs(edit, signals) > edit.threshold
+
+
+def _of_inputs(edit: Any, signals: Sequence[np.ndarray]) -> np.ndarray:
+    """float64 [inputs]: of the signals of their positions what the gate judges each input by."""
+    mean = edit.gate == "input" and edit.POOL == "mean"
+    return np.array([(each.mean() if mean and len(each) else each.max(initial=0)) for each in signals])
+
+
 def _gated(edit: Any) -> Any:
     """Where an edit's gate reads. Raises ConfigError where it has none."""
     fields = getattr(edit, "__dataclass_fields__", {})
@@ -244,11 +317,35 @@ def _gated(edit: Any) -> Any:
     return edit.hooks[0]
 
 
+def _probe(
+    sae: SAE, hook: Any, subject: Any, clean: Sequence[Document], target: Sequence[Document], batch_size: int
+) -> Tensor:
+    """float32 [d_in + 1]: weights by which the means of samples are told apart, and a constant by which the
+    least of them comes to 0."""
+    import torch
+
+    rows = _rows(lambda x: x, sae, hook, subject, [*clean, *target], batch_size)
+    means = np.stack([each.mean(0) if len(each) else np.zeros(sae.config.d_in) for each in rows])
+    size = ranking.spread(means)
+    truth = (np.arange(len(means)) >= len(clean)).astype(np.float64)
+    weights = ranking.logistic((means - means.mean(0)) / size, truth, "l2", RIDGE)[0] / size
+    return torch.tensor([*weights, -(means @ weights).min()], dtype=torch.float32)
+
+
 def _signals(
     edit: Any, hook: Any, subject: Any, documents: Sequence[Document], batch_size: int
 ) -> list[np.ndarray]:
     """float64 [rows] of each sample: the signal that the gate compares with its threshold, of its largest
     latent."""
+    found = _rows(edit.signal, edit.sae, hook, subject, documents, batch_size)
+    return [each.max(1) for each in found]
+
+
+def _rows(
+    of: Callable[[Any], Any], sae: SAE, hook: Any, subject: Any, documents: Sequence[Document],
+    batch_size: int,
+) -> list[np.ndarray]:  # fmt: skip
+    """float64 [rows c] of each sample: what a function makes of the activations that the SAE reads."""
     import torch
 
     corpus = corpus_of(documents)
@@ -256,12 +353,12 @@ def _signals(
     found: list[list[np.ndarray]] = [[] for _ in documents]
     for batch in batches(subject, corpus, hooks, batch_size=batch_size):
         with torch.no_grad():
-            signal = edit.signal(side_by_side(batch.acts, hooks).to(edit.sae.device))
-        signal = signal.reshape(len(batch), -1).amax(1).double().cpu().numpy()
+            values = of(side_by_side(batch.acts, hooks).to(sae.device))
+        rows = values.reshape(len(batch), -1).double().cpu().numpy()
         sample = batch.rows.origin[:, 0]
         for number in np.unique(sample):
-            found[number].append(signal[sample == number])
-    return [np.concatenate(each) if each else np.zeros(0) for each in found]
+            found[number].append(rows[sample == number])
+    return [np.concatenate(each) if each else np.zeros((0, 1)) for each in found]
 
 
 def _chosen(curve: Roc, max_clean: float, min_target: float) -> tuple[float, bool]:
@@ -285,4 +382,4 @@ def _opens(signal: np.ndarray, threshold: float) -> Opens:
     return Opens(share, (float(max(middle - half, 0.0)), float(min(middle + half, 1.0))), n)
 
 
-__all__ = ["GateCurve", "Opens", "calibrate_gate"]
+__all__ = ["GateCurve", "Opens", "calibrate_gate", "drawn", "numbers", "opens_on"]

@@ -6,20 +6,20 @@ activation as far as the edits do, along one random direction. All three are one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from saelab.analysis.controls import random_directions
 from saelab.analysis.steering.arms import matched, together
+from saelab.analysis.steering.gauges import Gauges
 from saelab.analysis.steering.settings import Knob, Settings, of_recipe, recipe
+from saelab.analysis.steering.writing import Writer, Written
 from saelab.capabilities import Generates, need
 from saelab.config import integer
-from saelab.interventions import Edit
+from saelab.interventions import Edit, Steer
 from saelab.interventions.samples import Each
 from saelab.subjects.hooks import normalise_edits
 from saelab.types import ConfigError, Context, HookPoint, RangeError, SubjectError
@@ -33,8 +33,8 @@ FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """What all strengths are multiplied by in a dose-response."""
 COLUMNS = ("plain", "steered", "random direction")
 MOST_SHIFTS = 8
-KEPT = 200
-"""Settings whose answers are kept."""
+LEAST_KL = 1e-9
+"""Nats below which rounding alone has changed something."""
 
 
 class AlongRandom(Edit):
@@ -61,47 +61,7 @@ class AlongRandom(Edit):
         return self._along[context.hook](acts, context)
 
 
-class Written:
-    """Texts that are being written, side by side from one prompt.
-
-    Args:
-        steps: Of `subject.stream`.
-        names: Of the columns.
-    """
-
-    def __init__(self, steps: Iterator[Any], names: Sequence[str] = COLUMNS) -> None:
-        self.names = tuple(names)
-        self.done = False
-        self._steps = steps
-        self._ids: list[list[int]] = [[] for _ in names]
-        self._texts: list[list[str]] = [[] for _ in names]
-
-    def more(self, n: int) -> None:
-        """Go on by n tokens, at most."""
-        for _ in range(n):
-            step = next(self._steps, None)
-            if step is None:
-                self.done = True
-                return
-            for ids, texts, new, text in zip(self._ids, self._texts, step.ids, step.texts, strict=True):
-                if new >= 0 or text:
-                    ids.append(int(new))
-                    texts.append(text)
-
-    def close(self) -> None:
-        """Write no more, and free the cache."""
-        self._steps.close()  # type: ignore[attr-defined]
-
-    def told(self) -> dict[str, Any]:
-        """Of each column its tokens, and which of them differ from the first column's."""
-        columns = [
-            {"name": name, "tokens": texts, "changed": _changed(self._ids[0], ids)}
-            for name, ids, texts in zip(self.names, self._ids, self._texts, strict=True)
-        ]
-        return {"done": self.done, "columns": columns}
-
-
-class Session:
+class Session(Writer):
     """Answers the questions of one steering view.
 
     Args:
@@ -121,15 +81,21 @@ class Session:
                 f"{type(subject).__name__} without stream(). Load a language model by saelab.load_subject."
             )
             raise SubjectError(message)
+        super().__init__()
         self.subject: Any = subject
         self.sae, self.store = sae, store
-        self._run: tuple[int, str, Written] | None = None
-        self._n = 0
-        self.kept: dict[tuple[str, str], dict[str, Any]] = {}
-        """(question, settings) -> answer, of all that was computed to its end"""
+        self.gauges = Gauges(subject, sae, store)
 
     def settings(
-        self, prompt: str, alphas: Mapping[int, float], *, scale: str | None, gate: str, tokens: int
+        self,
+        prompt: str,
+        alphas: Mapping[int, float],
+        *,
+        scale: str | None,
+        gate: str,
+        tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> str:
         """Settings, as JSON.
 
@@ -139,6 +105,8 @@ class Session:
             scale: As in `Steer`; None: "max" where there is a store, else "norm".
             gate: As in `Steer`.
             tokens: How many are written.
+            temperature: 0 writes the likeliest tokens.
+            seed: Of the sampling.
 
         Raises:
             ConfigError: A setting is none of those that there are.
@@ -146,7 +114,8 @@ class Session:
         """
         scale = ("norm" if self.store is None else "max") if scale is None else scale
         knobs = tuple(Knob(latent, alpha) for latent, alpha in alphas.items())
-        return Settings(prompt, knobs, scale, gate, tokens=tokens).json()
+        made = Settings(prompt, knobs, scale, gate, tokens=tokens, temperature=temperature, seed=seed)
+        return made.json()
 
     # ---- questions
 
@@ -173,75 +142,22 @@ class Session:
             "histogram": [int(n) for n in stats.histogram],
         }
 
-    def begin(self, settings: str, n: int = 1) -> dict[str, Any]:
-        """Begin to write, and let go of what was being written.
+    def curve(self, latent: int, gate: str) -> dict[str, Any]:
+        """How well a gate by a latent tells the clean texts from the target ones.
 
         Args:
-            settings: `Settings.json()`.
-            n: Tokens that are written at once.
+            latent: Its number.
+            gate: "input" or "token".
 
         Returns:
-            run: Its number; done; columns: name, tokens and changed of each.
+            As `Gauges.curve`.
 
         Raises:
-            ConfigError: A setting is wrong.
-            CorpusError: The prompt does not fit the context.
+            ConfigError: It is no gate.
+            CorpusError: There are fewer than four texts of a kind.
         """
-        self.stop()
-        made = Settings.parse(settings)
-        self._n += 1
-        self._run = (self._n, settings, self._stream(made))
-        return self.more(self._n, n)
-
-    def more(self, run: int, n: int = 4) -> dict[str, Any]:
-        """Go on with what `begin` began.
-
-        Args:
-            run: Its number.
-            n: Tokens, at most.
-
-        Returns:
-            As `begin` gives; `stale` alone where another run has begun since, or it was stopped.
-        """
-        if self._run is None or self._run[0] != run:
-            return {"run": run, "stale": True}
-        _, settings, written = self._run
-        written.more(n)
-        told = written.told()
-        if written.done:
-            self._run = None
-            self._keep("written", settings, told)
-        return {"run": run, **told}
-
-    def stop(self, run: int | None = None) -> dict[str, Any]:
-        """Write no more.
-
-        Args:
-            run: That one, if it is still written; None: whichever is.
-        """
-        if self._run is not None and run in (None, self._run[0]):
-            self._run[2].close()
-            self._run = None
-        return {}
-
-    def written(self, settings: str) -> dict[str, Any]:
-        """The whole texts of some settings.
-
-        Args:
-            settings: `Settings.json()`.
-
-        Returns:
-            done, columns.
-        """
-
-        def write() -> dict[str, Any]:
-            made = Settings.parse(settings)
-            written = self._stream(made)
-            while not written.done:
-                written.more(made.tokens)
-            return written.told()
-
-        return self._once("written", settings, write)
+        edit = Steer(self.sae, latent, 1.0, gate=gate, threshold=0.0)  # type: ignore[arg-type]
+        return self.gauges.curve(edit)
 
     def shifts(self, settings: str) -> dict[str, Any]:
         """What the edits do to the token after the prompt, beside their control.
@@ -251,9 +167,10 @@ class Session:
 
         Returns:
             rises, falls: [token, probability without, with the edits, with the control] of those that change
-            most; kl: KL(plain || edited) of edits and control in nats; norms: hook point -> mean norm of
-            edited to natural activations where they were moved, of both; moved: positions that were moved;
-            positions: that the prompt has.
+            most; kl: KL(plain || edited) of edits and control in nats; meter: hook point -> how far from
+            natural activations both are where they were moved, on average: "norm" times the own one before,
+            "mahalanobis" and "nearest" times what is usual of natural ones, where some are known; moved:
+            positions that were moved; positions: that the prompt has.
         """
         return self._once("shifts", settings, lambda: self._shifts(Settings.parse(settings)))
 
@@ -266,7 +183,7 @@ class Session:
         Returns:
             factors: Of all strengths; token: the one that the edits raise most; kl, chance: KL(plain ||
             edited) in nats, and the token's probability, of the edits ("steered") and their control
-            ("random direction"), at each factor.
+            ("random direction"), at each factor. Empty where no strength changes anything.
         """
         return self._once("dose", settings, lambda: self._dose(Settings.parse(settings)))
 
@@ -290,7 +207,7 @@ class Session:
             FormatError: It is no recipe.
         """
         now = Settings.parse(settings)
-        return of_recipe(text, self.sae, self.subject, now.prompt, now.tokens).json()
+        return of_recipe(text, self.sae, self.subject, now).json()
 
     # ---- how they are answered
 
@@ -310,11 +227,13 @@ class Session:
         """Edits and their control."""
         return [edits, [AlongRandom(edits, self.subject)] if edits else []]
 
-    def _stream(self, made: Settings) -> Written:
+    def _stream(self, settings: str) -> Written:
+        made = Settings.parse(settings)
         edits = self._edits(made)
         each = _each([[], *self._arms(edits)]) if edits else ()
-        prompts = [made.prompt] * len(COLUMNS)
-        return Written(self.subject.stream(prompts, each, max_new_tokens=made.tokens))
+        n = len(COLUMNS)
+        how = {"temperature": made.temperature, "seed": [made.seed] * n, "max_new_tokens": made.tokens}
+        return Written(self.subject.stream([made.prompt] * n, each, **how), COLUMNS)
 
     def _shifts(self, made: Settings) -> dict[str, Any]:
         edits = self._edits(made)
@@ -324,12 +243,12 @@ class Session:
         logs = run.output[:, -1].double().log_softmax(-1).cpu()
         before, after, control = logs.exp()
         order = (after - before).argsort()
-        norms, moved = {}, 0
+        meter, moved = {}, 0
         for hook in hooks:
             plain, *others = run.acts[hook.name].double().cpu()
             where = (others[0] != plain).any(-1)
             moved = max(moved, int(where.sum()))
-            norms[hook.name] = [_ratio(other, plain, where) for other in others]
+            meter[hook.name] = [self.gauges.far(hook, other[where], plain[where]) for other in others]
 
         def told(ids: Tensor, sign: int) -> list[list[Any]]:
             ids = ids[:MOST_SHIFTS]
@@ -342,14 +261,15 @@ class Session:
             "rises": told(order.flip(0), 1),
             "falls": told(order, -1),
             "kl": [_kl(logs[0], other) for other in logs[1:]],
-            "norms": norms,
+            "meter": meter,
             "moved": moved,
             "positions": int(run.output.shape[1]),
         }
 
     def _dose(self, made: Settings) -> dict[str, Any]:
+        nothing = {"factors": [], "token": None, "kl": {}, "chance": {}}
         if not self._edits(made):
-            return {"factors": [], "token": None, "kl": {}, "chance": {}}
+            return nothing
         arms = [self._arms(self._edits(made, factor)) for factor in FACTORS]
         each = _each([[], *(steered for steered, _ in arms), *(control for _, control in arms)])
         inputs = self.subject.prepare([made.prompt] * len(each.edits))
@@ -357,22 +277,15 @@ class Session:
         plain, n = logs[0], len(FACTORS)
         token = int((logs[1 + FACTORS.index(1.0)].exp() - plain.exp()).argmax())
         parts = dict(zip(COLUMNS[1:], (logs[1 : 1 + n], logs[1 + n :]), strict=True))
+        kl = {name: [_kl(plain, each) for each in part] for name, part in parts.items()}
+        if max(map(max, kl.values())) < LEAST_KL:  # a gate that is shut on the prompt
+            return nothing
         return {
             "factors": list(FACTORS),
             "token": self.subject.token_strings([token])[0],
-            "kl": {name: [_kl(plain, each) for each in part] for name, part in parts.items()},
+            "kl": kl,
             "chance": {name: part[:, token].exp().tolist() for name, part in parts.items()},
         }
-
-    def _once(self, question: str, settings: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        found = self.kept.get((question, settings))
-        return found if found is not None else self._keep(question, settings, make())
-
-    def _keep(self, question: str, settings: str, answer: dict[str, Any]) -> dict[str, Any]:
-        self.kept[question, settings] = answer
-        while len(self.kept) > 3 * KEPT:
-            del self.kept[next(iter(self.kept))]
-        return answer
 
 
 def _each(arms: Sequence[Sequence[Edit]]) -> Each:
@@ -384,19 +297,4 @@ def _kl(plain: Tensor, other: Tensor) -> float:
     return max(0.0, float((plain.exp() * (plain - other)).sum()))
 
 
-def _ratio(edited: Tensor, plain: Tensor, where: Tensor) -> float:
-    """Mean norm of edited to natural rows, [positions width], at some positions; 1 where there are none."""
-    if not where.any():
-        return 1.0
-    return float((edited[where].norm(dim=-1) / plain[where].norm(dim=-1).clamp_min(1e-30)).mean())
-
-
-def _changed(plain: Sequence[int], own: Sequence[int]) -> list[int]:
-    """Of each token 1 where it is none of those that both texts have in common, in order."""
-    changed = np.ones(len(own), int)
-    for block in SequenceMatcher(None, plain, own, autojunk=False).get_matching_blocks():
-        changed[block.b : block.b + block.size] = 0
-    return changed.tolist()
-
-
-__all__ = ["AlongRandom", "Session", "Written"]
+__all__ = ["AlongRandom", "Session"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MOST_LATENTS = 16
 MOST_TOKENS = 200
+MOST_TEMPERATURE = 5
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Settings:
             everywhere.
         special: Whether special tokens alone are edited.
         tokens: How many are written, at most.
+        temperature: 0 writes the likeliest tokens; above, tokens are sampled, all columns from one seed.
+        seed: Of that.
     """
 
     prompt: str
@@ -56,12 +59,21 @@ class Settings:
     positions: tuple[int, ...] = ()
     special: bool = False
     tokens: int = 30
+    temperature: float = 0.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt:
             message = f"A prompt must be a text. Got {short(self.prompt)}. Pass what is to be continued."
             raise CorpusError(message)
         integer("tokens", self.tokens, 1, MOST_TOKENS, error=RangeError)
+        integer("seed", self.seed, 0)
+        if not is_number(self.temperature) or not 0 <= self.temperature <= MOST_TEMPERATURE:
+            message = (
+                f"temperature must be between 0 and {MOST_TEMPERATURE}. Got {short(self.temperature)}. Pass "
+                "0 for the likeliest tokens, or e.g. 0.8."
+            )
+            raise ConfigError(message)
         if len(self.knobs) > MOST_LATENTS:
             message = (
                 f"At most {MOST_LATENTS} latents are steered by at once. Got {len(self.knobs)}. Take some "
@@ -96,7 +108,7 @@ class Settings:
 
     def json(self) -> str:
         """As a browser writes them: whole numbers without a point."""
-        return json.dumps(_whole(asdict(self)), ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(whole(asdict(self)), ensure_ascii=False, separators=(",", ":"))
 
     def edits(self, sae: SAE, peak: Callable[[int], float], factor: float = 1.0) -> list[Edit]:
         """The edits, in the order of the latents.
@@ -139,15 +151,14 @@ def recipe(edits: Sequence[Edit], subject: Subject) -> str:
         return save(list(edits), Path(folder) / "recipe.json", subject).read_text()
 
 
-def of_recipe(text: str, sae: SAE, subject: Subject, prompt: str, tokens: int) -> Settings:
+def of_recipe(text: str, sae: SAE, subject: Subject, now: Settings) -> Settings:
     """The settings that a recipe holds.
 
     Args:
         text: Of `recipe`, or of a file that `saelab.interventions.save` wrote.
         sae: Whose latents it steers.
         subject: What it is applied to.
-        prompt: Of the settings, which a recipe does not hold.
-        tokens: As well.
+        now: Settings whose prompt and way of writing stay, since a recipe holds none.
 
     Raises:
         ConfigError: It is of another SAE or subject, or holds what the view has no control for.
@@ -178,15 +189,22 @@ def of_recipe(text: str, sae: SAE, subject: Subject, prompt: str, tokens: int) -
         )
         raise ConfigError(message)
     scale, gate, positions, special = shared.pop() if shared else ("max", "constant", (), False)
-    return Settings(prompt, tuple(knobs), scale, gate, tuple(positions), special, tokens)
+    return replace(
+        now, knobs=tuple(knobs), scale=scale, gate=gate, positions=tuple(positions), special=special
+    )
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
+    """JSON data in which whole numbers have no point, as a browser writes them.
+
+    Args:
+        value: Dicts, lists, numbers and strings.
+    """
     if isinstance(value, Mapping):
-        return {key: _whole(each) for key, each in value.items()}
+        return {key: whole(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_whole(each) for each in value]
+        return [whole(each) for each in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-__all__ = ["Knob", "Settings", "of_recipe", "recipe"]
+__all__ = ["Knob", "Settings", "of_recipe", "recipe", "whole"]

@@ -71,7 +71,7 @@ def converted(found: Path | ollama.Blob, progress: bool = True) -> Path:
 
 
 def _place(digest: str) -> Path:
-    return cache.cache_folder() / "gguf" / digest
+    return cache.user_folder("cache") / "gguf" / digest
 
 
 __all__ = ["converted", "find"]

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from saelab.files import cache_folder, read_json_or_none
+from saelab.files import read_json_or_none, user_folder
 from saelab.progress import new_bar
 from saelab.stores.manifest import NAME, building, lock, read_manifest, verify, write_manifest
 from saelab.types import StoreError, SubjectError
@@ -131,7 +131,7 @@ def _facts(path: Path) -> dict[str, int]:
 
 def _note(path: Path) -> Path:
     name = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
-    return cache_folder() / "gguf" / "seen" / f"{name}.json"
+    return user_folder("cache") / "gguf" / "seen" / f"{name}.json"
 
 
-__all__ = ["cache_folder", "digest_of", "kept", "noted_digest", "sound"]
+__all__ = ["digest_of", "kept", "noted_digest", "sound", "user_folder"]

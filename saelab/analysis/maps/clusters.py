@@ -1,0 +1,101 @@
+"""Clusters of a picture, and the names that set them apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from saelab.stores import FeatureStore
+
+LEAST = 8
+"""Latents of a cluster, at least, and one in `PART` of all."""
+PART = 400
+MOST = 20_000
+"""Latents that are clustered by HDBSCAN itself; of more, the others go with the nearest of these."""
+COUNT = 5
+"""Firings that a name of a cluster must have there."""
+NAMES = 3
+
+
+def clustered(picture: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Clusters of points by their density: HDBSCAN of scikit-learn.
+
+    Of more than `MOST` points a sample is clustered, and each other point is of the cluster of the sample's
+    nearest point, if it is as near to it as the sample's points are to each other there.
+
+    Args:
+        picture: float32 [m 2].
+        seed: Of the sample.
+
+    Returns:
+        int32 [m] from 0 on, by size; -1 of none.
+    """
+    from sklearn.cluster import HDBSCAN
+    from sklearn.neighbors import NearestNeighbors
+
+    m = len(picture)
+    at = np.arange(m)
+    if m > MOST:
+        at = np.sort(np.random.default_rng(seed).choice(m, MOST, replace=False))
+    size = max(LEAST, len(at) // PART)
+    labels = np.full(m, -1, np.int32)
+    if len(at) < 2 * size:
+        return labels
+    made: Any = HDBSCAN(min_cluster_size=size, min_samples=LEAST, copy=True)  # type: ignore[arg-type]
+    own = made.fit(picture[at]).labels_
+    if len(at) == m:
+        labels[:] = own
+    else:
+        tree = NearestNeighbors(n_neighbors=LEAST).fit(picture[at])
+        reach = tree.kneighbors(picture[at])[0][:, -1]
+        far, near = tree.kneighbors(picture, n_neighbors=1)
+        labels[:] = np.where(far[:, 0] <= reach[near[:, 0]], own[near[:, 0]], -1)
+    count = np.bincount(labels[labels >= 0], minlength=1)
+    order = np.argsort(-count, kind="stable")
+    number = np.empty(len(order), np.int32)
+    number[order] = np.arange(len(order))
+    return np.where(labels >= 0, number[labels], -1).astype(np.int32)
+
+
+def named(store: FeatureStore, latents: np.ndarray, clusters: np.ndarray) -> list[str]:
+    """What sets clusters apart: of what their latents fire on at least `COUNT` times, and more often than
+    all latents do, what adds most to the divergence of the two: p log(p / q), with the shares p of the
+    cluster's firings and q of all. A rare name with a high lift is not among them, nor is a common one.
+
+    Args:
+        store: Of the latents.
+        latents: [m].
+        clusters: int [m], -1 of none.
+
+    Returns:
+        A name for each cluster: up to `NAMES` of these, joined; of what never fires "".
+    """
+    n = int(clusters.max(initial=-1)) + 1
+    table = store.query("select latent, shown, count from firings", format="arrow")
+    latent, shown, count = (table.column(i).to_numpy() for i in range(3))
+    words = store.query("select name from vocabulary order by shown", format="arrow").column(0).to_pylist()
+    of = np.full(store.n_latents, -1)
+    of[latents] = clusters
+    wide = len(words)
+    everywhere = np.bincount(shown, count, wide)
+    everywhere = everywhere / max(everywhere.sum(), 1)
+    inside = of[latent] >= 0
+    own = np.bincount(of[latent][inside] * wide + shown[inside], count[inside], n * wide).reshape(n, wide)
+    names = []
+    for each in own:
+        share = each / max(each.sum(), 1)
+        counts = (each >= COUNT) & (share > everywhere)
+        lift = np.divide(share, everywhere, out=np.ones(wide), where=counts)
+        adds = share * np.log(lift)
+        best = [j for j in np.argsort(-adds, kind="stable")[:NAMES] if adds[j] > 0]
+        names.append("  ".join(_visible(words[j]) for j in best))
+    return names
+
+
+def _visible(name: str) -> str:
+    return name.strip() or repr(name)[1:-1].replace(" ", "␣")
+
+
+__all__ = ["clustered", "named"]

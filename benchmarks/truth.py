@@ -1,7 +1,7 @@
 """Does each architecture recover what its paper says that it recovers, on data whose features are known?
 
 python benchmarks/truth.py [choice abs_topk top_afa matryoshka gba archetypal variational revival tiers poles
-    topics special smollm2_tiers]
+    topics special smollm2_tiers smollm2_special others]
     [--seeds N] [--out truth.json] [--log docs/results/NAME.md]
 
 Each experiment is a module of `promises`, which names its data, its arms and its bars. It prints a Markdown
@@ -34,6 +34,8 @@ NAMES = (
     "topics",
     "special",
     "smollm2_tiers",
+    "smollm2_special",
+    "others",
 )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from promises.report import Report
-from promises.steered import HOOK, SAEs
+from promises.steered import HOOK, LAST, SAEs
 from saelab.analysis import Effect, dose_response, special_tokens
 from saelab.analysis.controls import random_directions
 from saelab.analysis.steering.arms import matched
@@ -27,7 +27,6 @@ ALPHAS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 PLACES = ("everywhere", "special")
 RANDOM = "random direction"
 MARKERS = ("<|user|>", "<|assistant|>", "<|end|>")
-LAST = "blocks.3.hook_resid_post"
 TURN = re.compile(r"<\|(user|assistant)\|>(.*?)<\|end\|>")
 OPENINGS = {"Of course!": "polite", "That was not kind.": "rude"}
 

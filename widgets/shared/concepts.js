@@ -47,7 +47,7 @@ export function conceptElement(view, concept, told, { cards, gate, change, card 
   );
   let asked = 0;
 
-  /** The gate goes by a probe, whatever latents are on; without any there is nothing that it could open for. */
+  /** The gate goes by a probe, whatever latents are on; without any it opens for nothing. */
   async function drawGate() {
     const mine = ++asked;
     if (!concept.on || gate === "constant" || !concept.latents.length) {

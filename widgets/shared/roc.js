@@ -2,8 +2,8 @@
  * The curve of a gate: on what shares of clean and of target inputs it opens at each threshold, with a slider
  * that moves along it.
  * @typedef {[number, number, number, number]} Share value, the ends of its interval, inputs
- * @typedef {{threshold: number[], clean: number[], target: number[], chosen: number, met: boolean, n: number[],
- *   max_clean: number, min_target: number, auroc: [number, number, number],
+ * @typedef {{threshold: number[], clean: number[], target: number[], chosen: number, met: boolean,
+ *   n: number[], max_clean: number, min_target: number, auroc: [number, number, number],
  *   held_out: {clean: Share, target: Share}}} Curve `saelab.analysis.steering.gate.drawn`
  */
 import { h, svg } from "./dom.js";

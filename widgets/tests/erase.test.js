@@ -132,7 +132,7 @@ const change = (input, value) => {
   }
 };
 
-test("concepts with why their latents were chosen, texts side by side, and figures beside the control", async () => {
+test("why latents were chosen, texts side by side, and figures beside the control", async () => {
   const { state } = await show();
   expect($$("[data-concept]").map((c) => c.dataset.concept)).toEqual(["cooking", "law"]);
   expect($$("[data-toggle]").map((t) => t.checked)).toEqual([true, false]);

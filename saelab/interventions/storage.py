@@ -33,6 +33,25 @@ def save(edits: Edit | Sequence[Edit], path: str | Path, subject: Subject | None
         ConfigError: One of them is no registered edit.
         StoreError: They do not fit into a file, or it cannot be written.
     """
+    write_bytes(path, _content_of(edits, subject))
+    return Path(path)
+
+
+def text_of(edits: Edit | Sequence[Edit], subject: Subject | None = None) -> str:
+    """What `save` writes.
+
+    Args:
+        edits: In the order in which they are applied.
+        subject: What they were made for.
+
+    Raises:
+        ConfigError: One of them is no registered edit.
+        StoreError: They would not fit into a file.
+    """
+    return _content_of(edits, subject).decode()
+
+
+def _content_of(edits: Edit | Sequence[Edit], subject: Subject | None) -> bytes:
     edits = [edits] if isinstance(edits, Edit) else list(listed("edits", edits))
     for edit in edits:
         if not isinstance(edit, Edit):
@@ -52,8 +71,7 @@ def save(edits: Edit | Sequence[Edit], path: str | Path, subject: Subject | None
             "by a function: edits=[(hook, lambda acts: values)]."
         )
         raise StoreError(message)
-    write_bytes(path, data)
-    return Path(path)
+    return data
 
 
 @checked(saes=either(an_sae, listed))
@@ -80,7 +98,8 @@ def load(
     where = "An edit"
     if isinstance(source, str | Path):
         where = f"An edit in {source}"
-        source = _content(path_of(source), subject)
+        path = path_of(source)
+        source = _items(STAMP.read(path, "file of edits", most=MAX_BYTES), path, subject)
     if isinstance(source, bytes):
         path_of(source, "A file of edits")
     items = [source] if isinstance(source, Mapping) else source
@@ -89,6 +108,31 @@ def load(
             f"{where} must be JSON data, a list of them or a path. Got {short(source)}. Pass edit.to_dict()."
         )
         raise FormatError(message)
+    return _read(items, where, saes)
+
+
+def of_text(text: str, saes: Iterable[SAE], subject: Subject | None = None) -> list[Edit]:
+    """Edits of what `save` wrote.
+
+    Args:
+        text: The content of the file.
+        saes: The SAEs that the edits may need.
+        subject: What they will be applied to.
+
+    Raises:
+        ConfigError: An edit needs another SAE than those given, or they were made for another subject.
+        FormatError: The text holds no edits that saelab knows.
+        StoreError: It is larger than a file may be.
+    """
+    data, where = text.encode("utf-8", "surrogatepass"), "the recipe"
+    if len(data) > MAX_BYTES:
+        message = f"A recipe must have at most {MAX_BYTES:,} bytes. Got {len(data):,}. Do not trust it."
+        raise StoreError(message)
+    items = _items(STAMP.parse(data, where, "file of edits"), where, subject)
+    return _read(items, "An edit in the recipe", saes)
+
+
+def _read(items: Sequence[Any], where: str, saes: SAE | Iterable[SAE]) -> list[Edit]:
     reader = Reader([saes] if isinstance(saes, SAE) else saes)
     try:
         return [reader.edit(item, where) for item in items]
@@ -99,13 +143,12 @@ def load(
         raise FormatError(message) from error
 
 
-def _content(path: Path, subject: Subject | None) -> list[Any]:
-    data = STAMP.read(path, "file of edits", most=MAX_BYTES)
+def _items(data: Mapping[str, Any], where: object, subject: Subject | None) -> list[Any]:
     made_for, items = data.get("subject"), data.get("edits")
     known = made_for is None or (isinstance(made_for, dict) and isinstance(made_for.get("fingerprint"), str))
     if not known or not isinstance(items, list):
         message = (
-            f"{path} must say its subject and a list of edits. Got {short(made_for)}. Save the edits again."
+            f"{where} must say its subject and a list of edits. Got {short(made_for)}. Save the edits again."
         )
         raise FormatError(message)
     if subject is not None and made_for is not None and subject.fingerprint() != made_for["fingerprint"]:
@@ -118,4 +161,4 @@ def _content(path: Path, subject: Subject | None) -> list[Any]:
     return items
 
 
-__all__ = ["load", "save"]
+__all__ = ["load", "of_text", "save", "text_of"]

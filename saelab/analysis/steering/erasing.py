@@ -23,7 +23,6 @@ from saelab.analysis.steering.known import key_of
 from saelab.analysis.steering.passes import passes
 from saelab.analysis.steering.results import Effect
 from saelab.analysis.steering.selected import documents_of
-from saelab.analysis.steering.settings import recipe
 from saelab.analysis.steering.sheets import figures, forced
 from saelab.analysis.steering.writing import Work, Writer, Written, finished
 from saelab.capabilities import Generates, HasLogits, lacking
@@ -31,6 +30,7 @@ from saelab.interventions import Edit
 from saelab.interventions.latents import Erase
 from saelab.interventions.replacing import Substitute
 from saelab.interventions.samples import Each
+from saelab.interventions.storage import text_of
 from saelab.subjects.hooks import EditFn, normalise_edits
 from saelab.types import ConfigError, Context, HookPoint, RangeError, short
 
@@ -229,7 +229,7 @@ class Erasing(Writer):
         Args:
             settings: `Settings.json()`.
         """
-        return recipe(self._edits(Settings.parse(settings)), self.subject)
+        return text_of(self._edits(Settings.parse(settings)), self.subject)
 
     def load(self, text: str, settings: str) -> str:
         """The settings that a recipe holds.

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from saelab.analysis.steering.settings import MOST_TOKENS, whole
 from saelab.config import boolean, integer, is_number
-from saelab.interventions import Edit, load
+from saelab.interventions import Edit
 from saelab.interventions.gates import Gate
 from saelab.interventions.latents import Ablate, Erase
 from saelab.interventions.replacing import Substitute
+from saelab.interventions.storage import of_text
 from saelab.types import ConfigError, RangeError, nearest, short
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ def edits_of(text: str, sae: SAE, subject: Subject) -> tuple[str, list[Any]]:
     """The mode and the edits of a recipe.
 
     Args:
-        text: Of `recipe`, or of a file that `saelab.interventions.save` wrote.
+        text: Of `text_of`, or of a file that `saelab.interventions.save` wrote.
         sae: Whose latents it erases.
         subject: What it is applied to.
 
@@ -142,10 +141,7 @@ def edits_of(text: str, sae: SAE, subject: Subject) -> tuple[str, list[Any]]:
         ConfigError: It is of another SAE or subject, or holds what an erasing view has no control for.
         FormatError: It is no recipe.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "recipe.json"
-        path.write_text(text)
-        edits = load(path, [sae], subject)
+    edits = of_text(text, [sae], subject)
     kinds = {mode for mode, kind in MODES.items() for edit in edits if type(edit) is kind}
     plain = all(type(edit) in MODES.values() and edit.hook is None for edit in edits)  # type: ignore[attr-defined]
     shared = {(getattr(edit, "tau", None), getattr(edit, "gate", None)) for edit in edits}

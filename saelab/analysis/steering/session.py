@@ -15,12 +15,13 @@ from torch import Tensor
 from saelab.analysis.controls import random_directions
 from saelab.analysis.steering.arms import matched, together
 from saelab.analysis.steering.gauges import Gauges
-from saelab.analysis.steering.settings import Knob, Settings, of_recipe, recipe
+from saelab.analysis.steering.settings import Knob, Settings, of_recipe
 from saelab.analysis.steering.writing import Writer, Written
 from saelab.capabilities import Generates, need
 from saelab.config import integer
 from saelab.interventions import Edit, Steer
 from saelab.interventions.samples import Each
+from saelab.interventions.storage import text_of
 from saelab.subjects.hooks import normalise_edits
 from saelab.types import ConfigError, Context, HookPoint, RangeError, SubjectError
 
@@ -193,7 +194,7 @@ class Session(Writer):
         Args:
             settings: `Settings.json()`.
         """
-        return recipe(self._edits(Settings.parse(settings)), self.subject)
+        return text_of(self._edits(Settings.parse(settings)), self.subject)
 
     def load(self, text: str, settings: str) -> str:
         """The settings that a recipe holds.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import integer, is_number
-from saelab.interventions import Edit, load, save
+from saelab.interventions import Edit
 from saelab.interventions.registry import Where
 from saelab.interventions.steering import Steer
+from saelab.interventions.storage import of_text
 from saelab.types import ConfigError, CorpusError, RangeError, short
 
 if TYPE_CHECKING:
@@ -137,25 +136,11 @@ class Settings:
         return edits
 
 
-def recipe(edits: Sequence[Edit], subject: Subject) -> str:
-    """The text of the file that `saelab.interventions.save` writes.
-
-    Args:
-        edits: In their order.
-        subject: What they were made for.
-
-    Raises:
-        StoreError: They do not fit into a file.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        return save(list(edits), Path(folder) / "recipe.json", subject).read_text()
-
-
 def of_recipe(text: str, sae: SAE, subject: Subject, now: Settings) -> Settings:
     """The settings that a recipe holds.
 
     Args:
-        text: Of `recipe`, or of a file that `saelab.interventions.save` wrote.
+        text: Of `text_of`, or of a file that `saelab.interventions.save` wrote.
         sae: Whose latents it steers.
         subject: What it is applied to.
         now: Settings whose prompt and way of writing stay, since a recipe holds none.
@@ -164,10 +149,7 @@ def of_recipe(text: str, sae: SAE, subject: Subject, now: Settings) -> Settings:
         ConfigError: It is of another SAE or subject, or holds what the view has no control for.
         FormatError: It is no recipe.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "recipe.json"
-        path.write_text(text)
-        edits = load(path, [sae], subject)
+    edits = of_text(text, [sae], subject)
     knobs, shared = [], set()
     for edit in edits:
         steer, where = (edit.edit, edit) if isinstance(edit, Where) else (edit, None)
@@ -207,4 +189,4 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-__all__ = ["Knob", "Settings", "of_recipe", "recipe", "whole"]
+__all__ = ["Knob", "Settings", "of_recipe", "whole"]

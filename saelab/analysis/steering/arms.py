@@ -13,6 +13,7 @@ from saelab.analysis.controls import random_directions
 from saelab.analysis.steering.known import flat, latents_of
 from saelab.analysis.steering.passes import passes
 from saelab.analysis.steering.selected import Contrast, Selected, documents_of
+from saelab.interventions import Edit
 from saelab.subjects.hooks import EditFn, normalise_edits
 from saelab.types import ConfigError, Context, HookPoint
 
@@ -47,6 +48,24 @@ def _in_order(edits: Sequence[EditFn]) -> EditFn:
         return acts
 
     return all_of_them
+
+
+class AsOne(Edit):
+    """Functions at hook points as one edit, which may stand for one sample of a batch.
+
+    Args:
+        edits: (hook, function), in their order.
+    """
+
+    def __init__(self, edits: Edits) -> None:
+        self._at = dict(together(edits))
+
+    @property
+    def hooks(self) -> tuple[HookPoint, ...]:
+        return tuple(self._at)
+
+    def __call__(self, acts: Tensor, context: Context) -> Tensor:
+        return self._at[context.hook](acts, context)
 
 
 def matched(edits: Edits, directions: Mapping[str, Tensor]) -> Edits:
@@ -247,4 +266,4 @@ def _turned(direction: Tensor, along: float) -> Tensor:
     return -direction if along < 0 else direction
 
 
-__all__ = ["CONTROLS", "Controls", "Edits", "matched", "moved_by"]
+__all__ = ["CONTROLS", "AsOne", "Controls", "Edits", "matched", "moved_by"]

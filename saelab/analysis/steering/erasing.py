@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saelab.analysis.steering.arms import Controls
+from saelab.analysis.steering.arms import AsOne, Controls
 from saelab.analysis.steering.concepts import Concept, Parts, concept_of
 from saelab.analysis.steering.effects import measuring
 from saelab.analysis.steering.erasing_settings import Erased, Settings, edits_of
@@ -31,8 +31,8 @@ from saelab.interventions.latents import Erase
 from saelab.interventions.replacing import Substitute
 from saelab.interventions.samples import Each
 from saelab.interventions.storage import text_of
-from saelab.subjects.hooks import EditFn, normalise_edits
-from saelab.types import ConfigError, Context, HookPoint, RangeError, short
+from saelab.subjects.hooks import normalise_edits
+from saelab.types import ConfigError, RangeError, short
 
 if TYPE_CHECKING:
     from saelab.corpora import Document
@@ -49,27 +49,6 @@ DRAWS = 2
 """Of the random latents, in figures."""
 TOP = 8
 BATCH = 16
-
-
-class AsOne(Edit):
-    """Functions at hook points as one edit, which may stand for one sample of a batch.
-
-    Args:
-        edits: (hook, function), in their order.
-    """
-
-    def __init__(self, edits: Sequence[tuple[HookPoint, EditFn]]) -> None:
-        self._edits = list(edits)
-
-    @property
-    def hooks(self) -> tuple[HookPoint, ...]:
-        return tuple(dict.fromkeys(hook for hook, _ in self._edits))
-
-    def __call__(self, acts: Tensor, context: Context) -> Tensor:
-        for hook, edit in self._edits:
-            if hook == context.hook:
-                acts = edit(acts.clone(), context).to(acts)
-        return acts
 
 
 class Erasing(Writer):
@@ -497,4 +476,4 @@ def some_of(documents: Sequence[Document], most: int) -> list[Document]:
     return list(documents)[:: max(1, -(-len(documents) // most))]
 
 
-__all__ = ["AsOne", "Erasing"]
+__all__ = ["Erasing"]

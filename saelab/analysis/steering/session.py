@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from saelab.analysis.controls import random_directions
-from saelab.analysis.steering.arms import matched, together
+from saelab.analysis.steering.arms import AsOne, matched, together
 from saelab.analysis.steering.gauges import Gauges
 from saelab.analysis.steering.settings import Knob, Settings, of_recipe
 from saelab.analysis.steering.writing import Writer, Written
@@ -23,7 +23,7 @@ from saelab.interventions import Edit, Steer
 from saelab.interventions.samples import Each
 from saelab.interventions.storage import text_of
 from saelab.subjects.hooks import normalise_edits
-from saelab.types import ConfigError, Context, HookPoint, RangeError, SubjectError
+from saelab.types import ConfigError, RangeError, SubjectError
 
 if TYPE_CHECKING:
     from saelab.sae import SAE
@@ -38,7 +38,7 @@ LEAST_KL = 1e-9
 """Nats below which rounding alone has changed something."""
 
 
-class AlongRandom(Edit):
+class AlongRandom(AsOne):
     """The control of edits: moves each row as far as they do together, along one random direction.
 
     Args:
@@ -52,14 +52,7 @@ class AlongRandom(Edit):
             hook.name: torch.from_numpy(random_directions(1, subject.width(hook), seed + i)[0])
             for i, (hook, _) in enumerate(own)
         }
-        self._along = dict(matched(own, directions))
-
-    @property
-    def hooks(self) -> tuple[HookPoint, ...]:
-        return tuple(self._along)
-
-    def __call__(self, acts: Tensor, context: Context) -> Tensor:
-        return self._along[context.hook](acts, context)
+        super().__init__(matched(own, directions))
 
 
 class Session(Writer):

@@ -11,6 +11,7 @@ import numpy as np
 
 from saelab.analysis.logits import logit_lenses
 from saelab.analysis.results import Examples, FeatureCard, LatentTable, LogitLens
+from saelab.analysis.texts import visible
 from saelab.arguments import a_store, an_integer, checked, listed, mapping, maybe
 from saelab.capabilities import HasLogits, lacking
 from saelab.stores.labels import checked_labels
@@ -143,9 +144,9 @@ def latent_table(store: FeatureStore, labels: dict[int, str] | None = None) -> L
     frame = store.latents()
     names = [""] * store.n_latents
     for latent, shown in store.top_names().items():
-        names[latent] = "  ".join(map(_visible, shown))
+        names[latent] = "  ".join(map(visible, shown))
     for latent, shown in store.bottom_names().items():
-        names[latent] = "  ".join([names[latent], "\N{MINUS SIGN}", *map(_visible, shown)]).strip()
+        names[latent] = "  ".join([names[latent], "\N{MINUS SIGN}", *map(visible, shown)]).strip()
     for latent, label in labels.items():
         names[latent] = label
     return LatentTable(
@@ -156,7 +157,3 @@ def latent_table(store: FeatureStore, labels: dict[int, str] | None = None) -> L
         max=frame["max"].to_numpy().astype(np.float32),
         names=tuple(names),
     )
-
-
-def _visible(name: str) -> str:
-    return name.strip() or repr(name)[1:-1].replace(" ", "␣")

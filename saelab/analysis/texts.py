@@ -122,9 +122,18 @@ def _grid(result: Sample, first: int, part: Part) -> list[str]:
     return [*lines, f"strongest: {'; '.join(peaks)}" if peaks else "no latent fires"]
 
 
+def visible(name: str) -> str:
+    """A name in a list of names: without the spaces around it, unless it is nothing else.
+
+    Args:
+        name: What a row shows.
+    """
+    return name.strip() or repr(name)[1:-1].replace(" ", "␣")
+
+
 def _placed(names: Sequence[str]) -> bool:
     """Whether these are places of a picture, which say little one by one."""
     return len(names) > 1 and all(name.strip().isdigit() or _PLACE.fullmatch(name) for name in names)
 
 
-__all__ = ["sample_text", "shows", "window_line"]
+__all__ = ["sample_text", "shows", "visible", "window_line"]

@@ -16,14 +16,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from saelab.config import is_unicode
-from saelab.files import is_installed, new_file, parse_json, user_folder
+from saelab.files import new_file, parse_json
+from saelab.stores import derived
 from saelab.types import FormatError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Lenses(NamedTuple):
 def read(store: FeatureStore) -> Lenses:
     """What is kept of a store's latents: of none, where nothing is, or nothing that is sound and of this SAE
     and this subject."""
-    for path in _places(store):
+    for path in derived.places(store.folder, NAME, _cached(store)):
         with contextlib.suppress(OSError):
             if 0 < path.stat().st_size <= MAX_BYTES and (found := _read(path, store)) is not None:
                 return found
@@ -130,22 +130,16 @@ def keep(store: FeatureStore, lenses: Lenses, *, shipped: bool = False) -> None:
         tensors["tokens"] = tensors["tokens"].astype(np.uint16)
     tensors["text"] = np.frombuffer(json.dumps(lenses.text).encode(), np.uint8)
     said = {"saelab": json.dumps({**_stamp(store), "applies": lenses.applies}, sort_keys=True)}
-    for path in [store.folder / NAME] if shipped else _places(store):
-        if path.parent == store.folder and is_installed(store.folder) and not shipped:
-            continue
-        with contextlib.suppress(OSError):
-            if path.parent != store.folder:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            with new_file(path) as temporary:
-                save_file(tensors, temporary, said)
-            return
+    if shipped:
+        with contextlib.suppress(OSError), new_file(store.folder / NAME) as temporary:
+            save_file(tensors, temporary, said)
+        return
+    derived.write(store.folder, NAME, _cached(store), lambda path: save_file(tensors, path, said))
 
 
-def _places(store: FeatureStore) -> Iterator[Path]:
-    yield store.folder / NAME
+def _cached(store: FeatureStore) -> str:
     key = hashlib.sha256(json.dumps(_stamp(store), sort_keys=True).encode()).hexdigest()
-    with contextlib.suppress(RuntimeError):  # there is no home folder
-        yield user_folder("cache") / "logit_lens" / f"{key}.safetensors"
+    return f"logit_lens/{key}.safetensors"
 
 
 def _stamp(store: FeatureStore) -> dict[str, str]:

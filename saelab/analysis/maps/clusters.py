@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saelab.analysis.maps.profiles import firings
+from saelab.analysis.texts import visible
+
 if TYPE_CHECKING:
     from saelab.stores import FeatureStore
 
@@ -73,8 +76,7 @@ def named(store: FeatureStore, latents: np.ndarray, clusters: np.ndarray) -> lis
         A name for each cluster: up to `NAMES` of these, joined; of what never fires "".
     """
     n = int(clusters.max(initial=-1)) + 1
-    table = store.query("select latent, shown, count from firings", format="arrow")
-    latent, shown, count = (table.column(i).to_numpy() for i in range(3))
+    latent, shown, count = firings(store)
     words = store.query("select name from vocabulary order by shown", format="arrow").column(0).to_pylist()
     of = np.full(store.n_latents, -1)
     of[latents] = clusters
@@ -90,12 +92,8 @@ def named(store: FeatureStore, latents: np.ndarray, clusters: np.ndarray) -> lis
         lift = np.divide(share, everywhere, out=np.ones(wide), where=counts)
         adds = share * np.log(lift)
         best = [j for j in np.argsort(-adds, kind="stable")[:NAMES] if adds[j] > 0]
-        names.append("  ".join(_visible(words[j]) for j in best))
+        names.append("  ".join(visible(words[j]) for j in best))
     return names
-
-
-def _visible(name: str) -> str:
-    return name.strip() or repr(name)[1:-1].replace(" ", "␣")
 
 
 __all__ = ["clustered", "named"]

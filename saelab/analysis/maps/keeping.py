@@ -11,8 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,8 @@ import numpy as np
 from saelab.analysis.maps.faithful import Faith, Share
 from saelab.analysis.maps.results import CONTROLS, LatentMap
 from saelab.config import is_unicode
-from saelab.files import is_installed, new_file, parse_json, user_folder
+from saelab.files import parse_json
+from saelab.stores import derived
 from saelab.types import FormatError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def read(store: FeatureStore, options: Mapping[str, Any]) -> LatentMap | None:
     from safetensors.numpy import load_file
 
     pictures = _pictures(options)
-    for path in _places(store, options):
+    for path in derived.places(store.folder, *_names(store, options)):
         with contextlib.suppress(
             OSError, SafetensorError, FormatError, ValueError, KeyError, TypeError, OverflowError
         ):
@@ -77,27 +77,18 @@ def keep(store: FeatureStore, options: Mapping[str, Any], made: LatentMap) -> No
         "faith": np.array([made.faith[name] for name in _pictures(options)], np.float32),
         "names": np.frombuffer(json.dumps(list(made.names)).encode(), np.uint8),
     }
-    for path in _places(store, options):
-        if path.parent == store.folder and is_installed(store.folder):
-            continue
-        with contextlib.suppress(OSError):
-            if path.parent != store.folder:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            with new_file(path) as temporary:
-                save_file(tensors, temporary)
-            return
+    derived.write(store.folder, *_names(store, options), lambda path: save_file(tensors, path))
 
 
 def _pictures(options: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([options["method"], *CONTROLS]))
 
 
-def _places(store: FeatureStore, options: Mapping[str, Any]) -> Iterator[Path]:
+def _names(store: FeatureStore, options: Mapping[str, Any]) -> tuple[str, str]:
+    """Of the file beside the store, and in the user's cache."""
     said = {"version": VERSION, "files": store.manifest["files"], **options}
     key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
-    yield store.folder / f".map-{key}.safetensors"
-    with contextlib.suppress(RuntimeError):  # there is no home folder
-        yield user_folder("cache") / "maps" / f"{key}.safetensors"
+    return f".map-{key}.safetensors", f"maps/{key}.safetensors"
 
 
 __all__ = ["keep", "read"]

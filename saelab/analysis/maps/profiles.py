@@ -46,7 +46,8 @@ def profile(store: FeatureStore, by: str, seed: int = 0) -> Profile:
         latents = np.flatnonzero(np.einsum("ij,ij->i", rows, rows) > 0)
         found = Profile(latents, rows if len(latents) == len(rows) else rows[latents])
     else:
-        found = _reduced(*(_cofiring(store) if by == "cofiring" else _shown(store)), store.n_latents, seed)
+        latent, column, value = _cofiring(store) if by == "cofiring" else firings(store)
+        found = _reduced(latent, column, np.sqrt(value, dtype=np.float32), store.n_latents, seed)
     if len(found.latents) < 2:
         message = (
             f"A map by {by} needs at least two latents that have such a vector. Got {len(found.latents)} of "
@@ -70,11 +71,15 @@ def _cofiring(store: FeatureStore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return latent, np.unique(row, return_inverse=True)[1], np.ones(len(row), np.float32)
 
 
-def _shown(store: FeatureStore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(latent, column, value) of each pair of a latent and what it fires on."""
+def firings(store: FeatureStore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(latent, number of what it fires on, how often) of each pair of a latent and what it fires on.
+
+    Args:
+        store: Of the latents.
+    """
     table = store.query("select latent, shown, count from firings", format="arrow")
     latent, shown, count = (table.column(i).to_numpy() for i in range(3))
-    return latent, shown, np.sqrt(count, dtype=np.float32)
+    return latent, shown, count
 
 
 def _reduced(latent: np.ndarray, column: np.ndarray, value: np.ndarray, n: int, seed: int) -> Profile:
@@ -92,4 +97,4 @@ def _reduced(latent: np.ndarray, column: np.ndarray, value: np.ndarray, n: int, 
     return Profile(latents[kept], rows[kept])
 
 
-__all__ = ["BY", "Profile", "profile"]
+__all__ = ["BY", "Profile", "firings", "profile"]

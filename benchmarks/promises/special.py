@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from promises.report import Report
-from promises.steered import HOOK, LAST, SAEs
+from promises.steered import HOOK, LAST, SAEs, holds
 from saelab.analysis import Effect, dose_response, special_tokens
 from saelab.analysis.controls import random_directions
 from saelab.analysis.steering.arms import matched
@@ -80,14 +80,10 @@ def _asked(seed: int, n: int) -> list[_Asked]:
     for document in world(seed=seed, n_documents=8 * n, families=["chat"]):
         (_, text), (_, answer), *_ = TURN.findall(document.text)
         topics = _topics(text)
-        manner = "rude" if _holds(text, RUDE) else "polite" if _holds(text, POLITE) else "plain"
+        manner = "rude" if holds(text, RUDE) else "polite" if holds(text, POLITE) else "plain"
         if len(topics) == 1:
             found.append(_Asked(text, manner, topics.pop(), answer))
     return found[:n]
-
-
-def _holds(text: str, phrases: Sequence[str]) -> bool:
-    return any(phrase.lower() in text.lower() for phrase in phrases)
 
 
 def _topics(text: str) -> set[str]:

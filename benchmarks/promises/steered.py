@@ -56,6 +56,11 @@ def rows(subject: Any, texts: Sequence[str], hook: str = HOOK) -> Tensor:
     return subject.run(inputs, read=hook).acts[hook][torch.from_numpy(inputs.counted)]
 
 
+def holds(text: str, phrases: Sequence[str]) -> bool:
+    """Whether any of them stands in a text, in whatever case."""
+    return any(phrase.lower() in text.lower() for phrase in phrases)
+
+
 def perplexity(subject: Any, texts: Sequence[str], edits: Any) -> float:
     """Of a token, with the edits running."""
     total, n = 0.0, 0

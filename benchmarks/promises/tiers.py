@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from promises.report import Report
-from promises.steered import HOOK, SAEs, beside_random, distinct_bigrams, perplexity, rows
+from promises.steered import HOOK, SAEs, beside_random, distinct_bigrams, holds, perplexity, rows
 from saelab.analysis import GateCurve, calibrate_gate, select_latents
 from saelab.corpora import world
 from saelab.corpora.world_lexicon import RUDE
@@ -95,8 +95,8 @@ def _data(seed: int) -> _Data:
     random.Random(seed).shuffle(phrases)
     shown, held = phrases[:5], phrases[5:]
     requests = [d.text for d in world(seed=100 + seed, n_documents=3000, families=["manners"])]
-    rude = [t for t in requests if _holds(t, shown) and not _holds(t, held)]
-    polite = [t for t in requests if not _holds(t, RUDE)]
+    rude = [t for t in requests if holds(t, shown) and not holds(t, held)]
+    polite = [t for t in requests if not holds(t, RUDE)]
     prompts = set()
     for document in world(seed=900 + seed, n_documents=4000, families=["manners"]):
         start = re.match(r'"([^,"]+), (\w+) ', document.text)
@@ -104,13 +104,9 @@ def _data(seed: int) -> _Data:
             prompts.add(document.text[: start.end() - 1])
     some = sorted(prompts)
     random.Random(seed).shuffle(some)
-    clean = [d.text for d in world(seed=500 + seed, n_documents=400) if not _holds(d.text, RUDE)][:200]
+    clean = [d.text for d in world(seed=500 + seed, n_documents=400) if not holds(d.text, RUDE)][:200]
     tried = [m.group()[:-1] for m in map(re.compile(r'"[^,"]+, \w+ ').match, rude[:60]) if m]
     return _Data(rude[:200], polite[:400], (some * PROMPTS)[:PROMPTS], clean, shown, held, tried)
-
-
-def _holds(text: str, phrases: Sequence[str]) -> bool:
-    return any(phrase.lower() in text.lower() for phrase in phrases)
 
 
 def _seed(report: Report, seed: int) -> None:
@@ -191,7 +187,7 @@ def _judged(subject: Any, data: _Data, edits: Any, seed: int) -> dict[str, float
     ]
     said = [text.split('"')[0] for text in texts]
     return {
-        "rude": float(np.mean([_holds(text, data.held) for text in said])),
+        "rude": float(np.mean([holds(text, data.held) for text in said])),
         "grammar": float(np.mean([bool(REQUEST.match(text)) for text in texts])),
         "distinct-2": distinct_bigrams(said),
         "words": float(np.mean([len(text.split()) for text in said])),

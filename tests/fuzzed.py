@@ -53,6 +53,7 @@ UNTRIED = {
     "SAE.push_to_hub": "needs a network; tests/unit/test_hub.py has a server",
     "WandB": "needs its library",
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
+    "Lab.board": "holds views, whose methods are tried; tests/unit/test_board.py has some",
     "Lab.erase": "needs samples with a concept; tests/unit/test_erasing.py has some",
     "VisionModel.*": "those of TorchModule, but for what is above",
     "FVU *.fingerprint *.verify *.hooks FeatureStore.latents FeatureStore.labels FeatureStore.top_names "

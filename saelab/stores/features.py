@@ -22,6 +22,7 @@ from saelab.stores.directions import open_directions
 from saelab.stores.feature_fields import KIND, checked_manifest
 from saelab.stores.labels import attach, checked_source, labels_of
 from saelab.stores.latent_tables import LatentTables
+from saelab.stores.naming import Apart, names_of
 from saelab.stores.neuronpedia import read_export
 from saelab.stores.queries import ask, connect, select
 from saelab.stores.records import (
@@ -303,6 +304,11 @@ class FeatureStore:
     def bottom_names(self) -> dict[int, list[str]]:
         """What each latent is < 0 on most often; latents that never are are left out."""
         return self._most("bottom_names")
+
+    @functools.cached_property
+    def apart(self) -> Apart:
+        """What sets each latent apart: of what its rows show, up to three names for each pole (`naming`)."""
+        return names_of(self.folder, self.manifest)
 
     def _most(self, name: str) -> dict[int, list[str]]:
         column = self._tables.columns("latents", (name,)).column(name).to_pylist()

@@ -21,6 +21,7 @@ from saelab.stores.compare import Comparison, compare
 from saelab.stores.directions import open_directions
 from saelab.stores.feature_fields import KIND, checked_manifest
 from saelab.stores.labels import attach, checked_source, labels_of
+from saelab.stores.lacking import explained, need, need_latent, need_made_with
 from saelab.stores.latent_tables import LatentTables
 from saelab.stores.neuronpedia import read_export
 from saelab.stores.queries import ask, connect, select
@@ -81,9 +82,8 @@ class FeatureStore:
         """
         folder = path_of(folder, "The folder of a store")
         manifest = checked_manifest(folder)
-        tables.check_counts(
-            folder, {name: manifest[f"n_{name}"] for name in ("latents", "rows", "documents")}
-        )
+        there = [n for n in ("latents", "rows", "documents") if n not in manifest.get("lacks", ())]
+        tables.check_counts(folder, {name: manifest[f"n_{name}"] for name in there})
         return cls(folder, manifest)
 
     def latent(self, latent: int) -> LatentStats:
@@ -120,6 +120,7 @@ class FeatureStore:
     def _firings(self, latent: int, n: int, facet: str | None) -> dict[str, np.ndarray]:
         """The columns of `firings`."""
         n = integer("n", n, 0, error=RangeError)
+        need(self.manifest, "firings")
         found = self._tables.of("firings", self._checked(latent))
         facets, names = self._vocabulary
         shown = found.column("shown").to_numpy()
@@ -177,6 +178,7 @@ class FeatureStore:
             RangeError: The latent is out of range.
         """
         n = integer("n", n, 0, error=RangeError)
+        need(self.manifest, "coactivation")
         found = self._tables.of("coactivation", self._checked(latent))
         found = found.slice(0, min(n, len(found)))
         return found.drop_columns(["latent", "rank"]).to_pandas()
@@ -213,6 +215,7 @@ class FeatureStore:
             RangeError: There is no such row.
             StoreError: Its codes were not kept.
         """
+        need(self.manifest, "rows")
         row = _index(row, self.n_rows, "row")
         where = ask(self._connection, "select * from rows where row = ?", [row]).iloc[0]
         codes = ask(self._connection, "select latent, value from codes_by_row where row = ?", [row])
@@ -273,6 +276,7 @@ class FeatureStore:
             StoreError: No codes were kept.
         """
         at = self._checked(latent)
+        need(self.manifest, "codes_by_latent")
         if self.kept == "none":
             self.need_codes()
         sql = "select row, value from codes_by_latent where latent = ? order by row"
@@ -285,6 +289,7 @@ class FeatureStore:
         Raises:
             StoreError: They were not kept.
         """
+        need(self.manifest, "codes_by_row")
         if self.kept != "full":
             message = (
                 f"This needs the codes of every row. Got a store with codes={self.kept!r} in {self.folder}. "
@@ -322,7 +327,10 @@ class FeatureStore:
             StoreError: DuckDB's complaint, or the statement would write.
             ConfigError: Another format.
         """
-        return select(self._connection, sql, values, format)
+        try:
+            return select(self._connection, sql, values, format)
+        except StoreError as error:
+            raise explained(self.manifest, error) or error from error.__cause__
 
     def verify(self) -> None:
         """Compare every file with its hash.
@@ -344,6 +352,7 @@ class FeatureStore:
             )
             raise StoreError(message)
         kind = "sae" if hasattr(given, "encode_sparse") else "subject"
+        need_made_with(self.manifest, kind)
         if given.fingerprint() != self.manifest[kind]:
             message = (
                 f"A store must be read with the {kind} that it was indexed with, {self.manifest[kind][:12]}. "
@@ -382,10 +391,12 @@ class FeatureStore:
 
     @functools.cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:
-        return connect(self.folder, self.labels())
+        return connect(self.folder, self.labels(), self.manifest.get("lacks", ()))
 
     def _checked(self, latent: Any) -> int:
-        return _index(latent, self.n_latents, "latent")
+        at = _index(latent, self.n_latents, "latent")
+        need_latent(self.manifest, at)
+        return at
 
     @functools.cached_property
     def directions(self) -> np.ndarray:
@@ -393,7 +404,7 @@ class FeatureStore:
 
         Raises StoreError where the store has none: older versions wrote none.
         """
-        return open_directions(self.folder, self.n_latents)
+        return open_directions(self.folder, self.n_latents, self.manifest)
 
     def search(
         self,

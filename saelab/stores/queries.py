@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,19 +43,23 @@ _NODES = ("SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE")
 """What a query that only reads is made of, as DuckDB calls it; INSERT and COPY have nodes of their own."""
 
 
-def connect(folder: Path, labels: pd.DataFrame) -> duckdb.DuckDBPyConnection:
+def connect(folder: Path, labels: pd.DataFrame, lacks: Collection[str] = ()) -> duckdb.DuckDBPyConnection:
     """A connection to the tables of a store and its labels. Raises StoreError where a file is broken.
 
     Args:
         folder: of the store.
         labels: as `FeatureStore.labels` gives them.
+        lacks: tables that the store does not have.
     """
     with _complaining():
         connection = duckdb.connect(config={"threads": 2})
         connection.execute("set enable_progress_bar = false")
         for name in TABLES:
+            if name in lacks:
+                continue
             connection.execute(f"create view {name} as select * from {tables.source(folder, name)}")
-        connection.execute(TOKENS)
+        if not {"firings", "vocabulary"} & set(lacks):
+            connection.execute(TOKENS)
         # a copy, since the file may be replaced at any time
         attached = pa.Table.from_pandas(labels, LABELS, preserve_index=False)
         connection.register("attached", attached)

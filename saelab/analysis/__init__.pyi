@@ -7,13 +7,17 @@ from .logits import direct_logits, logit_lens
 from .maps.making import latent_map
 from .maps.results import LatentMap
 from .norms import NormDiagnostics, norms
+from .predictions import predictions
 from .recovery import Match, Recovery, RecoveryScores, match, recovery
 from .results import (
+    Changed,
     Examples,
     FeatureCard,
     LatentStats,
     LatentTable,
+    Layer,
     LogitLens,
+    Predictions,
     SampleCodes,
 )
 from .samples import sample_codes
@@ -28,6 +32,7 @@ from .steering.texts import distinct_n, lexicon_count, repetition
 
 __all__ = [
     "Arm",
+    "Changed",
     "Choice",
     "Concept",
     "Concepts",
@@ -42,10 +47,12 @@ __all__ = [
     "LatentMap",
     "LatentStats",
     "LatentTable",
+    "Layer",
     "LogitLens",
     "Match",
     "NormDiagnostics",
     "Point",
+    "Predictions",
     "Recovery",
     "RecoveryScores",
     "Report",
@@ -72,6 +79,7 @@ __all__ = [
     "logit_lens",
     "match",
     "norms",
+    "predictions",
     "recovery",
     "repetition",
     "row_labels",

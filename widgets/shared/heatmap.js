@@ -1,6 +1,6 @@
 /**
- * A sample as a heatmap: lines of tokens, lists of items, patches over their picture. Hovering asks the kernel
- * for nothing. Several heatmaps may stand beside each other: what they show is given by those who make them.
+ * A sample as a heatmap: lines of tokens, lists of items, patches over their picture. Hovering asks the
+ * kernel for nothing. Several heatmaps may stand beside each other: what they show is given by those who make them.
  * @typedef {import("../types.js").Answer} Answer
  * @typedef {import("../types.js").Args} Args
  * @typedef {import("../types.js").View} View
@@ -27,8 +27,8 @@ export class Heatmap {
    * @param {View} view @param {HTMLElement} place where it draws
    * @param {object} [options]
    * @param {(question: string, args?: Args) => Promise<Answer | null>} [options.ask] of this sample
-   * @param {(latents: (number | undefined)[]) => void} [options.ahead] fetches cards before they are asked for
-   * @param {(at: number) => void} [options.met] told of the position that is hovered, focused or pinned, -1: none
+   * @param {(latents: (number | undefined)[]) => void} [options.ahead] fetches cards ahead of time
+   * @param {(at: number) => void} [options.met] told of the position that is described, -1 for none
    * @param {(latent: number | null) => number} [options.scale] the largest |value| that others share
    * @param {boolean} [options.controls] whether it has a chooser of layers of its own
    */
@@ -244,7 +244,10 @@ export class Heatmap {
     if (this.pinned < 0) this.describe(to, HOVERED);
   }
 
-  /** Show what was looked for: n tokens from a position on, none for -1. @param {number} at @param {number} n */
+  /**
+   * Show what was looked for: n tokens from a position on, none for -1.
+   * @param {number} at @param {number} n
+   */
   found(at, n) {
     const { sheet } = this;
     if (!sheet) return;

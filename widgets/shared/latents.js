@@ -1,5 +1,5 @@
 /**
- * The latents of one position, strongest first: each a button that chooses it, and one that colours by it too.
+ * The latents of one position, strongest first: a button that chooses each, and one that colours by it too.
  * @typedef {import("../types.js").View} View
  */
 import { h } from "./dom.js";
@@ -33,7 +33,8 @@ export function latentChips(view, found, labelOf) {
 }
 
 /**
- * @param {View} view @param {number} latent @param {number} value @param {number} scale the longest meter's value
+ * @param {View} view @param {number} latent @param {number} value
+ * @param {number} scale the longest meter's value
  * @param {string} label "" for none
  */
 export function chip(view, latent, value, scale, label) {

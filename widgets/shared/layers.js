@@ -1,5 +1,5 @@
 /**
- * What colours a heatmap: the chosen latent, several latents, or another layer such as the loss of each token.
+ * What colours a heatmap: the chosen latent, several latents, or another layer such as the loss of tokens.
  * @typedef {import("../types.js").Answer} Answer
  * @typedef {import("./codes.js").SampleCodes} SampleCodes
  * @typedef {import("./heatmap.js").Heatmap} Heatmap
@@ -135,7 +135,10 @@ export class Layers {
       : this.shaded(latent, own);
   }
 
-  /** By the chosen latent, or where it is silent the strongest of each. @param {number | null} latent @param {Float32Array} own */
+  /**
+   * By the chosen latent, or where it is silent the strongest of each.
+   * @param {number | null} latent @param {Float32Array} own
+   */
   shaded(latent, own) {
     const codes = /** @type {SampleCodes} */ (this.heatmap.codes);
     if (!codes) return null;
@@ -184,6 +187,6 @@ export class Layers {
 /** @param {Answer} answer of a question "layer" */
 export function layerPaint({ header, fields }) {
   const { title, unit, note, mean, control, beside } = header;
-  const figures = `mean ${short(mean)} ${unit}; ${beside}: ${short(control)}`;
+  const figures = `mean ${short(mean)} ${unit}; ${beside}: ${short(control)} ${unit}`;
   return new OneValue(fields.values, { what: title, unit, note: `${note}. ${figures}` });
 }

@@ -1,6 +1,6 @@
 /**
- * By what positions are coloured: one value each, or several latents at once. A paint says of a position how it
- * looks and what that is called, and of itself what the colours mean.
+ * By what positions are coloured: one value each, or several latents at once. A paint says of a position how
+ * it looks and what that is called, and of itself what the colours mean.
  * @typedef {import("./codes.js").SampleCodes} SampleCodes
  * @typedef {{paint(element: HTMLElement, at: number): void, spoken(at: number): string,
  *   told(at: number): Node[], has(at: number): boolean, legend(): (Node | null)[], more: Node | null}} Paint
@@ -10,6 +10,8 @@ import { paint, short, spoken } from "./scales.js";
 
 /** As many latents as have a colour of their own; the letter and the lane under a token say the same. */
 export const LETTERS = "ABCDEF";
+/** Per cent of a colour behind a token, at most: its text stays readable on it. */
+export const GROUND = 35;
 
 /** One value a position: of a latent, or of a layer such as the loss. */
 export class OneValue {
@@ -77,7 +79,8 @@ export class OneValue {
 /** Several latents at once: each has a colour, a letter, and a lane of its own under the tokens. */
 export class SeveralLatents {
   /**
-   * @param {number[]} latents at most as many as LETTERS @param {Float32Array[]} values of each, along the text
+   * @param {number[]} latents at most as many as LETTERS
+   * @param {Float32Array[]} values of each, along the text
    * @param {(latent: number) => string} labelOf @param {number} leftOut latents that are not shown
    */
   constructor(latents, values, labelOf, leftOut) {
@@ -105,15 +108,14 @@ export class SeveralLatents {
   paint(element, at) {
     const here = this.at(at);
     const lanes = here.map(({ i, value, share }) => {
-      const colour = `color-mix(in srgb, var(--sl-several-${i}) ${(30 + 70 * share).toFixed(0)}%, transparent)`;
+      const colour = shade(i, 30 + 70 * share);
       const line =
         value < 0 ? `repeating-linear-gradient(to right, ${colour} 0 4px, transparent 4px 8px)` : "";
       const image = line || `linear-gradient(${colour} 0 0)`;
       return `${image} left 0 bottom ${4 * i}px / 100% 3px no-repeat`;
     });
     const first = here.reduce((a, b) => (b.share > a.share ? b : a), { i: 0, share: 0 });
-    const ground = `color-mix(in srgb, var(--sl-several-${first.i}) ${(35 * first.share).toFixed(0)}%, transparent)`;
-    element.style.setProperty("--sl-lanes", [...lanes, ground].join(", "));
+    element.style.setProperty("--sl-lanes", [...lanes, shade(first.i, GROUND * first.share)].join(", "));
     element.classList.remove("sl-negative");
   }
 
@@ -154,6 +156,11 @@ export class SeveralLatents {
   has(at) {
     return this.values.some((own) => own[at]);
   }
+}
+
+/** @param {number} i of several latents @param {number} percent of its colour */
+function shade(i, percent) {
+  return `color-mix(in srgb, var(--sl-several-${i}) ${percent.toFixed(0)}%, transparent)`;
 }
 
 /** The letter of one of several latents, on its colour. @param {number} i */

@@ -15,7 +15,10 @@ const [LINE, LETTER, HEIGHT, MARGIN] = [30, 8.2, 520, 400];
 
 /** Every position of a call as an element. */
 export class WholeSheet {
-  /** @param {SampleCodes} codes @param {HTMLElement} place @param {() => void} drawn whenever elements were made */
+  /**
+   * @param {SampleCodes} codes @param {HTMLElement} place
+   * @param {() => void} drawn whenever elements were made
+   */
   constructor(codes, place, drawn) {
     this.elements = codes.places.map((_, at) => positionElement(codes, at));
     let first = 0;
@@ -245,13 +248,14 @@ function positionElement(codes, at) {
   if (boxed(codes, at)) attributes.class += " sl-boxed";
   const cut = codes.starts.indexOf(at);
   if (cut < 0) return tokenElement(codes.names[at], attributes, !boxed(codes, at));
-  attributes.class += " sl-anew";
-  const element = tokenElement(codes.names[at], attributes, true);
-  element.prepend(h("small", { class: "sl-cut", title: "the model reads anew here" }, `part ${cut + 2}`));
-  return element;
+  const anew = { ...attributes, class: `${attributes.class} sl-anew`, "data-cut": `part ${cut + 2}` };
+  return tokenElement(codes.names[at], anew, true);
 }
 
-/** @param {SampleCodes} codes @param {Part} part @param {HTMLElement[]} own its positions @param {number} first */
+/**
+ * @param {SampleCodes} codes @param {Part} part
+ * @param {HTMLElement[]} own its positions @param {number} first of them
+ */
 function partElement(codes, part, own, first) {
   if (part.kind === "grid") return gridElement(part, own);
   if (part.kind === "extra") return h("div", { class: "sl-extra" }, h("small", {}, "extra"), ...own);

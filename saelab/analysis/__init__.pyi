@@ -4,6 +4,7 @@ from .frontier import Frontier, Point, frontier
 from .labels import row_labels
 from .latents import card, cards, examples, latent_table
 from .logits import direct_logits, logit_lens
+from .maps.background import MapJob, MapProgress, start_map
 from .maps.making import latent_map
 from .maps.results import LatentMap
 from .norms import NormDiagnostics, norms
@@ -49,6 +50,8 @@ __all__ = [
     "LatentTable",
     "Layer",
     "LogitLens",
+    "MapJob",
+    "MapProgress",
     "Match",
     "NormDiagnostics",
     "Point",
@@ -88,4 +91,5 @@ __all__ = [
     "select_latents",
     "side_effects",
     "special_tokens",
+    "start_map",
 ]

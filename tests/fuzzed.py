@@ -35,6 +35,7 @@ PACKAGES = (
 UNTRIED = {
     "HasLogits HasLoss HasPictures HasTokens Generates Intervention Subject *.HasLogits": "protocols",
     "Concept Concepts* Examples Examples.* FeatureCard Found LatentStats* LatentTable LogitLens* Match "
+    "LatentMap* Changed Layer Predictions* "
     "LatentMap* MapProgress "
     "NormDiagnostics* Point Recovery RecoveryScores Recovery.* Report* Scores SpecialTokens* TokenScores "
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
@@ -325,6 +326,9 @@ class Things:
             "logit_lens": Case(analysis.logit_lens, {**lens, "latent": 1}),
             "match": Case(analysis.match, {"W_dec": d, "directions": d}),
             "norms": Case(analysis.norms, {"sae": own, "acts": self.rows}),
+            "predictions": Case(
+                analysis.predictions, {"subject": model, "sample": "x y", "edits": [self.edit]}
+            ),
             "recovery": Case(analysis.recovery, {"sae": own, "truth": truth, "n_rows": 64}),
             "row_labels": Case(analysis.row_labels, {"subject": model, "store": store, "corpus": []}),
             "sample_codes": Case(analysis.sample_codes, {"subject": subject, "sae": sae, "sample": "abc"}),

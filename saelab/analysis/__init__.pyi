@@ -8,13 +8,17 @@ from .maps.background import MapJob, MapProgress, start_map
 from .maps.making import latent_map
 from .maps.results import LatentMap
 from .norms import NormDiagnostics, norms
+from .predictions import predictions
 from .recovery import Match, Recovery, RecoveryScores, match, recovery
 from .results import (
+    Changed,
     Examples,
     FeatureCard,
     LatentStats,
     LatentTable,
+    Layer,
     LogitLens,
+    Predictions,
     SampleCodes,
 )
 from .samples import sample_codes
@@ -29,6 +33,7 @@ from .steering.texts import distinct_n, lexicon_count, repetition
 
 __all__ = [
     "Arm",
+    "Changed",
     "Choice",
     "Concept",
     "Concepts",
@@ -43,12 +48,14 @@ __all__ = [
     "LatentMap",
     "LatentStats",
     "LatentTable",
+    "Layer",
     "LogitLens",
     "MapJob",
     "MapProgress",
     "Match",
     "NormDiagnostics",
     "Point",
+    "Predictions",
     "Recovery",
     "RecoveryScores",
     "Report",
@@ -75,6 +82,7 @@ __all__ = [
     "logit_lens",
     "match",
     "norms",
+    "predictions",
     "recovery",
     "repetition",
     "row_labels",

@@ -4,6 +4,7 @@ from .frontier import Frontier, Point, frontier
 from .labels import row_labels
 from .latents import card, cards, examples, latent_table
 from .logits import direct_logits, logit_lens
+from .maps.looking import LatentColumn, latent_column
 from .maps.making import latent_map
 from .maps.results import LatentMap
 from .norms import NormDiagnostics, norms
@@ -39,6 +40,7 @@ __all__ = [
     "Found",
     "Frontier",
     "GateCurve",
+    "LatentColumn",
     "LatentMap",
     "LatentStats",
     "LatentTable",
@@ -66,6 +68,7 @@ __all__ = [
     "evaluate",
     "examples",
     "frontier",
+    "latent_column",
     "latent_map",
     "latent_table",
     "lexicon_count",

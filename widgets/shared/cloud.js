@@ -1,6 +1,6 @@
 /**
- * A cloud of points in a picture that is moved without asking anybody: shading, points, and over them names and
- * rings. What it looks like is here; what hands do with it is in hands.js.
+ * A cloud of points in a picture that is moved without asking anybody: shading, points, and over them names
+ * and rings. What it looks like is here; what hands do with it is in hands.js.
  * @typedef {import("./cloud_labels.js").Label} Label
  */
 import { Card, sharedContext } from "./cloud_gl.js";
@@ -43,6 +43,8 @@ export class Cloud {
     /** @type {[number, number][]} a line that is being drawn, in pixels */
     this.line = [];
     this.zoom = 1;
+    /** what a rectangle about the middle of all takes to hold every point, in units */
+    this.sides = [UNITS, UNITS];
     /** the middle, in units */
     this.middle = [UNITS / 2, UNITS / 2];
     /** called when another part is in sight */
@@ -71,6 +73,9 @@ export class Cloud {
     this.tone = new Uint8Array(this.shape.length);
     this.size = null;
     this.rings = [];
+    const wide = (/** @type {Uint16Array} */ values) =>
+      values.reduce((most, v) => Math.max(most, Math.abs(2 * v - UNITS)), 1);
+    this.sides = [wide(this.index.x), wide(this.index.y)];
     this.home();
   }
 
@@ -98,7 +103,7 @@ export class Cloud {
 
   get scale() {
     const { clientWidth: width, clientHeight: height } = this.element;
-    return (this.zoom * 0.94 * Math.min(width, height)) / UNITS;
+    return this.zoom * Math.min((0.94 * width) / this.sides[0], (0.94 * height) / this.sides[1]);
   }
 
   /** Units to pixels of the element. @param {number} x @param {number} y @returns {[number, number]} */
@@ -120,7 +125,7 @@ export class Cloud {
     this.redraw(true);
   }
 
-  /** Enlarge about a place, by default the middle. @param {number} by @param {[number, number]} [at] pixels */
+  /** About a place, by default the middle. @param {number} by @param {[number, number]} [at] pixels */
   enlarge(by, at) {
     const { clientWidth: width, clientHeight: height } = this.element;
     const [px, py] = at ?? [width / 2, height / 2];

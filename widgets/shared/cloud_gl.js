@@ -33,8 +33,8 @@ void main() {
 }`;
 
 /**
- * The page's context, null where there is none, or none that is faster than the processor: a software renderer
- * takes ten times as long as `Painter` does.
+ * The page's context, null where there is none, or none that is faster than the processor: a software
+ * renderer takes ten times as long as `Painter` does.
  * @param {boolean} [any] take a software renderer too
  */
 export function sharedContext(any = false) {
@@ -102,7 +102,10 @@ export class Card {
     shared.users.add(redraw);
   }
 
-  /** Whether it was drawn. @param {CanvasRenderingContext2D} context @param {Scene} scene @param {Frame} frame */
+  /**
+   * Whether it was drawn.
+   * @param {CanvasRenderingContext2D} context @param {Scene} scene @param {Frame} frame
+   */
   draw(context, scene, frame) {
     const { gl, canvas, program } = this.shared;
     if (this.shared.lost) return false;

@@ -1,6 +1,6 @@
 /**
- * Where the points of a cloud lie: what is near a place, within a line around them, in sight. Answers come from
- * a grid, so that no move of a mouse goes through a million points.
+ * Where the points of a cloud lie: what is near a place, within a line around them, in sight. Answers come
+ * from a grid, so that no move of a mouse goes through a million points.
  */
 
 /** Coordinates are 16 bits; of a point that lies nowhere both are this. */
@@ -46,7 +46,7 @@ export class CloudIndex {
     return out;
   }
 
-  /** A point's place, null of one that lies nowhere. @param {number} point @returns {[number, number] | null} */
+  /** A point's place, null of none. @param {number} point @returns {[number, number] | null} */
   place(point) {
     const at = this.at[point];
     return at === undefined || at === 0xffffffff ? null : [this.x[at], this.y[at]];
@@ -116,8 +116,8 @@ export class CloudIndex {
   }
 
   /**
-   * The nearest point from another one within 45° of a direction; of those that lie on it, the next number to the
-   * right or upwards, the one before to the left or downwards. -1 for none.
+   * The nearest point from another one within 45° of a direction; of those that lie on it, the next number to
+   * the right or upwards, the one before to the left or downwards. -1 for none.
    * @param {number} point @param {number} dx @param {number} dy one of them 0, the other 1 or -1
    */
   towards(point, dx, dy) {

@@ -1,9 +1,9 @@
 /**
- * A cloud drawn by the processor into an image: every point adds to the weight of its pixels, and the last one
- * there gives the colour. A million points take some 10 ms, which software WebGL needs ten times as long for.
+ * A cloud drawn by the processor into an image: every point adds to the weight of its pixels, and the last
+ * one there gives the colour. A million points take some 10 ms; software WebGL needs ten times as long.
  * @typedef {{index: import("./cloud_index.js").CloudIndex, tone: Uint8Array, shape: Uint8Array,
- *   size: Uint8Array | null, palette: Uint8Array, dimmed: boolean}} Scene points in the index's order: colours as
- *   numbers of the palette, 1 for a cross, sizes from 0 to 7; dimmed: whether there are any of colour DIM
+ *   size: Uint8Array | null, palette: Uint8Array, dimmed: boolean}} Scene points in the index's order:
+ *   colours as numbers of the palette, 1 for a cross, sizes from 0 to 7; dimmed: whether there are any of colour DIM
  * @typedef {{width: number, height: number, scale: number, left: number, top: number, radius: number,
  *   opacity: number}} Frame in pixels: x * scale + left, top - y * scale; the opacity of one point
  */
@@ -19,7 +19,7 @@ export function factorOf(size) {
   return 0.6 + (1.6 * size) / 7;
 }
 
-/** The part of the picture that is in sight, in units of coordinates, and more of it on each side by a radius. */
+/** What is in sight, in units of coordinates, and more of it on each side by a radius. */
 export function inSight(/** @type {Frame} */ { width, height, scale, left, top, radius }) {
   const [x, y] = [2.3 * radius + 1, 2.3 * radius + 1];
   return [(-left - x) / scale, (top - height - y) / scale, (width - left + x) / scale, (top + y) / scale];

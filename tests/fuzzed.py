@@ -322,6 +322,7 @@ class Things:
             "frontier": Case(analysis.frontier, {"reports": {"a": [report]}}),
             "Frontier.at": Case(analysis.frontier({"a": [report]}).at, {"l0": 2.0}),
             "latent_table": Case(analysis.latent_table, {"store": store}),
+            "latent_column": Case(analysis.latent_column, {"store": store, "sql": "max / mean"}),
             "latent_map": Case(analysis.latent_map, {"store": store, "keep": False}),
             "logit_lens": Case(analysis.logit_lens, {**lens, "latent": 1}),
             "match": Case(analysis.match, {"W_dec": d, "directions": d}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from saelab.capabilities import HasLogits, HasTokens, lacking
 from saelab.config import integer
-from saelab.types import RangeError, StoreError
+from saelab.types import CorpusError, RangeError, StoreError
 from saelab.widgets import Selection
 from saelab.widgets.selection import Mirror
 from saelab.widgets.source import Source
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from saelab.analysis.logits import KeptLenses
+    from saelab.analysis.maps.looking import Neighbourhood
     from saelab.analysis.results import FeatureCard, LatentTable, Predictions, SampleCodes
     from saelab.analysis.searches import Found
     from saelab.sae import SAE
@@ -58,6 +60,7 @@ class OpenedSAE:
         self.given: dict[int, str] = {}
         self._sae, self._store, self._subject = sae, store, subject
         self._shared, self._mirror = shared, Mirror(shared, name)
+        self._neighbourhoods: dict[str, Neighbourhood] = {}
         # every view asks for the same cards, hovering and prefetching: keep the latest
         self._cached_card = lru_cache(maxsize=512)(lambda latent: self.cards([latent])[0])
         if store is not None and not isinstance(sae, str | Path):
@@ -106,6 +109,7 @@ class OpenedSAE:
                 "predictions": self.predictions,
                 "session": self._session,
                 "search": lambda text: [(each.latent, each.value) for each in self.found(text)],
+                **self._map_questions(),
             },
             self.selection,
             self.checked,
@@ -192,6 +196,37 @@ class OpenedSAE:
         from saelab.analysis.steering.sessions import SESSIONS
 
         return SESSIONS[kind](self._subject(), self.sae, self._store)
+
+    # ---- where they lie on a map
+
+    def _map_questions(self) -> dict[str, Callable[..., Any]]:
+        """What a map asks."""
+        from saelab.analysis import latent_column, latent_map
+        from saelab.analysis.maps.looking import COLUMNS
+
+        return {
+            "map": lambda by, method: latent_map(self.store, by, method),
+            "near": lambda latents, by: self._neighbourhood(by).near(latents),
+            "firings": lambda latent: self.store.firings(latent, 6),
+            "column": lambda sql: latent_column(self.store, sql),
+            "columns": lambda: COLUMNS,
+            "find": self._firing_on,
+        }
+
+    def _neighbourhood(self, by: str) -> Neighbourhood:
+        from saelab.analysis.maps.looking import Neighbourhood
+
+        if by not in self._neighbourhoods:
+            self._neighbourhoods[by] = Neighbourhood(self.store, by)
+        return self._neighbourhoods[by]
+
+    def _firing_on(self, shown: str) -> list[int]:
+        """The latents that answer best to what a row shows, with a space before it or without."""
+        found = []
+        for each in dict.fromkeys([shown, f" {shown.strip()}"]):
+            with contextlib.suppress(CorpusError):  # of what no row shows
+                found += self.store.search(value=each, n=50)["latent"].tolist()
+        return found
 
     # ---- what they are called
 

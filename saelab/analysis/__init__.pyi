@@ -4,16 +4,22 @@ from .frontier import Frontier, Point, frontier
 from .labels import row_labels
 from .latents import card, cards, examples, latent_table
 from .logits import direct_logits, logit_lens
+from .maps.background import MapJob, MapProgress, start_map
+from .maps.looking import LatentColumn, latent_column
 from .maps.making import latent_map
 from .maps.results import LatentMap
 from .norms import NormDiagnostics, norms
+from .predictions import predictions
 from .recovery import Match, Recovery, RecoveryScores, match, recovery
 from .results import (
+    Changed,
     Examples,
     FeatureCard,
     LatentStats,
     LatentTable,
+    Layer,
     LogitLens,
+    Predictions,
     SampleCodes,
 )
 from .samples import sample_codes
@@ -28,6 +34,7 @@ from .steering.texts import distinct_n, lexicon_count, repetition
 
 __all__ = [
     "Arm",
+    "Changed",
     "Choice",
     "Concept",
     "Concepts",
@@ -39,13 +46,18 @@ __all__ = [
     "Found",
     "Frontier",
     "GateCurve",
+    "LatentColumn",
     "LatentMap",
     "LatentStats",
     "LatentTable",
+    "Layer",
     "LogitLens",
+    "MapJob",
+    "MapProgress",
     "Match",
     "NormDiagnostics",
     "Point",
+    "Predictions",
     "Recovery",
     "RecoveryScores",
     "Report",
@@ -66,12 +78,14 @@ __all__ = [
     "evaluate",
     "examples",
     "frontier",
+    "latent_column",
     "latent_map",
     "latent_table",
     "lexicon_count",
     "logit_lens",
     "match",
     "norms",
+    "predictions",
     "recovery",
     "repetition",
     "row_labels",
@@ -80,4 +94,5 @@ __all__ = [
     "select_latents",
     "side_effects",
     "special_tokens",
+    "start_map",
 ]

@@ -159,7 +159,7 @@ def test_the_main_job_is_the_same_for_the_same_seed(tmp_path):
     assert demo(tmp_path / "a", **small).lines() == first.lines()
     with pytest.raises(ConfigError):
         demo(tmp_path / "d", rows=0)
-    own = first.lab._choices.values()
+    own = [first.lab.source(name).selection for name in first.lab.saes]
     kept = [w for w in widget._instances.values() if isinstance(w, View) and w.selection in own]
     assert not kept, "ipywidgets keeps views that are not closed, and the store with them"
 

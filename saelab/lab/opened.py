@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.capabilities import HasLogits, HasTokens, lacking
 from saelab.config import integer
 from saelab.types import ConfigError, RangeError, StoreError, nearest
 from saelab.widgets import Selection
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from saelab.analysis.logits import KeptLenses
-    from saelab.analysis.results import FeatureCard, LatentTable, SampleCodes
+    from saelab.analysis.results import FeatureCard, LatentTable, Predictions, SampleCodes
     from saelab.analysis.searches import Found
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
@@ -106,6 +107,8 @@ class OpenedSAE:
                 "cards": self.cards,
                 "documents": lambda numbers: self.store.documents(numbers),
                 "labels": self.labels,
+                "layers": self.layers,
+                "predictions": self.predictions,
                 "session": self._session,
                 "find": lambda way, value: self.search(200, {way: value})[["latent", "score"]],
                 "columns": lambda: browsing.columns(self.store),
@@ -190,6 +193,20 @@ class OpenedSAE:
         from saelab.analysis import sample_codes
 
         return sample_codes(self._subject(), self.sae, sample)
+
+    def layers(self) -> list[str]:
+        """What `predictions` tells of a sample, by name; [] where the subject is no language model."""
+        from saelab.analysis.results import LAYERS
+
+        if lacking(self._subject(), HasTokens) or lacking(self._subject(), HasLogits):
+            return []
+        return [name for name in LAYERS if not name.startswith("edits_")]
+
+    def predictions(self, sample: Any) -> Predictions:
+        """How the model predicts each token of a sample. Raises CorpusError, SubjectError."""
+        from saelab.analysis import predictions
+
+        return predictions(self._subject(), sample, self.sae)
 
     def found(self, sample: Any, n: int = 50) -> list[Found]:
         """Latents that fire on a sample, the most specific first. Raises CorpusError, RangeError."""

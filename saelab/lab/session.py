@@ -147,29 +147,20 @@ class Lab(LabViews):
         """Latent -> label, of the chosen SAE."""
         return self._one().labels()
 
-    def tokens(
-        self,
-        text: str,
-        latent: int | None = None,
-        *,
-        sae: str | None = None,
-        with_card: bool = False,
-        follow: bool = False,
-    ) -> SampleView:
+    def tokens(self, text: Any, latent: int | None = None, **options: Any) -> SampleView:
         """`show` of a text, for subjects that read texts.
 
         Args:
-            text: Any.
+            text: Any, or a dialogue.
             latent: Colours the text; the view is pinned to it.
-            sae: Its name; by default the chosen one.
-            with_card: Show the latent's card beside it.
-            follow: Choose the latent in all linked views, and follow them.
+            **options: Others of `show`.
 
         Raises:
             SubjectError: The subject reads no texts.
+            CorpusError, RangeError, ConfigError: See `show`.
         """
         need(self.subject, HasTokens, "A heatmap of tokens")
-        return self.show(text, latent, sae=sae, with_card=with_card, follow=follow)
+        return self.show(text, latent, **options)
 
     def card(self, latent: int, *, sae: str | None = None) -> FeatureCard:
         """Everything that a card shows of one latent.

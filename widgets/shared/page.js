@@ -73,15 +73,15 @@ export function modelOf({ follows, options }, { chosen, listeners, changed }) {
   return {
     get,
     set(name, value) {
-      if (!followed(name)) options[name] = value;
-      else chosen[name] = value;
+      if (followed(name)) chosen[name] = value;
+      else options[name] = value;
       if (name === "latents") chosen.list = null; // whoever chooses a list says so after it
     },
     save_changes: changed,
     send() {},
     on(event, listener) {
+      if (!event.startsWith("change:")) return;
       const name = event.replace("change:", "");
-      if (!followed(name)) return;
       let last = get(name);
       const watcher = () => {
         const now = get(name);

@@ -361,6 +361,16 @@ class LatentTable:
         """Whether any latent is ever negative."""
         return bool((self.min < 0).any())
 
+    def telling(self) -> int | None:
+        """A latent to begin reading with: of those that fire on at most 1 % of the rows, but on 20 at least,
+        and have a name, the most frequent; where there is none, the most frequent of all; None of dead ones.
+        """
+        named = np.array([bool(name) for name in self.names], bool)
+        some = named & (self.count >= 20) & (self.density <= 0.01)
+        density = np.where(some, self.density, 0) if some.any() else self.density
+        best = int(density.argmax()) if len(self) else 0
+        return best if len(self) and self.count[best] else None
+
     def __len__(self) -> int:
         return len(self.count)
 

@@ -76,6 +76,8 @@ export interface View {
   edited(latent: number): { label: string; name: string } | undefined;
   /** call whenever a label was edited */
   relabelled(listener: () => void): void;
+  /** call when the view is taken away */
+  closing(listener: () => void): void;
   /** an answer; null where the question failed and the reason is shown, and where the view is gone */
   ask(question: string, args?: Args): Promise<Answer | null>;
   /** the same, but failures are the caller's, who may be asking ahead of time */

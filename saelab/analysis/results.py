@@ -348,6 +348,13 @@ class LatentTable:
     max: np.ndarray
     names: tuple[str, ...]
     """a label, or what sets it apart, by pole where it has two; "" where nothing does"""
+    absent: frozenset[int] = frozenset()
+    """latents of which the store knows nothing, one that was made of an export; 0 and "not in the export" """
+
+    @property
+    def dead(self) -> int:
+        """How many never fire, of those that the store knows."""
+        return int((self.count == 0).sum()) - len(self.absent)
 
     @property
     def signed(self) -> bool:
@@ -368,4 +375,5 @@ class LatentTable:
         return len(self.count)
 
     def __repr__(self) -> str:
-        return f"LatentTable({len(self):,} latents, {int((self.count == 0).sum()):,} never fire)"
+        unknown = f", {len(self.absent):,} not in the export" if self.absent else ""
+        return f"LatentTable({len(self):,} latents, {self.dead:,} never fire{unknown})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from saelab.capabilities import HasLogits, HasTokens, lacking
 from saelab.config import integer
-from saelab.types import ConfigError, RangeError, StoreError, nearest
+from saelab.lab.given import no_model
+from saelab.types import ConfigError, CorpusError, RangeError, StoreError, nearest
 from saelab.widgets import Selection
 from saelab.widgets.selection import Mirror
 from saelab.widgets.source import Source
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from saelab.analysis.logits import KeptLenses
+    from saelab.analysis.maps.looking import Neighbourhood
     from saelab.analysis.results import FeatureCard, LatentTable, Predictions, SampleCodes
     from saelab.analysis.searches import Found
     from saelab.sae import SAE
@@ -38,19 +41,19 @@ class OpenedSAE:
     def __init__(
         self,
         name: str,
-        sae: SAE | str | Path,
+        sae: SAE | str | Path | None,
         store: FeatureStore | None,
         shared: Selection,
-        subject: Callable[[], Subject],
+        subject: Callable[[], Subject] | None,
     ) -> None:
         """An SAE, or where it is.
 
         Args:
             name: What it is called.
-            sae: The SAE or its folder.
+            sae: The SAE or its folder; None where only its store is at hand.
             store: Of its latents.
             shared: What is chosen in the Lab.
-            subject: Gives the model.
+            subject: Gives the model; None where there is none.
 
         Raises:
             StoreError: The store is of another SAE.
@@ -61,9 +64,10 @@ class OpenedSAE:
         self._shared, self._mirror = shared, Mirror(shared, name)
         self.selection.observe(self._list_chosen, "list")
         self.selection.observe(self._latents_chosen, "latents")
+        self._neighbourhoods: dict[str, Neighbourhood] = {}
         # every view asks for the same cards, hovering and prefetching: keep the latest
         self._cached_card = lru_cache(maxsize=512)(lambda latent: self.cards([latent])[0])
-        if store is not None and not isinstance(sae, str | Path):
+        if store is not None and not isinstance(sae, str | Path | None):
             store.check(sae)
 
     @property
@@ -73,7 +77,14 @@ class OpenedSAE:
 
     @property
     def sae(self) -> SAE:
-        """The SAE. Raises FormatError, and StoreError where its store was not indexed with it."""
+        """The SAE. Raises FormatError, StoreError where its store was not indexed with it, and ConfigError
+        where only the store is at hand."""
+        if self._sae is None:
+            message = (
+                f"This needs the SAE {self.name!r}. Got its store alone in this Lab. Pass it: "
+                "Lab(subject, saes, stores)."
+            )
+            raise ConfigError(message)
         if isinstance(self._sae, str | Path):
             from saelab.sae import SAE
 
@@ -110,14 +121,15 @@ class OpenedSAE:
                 "layers": self.layers,
                 "predictions": self.predictions,
                 "session": self._session,
-                "find": lambda way, value: self.search(200, {way: value})[["latent", "score"]],
-                "columns": lambda: browsing.columns(self.store),
-                "column": lambda sql: browsing.column(self.store, sql),
+                "like": lambda way, value: self.search(200, {way: value})[["latent", "score"]],
+                "expressions": lambda: browsing.columns(self.store),
+                "expression": lambda sql: browsing.column(self.store, sql),
                 "where": lambda sql: browsing.where(self.store, sql),
                 "notes": lambda: self.notes,
                 "tags": lambda: self.tags,
                 "lists": lambda: self.lists,
                 "search": lambda text: [(each.latent, each.value) for each in self.found(text)],
+                **self._map_questions(),
             },
             self.selection,
             self.checked,
@@ -186,19 +198,21 @@ class OpenedSAE:
     def _lenses(self) -> KeptLenses:
         from saelab.analysis.logits import KeptLenses
 
+        if self._sae is None or self._subject is None:  # those that are kept are all that there are
+            return KeptLenses(self.store)
         return KeptLenses(self.store, lambda: self.sae, self._subject)
 
     def codes(self, sample: Any) -> SampleCodes:
         """The codes of every latent on each position of a sample. Raises CorpusError."""
         from saelab.analysis import sample_codes
 
-        return sample_codes(self._subject(), self.sae, sample)
+        return sample_codes(self._model(), self.sae, sample)
 
     def layers(self) -> list[str]:
         """What `predictions` tells of a sample, by name; [] where the subject is no language model."""
         from saelab.analysis.results import LAYERS
 
-        if lacking(self._subject(), HasTokens) or lacking(self._subject(), HasLogits):
+        if self._subject is None or any(lacking(self._subject(), each) for each in (HasTokens, HasLogits)):
             return []
         return [name for name in LAYERS if not name.startswith("edits_")]
 
@@ -206,14 +220,14 @@ class OpenedSAE:
         """How the model predicts each token of a sample. Raises CorpusError, SubjectError."""
         from saelab.analysis import predictions
 
-        return predictions(self._subject(), sample, self.sae)
+        return predictions(self._model(), sample, self.sae)
 
     def found(self, sample: Any, n: int = 50) -> list[Found]:
         """Latents that fire on a sample, the most specific first. Raises CorpusError, RangeError."""
         from saelab.analysis import search
 
         n = integer("n", n, 1, error=RangeError)
-        return search(self._subject(), self.sae, sample, n, store=self._store)
+        return search(self._model(), self.sae, sample, n, store=self._store)
 
     def search(self, n: int, asked: Mapping[str, Any]) -> pd.DataFrame:
         """`FeatureStore.search` by the labels of the Lab. Raises ConfigError, StoreError."""
@@ -225,7 +239,44 @@ class OpenedSAE:
     def _session(self, kind: str) -> Any:
         from saelab.analysis.steering.sessions import SESSIONS
 
-        return SESSIONS[kind](self._subject(), self.sae, self._store)
+        return SESSIONS[kind](self._model(), self.sae, self._store)
+
+    def _model(self) -> Subject:
+        """The Lab's subject. Raises SubjectError."""
+        if self._subject is None:
+            raise no_model()
+        return self._subject()
+
+    # ---- where they lie on a map
+
+    def _map_questions(self) -> dict[str, Callable[..., Any]]:
+        """What a map asks."""
+        from saelab.analysis import latent_column, latent_map
+        from saelab.analysis.maps.looking import COLUMNS
+
+        return {
+            "map": lambda by, method: latent_map(self.store, by, method),
+            "near": lambda latents, by: self._neighbourhood(by).near(latents),
+            "firings": lambda latent: self.store.firings(latent, 6),
+            "column": lambda sql: latent_column(self.store, sql),
+            "columns": lambda: COLUMNS,
+            "find": self._firing_on,
+        }
+
+    def _neighbourhood(self, by: str) -> Neighbourhood:
+        from saelab.analysis.maps.looking import Neighbourhood
+
+        if by not in self._neighbourhoods:
+            self._neighbourhoods[by] = Neighbourhood(self.store, by)
+        return self._neighbourhoods[by]
+
+    def _firing_on(self, shown: str) -> list[int]:
+        """The latents that answer best to what a row shows, with a space before it or without."""
+        found = []
+        for each in dict.fromkeys([shown, f" {shown.strip()}"]):
+            with contextlib.suppress(CorpusError):  # of what no row shows
+                found += self.store.search(value=each, n=50)["latent"].tolist()
+        return found
 
     # ---- what they are called
 

@@ -79,6 +79,7 @@ function viewOf(model, bridge, body, say) {
     edited: (latent) => model.get("labels")?.[latent],
     changed: on,
     relabelled: (listener) => on("labels", listener),
+    closing: (listener) => undo.push(listener),
     async ask(question, args) {
       try {
         const answer = await bridge.ask(question, args);

@@ -62,9 +62,9 @@ class OpenedSAE:
         self.given: dict[int, str] = {}
         self._sae, self._store, self._subject = sae, store, subject
         self._shared, self._mirror = shared, Mirror(shared, name)
+        self._neighbourhoods: dict[str, Neighbourhood] = {}
         self.selection.observe(self._list_chosen, "list")
         self.selection.observe(self._latents_chosen, "latents")
-        self._neighbourhoods: dict[str, Neighbourhood] = {}
         # every view asks for the same cards, hovering and prefetching: keep the latest
         self._cached_card = lru_cache(maxsize=512)(lambda latent: self.cards([latent])[0])
         if store is not None and not isinstance(sae, str | Path | None):
@@ -121,9 +121,9 @@ class OpenedSAE:
                 "layers": self.layers,
                 "predictions": self.predictions,
                 "session": self._session,
-                "like": lambda way, value: self.search(200, {way: value})[["latent", "score"]],
-                "expressions": lambda: browsing.columns(self.store),
-                "expression": lambda sql: browsing.column(self.store, sql),
+                "find": lambda way, value: self.search(200, {way: value})[["latent", "score"]],
+                "columns": lambda: browsing.columns(self.store),
+                "column": lambda sql: browsing.column(self.store, sql),
                 "where": lambda sql: browsing.where(self.store, sql),
                 "notes": lambda: self.notes,
                 "tags": lambda: self.tags,
@@ -258,9 +258,9 @@ class OpenedSAE:
             "map": lambda by, method: latent_map(self.store, by, method),
             "near": lambda latents, by: self._neighbourhood(by).near(latents),
             "firings": lambda latent: self.store.firings(latent, 6),
-            "column": lambda sql: latent_column(self.store, sql),
-            "columns": lambda: COLUMNS,
-            "find": self._firing_on,
+            "map_column": lambda sql: latent_column(self.store, sql),
+            "map_columns": lambda: COLUMNS,
+            "map_find": self._firing_on,
         }
 
     def _neighbourhood(self, by: str) -> Neighbourhood:

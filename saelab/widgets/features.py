@@ -37,10 +37,9 @@ class FeaturesView(View):
 
     Args:
         table: One line a latent.
-        questions: {"card": latent -> FeatureCard, "search": text -> [(latent, value)], "like": way, value ->
-            latent and score, "expressions", "expression", "where": `columns`, `column` and `where` of
-            `saelab.stores.browsing`, "notes", "tags", "lists"}. All but the first may be left out,
-            and the browser does without.
+        questions: {"card": latent -> FeatureCard, "search": text -> [(latent, value)], "find": way, value ->
+            latent and score, "columns", "column", "where": those of `saelab.stores.browsing`, "notes",
+            "tags", "lists"}. All but the first may be left out, and the browser does without.
         options: See `View`.
 
     Attributes:
@@ -74,7 +73,7 @@ class FeaturesView(View):
     ) -> None:
         self.table = table
         self.questions = checked_questions(questions, "card")
-        able = [name for name in ("search", "like", "where", "expression", "notes") if name in questions]
+        able = [name for name in ("search", "find", "where", "column", "notes") if name in questions]
         super().__init__(**options, begins=table.telling(), able=able)
 
     @staticmethod
@@ -163,7 +162,7 @@ class FeaturesView(View):
             return np.array(table.names, dtype=object)
         if name == "strongest":
             return np.maximum(table.max, -table.min)
-        return getattr(table, name) if name in KNOWN else self._asked("expression")(name)
+        return getattr(table, name) if name in KNOWN else self._asked("column")(name)
 
     def _named(self, words: str) -> np.ndarray:
         """Whose number begins so, or whose name holds it."""
@@ -188,7 +187,7 @@ class FeaturesView(View):
                 raise CorpusError(message)
             return [(int(j), float(v)) for j, v in self.questions["search"](words)]
         value = _number(words) if way == "latent" else words
-        found = self._asked("like")(way, value)
+        found = self._asked("find")(way, value)
         return [(int(j), float(v)) for j, v in zip(found["latent"], found["score"], strict=True)]
 
     def _asked(self, question: str) -> Callable[..., Any]:
@@ -207,8 +206,8 @@ class FeaturesView(View):
             "names": lambda: Packed({}, {"names": list(map(clean, self.table.names))}),
             **card_answers(self.questions),
             "search": lambda text, way="text": Packed({"found": [list(x) for x in self._find(text, way)]}),
-            "columns": lambda: Packed({"columns": [list(x) for x in self._asked("expressions")().items()]}),
-            "column": lambda sql: pack_column(self._asked("expression")(sql)),
+            "columns": lambda: Packed({"columns": [list(x) for x in self._asked("columns")().items()]}),
+            "column": lambda sql: pack_column(self._asked("column")(sql)),
             "where": self._where,
             "file": self._file,
         }
@@ -219,8 +218,7 @@ class FeaturesView(View):
 
     def exported(self) -> Iterable[Ask]:
         where = [Ask("where", {"sql": self.where})] if self.where.strip() else []
-        known = (j for j in range(len(self.table)) if j not in self.table.absent)
-        cards = (Ask("card", {"latent": j}) for j in known)
+        cards = (Ask("card", {"latent": j}) for j in range(len(self.table)) if j not in self.table.absent)
         return [*self._lists(), *where, *cards]
 
     def _lists(self) -> list[Ask]:

@@ -24,7 +24,7 @@ const write = (input, text) => {
   input.dispatchEvent(new Event("input"));
 };
 const HOSTILE = "<img src=x onerror=alert(1)>";
-const ABLE = ["search", "like", "where", "expression", "notes"];
+const ABLE = ["search", "find", "where", "column", "notes"];
 
 /** A kernel with marks of which it remembers what was written. */
 function kernel(n = 20) {

@@ -115,14 +115,14 @@ class Browser {
     const columns = columnsFold(
       this.known,
       OWN,
-      this.can("expression"),
+      this.can("column"),
       () => this.state.columns,
       (names) => this.setColumns(names),
     );
     const side = h(
       "div",
       { class: "sl-side" },
-      h("div", { class: "sl-tools" }, this.box, this.can("like") ? this.by : null),
+      h("div", { class: "sl-tools" }, this.box, this.can("find") ? this.by : null),
       this.can("where") ? this.filter.element : null,
       h("div", { class: "sl-tools" }, setChoice(view), stepButtons(view), random),
       h(

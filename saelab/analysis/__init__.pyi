@@ -4,6 +4,7 @@ from .frontier import Frontier, Point, frontier
 from .labels import row_labels
 from .latents import card, cards, examples, latent_table
 from .logits import direct_logits, logit_lens
+from .maps.background import MapJob, MapProgress, start_map
 from .maps.looking import LatentColumn, latent_column
 from .maps.making import latent_map
 from .maps.results import LatentMap
@@ -45,6 +46,8 @@ __all__ = [
     "LatentStats",
     "LatentTable",
     "LogitLens",
+    "MapJob",
+    "MapProgress",
     "Match",
     "NormDiagnostics",
     "Point",
@@ -83,4 +86,5 @@ __all__ = [
     "select_latents",
     "side_effects",
     "special_tokens",
+    "start_map",
 ]

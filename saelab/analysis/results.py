@@ -220,7 +220,7 @@ class LatentTable:
     min: np.ndarray
     max: np.ndarray
     names: tuple[str, ...]
-    """a label, or what it fires on most, by pole where it has two; "" where it never fires"""
+    """a label, or what sets it apart, by pole where it has two; "" where nothing does"""
 
     @property
     def signed(self) -> bool:

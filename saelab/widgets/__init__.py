@@ -1,6 +1,7 @@
 """The views: what a browser shows of results. They ask for what they show and never hold a model."""
 
 from saelab.widgets.base import View as View
+from saelab.widgets.board import BoardView as BoardView
 from saelab.widgets.card import CardView as CardView
 from saelab.widgets.densities import DensitiesView as DensitiesView
 from saelab.widgets.erase import EraseView as EraseView
@@ -30,3 +31,4 @@ class LabViews:
     map = Made(MapView.of)
     steer = Made(SteerView.of)
     erase = Made(EraseView.of)
+    board = Made(BoardView.of)

@@ -178,7 +178,7 @@ def table(result: LatentTable, listed: Sequence[int] | None = None) -> str:
     dead = int((result.count[some] == 0).sum())
     which = "" if listed is None else f" ({len(some):,} of them chosen)"
     head = f"{len(result):,} latents{which}, {dead:,} never fire; the most frequent:"
-    columns = ["latent", "fires on", *(["min"] if result.signed else []), "max", "fires most on"]
+    columns = ["latent", "fires on", *(["min"] if result.signed else []), "max", "set apart by"]
     lines = []
     for j in some[np.argsort(-result.density[some], kind="stable")][:LINES]:
         least = [_number(float(result.min[j]))] if result.signed else []

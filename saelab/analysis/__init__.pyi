@@ -9,13 +9,17 @@ from .maps.looking import LatentColumn, latent_column
 from .maps.making import latent_map
 from .maps.results import LatentMap
 from .norms import NormDiagnostics, norms
+from .predictions import predictions
 from .recovery import Match, Recovery, RecoveryScores, match, recovery
 from .results import (
+    Changed,
     Examples,
     FeatureCard,
     LatentStats,
     LatentTable,
+    Layer,
     LogitLens,
+    Predictions,
     SampleCodes,
 )
 from .samples import sample_codes
@@ -30,6 +34,7 @@ from .steering.texts import distinct_n, lexicon_count, repetition
 
 __all__ = [
     "Arm",
+    "Changed",
     "Choice",
     "Concept",
     "Concepts",
@@ -45,12 +50,14 @@ __all__ = [
     "LatentMap",
     "LatentStats",
     "LatentTable",
+    "Layer",
     "LogitLens",
     "MapJob",
     "MapProgress",
     "Match",
     "NormDiagnostics",
     "Point",
+    "Predictions",
     "Recovery",
     "RecoveryScores",
     "Report",
@@ -78,6 +85,7 @@ __all__ = [
     "logit_lens",
     "match",
     "norms",
+    "predictions",
     "recovery",
     "repetition",
     "row_labels",

@@ -93,7 +93,9 @@ def _store(path: Path) -> tuple[str, dict[str, Any]] | None:
             f"n_{each}": manifest.get(f"n_{each}") for each in ("latents", "rows", "documents", "codes")
         }
         labels = count_labels(path, manifest["n_latents"])
-        return "feature store", {**counts, "hook": hook, "labels": labels, "bytes": _bytes(manifest), **made}
+        of = {"export": manifest["export"]} if isinstance(manifest.get("export"), dict) else {}
+        told = {**counts, "hook": hook, "labels": labels, "bytes": _bytes(manifest), **made, **of}
+        return "feature store", told
     return _activations(path)
 
 

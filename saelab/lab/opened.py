@@ -8,8 +8,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.capabilities import HasLogits, HasTokens, lacking
 from saelab.config import integer
-from saelab.types import CorpusError, RangeError, StoreError
+from saelab.lab.given import no_model
+from saelab.types import ConfigError, CorpusError, RangeError, StoreError
 from saelab.widgets import Selection
 from saelab.widgets.selection import Mirror
 from saelab.widgets.source import Source
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from saelab.analysis.logits import KeptLenses
     from saelab.analysis.maps.looking import Neighbourhood
-    from saelab.analysis.results import FeatureCard, LatentTable, SampleCodes
+    from saelab.analysis.results import FeatureCard, LatentTable, Predictions, SampleCodes
     from saelab.analysis.searches import Found
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
@@ -38,19 +40,19 @@ class OpenedSAE:
     def __init__(
         self,
         name: str,
-        sae: SAE | str | Path,
+        sae: SAE | str | Path | None,
         store: FeatureStore | None,
         shared: Selection,
-        subject: Callable[[], Subject],
+        subject: Callable[[], Subject] | None,
     ) -> None:
         """An SAE, or where it is.
 
         Args:
             name: What it is called.
-            sae: The SAE or its folder.
+            sae: The SAE or its folder; None where only its store is at hand.
             store: Of its latents.
             shared: What is chosen in the Lab.
-            subject: Gives the model.
+            subject: Gives the model; None where there is none.
 
         Raises:
             StoreError: The store is of another SAE.
@@ -62,7 +64,7 @@ class OpenedSAE:
         self._neighbourhoods: dict[str, Neighbourhood] = {}
         # every view asks for the same cards, hovering and prefetching: keep the latest
         self._cached_card = lru_cache(maxsize=512)(lambda latent: self.cards([latent])[0])
-        if store is not None and not isinstance(sae, str | Path):
+        if store is not None and not isinstance(sae, str | Path | None):
             store.check(sae)
 
     @property
@@ -72,7 +74,14 @@ class OpenedSAE:
 
     @property
     def sae(self) -> SAE:
-        """The SAE. Raises FormatError, and StoreError where its store was not indexed with it."""
+        """The SAE. Raises FormatError, StoreError where its store was not indexed with it, and ConfigError
+        where only the store is at hand."""
+        if self._sae is None:
+            message = (
+                f"This needs the SAE {self.name!r}. Got its store alone in this Lab. Pass it: "
+                "Lab(subject, saes, stores)."
+            )
+            raise ConfigError(message)
         if isinstance(self._sae, str | Path):
             from saelab.sae import SAE
 
@@ -104,6 +113,8 @@ class OpenedSAE:
                 "cards": self.cards,
                 "documents": lambda numbers: self.store.documents(numbers),
                 "labels": self.labels,
+                "layers": self.layers,
+                "predictions": self.predictions,
                 "session": self._session,
                 "search": lambda text: [(each.latent, each.value) for each in self.found(text)],
                 **self._map_questions(),
@@ -153,20 +164,36 @@ class OpenedSAE:
     def _lenses(self) -> KeptLenses:
         from saelab.analysis.logits import KeptLenses
 
+        if self._sae is None or self._subject is None:  # those that are kept are all that there are
+            return KeptLenses(self.store)
         return KeptLenses(self.store, lambda: self.sae, self._subject)
 
     def codes(self, sample: Any) -> SampleCodes:
         """The codes of every latent on each position of a sample. Raises CorpusError."""
         from saelab.analysis import sample_codes
 
-        return sample_codes(self._subject(), self.sae, sample)
+        return sample_codes(self._model(), self.sae, sample)
+
+    def layers(self) -> list[str]:
+        """What `predictions` tells of a sample, by name; [] where the subject is no language model."""
+        from saelab.analysis.results import LAYERS
+
+        if self._subject is None or any(lacking(self._subject(), each) for each in (HasTokens, HasLogits)):
+            return []
+        return [name for name in LAYERS if not name.startswith("edits_")]
+
+    def predictions(self, sample: Any) -> Predictions:
+        """How the model predicts each token of a sample. Raises CorpusError, SubjectError."""
+        from saelab.analysis import predictions
+
+        return predictions(self._model(), sample, self.sae)
 
     def found(self, sample: Any, n: int = 50) -> list[Found]:
         """Latents that fire on a sample, the most specific first. Raises CorpusError, RangeError."""
         from saelab.analysis import search
 
         n = integer("n", n, 1, error=RangeError)
-        return search(self._subject(), self.sae, sample, n, store=self._store)
+        return search(self._model(), self.sae, sample, n, store=self._store)
 
     def search(self, n: int, asked: Mapping[str, Any]) -> pd.DataFrame:
         """`FeatureStore.search` by the labels of the Lab. Raises ConfigError, StoreError."""
@@ -178,7 +205,13 @@ class OpenedSAE:
     def _session(self, kind: str) -> Any:
         from saelab.analysis.steering.sessions import SESSIONS
 
-        return SESSIONS[kind](self._subject(), self.sae, self._store)
+        return SESSIONS[kind](self._model(), self.sae, self._store)
+
+    def _model(self) -> Subject:
+        """The Lab's subject. Raises SubjectError."""
+        if self._subject is None:
+            raise no_model()
+        return self._subject()
 
     # ---- where they lie on a map
 

@@ -96,7 +96,8 @@ def names_of(folder: Path, manifest: Mapping[str, Any]) -> Apart:
     tables = LatentTables(folder)
     if {"firings", "vocabulary"} & set(manifest.get("lacks", ())):  # then what it names is all there is
         said = tables.columns("latents", ("top_names", "bottom_names"))
-        return Apart(*([list(own or ()) for own in column.to_pylist()] for column in said))
+        top, bottom = (column.to_pylist() for column in said)
+        return Apart([own or [] for own in top], [own or [] for own in bottom])
     found = tables.columns("vocabulary", ("name", "count"))
     names, count = found.column(0).to_pylist(), found.column(1).to_numpy()
     shape, where = (2, manifest["n_latents"], NAMES), _places(manifest)

@@ -99,6 +99,11 @@ def explanations(
         path: A file or folder.
         source: What stands before who explained.
         of: Which SAE of an export of several.
+
+    Raises:
+        FormatError: The export is missing, broken or of another kind.
+        ConfigError: `of` is needed or not there.
+        RangeError: It names a latent that the store has not.
     """
     found = _Found(source, of)
     for file in _files(Path(path)):
@@ -182,7 +187,14 @@ def _rows(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def latent_of(index: Any) -> int:
-    """The latent of an `index`, a number or its digits. Raises ValueError."""
+    """The latent of an `index`, a number or its digits.
+
+    Args:
+        index: Of a line.
+
+    Raises:
+        ValueError: It is neither.
+    """
     digits = isinstance(index, str) and index.isascii() and index.isdigit() and len(index) <= 18
     if not digits and (not is_integer(index) or index < 0):
         message = f"the index {short(index)}, which is no latent"
@@ -191,7 +203,15 @@ def latent_of(index: Any) -> int:
 
 
 def text_of(row: dict[str, Any], key: str) -> str:
-    """The text of a key, "" for null, which is what has none. Raises ValueError."""
+    """The text of a key, "" for null, which is what has none.
+
+    Args:
+        row: The line.
+        key: Of it.
+
+    Raises:
+        ValueError: It is no text, or too long.
+    """
     text = row.get(key)
     if text is None:
         return ""
@@ -242,6 +262,9 @@ def refusing(scan: Scanner, what: str = "explanations", remedy: str = REMEDY) ->
         scan: Of the file.
         what: It must hold.
         remedy: Where another is got.
+
+    Raises:
+        FormatError: Whatever is raised within.
     """
     try:
         yield
@@ -275,7 +298,11 @@ class Scanner:
         return self._lines + self._held.count("\n", 0, self._at)
 
     def objects(self) -> Iterator[dict[str, Any]]:
-        """All of them, in order. Raises ValueError, OSError, EOFError, zlib.error where there are no more."""
+        """All of them, in order.
+
+        Raises:
+            ValueError: The file is no JSON, or holds something else than objects.
+        """
         if self._next() != "[":
             while self._next():
                 yield self._object()

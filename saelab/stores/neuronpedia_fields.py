@@ -94,10 +94,13 @@ class Window(NamedTuple):
 
 
 def origin_of(row: dict[str, Any]) -> str:
-    """MODEL/SOURCE of a line. Raises ValueError.
+    """MODEL/SOURCE of a line.
 
     Args:
         row: The line.
+
+    Raises:
+        ValueError: It does not say it.
     """
     if missing := [key for key in ("modelId", "layer", "index") if key not in row]:
         message = f"an object without {', '.join(missing)}, of keys {short(list(row))}"
@@ -106,10 +109,13 @@ def origin_of(row: dict[str, Any]) -> str:
 
 
 def feature_of(row: dict[str, Any]) -> Feature:
-    """A feature out of its line. Raises ValueError, TypeError.
+    """A feature out of its line.
 
     Args:
         row: The line.
+
+    Raises:
+        ValueError: A field is not as it must be.
     """
     share = _number(row, "frac_nonzero")
     if share is not None and not 0 <= share <= 1:
@@ -136,10 +142,13 @@ def feature_of(row: dict[str, Any]) -> Feature:
 
 
 def window_of(row: dict[str, Any]) -> Window | None:
-    """A window out of its line; None where the latent fires nowhere in it. Raises ValueError, TypeError.
+    """A window out of its line; None where the latent fires nowhere in it.
 
     Args:
         row: The line.
+
+    Raises:
+        ValueError: A field is not as it must be.
     """
     latent = _latent(row)
     tokens = _texts(row, "tokens", MAX_TOKENS)

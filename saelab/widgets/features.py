@@ -70,13 +70,13 @@ class FeaturesView(View):
         return [Ask("table"), Ask("names"), *asks_card(self.latent)]
 
     def exported(self) -> Iterable[Ask]:
-        cards = (Ask("card", {"latent": j}) for j in range(len(self.table)))
+        known = (j for j in range(len(self.table)) if j not in self.table.absent)
+        cards = (Ask("card", {"latent": j}) for j in known)
         return [Ask("table"), Ask("names"), *cards]
 
     def text(self) -> str:
         table = self.table
-        dead = int((table.count == 0).sum())
-        lines = [f"{len(table):,} latents, {dead:,} never fire; the most frequent:"]
+        lines = [f"{len(table):,} latents, {table.dead:,} never fire; the most frequent:"]
         for j in (-table.density).argsort(kind="stable")[:10]:
             least = f"min {table.min[j]:7.3f}  " if table.signed else ""
             lines.append(f"{j:>7}  {table.density[j]:8.3%}  {least}max {table.max[j]:7.3f}  {table.names[j]}")

@@ -26,8 +26,8 @@ class Source:
     codes: Callable[[Any], SampleCodes]
     """of a sample that the subject reads"""
     questions: Mapping[str, Callable[..., Any]]
-    """what views ask: "card", "cards", "documents", "search", "labels", "session"; the same functions
-    each time, so that a page holds an answer once"""
+    """what views ask: "card", "cards", "documents", "search", "labels", "session", "layers", "predictions";
+    the same functions each time, so that a page holds an answer once"""
     selection: Selection
     """what all views of the SAE share"""
     checked: Callable[[int], int]

@@ -15,8 +15,9 @@ from exported import MODEL, SOURCE, batch, explanation, export, feature, window
 
 import saelab
 from saelab.analysis import card, latent_map
+from saelab.cli import main
 from saelab.stores import FeatureStore, from_neuronpedia, lenses, merge, neuronpedia
-from saelab.types import FormatError, RangeError, SaelabError, StoreError
+from saelab.types import ConfigError, FormatError, RangeError, SaelabError, StoreError, SubjectError
 
 LATENTS = [*range(0, 24), *range(30, 48)]
 OF = f"{MODEL}/{SOURCE}"
@@ -460,3 +461,56 @@ def test_mutated_files_are_read_or_refused(tmp_path, seed):
             absent = {j for low, high in store.manifest["absent"] for j in range(low, high + 1)}
             for j in {0, 1, 2} - absent:
                 assert store.latent(j).count or not store.examples(j)
+
+
+# ---- a Lab of it
+
+
+def test_a_lab_of_a_store_alone_shows_it(original, store):
+    lab = saelab.Lab(stores=store)
+    assert repr(lab) == f"Lab({store.hook}, 48 latents over 42,000 rows)"
+    whole = saelab.Lab(stores=original)
+    ours, theirs = lab.card(3), whole.card(3)
+    assert [t for t, _ in ours.lens.top] == [t for t, _ in theirs.lens.top]
+    assert ours.label == "digits"
+    assert "#3" in lab.feature(3).html()
+    listed = lab.features()
+    assert "42 latents" not in listed.text()
+    assert lab.table.absent == set(range(24, 30))
+    assert lab.table.names[24] == "not in the export"
+    packed = lab.densities().answers()["densities"]()
+    dead = sum(original.latent(j).count == 0 for j in LATENTS)
+    assert packed.header["dead"] == dead == lab.table.dead
+    assert set(packed.fields["latents"].tolist()) == set(LATENTS)
+    assert lab.search(latent=3, n=2)["latent"].isin(LATENTS).all()
+    assert lab.label(5, "five") == "five"
+    store.attach_labels({5: ""})
+
+
+def test_a_lab_of_a_store_alone_says_what_needs_more(store, tmp_path):
+    lab = saelab.Lab(stores={"res": store})
+    for asked in (lab.tokens, lab.show, lab.search, lambda text: lab.subject):
+        with pytest.raises(SubjectError, match=r"needs the model.*Pass it: Lab\("):
+            asked("a")
+    with pytest.raises(ConfigError, match="needs the SAE 'res'"):
+        _ = lab.sae
+    with pytest.raises(StoreError, match="Got 25, of which it holds nothing"):
+        lab.feature(25)
+    for given in ({}, {"stores": []}, {"subject": "gpt2"}):
+        with pytest.raises(ConfigError, match="needs an SAE or a store"):
+            saelab.Lab(**given)
+    page = lab.features().export(tmp_path / "all.html")
+    assert page.stat().st_size > 10_000
+
+
+def test_the_command_line(folder, store, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["import", str(folder), "here", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["n_latents"] == 48
+    assert told["export"]["of"] == OF
+    assert main(["import", str(folder), "here"]) == 0  # it is there
+    assert main(["import", "nowhere", "other"]) == 1
+    assert "must hold features" in capsys.readouterr().err
+    assert main(["import", str(folder), "other", "--n-rows", "x"]) == 1
+    assert "n_rows" in capsys.readouterr().err

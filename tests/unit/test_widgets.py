@@ -275,7 +275,18 @@ def test_only_small_state_is_synchronised():
             for k, v in view.get_state().items()
             if not k.startswith("_") and k not in ("layout", "tabbable", "tooltip")
         }
-        known = {"latent", "latents", "row", "document", "with_card", "layer", "unit", "opening", "labels"}
+        known = {
+            "latent",
+            "latents",
+            "row",
+            "document",
+            "with_card",
+            "layer",
+            "unit",
+            "compared",
+            "opening",
+            "labels",
+        }
         assert set(state) <= known
 
 

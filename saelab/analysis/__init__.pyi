@@ -1,9 +1,11 @@
+from .compared import Compared, compare
 from .concepts import Concept, Concepts, concepts
 from .evals import Report, Scores, evaluate
 from .frontier import Frontier, Point, frontier
 from .labels import row_labels
 from .latents import card, cards, examples, latent_table
 from .logits import direct_logits, logit_lens
+from .maps.background import MapJob, MapProgress, start_map
 from .maps.making import latent_map
 from .maps.results import LatentMap
 from .norms import NormDiagnostics, norms
@@ -18,6 +20,7 @@ from .results import (
 )
 from .samples import sample_codes
 from .searches import Found, search
+from .side_by_side import SideBySide, side_by_side
 from .special import SpecialTokens, TokenScores, special_tokens
 from .steering.effects import dose_response, effect, side_effects
 from .steering.gate import GateCurve, calibrate_gate
@@ -29,6 +32,7 @@ from .steering.texts import distinct_n, lexicon_count, repetition
 __all__ = [
     "Arm",
     "Choice",
+    "Compared",
     "Concept",
     "Concepts",
     "Contrast",
@@ -43,6 +47,8 @@ __all__ = [
     "LatentStats",
     "LatentTable",
     "LogitLens",
+    "MapJob",
+    "MapProgress",
     "Match",
     "NormDiagnostics",
     "Point",
@@ -52,12 +58,14 @@ __all__ = [
     "SampleCodes",
     "Scores",
     "Selected",
+    "SideBySide",
     "SpecialTokens",
     "TokenScores",
     "TokenShift",
     "calibrate_gate",
     "card",
     "cards",
+    "compare",
     "concepts",
     "direct_logits",
     "distinct_n",
@@ -78,6 +86,8 @@ __all__ = [
     "sample_codes",
     "search",
     "select_latents",
+    "side_by_side",
     "side_effects",
     "special_tokens",
+    "start_map",
 ]

@@ -130,9 +130,8 @@ def cards(
 
 @checked(store=a_store, labels=maybe(mapping))
 def latent_table(store: FeatureStore, labels: dict[int, str] | None = None) -> LatentTable:
-    """One line a latent, named by its label, else by what it fires on most.
-
-    That is what its negative pole fires on, after a minus sign, if it has one.
+    """One line a latent, named by its label, else by what sets it apart: what it fires on more often than
+    rows show it (`FeatureStore.apart`). What its negative pole fires on stands after a minus sign.
 
     Args:
         store: The SAE's store.
@@ -144,10 +143,10 @@ def latent_table(store: FeatureStore, labels: dict[int, str] | None = None) -> L
     labels = checked_labels(labels or {}, store.n_latents)
     frame = store.latents()
     names = [""] * store.n_latents
-    for latent, shown in store.top_names().items():
-        names[latent] = "  ".join(map(visible, shown))
-    for latent, shown in store.bottom_names().items():
-        names[latent] = "  ".join([names[latent], "\N{MINUS SIGN}", *map(visible, shown)]).strip()
+    for latent, (up, down) in enumerate(zip(*store.apart, strict=True)):
+        if up or down:
+            sign = ["\N{MINUS SIGN}"] * bool(down)
+            names[latent] = "  ".join([*map(visible, up), *sign, *map(visible, down)])
     unknown = frozenset(absent(store.manifest))
     for latent in unknown:
         names[latent] = "not in the export"

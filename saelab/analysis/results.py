@@ -220,7 +220,7 @@ class LatentTable:
     min: np.ndarray
     max: np.ndarray
     names: tuple[str, ...]
-    """a label, or what it fires on most, by pole where it has two; "" where it never fires"""
+    """a label, or what sets it apart, by pole where it has two; "" where nothing does"""
     absent: frozenset[int] = frozenset()
     """latents of which the store knows nothing, one that was made of an export; 0 and "not in the export" """
 

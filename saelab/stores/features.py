@@ -17,14 +17,15 @@ from saelab.config import integer, is_integer
 from saelab.files import path_of
 from saelab.stores import manifest as manifests
 from saelab.stores import tables
+from saelab.stores.annotations import Named, Notes
 from saelab.stores.compare import Comparison, compare
 from saelab.stores.directions import open_directions
-from saelab.stores.feature_fields import KIND, checked_manifest
-from saelab.stores.labels import attach, checked_source, labels_of
-from saelab.stores.lacking import explained, need, need_latent, need_made_with
+from saelab.stores.feature_fields import checked_manifest
+from saelab.stores.labels import attach, labels_of
+from saelab.stores.lacking import check_made_with, explained, need, need_latent
 from saelab.stores.latent_tables import LatentTables
-from saelab.stores.neuronpedia import read_export
-from saelab.stores.queries import ask, connect, select
+from saelab.stores.naming import Apart, names_of
+from saelab.stores.queries import Connection, ask, select
 from saelab.stores.records import (
     COLUMNS,
     NUMBERS,
@@ -309,6 +310,11 @@ class FeatureStore:
         """What each latent is < 0 on most often; latents that never are are left out."""
         return self._most("bottom_names")
 
+    @functools.cached_property
+    def apart(self) -> Apart:
+        """What sets each latent apart: of what its rows show, up to three names for each pole (`naming`)."""
+        return names_of(self.folder, self.manifest)
+
     def _most(self, name: str) -> dict[int, list[str]]:
         column = self._tables.columns("latents", (name,)).column(name).to_pylist()
         return {j: names for j, names in enumerate(column) if names}
@@ -346,20 +352,7 @@ class FeatureStore:
         Raises:
             StoreError: Its fingerprint is another.
         """
-        if not hasattr(given, "fingerprint"):
-            message = (
-                f"A store is checked against an SAE or a subject. Got {type(given).__name__}. Load it first."
-            )
-            raise StoreError(message)
-        kind = "sae" if hasattr(given, "encode_sparse") else "subject"
-        need_made_with(self.manifest, kind)
-        if given.fingerprint() != self.manifest[kind]:
-            message = (
-                f"A store must be read with the {kind} that it was indexed with, {self.manifest[kind][:12]}. "
-                f"Got another, {given.fingerprint()[:12]}. Load the right one, or index anew with "
-                f"saelab.index."
-            )
-            raise StoreError(message)
+        check_made_with(self.manifest, given)
 
     def __repr__(self) -> str:
         of = f"{self.n_rows:,} rows of {self.n_documents:,} documents"
@@ -389,9 +382,13 @@ class FeatureStore:
         lists = (column.to_pylist() for column in scalars)
         return list(map(Example, *lists, map(words.__getitem__, cuts), map(codes.__getitem__, cuts)))
 
-    @functools.cached_property
+    @property
     def _connection(self) -> duckdb.DuckDBPyConnection:
-        return connect(self.folder, self.labels(), self.manifest.get("lacks", ()))
+        return self._connected.current(self)
+
+    @functools.cached_property
+    def _connected(self) -> Connection:
+        return Connection(self)
 
     def _checked(self, latent: Any) -> int:
         at = _index(latent, self.n_latents, "latent")
@@ -468,21 +465,7 @@ class FeatureStore:
             FormatError: An export is missing, broken or of another kind.
             StoreError: The store cannot be written.
         """
-        if isinstance(labels, str | Path):
-            rows = read_export(self, labels, checked_source("neuronpedia" if source is None else source), of)
-        elif isinstance(labels, Mapping) and of is None:
-            name = checked_source("user" if source is None else source)
-            rows = [(latent, text, name) for latent, text in labels.items()]
-        else:
-            got = f"of={of!r}" if isinstance(labels, Mapping) else f"a {type(labels).__name__}"
-            message = (
-                "Labels must be a mapping of latents to labels, or an export of Neuronpedia, and only that "
-                f"takes of=. Got {got}. Pass {{7: 'names'}}, or the path of the export."
-            )
-            raise ConfigError(message)
-        attach(self.folder, self.manifest, self.n_latents, rows)
-        self.manifest = manifests.settled(self.folder, KIND)
-        self.__dict__.pop("_connection", None)  # the next query sees them
+        attach(self, labels, source, of)
 
     def labels(self) -> pd.DataFrame:
         """Every label that is attached now: latent, label, source; by latent, of one latent the newest last.
@@ -490,7 +473,22 @@ class FeatureStore:
         Raises:
             StoreError: The file is not what was written.
         """
-        return labels_of(self.folder, self.manifest, self.n_latents)
+        return labels_of(self)
+
+    @property
+    def notes(self) -> Notes:
+        """Latent -> what is noted of it, kept as labels are: `store.notes[7] = "fires on names"`."""
+        return Notes(self)
+
+    @property
+    def tags(self) -> Named:
+        """Tag -> latents, kept as labels are: `store.tags.add("to check", [7, 9])`."""
+        return Named(self, "tag")
+
+    @property
+    def lists(self) -> Named:
+        """Name -> latents in their order, kept as labels are: `store.lists["names"] = [7, 3]`."""
+        return Named(self, "list")
 
     def compare(self, other: FeatureStore, n: int = 1, *, min_rows: int = 10, seed: int = 0) -> Comparison:
         """For each latent the n most similar of another SAE's, with what chance would find beside it.

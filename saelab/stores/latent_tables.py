@@ -40,6 +40,17 @@ class LatentTables:
         with self._reading(name), tables.opened(self.folder, name) as file:
             return file.read(list(columns))
 
+    def batches(self, name: str, columns: tuple[str, ...], size: int = 1 << 19) -> Iterator[pa.RecordBatch]:
+        """Columns of a table, some rows after the other.
+
+        Args:
+            name: The table's.
+            columns: Their names.
+            size: Rows at a time, about.
+        """
+        with self._reading(name), tables.opened(self.folder, name) as file:
+            yield from file.iter_batches(size, columns=list(columns))
+
     def of(self, name: str, latent: int) -> pa.Table:
         """The rows of a latent.
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from saelab.stores import manifest as manifests
 from saelab.stores import sampling, summaries, tables
+from saelab.stores.annotations import ANNOTATIONS, add_annotations
 from saelab.stores.directions import NAME as DIRECTIONS
 from saelab.stores.feature_fields import KIND
 from saelab.stores.feature_writer import choose, document_key
@@ -117,6 +118,7 @@ def merge_into(
     manifests.write_manifest(folder, KIND, own)
     for store in stores:
         write_labels(folder, store.n_latents, store.labels().itertuples(index=False, name=None))
+        add_annotations(folder, store.n_latents, ANNOTATIONS.all(store))
 
 
 def check_alike(manifests: Sequence[tuple[str, Mapping[str, Any]]]) -> None:

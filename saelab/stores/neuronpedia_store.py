@@ -15,7 +15,7 @@ from saelab.progress import new_bar
 from saelab.stores import lenses
 from saelab.stores import manifest as manifests
 from saelab.stores.features import FeatureStore
-from saelab.stores.labels import attach
+from saelab.stores.labels import write_labels
 from saelab.stores.neuronpedia import FOLDER, Scanner, batches, explanations, refusing
 from saelab.stores.neuronpedia_parts import REMEDY, written
 from saelab.stores.neuronpedia_tables import Assembly, Said
@@ -83,7 +83,7 @@ def from_neuronpedia(
             lenses.keep(store, made, shipped=True)
         if labels:
             found = explanations(store, source, "neuronpedia", said.of)
-            attach(unfinished, store.manifest, store.n_latents, found)
+            write_labels(unfinished, store.n_latents, found)
     return FeatureStore.open(place)
 
 

@@ -1,7 +1,9 @@
 """The views: what a browser shows of results. They ask for what they show and never hold a model."""
 
 from saelab.widgets.base import View as View
+from saelab.widgets.board import BoardView as BoardView
 from saelab.widgets.card import CardView as CardView
+from saelab.widgets.compare import CompareView as CompareView
 from saelab.widgets.densities import DensitiesView as DensitiesView
 from saelab.widgets.erase import EraseView as EraseView
 from saelab.widgets.export import Lines as Lines
@@ -28,3 +30,5 @@ class LabViews:
     densities = Made(DensitiesView.of)
     steer = Made(SteerView.of)
     erase = Made(EraseView.of)
+    board = Made(BoardView.of)
+    compare = Made(CompareView.of)

@@ -180,24 +180,24 @@ def table(result: LatentTable, listed: Sequence[int] | None = None) -> str:
     dead = int((result.count[some] == 0).sum())
     which = "" if listed is None else f" ({len(some):,} of them chosen)"
     head = f"{len(result):,} latents{which}, {dead:,} never fire; the most frequent:"
-    columns = ["latent", "fires on", *(["min"] if result.signed else []), "max", "fires most on"]
+    columns = ["latent", "fires on", *(["min"] if result.signed else []), "max", "set apart by"]
     lines = []
     for j in some[np.argsort(-result.density[some], kind="stable")][:LINES]:
         least = [_number(float(result.min[j]))] if result.signed else []
         cells = [f"#{j}", f"{result.density[j]:.3%}", *least, _number(float(result.max[j]))]
         lines.append([*cells, result.names[j][:LABEL]])
-    return note(head) + _table(columns, lines)
+    return note(head) + grid(columns, lines)
 
 
 def bars(title: str, counts: Mapping[str, int]) -> str:
     """A bar for each name."""
     most = max([*counts.values(), 1])
     lines = [[name, f"{count:,}", "█" * -(-LONGEST * count // most)] for name, count in counts.items()]
-    return note(title) + _table(["", "latents", ""], lines, last=AMBER)
+    return note(title) + grid(["", "latents", ""], lines, last=AMBER)
 
 
-def _table(columns: Sequence[str], lines: Iterable[Sequence[str]], last: str = INK) -> str:
-    """last: the colour of the last column."""
+def grid(columns: Sequence[str], lines: Iterable[Sequence[str]], last: str = INK) -> str:
+    """A table of words. last: the colour of the last column."""
     style = "text-align:left;padding:1px 10px 1px 0"
     colours = [INK] * (len(columns) - 1) + [last]
     kinds = ("th" if column else "td" for column in columns)

@@ -239,8 +239,7 @@ def test_a_signed_card_shows_both_poles_of_what_the_store_holds(signed_lab):
 
     name = signed_lab.table.names[latent]
     up, down = (
-        [t.strip() or repr(t)[1:-1].replace(" ", "␣") for t in tokens[latent]]
-        for tokens in (store.top_names(), store.bottom_names())
+        [t.strip() or repr(t)[1:-1].replace(" ", "␣") for t in tokens[latent]] for tokens in store.apart
     )
     assert name == "  ".join([*up, "\N{MINUS SIGN}", *down])
 

@@ -47,12 +47,13 @@ export function modelOf({ follows, options }, { chosen, listeners, changed }) {
     get,
     set(name, value) {
       if (followed(name)) chosen[name] = value;
+      else options[name] = value;
     },
     save_changes: changed,
     send() {},
     on(event, listener) {
+      if (!event.startsWith("change:")) return;
       const name = event.replace("change:", "");
-      if (!followed(name)) return;
       let last = get(name);
       const watcher = () => {
         const now = get(name);

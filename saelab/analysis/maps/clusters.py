@@ -8,6 +8,7 @@ import numpy as np
 
 from saelab.analysis.maps.profiles import firings
 from saelab.analysis.texts import visible
+from saelab.stores.naming import set_apart
 
 if TYPE_CHECKING:
     from saelab.stores import FeatureStore
@@ -17,9 +18,6 @@ LEAST = 8
 PART = 400
 MOST = 20_000
 """Latents that are clustered by HDBSCAN itself; of more, the others go with the nearest of these."""
-COUNT = 5
-"""Firings that a name of a cluster must have there."""
-NAMES = 3
 
 
 def clustered(picture: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -63,9 +61,7 @@ def clustered(picture: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def named(store: FeatureStore, latents: np.ndarray, clusters: np.ndarray) -> list[str]:
-    """What sets clusters apart: of what their latents fire on at least `COUNT` times, and more often than
-    all latents do, what adds most to the divergence of the two: p log(p / q), with the shares p of the
-    cluster's firings and q of all. A rare name with a high lift is not among them, nor is a common one.
+    """What sets clusters apart (`saelab.stores.naming`): of the firings of all latents, those of a cluster's.
 
     Args:
         store: Of the latents.
@@ -73,26 +69,21 @@ def named(store: FeatureStore, latents: np.ndarray, clusters: np.ndarray) -> lis
         clusters: int [m], -1 of none.
 
     Returns:
-        A name for each cluster: up to `NAMES` of these, joined; of what never fires "".
+        A name for each cluster: up to three of what it fires on, joined; of what never fires "".
     """
-    n = int(clusters.max(initial=-1)) + 1
     latent, shown, count, words = _words(store)
     of = np.full(store.n_latents, -1)
     of[latents] = clusters
-    wide = len(words)
-    everywhere = np.bincount(shown, count, wide)
-    everywhere = everywhere / max(everywhere.sum(), 1)
+    wide = max(len(words), 1)
+    everywhere = np.bincount(shown, count, wide).astype(np.int64)
     inside = of[latent] >= 0
-    own = np.bincount(of[latent][inside] * wide + shown[inside], count[inside], n * wide).reshape(n, wide)
-    names = []
-    for each in own:
-        share = each / max(each.sum(), 1)
-        counts = (each >= COUNT) & (share > everywhere)
-        lift = np.divide(share, everywhere, out=np.ones(wide), where=counts)
-        adds = share * np.log(lift)
-        best = [j for j in np.argsort(-adds, kind="stable")[:NAMES] if adds[j] > 0]
-        names.append("  ".join(visible(words[j]) for j in best))
-    return names
+    pair, at = np.unique(of[latent][inside] * wide + shown[inside], return_inverse=True)
+    own = np.bincount(at, count[inside], len(pair)).astype(np.int64)
+    names: list[list[str]] = [[] for _ in range(int(clusters.max(initial=-1)) + 1)]
+    best = set_apart(pair // wide, pair % wide, own, everywhere, int(everywhere.sum()))
+    for cluster, word in zip(*best, strict=True):
+        names[cluster].append(visible(words[word]))
+    return list(map("  ".join, names))
 
 
 def _words(store: FeatureStore) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
 from collections.abc import Callable
@@ -82,14 +81,14 @@ class _Epochs(io.StringIO):
 
 def _umap(rows: np.ndarray, near: int, seed: int, tell: Tell) -> np.ndarray:
     umap = _needed("umap", "umap-learn")
-    # its own notes go nowhere; a seed makes it run on one thread
-    with contextlib.redirect_stdout(io.StringIO()):
-        made = umap.UMAP(
-            n_neighbors=max(2, near), min_dist=0.1, metric="cosine", random_state=seed, verbose=True,
-            init="spectral" if len(rows) > 10 else "random", tqdm_kwds={"file": _Epochs("umap", tell)},
-            n_jobs=1,
-        )  # fmt: skip
-        return made.fit_transform(rows)
+    # it counts its epochs where the bar is not disabled, and prints nothing else where it is not verbose; a
+    # seed makes it run on one thread
+    made = umap.UMAP(
+        n_neighbors=max(2, near), min_dist=0.1, metric="cosine", random_state=seed, n_jobs=1,
+        init="spectral" if len(rows) > 10 else "random",
+        tqdm_kwds={"file": _Epochs("umap", tell), "disable": False},
+    )  # fmt: skip
+    return made.fit_transform(rows)
 
 
 def _tsne(rows: np.ndarray, near: int, seed: int, tell: Tell) -> np.ndarray:

@@ -42,6 +42,7 @@ UNTRIED = {
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
     "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "
     "Run.figure Run.to_frame TensorBoard WandB Settings ActivationBatch Shown Scale Edit Edit.to_dict "
+    "Compared Compared.* SideBySide SideBySide.* "
     "Arm Choice Contrast Effect Effect.figure Effect.frontier Effect.table Effect.to_frame Figure GateCurve "
     "GateCurve.figure GateCurve.to_frame Selected Selected.figure Selected.to_frame TokenShift "
     "DocumentRecord* Option Recipe* Step": "what functions give, and take no arguments or only right ones",
@@ -55,6 +56,7 @@ UNTRIED = {
     "SAE.push_to_hub": "needs a network; tests/unit/test_hub.py has a server",
     "WandB": "needs its library",
     "start_map MapJob*": "begins a process; tests/unit/test_map_jobs.py has some",
+    "Lab.compare compare side_by_side": "need two SAEs; tests/unit/test_compare.py has them",
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
     "Lab.board": "holds views, whose methods are tried; tests/unit/test_board.py has some",
     "Lab.erase": "needs samples with a concept; tests/unit/test_erasing.py has some",

@@ -1,3 +1,4 @@
+from .compared import Compared, compare
 from .concepts import Concept, Concepts, concepts
 from .differences import sample_difference
 from .evals import Report, Scores, evaluate
@@ -26,6 +27,7 @@ from .results import (
 )
 from .samples import sample_codes
 from .searches import Found, search
+from .side_by_side import SideBySide, side_by_side
 from .special import SpecialTokens, TokenScores, special_tokens
 from .steering.effects import dose_response, effect, side_effects
 from .steering.gate import GateCurve, calibrate_gate
@@ -38,6 +40,7 @@ __all__ = [
     "Arm",
     "Changed",
     "Choice",
+    "Compared",
     "Concept",
     "Concepts",
     "Contrast",
@@ -67,12 +70,14 @@ __all__ = [
     "SampleCodes",
     "Scores",
     "Selected",
+    "SideBySide",
     "SpecialTokens",
     "TokenScores",
     "TokenShift",
     "calibrate_gate",
     "card",
     "cards",
+    "compare",
     "concepts",
     "direct_logits",
     "distinct_n",
@@ -96,6 +101,7 @@ __all__ = [
     "sample_difference",
     "search",
     "select_latents",
+    "side_by_side",
     "side_effects",
     "special_tokens",
     "start_map",

@@ -19,15 +19,22 @@ from saelab.widgets.source import Source
 if TYPE_CHECKING:
     import pandas as pd
 
+    from saelab.analysis.compared import Compared
+    from saelab.analysis.evals import Report
     from saelab.analysis.logits import KeptLenses
     from saelab.analysis.maps.looking import Neighbourhood
     from saelab.analysis.results import Difference, FeatureCard, LatentTable, Predictions, SampleCodes
     from saelab.analysis.searches import Found
+    from saelab.analysis.side_by_side import SideBySide
     from saelab.analysis.stored import StoredCorpus
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
     from saelab.stores.annotations import Named, Notes
     from saelab.types import Subject
+
+
+SCORED_TEXTS, SCORED_ROWS = 256, 4096
+"""Documents and rows on which two SAEs are scored side by side, at most."""
 
 
 class OpenedSAE:
@@ -131,6 +138,10 @@ class OpenedSAE:
                 "notes": lambda: self.notes,
                 "tags": lambda: self.tags,
                 "lists": lambda: self.lists,
+                "store": lambda: self.store,
+                "report": self._report,
+                "compare": self._compare,
+                "scores": self._scores,
                 "search": lambda text: [(each.latent, each.value) for each in self.found(text)],
                 **self._map_questions(),
             },
@@ -256,6 +267,31 @@ class OpenedSAE:
         from saelab.analysis.steering.sessions import SESSIONS
 
         return SESSIONS[kind](self._model(), self.sae, self._store)
+
+    # ---- beside another SAE
+
+    def _compare(self, other: Source) -> Compared:
+        from saelab.analysis import compare
+
+        return compare(self.store, other.questions["store"](), names=self._names(other))
+
+    def _scores(self, other: Source) -> SideBySide:
+        """Both on the first documents of our store, each with its own model."""
+        from saelab.analysis import SideBySide
+
+        sql = "select text from documents where text != '' order by document limit ?"
+        samples = self.store.query(sql, [SCORED_TEXTS])["text"].tolist()
+        both = (self._report(samples), other.questions["report"](samples))
+        return SideBySide(dict(zip(self._names(other), both, strict=True)))
+
+    def _report(self, samples: list[str]) -> Report:
+        from saelab.analysis import evaluate
+
+        return evaluate(self.sae, self._model(), samples, max_rows=SCORED_ROWS)
+
+    def _names(self, other: Source) -> tuple[str, str]:
+        name = str(other.selection.sae)
+        return self.name, name if name != self.name else f"{name} (other)"
 
     def _model(self) -> Subject:
         """The Lab's subject. Raises SubjectError."""

@@ -22,7 +22,7 @@ from saelab.stores.compare import Comparison, compare
 from saelab.stores.directions import open_directions
 from saelab.stores.feature_fields import checked_manifest
 from saelab.stores.labels import attach, labels_of
-from saelab.stores.lacking import explained, need, need_latent, need_made_with
+from saelab.stores.lacking import check_made_with, explained, need, need_latent
 from saelab.stores.latent_tables import LatentTables
 from saelab.stores.naming import Apart, names_of
 from saelab.stores.queries import Connection, ask, select
@@ -352,20 +352,7 @@ class FeatureStore:
         Raises:
             StoreError: Its fingerprint is another.
         """
-        if not hasattr(given, "fingerprint"):
-            message = (
-                f"A store is checked against an SAE or a subject. Got {type(given).__name__}. Load it first."
-            )
-            raise StoreError(message)
-        kind = "sae" if hasattr(given, "encode_sparse") else "subject"
-        need_made_with(self.manifest, kind)
-        if given.fingerprint() != self.manifest[kind]:
-            message = (
-                f"A store must be read with the {kind} that it was indexed with, {self.manifest[kind][:12]}. "
-                f"Got another, {given.fingerprint()[:12]}. Load the right one, or index anew with "
-                f"saelab.index."
-            )
-            raise StoreError(message)
+        check_made_with(self.manifest, given)
 
     def __repr__(self) -> str:
         of = f"{self.n_rows:,} rows of {self.n_documents:,} documents"

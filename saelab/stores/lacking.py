@@ -82,22 +82,35 @@ def need_directions(manifest: Mapping[str, Any]) -> None:
         raise StoreError(message)
 
 
-def need_made_with(manifest: Mapping[str, Any], kind: str) -> None:
-    """Refuse to compare an SAE or a subject with what an export calls so.
+def check_made_with(manifest: Mapping[str, Any], given: Any) -> None:
+    """Refuse an SAE or a subject that a store was not made with.
 
     Args:
         manifest: Of the store.
-        kind: "sae" or "subject".
+        given: The SAE or subject.
 
     Raises:
-        StoreError: It was made of an export.
+        StoreError: Its fingerprint is another, or the store was made of an export, which has none.
     """
+    if not hasattr(given, "fingerprint"):
+        message = (
+            f"A store is checked against an SAE or a subject. Got {type(given).__name__}. Load it first."
+        )
+        raise StoreError(message)
+    kind = "sae" if hasattr(given, "encode_sparse") else "subject"
     if "export" in manifest:
         what = {"sae": "an SAE", "subject": "a model"}[kind]
         message = (
             f"A store is used with {what} that it was made with. Got {what} beside {_export(manifest)}, in "
             "which that cannot be seen. Open the store alone, Lab(stores=store), or index a corpus with "
             "saelab.index."
+        )
+        raise StoreError(message)
+    if given.fingerprint() != manifest[kind]:
+        message = (
+            f"A store must be read with the {kind} that it was indexed with, {manifest[kind][:12]}. "
+            f"Got another, {given.fingerprint()[:12]}. Load the right one, or index anew with "
+            f"saelab.index."
         )
         raise StoreError(message)
 

@@ -3,6 +3,7 @@
 from saelab.widgets.base import View as View
 from saelab.widgets.board import BoardView as BoardView
 from saelab.widgets.card import CardView as CardView
+from saelab.widgets.compare import CompareView as CompareView
 from saelab.widgets.corpus import CorpusView as CorpusView
 from saelab.widgets.densities import DensitiesView as DensitiesView
 from saelab.widgets.erase import EraseView as EraseView
@@ -34,3 +35,4 @@ class LabViews:
     steer = Made(SteerView.of)
     erase = Made(EraseView.of)
     board = Made(BoardView.of)
+    compare = Made(CompareView.of)

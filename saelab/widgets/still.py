@@ -197,7 +197,7 @@ def bars(title: str, counts: Mapping[str, int]) -> str:
 
 
 def grid(columns: Sequence[str], lines: Iterable[Sequence[str]], last: str = INK) -> str:
-    """last: the colour of the last column."""
+    """A table of words. last: the colour of the last column."""
     style = "text-align:left;padding:1px 10px 1px 0"
     colours = [INK] * (len(columns) - 1) + [last]
     kinds = ("th" if column else "td" for column in columns)

@@ -163,12 +163,13 @@ def _pairs(seed: int, linear: float = 0.0):
 
 
 @pytest.mark.parametrize(
-    ("sparsity", "options"), [("topk", {}), ("batchtopk", {}), ("jumprelu", {"l0": 1e-2})]
+    ("sparsity", "steps", "options"),
+    [("topk", 400, {}), ("batchtopk", 900, {}), ("jumprelu", 600, {"l0": 1e-2})],
 )
-def test_a_transcoder_finds_what_it_reads_and_what_it_writes(sparsity, options, tmp_path):
+def test_a_transcoder_finds_what_it_reads_and_what_it_writes(sparsity, steps, options, tmp_path):
     x, y, _, writes = _pairs(0)
     config = recipe("transcoder", d_in=24, d_out=20, d_sae=64, k=3, sparsity=sparsity, **options)
-    run = train(config, (x[:14_000], y[:14_000]), steps=900, batch_size=256, out=tmp_path, progress=False)
+    run = train(config, (x[:14_000], y[:14_000]), steps=steps, batch_size=256, out=tmp_path, progress=False)
     sae = run.sae
     assert _found(writes, sae.W_dec.detach()) >= 0.9
     held_out = sae(x[14_000:], y[14_000:])

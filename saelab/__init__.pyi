@@ -17,6 +17,7 @@ from .analysis import evaluate
 from .formats import load_sae, save_sae
 from .harvesting import harvest, index
 from .lab import Lab
+from .lab.watching import watch
 from .sae import SAE, SAEConfig, recipe, recipes
 from .stores import ActivationStore, FeatureStore
 from .subjects import LanguageModel, TorchModule, VisionModel, load_subject
@@ -58,5 +59,6 @@ __all__ = [
     "train",
     "training",
     "types",
+    "watch",
     "widgets",
 ]

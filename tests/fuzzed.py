@@ -57,6 +57,7 @@ UNTRIED = {
     "WandB": "needs its library",
     "start_map MapJob*": "begins a process; tests/unit/test_map_jobs.py has some",
     "Lab.compare compare side_by_side": "need two SAEs; tests/unit/test_compare.py has them",
+    "watch": "reads whatever is there; tests/unit/test_watching.py refuses",
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
     "Lab.board": "holds views, whose methods are tried; tests/unit/test_board.py has some",
     "Lab.erase": "needs samples with a concept; tests/unit/test_erasing.py has some",

@@ -15,6 +15,8 @@ export interface Sent {
 export interface Bridge {
   /** whether a kernel answers */
   live: boolean;
+  /** interrupt the kernel; absent where the front end does not let a view */
+  interrupt?: () => Promise<void>;
   ask(question: string, args?: Args): Promise<Answer>;
   close(): void;
 }
@@ -57,6 +59,8 @@ export interface View {
   body: HTMLElement;
   /** whether a kernel answers */
   live: boolean;
+  /** interrupt the kernel, as the notebook's own button does; absent where a view may not */
+  interrupt?: () => Promise<void>;
   /** show a message above the view; "" takes it away */
   say(message: string): void;
   /** an option of the view: a synchronised trait of its Python class */

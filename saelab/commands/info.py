@@ -142,7 +142,7 @@ def _run(path: Path) -> tuple[str, dict[str, Any]] | None:
 def _finished_run(path: Path) -> tuple[str, dict[str, Any]]:
     from saelab.training.run import told
 
-    history, settings, provenance = told(path)
+    history, settings, provenance, _ = told(path)
     last = history[-1].to_dict() if history else None
     made = {name: provenance.get(name) for name in ("seconds", "rows_per_second", "device", "data")}
     return "training run, finished", {**_own(path), "steps": settings.steps, "last": last, **made}

@@ -2,8 +2,9 @@
 
 A finished run's folder: `config.json` and `sae.safetensors` (the SAE, see saelab.sae.storage), `history.json`
 (one record for each logged step) and, written last, `run.json` (settings, data, provenance). An unfinished
-run has `checkpoints/` and `history.jsonl` (the same records, a line each, for `pandas.read_json(path,
-lines=True)` and `tail -f`).
+run has `checkpoints/`, `history.jsonl` (the same records, a line each, for `pandas.read_json(path,
+lines=True)` and `tail -f`) and `live.json` (how far it is: `saelab.training.live`); one that was stopped or
+interrupted has the SAE as it was then, too.
 """
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ class Run:
     sae: in eval mode, on the CPU unless a device was asked for. history: one Record for each logged step.
     finished: False where the run was interrupted (call train again with the same arguments and `out` to
     continue).
-    provenance: versions, data fingerprint, seconds, rows per second. folder: where it was written, or None.
+    provenance: versions, data fingerprint, seconds, rows per second, how it ended ("finished", "stopped" by
+    whoever watched it, "interrupted"). folder: where it was written, or None. live: what it told last while
+    it trained; None of a run of an older saelab.
     """
 
     sae: SAE
@@ -108,6 +111,7 @@ class Run:
     finished: bool = True
     provenance: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    live: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def to_frame(self) -> pandas.DataFrame:
         """The history as a table, one row for each logged step."""
@@ -170,7 +174,8 @@ class Run:
         if not self.history:
             return f"{head}, no step logged)"
         last = self.history[-1]
-        state = "" if self.finished else f", interrupted at step {last.step} of {self.settings.steps}"
+        ended = self.provenance.get("ended", "interrupted")
+        state = "" if self.finished else f", {ended} at step {last.step} of {self.settings.steps}"
         return (
             f"{head}, {last.rows:,} rows, FVU {last.fvu:.3f}, L0 {last.l0:.1f}, dead {last.dead:.1%}{state})"
         )
@@ -186,9 +191,9 @@ class Run:
         """
         from saelab.sae import SAE
 
-        records, settings, provenance = told(folder)
+        records, settings, provenance, live = told(folder)
         sae = SAE.load(folder)
-        return cls(sae, records, sae.config, settings, True, provenance, folder)
+        return cls(sae, records, sae.config, settings, True, provenance, folder, live)
 
     @checked(folder=place)
     def save(self, folder: Path) -> None:
@@ -201,12 +206,14 @@ class Run:
                 **STAMP.fields(),
                 "settings": to_dict(self.settings),
                 "provenance": self.provenance,
+                "live": self.live,
             },
         )
 
 
-def told(folder: Path) -> tuple[list[Record], Settings, dict[str, Any]]:
-    """History, settings and provenance of the finished run in a folder, read without its SAE.
+def told(folder: Path) -> tuple[list[Record], Settings, dict[str, Any], dict[str, Any] | None]:
+    """History, settings, provenance and what was told last of the finished run in a folder, read without its
+    SAE.
 
     Raises:
         StoreError: There is none.
@@ -222,7 +229,8 @@ def told(folder: Path) -> tuple[list[Record], Settings, dict[str, Any]]:
     history = read_json(folder / "history.json", "run's history.json", list)
     try:
         records = [Record.from_dict(row) for row in history]
-        return records, from_dict(Settings, data["settings"]), dict(data["provenance"])
+        live = data.get("live")
+        return records, from_dict(Settings, data["settings"]), dict(data["provenance"]), live and dict(live)
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         message = f"The run in {folder} must be whole. Got an unexpected entry ({error!r}). Train again."
         raise FormatError(message) from error

@@ -21,6 +21,7 @@ from saelab.sae.metrics import FVU
 from saelab.sae.model import SAE
 from saelab.sae.network import Forward
 from saelab.training import checkpoints, shards
+from saelab.training.live import NAME, Live
 from saelab.training.losses import LOSSES, Firing, Progress
 from saelab.training.rows import Rows
 from saelab.training.rules import RULES
@@ -83,6 +84,8 @@ class Session:
         ):  # what a run that was killed logged after its checkpoint comes again
             (folder / LINES).unlink(missing_ok=True)
             append_lines(folder, self.history)
+        told, steps = folder if dist.first() else None, (settings.steps, settings.batch_size)
+        self.live = Live(told, config.title, config.d_sae, *steps, self.progress.step)
 
     def step(self, batch: Tensor) -> Record | None:
         """One update, from the gradients of all micro-batches of a batch, where ranks share it with this
@@ -130,6 +133,8 @@ class Session:
     def log(self, record: Record) -> None:
         """Add to the history, and to its file if the run has a folder. Raises StoreError."""
         self.history.append(record)
+        # where latents are divided each rank knows its own
+        self.live.log(record.step, self.firing.density if dist.latents.size == 1 else None)
         if self.folder is not None and dist.first():
             append_lines(self.folder, [record])
 
@@ -248,13 +253,16 @@ class Session:
         self.history = list(found.history)
 
     def finish(self, rows: int, seconds: float) -> Run:
-        """The Run as it is now; written and rid of its checkpoints if every step is done.
+        """The Run as it is now; written and rid of its checkpoints if every step is done. Of another the SAE
+        is written, beside the checkpoint by which it goes on.
 
         rows, seconds: of this call.
         """
         sae = shards.whole(self.sae, self.config).eval()
         finished = self.progress.step == self.settings.steps
+        self.live.end("finished" if finished else "stopped" if self.live.stop_asked() else "interrupted")
         provenance = {
+            "ended": self.live.state,
             "data": self.identity.get("data"),
             "held_out": self.identity.get("held_out"),
             "weights": sae.fingerprint(),
@@ -267,11 +275,17 @@ class Session:
             "saelab": _saelab_version(),
             "python": platform.python_version(),
         }
-        run = Run(sae, self.history, self.config, self.settings, finished, provenance, self.folder)
-        if finished and self.folder is not None and dist.first():
-            run.save(self.folder)
-            checkpoints.remove(self.folder)
-            (self.folder / LINES).unlink(missing_ok=True)
+        live = self.live.to_dict()
+        run = Run(sae, self.history, self.config, self.settings, finished, provenance, self.folder, live)
+        if self.folder is None or not dist.first():
+            return run
+        if not finished:
+            sae.save(self.folder)
+            return run
+        run.save(self.folder)
+        checkpoints.remove(self.folder)
+        for name in (LINES, NAME):
+            (self.folder / name).unlink(missing_ok=True)
         return run
 
 

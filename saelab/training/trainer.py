@@ -26,6 +26,7 @@ from saelab.training import checkpoints, shards
 from saelab.training.arguments import check_configs, complete, count_steps
 from saelab.training.estimates import check_fits, device_of, plan
 from saelab.training.interrupt import Interrupt
+from saelab.training.live import Live
 from saelab.training.rows import Rows, as_held_out, as_rows, check_enough
 from saelab.training.run import Record, Run, Settings, differences
 from saelab.training.session import Diverged, Session
@@ -48,6 +49,8 @@ class Event(NamedTuple):
     settings: Settings
     number: int = 0
     """Which of the configs, where several are trained at once."""
+    live: Live | None = None
+    """How far and how fast it is; `live.stop()` ends the run after its step."""
 
 
 Callback = Callable[[Event], None]
@@ -93,7 +96,8 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     level INFO, before it starts. Same seed, same numbers (one machine, one thread count); the global random
     state is not touched.
 
-    An interrupt (Ctrl-C) ends the current step, writes a checkpoint and returns the Run with finished=False.
+    An interrupt (Ctrl-C) ends the current step, writes a checkpoint and the SAE, and returns the Run with
+    finished=False; so does the stop button of `saelab.watch`, or a file `stop` in `out`.
     Under torchrun every process makes the same call and gets the same Runs; rank 0 alone calls the callbacks
     and writes `out`. docs/scale.md says how to launch and what is exact.
 
@@ -191,7 +195,12 @@ def train(  # pyright: ignore[reportInconsistentOverload]
             found = _found([job.folder for job in todo if job.folder])
             for i, job in enumerate(todo):
                 job.open(where, found[i] if found else None)
-            _loop(todo, progress, checkpoint_every, callbacks)
+            try:
+                _loop(todo, progress, checkpoint_every, callbacks)
+            except BaseException:  # whoever watches is told
+                for job in todo:
+                    job.session.live.end("failed")
+                raise
     runs = [job.run for job in jobs if job.run is not None]
     return runs if several else runs[0]
 
@@ -310,7 +319,8 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
             for job in jobs if dist.first() else []:
                 history = job.session.history
                 last = history[-1] if history else None
-                event = Event(name, done, last, job.session.sae, job.settings, job.number)
+                session = job.session
+                event = Event(name, done, last, session.sae, job.settings, job.number, session.live)
                 for callback in callbacks:
                     callback(event)
 
@@ -332,6 +342,9 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
                         if record is not None:
                             session.log(record)
                     done += 1
+                    for session in sessions:
+                        session.live.done(done)
+                        interrupt.pending |= session.live.stop_asked()
                 bar.update(settings.batch_size)
                 logged = [record for record in records if record is not None]
                 if logged:

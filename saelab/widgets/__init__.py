@@ -20,6 +20,7 @@ from saelab.widgets.sample import SampleView as SampleView
 from saelab.widgets.selection import Selection as Selection
 from saelab.widgets.source import Made
 from saelab.widgets.steer import SteerView as SteerView
+from saelab.widgets.watch import WatchView as WatchView
 from saelab.widgets.wire import Packed as Packed
 
 

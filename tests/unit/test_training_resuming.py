@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_training import TINY, _equal, _planted, _tiny
 
+from saelab.sae import SAE
 from saelab.training import RULES, checkpoints, train
 from saelab.types import (
     ConfigError,
@@ -33,7 +34,10 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(rows, tmp_path
     part = train(_tiny(), rows, out=tmp_path, callbacks=[interrupt], **TINY)
     assert not part.finished
     assert part.history == whole.history[:stop]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "history.jsonl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "checkpoints", "config.json", "history.jsonl", "live.json", "sae.safetensors",
+    ]  # fmt: skip
+    assert SAE.load(tmp_path).fingerprint() == part.sae.fingerprint()
     assert pandas.read_json(tmp_path / "history.jsonl", lines=True).step.tolist() == list(range(1, stop + 1))
     rest = train(_tiny(), rows, out=tmp_path, **TINY)
     assert rest.finished

@@ -57,6 +57,8 @@ export function kernelBridge(model, say) {
 
   return {
     live: true,
+    // of a front end that lets a view do what its own ■ does
+    interrupt: watched?.interrupt ? () => watched.interrupt() : undefined,
     ask(question, args = {}) {
       return new Promise((resolve, reject) => {
         const along = opening[keyOf(question, args)];

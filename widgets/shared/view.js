@@ -63,6 +63,7 @@ function viewOf(model, bridge, body, say) {
   const view = {
     body,
     live: bridge.live,
+    interrupt: bridge.interrupt,
     say,
     chosen,
     option: (name) => model.get(name),

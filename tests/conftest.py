@@ -29,7 +29,7 @@ HOOK = "blocks.2.hook_resid_post"
 TOGETHER = {
     f"tests/{path}.py": unit
     for unit, folder, names in (
-        ("browser", "browser", "erase export keys pictures reopened tour"),
+        ("browser", "browser", "erase export keys map pictures reopened tour"),
         (
             "forks",
             "unit",

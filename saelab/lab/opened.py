@@ -303,11 +303,12 @@ class OpenedSAE:
 
     def _map_questions(self) -> dict[str, Callable[..., Any]]:
         """What a map asks."""
-        from saelab.analysis import latent_column, latent_map
+        from saelab.analysis import latent_column, latent_map, start_map
         from saelab.analysis.maps.looking import COLUMNS
 
         return {
             "map": lambda by, method: latent_map(self.store, by, method),
+            "start_map": lambda by, method: start_map(self.store, by, method),
             "near": lambda latents, by: self._neighbourhood(by).near(latents),
             "firings": lambda latent: self.store.firings(latent, 6),
             "map_column": lambda sql: latent_column(self.store, sql),

@@ -195,8 +195,9 @@ class MapView(View):
         return str(self.map)
 
     def html(self) -> str:
-        names = self._names()
-        some = {j: names[j] for j in (self.latents or ())[: still_map.LISTED] if j < len(names)}
+        some = (self.latents or ())[: still_map.LISTED]
+        names = self._names() if some else ()
+        some = {j: names[j] for j in some if j < len(names)}
         return still.frame(still_map.form(self.map, self.latents, some))
 
     # ---- answers
@@ -308,7 +309,7 @@ def pack_points(made: LatentMap) -> Packed:
         has no place; `cluster` uint16, 65535 of none; `dead` uint8. Header: `clusters`, `[name, latents, x,
         y]`, the largest first; `verdict`, `trusted`, `controls`, one a picture and measure.
     """
-    x, y = still_map.quantised(made)
+    x, y = still_map.quantised(made.x, made.y)
     cluster = np.where(made.cluster >= 0, made.cluster, NOWHERE).astype(np.uint16)
     middles = still_map.centres(x, y, made.cluster, len(made.names))
     count = np.bincount(made.cluster[made.cluster >= 0], minlength=len(made.names))

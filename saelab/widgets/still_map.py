@@ -25,6 +25,8 @@ COLOURS = ("#b37700", "#2f8fc7", "#009e73", "#8a7d00", "#0072b2", "#d55e00", "#b
 GREY, PALE = "#8b93a1", "#c8ccd4"
 SHOWN_BYTES = 46_000
 """Of the picture within a form of `still.MOST_BYTES`."""
+DRAWN = 150_000
+"""Points of the picture, at most: of more every second, third, ... one is drawn."""
 LABELS, LISTED = 14, 10
 LABEL = 40
 """Characters of a name on the map, at most."""
@@ -33,21 +35,31 @@ LETTER = 6.6
 """Pixels of a line, and of a letter of 12 pixels, as wide as they come."""
 
 
-def quantised(made: LatentMap) -> tuple[np.ndarray, np.ndarray]:
-    """uint16 [d_sae] x and y: steps of a 65,534th of the wider side, the other side in the middle; `NOWHERE`
-    twice for what has no place."""
-    both = np.stack([made.x, made.y], 1).astype(np.float64)
-    out = np.full(both.shape, NOWHERE, np.uint16)
-    there = np.isfinite(both).all(1)
-    if there.any():
-        low, high = both[there].min(0), both[there].max(0)
-        middle, step = (low + high) / 2, max(float((high - low).max()), 1e-30) / (NOWHERE - 1)
-        out[there] = np.clip(np.rint((both[there] - middle) / step + (NOWHERE - 1) / 2), 0, NOWHERE - 1)
-    return np.ascontiguousarray(out[:, 0]), np.ascontiguousarray(out[:, 1])
+def quantised(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """uint16 [n] x and y: steps of a 65,534th of the wider side, the other side in the middle; `NOWHERE`
+    twice for what has no place. x, y: float32 [n], NaN of what has none."""
+    there = np.isfinite(x) & np.isfinite(y)
+    if not there.any():
+        return np.full(len(x), NOWHERE, np.uint16), np.full(len(x), NOWHERE, np.uint16)
+    whole = bool(there.all())
+    sides = [(float(v.min()), float(v.max())) for v in ((x, y) if whole else (x[there], y[there]))]
+    step = max(max(high - low for low, high in sides), 1e-30) / (NOWHERE - 1)
+    out = []
+    for values, (low, high) in zip((x, y), sides, strict=True):
+        steps = np.subtract(values, np.float32((low + high) / 2), dtype=np.float32)
+        steps *= np.float32(1 / step)
+        steps += np.float32(NOWHERE / 2)  # half a step more: cut off, it is rounded
+        np.clip(steps, 0, NOWHERE - 1, out=steps)
+        if not whole:
+            steps[~there] = NOWHERE
+        out.append(steps.astype(np.uint16))
+    return out[0], out[1]
 
 
 def centres(x: np.ndarray, y: np.ndarray, cluster: np.ndarray, n: int) -> np.ndarray:
     """float64 [n 2]: the median place of each cluster's latents, NaN of none."""
+    if n < 1 << 15:  # few bits are sorted at once
+        cluster = cluster.astype(np.int16)
     order = np.argsort(cluster, kind="stable")
     bounds = np.searchsorted(cluster[order], np.arange(n + 1))
     parts = (order[low:high] for low, high in itertools.pairwise(bounds))
@@ -99,22 +111,24 @@ def picture(
         labels: Names of clusters, at most.
     """
     width, height = 640, 480
-    x, y = quantised(made)
+    at = made.placed
+    if latents is None and len(at) > DRAWN:
+        at = at[:: -(-len(at) // DRAWN)]
+    x, y = quantised(made.x[at], made.y[at])
+    cluster, dead = made.cluster[at], made.dead[at]
     side = 0.94 * min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     px, py = left + side * (x / NOWHERE), top + side * (1 - y / NOWHERE)
-    at = made.placed
-    tone = np.where(made.cluster >= 0, 1 + made.cluster % len(COLOURS), len(COLOURS) + 1)
-    tone = np.where(made.dead, len(COLOURS) + 1, tone)
+    tone = np.where(cluster >= 0, 1 + cluster % len(COLOURS), len(COLOURS) + 1)
+    tone = np.where(dead, len(COLOURS) + 1, tone)
+    order = np.arange(len(at))
     if latents is not None:
-        lit = np.zeros(len(x), bool)
-        lit[[j for j in latents if j < len(x)]] = True
+        lit = np.isin(at, np.asarray(latents))
         tone = np.where(lit, tone, len(COLOURS) + 2)
-        at = at[np.argsort(lit[at], kind="stable")]
+        order = np.argsort(lit, kind="stable")
     size = int(np.clip(round(30 / max(len(at), 1) ** 0.3), 1, 4))
-    pixels = _painted(
-        px[at] * scale, py[at] * scale, tone[at], made.dead[at], size, width * scale, height * scale
-    )
+    where = px[order] * scale, py[order] * scale
+    pixels = _painted(*where, tone[order], dead[order], size, width * scale, height * scale)
     data = b64encode(_png(pixels)).decode()
     shown = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
@@ -124,7 +138,7 @@ def picture(
         'stroke-width="3" paint-order="stroke" stroke-linejoin="round">'
     ]
     taken: list[tuple[float, float, float]] = []
-    for (cx, cy), name in zip(centres(px, py, made.cluster, len(made.names)), made.names, strict=True):
+    for (cx, cy), name in zip(centres(px, py, cluster, len(made.names)), made.names, strict=True):
         name = html.unescape(still.escaped(name))[:LABEL]  # signs of what does not show are wide
         wide = LETTER * len(name) + 4
         if not name or np.isnan(cx) or len(taken) == labels or wide > width:

@@ -18,7 +18,7 @@ from shown import chunks, decoded, table
 from saelab.analysis.maps.faithful import Faith, Share
 from saelab.analysis.maps.looking import COLUMNS, LatentColumn, Near
 from saelab.analysis.maps.results import CONTROLS, LatentMap
-from saelab.types import ConfigError, StoreError
+from saelab.types import ConfigError, JobError
 from saelab.widgets import MapView, Selection, still, still_map
 from saelab.widgets.map import PAGE_ABOUT, pack_points
 from saelab.widgets.still_map import NOWHERE
@@ -159,9 +159,9 @@ def test_pca_is_shown_until_a_slower_method_is_there():
     answers["cancel"](by="decoder", method="tsne")
     assert (jobs[1].cancelled, view.method, view.map.method) == (1, "pca", "pca")
     answers["points"](by="decoder", method="tsne")
-    jobs[2].done, jobs[2].error = True, StoreError("It was lost. Got nothing. Start it again.")
+    jobs[2].done, jobs[2].error = True, JobError("It was lost. Got nothing. Start it again.")
     assert "lost" in answers["progress"](by="decoder", method="tsne").header["job"]["error"]
-    with pytest.raises(StoreError, match="lost"):
+    with pytest.raises(JobError, match="lost"):
         answers["points"](by="decoder", method="tsne")
     assert answers["points"](by="decoder", method="tsne").header["job"]["error"] == ""
     assert len(jobs) == 4
@@ -217,7 +217,7 @@ def test_a_page_holds_what_it_says(tmp_path):
     held = {question: chunks(data["shelves"][number]) for question, number in entry["shelves"].items()}
     assert set(held["column"]) == {f'column?sql="{sql}"' for sql in ["max / mean", *COLUMNS]}
     fields = decoded(*held["points"]['points?by="decoder"&method="pca"'])
-    np.testing.assert_array_equal(fields["x"], still_map.quantised(view.map)[0])
+    np.testing.assert_array_equal(fields["x"], still_map.quantised(view.map.x, view.map.y)[0])
     assert len(held["about"]) in (PAGE_ABOUT, PAGE_ABOUT + 1)
     assert 'about?by="decoder"&latent=17' in held["about"]
     count, placed = table(n).count, set(view.map.placed.tolist())

@@ -113,12 +113,12 @@ export function verdictPanel({ verdict, trusted, controls }) {
   );
   const text = h("p", { class: trusted ? "" : "sl-doubt" }, verdict);
   return h(
-    "section",
-    { class: "sl-map-verdict", "aria-label": "how far to trust the picture" },
+    "div",
+    { class: "sl-map-verdict", role: "group", "aria-label": "how far to trust the picture" },
     h("div", { class: "sl-map-head" }, text, note("trust", TRUST)),
     h(
       "div",
-      { class: "sl-map-wide" },
+      { class: "sl-map-wide", role: "group", "aria-label": "measures", tabindex: 0 },
       h("table", {}, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...lines)),
     ),
   );

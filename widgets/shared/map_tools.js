@@ -51,7 +51,7 @@ export function layOut(does) {
   const job = h("div", { class: "sl-map-job", hidden: true });
   const panel = h("div", {
     class: "sl-map-about",
-    role: "region",
+    role: "group",
     "aria-label": "latent on the map",
     tabindex: 0,
   });

@@ -282,8 +282,12 @@ class MapOfLatents {
 
   /** A latent was chosen, here or elsewhere. @param {number | null} latent */
   chose(latent) {
-    if (latent !== null) this.cloud.show(latent);
+    if (latent !== null) {
+      this.cloud.show(latent);
+      if (latent !== this.hovered) this.hovered = -1;
+    }
     this.rings();
+    this.hint();
     this.tell();
   }
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saelab.analysis.maps.faithful import Faith, Share
+from saelab.analysis.maps.profiles import never_fire
 from saelab.analysis.maps.results import CONTROLS, LatentMap
 from saelab.config import is_unicode
 from saelab.files import parse_json
@@ -57,7 +58,7 @@ def read(store: FeatureStore, options: Mapping[str, Any]) -> LatentMap | None:
                 name: Faith(*(Share(*map(float, share)) for share in each))
                 for name, each in zip(pictures, faith, strict=True)
             }
-            dead = store.latents()["count"].to_numpy() == 0
+            dead = never_fire(store)
             own = {"by": options["by"], "method": options["method"], "seed": options["seed"]}
             return LatentMap(
                 **own,

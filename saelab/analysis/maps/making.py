@@ -11,7 +11,7 @@ from saelab.analysis.maps import keeping
 from saelab.analysis.maps.clusters import clustered, named
 from saelab.analysis.maps.faithful import Faith, faith
 from saelab.analysis.maps.layouts import METHODS, Tell, laid
-from saelab.analysis.maps.profiles import BY, profile
+from saelab.analysis.maps.profiles import BY, never_fire, profile
 from saelab.analysis.maps.results import CONTROLS, LatentMap
 from saelab.arguments import a_store, an_integer, checked, flag, one_of
 
@@ -96,7 +96,7 @@ def _made(store: FeatureStore, options: Mapping[str, Any], tell: Tell) -> Latent
         method=method,
         x=place[:, 0],
         y=place[:, 1],
-        dead=store.latents()["count"].to_numpy() == 0,
+        dead=never_fire(store),
         cluster=cluster,
         names=tuple(named(store, own.latents, clusters)),
         faith=judged,

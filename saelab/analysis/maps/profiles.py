@@ -71,6 +71,16 @@ def _cofiring(store: FeatureStore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return latent, np.unique(row, return_inverse=True)[1], np.ones(len(row), np.float32)
 
 
+def never_fire(store: FeatureStore) -> np.ndarray:
+    """bool [n_latents]: the latents that fire on no row.
+
+    Args:
+        store: Of the latents.
+    """
+    # one column of the file: a database takes longer to open it than to read a million
+    return store._tables.columns("latents", ("count",)).column(0).to_numpy() == 0
+
+
 def firings(store: FeatureStore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(latent, number of what it fires on, how often) of each pair of a latent and what it fires on.
 
@@ -97,4 +107,4 @@ def _reduced(latent: np.ndarray, column: np.ndarray, value: np.ndarray, n: int, 
     return Profile(latents[kept], rows[kept])
 
 
-__all__ = ["BY", "Profile", "firings", "profile"]
+__all__ = ["BY", "Profile", "firings", "never_fire", "profile"]

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import exported
 import numpy as np
 import pytest
 import subjects_zoo as zoo
@@ -137,6 +138,8 @@ class Things:
         interventions.save(self.edit, folder / "edits" / "edits.json")
         told = [{"modelId": "m", "layer": "0-x", "index": str(j), "description": f"d{j}"} for j in range(9)]
         (folder / "labels" / "batch-0.jsonl").write_text("\n".join(map(json.dumps, told)))
+        exported.batch(folder / "export" / "features", 0, [exported.feature(0, frac_nonzero=0.1)])
+        exported.batch(folder / "export" / "activations", 0, [exported.window(0, ["a", "b"], [0.0, 1.0])])
         self.model.model.save_pretrained(folder / "model")
         self.model.tokenizer.save_pretrained(folder / "model")
         (folder / "loop").symlink_to(folder / "loop")
@@ -238,6 +241,10 @@ class Things:
             ),
             "Run.load": Case(Run.load, {"folder": self.folder / "run"}),
             "merge": Case(stores.merge, {"stores": [store], "out": out}),
+            "from_neuronpedia": Case(
+                stores.from_neuronpedia, {"folder": self.folder / "export", "out": out, "n_rows": 100},
+                ("skip", "overwrite"),
+            ),
             "migrate": Case(stores.migrate, {"old": self.folder / "store", "out": out}),
             "embedded.sae_folder": Case(embedded.sae_folder, {"hook": embedded.STORE_HOOK}),
             "embedded.store_folder": Case(embedded.store_folder, {"hook": embedded.STORE_HOOK}),
@@ -256,7 +263,7 @@ class Things:
         shown: dict[str, dict[str, Any]] = {
             "feature": {"latent": 1}, "features": {}, "densities": {}, "card": {"latent": 1},
             "codes": {"sample": "abc"}, "search": {"label": "a"}, "show": {"sample": "abc"},
-            "tokens": {"text": "abc"}, "label": {"latent": 1, "text": "x"},
+            "tokens": {"text": "abc"}, "label": {"latent": 1, "text": "x"}, "corpus": {"document": 1},
         }  # fmt: skip
         found |= {
             f"Lab.{name}": Case(getattr(lab, name), given)
@@ -322,6 +329,7 @@ class Things:
             "frontier": Case(analysis.frontier, {"reports": {"a": [report]}}),
             "Frontier.at": Case(analysis.frontier({"a": [report]}).at, {"l0": 2.0}),
             "latent_table": Case(analysis.latent_table, {"store": store}),
+            "latent_column": Case(analysis.latent_column, {"store": store, "sql": "max / mean"}),
             "latent_map": Case(analysis.latent_map, {"store": store, "keep": False}),
             "logit_lens": Case(analysis.logit_lens, {**lens, "latent": 1}),
             "match": Case(analysis.match, {"W_dec": d, "directions": d}),

@@ -6,6 +6,7 @@ from .labels import row_labels
 from .latents import card, cards, examples, latent_table
 from .logits import direct_logits, logit_lens
 from .maps.background import MapJob, MapProgress, start_map
+from .maps.looking import LatentColumn, latent_column
 from .maps.making import latent_map
 from .maps.results import LatentMap
 from .norms import NormDiagnostics, norms
@@ -48,6 +49,7 @@ __all__ = [
     "Found",
     "Frontier",
     "GateCurve",
+    "LatentColumn",
     "LatentMap",
     "LatentStats",
     "LatentTable",
@@ -79,6 +81,7 @@ __all__ = [
     "evaluate",
     "examples",
     "frontier",
+    "latent_column",
     "latent_map",
     "latent_table",
     "lexicon_count",

@@ -385,14 +385,32 @@ class LatentTable:
     max: np.ndarray
     names: tuple[str, ...]
     """a label, or what sets it apart, by pole where it has two; "" where nothing does"""
+    absent: frozenset[int] = frozenset()
+    """latents of which the store knows nothing, one that was made of an export; 0 and "not in the export" """
+
+    @property
+    def dead(self) -> int:
+        """How many never fire, of those that the store knows."""
+        return int((self.count == 0).sum()) - len(self.absent)
 
     @property
     def signed(self) -> bool:
         """Whether any latent is ever negative."""
         return bool((self.min < 0).any())
 
+    def telling(self) -> int | None:
+        """A latent to begin reading with: of those that fire on at most 1 % of the rows, but on 20 at least,
+        and have a name, the most frequent; where there is none, the most frequent of all; None of dead ones.
+        """
+        named = np.array([bool(name) for name in self.names], bool)
+        some = named & (self.count >= 20) & (self.density <= 0.01)
+        density = np.where(some, self.density, 0) if some.any() else self.density
+        best = int(density.argmax()) if len(self) else 0
+        return best if len(self) and self.count[best] else None
+
     def __len__(self) -> int:
         return len(self.count)
 
     def __repr__(self) -> str:
-        return f"LatentTable({len(self):,} latents, {int((self.count == 0).sum()):,} never fire)"
+        unknown = f", {len(self.absent):,} not in the export" if self.absent else ""
+        return f"LatentTable({len(self):,} latents, {self.dead:,} never fire{unknown})"

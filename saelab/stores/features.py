@@ -22,6 +22,7 @@ from saelab.stores.compare import Comparison, compare
 from saelab.stores.directions import open_directions
 from saelab.stores.feature_fields import checked_manifest
 from saelab.stores.labels import attach, labels_of
+from saelab.stores.lacking import explained, need, need_latent, need_made_with
 from saelab.stores.latent_tables import LatentTables
 from saelab.stores.naming import Apart, names_of
 from saelab.stores.queries import Connection, ask, select
@@ -82,9 +83,8 @@ class FeatureStore:
         """
         folder = path_of(folder, "The folder of a store")
         manifest = checked_manifest(folder)
-        tables.check_counts(
-            folder, {name: manifest[f"n_{name}"] for name in ("latents", "rows", "documents")}
-        )
+        there = [n for n in ("latents", "rows", "documents") if n not in manifest.get("lacks", ())]
+        tables.check_counts(folder, {name: manifest[f"n_{name}"] for name in there})
         return cls(folder, manifest)
 
     def latent(self, latent: int) -> LatentStats:
@@ -121,6 +121,7 @@ class FeatureStore:
     def _firings(self, latent: int, n: int, facet: str | None) -> dict[str, np.ndarray]:
         """The columns of `firings`."""
         n = integer("n", n, 0, error=RangeError)
+        need(self.manifest, "firings")
         found = self._tables.of("firings", self._checked(latent))
         facets, names = self._vocabulary
         shown = found.column("shown").to_numpy()
@@ -178,6 +179,7 @@ class FeatureStore:
             RangeError: The latent is out of range.
         """
         n = integer("n", n, 0, error=RangeError)
+        need(self.manifest, "coactivation")
         found = self._tables.of("coactivation", self._checked(latent))
         found = found.slice(0, min(n, len(found)))
         return found.drop_columns(["latent", "rank"]).to_pandas()
@@ -214,6 +216,7 @@ class FeatureStore:
             RangeError: There is no such row.
             StoreError: Its codes were not kept.
         """
+        need(self.manifest, "rows")
         row = _index(row, self.n_rows, "row")
         where = ask(self._connection, "select * from rows where row = ?", [row]).iloc[0]
         codes = ask(self._connection, "select latent, value from codes_by_row where row = ?", [row])
@@ -274,6 +277,7 @@ class FeatureStore:
             StoreError: No codes were kept.
         """
         at = self._checked(latent)
+        need(self.manifest, "codes_by_latent")
         if self.kept == "none":
             self.need_codes()
         sql = "select row, value from codes_by_latent where latent = ? order by row"
@@ -286,6 +290,7 @@ class FeatureStore:
         Raises:
             StoreError: They were not kept.
         """
+        need(self.manifest, "codes_by_row")
         if self.kept != "full":
             message = (
                 f"This needs the codes of every row. Got a store with codes={self.kept!r} in {self.folder}. "
@@ -328,7 +333,10 @@ class FeatureStore:
             StoreError: DuckDB's complaint, or the statement would write.
             ConfigError: Another format.
         """
-        return select(self._connection, sql, values, format)
+        try:
+            return select(self._connection, sql, values, format)
+        except StoreError as error:
+            raise explained(self.manifest, error) or error from error.__cause__
 
     def verify(self) -> None:
         """Compare every file with its hash.
@@ -350,6 +358,7 @@ class FeatureStore:
             )
             raise StoreError(message)
         kind = "sae" if hasattr(given, "encode_sparse") else "subject"
+        need_made_with(self.manifest, kind)
         if given.fingerprint() != self.manifest[kind]:
             message = (
                 f"A store must be read with the {kind} that it was indexed with, {self.manifest[kind][:12]}. "
@@ -372,30 +381,20 @@ class FeatureStore:
         # a card asks for one kind after the other
         kept, found = self._recent
         if kept != latent:
-            found = self._read_examples(latent)
+            found = self._tables.examples(latent)
             self._recent = latent, found
         return found
-
-    def _read_examples(self, latent: int) -> list[Example]:
-        found = self._tables.of("examples", latent)
-        *scalars, names, values = (found.column(name).combine_chunks() for name in Example._fields)
-        # of all windows at once: window by window costs ten times as much
-        words, codes = names.flatten().to_pylist(), np.array(values.flatten(), dtype=np.float32)
-        stops = np.cumsum(names.value_lengths().to_numpy(zero_copy_only=False)).tolist()
-        cuts = list(map(slice, [0, *stops], stops))
-        lists = (column.to_pylist() for column in scalars)
-        return list(map(Example, *lists, map(words.__getitem__, cuts), map(codes.__getitem__, cuts)))
 
     @property
     def _connection(self) -> duckdb.DuckDBPyConnection:
         return self._connected.current(self)
 
-    @functools.cached_property
-    def _connected(self) -> Connection:
-        return Connection(self)
+    _connected = functools.cached_property(Connection)
 
     def _checked(self, latent: Any) -> int:
-        return _index(latent, self.n_latents, "latent")
+        at = _index(latent, self.n_latents, "latent")
+        need_latent(self.manifest, at)
+        return at
 
     @functools.cached_property
     def directions(self) -> np.ndarray:
@@ -403,7 +402,7 @@ class FeatureStore:
 
         Raises StoreError where the store has none: older versions wrote none.
         """
-        return open_directions(self.folder, self.n_latents)
+        return open_directions(self.folder, self.n_latents, self.manifest)
 
     def search(
         self,

@@ -69,6 +69,7 @@ class Connection:
 
 def _connect(store: Latents) -> duckdb.DuckDBPyConnection:
     """Raises StoreError where a file is broken."""
+    lacks = set(store.manifest.get("lacks", ()))
     # copies, since the files may be replaced at any time
     copied = {
         "labels": pa.Table.from_pandas(labels_of(store), LABELS.schema, preserve_index=False),
@@ -78,8 +79,10 @@ def _connect(store: Latents) -> duckdb.DuckDBPyConnection:
         connection = duckdb.connect(config={"threads": 2})
         connection.execute("set enable_progress_bar = false")
         for name in TABLES:
-            connection.execute(f"create view {name} as select * from {tables.source(store.folder, name)}")
-        connection.execute(TOKENS)
+            if name not in lacks:
+                connection.execute(f"create view {name} as select * from {tables.source(store.folder, name)}")
+        if not {"firings", "vocabulary"} & lacks:
+            connection.execute(TOKENS)
         for name, table in copied.items():
             connection.register("attached", table)
             connection.execute(f"create table {name} as select * from attached")

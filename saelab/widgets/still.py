@@ -140,13 +140,15 @@ def card(result: FeatureCard) -> str:
     out.append(f"<div>{escaped(str(stats).partition(': ')[2])}</div>")
     if not stats.count:
         return "".join(out)
-    heights = np.sqrt(stats.histogram / max(stats.histogram.max(), 1))
-    bars = "".join(BARS[math.ceil(h * (len(BARS) - 1))] if h else " " for h in heights)
-    ends = (number(float(stats.edges[0])), number(float(stats.edges[-1])))
-    out.append(
-        f'<div>{ends[0]} <code style="color:{AMBER};background-color:#ffffff">{bars.replace(" ", "&nbsp;")}'
-        f"</code> {ends[1]} <small>values where it fires (height: √ of rows)</small></div>"
-    )
+    if len(stats.histogram):  # an export may say none
+        heights = np.sqrt(stats.histogram / max(stats.histogram.max(), 1))
+        bars = "".join(BARS[math.ceil(h * (len(BARS) - 1))] if h else " " for h in heights)
+        ends = (number(float(stats.edges[0])), number(float(stats.edges[-1])))
+        bars = bars.replace(" ", "&nbsp;")
+        out.append(
+            f'<div>{ends[0]} <code style="color:{AMBER};background-color:#ffffff">{bars}'
+            f"</code> {ends[1]} <small>values where it fires (height: √ of rows)</small></div>"
+        )
     if result.lens is not None:
         out += [_logits("raises", result.lens.top), _logits("lowers", result.lens.bottom)]
     most = max(abs(stats.max), abs(stats.min))

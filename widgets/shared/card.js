@@ -82,6 +82,7 @@ function poleMark(sign) {
 
 /** @param {any} stats */
 function histogramSection(stats) {
+  if (!stats.histogram.length) return null; // an export may say none
   return h("section", {}, h("h4", {}, "Values where it fires"), histogram(stats));
 }
 

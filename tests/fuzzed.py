@@ -266,7 +266,7 @@ class Things:
         shown: dict[str, dict[str, Any]] = {
             "feature": {"latent": 1}, "features": {}, "densities": {}, "card": {"latent": 1},
             "codes": {"sample": "abc"}, "search": {"label": "a"}, "show": {"sample": "abc"},
-            "tokens": {"text": "abc"}, "label": {"latent": 1, "text": "x"},
+            "tokens": {"text": "abc"}, "label": {"latent": 1, "text": "x"}, "corpus": {"document": 1},
         }  # fmt: skip
         found |= {
             f"Lab.{name}": Case(getattr(lab, name), given)

@@ -138,7 +138,7 @@ describe("several latents", () => {
 });
 
 describe("long texts", () => {
-  const N = 20_000;
+  const N = 9_000;
   const PER = 4096;
   const chunk = (number) => {
     const n = Math.min(PER, N - number * PER);
@@ -154,7 +154,7 @@ describe("long texts", () => {
       ...{ starts: [512], parted: "read in parts" },
     },
     fields: {
-      names: Array.from({ length: N }, (_, i) => (i === 15_000 ? ` ${HOSTILE}` : ` w${i}`)),
+      names: Array.from({ length: N }, (_, i) => (i === 8_500 ? ` ${HOSTILE}` : ` w${i}`)),
       facets: new Uint8Array(N),
       counted: new Uint8Array(N).fill(1),
       strongest: Float32Array.from({ length: N }, (_, i) => 1 + Math.floor(i / PER)),
@@ -167,7 +167,7 @@ describe("long texts", () => {
     chunk: ({ number }) => ({ header: {}, fields: chunk(number) }),
     along: () => ({
       header: {},
-      fields: { positions: Int32Array.from([15_000]), values: Float32Array.from([7]) },
+      fields: { positions: Int32Array.from([8_500]), values: Float32Array.from([7]) },
     }),
   };
   test("only what is in sight is drawn; chunks are asked for; words are found", async () => {
@@ -179,27 +179,27 @@ describe("long texts", () => {
     box.value = "<IMG src";
     box.dispatchEvent(new Event("input"));
     expect($(".sl-find .sl-count").textContent).toBe("1 of 1");
-    const found = $("[data-at='15000']");
+    const found = $("[data-at='8500']");
     expect(found.classList.contains("sl-found")).toBe(true);
     expect(found.textContent).toBe(` ${HOSTILE}`);
     expect($$("[data-at]").length).toBeLessThan(2_500);
     expect($("[data-at='0']")).toBe(null);
     await settle();
-    expect(model.sent.filter((m) => m.ask === "chunk").map((m) => m.args.number)).toEqual([3]);
-    expect($(".sl-detail .sl-number").textContent).toBe("#3");
+    expect(model.sent.filter((m) => m.ask === "chunk").map((m) => m.args.number)).toEqual([2]);
+    expect($(".sl-detail .sl-number").textContent).toBe("#2");
     // a latent along the whole text; n goes where it fires
     model.set("latent", 42);
     await settle();
     expect(found.getAttribute("aria-label")).toContain(", 7.00");
-    $("[data-at='15000']").focus();
+    $("[data-at='8500']").focus();
     key(document.activeElement, "Home");
     expect(document.activeElement.dataset.at).toBe("0");
     key(document.activeElement, "n");
-    expect(document.activeElement.dataset.at).toBe("15000");
+    expect(document.activeElement.dataset.at).toBe("8500");
     box.value = "nowhere";
     box.dispatchEvent(new Event("input"));
     expect($(".sl-find .sl-count").textContent).toBe("not found");
-  });
+  }, 20_000);
   test("occurrences go across tokens", () => {
     expect(occurrences(["ab", "ca", null, "bc"], "ABC")).toEqual([
       [0, 2],

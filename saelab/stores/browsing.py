@@ -70,18 +70,34 @@ def column(store: Latents, expression: str) -> np.ndarray:
     Raises:
         ConfigError: It is no such expression; the message has what DuckDB says of it.
     """
-    inside = _within(expression, COLUMN)
-    sql = f"select latent, ({inside}) as value from described order by latent"
-    found = _asked(store, sql, COLUMN, inside)
-    if found.num_columns != 2 or not _is_all(found.column(0), store.n_latents):
-        raise _refused(COLUMN, inside, "which is not one value for each latent")
-    values = found.column(1)
+    values = typed(store, expression)
     kind = values.type
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return np.array(values.cast(pa.float64()).to_pandas(), np.float64)
     if pa.types.is_decimal(kind):
         return np.array([np.nan if v is None else float(v) for v in values.to_pylist()])
     return np.array(["" if v is None else _told(v) for v in values.to_pylist()], dtype=object)
+
+
+def typed(store: Latents, expression: str) -> pa.ChunkedArray:
+    """What an expression is, latent by latent, with the type that it has.
+
+    Args:
+        store: Whose latents.
+        expression: As for `column`.
+
+    Returns:
+        [n_latents], null where there is none.
+
+    Raises:
+        ConfigError: It is no such expression; the message has what DuckDB says of it.
+    """
+    inside = _within(expression, COLUMN)
+    sql = f"select latent, ({inside}) as value from described order by latent"
+    found = _asked(store, sql, COLUMN, inside)
+    if found.num_columns != 2 or not _is_all(found.column(0), store.n_latents):
+        raise _refused(COLUMN, inside, "which is not one value for each latent")
+    return found.column(1)
 
 
 def frame(store: Latents, latents: Sequence[int], expressions: Sequence[str]) -> pd.DataFrame:

@@ -1,11 +1,13 @@
-"""What a user waits for in a real JupyterLab: the browser over 1,024, 2,048 and 65,536 latents, and a card.
+"""What a user waits for in a real JupyterLab: the browser over 1,024, 2,048 and 131,072 latents, and a card.
 
 python benchmarks/browser.py [--out browser.json] [--clicks 15]
 
 For each width an untrained SAE on the embedded model is indexed, and a notebook shows `lab.features()`.
 Clocks run in the page: `first paint` from the moment JupyterLab adds the cell's output to the first drawn
 row, `card` from a click on a row whose card was not fetched ahead to the drawn card, `next` the same for the
-row below the chosen one (its card is fetched ahead). Bytes are those of the answer on the web socket.
+row below the chosen one (its card is fetched ahead), `sort` a click on the head of a column, the first time
+among them, `filter` from an expression of SQL to the shorter list. Bytes are those of the answer on the web
+socket.
 """
 
 from __future__ import annotations
@@ -59,18 +61,33 @@ CLICK = """
 """
 SORT = """
 (key) => {
-  const order = document.querySelector('.sl-tools select');
-  order.value = key;
-  order.dispatchEvent(new Event('change'));
+  const start = performance.now();
+  document.querySelector(`.sl-head[data-sort="${key}"]`).click();
+  void document.querySelector('.sl-list').offsetHeight;
+  return performance.now() - start;
 }
 """
+FILTER = """
+(where) => new Promise((done) => {
+  const input = document.querySelector('.sl-where');
+  const count = document.querySelector('.sl-count');
+  const before = count.textContent;
+  input.value = where;
+  const start = performance.now();
+  input.dispatchEvent(new Event('change'));
+  const timer = setInterval(() => {
+    if (count.textContent !== before) { clearInterval(timer); done(performance.now() - start); }
+  }, 2);
+})
+"""
+FILTERS = ["density > 0", "count > 2 and max > mean", "len(top_names) > 1 and density < 0.5"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a user waits for in JupyterLab")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--clicks", type=int, default=15)
-    parser.add_argument("--widths", type=int, nargs="+", default=[1_024, 2_048, 65_536])
+    parser.add_argument("--widths", type=int, nargs="+", default=[1_024, 2_048, 131_072])
     options = parser.parse_args()
     if CHROMIUM is None:
         sys.exit("needs chromium: tools/system_packages.sh installs it")
@@ -117,7 +134,7 @@ def measure(page, jupyter, d_sae: int, clicks: int) -> dict[str, float]:
     lone, ahead, on_wire = [], [], []
     for i in range(clicks):
         # another order shows other latents, none of them fetched yet
-        page.evaluate(SORT, ["max", "density", "latent"][i % 3])
+        page.evaluate(SORT, ["name", "density", "latent"][i % 3])
         page.locator(".sl-list").evaluate("(e, y) => { e.scrollTop = y; }", 28 * 10 * (i + 1))
         page.wait_for_timeout(300)
         sizes.clear()
@@ -126,12 +143,19 @@ def measure(page, jupyter, d_sae: int, clicks: int) -> dict[str, float]:
         on_wire.append(max(sizes))
         ahead.append(page.evaluate(CLICK, 9))
         page.wait_for_timeout(300)
+    page.wait_for_timeout(500)
+    sorts = [page.evaluate(SORT, key) for key in ("name", "density", "latent") * 3]
+    filters = [page.evaluate(FILTER, where) for where in FILTERS * 2]
     return {
         "first paint ms": clocks["row"] - clocks["output"],
         "card ms (median)": statistics.median(lone),
         "card ms (worst)": max(lone),
         "next ms (median)": statistics.median(ahead),
         "card bytes (worst)": max(on_wire),
+        "sort ms (median)": statistics.median(sorts),
+        "sort ms (worst)": max(sorts),
+        "filter ms (median)": statistics.median(filters),
+        "filter ms (worst)": max(filters),
     }
 
 

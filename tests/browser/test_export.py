@@ -46,7 +46,12 @@ def exported(tmp_path_factory):
     density = rng.random(N).astype(np.float32)
     names = tuple(f"name{j}" for j in range(N))
     table = LatentTable((density * 9_999).astype(np.int64), density, density, density, density * 2, names)
-    browser = FeaturesView(table, questions={"card": fake_card})
+    marks = {
+        "notes": lambda: {5: HOSTILE[0]},
+        "tags": lambda: {HOSTILE[0]: (5,)},
+        "lists": lambda: {"few": (900, 5, 3)},
+    }
+    browser = FeaturesView(table, questions={"card": fake_card, **marks})
     tokens = [*HOSTILE, " plain"]
     codes = rng.random((len(tokens), N)) * (rng.random((len(tokens), N)) < 0.01)
     text = SampleView(sample(tokens, codes), questions={"card": fake_card}, selection=browser.selection)
@@ -90,6 +95,20 @@ def test_it_works_from_disk_with_no_network(exported, page, scheme):
     assert "only a notebook can say" in page.locator(".sl-banner:visible").inner_text()
     page.locator(".sl-box").fill("")
     assert page.locator(".sl-banner:visible").count() == 0
+    # lists are kept, columns sort, and what was chosen before is chosen again
+    page.locator(".sl-set").select_option("list:few")
+    assert page.locator(".sl-row").count() == 3
+    page.locator(".sl-head[data-sort=latent]").click()
+    assert page.locator(".sl-row .sl-number").all_inner_texts() == ["#3", "#5", "#900"]
+    page.locator(".sl-row").nth(1).click()
+    page.wait_for_selector(".sl-card[data-latent='5'] .sl-note")
+    assert page.locator(".sl-note").inner_text() == HOSTILE[0]
+    assert page.locator(".sl-mark bdi").all_inner_texts() == [HOSTILE[0], "few"]
+    page.locator(".sl-list").focus()
+    page.keyboard.press("b")
+    page.wait_for_selector(f'.sl-card[data-latent="{N - 1}"]')
+    page.keyboard.press("b")
+    assert page.locator(".sl-count").inner_text().startswith("1,024 of 1,024 latents, ")
     # markup and directions are shown, not obeyed
     assert page.evaluate("window.hacked") is None
     shown = page.locator(".sl-text").inner_text()

@@ -73,6 +73,38 @@ def test_views_move_each_other(views):
     page.locator(".sl-box").fill("thank you")
     page.keyboard.press("Enter")
     page.wait_for_selector("text=latents fire on this text")
+    page.keyboard.press("Escape")
+    # what was chosen before, by a key, in every view
+    page.locator(".sl-browser .sl-list").focus()
+    page.keyboard.press("b")
+    page.wait_for_selector('.sl-browser .sl-card[data-latent="17"]')
+    # SQL filters; what is no SQL is said under it, and names of columns are completed
+    page.keyboard.press("s")
+    page.keyboard.type("densi")
+    page.wait_for_selector(".sl-words [role=option]")
+    page.keyboard.press("Tab")
+    page.keyboard.type(" < 0.001")
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "() => /^\\d+ of 1,024 latents/.test(document.querySelector('.sl-count').innerText)"
+        " && !document.querySelector('.sl-count').innerText.startsWith('1,024')"
+    )
+    few = page.locator(".sl-count").inner_text()
+    page.locator(".sl-where").first.fill("densty < 1")
+    page.keyboard.press("Enter")
+    page.wait_for_selector('.sl-wrong >> text=Referenced column "densty" not found')
+    assert page.locator(".sl-count").inner_text() == few
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => document.querySelector('.sl-count').innerText.startsWith('1,024')")
+    # a tag and a note on a card are on the other cards of the latent too, and text
+    page.locator(".sl-browser .sl-row").nth(1).click()
+    card = page.locator(".sl-browser .sl-card")
+    card.locator("[aria-label='add a tag']").fill("<b>odd</b>")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('.sl-mark').length === 3")
+    assert set(page.locator(".sl-mark bdi").all_inner_texts()) == {"<b>odd</b>"}
+    card.locator("[aria-label='take the tag <b>odd</b> away']").click()
+    page.wait_for_function("() => !document.querySelector('.sl-mark')")
     # keyboard in the text
     tokens = page.locator(".sl-text .sl-token")
     tokens.nth(2).focus()

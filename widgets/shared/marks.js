@@ -77,7 +77,7 @@ function named(names, latents) {
  */
 export function marksElement(view, latent) {
   const marks = marksOf(view);
-  const place = h("section", { class: "sl-marks", "aria-label": "notes, tags and lists" });
+  const place = h("div", { class: "sl-marks", role: "group", "aria-label": "notes, tags and lists" });
   const said = h("p", { class: "sl-wrong", role: "alert" });
 
   /** @param {"note" | "tag" | "list"} kind @param {"add" | "remove"} action @param {string} name */
@@ -130,7 +130,9 @@ export function marksElement(view, latent) {
         h(
           "li",
           {},
-          nameBox(kind, all, `add a ${kind}`, (name) => write(kind, "add", name)),
+          nameBox(kind, all, kind === "tag" ? "add a tag" : "add to a list", (name) =>
+            write(kind, "add", name),
+          ),
         ),
       );
     return h("div", { class: "sl-marked" }, h("small", {}, title), h("ul", {}, ...shown));

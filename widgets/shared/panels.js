@@ -73,11 +73,10 @@ export function filterBar(view, known, apply) {
   const place = completing(input, known);
   input.addEventListener("change", run);
   input.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && input.value) {
-      input.value = "";
-      run();
-      event.preventDefault();
-    }
+    if (event.key !== "Escape" || !input.value) return;
+    input.value = "";
+    run();
+    event.preventDefault();
   });
   const help = h("p", { class: "sl-hint", hidden: true }, HELP);
   const ask = h(
@@ -262,7 +261,7 @@ export function marksFold(view, latents) {
     const { held } = marks;
     const named = (kind.value === "tag" ? held?.tags : held?.lists) ?? new Map();
     const focused = boxes.contains(boxes.ownerDocument.activeElement);
-    boxes.replaceChildren(nameBox(kind.value, named, `name of the ${kind.value}, and Enter`, take));
+    boxes.replaceChildren(nameBox(kind.value, named, `name of the ${kind.value}`, take));
     if (focused) boxes.querySelector("input")?.focus();
   };
   kind.addEventListener("change", draw);

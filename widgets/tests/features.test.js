@@ -266,13 +266,16 @@ describe("the browser", () => {
     key($(".sl-box"), "Enter");
     await settle();
     expect(model.sent.find((m) => m.ask === "search").args).toEqual({ text: " cat", way: "token" });
+    await settle();
+    expect(model.sent.filter((m) => m.ask === "search").length).toBe(1);
     expect(rows()).toEqual([9, 4]);
     expect([model.state.way, model.state.sort, model.state.latent]).toEqual(["token", "score", 9]);
     expect($(".sl-row .sl-value").textContent).toBe("0.500");
     $('[data-sort="latent"]').click();
     expect(rows()).toEqual([4, 9]);
     key($(".sl-box"), "Escape");
-    expect([rows().length, model.state.way, model.state.words]).toEqual([20, "", ""]);
+    await settle();
+    expect([rows().length, model.state.way, model.state.words, $(".sl-box").value]).toEqual([20, "", "", ""]);
   });
   test("a list is chosen with its latents, and a random one of these by a key", async () => {
     const model = await show();

@@ -16,7 +16,7 @@ const MARGIN = 4;
 const OWN = ["density", "mean", "max", "min", "count"];
 /** What a search goes by: its name in Python, what it is called, and what is written in the box for it. */
 const WAYS = {
-  text: ["name, or a text and Enter", "number, name, or a text and Enter"],
+  text: ["name or text", "number, name, or a text and Enter"],
   token: ["token", "a token, as ␣cat with its space"],
   example: ["words of examples", "words, and Enter"],
   label: ["words of labels", "words, and Enter"],
@@ -52,6 +52,8 @@ class Browser {
     this.shown = [];
     /** whether a latent was chosen or let go of: until then the card of a telling one is shown */
     this.touched = false;
+    /** whether what is set in Python is what was set here */
+    this.setting = false;
     this.state = this.options();
     this.prefix = `sl-${Math.random().toString(36).slice(2)}`;
     this.box = /** @type {HTMLInputElement} */ (
@@ -202,11 +204,15 @@ class Browser {
   /** Set what the list shows, here and in Python. @param {Partial<Browser["state"]>} state */
   set(state) {
     this.state = { ...this.state, ...state };
+    // one after the other is told, while the others are as they were
+    this.setting = true;
     this.view.remember(state);
+    this.setting = false;
   }
 
   /** Show what was set in Python. */
   async adopt() {
+    if (this.setting) return;
     const now = this.options();
     const before = this.state;
     if (JSON.stringify(now) === JSON.stringify(before)) return;

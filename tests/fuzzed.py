@@ -36,7 +36,7 @@ PACKAGES = (
 UNTRIED = {
     "HasLogits HasLoss HasPictures HasTokens Generates Intervention Subject *.HasLogits": "protocols",
     "Concept Concepts* Examples Examples.* FeatureCard Found LatentStats* LatentTable LogitLens* Match "
-    "LatentMap* Changed Layer Predictions* "
+    "LatentMap* Changed Difference* Layer Predictions* "
     "LatentMap* MapProgress "
     "NormDiagnostics* Point Recovery RecoveryScores Recovery.* Report* Scores SpecialTokens* TokenScores "
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
@@ -340,6 +340,10 @@ class Things:
             "recovery": Case(analysis.recovery, {"sae": own, "truth": truth, "n_rows": 64}),
             "row_labels": Case(analysis.row_labels, {"subject": model, "store": store, "corpus": []}),
             "sample_codes": Case(analysis.sample_codes, {"subject": subject, "sae": sae, "sample": "abc"}),
+            "sample_difference": Case(
+                analysis.sample_difference,
+                {"subject": subject, "sae": sae, "sample": "abc", "against": "abd"},
+            ),
             "SampleCodes.of": Case(codes().of, {"latent": 1}),
             "SampleCodes.top": Case(codes().top, {"position": 1}),
             "search": Case(analysis.search, {"subject": subject, "sae": sae, "sample": "abc"}),

@@ -1,4 +1,5 @@
 from .concepts import Concept, Concepts, concepts
+from .differences import sample_difference
 from .evals import Report, Scores, evaluate
 from .frontier import Frontier, Point, frontier
 from .labels import row_labels
@@ -13,6 +14,7 @@ from .predictions import predictions
 from .recovery import Match, Recovery, RecoveryScores, match, recovery
 from .results import (
     Changed,
+    Difference,
     Examples,
     FeatureCard,
     LatentStats,
@@ -39,6 +41,7 @@ __all__ = [
     "Concept",
     "Concepts",
     "Contrast",
+    "Difference",
     "Effect",
     "Examples",
     "FeatureCard",
@@ -90,6 +93,7 @@ __all__ = [
     "repetition",
     "row_labels",
     "sample_codes",
+    "sample_difference",
     "search",
     "select_latents",
     "side_effects",

@@ -73,7 +73,7 @@ def predictions(
         arms += [_Arm("sae", splice.reconstructed), _Arm("mean", splice.mean)]
     own = normalise_edits(edits)
     if own:
-        given, control = [AsOne(own)], [_beside(subject, own, seed)]
+        given, control = [AsOne(own)], [beside(subject, own, seed)]
         arms += [_Arm("edits", lambda inputs, run: given), _Arm("random", lambda inputs, run: control)]
     for arm in arms:
         found |= {f"{arm.name} {what}": text.empty() for what in ("loss", "kl")}
@@ -205,8 +205,14 @@ class _Splice:
         return (total / max(n, 1)).float()
 
 
-def _beside(subject: Any, edits: Edits, seed: int) -> AsOne:
-    """What moves each row as far as edits do, along one random direction at each hook point."""
+def beside(subject: Any, edits: Edits, seed: int) -> AsOne:
+    """What moves each row as far as edits do, along one random direction at each hook point.
+
+    Args:
+        subject: The model.
+        edits: The edits.
+        seed: Of the directions.
+    """
     import torch
 
     directions = {

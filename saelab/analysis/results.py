@@ -338,6 +338,43 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """How latents differ between two samples, or between one and itself with edits."""
+
+    first: SampleCodes
+    second: SampleCodes
+    pairs: np.ndarray
+    """int64 [m 2]: positions of the first and of the second that stand for each other, ascending"""
+    titles: tuple[str, str]
+    """what they are"""
+    latents: np.ndarray
+    """int64 [k]: those that differ, most first"""
+    size: np.ndarray
+    """float64 [k]: sum of |differences| over the places, by their number. A place is a pair of positions, or
+    a position that has no partner, where the other's value counts 0; those that are no rows are left out"""
+    control: np.ndarray
+    """float64 [k]: the same of the first and a control"""
+    beside: str
+    """what the control is"""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each latent that differs, most first: latent, difference, control."""
+        import pandas as pd
+
+        return pd.DataFrame({"latent": self.latents, "difference": self.size, "control": self.control})
+
+    def __repr__(self) -> str:
+        return f"Difference({len(self.pairs):,} places alike, {len(self.latents):,} latents differ)"
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.titles[0]} against {self.titles[1]}; mean |difference| a place, beside {self.beside}"
+        ]
+        some = zip(self.latents[:20], self.size, self.control, strict=False)
+        return "\n".join(lines + [f"{j:>8}  {size:.4f}  {control:.4f}" for j, size, control in some])
+
+
+@dataclass(frozen=True)
 class LatentTable:
     """One line a latent, for the browser over all of them. Arrays are all [d_sae]."""
 
@@ -360,6 +397,16 @@ class LatentTable:
     def signed(self) -> bool:
         """Whether any latent is ever negative."""
         return bool((self.min < 0).any())
+
+    def telling(self) -> int | None:
+        """A latent to begin reading with: of those that fire on at most 1 % of the rows, but on 20 at least,
+        and have a name, the most frequent; where there is none, the most frequent of all; None of dead ones.
+        """
+        named = np.array([bool(name) for name in self.names], bool)
+        some = named & (self.count >= 20) & (self.density <= 0.01)
+        density = np.where(some, self.density, 0) if some.any() else self.density
+        best = int(density.argmax()) if len(self) else 0
+        return best if len(self) and self.count[best] else None
 
     def __len__(self) -> int:
         return len(self.count)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from saelab.capabilities import HasLogits, HasTokens, lacking
 from saelab.config import integer
 from saelab.lab.given import no_model
-from saelab.types import ConfigError, CorpusError, RangeError, StoreError
+from saelab.types import ConfigError, CorpusError, RangeError, StoreError, nearest
 from saelab.widgets import Selection
 from saelab.widgets.selection import Mirror
 from saelab.widgets.source import Source
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
     from saelab.analysis.logits import KeptLenses
     from saelab.analysis.maps.looking import Neighbourhood
-    from saelab.analysis.results import FeatureCard, LatentTable, Predictions, SampleCodes
+    from saelab.analysis.results import Difference, FeatureCard, LatentTable, Predictions, SampleCodes
     from saelab.analysis.searches import Found
+    from saelab.analysis.stored import StoredCorpus
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
+    from saelab.stores.annotations import Named, Notes
     from saelab.types import Subject
 
 
@@ -62,6 +64,8 @@ class OpenedSAE:
         self._sae, self._store, self._subject = sae, store, subject
         self._shared, self._mirror = shared, Mirror(shared, name)
         self._neighbourhoods: dict[str, Neighbourhood] = {}
+        self.selection.observe(self._list_chosen, "list")
+        self.selection.observe(self._latents_chosen, "latents")
         # every view asks for the same cards, hovering and prefetching: keep the latest
         self._cached_card = lru_cache(maxsize=512)(lambda latent: self.cards([latent])[0])
         if store is not None and not isinstance(sae, str | Path | None):
@@ -105,6 +109,8 @@ class OpenedSAE:
     @cached_property
     def source(self) -> Source:
         """What views of it are made of."""
+        from saelab.stores import browsing
+
         return Source(
             lambda: self.table,
             self.codes,
@@ -115,7 +121,16 @@ class OpenedSAE:
                 "labels": self.labels,
                 "layers": self.layers,
                 "predictions": self.predictions,
+                "difference": self.difference,
+                "corpus": lambda: self.corpus,
                 "session": self._session,
+                "find": lambda way, value: self.search(200, {way: value})[["latent", "score"]],
+                "columns": lambda: browsing.columns(self.store),
+                "column": lambda sql: browsing.column(self.store, sql),
+                "where": lambda sql: browsing.where(self.store, sql),
+                "notes": lambda: self.notes,
+                "tags": lambda: self.tags,
+                "lists": lambda: self.lists,
                 "search": lambda text: [(each.latent, each.value) for each in self.found(text)],
                 **self._map_questions(),
             },
@@ -125,8 +140,30 @@ class OpenedSAE:
         )
 
     def _choose(self, latent: int) -> None:
-        self._shared.sae = self.name
-        self.selection.latent = latent
+        with self._shared.history.one_step():
+            self._shared.sae = self.name
+            self.selection.latent = latent
+
+    def _list_chosen(self, change: Any) -> None:
+        """A list is chosen: its latents are."""
+        if change.new is None:
+            return
+        if change.new not in self.lists:
+            self.selection.list = None
+            known = list(self.lists)
+            there = ", ".join(map(repr, known)) or "none yet"
+            message = (
+                f"list must name one of the lists of {self.name!r}, {there}. Got {change.new!r}. "
+                f"{nearest(change.new, known)}Make one: lab.lists[{change.new!r}] = [3, 7]."
+            )
+            raise ConfigError(message)
+        self.selection.latents = self.lists[change.new]
+
+    def _latents_chosen(self, change: Any) -> None:
+        """Others are chosen than those of the list."""
+        name = self.selection.list
+        if name is not None and change.new != self.lists.get(name):
+            self.selection.list = None
 
     # ---- its latents
 
@@ -180,13 +217,26 @@ class OpenedSAE:
 
         if self._subject is None or any(lacking(self._subject(), each) for each in (HasTokens, HasLogits)):
             return []
-        return [name for name in LAYERS if not name.startswith("edits_")]
+        return list(LAYERS)
 
-    def predictions(self, sample: Any) -> Predictions:
+    def predictions(self, sample: Any, edits: Any = ()) -> Predictions:
         """How the model predicts each token of a sample. Raises CorpusError, SubjectError."""
         from saelab.analysis import predictions
 
-        return predictions(self._model(), sample, self.sae)
+        return predictions(self._model(), sample, self.sae, edits)
+
+    def difference(self, sample: Any, against: Any, edits: Any, control: Any) -> Difference:
+        """How latents differ between two samples. Raises ConfigError, CorpusError."""
+        from saelab.analysis import sample_difference
+
+        return sample_difference(self._model(), self.sae, sample, against, edits=edits, control=control)
+
+    @cached_property
+    def corpus(self) -> StoredCorpus:
+        """The documents of its store. Raises StoreError."""
+        from saelab.analysis.stored import StoredCorpus
+
+        return StoredCorpus(self.store, lambda: self.sae, self._model)
 
     def found(self, sample: Any, n: int = 50) -> list[Found]:
         """Latents that fire on a sample, the most specific first. Raises CorpusError, RangeError."""
@@ -225,9 +275,9 @@ class OpenedSAE:
             "start_map": lambda by, method: start_map(self.store, by, method),
             "near": lambda latents, by: self._neighbourhood(by).near(latents),
             "firings": lambda latent: self.store.firings(latent, 6),
-            "column": lambda sql: latent_column(self.store, sql),
-            "columns": lambda: COLUMNS,
-            "find": self._firing_on,
+            "map_column": lambda sql: latent_column(self.store, sql),
+            "map_columns": lambda: COLUMNS,
+            "map_find": self._firing_on,
         }
 
     def _neighbourhood(self, by: str) -> Neighbourhood:
@@ -277,6 +327,34 @@ class OpenedSAE:
             called = self.table.names[latent]
         edits = self.source.edits
         edits.edited = {**edits.edited, str(latent): {"label": label, "name": called}}
+
+    @property
+    def notes(self) -> Notes:
+        """The store's, which views show at once. Raises StoreError."""
+        from saelab.stores.annotations import Notes
+
+        return Notes(self.store, self._written)
+
+    @property
+    def tags(self) -> Named:
+        """As well. Raises StoreError."""
+        from saelab.stores.annotations import Named
+
+        return Named(self.store, "tag", self._written)
+
+    @property
+    def lists(self) -> Named:
+        """As well. Raises StoreError."""
+        from saelab.stores.annotations import Named
+
+        return Named(self.store, "list", self._written)
+
+    def _written(self) -> None:
+        """What is shown of a list is what it holds now."""
+        name = self.selection.list
+        if name is not None:
+            self.selection.latents = self.lists.get(name)
+        self.source.edits.written += 1
 
 
 __all__ = ["OpenedSAE"]

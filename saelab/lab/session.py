@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from saelab.analysis.results import FeatureCard, LatentTable, SampleCodes
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
+    from saelab.stores.annotations import Named, Notes
     from saelab.types import Subject
     from saelab.widgets.source import Source
 
@@ -255,6 +256,23 @@ class Lab(LabViews):
         if text is not None:
             one.relabel(latent, text)
         return one.labels().get(latent, "")
+
+    @property
+    def notes(self) -> Notes:
+        """Latent -> what is noted of it, of the chosen SAE: `lab.notes[7] = "fires after Mr, too"`. Kept as
+        labels are, and shown in every open view at once; so are tags and lists. Raises StoreError."""
+        return self._one().notes
+
+    @property
+    def tags(self) -> Named:
+        """Tag -> latents, of the chosen SAE: `lab.tags.add("to check", [7, 9])`. Raises StoreError."""
+        return self._one().tags
+
+    @property
+    def lists(self) -> Named:
+        """Name -> latents in their order, of the chosen SAE: `lab.lists["names"] = [7, 3]`. Raises
+        StoreError."""
+        return self._one().lists
 
     @property
     def table(self) -> LatentTable:

@@ -107,6 +107,7 @@ class MapView(View):
         """
         source = lab.source(sae)
         questions = {**source.questions, "table": source.table}
+        questions |= {name: questions[f"map_{name}"] for name in ("column", "columns", "find")}
         return MapView(
             questions, by=by, method=method, colour=colour, size=size, engine=engine,
             selection=source.selection, edits=source.edits,

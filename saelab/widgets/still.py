@@ -186,17 +186,17 @@ def table(result: LatentTable, listed: Sequence[int] | None = None) -> str:
         least = [number(float(result.min[j]))] if result.signed else []
         cells = [f"#{j}", f"{result.density[j]:.3%}", *least, number(float(result.max[j]))]
         lines.append([*cells, result.names[j][:LABEL]])
-    return note(head) + _table(columns, lines)
+    return note(head) + grid(columns, lines)
 
 
 def bars(title: str, counts: Mapping[str, int]) -> str:
     """A bar for each name."""
     most = max([*counts.values(), 1])
     lines = [[name, f"{count:,}", "█" * -(-LONGEST * count // most)] for name, count in counts.items()]
-    return note(title) + _table(["", "latents", ""], lines, last=AMBER)
+    return note(title) + grid(["", "latents", ""], lines, last=AMBER)
 
 
-def _table(columns: Sequence[str], lines: Iterable[Sequence[str]], last: str = INK) -> str:
+def grid(columns: Sequence[str], lines: Iterable[Sequence[str]], last: str = INK) -> str:
     """last: the colour of the last column."""
     style = "text-align:left;padding:1px 10px 1px 0"
     colours = [INK] * (len(columns) - 1) + [last]

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from saelab.analysis.maps.profiles import Profile, profile
 from saelab.arguments import a_store, checked, text
+from saelab.stores.browsing import typed
 from saelab.stores.directions import unit_blocks
-from saelab.types import StoreError
+from saelab.types import ConfigError
 
 if TYPE_CHECKING:
     from saelab.stores import FeatureStore
@@ -152,7 +153,8 @@ class LatentColumn:
 
 @checked(store=a_store, sql=text)
 def latent_column(store: FeatureStore, sql: str) -> LatentColumn:
-    """A column of the table `latents`, or any SQL expression over it, such as "max / mean".
+    """A column of the table `latents`, or any SQL expression over latents (`saelab.stores.browsing`), such
+    as "max / mean" or "len(tags)".
 
     Args:
         store: Of the latents.
@@ -162,18 +164,15 @@ def latent_column(store: FeatureStore, sql: str) -> LatentColumn:
         The column.
 
     Raises:
-        StoreError: It is no expression, or of another kind.
+        ConfigError: It is no expression, or of another kind.
     """
-    # the end of a line, so that a comment hides nothing
-    query = f"select latent, ({sql}\n) as value from latents"
-    found = store.query(query, format="arrow")
-    latents, column = found.column("latent").to_numpy(), found.column("value")
+    column = typed(store, sql)
     values = np.full(store.n_latents, np.nan, np.float32)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         words = column.to_pylist()
         common = tuple(word for word, _ in Counter(w for w in words if w is not None).most_common(CATEGORIES))
         number = {word: i for i, word in enumerate(common)}
-        values[latents] = [np.nan if w is None else number.get(w, len(common)) for w in words]
+        values[:] = [np.nan if w is None else number.get(w, len(common)) for w in words]
         return LatentColumn(sql, values, common, 0.0, float(len(common)))
     try:
         numbers = column.cast(pa.float64()).to_numpy()
@@ -182,11 +181,11 @@ def latent_column(store: FeatureStore, sql: str) -> LatentColumn:
             f"A column must be of numbers, truth values or words. Got {sql!r}, of {column.type}. "
             "Cast it, as in (x)::double."
         )
-        raise StoreError(message) from error
+        raise ConfigError(message) from error
     if pa.types.is_boolean(column.type):
-        values[latents] = 1 - numbers
+        values[:] = 1 - numbers
         return LatentColumn(sql, values, ("true", "false"), 0.0, 2.0)
-    values[latents] = numbers
+    values[:] = numbers
     values[np.isinf(values)] = np.nan
     known = values[np.isfinite(values)]
     if not len(known):

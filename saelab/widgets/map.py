@@ -195,16 +195,17 @@ class MapView(View):
         return str(self.map)
 
     def html(self) -> str:
-        some = (self.latents or ())[: still_map.LISTED]
-        names = self._names() if some else ()
-        some = {j: names[j] for j in some if j < len(names)}
+        listed = (self.latents or ())[: still_map.LISTED]
+        names = self._names() if listed else ()
+        some = {int(j): str(names[j]) for j in listed if j < len(names)}
         return still.frame(still_map.form(self.map, self.latents, some))
 
     # ---- answers
 
     def _shown(self, by: str, method: str) -> tuple[LatentMap, Any]:
         """The map, and None; or what stands in for it, and the job that makes it."""
-        one_of(*BY)("by", by), one_of(*METHODS)("method", method)
+        one_of(*BY)("by", by)
+        one_of(*METHODS)("method", method)
         key = by, method
         if key in self._maps:
             return self._maps[key], None
@@ -243,7 +244,9 @@ class MapView(View):
     def _about(self, latents: Sequence[int], by: str) -> list[Packed]:
         names = self._names()
         table = self.questions["table"]() if "table" in self.questions else None
-        near = self.questions["near"](latents, by) if "near" in self.questions else [None] * len(latents)
+        near: Sequence[Any] = [None] * len(latents)
+        if "near" in self.questions:
+            near = self.questions["near"](latents, by)
         called = partial(_name, names)
         out = []
         for latent, found in zip(latents, near, strict=True):

@@ -3,7 +3,7 @@
  * one there gives the colour. A million points take some 10 ms; software WebGL needs ten times as long.
  * @typedef {{index: import("./cloud_index.js").CloudIndex, tone: Uint8Array, shape: Uint8Array,
  *   size: Uint8Array | null, palette: Uint8Array, dimmed: boolean}} Scene points in the index's order:
- *   colours as numbers of the palette, 1 for a cross, sizes from 0 to 7; dimmed: whether there are any of colour DIM
+ *   colours as numbers of the palette, 1 for a cross, sizes from 0 to 7; dimmed: whether any has colour DIM
  * @typedef {{width: number, height: number, scale: number, left: number, top: number, radius: number,
  *   opacity: number}} Frame in pixels: x * scale + left, top - y * scale; the opacity of one point
  */

@@ -1,6 +1,7 @@
 /**
  * A sample as a heatmap: lines of tokens, lists of items, patches over their picture. Hovering asks the
- * kernel for nothing. Several heatmaps may stand beside each other: what they show is given by those who make them.
+ * kernel for nothing. Several heatmaps may stand beside each other: what they show is given by those who make
+ * them.
  * @typedef {import("../types.js").Answer} Answer
  * @typedef {import("../types.js").Args} Args
  * @typedef {import("../types.js").View} View
@@ -29,7 +30,7 @@ export class Heatmap {
    * @param {(question: string, args?: Args) => Promise<Answer | null>} [options.ask] of this sample
    * @param {(latents: (number | undefined)[]) => void} [options.ahead] fetches cards ahead of time
    * @param {(at: number) => void} [options.met] told of the position that is described, -1 for none
-   * @param {(paint: Paint) => void} [options.share] sees a paint before it is used, such as for a common scale
+   * @param {(paint: Paint) => void} [options.share] sees a paint before it is used, for a common scale
    * @param {boolean} [options.fallback] whether a silent latent gives way to the strongest of each position
    * @param {boolean} [options.controls] whether it has a chooser of layers of its own
    */

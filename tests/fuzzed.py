@@ -36,6 +36,7 @@ PACKAGES = (
 UNTRIED = {
     "HasLogits HasLoss HasPictures HasTokens Generates Intervention Subject *.HasLogits": "protocols",
     "Concept Concepts* Examples Examples.* FeatureCard Found LatentStats* LatentTable LogitLens* Match "
+    "LatentMap* Changed Difference* Layer Predictions* "
     "LatentMap* MapProgress "
     "NormDiagnostics* Point Recovery RecoveryScores Recovery.* Report* Scores SpecialTokens* TokenScores "
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
@@ -330,13 +331,21 @@ class Things:
             "frontier": Case(analysis.frontier, {"reports": {"a": [report]}}),
             "Frontier.at": Case(analysis.frontier({"a": [report]}).at, {"l0": 2.0}),
             "latent_table": Case(analysis.latent_table, {"store": store}),
+            "latent_column": Case(analysis.latent_column, {"store": store, "sql": "max / mean"}),
             "latent_map": Case(analysis.latent_map, {"store": store, "keep": False}),
             "logit_lens": Case(analysis.logit_lens, {**lens, "latent": 1}),
             "match": Case(analysis.match, {"W_dec": d, "directions": d}),
             "norms": Case(analysis.norms, {"sae": own, "acts": self.rows}),
+            "predictions": Case(
+                analysis.predictions, {"subject": model, "sample": "x y", "edits": [self.edit]}
+            ),
             "recovery": Case(analysis.recovery, {"sae": own, "truth": truth, "n_rows": 64}),
             "row_labels": Case(analysis.row_labels, {"subject": model, "store": store, "corpus": []}),
             "sample_codes": Case(analysis.sample_codes, {"subject": subject, "sae": sae, "sample": "abc"}),
+            "sample_difference": Case(
+                analysis.sample_difference,
+                {"subject": subject, "sae": sae, "sample": "abc", "against": "abd"},
+            ),
             "SampleCodes.of": Case(codes().of, {"latent": 1}),
             "SampleCodes.top": Case(codes().top, {"position": 1}),
             "search": Case(analysis.search, {"subject": subject, "sae": sae, "sample": "abc"}),

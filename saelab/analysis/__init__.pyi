@@ -1,21 +1,28 @@
 from .compared import Compared, compare
 from .concepts import Concept, Concepts, concepts
+from .differences import sample_difference
 from .evals import Report, Scores, evaluate
 from .frontier import Frontier, Point, frontier
 from .labels import row_labels
 from .latents import card, cards, examples, latent_table
 from .logits import direct_logits, logit_lens
 from .maps.background import MapJob, MapProgress, start_map
+from .maps.looking import LatentColumn, latent_column
 from .maps.making import latent_map
 from .maps.results import LatentMap
 from .norms import NormDiagnostics, norms
+from .predictions import predictions
 from .recovery import Match, Recovery, RecoveryScores, match, recovery
 from .results import (
+    Changed,
+    Difference,
     Examples,
     FeatureCard,
     LatentStats,
     LatentTable,
+    Layer,
     LogitLens,
+    Predictions,
     SampleCodes,
 )
 from .samples import sample_codes
@@ -31,11 +38,13 @@ from .steering.texts import distinct_n, lexicon_count, repetition
 
 __all__ = [
     "Arm",
+    "Changed",
     "Choice",
     "Compared",
     "Concept",
     "Concepts",
     "Contrast",
+    "Difference",
     "Effect",
     "Examples",
     "FeatureCard",
@@ -43,15 +52,18 @@ __all__ = [
     "Found",
     "Frontier",
     "GateCurve",
+    "LatentColumn",
     "LatentMap",
     "LatentStats",
     "LatentTable",
+    "Layer",
     "LogitLens",
     "MapJob",
     "MapProgress",
     "Match",
     "NormDiagnostics",
     "Point",
+    "Predictions",
     "Recovery",
     "RecoveryScores",
     "Report",
@@ -74,16 +86,19 @@ __all__ = [
     "evaluate",
     "examples",
     "frontier",
+    "latent_column",
     "latent_map",
     "latent_table",
     "lexicon_count",
     "logit_lens",
     "match",
     "norms",
+    "predictions",
     "recovery",
     "repetition",
     "row_labels",
     "sample_codes",
+    "sample_difference",
     "search",
     "select_latents",
     "side_by_side",

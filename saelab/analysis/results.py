@@ -5,18 +5,19 @@ Arrays are numpy, so that a result can be kept, compared and shown without the m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from saelab.analysis.texts import sample_text, shows, window_line
 from saelab.arguments import an_integer, checked
-from saelab.errors import headline
+from saelab.errors import headline, short
 from saelab.layout import Layout, Part
 from saelab.stores.records import DocumentRecord, Example, LatentStats
-from saelab.types import Codes, RangeError, Shown
+from saelab.types import Codes, ConfigError, RangeError, Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,6 +212,169 @@ class SampleCodes:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """What becomes of a model's predictions where activations are changed, and with a control. All float32
+    [n], in nats, NaN where nothing is predicted."""
+
+    loss: np.ndarray
+    """of each token, in the changed model"""
+    kl: np.ndarray
+    """KL(model || changed model) of the prediction of each token"""
+    control: str
+    """what the control is"""
+    control_loss: np.ndarray
+    control_kl: np.ndarray
+
+
+class Layer(NamedTuple):
+    """Something that is known of each position of a text, as a colour shows it."""
+
+    name: str
+    """one of `LAYERS`"""
+    title: str
+    unit: str
+    note: str
+    """what it is, in words"""
+    values: np.ndarray
+    """float32 [n], NaN where there is none"""
+    mean: float
+    control: float
+    """the mean of what it stands beside"""
+    beside: str
+    """what that is"""
+
+
+LAYERS = {
+    "loss": "loss",
+    "log_probability": "log-probability",
+    "entropy": "entropy of the prediction",
+    "sae_kl": "KL by the SAE",
+    "sae_loss": "loss added by the SAE",
+    "edits_kl": "KL by the edits",
+    "edits_loss": "loss added by the edits",
+}
+"""Names of the layers of a text beside its latents -> what they are called."""
+UNITS = {"nats": 1.0, "bits": math.log(2)}
+"""Units of a loss -> how many nats one is."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """How a language model predicts each position of a text. All float32 [n], in nats, NaN at positions that
+    nothing is before."""
+
+    loss: np.ndarray
+    """-log p(token | before)"""
+    entropy: np.ndarray
+    """of p(. | before): the loss that the model itself expects there"""
+    sae: Changed | None = None
+    """with the reconstruction of an SAE in the activation's place"""
+    edits: Changed | None = None
+    """with edits"""
+
+    @property
+    def names(self) -> list[str]:
+        """The layers that there are."""
+        known = {"sae": self.sae, "edits": self.edits}
+        return [name for name in LAYERS if known.get(name.partition("_")[0], self) is not None]
+
+    def layer(self, name: str, unit: str = "nats") -> Layer:
+        """One layer, in a unit.
+
+        Args:
+            name: One of `names`.
+            unit: "nats" or "bits".
+
+        Raises:
+            ConfigError: There is no such layer, or unit.
+        """
+        for what, value, known in (("layer", name, self.names), ("unit", unit, list(UNITS))):
+            if not isinstance(value, str) or value not in known:
+                message = f"{what} must be one of {', '.join(known)}. Got {short(value)}. Pass one of them."
+                raise ConfigError(message)
+        arm = self.sae if name.startswith("sae_") else self.edits
+        who = (
+            "with the SAE's reconstruction in the activation's place" if arm is self.sae else "with the edits"
+        )
+        if name == "loss":
+            values, control, note = (
+                self.loss,
+                self.entropy,
+                "how surprising the token is: minus log p(token | what is before it)",
+            )
+            beside = "expected by the model itself (entropy)"
+        elif name == "log_probability":
+            values, control, note = -self.loss, -self.entropy, "log p(token | what is before it)"
+            beside = "expected by the model itself (minus entropy)"
+        elif name == "entropy":
+            values, control, note = (
+                self.entropy,
+                self.loss,
+                "of the prediction: the loss that the model expects",
+            )
+            beside = "the loss that came"
+        elif arm is None:  # `names` has it not
+            raise AssertionError(name)
+        elif name.endswith("_kl"):
+            values, control, beside = arm.kl, arm.control_kl, arm.control
+            note = f"KL(model ‖ model {who}) of the prediction of each token"
+        else:
+            values, control, beside = arm.loss - self.loss, arm.control_loss - self.loss, arm.control
+            note = f"loss of the model {who} minus loss of the model"
+        scale = np.float32(1 / UNITS[unit])
+        means = [float(np.nanmean(each)) * float(scale) if np.isfinite(each).any() else math.nan
+                 for each in (values, control)]  # fmt: skip
+        return Layer(name, LAYERS[name], unit, note, values * scale, means[0], means[1], beside)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each position, one column for each layer, in nats."""
+        import pandas as pd
+
+        return pd.DataFrame({name: self.layer(name).values for name in self.names})
+
+    def __repr__(self) -> str:
+        mean = self.layer("loss").mean
+        return f"Predictions({len(self.loss):,} positions, mean loss {mean:.3f} nats)"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How latents differ between two samples, or between one and itself with edits."""
+
+    first: SampleCodes
+    second: SampleCodes
+    pairs: np.ndarray
+    """int64 [m 2]: positions of the first and of the second that stand for each other, ascending"""
+    titles: tuple[str, str]
+    """what they are"""
+    latents: np.ndarray
+    """int64 [k]: those that differ, most first"""
+    size: np.ndarray
+    """float64 [k]: sum of |differences| over the places, by their number. A place is a pair of positions, or
+    a position that has no partner, where the other's value counts 0; those that are no rows are left out"""
+    control: np.ndarray
+    """float64 [k]: the same of the first and a control"""
+    beside: str
+    """what the control is"""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each latent that differs, most first: latent, difference, control."""
+        import pandas as pd
+
+        return pd.DataFrame({"latent": self.latents, "difference": self.size, "control": self.control})
+
+    def __repr__(self) -> str:
+        return f"Difference({len(self.pairs):,} places alike, {len(self.latents):,} latents differ)"
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.titles[0]} against {self.titles[1]}; mean |difference| a place, beside {self.beside}"
+        ]
+        some = zip(self.latents[:20], self.size, self.control, strict=False)
+        return "\n".join(lines + [f"{j:>8}  {size:.4f}  {control:.4f}" for j, size, control in some])
+
+
+@dataclass(frozen=True)
 class LatentTable:
     """One line a latent, for the browser over all of them. Arrays are all [d_sae]."""
 
@@ -233,6 +397,16 @@ class LatentTable:
     def signed(self) -> bool:
         """Whether any latent is ever negative."""
         return bool((self.min < 0).any())
+
+    def telling(self) -> int | None:
+        """A latent to begin reading with: of those that fire on at most 1 % of the rows, but on 20 at least,
+        and have a name, the most frequent; where there is none, the most frequent of all; None of dead ones.
+        """
+        named = np.array([bool(name) for name in self.names], bool)
+        some = named & (self.count >= 20) & (self.density <= 0.01)
+        density = np.where(some, self.density, 0) if some.any() else self.density
+        best = int(density.argmax()) if len(self) else 0
+        return best if len(self) and self.count[best] else None
 
     def __len__(self) -> int:
         return len(self.count)

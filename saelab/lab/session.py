@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from saelab.analysis.results import FeatureCard, LatentTable, SampleCodes
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
+    from saelab.stores.annotations import Named, Notes
     from saelab.types import Subject
     from saelab.widgets.source import Source
 
@@ -150,29 +151,20 @@ class Lab(LabViews):
         """Latent -> label, of the chosen SAE."""
         return self._one().labels()
 
-    def tokens(
-        self,
-        text: str,
-        latent: int | None = None,
-        *,
-        sae: str | None = None,
-        with_card: bool = False,
-        follow: bool = False,
-    ) -> SampleView:
+    def tokens(self, text: Any, latent: int | None = None, **options: Any) -> SampleView:
         """`show` of a text, for subjects that read texts.
 
         Args:
-            text: Any.
+            text: Any, or a dialogue.
             latent: Colours the text; the view is pinned to it.
-            sae: Its name; by default the chosen one.
-            with_card: Show the latent's card beside it.
-            follow: Choose the latent in all linked views, and follow them.
+            **options: Others of `show`.
 
         Raises:
             SubjectError: The subject reads no texts.
+            CorpusError, RangeError, ConfigError: See `show`.
         """
         need(self.subject, HasTokens, "A heatmap of tokens")
-        return self.show(text, latent, sae=sae, with_card=with_card, follow=follow)
+        return self.show(text, latent, **options)
 
     def card(self, latent: int, *, sae: str | None = None) -> FeatureCard:
         """Everything that a card shows of one latent.
@@ -264,6 +256,23 @@ class Lab(LabViews):
         if text is not None:
             one.relabel(latent, text)
         return one.labels().get(latent, "")
+
+    @property
+    def notes(self) -> Notes:
+        """Latent -> what is noted of it, of the chosen SAE: `lab.notes[7] = "fires after Mr, too"`. Kept as
+        labels are, and shown in every open view at once; so are tags and lists. Raises StoreError."""
+        return self._one().notes
+
+    @property
+    def tags(self) -> Named:
+        """Tag -> latents, of the chosen SAE: `lab.tags.add("to check", [7, 9])`. Raises StoreError."""
+        return self._one().tags
+
+    @property
+    def lists(self) -> Named:
+        """Name -> latents in their order, of the chosen SAE: `lab.lists["names"] = [7, 3]`. Raises
+        StoreError."""
+        return self._one().lists
 
     @property
     def table(self) -> LatentTable:

@@ -7,7 +7,7 @@ stands beside it. A tag or a list is there as long as a latent has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,8 +38,26 @@ VIEWS = {
     "notes": "select latent, name as note, source, time from annotations where kind = 'note'",
     "tags": "select latent, name as tag, source, time from annotations where kind = 'tag'",
     "lists": "select name as list, latent, source, time from annotations where kind = 'list'",
+    "described": """
+        select l.*, label, note, coalesce(t.tags, []) as tags, coalesce(i.lists, []) as lists
+        from latents l
+        left join (select latent, arg_max(label, rowid) as label from labels group by latent)
+            using (latent)
+        left join (
+            select latent, arg_max(name, rowid) as note from annotations where kind = 'note' group by latent
+        ) using (latent)
+        left join (
+            select latent, list(distinct name order by name) as tags from annotations where kind = 'tag'
+            group by latent
+        ) t using (latent)
+        left join (
+            select latent, list(distinct name order by name) as lists from annotations where kind = 'list'
+            group by latent
+        ) i using (latent)
+    """,
 }
-"""Tables of them in SQL, each in the order in which it was written."""
+"""Tables of them in SQL, each in the order in which it was written; and latents with what is said of them,
+the newest label and note, tags and lists by name."""
 LONGEST = {"note": 20_000, "tag": 200, "list": 200}
 """Characters of a text, at most."""
 
@@ -53,10 +71,11 @@ class Notes(MutableMapping[int, str]):
 
     Args:
         store: Whose latents.
+        written: Called after each change.
     """
 
-    def __init__(self, store: Latents) -> None:
-        self._store = store
+    def __init__(self, store: Latents, written: Callable[[], None] | None = None) -> None:
+        self._store, self._written = store, written
 
     def write(self, latent: int, text: str, *, source: str = "user") -> None:
         """Note something of a latent, instead of what this source had noted.
@@ -78,7 +97,7 @@ class Notes(MutableMapping[int, str]):
         def change(lines: list[Line]) -> list[Line]:
             return [x for x in lines if (x[0], x[1], x[3]) != ("note", latent, source)] + new
 
-        _change(self._store, change)
+        _change(self._store, change, self._written)
 
     def __getitem__(self, latent: int) -> str:
         return self._all()[latent]
@@ -109,10 +128,13 @@ class Named(MutableMapping[str, tuple[int, ...]]):
     Args:
         store: Whose latents.
         kind: Which of both.
+        written: Called after each change.
     """
 
-    def __init__(self, store: Latents, kind: Literal["tag", "list"]) -> None:
-        self._store, self._kind = store, kind
+    def __init__(
+        self, store: Latents, kind: Literal["tag", "list"], written: Callable[[], None] | None = None
+    ) -> None:
+        self._store, self._kind, self._written = store, kind, written
 
     def add(self, name: str, latents: int | Iterable[int], *, source: str = "user") -> None:
         """Add latents to those of a name; those that it has stay where they are.
@@ -194,7 +216,7 @@ class Named(MutableMapping[str, tuple[int, ...]]):
             rest = [x for x in lines if (x[0], x[2], x[3]) != (kind, name, source)]
             return rest + [own.get(j, (kind, j, name, source, now)) for j in change(list(own), given)]
 
-        _change(self._store, changed)
+        _change(self._store, changed, self._written)
 
 
 def add_annotations(folder: Path, n_latents: int, table: pa.Table) -> None:
@@ -213,8 +235,10 @@ def _lines(store: Latents, kind: str) -> list[Line]:
     return [line for line in _rows(ANNOTATIONS.all(store)) if line[0] == kind]
 
 
-def _change(store: Latents, change: Any) -> None:
+def _change(store: Latents, change: Any, written: Callable[[], None] | None) -> None:
     ANNOTATIONS.change(store, lambda table: _table(change(_rows(table))))
+    if written is not None:
+        written()
 
 
 def _rows(table: pa.Table) -> list[Line]:

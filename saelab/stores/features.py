@@ -368,27 +368,15 @@ class FeatureStore:
         # a card asks for one kind after the other
         kept, found = self._recent
         if kept != latent:
-            found = self._read_examples(latent)
+            found = self._tables.examples(latent)
             self._recent = latent, found
         return found
-
-    def _read_examples(self, latent: int) -> list[Example]:
-        found = self._tables.of("examples", latent)
-        *scalars, names, values = (found.column(name).combine_chunks() for name in Example._fields)
-        # of all windows at once: window by window costs ten times as much
-        words, codes = names.flatten().to_pylist(), np.array(values.flatten(), dtype=np.float32)
-        stops = np.cumsum(names.value_lengths().to_numpy(zero_copy_only=False)).tolist()
-        cuts = list(map(slice, [0, *stops], stops))
-        lists = (column.to_pylist() for column in scalars)
-        return list(map(Example, *lists, map(words.__getitem__, cuts), map(codes.__getitem__, cuts)))
 
     @property
     def _connection(self) -> duckdb.DuckDBPyConnection:
         return self._connected.current(self)
 
-    @functools.cached_property
-    def _connected(self) -> Connection:
-        return Connection(self)
+    _connected = functools.cached_property(Connection)
 
     def _checked(self, latent: Any) -> int:
         at = _index(latent, self.n_latents, "latent")

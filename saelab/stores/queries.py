@@ -69,20 +69,19 @@ class Connection:
 
 def _connect(store: Latents) -> duckdb.DuckDBPyConnection:
     """Raises StoreError where a file is broken."""
+    lacks = set(store.manifest.get("lacks", ()))
     # copies, since the files may be replaced at any time
     copied = {
         "labels": pa.Table.from_pandas(labels_of(store), LABELS.schema, preserve_index=False),
         "annotations": ANNOTATIONS.all(store),
     }
-    lacks = store.manifest.get("lacks", ())
     with _complaining():
         connection = duckdb.connect(config={"threads": 2})
         connection.execute("set enable_progress_bar = false")
         for name in TABLES:
-            if name in lacks:
-                continue
-            connection.execute(f"create view {name} as select * from {tables.source(store.folder, name)}")
-        if "firings" not in lacks:
+            if name not in lacks:
+                connection.execute(f"create view {name} as select * from {tables.source(store.folder, name)}")
+        if not {"firings", "vocabulary"} & lacks:
             connection.execute(TOKENS)
         for name, table in copied.items():
             connection.register("attached", table)

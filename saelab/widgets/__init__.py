@@ -12,6 +12,7 @@ from saelab.widgets.export import Text as Text
 from saelab.widgets.export import Views as Views
 from saelab.widgets.export import page as page
 from saelab.widgets.features import FeaturesView as FeaturesView
+from saelab.widgets.map import MapView as MapView
 from saelab.widgets.questions import Ask as Ask
 from saelab.widgets.questions import Shared as Shared
 from saelab.widgets.sample import SampleView as SampleView
@@ -28,6 +29,7 @@ class LabViews:
     features = Made(FeaturesView.of)
     feature = Made(CardView.of)
     densities = Made(DensitiesView.of)
+    map = Made(MapView.of)
     steer = Made(SteerView.of)
     erase = Made(EraseView.of)
     board = Made(BoardView.of)

@@ -8,6 +8,7 @@ from typing import Any
 from saelab.widgets import still
 from saelab.widgets.base import View, checked_questions
 from saelab.widgets.cards import asks_card, card_answers
+from saelab.widgets.marks import asks_marks
 from saelab.widgets.questions import Ask
 from saelab.widgets.source import HasSources
 from saelab.widgets.wire import Packed
@@ -58,7 +59,7 @@ class CardView(View):
         return card_answers(self.questions)
 
     def first(self) -> Iterable[Ask]:
-        return asks_card(self.latent)
+        return [*asks_card(self.latent), *asks_marks(self.questions)]
 
     def text(self) -> str:
         return "no latent chosen" if self.latent is None else str(self.questions["card"](self.latent))

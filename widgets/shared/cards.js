@@ -6,6 +6,7 @@
 import { keyOf } from "./answers.js";
 import { cardElement } from "./card.js";
 import { h } from "./dom.js";
+import { marksElement } from "./marks.js";
 import { reasonOf } from "./view.js";
 
 const KEPT = 400;
@@ -51,7 +52,9 @@ export function cardPlace(view, place) {
       const card = await cards.get(latent);
       if (mine !== asked) return;
       const label = view.edited(latent)?.label ?? card.header.label;
-      place.replaceChildren(cardElement({ ...card, header: { ...card.header, label } }, cards.picture));
+      const element = cardElement({ ...card, header: { ...card.header, label } }, cards.picture);
+      element.querySelector(".sl-card-head")?.after(marksElement(view, latent));
+      place.replaceChildren(element);
       mark();
       view.say("");
     } catch (error) {

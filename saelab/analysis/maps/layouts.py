@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -47,10 +49,23 @@ def laid(rows: np.ndarray, method: str, *, seed: int, n_neighbors: int, tell: Te
     else:
         near = min(n_neighbors, len(rows) - 1)
         rows = principal(rows, WIDTH) if rows.shape[1] > WIDTH else rows
-        found = (_umap if method == "umap" else _tsne)(rows, near, seed, tell)
+        with _threads_kept():
+            found = (_umap if method == "umap" else _tsne)(rows, near, seed, tell)
     found = np.asarray(found, np.float64)
     found -= found.mean(0)
     return (found / max(found.std(0).max(), 1e-30)).astype(np.float32)
+
+
+@contextlib.contextmanager
+def _threads_kept() -> Iterator[None]:
+    """numba, on which UMAP runs, gives OpenMP a thread for every core, whatever it had; torch shares that."""
+    torch = sys.modules.get("torch")
+    before = None if torch is None else torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch is not None:
+            torch.set_num_threads(before)
 
 
 def principal(rows: np.ndarray, n: int) -> np.ndarray:

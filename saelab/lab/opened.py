@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from saelab.analysis.evals import Report
     from saelab.analysis.logits import KeptLenses
     from saelab.analysis.maps.looking import Neighbourhood
-    from saelab.analysis.results import FeatureCard, LatentTable, Predictions, SampleCodes
+    from saelab.analysis.results import Difference, FeatureCard, LatentTable, Predictions, SampleCodes
     from saelab.analysis.searches import Found
     from saelab.analysis.side_by_side import SideBySide
+    from saelab.analysis.stored import StoredCorpus
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
     from saelab.stores.annotations import Named, Notes
@@ -127,6 +128,8 @@ class OpenedSAE:
                 "labels": self.labels,
                 "layers": self.layers,
                 "predictions": self.predictions,
+                "difference": self.difference,
+                "corpus": lambda: self.corpus,
                 "session": self._session,
                 "store": lambda: self.store,
                 "report": self._report,
@@ -225,13 +228,26 @@ class OpenedSAE:
 
         if self._subject is None or any(lacking(self._subject(), each) for each in (HasTokens, HasLogits)):
             return []
-        return [name for name in LAYERS if not name.startswith("edits_")]
+        return list(LAYERS)
 
-    def predictions(self, sample: Any) -> Predictions:
+    def predictions(self, sample: Any, edits: Any = ()) -> Predictions:
         """How the model predicts each token of a sample. Raises CorpusError, SubjectError."""
         from saelab.analysis import predictions
 
-        return predictions(self._model(), sample, self.sae)
+        return predictions(self._model(), sample, self.sae, edits)
+
+    def difference(self, sample: Any, against: Any, edits: Any, control: Any) -> Difference:
+        """How latents differ between two samples. Raises ConfigError, CorpusError."""
+        from saelab.analysis import sample_difference
+
+        return sample_difference(self._model(), self.sae, sample, against, edits=edits, control=control)
+
+    @cached_property
+    def corpus(self) -> StoredCorpus:
+        """The documents of its store. Raises StoreError."""
+        from saelab.analysis.stored import StoredCorpus
+
+        return StoredCorpus(self.store, lambda: self.sae, self._model)
 
     def found(self, sample: Any, n: int = 50) -> list[Found]:
         """Latents that fire on a sample, the most specific first. Raises CorpusError, RangeError."""

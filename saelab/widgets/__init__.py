@@ -4,6 +4,7 @@ from saelab.widgets.base import View as View
 from saelab.widgets.board import BoardView as BoardView
 from saelab.widgets.card import CardView as CardView
 from saelab.widgets.compare import CompareView as CompareView
+from saelab.widgets.corpus import CorpusView as CorpusView
 from saelab.widgets.densities import DensitiesView as DensitiesView
 from saelab.widgets.erase import EraseView as EraseView
 from saelab.widgets.export import Lines as Lines
@@ -28,6 +29,7 @@ class LabViews:
     show = Made(SampleView.of)
     features = Made(FeaturesView.of)
     feature = Made(CardView.of)
+    corpus = Made(CorpusView.of)
     densities = Made(DensitiesView.of)
     map = Made(MapView.of)
     steer = Made(SteerView.of)

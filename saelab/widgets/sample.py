@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import traitlets
 
-from saelab.analysis.results import LAYERS, UNITS, Predictions, SampleCodes
-from saelab.arguments import flag, one_of
+from saelab.analysis.results import LAYERS, UNITS, Difference, Predictions, SampleCodes
+from saelab.arguments import flag, is_listed, one_of
 from saelab.types import ConfigError
 from saelab.widgets import still, still_text
 from saelab.widgets.base import View, checked_questions
 from saelab.widgets.cards import asks_card, card_answers
 from saelab.widgets.questions import Ask
 from saelab.widgets.selection import Selection
-from saelab.widgets.sides import Side, is_long, strongest
+from saelab.widgets.sides import Side, is_long, pack_difference, strongest
 from saelab.widgets.source import HasSources, Source
 from saelab.widgets.wire import Packed
 
@@ -36,6 +37,8 @@ class SampleView(View):
         predict: What the model predicts of the sample, asked when a layer is first shown; None where there is
             no language model.
         layers: Names of what it knows.
+        difference: From another sample, which stands beside this one.
+        against: What the model predicts of that one.
         options: `with_card`: show the chosen latent's card below. `layer`, `unit`: what colours at first.
             Others: see `View`.
 
@@ -48,6 +51,7 @@ class SampleView(View):
     with_card = traitlets.Bool(False).tag(sync=True)
     layer = traitlets.Unicode(LATENT).tag(sync=True)
     unit = traitlets.Unicode("nats").tag(sync=True)
+    compared = traitlets.Bool(False).tag(sync=True)
 
     def __init__(
         self,
@@ -56,12 +60,16 @@ class SampleView(View):
         *,
         predict: Callable[[], Predictions] | None = None,
         layers: Sequence[str] = (),
+        difference: Difference | None = None,
+        against: Callable[[], Predictions] | None = None,
         **options: Any,
     ) -> None:
-        self.codes = codes
+        self.codes, self.difference = codes, difference
         self.questions = checked_questions(questions, "card")
         self.sides = [Side(codes, tuple(layers), predict)]
-        super().__init__(**options)
+        if difference is not None:
+            self.sides.append(Side(difference.second, tuple(layers), against))
+        super().__init__(compared=difference is not None, **options)
 
     @staticmethod
     def of(
@@ -72,6 +80,9 @@ class SampleView(View):
         latents: Sequence[int] | None = None,
         layer: str = LATENT,
         unit: str = "nats",
+        against: Any = None,
+        edits: Any = (),
+        control: Any = None,
         sae: str | None = None,
         with_card: bool = False,
         follow: bool = False,
@@ -89,6 +100,11 @@ class SampleView(View):
             layer: what colours it at first: "latent", or of a text that a language model reads "loss",
                 "log_probability", "entropy", "sae_kl" or "sae_loss"; see `saelab.analysis.predictions`.
             unit: of a loss, "nats" or "bits".
+            against: another sample, which stands beside this one, with the latents that differ most.
+            edits: interventions: the sample stands beside itself with these. Layers are then "edits_kl" and
+                "edits_loss".
+            control: what says the same as `sample`, beside whose difference that from `against` stands; by
+                default a text behind a line's end. See `saelab.analysis.sample_difference`.
             sae: name of the SAE; None: the chosen one.
             with_card: show the chosen latent's card.
             follow: choose the latent (or latents) in every linked view, and be one of them.
@@ -101,18 +117,28 @@ class SampleView(View):
         source = lab.source(sae)
         layer, unit = one_of(LATENT, *LAYERS)("layer", layer), one_of(*UNITS)("unit", unit)
         selection = _selection(source, latent, latents, flag("follow", follow))
-        codes, names = source.codes(sample), source.questions["layers"]()
+        ask = source.questions
+        given = () if is_listed(edits) and not list(edits) else edits
+        difference = None
+        if against is not None or given or control is not None:
+            difference = ask["difference"](sample, against, given, control)
+        codes = source.codes(sample) if difference is None else difference.first
+        names = [name for name in ask["layers"]() if name.startswith("edits_") == bool(given)]
         if layer != LATENT and layer not in names:
             message = (
                 f"layer must be one that is known of this sample, {', '.join([LATENT, *names])}. Got "
                 f"{layer!r}. Leave it out, or pass a language model and its SAE."
             )
             raise ConfigError(message)
+        # with edits both sides show what these do: it is asked for once
+        predict = cache(lambda: ask["predictions"](sample, given))
         return SampleView(
             codes,
-            questions=source.questions,
-            predict=lambda: source.questions["predictions"](sample),
+            questions=ask,
+            predict=predict,
             layers=names,
+            difference=difference,
+            against=predict if given else lambda: ask["predictions"](against, ()),
             selection=selection,
             layer=layer,
             unit=unit,
@@ -126,33 +152,49 @@ class SampleView(View):
             "chunk": lambda number, side=0: self.sides[side].chunk(number),
             "along": lambda latent, side=0: self.sides[side].along(latent),
             "layer": lambda name, unit, side=0: self.sides[side].layer(name, unit),
+            **({"difference": self._difference} if self.compared else {}),
             **card_answers(self.questions),
         }
 
+    def _difference(self) -> Packed:
+        assert self.difference is not None
+        return pack_difference(self.difference)
+
     def first(self) -> Iterable[Ask]:
-        layer = [] if self.layer == LATENT else [Ask("layer", {"name": self.layer, "unit": self.unit})]
-        return [Ask("codes"), *layer, *(asks_card(self.latent) if self.with_card else [])]
+        sides: list[dict[str, int | str]] = [{}, {"side": 1}] if self.compared else [{}]
+        layer = {"name": self.layer, "unit": self.unit}
+        layers = [] if self.layer == LATENT else [Ask("layer", layer | side) for side in sides]
+        difference = [Ask("difference")] if self.compared else []
+        codes = [Ask("codes", side) for side in sides]
+        return [*difference, *codes, *layers, *(asks_card(self.latent) if self.with_card else [])]
 
     def exported(self) -> Iterable[Ask]:
         fired: Iterable[Any] = np.unique(self.codes.codes.indices) if self.with_card else []
         if self.with_card and is_long(self.codes):
             fired = strongest(self.codes, PAGE_CARDS)
         cards = (Ask("card", {"latent": int(j)}) for j in fired)
-        return [Ask("codes"), *self.sides[0].asks(0), *cards]
+        held = (ask for number, side in enumerate(self.sides) for ask in side.asks(number))
+        return [*self.first(), *held, *cards]
 
     def text(self) -> str:
-        return str(self.codes)
+        return str(self.codes) if self.difference is None else str(self.difference)
 
     def _labels(self) -> Mapping[int, str]:
         return self.questions["labels"]() if "labels" in self.questions else {}
 
     def html(self) -> str:
-        if self.layer != LATENT:
-            shown = [still_text.by_layer(self.codes, self.sides[0].predictions.layer(self.layer, self.unit))]
-        elif self.latents:
-            shown = [still_text.by_latents(self.codes, self.latents, self._labels())]
-        else:
-            shown = [still.sample(self.codes, self.latent, self._labels())]
+        shown = []
+        for number, side in enumerate(self.sides):
+            if self.difference is not None:
+                shown.append(f"<div><b>{still.escaped(self.difference.titles[number])}</b></div>")
+            if self.layer != LATENT:
+                shown.append(still_text.by_layer(side.codes, side.predictions.layer(self.layer, self.unit)))
+            elif self.latents:
+                shown.append(still_text.by_latents(side.codes, self.latents, self._labels()))
+            else:
+                shown.append(still.sample(side.codes, self.latent, self._labels()))
+        if self.difference is not None:
+            shown.append(still_text.differing(self.difference, self._labels()))
         if self.with_card and self.latent is not None:
             shown.append(still.card(self.questions["card"](self.latent)))
         return still.frame(*shown)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from saelab.analysis.results import LAYERS, UNITS, Layer, Predictions, SampleCodes
+from saelab.analysis.results import LAYERS, UNITS, Difference, Layer, Predictions, SampleCodes
 from saelab.stores.characters import joined
 from saelab.types import ConfigError
 from saelab.widgets.questions import Ask
@@ -21,6 +21,9 @@ PAGE_CODES = 8_000_000
 """Bytes of codes of one sample that a page holds, at most, before they are compressed: from its start on."""
 PAGE_ALONG = 256
 """Latents along a long text that a page holds, at most: those with the largest sum of |value|s."""
+
+LISTED = 100
+"""Latents that differ, at most, as they are sent."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,19 @@ def strongest(result: SampleCodes, n: int) -> list[int]:
     latents, at = np.unique(result.codes.indices, return_inverse=True)
     sums = np.bincount(at, np.abs(result.codes.values), len(latents))
     return [int(latents[i]) for i in np.argsort(-sums, kind="stable")[:n]]
+
+
+def pack_difference(result: Difference) -> Packed:
+    """What stands for each other, and the latents that differ most, at most LISTED."""
+    some = slice(0, LISTED)
+    header = {"titles": list(result.titles), "beside": result.beside, "n": len(result.latents)}
+    fields = {
+        "pairs": result.pairs.reshape(-1).astype(np.int32),
+        "latents": result.latents[some].astype(np.int32),
+        "size": result.size[some].astype(np.float32),
+        "control": result.control[some].astype(np.float32),
+    }
+    return Packed(header, fields)
 
 
 def pack_layer(layer: Layer) -> Packed:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from saelab.analysis.results import Layer, SampleCodes
+from saelab.analysis.results import Difference, Layer, SampleCodes
 from saelab.stores.characters import joined
 from saelab.widgets import still
 
@@ -60,6 +60,17 @@ def by_latents(result: SampleCodes, latents: Sequence[int], labels: Mapping[int,
     style = "white-space:pre-wrap;font-family:monospace"
     told = still.within(pieces, still.SAMPLE_BYTES, "position")
     return f'{"".join(out)}<div dir="auto" style="{style}">{told}</div>'
+
+
+def differing(result: Difference, labels: Mapping[int, str]) -> str:
+    """The latents that differ most, each beside its control."""
+    columns = ["latent", "mean |difference| a place", "control", "label"]
+    some = zip(result.latents[: still.LINES].tolist(), result.size, result.control, strict=False)
+    lines = [
+        [f"#{j}", still.number(size), still.number(control), labels.get(j, "")[: still.LABEL]]
+        for j, size, control in some
+    ]
+    return still.note(f"latents that differ most; control: {result.beside}") + still.grid(columns, lines)
 
 
 def _hex(colour: tuple[int, int, int], alpha: float) -> str:

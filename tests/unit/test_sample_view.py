@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from shown import card, chunks, decoded, sample
 
+from saelab import analysis, interventions
 from saelab.analysis.results import Changed, Predictions
-from saelab.types import ConfigError, RangeError
+from saelab.types import ConfigError, RangeError, SaelabError
 from saelab.widgets import SampleView, Selection
 from saelab.widgets.sides import CHUNK, PAGE_ALONG
 
@@ -133,3 +134,32 @@ def test_a_lab_shows_layers_and_several_latents(small_lab):
     for wrong in ({"layer": "lozz"}, {"layer": "edits_kl"}, {"unit": "hartleys"}, {"latents": "37"}):
         with pytest.raises(ConfigError):
             small_lab.tokens(TEXT, **wrong)
+
+
+def test_two_texts_and_edits_stand_beside_each_other(small_lab, tmp_path):
+    other = "Rosa gave the red basket to Hugo! <img src=x onerror=alert(1)>"
+    view = small_lab.tokens(TEXT, 3, against=other, layer="loss")
+    wanted = analysis.sample_difference(small_lab.subject, small_lab.sae, TEXT, other)
+    told = decoded(*view.answers()["difference"]().encoded())
+    np.testing.assert_array_equal(told["pairs"].reshape(-1, 2), wanted.pairs)
+    np.testing.assert_array_equal(told["latents"], wanted.latents[:100])
+    second = decoded(*view.answers()["layer"](name="loss", unit="nats", side=1).encoded())["values"]
+    np.testing.assert_allclose(second, analysis.predictions(small_lab.subject, other).loss, atol=1e-6)
+    assert repr(view) == str(wanted)
+    form = view.html()
+    assert "latents that differ most; control: itself behind" in form
+    assert "<img" not in form
+    view.export(tmp_path / "x.html")
+
+    edit = interventions.Ablate(small_lab.sae, (int(wanted.latents[0]),))
+    edited = small_lab.tokens(TEXT, 3, edits=[edit], layer="edits_kl")
+    assert [name for name, _ in edited.answers()["codes"](side=1).header["layers"]] == [
+        "edits_kl",
+        "edits_loss",
+    ]
+    sides = [decoded(*edited.answers()["layer"](name="edits_kl", unit="nats", side=i).encoded())["values"]
+             for i in (0, 1)]  # fmt: skip
+    np.testing.assert_array_equal(*sides)
+    assert sides[0][2:].any()
+    with pytest.raises(SaelabError, match="edits must be a list"):
+        small_lab.tokens(TEXT, edits=3)

@@ -29,18 +29,29 @@ export class Heatmap {
    * @param {(question: string, args?: Args) => Promise<Answer | null>} [options.ask] of this sample
    * @param {(latents: (number | undefined)[]) => void} [options.ahead] fetches cards ahead of time
    * @param {(at: number) => void} [options.met] told of the position that is described, -1 for none
-   * @param {(latent: number | null) => number} [options.scale] the largest |value| that others share
+   * @param {(paint: Paint) => void} [options.share] sees a paint before it is used, such as for a common scale
+   * @param {boolean} [options.fallback] whether a silent latent gives way to the strongest of each position
    * @param {boolean} [options.controls] whether it has a chooser of layers of its own
    */
   constructor(
     view,
     place,
-    { ask = view.ask, ahead = () => {}, met = () => {}, scale, controls = true } = {},
+    {
+      ask = view.ask,
+      ahead = () => {},
+      met = () => {},
+      share = () => {},
+      fallback = true,
+      controls = true,
+    } = {},
   ) {
     this.view = view;
     this.ask = ask;
     this.ahead = ahead;
     this.met = met;
+    this.share = share;
+    /** @type {(at: number) => boolean} whether a position has no partner in another sample */
+    this.alone = () => false;
     /** @type {SampleCodes | null} */
     this.codes = null;
     /** @type {WholeSheet | ScrolledSheet | null} */
@@ -60,7 +71,7 @@ export class Heatmap {
     this.sample = h("div", { class: "sl-sample", role: "group", "aria-label": "sample", dir: "ltr" });
     this.note = h("div", { class: "sl-hint" });
     this.detail = h("div", { class: "sl-detail", "aria-live": "polite" });
-    this.layers = new Layers(this, scale);
+    this.layers = new Layers(this, fallback);
     place.append(
       ...(controls ? [this.layers.place] : []),
       ...[this.legend, this.note, this.chooser, this.finder, this.sample, this.detail],
@@ -147,10 +158,18 @@ export class Heatmap {
   /** Shade by a paint. @param {Paint} paint */
   paintBy(paint) {
     this.paint = paint;
+    this.share(paint);
+    this.restyle();
+    if (this.pinned >= 0) this.describe(this.pinned, PINNED);
+  }
+
+  /** Shade by the paint that there is, and say what it means. */
+  restyle() {
+    const { paint } = this;
+    if (!paint) return;
     this.legend.replaceChildren(...paint.legend().filter((part) => part !== null));
     this.sample.classList.toggle("sl-several", "latents" in paint);
     this.repaint();
-    if (this.pinned >= 0) this.describe(this.pinned, PINNED);
   }
 
   /** Shade what is drawn. */
@@ -162,7 +181,12 @@ export class Heatmap {
     for (const [i, element] of sheet.entries()) {
       paint.paint(element, first + i);
       const anew = codes.starts.includes(i) ? ", the model reads anew here" : "";
-      element.setAttribute("aria-label", `${codes.called(first + i)}, ${paint.spoken(first + i)}${anew}`);
+      const alone = this.alone(i) ? ", only on this side" : "";
+      element.classList.toggle("sl-alone", Boolean(alone));
+      element.setAttribute(
+        "aria-label",
+        `${codes.called(first + i)}, ${paint.spoken(first + i)}${anew}${alone}`,
+      );
       element.classList.toggle("sl-pinned", i === this.pinned);
       element.setAttribute("aria-pressed", String(i === this.pinned));
       element.tabIndex = i === this.current ? 0 : -1;

@@ -11,11 +11,13 @@ import { short } from "./scales.js";
 const UNITS = ["nats", "bits"];
 
 export class Layers {
-  /** @param {Heatmap} heatmap @param {((latent: number | null) => number) | undefined} scale */
-  constructor(heatmap, scale) {
+  /** @param {Heatmap} heatmap @param {boolean} fallback whether a silent latent gives way to the strongest */
+  constructor(heatmap, fallback) {
     this.heatmap = heatmap;
     this.view = heatmap.view;
-    this.scale = scale;
+    this.fallback = fallback;
+    /** @type {Layers | null} of another heatmap, which shows the same */
+    this.follower = null;
     this.mode = "latent";
     this.asked = 0;
     this.place = h("div", { class: "sl-fields sl-layers" });
@@ -98,8 +100,18 @@ export class Layers {
     this.choose();
   }
 
+  /** What is chosen here is shown there too. @param {Layers} other */
+  leads(other) {
+    this.follower = other;
+  }
+
   /** Find the paint, and give it to the heatmap once it is there. */
   choose() {
+    if (this.follower?.heatmap.codes) {
+      this.follower.mode = this.mode;
+      this.follower.units.value = this.units.value;
+      this.follower.choose();
+    }
     const mine = ++this.asked;
     const done = (/** @type {any} */ paint) => {
       if (mine === this.asked && paint && this.heatmap.codes) this.heatmap.paintBy(paint);
@@ -142,13 +154,13 @@ export class Layers {
   shaded(latent, own) {
     const codes = /** @type {SampleCodes} */ (this.heatmap.codes);
     if (!codes) return null;
-    const silent = latent !== null && !own.some(Boolean) && !this.scale?.(latent);
+    const silent = latent !== null && this.fallback && !own.some(Boolean);
     const values = silent ? /** @type {Float32Array} */ (codes.along(null)) : own;
     const strongest = `strongest latent of each ${codes.facet}`;
     const label = latent === null ? "" : this.heatmap.labelOf(latent);
     const called = `latent #${latent}${label && ` «${label}»`}`;
     const what = latent === null ? strongest : silent ? `${called} does not fire here; ${strongest}` : called;
-    const paint = new OneValue(values, { what, scale: this.scale?.(silent ? null : latent) });
+    const paint = new OneValue(values, { what });
     const article = /^[aeiou]/.test(codes.facet) ? "an" : "a";
     const clear = () => this.view.choose({ latent: null });
     paint.more =

@@ -17,15 +17,15 @@ export const GROUND = 35;
 export class OneValue {
   /**
    * @param {ArrayLike<number>} values NaN where there is none
-   * @param {{what: string, unit?: string, note?: string, scale?: number}} told what they are; scale: the
-   *   largest |value| of a scale that others share
+   * @param {{what: string, unit?: string, note?: string}} told what they are
    */
-  constructor(values, { what, unit = "", note = "", scale = 0 }) {
+  constructor(values, { what, unit = "", note = "" }) {
     this.values = values;
     this.what = what;
     this.unit = unit && ` ${unit}`;
     this.note = note;
-    this.max = scale;
+    /** the largest |value| of the scale */
+    this.max = 0;
     /** @type {Node | null} what else the legend has */
     this.more = null;
     /** whether there are values below 0, and above */

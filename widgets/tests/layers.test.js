@@ -208,3 +208,58 @@ describe("long texts", () => {
     expect(occurrences(["a"], "")).toEqual([]);
   });
 });
+
+test("two samples stand beside each other on one scale, with the latents that differ", async () => {
+  const other = codes();
+  other.fields.names = ["<s>", " one", HOSTILE, "\n"];
+  other.fields.values = Float32Array.from([9, 1, 3, 8]);
+  const sides = [layered(), { ...other, header: { ...other.header, layers: LAYERS } }];
+  const difference = () => ({
+    header: { titles: ["the first", "the second"], beside: HOSTILE, n: 2 },
+    fields: {
+      pairs: Int32Array.from([0, 0, 1, 1, 3, 3]),
+      latents: Int32Array.from([2, 5]),
+      size: Float32Array.from([2.5, 0.5]),
+      control: Float32Array.from([0.25, 0]),
+    },
+  });
+  const { model } = await show(
+    { compared: true, latent: 2 },
+    { difference, codes: ({ side = 0 }) => sides[side] },
+  );
+  const ends = $$(".sl-legend").map((legend) => legend.textContent);
+  expect(ends.map((text) => text.includes("0 to 8.00"))).toEqual([true, true]);
+  const alpha = (side, at) =>
+    parseFloat(
+      $$(".sl-compared-side")[side].querySelector(`[data-at='${at}']`).style.getPropertyValue("--sl-alpha"),
+    );
+  expect(alpha(0, 2)).toBeLessThan(alpha(1, 2));
+  const alone = $$(".sl-alone");
+  expect(alone.map((e) => e.getAttribute("aria-label"))).toEqual([
+    "·two, 2.00, only on this side",
+    `${HOSTILE}, 8.00, only on this side`,
+  ]);
+  // what is looked at here is marked there
+  $(".sl-compared-side [data-at='3']").dispatchEvent(new Event("pointerover", { bubbles: true }));
+  expect(
+    $$(".sl-partner").map((e) => [e.dataset.at, e.closest("section") === $$(".sl-compared-side")[1]]),
+  ).toEqual([["3", true]]);
+  expect($$(".sl-differing .sl-one").map((e) => e.textContent)).toEqual([
+    "#22.50+control 0.250",
+    "#50.500+control 0",
+  ]);
+  expect(el.querySelector("img")).toBe(null);
+  // one chooser for both
+  expect($$("select[aria-label='colour by']").length).toBe(1);
+  $("select[aria-label='colour by']").value = "loss";
+  $("select[aria-label='colour by']").dispatchEvent(new Event("change"));
+  await settle();
+  expect(
+    model.sent
+      .filter((m) => m.ask === "layer")
+      .map((m) => m.args.side ?? 0)
+      .sort(),
+  ).toEqual([0, 1]);
+  $$(".sl-differing .sl-chip")[1].click();
+  expect(model.state.latent).toBe(5);
+});

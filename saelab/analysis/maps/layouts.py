@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ WIDTH = 100
 """Dimensions that UMAP and t-SNE are given, at most: the first principal components."""
 ITERATIONS = (250, 500)
 """Of t-SNE, with exaggeration and without."""
+FEW = 4096
+"""Rows below which UMAP would ask for every distance one by one: their neighbours are found here."""
 
 Tell = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done."""
@@ -98,12 +101,27 @@ def _umap(rows: np.ndarray, near: int, seed: int, tell: Tell) -> np.ndarray:
     umap = _needed("umap", "umap-learn")
     # it counts its epochs where the bar is not disabled, and prints nothing else where it is not verbose; a
     # seed makes it run on one thread
+    options: dict[str, Any] = {}
+    if len(rows) < FEW:
+        options["precomputed_knn"] = *_nearest(rows, max(2, near)), None
     made = umap.UMAP(
         n_neighbors=max(2, near), min_dist=0.1, metric="cosine", random_state=seed, n_jobs=1,
         init="spectral" if len(rows) > 10 else "random",
-        tqdm_kwds={"file": _Epochs("umap", tell), "disable": False},
+        tqdm_kwds={"file": _Epochs("umap", tell), "disable": False}, **options,
     )  # fmt: skip
-    return made.fit_transform(rows)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "precomputed_knn")  # is not for placing other rows later
+        return made.fit_transform(rows)
+
+
+def _nearest(rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest of each row by cosine, itself the first: (indices, distances), exact."""
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+    gaps = np.maximum(1 - unit @ unit.T, 0)
+    np.fill_diagonal(gaps, -1)
+    order = np.argsort(gaps, axis=1, kind="stable")[:, :k]
+    found = np.maximum(np.take_along_axis(gaps, order, 1), 0)
+    return order, found.astype(np.float32)
 
 
 def _tsne(rows: np.ndarray, near: int, seed: int, tell: Tell) -> np.ndarray:

@@ -36,8 +36,7 @@ PACKAGES = (
 UNTRIED = {
     "HasLogits HasLoss HasPictures HasTokens Generates Intervention Subject *.HasLogits": "protocols",
     "Concept Concepts* Examples Examples.* FeatureCard Found LatentStats* LatentTable LogitLens* Match "
-    "LatentMap* Changed Difference* Layer Predictions* "
-    "LatentMap* MapProgress "
+    "LatentMap* LatentColumn Changed Difference* Layer Predictions* MapProgress "
     "NormDiagnostics* Point Recovery RecoveryScores Recovery.* Report* Scores SpecialTokens* TokenScores "
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
     "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "
@@ -59,6 +58,7 @@ UNTRIED = {
     "Lab.compare compare side_by_side": "need two SAEs; tests/unit/test_compare.py has them",
     "watch": "reads whatever is there; tests/unit/test_watching.py refuses",
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
+    "Lab.map Lab.corpus *.telling": "ask what is tried by itself; tests/unit/test_map_view.py and others",
     "Lab.board": "holds views, whose methods are tried; tests/unit/test_board.py has some",
     "Lab.erase": "needs samples with a concept; tests/unit/test_erasing.py has some",
     "VisionModel.*": "those of TorchModule, but for what is above",

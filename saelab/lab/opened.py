@@ -306,11 +306,14 @@ class OpenedSAE:
         from saelab.analysis import latent_column, latent_map, start_map
         from saelab.analysis.maps.looking import COLUMNS
 
+        own: dict[str, Callable[..., Any]] = {}
+        if self._store is not None and "firings" not in self._store.manifest.get("lacks", ()):
+            own = {"firings": lambda latent: self.store.firings(latent, 6)}
         return {
+            **own,
             "map": lambda by, method: latent_map(self.store, by, method),
             "start_map": lambda by, method: start_map(self.store, by, method),
             "near": lambda latents, by: self._neighbourhood(by).near(latents),
-            "firings": lambda latent: self.store.firings(latent, 6),
             "map_column": lambda sql: latent_column(self.store, sql),
             "map_columns": lambda: COLUMNS,
             "map_find": self._firing_on,

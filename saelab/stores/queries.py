@@ -75,7 +75,6 @@ def _connect(store: Latents) -> duckdb.DuckDBPyConnection:
         "labels": pa.Table.from_pandas(labels_of(store), LABELS.schema, preserve_index=False),
         "annotations": ANNOTATIONS.all(store),
     }
-    lacks = store.manifest.get("lacks", ())
     with _complaining():
         connection = duckdb.connect(config={"threads": 2})
         connection.execute("set enable_progress_bar = false")

@@ -8,12 +8,14 @@ from .maps.making import latent_map
 from .maps.results import LatentMap
 from .norms import NormDiagnostics, norms
 from .recovery import Match, Recovery, RecoveryScores, match, recovery
+from .relatives import relatives
 from .results import (
     Examples,
     FeatureCard,
     LatentStats,
     LatentTable,
     LogitLens,
+    Relatives,
     SampleCodes,
 )
 from .samples import sample_codes
@@ -25,6 +27,7 @@ from .steering.results import Arm, Effect, Figure, TokenShift
 from .steering.select import select_latents
 from .steering.selected import Choice, Contrast, Selected
 from .steering.texts import distinct_n, lexicon_count, repetition
+from .windows import drawn_examples, whole_document
 
 __all__ = [
     "Arm",
@@ -48,6 +51,7 @@ __all__ = [
     "Point",
     "Recovery",
     "RecoveryScores",
+    "Relatives",
     "Report",
     "SampleCodes",
     "Scores",
@@ -62,6 +66,7 @@ __all__ = [
     "direct_logits",
     "distinct_n",
     "dose_response",
+    "drawn_examples",
     "effect",
     "evaluate",
     "examples",
@@ -73,6 +78,7 @@ __all__ = [
     "match",
     "norms",
     "recovery",
+    "relatives",
     "repetition",
     "row_labels",
     "sample_codes",
@@ -80,4 +86,5 @@ __all__ = [
     "select_latents",
     "side_effects",
     "special_tokens",
+    "whole_document",
 ]

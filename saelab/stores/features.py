@@ -5,7 +5,7 @@ unaided.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
+from saelab.arguments import an_integer, checked, listed
 from saelab.config import integer, is_integer
 from saelab.files import path_of
 from saelab.stores import manifest as manifests
@@ -22,17 +23,10 @@ from saelab.stores.directions import open_directions
 from saelab.stores.feature_fields import KIND, checked_manifest
 from saelab.stores.labels import attach, checked_source, labels_of
 from saelab.stores.latent_tables import LatentTables
-from saelab.stores.naming import Apart, names_of
+from saelab.stores.naming import Apart, Telling, names_of, telling
 from saelab.stores.neuronpedia import read_export
 from saelab.stores.queries import ask, connect, select
-from saelab.stores.records import (
-    COLUMNS,
-    NUMBERS,
-    DocumentRecord,
-    Example,
-    LatentStats,
-    RowRecord,
-)
+from saelab.stores.records import COLUMNS, NUMBERS, DocumentRecord, Example, LatentStats, RowRecord
 from saelab.stores.search import ExampleIndex, search
 from saelab.types import ConfigError, HookPoint, RangeError, StoreError, nearest, short
 
@@ -309,6 +303,16 @@ class FeatureStore:
     def apart(self) -> Apart:
         """What sets each latent apart: of what its rows show, up to three names for each pole (`naming`)."""
         return names_of(self.folder, self.manifest)
+
+    @checked(latents=listed, n=an_integer())
+    def telling(self, latents: Sequence[int], n: int = 10) -> dict[int, tuple[list[Telling], list[Telling]]]:
+        """What sets some latents apart, with figures: latent -> (of its positive pole, of its negative one).
+
+        Args:
+            latents: Their numbers.
+            n: Of each pole, at most.
+        """
+        return telling(self._tables, [self._checked(latent) for latent in latents], self.n_rows, n)
 
     def _most(self, name: str) -> dict[int, list[str]]:
         column = self._tables.columns("latents", (name,)).column(name).to_pylist()

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from saelab.stores import tables
 from saelab.types import StoreError
 
-KEPT_GROUPS = ("latents", "examples")
+KEPT_GROUPS = ("latents", "examples", "firings")
 
 
 class LatentTables:

@@ -275,7 +275,7 @@ def test_only_small_state_is_synchronised():
             for k, v in view.get_state().items()
             if not k.startswith("_") and k not in ("layout", "tabbable", "tooltip")
         }
-        assert set(state) <= {"latent", "row", "document", "with_card", "opening", "labels"}
+        assert set(state) <= {"latent", "row", "document", "with_card", "opening", "labels", "compact"}
 
 
 def test_what_a_view_paints_first_comes_along_if_it_is_short():

@@ -6,17 +6,26 @@
 import { keyOf } from "./answers.js";
 import { cardElement } from "./card.js";
 import { h } from "./dom.js";
+import { recall, remember } from "./remembered.js";
 import { reasonOf } from "./view.js";
 
 const KEPT = 400;
 
 /**
  * A place that shows the card of one latent; a later call wins over an earlier one that is still under way.
- * Choosing a window of the card chooses its row and document.
+ * Choosing a window of the card chooses its row and document. Keys: c and a turn its switches.
  * @param {View} view @param {HTMLElement} place
+ * @param {((card: Answer) => HTMLElement | null)[]} [added] sections of other modules, under the card's head
  */
-export function cardPlace(view, place) {
+export function cardPlace(view, place, added = []) {
   const cards = cardCache(view);
+  const state = {
+    compact: Boolean(view.option("compact")),
+    aligned: recall("aligned", "start"),
+    open: new Set(/** @type {string[]} */ ([])),
+    refocus: false,
+    text: "",
+  };
   let asked = 0;
   /** @type {number | null} */
   let shown = null;
@@ -32,6 +41,44 @@ export function cardPlace(view, place) {
     if (item instanceof HTMLElement)
       view.choose({ row: Number(item.dataset.row), document: Number(item.dataset.document) });
   });
+
+  place.addEventListener("keydown", (event) => {
+    const typing = /** @type {Element} */ (event.target).closest("input, textarea, select");
+    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const name = { c: "Compact", a: "Aligned at the firing" }[event.key];
+    const button = name && place.querySelector(`[data-switch="${name}"]`);
+    if (!(button instanceof HTMLElement)) return;
+    event.stopPropagation();
+    button.click();
+  });
+
+  /** What the card of a latent can do. @param {number} latent @param {Answer} card */
+  const doing = (latent, card) => {
+    /** @type {string[]} */
+    const asks = card.header.asks ?? [];
+    const held = asks.filter((question) => view.holds(question));
+    /** @type {import("./card.js").Doing} */
+    const made = {
+      ask: (question, args) =>
+        question === "tried" ? view.request(question, args) : cards.ask(question, args),
+      can: (question) => held.includes(question),
+      choose: (other) => view.choose({ latent: other }),
+      save: held.includes("relabel")
+        ? async (text) => void (await view.request("relabel", { latent, text }))
+        : null,
+      state,
+      redraw: () => {
+        remember("aligned", state.aligned);
+        const had = document.activeElement?.getAttribute("data-switch");
+        show(latent).then(() => {
+          const again = had && place.querySelector(`[data-switch="${had}"]`);
+          if (again instanceof HTMLElement) again.focus();
+        });
+      },
+      added,
+    };
+    return made;
+  };
 
   view.relabelled(() => {
     if (shown !== null) show(shown);
@@ -51,7 +98,8 @@ export function cardPlace(view, place) {
       const card = await cards.get(latent);
       if (mine !== asked) return;
       const label = view.edited(latent)?.label ?? card.header.label;
-      place.replaceChildren(cardElement({ ...card, header: { ...card.header, label } }, cards.picture));
+      const named = { ...card, header: { ...card.header, label } };
+      place.replaceChildren(cardElement(named, cards.picture, doing(latent, card)));
       mark();
       view.say("");
     } catch (error) {
@@ -89,5 +137,5 @@ function cardCache(view) {
   function ahead(latents) {
     for (const latent of latents) if (latent !== undefined) get(latent).catch(() => {});
   }
-  return { get, ahead, picture };
+  return { ask, get, ahead, picture };
 }

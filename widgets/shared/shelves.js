@@ -54,6 +54,7 @@ export function openShelf({ index, per, chunks }) {
 export function pageBridge(shelves, held) {
   return {
     live: false,
+    holds: (question) => question in held,
     async ask(question, args = {}) {
       const shelf = shelves[held[question]];
       const answer = await shelf?.get(keyOf(question, args));

@@ -5,7 +5,7 @@ BIN    := .venv/bin
 JOBS   ?= 2
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test real lab bench check clean
+.PHONY: demo test real lab gallery bench check clean
 
 demo: .venv/installed
 	$(BIN)/saelab demo --out demo
@@ -20,6 +20,10 @@ real: .venv/installed-dev
 
 lab: .venv/installed-lab
 	$(BIN)/jupyter lab notebooks
+
+# the pictures of the README and docs/gallery.md
+gallery: .venv/installed-lab
+	$(BIN)/python tools/gallery.py
 
 bench: .venv/installed-dev
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -1,5 +1,5 @@
-"""The command line: `saelab demo | harvest | train | index | eval | info | convert`. The only place that
-prints."""
+"""The command line: `saelab demo | harvest | train | index | eval | info | convert | import`. The only
+place that prints."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ COMMANDS = {
     "eval": "score an SAE beside an untrained one",
     "info": "say what a folder is",
     "convert": "write an SAE in the format of another library",
+    "import": "make a feature store of what neuronpedia.org exports of an SAE",
 }
 
 
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"saelab {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = "; the same command goes on" if name in JOBS[:3] else ""
+        again = "; the same command goes on" if name in (*JOBS[:3], "import") else ""
         print(f"\nsaelab {name}: interrupted{again}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `saelab info ... | head`
@@ -127,6 +128,16 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     _add_open_questions(parser)
 
 
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="IN", help="v1/MODEL/SOURCE of its bucket, as it was downloaded")
+    parser.add_argument("out", metavar="OUT", help="a new folder")
+    line = "tokens that the SAE was run over, where the export does not say it"
+    parser.add_argument("--n-rows", metavar="VALUE", help=line)
+    parser.add_argument("--skip", action="store_true", help="leave out lines that are not as they must be")
+    parser.add_argument("--overwrite", action="store_true", help="put it in place of another store")
+    parser.add_argument("--json", action="store_true", help="tell the result as JSON")
+
+
 def _add_open_questions(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what the files of an SAE may leave open")
     for name, line in flags.of_sae().items():
@@ -173,6 +184,15 @@ def _convert(options: argparse.Namespace) -> Outcome:
     return work.convert(o.path, o.out, o.to, o.subfolder, o.format, o.overwrite, _answers(o))
 
 
+def _import(options: argparse.Namespace) -> Outcome:
+    from saelab.commands import work
+    from saelab.commands.arguments import from_flags
+
+    o = options
+    n_rows = None if o.n_rows is None else from_flags([o.n_rows], int | None, "n_rows")
+    return work.import_(o.folder, o.out, n_rows=n_rows, skip=o.skip, overwrite=o.overwrite)
+
+
 def _print(outcome: Outcome, options: argparse.Namespace) -> None:
     if getattr(options, "json", False):
         print(_shown(json.dumps(outcome.data, indent=1, ensure_ascii=False)))
@@ -192,5 +212,6 @@ def _shown(line: str) -> str:
     return line
 
 
-_ADD = {"demo": _add_demo, "info": _add_info, "convert": _add_convert} | dict.fromkeys(JOBS, _add_job)
-_RUN = {"demo": _demo, "info": _info, "convert": _convert} | dict.fromkeys(JOBS, _job)
+_ADD = {"demo": _add_demo, "info": _add_info, "convert": _add_convert, "import": _add_import}
+_ADD |= dict.fromkeys(JOBS, _add_job)
+_RUN = {"demo": _demo, "info": _info, "convert": _convert, "import": _import} | dict.fromkeys(JOBS, _job)

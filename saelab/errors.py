@@ -55,6 +55,14 @@ class RankError(SaelabError):
     """A process of a distributed run that failed, was lost, or was given something else than the others."""
 
 
+class JobError(SaelabError):
+    """A job in the background that failed, was lost, or was cancelled."""
+
+
+class NotReady(JobError, TimeoutError):
+    """A job in the background that is still at work."""
+
+
 class MissingDependency(SaelabError, ImportError):
     """An optional library that is not installed; the message gives the pip command."""
 

@@ -22,6 +22,8 @@ from typing import Any, Literal, NoReturn
 
 from saelab.errors import FormatError, SaelabError, StoreError, short
 
+TENSOR_SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".gz")
+"""Of files that tensors of SAEs are read from."""
 MAX_JSON_BYTES = 2**28
 """Bytes of a JSON file of ours, at most."""
 _NUMBERS = itertools.count()

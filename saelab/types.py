@@ -19,8 +19,10 @@ from saelab.errors import (
     DeviceMemoryError,
     FormatError,
     HookError,
+    JobError,
     MissingDependency,
     NonFiniteError,
+    NotReady,
     RangeError,
     RankError,
     SaelabError,
@@ -396,7 +398,8 @@ def check_finite(acts: Tensor, what: str) -> None:
 __all__ = [
     "ActivationBatch", "Codes", "ConfigError", "Context", "CorpusError", "DeviceMemoryError",
     "FormatError", "HookError", "HookPoint", "Inputs",
-    "Intervention", "MissingDependency", "NonFiniteError", "RangeError", "RankError", "Run",
+    "Intervention", "JobError", "MissingDependency", "NonFiniteError", "NotReady", "RangeError", "RankError",
+    "Run",
     "SaelabError", "Scale", "ShapeError", "Shown", "StoreError", "Subject", "SubjectError",
     "check_finite", "nearest", "short",
 ]  # fmt: skip

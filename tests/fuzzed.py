@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import exported
 import numpy as np
 import pytest
 import subjects_zoo as zoo
@@ -36,6 +37,8 @@ UNTRIED = {
     "HasLogits HasLoss HasPictures HasTokens Generates Intervention Subject *.HasLogits": "protocols",
     "Concept Concepts* Examples Examples.* FeatureCard Found LatentStats* LatentTable LogitLens* Match "
     "LatentMap* Relatives* "
+    "LatentMap* Changed Difference* Layer Predictions* "
+    "LatentMap* MapProgress "
     "NormDiagnostics* Point Recovery RecoveryScores Recovery.* Report* Scores SpecialTokens* TokenScores "
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
     "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "
@@ -52,7 +55,9 @@ UNTRIED = {
     ),
     "SAE.push_to_hub": "needs a network; tests/unit/test_hub.py has a server",
     "WandB": "needs its library",
+    "start_map MapJob*": "begins a process; tests/unit/test_map_jobs.py has some",
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
+    "Lab.board": "holds views, whose methods are tried; tests/unit/test_board.py has some",
     "Lab.erase": "needs samples with a concept; tests/unit/test_erasing.py has some",
     "VisionModel.*": "those of TorchModule, but for what is above",
     "FVU *.fingerprint *.verify *.hooks FeatureStore.latents FeatureStore.labels FeatureStore.top_names "
@@ -134,6 +139,8 @@ class Things:
         interventions.save(self.edit, folder / "edits" / "edits.json")
         told = [{"modelId": "m", "layer": "0-x", "index": str(j), "description": f"d{j}"} for j in range(9)]
         (folder / "labels" / "batch-0.jsonl").write_text("\n".join(map(json.dumps, told)))
+        exported.batch(folder / "export" / "features", 0, [exported.feature(0, frac_nonzero=0.1)])
+        exported.batch(folder / "export" / "activations", 0, [exported.window(0, ["a", "b"], [0.0, 1.0])])
         self.model.model.save_pretrained(folder / "model")
         self.model.tokenizer.save_pretrained(folder / "model")
         (folder / "loop").symlink_to(folder / "loop")
@@ -235,6 +242,10 @@ class Things:
             ),
             "Run.load": Case(Run.load, {"folder": self.folder / "run"}),
             "merge": Case(stores.merge, {"stores": [store], "out": out}),
+            "from_neuronpedia": Case(
+                stores.from_neuronpedia, {"folder": self.folder / "export", "out": out, "n_rows": 100},
+                ("skip", "overwrite"),
+            ),
             "migrate": Case(stores.migrate, {"old": self.folder / "store", "out": out}),
             "embedded.sae_folder": Case(embedded.sae_folder, {"hook": embedded.STORE_HOOK}),
             "embedded.store_folder": Case(embedded.store_folder, {"hook": embedded.STORE_HOOK}),
@@ -322,13 +333,21 @@ class Things:
             "frontier": Case(analysis.frontier, {"reports": {"a": [report]}}),
             "Frontier.at": Case(analysis.frontier({"a": [report]}).at, {"l0": 2.0}),
             "latent_table": Case(analysis.latent_table, {"store": store}),
+            "latent_column": Case(analysis.latent_column, {"store": store, "sql": "max / mean"}),
             "latent_map": Case(analysis.latent_map, {"store": store, "keep": False}),
             "logit_lens": Case(analysis.logit_lens, {**lens, "latent": 1}),
             "match": Case(analysis.match, {"W_dec": d, "directions": d}),
             "norms": Case(analysis.norms, {"sae": own, "acts": self.rows}),
+            "predictions": Case(
+                analysis.predictions, {"subject": model, "sample": "x y", "edits": [self.edit]}
+            ),
             "recovery": Case(analysis.recovery, {"sae": own, "truth": truth, "n_rows": 64}),
             "row_labels": Case(analysis.row_labels, {"subject": model, "store": store, "corpus": []}),
             "sample_codes": Case(analysis.sample_codes, {"subject": subject, "sae": sae, "sample": "abc"}),
+            "sample_difference": Case(
+                analysis.sample_difference,
+                {"subject": subject, "sae": sae, "sample": "abc", "against": "abd"},
+            ),
             "SampleCodes.of": Case(codes().of, {"latent": 1}),
             "SampleCodes.top": Case(codes().top, {"position": 1}),
             "search": Case(analysis.search, {"subject": subject, "sae": sae, "sample": "abc"}),

@@ -21,10 +21,10 @@ export interface Bridge {
   close(): void;
 }
 
-export type Args = Record<string, number | string>;
+export type Args = Record<string, number | string | number[]>;
 
 /** What can be chosen; the views of a selection share it. */
-export type Choice = "sae" | "latent" | "row" | "document" | "latents";
+export type Choice = "sae" | "latent" | "row" | "document" | "latents" | "list";
 
 /** The part of anywidget's model that views use; exported pages have one of their own, with a bridge. */
 export interface Model {
@@ -68,12 +68,18 @@ export interface View {
   /** what is chosen of a kind; null for nothing, and for what the view does not follow */
   chosen(what: Choice): any;
   choose(choices: Partial<Record<Choice, any>>): void;
+  /** back (-1) or forward (1) in what was chosen */
+  step(by: number): void;
+  /** set options of the view, in Python too */
+  remember(options: Record<string, any>): void;
   /** call with what is chosen of a kind whenever that changes */
   follow(what: Choice, listener: (value: any) => void): void;
   /** what a latent is called since its label was edited; undefined where it was not */
   edited(latent: number): { label: string; name: string } | undefined;
   /** call whenever a label was edited */
   relabelled(listener: () => void): void;
+  /** call when the view is taken away */
+  closing(listener: () => void): void;
   /** an answer; null where the question failed and the reason is shown, and where the view is gone */
   ask(question: string, args?: Args): Promise<Answer | null>;
   /** the same, but failures are the caller's, who may be asking ahead of time */

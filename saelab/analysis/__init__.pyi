@@ -1,23 +1,31 @@
 from .concepts import Concept, Concepts, concepts
+from .differences import sample_difference
 from .evals import Report, Scores, evaluate
 from .frontier import Frontier, Point, frontier
 from .labels import row_labels
 from .latents import card, cards, examples, latent_table
 from .logits import direct_logits, logit_lens
+from .maps.background import MapJob, MapProgress, start_map
+from .maps.looking import LatentColumn, latent_column
 from .maps.making import latent_map
 from .maps.results import LatentMap
 from .norms import NormDiagnostics, norms
+from .predictions import predictions
 from .recovery import Match, Recovery, RecoveryScores, match, recovery
 from .relatives import relatives
 from .results import (
+    Changed,
+    Difference,
     Examples,
     FeatureCard,
     LatentStats,
     LatentTable,
+    Layer,
     LogitLens,
-    Relatives,
+    Predictions,
     SampleCodes,
 )
+from .results_near import Relatives
 from .samples import sample_codes
 from .searches import Found, search
 from .special import SpecialTokens, TokenScores, special_tokens
@@ -31,10 +39,12 @@ from .windows import drawn_examples, whole_document
 
 __all__ = [
     "Arm",
+    "Changed",
     "Choice",
     "Concept",
     "Concepts",
     "Contrast",
+    "Difference",
     "Effect",
     "Examples",
     "FeatureCard",
@@ -42,13 +52,18 @@ __all__ = [
     "Found",
     "Frontier",
     "GateCurve",
+    "LatentColumn",
     "LatentMap",
     "LatentStats",
     "LatentTable",
+    "Layer",
     "LogitLens",
+    "MapJob",
+    "MapProgress",
     "Match",
     "NormDiagnostics",
     "Point",
+    "Predictions",
     "Recovery",
     "RecoveryScores",
     "Relatives",
@@ -71,20 +86,24 @@ __all__ = [
     "evaluate",
     "examples",
     "frontier",
+    "latent_column",
     "latent_map",
     "latent_table",
     "lexicon_count",
     "logit_lens",
     "match",
     "norms",
+    "predictions",
     "recovery",
     "relatives",
     "repetition",
     "row_labels",
     "sample_codes",
+    "sample_difference",
     "search",
     "select_latents",
     "side_effects",
     "special_tokens",
+    "start_map",
     "whole_document",
 ]

@@ -15,6 +15,7 @@ from saelab.analysis.texts import visible
 from saelab.arguments import a_store, an_integer, checked, listed, mapping, maybe
 from saelab.capabilities import HasLogits, lacking
 from saelab.stores.labels import checked_labels
+from saelab.stores.lacking import absent
 from saelab.types import HookError
 
 if TYPE_CHECKING:
@@ -148,6 +149,9 @@ def latent_table(store: FeatureStore, labels: dict[int, str] | None = None) -> L
         if up or down:
             sign = ["\N{MINUS SIGN}"] * bool(down)
             names[latent] = "  ".join([*map(visible, up), *sign, *map(visible, down)])
+    unknown = frozenset(absent(store.manifest))
+    for latent in unknown:
+        names[latent] = "not in the export"
     for latent, label in labels.items():
         names[latent] = label
     return LatentTable(
@@ -157,4 +161,5 @@ def latent_table(store: FeatureStore, labels: dict[int, str] | None = None) -> L
         min=frame["min"].to_numpy().astype(np.float32),
         max=frame["max"].to_numpy().astype(np.float32),
         names=tuple(names),
+        absent=unknown,
     )

@@ -74,11 +74,16 @@ class KeptLenses:
 
     Args:
         store: Of the SAE.
-        sae: Gives the SAE.
-        subject: Gives the model.
+        sae: Gives the SAE; None: there are no others than those that are kept.
+        subject: Gives the model; None as well.
     """
 
-    def __init__(self, store: FeatureStore, sae: Callable[[], SAE], subject: Callable[[], Subject]) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        sae: Callable[[], SAE] | None = None,
+        subject: Callable[[], Subject] | None = None,
+    ) -> None:
         self._store, self._sae, self._subject = store, sae, subject
         self._known: Lenses | None = None
 
@@ -87,7 +92,7 @@ class KeptLenses:
         if self._known is None:
             self._known = read(self._store)
         missing = self._known.lacks(list(latents))
-        if missing:
+        if missing and self._sae is not None and self._subject is not None:
             from saelab.harvesting.lenses import keep_lenses
 
             self._known = keep_lenses(self._store, self._sae(), self._subject(), missing)

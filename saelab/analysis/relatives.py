@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saelab.analysis.results import Hint, Neuron, Relatives, Similar, Together
+from saelab.analysis.results_near import Hint, Neuron, Relatives, Similar, Together
 from saelab.arguments import a_store, an_integer, checked
 from saelab.stores.compare import largest_cosine
 from saelab.stores.directions import unit_blocks

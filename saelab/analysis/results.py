@@ -5,6 +5,7 @@ Arrays are numpy, so that a result can be kept, compared and shown without the m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,11 +14,11 @@ import numpy as np
 
 from saelab.analysis.texts import sample_text, shows, window_line
 from saelab.arguments import an_integer, checked
-from saelab.errors import headline
+from saelab.errors import headline, short
 from saelab.layout import Layout, Part
 from saelab.stores.naming import Telling
 from saelab.stores.records import DocumentRecord, Example, LatentStats
-from saelab.types import Codes, RangeError, Shown
+from saelab.types import Codes, ConfigError, RangeError, Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,120 +127,6 @@ class FeatureCard:
         return "\n".join(lines)
 
 
-class Similar(NamedTuple):
-    """A latent whose decoder row points the same way."""
-
-    latent: int
-    cosine: float
-
-
-class Together(NamedTuple):
-    """A latent that fires on the same rows."""
-
-    latent: int
-    count: int
-    """rows of the sample where both fire"""
-    expected: float
-    """of two that fire independently"""
-    jaccard: float
-    """count by rows where either fires"""
-
-
-class Neuron(NamedTuple):
-    """A coordinate of the space that the latent writes to."""
-
-    neuron: int
-    weight: float
-    """of the unit decoder row"""
-
-
-class Hint(NamedTuple):
-    """A latent of a near direction that fires on the same tokens, and on which rows of these."""
-
-    latent: int
-    cosine: float
-    overlap: float
-    """of what both fire on: the sum over it of the smaller of their shares, in [0, 1]"""
-    count: int
-    """rows where both fire"""
-    expected: float
-    """of two that fire on these tokens as often as they do, independently"""
-    spread: float
-    """standard deviation of that"""
-
-    @property
-    def kind(self) -> str:
-        """ "together" or "instead", where chance would hardly give as many or as few; else "alike"."""
-        off = self.count - self.expected
-        if abs(off) <= 3 * max(self.spread, 1e-9):
-            return "alike"
-        return "together" if off > 0 else "instead"
-
-
-@dataclass(frozen=True)
-class Relatives:
-    """What is near a latent, with what chance gives."""
-
-    latent: int
-    similar: tuple[Similar, ...]
-    """by cosine of decoder rows, nearest first"""
-    similar_chance: float
-    """what the nearest of as many random directions stays below in 99 of 100 cases"""
-    similar_usual: float
-    """cosine of the nearest of a latent of this SAE, the median over some"""
-    together: tuple[Together, ...]
-    """by Jaccard index"""
-    neurons: tuple[Neuron, ...]
-    """by |weight|, largest first"""
-    aligned: tuple[float, float]
-    """share of the squared norm in the largest neuron, and in the ten largest"""
-    aligned_chance: tuple[float, float]
-    """what a random direction stays below in 99 of 100 cases"""
-    hints: tuple[Hint, ...]
-    """latents of near directions that fire on the same tokens more than chance gives"""
-    overlap_chance: float
-    """overlap that 99 of 100 other latents stay below"""
-    labels: tuple[tuple[str, str], ...] = ()
-    """(label, source), the newest last"""
-    reasons: tuple[str, ...] = ()
-    """why something is missing"""
-
-    def to_frame(self) -> pd.DataFrame:
-        """One line a latent that is near: relation, latent, value and chance."""
-        import pandas as pd
-
-        rows: list[tuple[str, int, float, float]] = []
-        rows += [("cosine", s.latent, s.cosine, self.similar_chance) for s in self.similar]
-        rows += [("together", t.latent, t.count, t.expected) for t in self.together]
-        rows += [(h.kind, h.latent, h.count, h.expected) for h in self.hints]
-        return pd.DataFrame(rows, columns=["relation", "latent", "value", "chance"])
-
-    __repr__ = headline
-
-    def __str__(self) -> str:
-        lines = []
-        if self.similar:
-            near = ", ".join(f"{s.latent}: {s.cosine:.2f}" for s in self.similar[:5])
-            chance = f"chance {self.similar_chance:.2f}, usual here {self.similar_usual:.2f}"
-            lines.append(f"nearest directions {near} ({chance})")
-        if self.together:
-            some = ", ".join(f"{t.latent}: {t.count} for {t.expected:.3g}" for t in self.together[:5])
-            lines.append(f"fires with (rows, for expected ones) {some}")
-        if self.neurons:
-            lines.append(
-                f"largest neuron {self.neurons[0].neuron} has {self.aligned[0]:.1%} of the decoder "
-                f"(chance {self.aligned_chance[0]:.1%}), the ten largest {self.aligned[1]:.1%} "
-                f"(chance {self.aligned_chance[1]:.1%})"
-            )
-        for h in self.hints:
-            lines.append(
-                f"{h.latent} fires on the same ({h.overlap:.2f}, chance {self.overlap_chance:.2f}), "
-                f"{h.kind}: on {h.count} common rows, for {h.expected:.3g} by these tokens alone"
-            )
-        lines += [f"«{label}» ({source})" for label, source in self.labels]
-        return "\n".join([*lines, *self.reasons]) or f"latent {self.latent}: nothing is known of others"
-
-
 @dataclass(frozen=True)
 class SampleCodes:
     """One sample (a text, an image, a list of items), what its positions show, and the codes of every latent
@@ -333,6 +220,169 @@ class SampleCodes:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """What becomes of a model's predictions where activations are changed, and with a control. All float32
+    [n], in nats, NaN where nothing is predicted."""
+
+    loss: np.ndarray
+    """of each token, in the changed model"""
+    kl: np.ndarray
+    """KL(model || changed model) of the prediction of each token"""
+    control: str
+    """what the control is"""
+    control_loss: np.ndarray
+    control_kl: np.ndarray
+
+
+class Layer(NamedTuple):
+    """Something that is known of each position of a text, as a colour shows it."""
+
+    name: str
+    """one of `LAYERS`"""
+    title: str
+    unit: str
+    note: str
+    """what it is, in words"""
+    values: np.ndarray
+    """float32 [n], NaN where there is none"""
+    mean: float
+    control: float
+    """the mean of what it stands beside"""
+    beside: str
+    """what that is"""
+
+
+LAYERS = {
+    "loss": "loss",
+    "log_probability": "log-probability",
+    "entropy": "entropy of the prediction",
+    "sae_kl": "KL by the SAE",
+    "sae_loss": "loss added by the SAE",
+    "edits_kl": "KL by the edits",
+    "edits_loss": "loss added by the edits",
+}
+"""Names of the layers of a text beside its latents -> what they are called."""
+UNITS = {"nats": 1.0, "bits": math.log(2)}
+"""Units of a loss -> how many nats one is."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """How a language model predicts each position of a text. All float32 [n], in nats, NaN at positions that
+    nothing is before."""
+
+    loss: np.ndarray
+    """-log p(token | before)"""
+    entropy: np.ndarray
+    """of p(. | before): the loss that the model itself expects there"""
+    sae: Changed | None = None
+    """with the reconstruction of an SAE in the activation's place"""
+    edits: Changed | None = None
+    """with edits"""
+
+    @property
+    def names(self) -> list[str]:
+        """The layers that there are."""
+        known = {"sae": self.sae, "edits": self.edits}
+        return [name for name in LAYERS if known.get(name.partition("_")[0], self) is not None]
+
+    def layer(self, name: str, unit: str = "nats") -> Layer:
+        """One layer, in a unit.
+
+        Args:
+            name: One of `names`.
+            unit: "nats" or "bits".
+
+        Raises:
+            ConfigError: There is no such layer, or unit.
+        """
+        for what, value, known in (("layer", name, self.names), ("unit", unit, list(UNITS))):
+            if not isinstance(value, str) or value not in known:
+                message = f"{what} must be one of {', '.join(known)}. Got {short(value)}. Pass one of them."
+                raise ConfigError(message)
+        arm = self.sae if name.startswith("sae_") else self.edits
+        who = (
+            "with the SAE's reconstruction in the activation's place" if arm is self.sae else "with the edits"
+        )
+        if name == "loss":
+            values, control, note = (
+                self.loss,
+                self.entropy,
+                "how surprising the token is: minus log p(token | what is before it)",
+            )
+            beside = "expected by the model itself (entropy)"
+        elif name == "log_probability":
+            values, control, note = -self.loss, -self.entropy, "log p(token | what is before it)"
+            beside = "expected by the model itself (minus entropy)"
+        elif name == "entropy":
+            values, control, note = (
+                self.entropy,
+                self.loss,
+                "of the prediction: the loss that the model expects",
+            )
+            beside = "the loss that came"
+        elif arm is None:  # `names` has it not
+            raise AssertionError(name)
+        elif name.endswith("_kl"):
+            values, control, beside = arm.kl, arm.control_kl, arm.control
+            note = f"KL(model ‖ model {who}) of the prediction of each token"
+        else:
+            values, control, beside = arm.loss - self.loss, arm.control_loss - self.loss, arm.control
+            note = f"loss of the model {who} minus loss of the model"
+        scale = np.float32(1 / UNITS[unit])
+        means = [float(np.nanmean(each)) * float(scale) if np.isfinite(each).any() else math.nan
+                 for each in (values, control)]  # fmt: skip
+        return Layer(name, LAYERS[name], unit, note, values * scale, means[0], means[1], beside)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each position, one column for each layer, in nats."""
+        import pandas as pd
+
+        return pd.DataFrame({name: self.layer(name).values for name in self.names})
+
+    def __repr__(self) -> str:
+        mean = self.layer("loss").mean
+        return f"Predictions({len(self.loss):,} positions, mean loss {mean:.3f} nats)"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How latents differ between two samples, or between one and itself with edits."""
+
+    first: SampleCodes
+    second: SampleCodes
+    pairs: np.ndarray
+    """int64 [m 2]: positions of the first and of the second that stand for each other, ascending"""
+    titles: tuple[str, str]
+    """what they are"""
+    latents: np.ndarray
+    """int64 [k]: those that differ, most first"""
+    size: np.ndarray
+    """float64 [k]: sum of |differences| over the places, by their number. A place is a pair of positions, or
+    a position that has no partner, where the other's value counts 0; those that are no rows are left out"""
+    control: np.ndarray
+    """float64 [k]: the same of the first and a control"""
+    beside: str
+    """what the control is"""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each latent that differs, most first: latent, difference, control."""
+        import pandas as pd
+
+        return pd.DataFrame({"latent": self.latents, "difference": self.size, "control": self.control})
+
+    def __repr__(self) -> str:
+        return f"Difference({len(self.pairs):,} places alike, {len(self.latents):,} latents differ)"
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.titles[0]} against {self.titles[1]}; mean |difference| a place, beside {self.beside}"
+        ]
+        some = zip(self.latents[:20], self.size, self.control, strict=False)
+        return "\n".join(lines + [f"{j:>8}  {size:.4f}  {control:.4f}" for j, size, control in some])
+
+
+@dataclass(frozen=True)
 class LatentTable:
     """One line a latent, for the browser over all of them. Arrays are all [d_sae]."""
 
@@ -343,14 +393,32 @@ class LatentTable:
     max: np.ndarray
     names: tuple[str, ...]
     """a label, or what sets it apart, by pole where it has two; "" where nothing does"""
+    absent: frozenset[int] = frozenset()
+    """latents of which the store knows nothing, one that was made of an export; 0 and "not in the export" """
+
+    @property
+    def dead(self) -> int:
+        """How many never fire, of those that the store knows."""
+        return int((self.count == 0).sum()) - len(self.absent)
 
     @property
     def signed(self) -> bool:
         """Whether any latent is ever negative."""
         return bool((self.min < 0).any())
 
+    def telling(self) -> int | None:
+        """A latent to begin reading with: of those that fire on at most 1 % of the rows, but on 20 at least,
+        and have a name, the most frequent; where there is none, the most frequent of all; None of dead ones.
+        """
+        named = np.array([bool(name) for name in self.names], bool)
+        some = named & (self.count >= 20) & (self.density <= 0.01)
+        density = np.where(some, self.density, 0) if some.any() else self.density
+        best = int(density.argmax()) if len(self) else 0
+        return best if len(self) and self.count[best] else None
+
     def __len__(self) -> int:
         return len(self.count)
 
     def __repr__(self) -> str:
-        return f"LatentTable({len(self):,} latents, {int((self.count == 0).sum()):,} never fire)"
+        unknown = f", {len(self.absent):,} not in the export" if self.absent else ""
+        return f"LatentTable({len(self):,} latents, {self.dead:,} never fire{unknown})"

@@ -15,7 +15,7 @@ from typing import Any
 
 from saelab.commands import records
 from saelab.config import from_dict, is_integer
-from saelab.files import SAE_STAMP, path_of, read_json, read_json_or_none
+from saelab.files import SAE_STAMP, TENSOR_SUFFIXES, path_of, read_json, read_json_or_none
 from saelab.types import ConfigError, FormatError, HookPoint, SaelabError, StoreError
 
 TRIED = 2**24
@@ -93,7 +93,9 @@ def _store(path: Path) -> tuple[str, dict[str, Any]] | None:
             f"n_{each}": manifest.get(f"n_{each}") for each in ("latents", "rows", "documents", "codes")
         }
         labels = count_labels(path, manifest["n_latents"])
-        return "feature store", {**counts, "hook": hook, "labels": labels, "bytes": _bytes(manifest), **made}
+        of = {"export": manifest["export"]} if isinstance(manifest.get("export"), dict) else {}
+        told = {**counts, "hook": hook, "labels": labels, "bytes": _bytes(manifest), **made, **of}
+        return "feature store", told
     return _activations(path)
 
 
@@ -169,8 +171,16 @@ def _demo(path: Path) -> tuple[str, dict[str, Any]] | None:
 def _sae(path: Path, given: Mapping[str, Any], check: bool) -> tuple[str, dict[str, Any]] | None:
     if not path.exists():  # a name of the hub is no folder
         return None
-    own = not given and not check and _is_own(path)
-    return ("SAE", {"format": SAE_STAMP.format, **_own(path)}) if own else _loaded(path, given, check)
+    if not given and not check and _is_own(path):
+        return "SAE", {"format": SAE_STAMP.format, **_own(path)}
+    return _loaded(path, given, check) if _may_be_sae(path) else None
+
+
+def _may_be_sae(path: Path) -> bool:
+    """Whether there is a file that an SAE of another library could be of: what asks further loads torch."""
+    files = [path] if not path.is_dir() else [item for item in path.iterdir() if not item.is_dir()]
+    told = (*TENSOR_SUFFIXES, "config.json", "cfg.json", "config.yaml", ".index.json")
+    return any(file.name.endswith(told) for file in files)
 
 
 def _is_own(path: Path) -> bool:

@@ -64,6 +64,16 @@ def convert(
     return Outcome(told.lines(), told.data)
 
 
+def import_(folder: str, out: str, **options: Any) -> Outcome:
+    """A feature store of an export of neuronpedia.org. options: of `saelab.stores.from_neuronpedia`, which
+    says what it raises."""
+    from saelab.stores import from_neuronpedia
+
+    from_neuronpedia(folder, out, **options)
+    told = info.describe(out)
+    return Outcome(told.lines(), told.data)
+
+
 def _harvest(values: dict[str, Any]) -> bool:
     from saelab.harvesting import harvest
 

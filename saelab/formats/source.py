@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from saelab.files import TENSOR_SUFFIXES
 from saelab.formats.pickled import torch_file
 from saelab.formats.reading import (
     INDEX,
@@ -26,14 +27,8 @@ from saelab.formats.reading import (
 from saelab.types import short
 
 READERS = {
-    ".safetensors": safetensors_file,
-    ".npz": npz_file,
-    ".pt": torch_file,
-    ".pth": torch_file,
-    ".bin": torch_file,
-    ".ckpt": torch_file,
-    ".pkl": torch_file,
-    ".gz": torch_file,
+    suffix: {".safetensors": safetensors_file, ".npz": npz_file}.get(suffix, torch_file)
+    for suffix in TENSOR_SUFFIXES
 }
 """Suffix of a file of tensors -> what reads it."""
 # files of tensors that training leaves beside an SAE, and packed files of anything else

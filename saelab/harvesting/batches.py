@@ -19,7 +19,7 @@ from saelab.types import HookError, HookPoint, NonFiniteError, SubjectError, che
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from saelab.types import Subject
+    from saelab.types import Inputs, Run, Subject
 
 
 @dataclass(frozen=True)
@@ -166,15 +166,10 @@ def _batch(
     calls, n, last = 1, 0, str(hooks[-1])
     for samples, inputs in reading.passes():
         run = subject.run(inputs, read=hooks, output=False)
-        calls = _calls(run.calls, hooks)
-        for at, sample in enumerate(samples):
-            kept = reading.kept(sample, at, inputs, run)
-            for name, x in run.acts.items():
-                own = x[at]
-                found[sample][name] = (
-                    own[kept] if calls == 1 else own.unflatten(0, (calls, -1))[:, kept].flatten(0, 1)
-                )
-            n += len(found[sample][last])
+        calls = calls_of(run.calls, hooks)
+        for sample, acts in kept_rows(reading, samples, inputs, run, calls):
+            found[sample] = acts
+            n += len(acts[last])
         if most is not None and n >= most and reading.count() is None:  # these run in order
             reading.end(samples[-1] + 1)
             break
@@ -185,7 +180,22 @@ def _batch(
     return Batch([d for _, d in stretch], stretch[0][0], acts, rows, reading.layouts(), reading.cut)
 
 
-def _calls(calls: Mapping[str, int], hooks: Sequence[HookPoint]) -> int:
+def kept_rows(
+    reading: Reading, samples: Sequence[int], inputs: Inputs, run: Run, calls: int
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Each sample of a pass, and what was read at its rows, call by call."""
+    for at, sample in enumerate(samples):
+        kept = reading.kept(sample, at, inputs, run)
+        yield (
+            sample,
+            {
+                name: x[at][kept] if calls == 1 else x[at].unflatten(0, (calls, -1))[:, kept].flatten(0, 1)
+                for name, x in run.acts.items()
+            },
+        )
+
+
+def calls_of(calls: Mapping[str, int], hooks: Sequence[HookPoint]) -> int:
     """Calls of the hook points in a pass, which must agree. Raises HookError."""
     found = {str(hook): calls.get(str(hook), 1) for hook in hooks}
     if len(set(found.values())) > 1:

@@ -6,14 +6,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saelab.types import ConfigError, nearest, short
+from saelab.types import ConfigError, SubjectError, nearest, short
 
 if TYPE_CHECKING:
     from saelab.stores import FeatureStore
 
 
 def named(saes: Any, stores: Any) -> dict[str, tuple[Any, FeatureStore | None]]:
-    """name -> (SAE or where it is, its store or None). Raises ConfigError, StoreError."""
+    """name -> (SAE or where it is, or None; its store or None). Raises ConfigError, StoreError."""
+    if saes is None:  # stores alone
+        several = isinstance(stores, list | tuple | Mapping)
+        if stores is None or (several and not len(stores)):
+            message = "A Lab needs an SAE or a store. Got neither. Pass Lab(subject, saes, stores)."
+            raise ConfigError(message)
+        named_alike = isinstance(stores, Mapping)
+        saes = dict.fromkeys(stores) if named_alike else [None] * (len(stores) if several else 1)
     if isinstance(saes, Mapping):
         given = stores if isinstance(stores, Mapping) else {}
         if stores is not None and not isinstance(stores, Mapping):
@@ -68,6 +75,12 @@ def called(sae: Any, store: FeatureStore | None) -> str:
     if isinstance(sae, str | Path):
         return Path(sae).name
     return " + ".join(map(str, sae.reads))
+
+
+def no_model() -> SubjectError:
+    """What a Lab without a model says to whoever needs one."""
+    message = "This needs the model. Got a Lab without one. Pass it: Lab(subject, saes, stores)."
+    return SubjectError(message)
 
 
 def labels_by_name(labels: Mapping[Any, Any] | None, names: Iterable[str]) -> dict[str, dict[Any, Any]]:

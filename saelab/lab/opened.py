@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saelab.capabilities import HasLogits, HasTokens, lacking
 from saelab.config import integer
-from saelab.types import RangeError, StoreError
+from saelab.lab.given import no_model
+from saelab.types import ConfigError, CorpusError, RangeError, StoreError, nearest
 from saelab.widgets import Selection
 from saelab.widgets.selection import Mirror
 from saelab.widgets.source import Source
@@ -17,10 +20,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from saelab.analysis.logits import KeptLenses
-    from saelab.analysis.results import FeatureCard, LatentTable, Relatives, SampleCodes
+    from saelab.analysis.maps.looking import Neighbourhood
+    from saelab.analysis.results import FeatureCard, LatentTable, Predictions, SampleCodes
+    from saelab.analysis.results_near import Relatives
     from saelab.analysis.searches import Found
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
+    from saelab.stores.annotations import Named, Notes
     from saelab.types import Subject
 
 NEAR = 1 << 14
@@ -39,19 +45,19 @@ class OpenedSAE:
     def __init__(
         self,
         name: str,
-        sae: SAE | str | Path,
+        sae: SAE | str | Path | None,
         store: FeatureStore | None,
         shared: Selection,
-        subject: Callable[[], Subject],
+        subject: Callable[[], Subject] | None,
     ) -> None:
         """An SAE, or where it is.
 
         Args:
             name: What it is called.
-            sae: The SAE or its folder.
+            sae: The SAE or its folder; None where only its store is at hand.
             store: Of its latents.
             shared: What is chosen in the Lab.
-            subject: Gives the model.
+            subject: Gives the model; None where there is none.
 
         Raises:
             StoreError: The store is of another SAE.
@@ -60,10 +66,13 @@ class OpenedSAE:
         self.given: dict[int, str] = {}
         self._sae, self._store, self._subject = sae, store, subject
         self._shared, self._mirror = shared, Mirror(shared, name)
+        self._neighbourhoods: dict[str, Neighbourhood] = {}
+        self.selection.observe(self._list_chosen, "list")
+        self.selection.observe(self._latents_chosen, "latents")
         # every view asks for the same cards, hovering and prefetching: keep the latest
         self._cached_card = lru_cache(maxsize=512)(lambda latent: self.cards([latent])[0])
         self._cached_relatives = lru_cache(maxsize=64)(self._relatives)
-        if store is not None and not isinstance(sae, str | Path):
+        if store is not None and not isinstance(sae, str | Path | None):
             store.check(sae)
 
     @property
@@ -73,7 +82,14 @@ class OpenedSAE:
 
     @property
     def sae(self) -> SAE:
-        """The SAE. Raises FormatError, and StoreError where its store was not indexed with it."""
+        """The SAE. Raises FormatError, StoreError where its store was not indexed with it, and ConfigError
+        where only the store is at hand."""
+        if self._sae is None:
+            message = (
+                f"This needs the SAE {self.name!r}. Got its store alone in this Lab. Pass it: "
+                "Lab(subject, saes, stores)."
+            )
+            raise ConfigError(message)
         if isinstance(self._sae, str | Path):
             from saelab.sae import SAE
 
@@ -97,6 +113,8 @@ class OpenedSAE:
     @cached_property
     def source(self) -> Source:
         """What views of it are made of."""
+        from saelab.stores import browsing
+
         return Source(
             lambda: self.table,
             self.codes,
@@ -105,14 +123,24 @@ class OpenedSAE:
                 "cards": self.cards,
                 "documents": lambda numbers: self.store.documents(numbers),
                 "labels": self.labels,
+                "layers": self.layers,
+                "predictions": self.predictions,
                 "session": self._session,
+                "find": lambda way, value: self.search(200, {way: value})[["latent", "score"]],
+                "columns": lambda: browsing.columns(self.store),
+                "column": lambda sql: browsing.column(self.store, sql),
+                "where": lambda sql: browsing.where(self.store, sql),
+                "notes": lambda: self.notes,
+                "tags": lambda: self.tags,
+                "lists": lambda: self.lists,
                 "search": lambda text: [(each.latent, each.value) for each in self.found(text)],
                 "relatives": self.relatives,
-                "near": lambda latent: self.relatives(latent) if self.store.n_latents <= NEAR else None,
+                "beside": lambda latent: self.relatives(latent) if self.store.n_latents <= NEAR else None,
                 "drawn": lambda latent, kind: self._windows("drawn_examples", latent, kind=kind),
                 "whole": lambda latent, row: self._windows("whole_document", latent, row=row),
                 "codes": self.codes,
                 "relabel": self.relabel,
+                **self._map_questions(),
             },
             self.selection,
             self.checked,
@@ -120,8 +148,30 @@ class OpenedSAE:
         )
 
     def _choose(self, latent: int) -> None:
-        self._shared.sae = self.name
-        self.selection.latent = latent
+        with self._shared.history.one_step():
+            self._shared.sae = self.name
+            self.selection.latent = latent
+
+    def _list_chosen(self, change: Any) -> None:
+        """A list is chosen: its latents are."""
+        if change.new is None:
+            return
+        if change.new not in self.lists:
+            self.selection.list = None
+            known = list(self.lists)
+            there = ", ".join(map(repr, known)) or "none yet"
+            message = (
+                f"list must name one of the lists of {self.name!r}, {there}. Got {change.new!r}. "
+                f"{nearest(change.new, known)}Make one: lab.lists[{change.new!r}] = [3, 7]."
+            )
+            raise ConfigError(message)
+        self.selection.latents = self.lists[change.new]
+
+    def _latents_chosen(self, change: Any) -> None:
+        """Others are chosen than those of the list."""
+        name = self.selection.list
+        if name is not None and change.new != self.lists.get(name):
+            self.selection.list = None
 
     # ---- its latents
 
@@ -174,20 +224,36 @@ class OpenedSAE:
     def _lenses(self) -> KeptLenses:
         from saelab.analysis.logits import KeptLenses
 
+        if self._sae is None or self._subject is None:  # those that are kept are all that there are
+            return KeptLenses(self.store)
         return KeptLenses(self.store, lambda: self.sae, self._subject)
 
     def codes(self, sample: Any) -> SampleCodes:
         """The codes of every latent on each position of a sample. Raises CorpusError."""
         from saelab.analysis import sample_codes
 
-        return sample_codes(self._subject(), self.sae, sample)
+        return sample_codes(self._model(), self.sae, sample)
+
+    def layers(self) -> list[str]:
+        """What `predictions` tells of a sample, by name; [] where the subject is no language model."""
+        from saelab.analysis.results import LAYERS
+
+        if self._subject is None or any(lacking(self._subject(), each) for each in (HasTokens, HasLogits)):
+            return []
+        return [name for name in LAYERS if not name.startswith("edits_")]
+
+    def predictions(self, sample: Any) -> Predictions:
+        """How the model predicts each token of a sample. Raises CorpusError, SubjectError."""
+        from saelab.analysis import predictions
+
+        return predictions(self._model(), sample, self.sae)
 
     def found(self, sample: Any, n: int = 50) -> list[Found]:
         """Latents that fire on a sample, the most specific first. Raises CorpusError, RangeError."""
         from saelab.analysis import search
 
         n = integer("n", n, 1, error=RangeError)
-        return search(self._subject(), self.sae, sample, n, store=self._store)
+        return search(self._model(), self.sae, sample, n, store=self._store)
 
     def search(self, n: int, asked: Mapping[str, Any]) -> pd.DataFrame:
         """`FeatureStore.search` by the labels of the Lab. Raises ConfigError, StoreError."""
@@ -199,7 +265,44 @@ class OpenedSAE:
     def _session(self, kind: str) -> Any:
         from saelab.analysis.steering.sessions import SESSIONS
 
-        return SESSIONS[kind](self._subject(), self.sae, self._store)
+        return SESSIONS[kind](self._model(), self.sae, self._store)
+
+    def _model(self) -> Subject:
+        """The Lab's subject. Raises SubjectError."""
+        if self._subject is None:
+            raise no_model()
+        return self._subject()
+
+    # ---- where they lie on a map
+
+    def _map_questions(self) -> dict[str, Callable[..., Any]]:
+        """What a map asks."""
+        from saelab.analysis import latent_column, latent_map
+        from saelab.analysis.maps.looking import COLUMNS
+
+        return {
+            "map": lambda by, method: latent_map(self.store, by, method),
+            "near": lambda latents, by: self._neighbourhood(by).near(latents),
+            "firings": lambda latent: self.store.firings(latent, 6),
+            "map_column": lambda sql: latent_column(self.store, sql),
+            "map_columns": lambda: COLUMNS,
+            "map_find": self._firing_on,
+        }
+
+    def _neighbourhood(self, by: str) -> Neighbourhood:
+        from saelab.analysis.maps.looking import Neighbourhood
+
+        if by not in self._neighbourhoods:
+            self._neighbourhoods[by] = Neighbourhood(self.store, by)
+        return self._neighbourhoods[by]
+
+    def _firing_on(self, shown: str) -> list[int]:
+        """The latents that answer best to what a row shows, with a space before it or without."""
+        found = []
+        for each in dict.fromkeys([shown, f" {shown.strip()}"]):
+            with contextlib.suppress(CorpusError):  # of what no row shows
+                found += self.store.search(value=each, n=50)["latent"].tolist()
+        return found
 
     # ---- what they are called
 
@@ -238,6 +341,34 @@ class OpenedSAE:
         edits = self.source.edits
         edits.edited = {**edits.edited, str(latent): {"label": label, "name": called}}
         return label
+
+    @property
+    def notes(self) -> Notes:
+        """The store's, which views show at once. Raises StoreError."""
+        from saelab.stores.annotations import Notes
+
+        return Notes(self.store, self._written)
+
+    @property
+    def tags(self) -> Named:
+        """As well. Raises StoreError."""
+        from saelab.stores.annotations import Named
+
+        return Named(self.store, "tag", self._written)
+
+    @property
+    def lists(self) -> Named:
+        """As well. Raises StoreError."""
+        from saelab.stores.annotations import Named
+
+        return Named(self.store, "list", self._written)
+
+    def _written(self) -> None:
+        """What is shown of a list is what it holds now."""
+        name = self.selection.list
+        if name is not None:
+            self.selection.latents = self.lists.get(name)
+        self.source.edits.written += 1
 
 
 __all__ = ["OpenedSAE"]

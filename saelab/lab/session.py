@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from saelab.capabilities import HasTokens, need
 from saelab.config import boolean, integer
 from saelab.files import path_of
-from saelab.lab.given import labels_by_name, named
+from saelab.lab.given import labels_by_name, named, no_model
 from saelab.lab.opened import OpenedSAE
 from saelab.progress import in_notebook
 from saelab.subjects.ahead import Ahead, is_small
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from saelab.analysis.results import FeatureCard, LatentTable, SampleCodes
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
+    from saelab.stores.annotations import Named, Notes
     from saelab.types import Subject
     from saelab.widgets.source import Source
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 class Lab(LabViews):
     """A subject, SAEs on its hook points, and the stores of their latents over a corpus.
+
+    A store alone will do: `Lab(stores=store)` opens cards, the browser, densities and maps.
 
     Each part may be the object itself or where it is (a folder, for the subject also a hub id). Stores are
     opened at once; the model and the SAEs are loaded when they are first needed, so a Lab opens in a moment.
@@ -54,8 +57,8 @@ class Lab(LabViews):
 
     def __init__(
         self,
-        subject: Subject | str | Path,
-        saes: SAEs,
+        subject: Subject | str | Path | None = None,
+        saes: SAEs | None = None,
         stores: Stores | None = None,
         *,
         labels: Mapping[Any, Any] | None = None,
@@ -64,9 +67,9 @@ class Lab(LabViews):
         """A Lab of one SAE or many.
 
         Args:
-            subject: the model.
+            subject: the model; None: what needs it says so, as heatmaps and steering.
             saes: an SAE, several, or a mapping of names to SAEs. Without names they are called by the hook
-                points that they read.
+                points that they read. None: stores alone, whose cards, lists and maps need no more.
             stores: of the SAEs, in the same form; None in a sequence, or no entry in a mapping, where an SAE
                 has none.
             labels: latent -> label of the only SAE, or name -> such a mapping.
@@ -87,11 +90,11 @@ class Lab(LabViews):
             for thing in (subject, sae):
                 if isinstance(thing, bytes):
                     path_of(thing, "What a Lab is made of")
-            if store is not None and not isinstance(subject, str | Path):
+            if store is not None and not isinstance(subject, str | Path | None):
                 store.check(subject)
+        model = None if subject is None else lambda: self.subject
         self._opened = {
-            name: OpenedSAE(name, sae, store, self.selection, lambda: self.subject)
-            for name, (sae, store) in found.items()
+            name: OpenedSAE(name, sae, store, self.selection, model) for name, (sae, store) in found.items()
         }
         self.saes: Mapping[str, SAE] = _SAEs(self._opened)
         for name, own in labels_by_name(labels, found).items():
@@ -121,6 +124,8 @@ class Lab(LabViews):
     @property
     def subject(self) -> Subject:
         """The model, loaded when first asked for. Raises SubjectError."""
+        if self._subject is None:
+            raise no_model()
         return self._loading.get() if isinstance(self._subject, str | Path) else self._subject
 
     def _load(self) -> Subject:
@@ -146,29 +151,20 @@ class Lab(LabViews):
         """Latent -> label, of the chosen SAE."""
         return self._one().labels()
 
-    def tokens(
-        self,
-        text: str,
-        latent: int | None = None,
-        *,
-        sae: str | None = None,
-        with_card: bool = False,
-        follow: bool = False,
-    ) -> SampleView:
+    def tokens(self, text: Any, latent: int | None = None, **options: Any) -> SampleView:
         """`show` of a text, for subjects that read texts.
 
         Args:
-            text: Any.
+            text: Any, or a dialogue.
             latent: Colours the text; the view is pinned to it.
-            sae: Its name; by default the chosen one.
-            with_card: Show the latent's card beside it.
-            follow: Choose the latent in all linked views, and follow them.
+            **options: Others of `show`.
 
         Raises:
             SubjectError: The subject reads no texts.
+            CorpusError, RangeError, ConfigError: See `show`.
         """
         need(self.subject, HasTokens, "A heatmap of tokens")
-        return self.show(text, latent, sae=sae, with_card=with_card, follow=follow)
+        return self.show(text, latent, **options)
 
     def card(self, latent: int, *, sae: str | None = None) -> FeatureCard:
         """Everything that a card shows of one latent.
@@ -262,6 +258,23 @@ class Lab(LabViews):
         return one.labels().get(latent, "")
 
     @property
+    def notes(self) -> Notes:
+        """Latent -> what is noted of it, of the chosen SAE: `lab.notes[7] = "fires after Mr, too"`. Kept as
+        labels are, and shown in every open view at once; so are tags and lists. Raises StoreError."""
+        return self._one().notes
+
+    @property
+    def tags(self) -> Named:
+        """Tag -> latents, of the chosen SAE: `lab.tags.add("to check", [7, 9])`. Raises StoreError."""
+        return self._one().tags
+
+    @property
+    def lists(self) -> Named:
+        """Name -> latents in their order, of the chosen SAE: `lab.lists["names"] = [7, 3]`. Raises
+        StoreError."""
+        return self._one().lists
+
+    @property
     def table(self) -> LatentTable:
         """One line for each latent of the chosen SAE: what the browser lists."""
         return self._one().table
@@ -296,7 +309,8 @@ class Lab(LabViews):
         store = self.stores.get(name)
         over = f", {store.n_latents:,} latents over {store.n_rows:,} rows" if store is not None else ""
         more = f" (of {len(self.saes)} SAEs)" if len(self.saes) > 1 else ""
-        return f"Lab({called(self._subject)}; {name}{more}{over})"
+        of = "" if self._subject is None else f"{called(self._subject)}; "
+        return f"Lab({of}{name}{more}{over})"
 
 
 class _SAEs(Mapping[str, Any]):

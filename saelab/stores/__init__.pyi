@@ -3,6 +3,7 @@ from .activations import ActivationStore
 from .features import FeatureStore
 from .merging import merge
 from .migration import migrate
+from .neuronpedia_store import from_neuronpedia
 from .records import DocumentRecord, Example, LatentStats, RowRecord
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "FeatureStore",
     "LatentStats",
     "RowRecord",
+    "from_neuronpedia",
     "merge",
     "migrate",
 ]

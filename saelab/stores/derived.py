@@ -22,14 +22,14 @@ def places(folder: Path, name: str, cached: str) -> Iterator[Path]:
         yield user_folder("cache") / cached
 
 
-def write(folder: Path, name: str, cached: str, save: Callable[[Path], object]) -> None:
-    """Write the file where that is possible first, or nowhere. Nothing is written into an installation.
+def writable(folder: Path, name: str, cached: str) -> Iterator[Path]:
+    """Those of `places` where it may be written, as far as can be known before; their folders are made.
+    Nothing is written into an installation.
 
     Args:
         folder: Of the store.
         name: As in `places`.
         cached: As well.
-        save: Writes it to a path.
     """
     for path in places(folder, name, cached):
         if path.parent == folder and is_installed(folder):
@@ -37,6 +37,20 @@ def write(folder: Path, name: str, cached: str, save: Callable[[Path], object]) 
         with contextlib.suppress(OSError):
             if path.parent != folder:
                 path.parent.mkdir(parents=True, exist_ok=True)
+            yield path
+
+
+def write(folder: Path, name: str, cached: str, save: Callable[[Path], object]) -> None:
+    """Write the file where that is possible first, or nowhere.
+
+    Args:
+        folder: Of the store.
+        name: As in `places`.
+        cached: As well.
+        save: Writes it to a path.
+    """
+    for path in writable(folder, name, cached):
+        with contextlib.suppress(OSError):
             with new_file(path) as temporary:
                 save(temporary)
             return

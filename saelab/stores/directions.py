@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from saelab.files import claim
+from saelab.stores.lacking import need_directions
 from saelab.types import ShapeError, StoreError
 
 NAME = "directions.npy"
@@ -42,13 +43,14 @@ def write_directions(folder: Path, W_dec: Any) -> None:
             file.write(np.ascontiguousarray(_unit(rows), dtype=np.float16).data)
 
 
-def open_directions(folder: Path, n_latents: int) -> np.ndarray:
+def open_directions(folder: Path, n_latents: int, manifest: Mapping[str, Any]) -> np.ndarray:
     """The directions of a store, float16 [n_latents d_out], mapped read-only.
 
     Raises StoreError where there are none, or those of other latents.
     """
     path = folder / NAME
     if not path.is_file():
+        need_directions(manifest)
         message = (
             f"A store must hold {NAME} to be asked for directions. Got {folder}, which has none: an older "
             "version wrote it. Index the corpus again with saelab.index."

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from saelab.config import is_integer
+from saelab.stores import lacking, tables
 from saelab.stores import manifest as manifests
-from saelab.stores import tables
 from saelab.types import ConfigError, StoreError
 
 KIND = "features"
@@ -82,7 +82,9 @@ def _wrong(manifest: Mapping[str, Any]) -> list[str]:
         wrong.append("window")
     if "codes" not in wrong and not _is_share(manifest["codes"]):
         wrong.append("codes")
-    return wrong + [f"files/{t}.parquet" for t in tables.SCHEMAS if f"{t}.parquet" not in manifest["files"]]
+    wrong += lacking.wrong(manifest)
+    there = [name for name in tables.SCHEMAS if "lacks" in wrong or name not in manifest.get("lacks", ())]
+    return wrong + [f"files/{t}.parquet" for t in there if f"{t}.parquet" not in manifest["files"]]
 
 
 def _is_count(value: Any) -> bool:

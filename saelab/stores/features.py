@@ -1,6 +1,5 @@
 """The feature store: where every latent fires, as Parquet files that DuckDB, pandas and polars open
-unaided.
-"""
+unaided."""
 
 from __future__ import annotations
 
@@ -13,25 +12,25 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from saelab.arguments import an_integer, checked, listed
+from saelab.arguments import checked, listed
 from saelab.config import integer, is_integer
 from saelab.files import path_of
 from saelab.stores import manifest as manifests
 from saelab.stores import tables
+from saelab.stores.annotations import Named, Notes
 from saelab.stores.compare import Comparison, compare
 from saelab.stores.directions import open_directions
-from saelab.stores.feature_fields import KIND, checked_manifest
-from saelab.stores.labels import attach, checked_source, labels_of
+from saelab.stores.feature_fields import checked_manifest
+from saelab.stores.labels import attach, labels_of
+from saelab.stores.lacking import explained, need, need_latent, need_made_with
 from saelab.stores.latent_tables import LatentTables
 from saelab.stores.naming import Apart, Telling, names_of, telling
-from saelab.stores.neuronpedia import read_export
-from saelab.stores.queries import ask, connect, select
+from saelab.stores.queries import Connection, ask, select
 from saelab.stores.records import COLUMNS, NUMBERS, DocumentRecord, Example, LatentStats, RowRecord
 from saelab.stores.search import ExampleIndex, search
 from saelab.types import ConfigError, HookPoint, RangeError, StoreError, nearest, short
 
 KINDS = ("top", "bottom", "quantile")
-# what `tokens` gives, for all latents
 PICTURED = "media is not null or layout like '%grid%'"
 
 
@@ -76,9 +75,8 @@ class FeatureStore:
         """
         folder = path_of(folder, "The folder of a store")
         manifest = checked_manifest(folder)
-        tables.check_counts(
-            folder, {name: manifest[f"n_{name}"] for name in ("latents", "rows", "documents")}
-        )
+        there = [n for n in ("latents", "rows", "documents") if n not in manifest.get("lacks", ())]
+        tables.check_counts(folder, {name: manifest[f"n_{name}"] for name in there})
         return cls(folder, manifest)
 
     def latent(self, latent: int) -> LatentStats:
@@ -115,6 +113,7 @@ class FeatureStore:
     def _firings(self, latent: int, n: int, facet: str | None) -> dict[str, np.ndarray]:
         """The columns of `firings`."""
         n = integer("n", n, 0, error=RangeError)
+        need(self.manifest, "firings")
         found = self._tables.of("firings", self._checked(latent))
         facets, names = self._vocabulary
         shown = found.column("shown").to_numpy()
@@ -172,6 +171,7 @@ class FeatureStore:
             RangeError: The latent is out of range.
         """
         n = integer("n", n, 0, error=RangeError)
+        need(self.manifest, "coactivation")
         found = self._tables.of("coactivation", self._checked(latent))
         found = found.slice(0, min(n, len(found)))
         return found.drop_columns(["latent", "rank"]).to_pandas()
@@ -208,6 +208,7 @@ class FeatureStore:
             RangeError: There is no such row.
             StoreError: Its codes were not kept.
         """
+        need(self.manifest, "rows")
         row = _index(row, self.n_rows, "row")
         where = ask(self._connection, "select * from rows where row = ?", [row]).iloc[0]
         codes = ask(self._connection, "select latent, value from codes_by_row where row = ?", [row])
@@ -268,6 +269,7 @@ class FeatureStore:
             StoreError: No codes were kept.
         """
         at = self._checked(latent)
+        need(self.manifest, "codes_by_latent")
         if self.kept == "none":
             self.need_codes()
         sql = "select row, value from codes_by_latent where latent = ? order by row"
@@ -280,6 +282,7 @@ class FeatureStore:
         Raises:
             StoreError: They were not kept.
         """
+        need(self.manifest, "codes_by_row")
         if self.kept != "full":
             message = (
                 f"This needs the codes of every row. Got a store with codes={self.kept!r} in {self.folder}. "
@@ -304,15 +307,14 @@ class FeatureStore:
         """What sets each latent apart: of what its rows show, up to three names for each pole (`naming`)."""
         return names_of(self.folder, self.manifest)
 
-    @checked(latents=listed, n=an_integer())
-    def telling(self, latents: Sequence[int], n: int = 10) -> dict[int, tuple[list[Telling], list[Telling]]]:
-        """What sets some latents apart, with figures: latent -> (of its positive pole, of its negative one).
+    @checked(latents=listed)
+    def telling(self, latents: Sequence[int]) -> dict[int, tuple[list[Telling], list[Telling]]]:
+        """What sets some latents apart, with figures: latent -> (of its positive pole, of the negative).
 
         Args:
             latents: Their numbers.
-            n: Of each pole, at most.
         """
-        return telling(self._tables, [self._checked(latent) for latent in latents], self.n_rows, n)
+        return telling(self._tables, [self._checked(latent) for latent in latents], self.n_rows)
 
     def _most(self, name: str) -> dict[int, list[str]]:
         column = self._tables.columns("latents", (name,)).column(name).to_pylist()
@@ -332,7 +334,10 @@ class FeatureStore:
             StoreError: DuckDB's complaint, or the statement would write.
             ConfigError: Another format.
         """
-        return select(self._connection, sql, values, format)
+        try:
+            return select(self._connection, sql, values, format)
+        except StoreError as error:
+            raise explained(self.manifest, error) or error from error.__cause__
 
     def verify(self) -> None:
         """Compare every file with its hash.
@@ -354,6 +359,7 @@ class FeatureStore:
             )
             raise StoreError(message)
         kind = "sae" if hasattr(given, "encode_sparse") else "subject"
+        need_made_with(self.manifest, kind)
         if given.fingerprint() != self.manifest[kind]:
             message = (
                 f"A store must be read with the {kind} that it was indexed with, {self.manifest[kind][:12]}. "
@@ -376,26 +382,20 @@ class FeatureStore:
         # a card asks for one kind after the other
         kept, found = self._recent
         if kept != latent:
-            found = self._read_examples(latent)
+            found = self._tables.examples(latent)
             self._recent = latent, found
         return found
 
-    def _read_examples(self, latent: int) -> list[Example]:
-        found = self._tables.of("examples", latent)
-        *scalars, names, values = (found.column(name).combine_chunks() for name in Example._fields)
-        # of all windows at once: window by window costs ten times as much
-        words, codes = names.flatten().to_pylist(), np.array(values.flatten(), dtype=np.float32)
-        stops = np.cumsum(names.value_lengths().to_numpy(zero_copy_only=False)).tolist()
-        cuts = list(map(slice, [0, *stops], stops))
-        lists = (column.to_pylist() for column in scalars)
-        return list(map(Example, *lists, map(words.__getitem__, cuts), map(codes.__getitem__, cuts)))
-
-    @functools.cached_property
+    @property
     def _connection(self) -> duckdb.DuckDBPyConnection:
-        return connect(self.folder, self.labels())
+        return self._connected.current(self)
+
+    _connected = functools.cached_property(Connection)
 
     def _checked(self, latent: Any) -> int:
-        return _index(latent, self.n_latents, "latent")
+        at = _index(latent, self.n_latents, "latent")
+        need_latent(self.manifest, at)
+        return at
 
     @functools.cached_property
     def directions(self) -> np.ndarray:
@@ -403,7 +403,7 @@ class FeatureStore:
 
         Raises StoreError where the store has none: older versions wrote none.
         """
-        return open_directions(self.folder, self.n_latents)
+        return open_directions(self.folder, self.n_latents, self.manifest)
 
     def search(
         self,
@@ -467,21 +467,7 @@ class FeatureStore:
             FormatError: An export is missing, broken or of another kind.
             StoreError: The store cannot be written.
         """
-        if isinstance(labels, str | Path):
-            rows = read_export(self, labels, checked_source("neuronpedia" if source is None else source), of)
-        elif isinstance(labels, Mapping) and of is None:
-            name = checked_source("user" if source is None else source)
-            rows = [(latent, text, name) for latent, text in labels.items()]
-        else:
-            got = f"of={of!r}" if isinstance(labels, Mapping) else f"a {type(labels).__name__}"
-            message = (
-                "Labels must be a mapping of latents to labels, or an export of Neuronpedia, and only that "
-                f"takes of=. Got {got}. Pass {{7: 'names'}}, or the path of the export."
-            )
-            raise ConfigError(message)
-        attach(self.folder, self.manifest, self.n_latents, rows)
-        self.manifest = manifests.settled(self.folder, KIND)
-        self.__dict__.pop("_connection", None)  # the next query sees them
+        attach(self, labels, source, of)
 
     def labels(self) -> pd.DataFrame:
         """Every label that is attached now: latent, label, source; by latent, of one latent the newest last.
@@ -489,7 +475,22 @@ class FeatureStore:
         Raises:
             StoreError: The file is not what was written.
         """
-        return labels_of(self.folder, self.manifest, self.n_latents)
+        return labels_of(self)
+
+    @property
+    def notes(self) -> Notes:
+        """Latent -> what is noted of it, kept as labels are: `store.notes[7] = "fires on names"`."""
+        return Notes(self)
+
+    @property
+    def tags(self) -> Named:
+        """Tag -> latents, kept as labels are: `store.tags.add("to check", [7, 9])`."""
+        return Named(self, "tag")
+
+    @property
+    def lists(self) -> Named:
+        """Name -> latents in their order, kept as labels are: `store.lists["names"] = [7, 3]`."""
+        return Named(self, "list")
 
     def compare(self, other: FeatureStore, n: int = 1, *, min_rows: int = 10, seed: int = 0) -> Comparison:
         """For each latent the n most similar of another SAE's, with what chance would find beside it.

@@ -49,7 +49,7 @@ class Lens(NamedTuple):
     bottom: tuple[tuple[str, float], ...]
     """(token, logit), smallest first"""
     spread: float
-    """standard deviation over the vocabulary"""
+    """standard deviation over the vocabulary; NaN where an export did not say it"""
 
 
 class Lenses(NamedTuple):
@@ -174,7 +174,7 @@ def _is_sound(lenses: Lenses, n_latents: int) -> bool:
     m, wide = len(latents), tokens.shape[-1] if tokens.ndim == 2 else 1
     if latents.ndim != 1 or spread.shape != (m,) or tokens.shape != (m, wide) or logits.shape != (m, wide):
         return False
-    if wide % 2 or not (np.isfinite(logits).all() and np.isfinite(spread).all()):
+    if wide % 2 or not np.isfinite(logits).all() or np.isinf(spread).any():
         return False
     if m and not (latents[0] >= 0 and latents[-1] < n_latents and (np.diff(latents) > 0).all()):
         return False

@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 
 from saelab.stores import manifest as manifests
 from saelab.stores import sampling, summaries, tables
+from saelab.stores.annotations import ANNOTATIONS, add_annotations
 from saelab.stores.directions import NAME as DIRECTIONS
 from saelab.stores.feature_fields import KIND
 from saelab.stores.feature_writer import choose, document_key
 from saelab.stores.features import FeatureStore
 from saelab.stores.labels import write_labels
+from saelab.stores.lacking import need
 from saelab.stores.summary_writer import SummaryWriter, Vocabulary
 from saelab.types import CorpusError, Shown, StoreError, short
 
@@ -116,12 +118,15 @@ def merge_into(
     manifests.write_manifest(folder, KIND, own)
     for store in stores:
         write_labels(folder, store.n_latents, store.labels().itertuples(index=False, name=None))
+        add_annotations(folder, store.n_latents, ANNOTATIONS.all(store))
 
 
 def check_alike(manifests: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """Raises StoreError unless stores, each (name, manifest), are of one SAE and subject and made with the
     same options."""
     where, first = manifests[0]
+    for _, manifest in manifests:
+        need(manifest, "codes_by_latent")
     for name, other in manifests[1:]:
         got = "; ".join(
             f"{k}: {first.get(k)!r} and {other.get(k)!r}" for k in SAME if first.get(k) != other.get(k)

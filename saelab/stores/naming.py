@@ -96,7 +96,8 @@ def _information(both: np.ndarray, one: np.ndarray, other: np.ndarray, rows: int
 
 
 def names_of(folder: Path, manifest: Mapping[str, Any]) -> Apart:
-    """What sets each latent of a store apart from all others.
+    """What sets each latent of a store apart from all others; of one that does not say how often latents fire
+    on what, the names that it gives them.
 
     Args:
         folder: Of the store.
@@ -106,6 +107,10 @@ def names_of(folder: Path, manifest: Mapping[str, Any]) -> Apart:
         StoreError: A file of the store is not as it was written.
     """
     tables = LatentTables(folder)
+    if {"firings", "vocabulary"} & set(manifest.get("lacks", ())):  # then what it names is all there is
+        said = tables.columns("latents", ("top_names", "bottom_names"))
+        top, bottom = (column.to_pylist() for column in said)
+        return Apart([own or [] for own in top], [own or [] for own in bottom])
     found = tables.columns("vocabulary", ("name", "count"))
     names, count = found.column(0).to_pylist(), found.column(1).to_numpy()
     shape, where = (2, manifest["n_latents"], NAMES), _places(manifest)

@@ -24,7 +24,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,22 +82,42 @@ def read_export(
         ConfigError: `of` is needed or not there.
         RangeError: It names a latent that the store has not.
     """
+    rows = explanations(store, path, source, of)
+    if not rows:
+        message = f"An export must hold explanations. Got none in {path}. {REMEDY}"
+        raise FormatError(message)
+    return rows
+
+
+def explanations(
+    store: Latents, path: str | Path, source: str, of: str | None = None
+) -> list[tuple[int, str, str]]:
+    """`read_export`, of none where the files hold none.
+
+    Args:
+        store: Whose latents they are of.
+        path: A file or folder.
+        source: What stands before who explained.
+        of: Which SAE of an export of several.
+
+    Raises:
+        FormatError: The export is missing, broken or of another kind.
+        ConfigError: `of` is needed or not there.
+        RangeError: It names a latent that the store has not.
+    """
     found = _Found(source, of)
     for file in _files(Path(path)):
-        scan = _Scanner(file)
-        with _refusing(scan):
+        scan = Scanner(file)
+        with refusing(scan):
             for value in scan.objects():
                 for row in _rows(value):
                     found.add(row)
-    if of is not None and of not in found.origins:
+    if of is not None and found.origins and of not in found.origins:
         message = (
             f"of= must name a model and source of the export, as 'MODEL/SOURCE'. Got {of!r}; {path} has "
-            f"{' and '.join(found.origins) or 'none'}. Pass one of these."
+            f"{' and '.join(found.origins)}. Pass one of these."
         )
         raise ConfigError(message)
-    if not found.labels:
-        message = f"An export must hold explanations. Got none in {path}. {REMEDY}"
-        raise FormatError(message)
     if found.largest >= store.n_latents:
         message = (
             f"An export must be of this store's latents, 0..{store.n_latents - 1}. Got latent "
@@ -126,7 +146,7 @@ class _Found:
         if missing := [key for key in NEEDED if key not in row]:
             message = f"an object without {', '.join(missing)}, of keys {short(list(row))}"
             raise ValueError(message)
-        origin = f"{_text(row, 'modelId')}/{_text(row, 'layer')}"
+        origin = f"{text_of(row, 'modelId')}/{text_of(row, 'layer')}"
         if origin not in self.origins and (len(self.origins) < 8 or origin == self.of):
             self.origins.append(origin)
         if origin != (self.origins[0] if self.of is None else self.of):
@@ -137,11 +157,11 @@ class _Found:
                 )
                 raise ConfigError(message)
             return
-        text = _text(row, "description").strip()
+        text = text_of(row, "description").strip()
         if not text:
             return
-        latent = _latent(row["index"])
-        explainer = [name for key in EXPLAINER if (name := _text(row, key).strip())]
+        latent = latent_of(row["index"])
+        explainer = [name for key in EXPLAINER if (name := text_of(row, key).strip())]
         named = self.labels.setdefault(":".join([self.source, *explainer]), {})
         if (latent, text) not in named:
             named[latent, text] = None
@@ -166,7 +186,15 @@ def _rows(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**known, **row}
 
 
-def _latent(index: Any) -> int:
+def latent_of(index: Any) -> int:
+    """The latent of an `index`, a number or its digits.
+
+    Args:
+        index: Of a line.
+
+    Raises:
+        ValueError: It is neither.
+    """
     digits = isinstance(index, str) and index.isascii() and index.isdigit() and len(index) <= 18
     if not digits and (not is_integer(index) or index < 0):
         message = f"the index {short(index)}, which is no latent"
@@ -174,8 +202,16 @@ def _latent(index: Any) -> int:
     return int(index)
 
 
-def _text(row: dict[str, Any], key: str) -> str:
-    """ "" for null, which is what has none."""
+def text_of(row: dict[str, Any], key: str) -> str:
+    """The text of a key, "" for null, which is what has none.
+
+    Args:
+        row: The line.
+        key: Of it.
+
+    Raises:
+        ValueError: It is no text, or too long.
+    """
     text = row.get(key)
     if text is None:
         return ""
@@ -198,45 +234,75 @@ def _files(path: Path) -> list[Path]:
     except (OSError, ValueError) as error:
         message = f"An export must be a file or folder. Got {str(path)!r}: {error}. {REMEDY}"
         raise FormatError(message) from error
-    batches = [(p.parent, int(m[1]), p) for p in among if (m := BATCH.fullmatch(p.name)) and p.is_file()]
-    if not batches:
+    found = batches(among)
+    if not found:
         there = short(sorted(p.name for p in inside)[:8])
         message = (
             f"A folder of explanations must hold batch-N.jsonl.gz or .jsonl. Got {there} in {path}. {REMEDY}"
         )
         raise FormatError(message)
-    return [file for _, _, file in sorted(batches)]
+    return found
+
+
+def batches(among: Iterable[Path]) -> list[Path]:
+    """The batches among some files, by folder and number.
+
+    Args:
+        among: Whatever lies there.
+    """
+    numbered = [(p.parent, int(m[1]), p) for p in among if (m := BATCH.fullmatch(p.name)) and p.is_file()]
+    return [file for _, _, file in sorted(numbered)]
 
 
 @contextlib.contextmanager
-def _refusing(scan: _Scanner) -> Iterator[None]:
-    """Turn what is wrong with a file into a FormatError that says where."""
+def refusing(scan: Scanner, what: str = "explanations", remedy: str = REMEDY) -> Iterator[None]:
+    """Turn what is wrong with a file into a FormatError that says where.
+
+    Args:
+        scan: Of the file.
+        what: It must hold.
+        remedy: Where another is got.
+
+    Raises:
+        FormatError: Whatever is raised within.
+    """
     try:
         yield
     except (OSError, EOFError, ValueError, TypeError, RecursionError, zlib.error) as error:
         ours = type(error) in (ValueError, TypeError)
         said = f"{error}" if ours else f"{type(error).__name__}: {getattr(error, 'msg', error)}"
         message = (
-            f"An export must hold explanations as Neuronpedia writes them, whole. Got {said[:300]} at line "
-            f"{scan.line} of {scan.path}. Get it again. {REMEDY}"
+            f"An export must hold {what} as Neuronpedia writes them, whole. Got {said[:300]} at line "
+            f"{scan.line} of {scan.path}. Get it again. {remedy}"
         )
         raise FormatError(message) from error
 
 
-class _Scanner:
-    """The JSON objects of a file, one after the other or in one list, few of them in memory at a time."""
+class Scanner:
+    """The JSON objects of a file, one after the other or in one list, few of them in memory at a time.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file.
+        told: Called with the bytes that were read of it since, as they are on disk.
+    """
+
+    def __init__(self, path: Path, told: Callable[[int], object] | None = None) -> None:
         self.path = path
-        self._chunks = _chunks(path)
+        self._chunks = _chunks(path, told)
         self._decode = json.JSONDecoder().raw_decode
         self._held, self._at, self._lines = "", 0, 1
 
     @property
     def line(self) -> int:
+        """The line that was reached, from 1."""
         return self._lines + self._held.count("\n", 0, self._at)
 
     def objects(self) -> Iterator[dict[str, Any]]:
+        """All of them, in order.
+
+        Raises:
+            ValueError: The file is no JSON, or holds something else than objects.
+        """
         if self._next() != "[":
             while self._next():
                 yield self._object()
@@ -295,7 +361,7 @@ class _Scanner:
         return n > 0
 
 
-def _chunks(path: Path) -> Iterator[str]:
+def _chunks(path: Path, told: Callable[[int], object] | None) -> Iterator[str]:
     """The text of a file, gzip or not, in pieces. Raises OSError, EOFError, zlib.error, ValueError."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     with path.open("rb") as raw:
@@ -303,10 +369,13 @@ def _chunks(path: Path) -> Iterator[str]:
         size = raw.seek(0, 2)
         raw.seek(0)
         limit = min(MAX_BYTES, 2**24 + MAX_PACKING * size) if packed else MAX_BYTES
-        n = 0
+        n = at = 0
         with gzip.GzipFile(fileobj=raw) if packed else raw as file:
             while piece := file.read(CHUNK):
                 n += len(piece)
+                if told is not None:
+                    at, before = raw.tell(), at
+                    told(at - before)
                 if n > limit:
                     message = f"more than {limit:,} bytes{' unpacked' if packed else ''}"
                     raise ValueError(message)

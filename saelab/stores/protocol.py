@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Protocol
 
 from saelab.stores.records import LatentStats
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Latents(Protocol):

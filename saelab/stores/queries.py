@@ -16,17 +16,16 @@ import uuid
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from saelab.stores import tables
-from saelab.stores.labels import LABELS
+from saelab.stores import attached, tables
+from saelab.stores.annotations import ANNOTATIONS, VIEWS
+from saelab.stores.labels import LABELS, labels_of
+from saelab.stores.protocol import Latents
 from saelab.types import ConfigError, StoreError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TABLES = tuple(tables.SCHEMAS)
 TOKENS = """
@@ -43,25 +42,54 @@ _NODES = ("SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE")
 """What a query that only reads is made of, as DuckDB calls it; INSERT and COPY have nodes of their own."""
 
 
-def connect(folder: Path, labels: pd.DataFrame) -> duckdb.DuckDBPyConnection:
-    """A connection to the tables of a store and its labels. Raises StoreError where a file is broken.
+class Connection:
+    """A connection to the tables of a store, and to what is attached to it.
 
     Args:
-        folder: of the store.
-        labels: as `FeatureStore.labels` gives them.
+        store: Whose.
     """
+
+    def __init__(self, store: Latents) -> None:
+        self._held = attached.stamp(store), _connect(store)
+
+    def current(self, store: Latents) -> duckdb.DuckDBPyConnection:
+        """To what is attached now, by whomever.
+
+        Args:
+            store: The same.
+
+        Raises:
+            StoreError: A file is broken.
+        """
+        now = attached.stamp(store)
+        if self._held[0] != now:
+            self._held = now, _connect(store)
+        return self._held[1]
+
+
+def _connect(store: Latents) -> duckdb.DuckDBPyConnection:
+    """Raises StoreError where a file is broken."""
+    lacks = set(store.manifest.get("lacks", ()))
+    # copies, since the files may be replaced at any time
+    copied = {
+        "labels": pa.Table.from_pandas(labels_of(store), LABELS.schema, preserve_index=False),
+        "annotations": ANNOTATIONS.all(store),
+    }
     with _complaining():
         connection = duckdb.connect(config={"threads": 2})
         connection.execute("set enable_progress_bar = false")
         for name in TABLES:
-            connection.execute(f"create view {name} as select * from {tables.source(folder, name)}")
-        connection.execute(TOKENS)
-        # a copy, since the file may be replaced at any time
-        attached = pa.Table.from_pandas(labels, LABELS, preserve_index=False)
-        connection.register("attached", attached)
-        connection.execute("create table labels as select * from attached")
-        connection.unregister("attached")
-        _confine(connection, folder)
+            if name not in lacks:
+                connection.execute(f"create view {name} as select * from {tables.source(store.folder, name)}")
+        if not {"firings", "vocabulary"} & lacks:
+            connection.execute(TOKENS)
+        for name, table in copied.items():
+            connection.register("attached", table)
+            connection.execute(f"create table {name} as select * from attached")
+            connection.unregister("attached")
+        for name, sql in VIEWS.items():
+            connection.execute(f"create view {name} as {sql}")
+        _confine(connection, store.folder)
     return connection
 
 
@@ -169,4 +197,4 @@ def _complaint(got: object) -> str:
     )
 
 
-__all__ = ["FUNCTIONS", "TABLES", "ask", "connect", "select"]
+__all__ = ["FUNCTIONS", "TABLES", "Connection", "ask", "select"]

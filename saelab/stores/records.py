@@ -83,7 +83,8 @@ class LatentStats:
         if self.negative:
             share = f"{self.negative / self.count:.1%} of them negative, mean |value| {self.mean_abs:.3g}"
             return f"latent {self.latent}: {fires}, {share}, from {self.min:.3g} to {self.max:.3g}"
-        return f"latent {self.latent}: {fires}, mean {self.mean:.3g}, max {self.max:.3g}"
+        mean = "unknown" if self.mean != self.mean else f"{self.mean:.3g}"
+        return f"latent {self.latent}: {fires}, mean {mean}, max {self.max:.3g}"
 
 
 COLUMNS = tuple(field.name for field in fields(LatentStats) if field.name != "n_rows")

@@ -167,7 +167,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]
             check_enough(rows, batch_size)
             folder = None if out is None else Path(out) / f"{number}-{each.recipe}" if several else Path(out)
             jobs.append(_Job(number, each, rows, settings, folder, unseen))
-        if shard not in ("data", "latents"):
+        if not isinstance(shard, str) or shard not in ("data", "latents"):
             hint = nearest(str(shard), ("data", "latents"))
             message = f"shard must be 'data' or 'latents'. Got {shard!r}. {hint}Leave it out for 'data'."
             raise ConfigError(message)

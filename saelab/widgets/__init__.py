@@ -1,6 +1,7 @@
 """The views: what a browser shows of results. They ask for what they show and never hold a model."""
 
 from saelab.widgets.base import View as View
+from saelab.widgets.board import BoardView as BoardView
 from saelab.widgets.card import CardView as CardView
 from saelab.widgets.densities import DensitiesView as DensitiesView
 from saelab.widgets.erase import EraseView as EraseView
@@ -10,6 +11,7 @@ from saelab.widgets.export import Text as Text
 from saelab.widgets.export import Views as Views
 from saelab.widgets.export import page as page
 from saelab.widgets.features import FeaturesView as FeaturesView
+from saelab.widgets.map import MapView as MapView
 from saelab.widgets.questions import Ask as Ask
 from saelab.widgets.questions import Shared as Shared
 from saelab.widgets.sample import SampleView as SampleView
@@ -26,5 +28,7 @@ class LabViews:
     features = Made(FeaturesView.of)
     feature = Made(CardView.of)
     densities = Made(DensitiesView.of)
+    map = Made(MapView.of)
     steer = Made(SteerView.of)
     erase = Made(EraseView.of)
+    board = Made(BoardView.of)

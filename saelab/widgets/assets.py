@@ -47,6 +47,22 @@ def module(kind: str, folder: Path | None = None) -> str:
     return f'{script}\nexport default {{ render: {MODULES}["{name}"].render }};\n'
 
 
+def board(kind: str, kinds: Mapping[str, Path | None]) -> str:
+    """The module of a view that holds views of other kinds: it exports `holding(renders)`, which makes its
+    `render` of theirs.
+
+    Args:
+        kind: Name of its module, which comes with saelab.
+        kinds: The folder of each kind's module, as for `module`.
+
+    Raises:
+        ConfigError: As `module`.
+    """
+    own, source = _view(kind, None)
+    script, renders = _scripts(kinds, {own: source})
+    return f'{script}\nexport default {{ render: {MODULES}["{own}"].holding({{ {renders} }}) }};\n'
+
+
 def page_script(kinds: Mapping[str, Path | None]) -> str:
     """What an exported page runs: a function `renderPage(data, places)` of views of these kinds.
 
@@ -56,18 +72,24 @@ def page_script(kinds: Mapping[str, Path | None]) -> str:
     Raises:
         ConfigError: As `module`.
     """
-    views = {kind: _view(kind, folder) for kind, folder in kinds.items()}
-    script = joined({**dict(views.values()), PAGE: _shared(PAGE) or ""}, _shared)
-    renders = ", ".join(f'"{kind}": {MODULES}["{name}"].render' for kind, (name, _) in views.items())
+    script, renders = _scripts(kinds, {PAGE: _shared(PAGE) or ""})
     return (
         f"{script}\nconst renderPage = (data, places) => "
         f'{MODULES}["{PAGE}"].renderPage(data, places, {{ {renders} }});'
     )
 
 
+def _scripts(kinds: Mapping[str, Path | None], more: Mapping[str, str]) -> tuple[str, str]:
+    """The modules of these kinds and more ones, and the `kind: render` of each kind."""
+    views = {kind: _view(kind, folder) for kind, folder in kinds.items()}
+    script = joined({**dict(views.values()), **more}, _shared)
+    renders = ", ".join(f'"{kind}": {MODULES}["{name}"].render' for kind, (name, _) in views.items())
+    return script, renders
+
+
 def css(kinds: Mapping[str, Path | None], *more: str) -> str:
     """The stylesheet that all views share, those of these kinds, and more shared ones by name."""
-    paths = [root() / "shared" / f"{name}.css" for name in ("theme", "card", *more)]
+    paths = [root() / "shared" / f"{name}.css" for name in ("theme", "heatmap", "card", *more)]
     paths += [(folder or root() / "views") / f"{kind}.css" for kind, folder in kinds.items()]
     return "\n".join(path.read_text(encoding="utf-8") for path in paths if path.is_file())
 

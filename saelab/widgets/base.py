@@ -51,13 +51,14 @@ class View(anywidget.AnyWidget, Chosen):
 
     opening = traitlets.Dict().tag(sync=True)
     labels = traitlets.Dict().tag(sync=True)
+    written = traitlets.Int().tag(sync=True)
     _esm = traitlets.Unicode().tag(sync=True)
     _css = traitlets.Unicode().tag(sync=True)
 
     def __init__(
         self, *, selection: Selection | None = None, edits: Labels | None = None, **options: Any
     ) -> None:
-        strange = {*CHOICES, "labels"} - set(self.follows)
+        strange = {*CHOICES, "labels", "written"} - set(self.follows)
         known = [n for n in self.class_trait_names() if not n.startswith("_") and n not in strange]
         for name in options:
             if name not in known:
@@ -68,6 +69,7 @@ class View(anywidget.AnyWidget, Chosen):
         self._link = Link(self.selection, self, self.follows)
         self._edits = Labels() if edits is None else edits
         self._edits.observe(self._relabelled, "edited")
+        self._edits.observe(self._annotated, "written")
         self.opening = self._opening()
         self.on_msg(self._received)
 
@@ -127,6 +129,7 @@ class View(anywidget.AnyWidget, Chosen):
             self._link.close()
             self._link = None
             self._edits.unobserve(self._relabelled, "edited")
+            self._edits.unobserve(self._annotated, "written")
         super().close()
 
     def __repr__(self) -> str:
@@ -159,6 +162,10 @@ class View(anywidget.AnyWidget, Chosen):
         """Show the labels that were edited."""
         self.labels = change.new
 
+    def _annotated(self, change: Any) -> None:
+        """Ask for notes, tags and lists anew."""
+        self.written = change.new
+
     def _opening(self) -> dict[str, Any]:
         """The short ones of the first answers, by key."""
         answers, out = self.answers(), {}
@@ -168,10 +175,15 @@ class View(anywidget.AnyWidget, Chosen):
                 out[ask.key()] = {"header": header, "buffers": buffers}
         return out
 
+    def _step(self, by: int) -> Packed:
+        """Go back or forward in what was chosen."""
+        return Packed({"moved": self.selection.back() if by < 0 else self.selection.forward()})
+
     def _received(self, _: Any, content: Any, buffers: Any) -> None:
         number = content.get("id") if isinstance(content, dict) else None
         try:
-            header, data = self.answers()[content["ask"]](**content.get("args", {})).encoded()
+            answers = {**self.answers(), "step": self._step}
+            header, data = answers[content["ask"]](**content.get("args", {})).encoded()
         except SaelabError as error:
             self.send({"id": number, "error": str(error)})
         except Exception as error:  # a view must show what went wrong, whatever it was

@@ -7,12 +7,13 @@ from typing import Any
 
 import traitlets
 
-from saelab.analysis.results import Relatives
+from saelab.analysis.results_near import Relatives
 from saelab.arguments import flag
 from saelab.widgets import still, still_card
 from saelab.widgets.base import View, checked_questions
 from saelab.widgets.card_more import asks_more
 from saelab.widgets.cards import asks_card, card_answers
+from saelab.widgets.marks import asks_marks
 from saelab.widgets.questions import Ask
 from saelab.widgets.source import HasSources
 from saelab.widgets.wire import Packed
@@ -78,7 +79,7 @@ class CardView(View):
         return card_answers(self.questions)
 
     def first(self) -> Iterable[Ask]:
-        return asks_card(self.latent)
+        return [*asks_card(self.latent), *asks_marks(self.questions)]
 
     def exported(self) -> Iterable[Ask]:
         return [*self.first(), *asks_more(self.questions, self.latent)]
@@ -98,4 +99,4 @@ class CardView(View):
         )
 
     def _near(self) -> Relatives | None:
-        return self.questions["near"](self.latent) if "near" in self.questions else None
+        return self.questions["beside"](self.latent) if "beside" in self.questions else None

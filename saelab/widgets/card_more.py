@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from saelab.analysis.results import Examples, Relatives, SampleCodes
+from saelab.analysis.results import Examples, SampleCodes
+from saelab.analysis.results_near import Relatives
 from saelab.stores.characters import joined
 from saelab.stores.records import Example
 from saelab.types import CorpusError, StoreError, short

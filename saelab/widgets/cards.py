@@ -10,17 +10,18 @@ from saelab.stores.naming import Telling
 from saelab.stores.records import LISTS, LatentStats
 from saelab.widgets.card_more import more_answers
 from saelab.widgets.card_windows import PICTURE_BYTES, packed_windows
+from saelab.widgets.marks import mark_answers
 from saelab.widgets.questions import Ask, Shared
 from saelab.widgets.wire import Packed, clean, picture, rounded
 
 
 def card_answers(questions: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Packed]]:
-    """The answers to "card", and to "picture" of a document, for any view.
+    """The answers to "card", to "picture" of a document, and to what is noted of latents, for any view.
 
     Args:
         questions: "card": latent -> FeatureCard. If they are there, "cards": latents -> their cards, which is
             how pages ask for them; "documents": numbers -> {number: DocumentRecord}, for pictures that do not
-            come along with a card: without it they are left out.
+            come along with a card: without it they are left out; and those of `mark_answers`.
     """
     one, many = questions["card"], questions.get("cards")
     documents, more = questions.get("documents"), more_answers(questions)
@@ -53,7 +54,7 @@ def card_answers(questions: Mapping[str, Callable[..., Any]]) -> dict[str, Calla
         answers["picture"] = Shared(
             lambda document: pictures([{"document": document}])[0], documents, pictures, in_bulk=True
         )
-    return {**answers, **more}
+    return {**answers, **more, **mark_answers(questions)}
 
 
 def asks_card(latent: int | None) -> list[Ask]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class DensitiesView(View):
         return DensitiesView(source.table(), selection=source.selection)
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
-        return {"densities": lambda: pack_densities(self.table.density)}
+        return {"densities": self._packed}
 
     def first(self) -> Iterable[Ask]:
         return [Ask("densities")]
@@ -69,9 +69,12 @@ class DensitiesView(View):
     def html(self) -> str:
         return still.frame(still.bars(*self._bins()))
 
+    def _packed(self) -> Packed:
+        return pack_densities(self.table.density, self.table.absent)
+
     def _bins(self) -> tuple[str, dict[str, int]]:
         """In words, and how many latents are in each bin."""
-        header, fields = pack_densities(self.table.density)[:2]
+        header, fields = self._packed()[:2]
         starts = [header["low"] + i / PER_DECADE for i in range(len(fields["counts"]))]
         counts = {
             f"{start:6.2f} to {start + 1 / PER_DECADE:5.2f}": n
@@ -83,15 +86,16 @@ class DensitiesView(View):
         )
 
 
-def pack_densities(density: np.ndarray) -> Packed:
+def pack_densities(density: np.ndarray, absent: Collection[int] = ()) -> Packed:
     """Equal bins of log10(density), the last of which ends at 0, and the latents of each.
 
     Args:
         density: [d_sae] shares of rows in [0, 1].
+        absent: latents of which nothing is known; they are in no bin, nor among the dead.
 
     Returns:
         Header `dead`, how many never fire, and `low`, where the first bin begins. Fields: `counts` int32
-        [bins], none where all are dead; `latents` int32 [d_sae], the dead first, then bin by bin. A bin holds
+        [bins], none where all are dead; `latents` int32 [n], the dead first, then bin by bin. A bin holds
         its upper edge.
     """
     alive = np.flatnonzero(density > 0)
@@ -99,9 +103,10 @@ def pack_densities(density: np.ndarray) -> Packed:
     down = np.floor(-np.log10(density[alive].astype(np.float64)) * PER_DECADE).astype(np.int64)
     bins = int(down.max(initial=-1)) + 1
     order = np.argsort(-down, kind="stable")
-    latents = np.concatenate([np.flatnonzero(density <= 0), alive[order]])
+    dead = np.setdiff1d(np.flatnonzero(density <= 0), list(absent))
+    latents = np.concatenate([dead, alive[order]])
     counts = np.bincount(down, minlength=bins)[::-1]
     return Packed(
-        {"dead": len(density) - len(alive), "low": -bins / PER_DECADE, "per_decade": PER_DECADE},
+        {"dead": len(dead), "low": -bins / PER_DECADE, "per_decade": PER_DECADE},
         {"counts": counts.astype(np.int32), "latents": latents.astype(np.int32)},
     )

@@ -101,11 +101,13 @@ class Lines:
 
 @dataclass(frozen=True)
 class Views:
-    """Widgets; those that share a selection do so on the page too."""
+    """Widgets; those that share a selection do so on the page too. columns: how many of them stand in each
+    column, if they stand beside each other."""
 
     heading: str
     views: Sequence[Exportable]
     captions: Sequence[str] = ()
+    columns: Sequence[int] = ()
 
 
 @checked(path=place, title=text, sections=sequence)
@@ -129,6 +131,7 @@ def page(path: str | Path, title: str, sections: Sequence[Text | Table | Lines |
     kinds = _kinds(views)
     body = "\n".join(_section(s) for s in sections)
     data = json.dumps(_data(views)).replace("<", "\\u003c")
+    wide = " sl-wide" if any(isinstance(s, Views) and s.columns for s in sections) else ""
     script = assets.page_script(kinds).replace("</", "<\\/")
     text = f"""<!doctype html>
 <html lang="en">
@@ -139,7 +142,7 @@ def page(path: str | Path, title: str, sections: Sequence[Text | Table | Lines |
 <style>
 {assets.css(kinds, "page")}</style>
 </head>
-<body class="sl-page">
+<body class="sl-page{wide}">
 <main>
 <h1>{html.escape(title)}</h1>
 {body}
@@ -313,10 +316,15 @@ def _section(section: Text | Table | Lines | Views) -> str:
         inner = _chart(section)
     elif isinstance(section, Views):
         captions = [*section.captions, *[""] * len(section.views)]
-        inner = "".join(
+        shown = [
             (f"<p>{html.escape(c)}</p>" if c else "") + '<div class="sl-view"></div>'
             for c, _ in zip(captions, section.views, strict=False)
-        )
+        ]
+        columns, rest = [], iter(shown)
+        for count in section.columns:
+            columns.append("".join(itertools.islice(rest, count)))
+        beside = "".join(f"<div>{column}</div>" for column in columns)
+        inner = (f'<div class="sl-beside-views">{beside}</div>' if columns else "") + "".join(rest)
     else:
         message = (
             f"A section must be Text, Table, Lines or Views. Got {type(section).__name__}. Wrap it in one."

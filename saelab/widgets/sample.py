@@ -2,44 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import traitlets
 
-from saelab.analysis.results import SampleCodes
-from saelab.arguments import flag
-from saelab.stores.characters import joined
-from saelab.widgets import still
+from saelab.analysis.results import LAYERS, UNITS, Predictions, SampleCodes
+from saelab.arguments import flag, one_of
+from saelab.types import ConfigError
+from saelab.widgets import still, still_text
 from saelab.widgets.base import View, checked_questions
 from saelab.widgets.cards import asks_card, card_answers
 from saelab.widgets.questions import Ask
-from saelab.widgets.source import HasSources
-from saelab.widgets.wire import Packed, clean, picture
+from saelab.widgets.selection import Selection
+from saelab.widgets.sides import Side, is_long, strongest
+from saelab.widgets.source import HasSources, Source
+from saelab.widgets.wire import Packed
+
+LATENT = "latent"
+"""The layer of the chosen latent."""
+PAGE_CARDS = 256
+"""Cards of a long text that a page holds, at most."""
 
 
 class SampleView(View):
-    """Positions shaded by the chosen latent; without one, or where it is silent, by the strongest of each.
+    """Positions shaded by the chosen latent; without one, or where it is silent, by the strongest of each; by
+    several latents at once; or by how well the model predicts each.
 
     Args:
         codes: The sample's.
         questions: See `card_answers`; "labels": () -> {latent: label}, if there are any.
-        options: `with_card`: show the chosen latent's card below. Others: see `View`.
+        predict: What the model predicts of the sample, asked when a layer is first shown; None where there is
+            no language model.
+        layers: Names of what it knows.
+        options: `with_card`: show the chosen latent's card below. `layer`, `unit`: what colours at first.
+            Others: see `View`.
 
     Raises:
         ConfigError: A question is missing, or an option unknown.
     """
 
     kind = "sample"
-    follows = ("latent", "row", "document")
+    follows = ("latent", "latents", "row", "document")
     with_card = traitlets.Bool(False).tag(sync=True)
+    layer = traitlets.Unicode(LATENT).tag(sync=True)
+    unit = traitlets.Unicode("nats").tag(sync=True)
 
     def __init__(
-        self, codes: SampleCodes, questions: Mapping[str, Callable[..., Any]], **options: Any
+        self,
+        codes: SampleCodes,
+        questions: Mapping[str, Callable[..., Any]],
+        *,
+        predict: Callable[[], Predictions] | None = None,
+        layers: Sequence[str] = (),
+        **options: Any,
     ) -> None:
         self.codes = codes
         self.questions = checked_questions(questions, "card")
+        self.sides = [Side(codes, tuple(layers), predict)]
         super().__init__(**options)
 
     @staticmethod
@@ -48,6 +69,9 @@ class SampleView(View):
         sample: Any,
         latent: int | None = None,
         *,
+        latents: Sequence[int] | None = None,
+        layer: str = LATENT,
+        unit: str = "nats",
         sae: str | None = None,
         with_card: bool = False,
         follow: bool = False,
@@ -61,34 +85,60 @@ class SampleView(View):
             sample: what the subject reads.
             latent: colours the sample; the view is pinned to it. Without one it is linked: it follows what
                 is chosen in the other linked views of its SAE.
+            latents: colour it together, each in a colour and a lane of its own; the view is pinned to them.
+            layer: what colours it at first: "latent", or of a text that a language model reads "loss",
+                "log_probability", "entropy", "sae_kl" or "sae_loss"; see `saelab.analysis.predictions`.
+            unit: of a loss, "nats" or "bits".
             sae: name of the SAE; None: the chosen one.
             with_card: show the chosen latent's card.
-            follow: choose the latent in every linked view, and be one of them.
+            follow: choose the latent (or latents) in every linked view, and be one of them.
 
         Raises:
             CorpusError: The sample is empty, or of another kind.
-            RangeError: The latent is out of range.
+            RangeError: A latent is out of range.
+            ConfigError: There is no such layer, or unit.
         """
         source = lab.source(sae)
-        codes, questions = source.codes(sample), source.questions
-        selection = source.selection_for(latent, follow)
+        layer, unit = one_of(LATENT, *LAYERS)("layer", layer), one_of(*UNITS)("unit", unit)
+        selection = _selection(source, latent, latents, flag("follow", follow))
+        codes, names = source.codes(sample), source.questions["layers"]()
+        if layer != LATENT and layer not in names:
+            message = (
+                f"layer must be one that is known of this sample, {', '.join([LATENT, *names])}. Got "
+                f"{layer!r}. Leave it out, or pass a language model and its SAE."
+            )
+            raise ConfigError(message)
         return SampleView(
             codes,
-            questions=questions,
+            questions=source.questions,
+            predict=lambda: source.questions["predictions"](sample),
+            layers=names,
             selection=selection,
+            layer=layer,
+            unit=unit,
             with_card=flag("with_card", with_card),
             edits=source.edits,
         )
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
-        return {"codes": lambda: pack_codes(self.codes, self._labels()), **card_answers(self.questions)}
+        return {
+            "codes": lambda side=0: self.sides[side].codes_answer(self._labels()),
+            "chunk": lambda number, side=0: self.sides[side].chunk(number),
+            "along": lambda latent, side=0: self.sides[side].along(latent),
+            "layer": lambda name, unit, side=0: self.sides[side].layer(name, unit),
+            **card_answers(self.questions),
+        }
 
     def first(self) -> Iterable[Ask]:
-        return [Ask("codes"), *(asks_card(self.latent) if self.with_card else [])]
+        layer = [] if self.layer == LATENT else [Ask("layer", {"name": self.layer, "unit": self.unit})]
+        return [Ask("codes"), *layer, *(asks_card(self.latent) if self.with_card else [])]
 
     def exported(self) -> Iterable[Ask]:
-        fired = np.unique(self.codes.codes.indices) if self.with_card else []
-        return [Ask("codes"), *(Ask("card", {"latent": int(j)}) for j in fired)]
+        fired: Iterable[Any] = np.unique(self.codes.codes.indices) if self.with_card else []
+        if self.with_card and is_long(self.codes):
+            fired = strongest(self.codes, PAGE_CARDS)
+        cards = (Ask("card", {"latent": int(j)}) for j in fired)
+        return [Ask("codes"), *self.sides[0].asks(0), *cards]
 
     def text(self) -> str:
         return str(self.codes)
@@ -97,35 +147,25 @@ class SampleView(View):
         return self.questions["labels"]() if "labels" in self.questions else {}
 
     def html(self) -> str:
-        shown = [still.sample(self.codes, self.latent, self._labels())]
+        if self.layer != LATENT:
+            shown = [still_text.by_layer(self.codes, self.sides[0].predictions.layer(self.layer, self.unit))]
+        elif self.latents:
+            shown = [still_text.by_latents(self.codes, self.latents, self._labels())]
+        else:
+            shown = [still.sample(self.codes, self.latent, self._labels())]
         if self.with_card and self.latent is not None:
             shown.append(still.card(self.questions["card"](self.latent)))
         return still.frame(*shown)
 
 
-def pack_codes(result: SampleCodes, labels: Mapping[int, str] | None = None) -> Packed:
-    """What each position shows, of which kind that is, how they lie, whether they are counted, and the codes
-    in CSR form; the picture, if there is one; of the latents that fire the labels."""
-    codes, document = result.codes, result.document
-    fired = map(int, np.unique(codes.indices))
-    kinds = {facet: i for i, facet in enumerate(dict.fromkeys(each.facet for each in result.shown))}
-    return Packed(
-        {
-            "facets": list(kinds),
-            "parts": [list(part) for part in result.parts()],
-            "calls": result.calls,
-            "parted": result.parted,
-            "starts": list(result.starts),
-            "labels": list(map(clean, document.labels)),
-            "named": {str(j): clean(labels[j]) for j in fired if labels and labels.get(j)},
-        },
-        {
-            "names": [None if name is None else clean(name) for name in joined(result.names)],
-            "facets": np.array([kinds[each.facet] for each in result.shown], np.uint8),
-            "counted": result.counted,
-            "indptr": codes.indptr.astype(np.int32),
-            "indices": codes.indices.astype(np.int32),
-            "values": codes.values.astype(np.float32),
-            "picture": picture(document.media),
-        },
-    )
+def _selection(source: Source, latent: int | None, latents: Any, follow: bool) -> Selection:
+    """What the view shows at first, and moves."""
+    found = source.selection_for(latent, follow)
+    if latents is None:
+        return found
+    own = Selection(latents=latents).latents or ()
+    checked = tuple(map(source.checked, own))
+    if follow:
+        found.latents = checked
+        return found
+    return Selection(sae=source.selection.sae, latent=latent, latents=checked)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import traitlets
@@ -35,29 +36,120 @@ class Numbers(traitlets.TraitType):
 
 
 class Chosen(traitlets.HasTraits):
-    """The five things that can be chosen; each may be None."""
+    """The six things that can be chosen; each may be None."""
 
     sae = traitlets.Unicode(None, allow_none=True).tag(sync=True)
     latent = Number().tag(sync=True)
     row = Number().tag(sync=True)
     document = Number().tag(sync=True)
     latents = Numbers().tag(sync=True)
+    list = traitlets.Unicode(None, allow_none=True).tag(sync=True)
 
 
-CHOICES = ("sae", "latent", "row", "document", "latents")
+CHOICES = ("sae", "latent", "row", "document", "latents", "list")
+STEPS = ("sae", "latent", "latents", "list")
+"""What it is a step to choose another of; a row and a document go with the step that they were chosen in."""
+KEPT_STEPS = 100
 
 
 class Selection(Chosen):
     """What is chosen, shared by views.
 
     sae: name of an SAE. latent: one of its latents. row: a row of its store. document: one of the store's.
-    latents: several latents, such as a group that was found or is compared. Each may be None.
+    latents: several latents, such as a group that was found or is compared. list: the name of the list that
+    these are, of those of a Lab. Each may be None.
     """
+
+    def __init__(self, **chosen: Any) -> None:
+        self.history = History(self)
+        super().__init__(**chosen)
+        self.history = History(self)
+
+    def back(self) -> bool:
+        """Choose again what was chosen before.
+
+        Returns:
+            Whether anything was.
+        """
+        return self.history.move(self.history.past, self.history.future)
+
+    def forward(self) -> bool:
+        """Choose again what `back` went away from.
+
+        Returns:
+            Whether there is any.
+        """
+        return self.history.move(self.history.future, self.history.past)
+
+    def notify_change(self, change: Any) -> None:
+        """Tell everybody who follows; then it is a step, whatever they have chosen in turn."""
+        super().notify_change(change)
+        self.history.note()
 
     def __repr__(self) -> str:
         chosen = {name: getattr(self, name) for name in CHOICES}
         told = (f"{name}={short(value, 60)}" for name, value in chosen.items() if value is not None)
         return f"Selection({', '.join(told)})"
+
+
+class History:
+    """What was chosen, step by step.
+
+    Args:
+        selection: Whose.
+
+    Attributes:
+        past: What was chosen before, the last one last.
+        future: What `back` went away from, the next one last.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self.past: list[dict[str, Any]] = []
+        self.future: list[dict[str, Any]] = []
+        self.now = self._chosen()
+        self.held = False
+
+    def note(self) -> None:
+        """Go on from what is chosen now, if that is another step."""
+        now = self._chosen()
+        if self.held:
+            return
+        if any(now[name] != self.now[name] for name in STEPS):
+            self.past = [*self.past, self.now][-KEPT_STEPS:]
+            self.future = []
+        self.now = now
+
+    @contextlib.contextmanager
+    def one_step(self) -> Iterator[None]:
+        """What is chosen within is one step."""
+        outer, self.held = self.held, True
+        try:
+            yield
+        finally:
+            self.held = outer
+            self.note()
+
+    def move(self, out: list[dict[str, Any]], to: list[dict[str, Any]]) -> bool:
+        """Choose the last of `out`, and keep what is chosen in `to`."""
+        if not out:
+            return False
+        to.append(self.now)
+        self.now = out.pop()
+        self.held = True
+        try:
+            # whoever is told of an SAE chooses what was chosen of it last
+            self.selection.sae = self.now["sae"]
+            with self.selection.hold_trait_notifications():
+                for name, value in self.now.items():
+                    setattr(self.selection, name, value)
+        finally:
+            self.held = False
+        self.now = self._chosen()
+        return True
+
+    def _chosen(self) -> dict[str, Any]:
+        return {name: getattr(self.selection, name) for name in CHOICES}
 
 
 class Mirror:
@@ -67,6 +159,7 @@ class Mirror:
     def __init__(self, shared: Selection, name: str) -> None:
         self.shared, self.name = shared, name
         self.own = Selection(sae=name)
+        self.own.history = shared.history
         self.own.observe(self._out, names=list(CHOICES[1:]))
         shared.observe(self._in)
 
@@ -86,11 +179,13 @@ class Mirror:
 
 
 class Labels(traitlets.HasTraits):
-    """Labels of one SAE that were edited while views of it were open, which show them instead of those that
-    they came with."""
+    """What was written of one SAE's latents while views of it were open: they show it instead of what they
+    came with."""
 
     edited = traitlets.Dict()
     """latent, as a string -> {"label", "name"}: its label, and what lists call it"""
+    written = traitlets.Int()
+    """how many times notes, tags and lists were written"""
 
 
 class Link:
@@ -115,7 +210,10 @@ class Link:
         setattr(self.view, change.name, change.new)
 
     def _chosen(self, change: Any) -> None:
-        setattr(self.selection, change.name, change.new)
+        # what the view chose at once is chosen at once
+        with self.selection.hold_trait_notifications():
+            for name in self.follows:
+                setattr(self.selection, name, getattr(self.view, name))
 
 
 def _number(name: str, value: Any) -> int:

@@ -26,8 +26,8 @@ class Source:
     codes: Callable[[Any], SampleCodes]
     """of a sample that the subject reads"""
     questions: Mapping[str, Callable[..., Any]]
-    """what views ask: "card", "cards", "documents", "search", "labels", "session"; the same functions
-    each time, so that a page holds an answer once"""
+    """what views ask: "card", "cards", "documents", "search", "labels", "session", "layers", "predictions",
+    "notes", "tags", "lists"; the same functions each time, so that a page holds an answer once"""
     selection: Selection
     """what all views of the SAE share"""
     checked: Callable[[int], int]
@@ -35,7 +35,7 @@ class Source:
     choose: Callable[[int], None]
     """chooses the SAE and a latent of it, in every linked view"""
     edits: Labels = field(default_factory=Labels)
-    """labels that were edited, which every view of the SAE shows"""
+    """what was written of its latents, which every view of the SAE shows"""
 
     def __repr__(self) -> str:
         return f"Source({self.selection.sae}; answers {', '.join(self.questions)})"

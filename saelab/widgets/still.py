@@ -64,7 +64,7 @@ def bounded(form: str, text: str) -> str:
 def words(text: str) -> str:
     """Words as they are, such as a view in words."""
     lines = [f"{escaped(line)}\n" for line in text.splitlines()]
-    return f"<pre>{_within(lines, SAMPLE_BYTES, 'line')}</pre>"
+    return f"<pre>{within(lines, SAMPLE_BYTES, 'line')}</pre>"
 
 
 def written(column: Mapping[str, Any]) -> str:
@@ -97,7 +97,7 @@ def sample(result: SampleCodes, latent: int | None, labels: Mapping[int, str] | 
     called = f"latent #{latent}" + (f" «{label}»" if label else "")
     by = called if said == "chosen" else f"strongest latent of each {facet}"
     silent = f"{called} does not fire here; " if said == "silent" else ""
-    out = [note(f"{silent}{by}, {_number(float(values.min(initial=0.0)))} to {_number(most)}")]
+    out = [note(f"{silent}{by}, {number(float(values.min(initial=0.0)))} to {number(most)}")]
     if result.parted:
         out.append(note(result.parted))
     if result.document.labels:
@@ -113,7 +113,7 @@ def sample(result: SampleCodes, latent: int | None, labels: Mapping[int, str] | 
         else:
             apart = part.kind != "line" or result.shown[at].facet != "token"
             aside = ~result.counted[here]
-            out.append(_line(names[here], values[here], most, SAMPLE_BYTES, apart=apart, aside=aside))
+            out.append(shaded_line(names[here], values[here], most, SAMPLE_BYTES, apart=apart, aside=aside))
         at += part.n
     return "".join(out)
 
@@ -140,13 +140,15 @@ def card(result: FeatureCard) -> str:
     out.append(f"<div>{escaped(str(stats).partition(': ')[2])}</div>")
     if not stats.count:
         return "".join(out)
-    heights = np.sqrt(stats.histogram / max(stats.histogram.max(), 1))
-    bars = "".join(BARS[math.ceil(h * (len(BARS) - 1))] if h else " " for h in heights)
-    ends = (_number(float(stats.edges[0])), _number(float(stats.edges[-1])))
-    out.append(
-        f'<div>{ends[0]} <code style="color:{AMBER};background-color:#ffffff">{bars.replace(" ", "&nbsp;")}'
-        f"</code> {ends[1]} <small>values where it fires (height: √ of rows)</small></div>"
-    )
+    if len(stats.histogram):  # an export may say none
+        heights = np.sqrt(stats.histogram / max(stats.histogram.max(), 1))
+        bars = "".join(BARS[math.ceil(h * (len(BARS) - 1))] if h else " " for h in heights)
+        ends = (number(float(stats.edges[0])), number(float(stats.edges[-1])))
+        bars = bars.replace(" ", "&nbsp;")
+        out.append(
+            f'<div>{ends[0]} <code style="color:{AMBER};background-color:#ffffff">{bars}'
+            f"</code> {ends[1]} <small>values where it fires (height: √ of rows)</small></div>"
+        )
     if result.lens is not None:
         out += [_logits("raises", result.lens.top), _logits("lowers", result.lens.bottom)]
     most = max(abs(stats.max), abs(stats.min))
@@ -181,8 +183,8 @@ def table(result: LatentTable, listed: Sequence[int] | None = None) -> str:
     columns = ["latent", "fires on", *(["min"] if result.signed else []), "max", "set apart by"]
     lines = []
     for j in some[np.argsort(-result.density[some], kind="stable")][:LINES]:
-        least = [_number(float(result.min[j]))] if result.signed else []
-        cells = [f"#{j}", f"{result.density[j]:.3%}", *least, _number(float(result.max[j]))]
+        least = [number(float(result.min[j]))] if result.signed else []
+        cells = [f"#{j}", f"{result.density[j]:.3%}", *least, number(float(result.max[j]))]
         lines.append([*cells, result.names[j][:LABEL]])
     return note(head) + _table(columns, lines)
 
@@ -225,12 +227,12 @@ def _window(
         peak = window.position - window.start
         cut = slice(max(0, peak - AROUND), peak + AROUND + 1)
         names = window_names(window.names)[cut]
-        shown = _line(names, window.values[cut], most, CARD_BYTES, peak=peak - cut.start, breaks=False)
-    value = f'<td style="color:{SOFT};padding:1px 8px 1px 0;text-align:right">{_number(window.value)}</td>'
+        shown = shaded_line(names, window.values[cut], most, CARD_BYTES, peak=peak - cut.start, breaks=False)
+    value = f'<td style="color:{SOFT};padding:1px 8px 1px 0;text-align:right">{number(window.value)}</td>'
     return f'<tr>{value}<td style="text-align:left">{shown}</td></tr>', size
 
 
-def _line(
+def shaded_line(
     names: Sequence[str | None],
     values: np.ndarray,
     most: float,
@@ -254,7 +256,7 @@ def _line(
         pieces.append(_marked(text, value, most, apart) + (" " if apart else ""))
     # each line runs as its own first letter does
     style = "white-space:pre-wrap;font-family:monospace;unicode-bidi:plaintext;text-align:start"
-    return f'<div dir="auto" style="{style}">{_within(pieces, room, "position")}</div>'
+    return f'<div dir="auto" style="{style}">{within(pieces, room, "position")}</div>'
 
 
 def _marked(text: str, value: float, most: float, apart: bool) -> str:
@@ -263,7 +265,7 @@ def _marked(text: str, value: float, most: float, apart: bool) -> str:
         return f'<span style="{box}">{text}</span>' if apart else text
     line = f"border-bottom:2px {'dashed' if value < 0 else 'solid'}"
     style = f"background-color:{_colour(value, most)};{box}{line}"
-    return f'<mark title="{_number(value)}" style="{style}">{text}</mark>'
+    return f'<mark title="{number(value)}" style="{style}">{text}</mark>'
 
 
 def _grid(part: Part, values: np.ndarray, most: float) -> str:
@@ -302,7 +304,7 @@ def _picture(document: DocumentRecord, room: int, width: int) -> str:
     return f'<div><img width="{width}" alt="{title}" src="data:{kind};base64,{data}"></div>'
 
 
-def _within(pieces: Sequence[str], room: int, what: str) -> str:
+def within(pieces: Sequence[str], room: int, what: str) -> str:
     """Pieces as long as there is room for them, and how many there was none for."""
     size = 0
     for i, piece in enumerate(pieces):
@@ -320,7 +322,7 @@ def _colour(value: float, most: float) -> str:
     return "#" + "".join(f"{c:02x}" for c in mixed)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:.3g}".replace("-", MINUS) if math.isfinite(value) else "?"
 
 

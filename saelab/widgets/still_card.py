@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from saelab.analysis.results import FeatureCard, Relatives
+from saelab.analysis.results import FeatureCard
+from saelab.analysis.results_near import Relatives
 from saelab.widgets import still
 
 TIMES = "\N{MULTIPLICATION SIGN}"

@@ -23,14 +23,14 @@ def images():
 @pytest.fixture(scope="module")
 def acts(cnn, images, tmp_path_factory):
     out = tmp_path_factory.mktemp("cnn") / "acts"
-    return saelab.harvest(cnn, images[0][:160], [HOOK], out, batch_size=16, progress=False)
+    return saelab.harvest(cnn, images[0][:96], [HOOK], out, batch_size=16, progress=False)
 
 
 @pytest.fixture(scope="module")
 def run(cnn, acts):
     config = saelab.recipe("topk", d_in=cnn.width(HOOK), d_sae=512, k=16, hook=HOOK)
-    options = {"batch_size": 1024, "seed": 0, "progress": False}
-    return saelab.train(config, acts, steps=250, **options), saelab.train(config, acts, steps=1, **options)
+    options = {"batch_size": 512, "seed": 0, "progress": False}
+    return saelab.train(config, acts, steps=200, **options), saelab.train(config, acts, steps=1, **options)
 
 
 def test_it_sees_what_the_pictures_show(cnn, images):
@@ -61,7 +61,7 @@ def test_hook_values_are_the_modules_outputs(cnn, images):
 
 def test_a_trained_sae_explains_pictures_that_it_did_not_see(cnn, images, run):
     trained, untrained = (r.sae.eval() for r in run)
-    rows = cnn.run(cnn.prepare(images[0][160:200]), read=HOOK, output=False).acts[HOOK].flatten(0, 1)
+    rows = cnn.run(cnn.prepare(images[0][160:184]), read=HOOK, output=False).acts[HOOK].flatten(0, 1)
     spread = (rows - rows.mean(0)).square().sum()
 
     def fvu(sae):
@@ -72,9 +72,9 @@ def test_a_trained_sae_explains_pictures_that_it_did_not_see(cnn, images, run):
 
 
 def test_an_index_of_pictures_and_a_card(cnn, images, run, tmp_path):
-    pictures = images[0][200:240]
+    pictures = images[0][200:216]
     store = saelab.index(cnn, run[0].sae, pictures, tmp_path / "features", batch_size=16, progress=False)
-    assert (store.n_latents, store.n_rows) == (512, 40 * 196)
+    assert (store.n_latents, store.n_rows) == (512, 16 * 196)
     busy = int(store.latents().sort_values("count", ascending=False)["latent"].iloc[40])
     card = saelab.analysis.card(store, busy, run[0].sae, cnn)
     assert card.top.windows[0].value == card.stats.max

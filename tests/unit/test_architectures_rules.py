@@ -110,7 +110,7 @@ def test_gba_resonates_at_the_frequency_of_the_features():
             rate=0.02,
             b_dec_init="zeros",
         )
-        sae = train(config, x, steps=1500, batch_size=512, lr=3e-3, seed=1, progress=False).sae
+        sae = train(config, x, steps=1500, batch_size=256, lr=3e-3, seed=1, progress=False).sae
         share = (sae.encode(x) != 0).float().mean(0)
         assert ((share <= 1.3 * target) & (share > 0)).float().mean() >= 0.95
         cosine = directions @ torch.nn.functional.normalize(sae.W_dec.detach(), dim=1).t()

@@ -90,7 +90,7 @@ def test_forms_that_run_nothing_hold_what_is_near(lab):
 def test_a_page_of_a_card_holds_what_is_near(lab, tmp_path):
     page = lab.feature(7, compact=True).export(tmp_path / "card.html").read_text()
     data = json.loads(page.partition('id="saelab-data">')[2].partition("</script>")[0])
-    assert set(data["views"][0]["shelves"]) == {"card", "relatives", "drawn"}
+    assert set(data["views"][0]["shelves"]) >= {"card", "relatives", "drawn"}
     assert data["views"][0]["options"]["compact"] is True
     browser = lab.features().export(tmp_path / "all.html").read_text()
     data = json.loads(browser.partition('id="saelab-data">')[2].partition("</script>")[0])

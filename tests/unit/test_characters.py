@@ -17,7 +17,7 @@ from saelab.stores.characters import joined, read, window_names
 from saelab.stores.search import APART, WORDS
 from saelab.widgets import SampleView
 from saelab.widgets.cards import card as pack_card
-from saelab.widgets.sample import pack_codes
+from saelab.widgets.sides import pack_codes
 
 TEXT = "日本語 привет, שלום مرحبا 😀👍🏽 naïve \\xe6 x"
 

@@ -91,6 +91,11 @@ def test_help_and_info_of_what_saelab_wrote_load_neither_torch_nor_pandas(small_
     commands = [(["--help"], 0), *(([name, "--help"], 0) for name in cli.COMMANDS)]
     commands += [(["nothing"], 2), (["train", "--setps", "3"], 2), (["info"], 2)]
     commands += [(["info", str(path)], 0) for path in wrote]
+    # and of what cannot be an SAE of anybody else's
+    Path("nothing").mkdir()
+    Path("notes").mkdir()
+    Path("notes/notes.txt").write_text("a, b")
+    commands += [(["info", name], 1) for name in ("nothing", "notes", "notes/notes.txt", "missing")]
     code = f"""
 import contextlib, io, sys
 from saelab.cli import main

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.manifold import trustworthiness
@@ -64,7 +65,9 @@ def test_principal_components_are_those_of_the_svd():
 def test_planted_groups_are_drawn_apart(method):
     """More groups than PCA can show: the picture keeps what PCA cannot, the same again with its seed."""
     rows, of = grouped(240, 12, 32, 0.06)
+    threads = torch.get_num_threads()
     picture = laid(rows, method, seed=3, n_neighbors=10, tell=tell)
+    assert torch.get_num_threads() == threads
     flat = laid(rows, "pca", seed=3, n_neighbors=10, tell=tell)
     random = laid(rows, "random", seed=3, n_neighbors=10, tell=tell)
     own, pca, chance = (faith(rows, each).trustworthiness for each in (picture, flat, random))

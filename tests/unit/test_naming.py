@@ -69,11 +69,11 @@ def test_what_all_fire_on_is_no_name():
 
 def test_what_sets_a_latent_apart_has_figures(store, shown):
     rows, codes = np.array(shown[0]), shown[1]
-    found = store.telling(range(N_LATENTS), 4)
+    found = store.telling(range(N_LATENTS))
     for latent, poles in found.items():
         for sign, told in zip((1, -1), poles, strict=True):
             fires = codes[:, latent] * sign > 0
-            assert {t.name for t in told} == set(apart(fires, rows.tolist(), 4))
+            assert {t.name for t in told} == set(apart(fires, rows.tolist(), 10))
             for name, count, share, lift in told:
                 assert count == fires[rows == name].sum()
                 assert share == pytest.approx(fires[rows == name].mean())

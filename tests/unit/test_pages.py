@@ -100,7 +100,8 @@ def test_views_of_the_same_source_share_their_cards(tmp_path):
     # the texts are two, though they are called the same
     assert held[1]["codes"] != held[2]["codes"]
     assert [v["selection"] for v in data["views"]] == [0] * 4
-    assert data["selections"] == [{"sae": None, "latent": 5, "row": None, "document": None, "latents": None}]
+    chosen = dict.fromkeys(("sae", "row", "document", "latents", "list"))
+    assert data["selections"] == [{**chosen, "latent": 5}]
 
 
 def test_views_of_other_sources_share_nothing(tmp_path):

@@ -18,7 +18,7 @@ from saelab.widgets import CardView, FeaturesView, SampleView, Selection, Views,
 from saelab.widgets.cards import PICTURE_BYTES
 from saelab.widgets.cards import card as pack_card
 from saelab.widgets.questions import Ask
-from saelab.widgets.sample import pack_codes
+from saelab.widgets.sides import pack_codes
 
 LAYOUT = "extra 1, grid 2x3"
 NAMES = ["0", "0,0", "0,1", "0,2", "1,0", "1,1", "1,2"]

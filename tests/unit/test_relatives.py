@@ -10,7 +10,7 @@ from letters import LONE, N_LATENTS, NEGATIVE, NEVER, TEXTS, TIED, WIDTH, Letter
 import saelab
 from saelab.analysis import drawn_examples, relatives, whole_document
 from saelab.analysis.relatives import _chance_shares
-from saelab.analysis.results import Hint
+from saelab.analysis.results_near import Hint
 from saelab.types import RangeError, StoreError
 
 

@@ -18,13 +18,29 @@ from letters import TEXTS, WIDTH, Letters
 
 import saelab
 from saelab import scale
-from saelab.types import ConfigError, CorpusError, HookError, MissingDependency, StoreError
+from saelab.types import ConfigError, CorpusError, HookError, MissingDependency, Run, StoreError
 
 ray = pytest.importorskip("ray")
-HOOKS = ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
+HOOKS = ["h", "g"]
 MODEL = str(saelab.embedded.model_folder())
 OPTIONS = {"batch_size": 2, "progress": False}
 PARTS = {**OPTIONS, "part_documents": 50}  # 64, whole stretches of 32: five parts, the last of 4 documents
+
+
+class Pair(Letters):
+    """Costs the workers little to make, and has two hook points."""
+
+    def hooks(self):
+        return HOOKS
+
+    def width(self, hook):
+        if str(hook) not in HOOKS:
+            raise HookError(str(hook))
+        return WIDTH
+
+    def run(self, inputs, read=(), edits=(), *, output=True):
+        acts = super().run(inputs, ["h"]).acts["h"]
+        return Run({str(hook): acts if str(hook) == "h" else acts - 2 for hook in read}, None)
 
 
 class Here(scale._Pool):
@@ -85,13 +101,14 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def corpus():
-    return saelab.corpora.world(seed=7, n_documents=260)
+    documents = saelab.corpora.as_corpus([f"{text} {i}" for i, text in enumerate((TEXTS * 13)[:260])])
+    return saelab.corpora.Corpus(lambda: documents, "260 documents", "its fingerprint reads none of them")
 
 
 @pytest.fixture(scope="module")
-def alone(subject, corpus, tmp_path_factory):
+def alone(corpus, tmp_path_factory):
     """What one process writes."""
-    return saelab.harvest(subject, corpus, HOOKS, tmp_path_factory.mktemp("alone") / "acts", **OPTIONS)
+    return saelab.harvest(Pair(), corpus, HOOKS, tmp_path_factory.mktemp("alone") / "acts", **OPTIONS)
 
 
 def same_rows(a, b):
@@ -142,7 +159,7 @@ class DiesOnce:
 class Refuses:
     """A subject that can tell what it is, but does no work."""
 
-    def __init__(self, make=lambda: saelab.load_subject(MODEL)) -> None:
+    def __init__(self, make=Pair) -> None:
         self.make = make
 
     def __call__(self):
@@ -161,7 +178,6 @@ class Refuses:
 
 @pytest.fixture(scope="module")
 def letters_sae():
-    """Of a subject that costs the workers little to make."""
     return saelab.SAE.create(saelab.recipe("topk", d_in=WIDTH, d_sae=12, k=3, hook="h"), seed=0)
 
 
@@ -201,8 +217,8 @@ def test_errors_of_workers_are_those_of_one_process(local_ray, letters_sae, tmp_
 
 
 def test_a_harvest_by_parts_is_that_of_one_process(here, corpus, alone, tmp_path):
-    """Two workers of Ray make it in notebooks/12_distributed.ipynb, which compares every row."""
-    store = scale.harvest(MODEL, corpus, HOOKS, tmp_path / "acts", **PARTS, shard_rows=1_000)
+    """Of the embedded model, two workers of Ray make it in notebooks/12_distributed.ipynb."""
+    store = scale.harvest(Pair, corpus, HOOKS, tmp_path / "acts", **PARTS, shard_rows=1_000)
     store.verify()
     same_rows(store, alone)
     assert max(store.manifest["shard_rows"]) <= 1_000
@@ -213,13 +229,12 @@ def test_a_harvest_by_parts_is_that_of_one_process(here, corpus, alone, tmp_path
     again = scale.harvest(Refuses(), corpus, HOOKS, tmp_path / "acts", **PARTS, shard_rows=1_000)
     assert again.fingerprint() == store.fingerprint()
     with pytest.raises(StoreError, match="new or empty"):
-        scale.harvest(MODEL, corpus, HOOKS[:1], tmp_path / "acts", **PARTS)
+        scale.harvest(Pair, corpus, HOOKS[:1], tmp_path / "acts", **PARTS)
 
 
-@pytest.mark.parametrize("packing", ["blocks", "blocks_masked"])
-def test_blocks_meet_the_same_neighbours(here, subject, packing, tmp_path):
-    hook, long = HOOKS[:1], saelab.corpora.world(seed=7, n_documents=600)
-    options = {"packing": packing, "dtype": "bfloat16", "include_bos": True, **OPTIONS}
+def test_blocks_meet_the_same_neighbours(here, subject, tmp_path):
+    hook, long = ["blocks.1.hook_resid_post"], saelab.corpora.world(seed=7, n_documents=520)
+    options = {"packing": "blocks", "dtype": "bfloat16", "include_bos": True, **OPTIONS}
     one = saelab.harvest(subject, long, hook, tmp_path / "one", **options)
     two = scale.harvest(MODEL, long, hook, tmp_path / "two", **options, part_documents=1)
     assert len(two.manifest["shard_rows"]) == 3  # 256 documents are cut into blocks together
@@ -229,17 +244,18 @@ def test_blocks_meet_the_same_neighbours(here, subject, packing, tmp_path):
     assert ours["rms"] == pytest.approx(theirs["rms"], rel=1e-12)
 
 
-def test_sampled_codes_are_those_of_one_process(here, subject, corpus, small_sae, tmp_path):
+def test_sampled_codes_are_those_of_one_process(here, corpus, letters_sae, tmp_path):
     options = {"codes": "sampled=0.3", "window": (2, 5), "n_quantile": 7, "seed": 5, **OPTIONS}
-    one = saelab.index(subject, small_sae, corpus, tmp_path / "one", **options)
-    two = scale.index(MODEL, small_sae, corpus, tmp_path / "two", **options, part_documents=50)
+    one = saelab.index(Pair(), letters_sae, corpus, tmp_path / "one", **options)
+    two = scale.index(Pair, letters_sae, corpus, tmp_path / "two", **options, part_documents=50)
     same_features(two, one)
 
 
-def test_a_finished_job_needs_neither_ray_nor_the_model(here, corpus, small_sae, tmp_path, monkeypatch):
-    model = tmp_path / "model"
+def test_a_finished_job_needs_neither_ray_nor_the_model(here, small_sae, tmp_path, monkeypatch):
+    model, hooks = tmp_path / "model", ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
+    corpus = saelab.corpora.world(seed=7, n_documents=70)
     shutil.copytree(MODEL, model)
-    acts = scale.harvest(str(model), corpus, HOOKS, tmp_path / "acts", **PARTS)
+    acts = scale.harvest(str(model), corpus, hooks, tmp_path / "acts", **PARTS)
     features = scale.index(model, small_sae, corpus, tmp_path / "features", **PARTS)
 
     def asked(*_):
@@ -247,11 +263,11 @@ def test_a_finished_job_needs_neither_ray_nor_the_model(here, corpus, small_sae,
         raise AssertionError(msg)
 
     monkeypatch.setattr(scale, "_pool", asked)
-    again = scale.harvest(model, corpus, HOOKS, tmp_path / "acts", **PARTS)
+    again = scale.harvest(model, corpus, hooks, tmp_path / "acts", **PARTS)
     assert again.fingerprint() == acts.fingerprint()
     assert scale.index(model, small_sae, corpus, tmp_path / "features", **PARTS).manifest == features.manifest
     with pytest.raises(AssertionError, match="Ray"):
-        scale.harvest(model, corpus, HOOKS[:1], tmp_path / "acts", **PARTS)
+        scale.harvest(model, corpus, hooks[:1], tmp_path / "acts", **PARTS)
     os.utime(model / "config.json")
     with pytest.raises(AssertionError, match="Ray"):
         scale.index(model, small_sae, corpus, tmp_path / "features", **PARTS)
@@ -277,7 +293,7 @@ def test_a_part_that_was_lost_is_made_again_and_no_other(here, corpus, alone, tm
         if lost:
             shutil.rmtree(parts / lost)
         with pytest.raises(CorpusError, match="the disk went away"):
-            scale.harvest(MODEL, broken, HOOKS, tmp_path / "acts", **PARTS)
+            scale.harvest(Pair, broken, HOOKS, tmp_path / "acts", **PARTS)
         assert not (tmp_path / "acts").exists()
         made = {p.parent.name: p.stat().st_mtime_ns for p in parts.glob("*/manifest.json")}
         assert sorted(made) == ["00000000", "00000001", "00000002"]
@@ -285,8 +301,8 @@ def test_a_part_that_was_lost_is_made_again_and_no_other(here, corpus, alone, tm
     first, then = seen
     assert [name for name in then if then[name] != first[name]] == ["00000001"]
     with pytest.raises(StoreError, match="dtype"):
-        scale.harvest(MODEL, corpus, HOOKS, tmp_path / "acts", **PARTS, dtype="float16")
-    store = scale.harvest(MODEL, corpus, HOOKS, tmp_path / "acts", **PARTS)
+        scale.harvest(Pair, corpus, HOOKS, tmp_path / "acts", **PARTS, dtype="float16")
+    store = scale.harvest(Pair, corpus, HOOKS, tmp_path / "acts", **PARTS)
     store.verify()
     same_rows(store, alone)
 
@@ -310,7 +326,7 @@ def test_a_join_that_was_killed_is_gone_on_with(here, corpus, alone, tmp_path, m
     with monkeypatch.context() as patched:
         patched.setattr(scale.manifests, "write_manifest", killed)
         with pytest.raises(KeyboardInterrupt):
-            scale.harvest(MODEL, corpus, HOOKS, tmp_path / "acts", **PARTS)
+            scale.harvest(Pair, corpus, HOOKS, tmp_path / "acts", **PARTS)
     partial = tmp_path / ".acts-partial"
     (partial / "shard-00003.safetensors").replace(partial / "parts" / "00000003" / "shard-00000.safetensors")
     store = scale.harvest(Refuses(), corpus, HOOKS, tmp_path / "acts", **PARTS)
@@ -318,18 +334,18 @@ def test_a_join_that_was_killed_is_gone_on_with(here, corpus, alone, tmp_path, m
     same_rows(store, alone)
 
 
-def test_a_merge_that_was_killed_is_done_again(here, corpus, small_sae, subject, tmp_path, monkeypatch):
+def test_a_merge_that_was_killed_is_done_again(here, corpus, letters_sae, tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr("saelab.stores.merging._Merge._latents", killed)
         with pytest.raises(KeyboardInterrupt):
-            scale.index(MODEL, small_sae, corpus, tmp_path / "two", **PARTS)
+            scale.index(Pair, letters_sae, corpus, tmp_path / "two", **PARTS)
     assert (tmp_path / ".two-partial" / "parts" / "00000004" / "manifest.json").is_file()
-    two = scale.index(Refuses(), small_sae, corpus, tmp_path / "two", **PARTS)
+    two = scale.index(Refuses(), letters_sae, corpus, tmp_path / "two", **PARTS)
     two.verify()
-    one = saelab.index(subject, small_sae, corpus, tmp_path / "one", **OPTIONS)
+    one = saelab.index(Pair(), letters_sae, corpus, tmp_path / "one", **OPTIONS)
     same_features(two, one)
     assert set(two.manifest["files"]) == set(one.manifest["files"])
 
@@ -356,7 +372,7 @@ def test_a_part_that_never_came_is_told(here, corpus, tmp_path, monkeypatch):
     results = Here._results
     monkeypatch.setattr(Here, "_results", lambda *a: (r for r in results(*a) if r["part"] != 2))
     with pytest.raises(saelab.SaelabError, match="none of number 2"):
-        scale.harvest(MODEL, corpus, HOOKS, tmp_path / "acts", **PARTS)
+        scale.harvest(Pair, corpus, HOOKS, tmp_path / "acts", **PARTS)
 
 
 def test_another_kind_of_subject_is_sent_away(here, corpus, tmp_path):
@@ -372,7 +388,7 @@ def test_another_kind_of_subject_is_sent_away(here, corpus, tmp_path):
 )
 def test_what_makes_no_pool_is_refused(wrong, corpus, tmp_path):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        scale.harvest(MODEL, corpus, HOOKS, tmp_path / "a", **{"progress": False, **wrong})
+        scale.harvest(Pair, corpus, HOOKS, tmp_path / "a", **{"progress": False, **wrong})
 
 
 def test_without_ray_it_says_how_to_get_it(corpus, tmp_path, monkeypatch):
@@ -385,4 +401,4 @@ def test_without_ray_it_says_how_to_get_it(corpus, tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingDependency, match=r"pip install 'ray\[data\]"):
-        scale.harvest(MODEL, corpus, HOOKS, tmp_path / "a", **PARTS)
+        scale.harvest(Pair, corpus, HOOKS, tmp_path / "a", **PARTS)

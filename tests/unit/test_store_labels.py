@@ -14,7 +14,7 @@ import pytest
 from letters import N_LATENTS
 
 import saelab
-from saelab.stores import FeatureStore, labels
+from saelab.stores import FeatureStore, attached, labels
 from saelab.types import ConfigError, RangeError, StoreError
 
 
@@ -76,7 +76,8 @@ def test_verify_and_open_see_labels_that_were_spoilt(store):
 
 
 def test_labels_of_other_latents_are_not_taken_from_a_file(store):
-    labels._replace(store.folder, labels.pa.Table.from_pylist([{"latent": 99, "label": "x"}], labels.LABELS))
+    table = labels.pa.Table.from_pylist([{"latent": 99, "label": "x"}], labels.LABELS.schema)
+    labels.LABELS._replace(store.folder, table)
     with pytest.raises(StoreError, match=r"outside of 0\.\.11"):
         store.labels()
 
@@ -207,7 +208,7 @@ def test_a_folder_that_cannot_be_written(store, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(labels.pq, "write_table", full)
+    monkeypatch.setattr(attached.pq, "write_table", full)
     with pytest.raises(StoreError, match="No space left"):
         store.attach_labels({1: "x"})
     own = {f.name for f in store.folder.iterdir() if not f.name.startswith(".")}
@@ -224,7 +225,7 @@ def test_labels_of_a_store_that_is_shipped_or_locked_are_the_users(store, monkey
     store.attach_labels({1: "one", 2: "two"}, source="world")
     before = {f.name: f.read_bytes() for f in store.folder.iterdir()}
     package = store.folder.parent.resolve()
-    monkeypatch.setattr(labels, "is_installed", lambda path: path.is_relative_to(package))
+    monkeypatch.setattr(attached, "is_installed", lambda path: path.is_relative_to(package))
     store.attach_labels({1: "first", 3: "third"}, source="me")
     assert {f.name: f.read_bytes() for f in store.folder.iterdir()} == before
     both = [(1, "one", "world"), (1, "first", "me"), (2, "two", "world"), (3, "third", "me")]
@@ -240,8 +241,8 @@ def test_labels_of_a_store_that_is_shipped_or_locked_are_the_users(store, monkey
     store.attach_labels({1: "", 3: ""}, source="me")
     assert lines(store.labels()) == [(1, "one", "world"), (2, "two", "world")]
     # another store has others
-    monkeypatch.setattr(labels, "is_installed", lambda path: False)
-    monkeypatch.setattr(labels.os, "access", lambda *_: False)
+    monkeypatch.setattr(attached, "is_installed", lambda path: False)
+    monkeypatch.setattr(attached.os, "access", lambda *_: False)
     copy.attach_labels({5: "five"})
     assert lines(store.labels())[-1] == (5, "five", "user")
     monkeypatch.setenv("SAELAB_DATA", str(tmp_path / "other"))

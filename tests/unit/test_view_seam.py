@@ -60,7 +60,14 @@ def test_a_view_may_come_from_elsewhere(tmp_path):
     text = view.export(tmp_path / "levels.html").read_text()
     data = json.loads(re.search(r'id="saelab-data">(.*?)</script>', text, re.S)[1])
     (chosen,) = data["selections"]
-    assert chosen == {"sae": None, "latent": 1, "row": None, "document": None, "latents": [1, 3]}
+    assert chosen == {
+        "sae": None,
+        "latent": 1,
+        "row": None,
+        "document": None,
+        "latents": [1, 3],
+        "list": None,
+    }
     (entry,) = data["views"]
     header, buffers = chunks(data["shelves"][entry["shelves"]["density"]])["density"]
     assert header["unit"] == "share of rows"

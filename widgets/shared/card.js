@@ -22,8 +22,7 @@ const FEW = 5;
  *   save: ((text: string) => Promise<void>) | null,
  *   state: CardState,
  *   redraw: () => void,
- *   added: ((card: Answer) => HTMLElement | null)[],
- * }} Doing `can`: whether a question may be answered. `added`: sections of other modules, under the head
+ * }} Doing `can`: whether a question may be answered.
  * @typedef {{compact: boolean, aligned: string, open: Set<string>, refocus: boolean, text: string}} CardState
  */
 
@@ -69,7 +68,6 @@ export function cardElement(card, pictures, doing) {
       "aria-label": `latent ${latent}`,
     },
     headElement(header, dead, poles, doing),
-    ...(doing?.added ?? []).map((add) => add(card)),
     dead || !doing ? null : switchesElement(doing),
     dead ? null : columnsElement(header, poles, compact),
     poles ? windows("top", poleMark("+"), "Strongest of the positive pole") : windows("top", "Strongest"),
@@ -285,6 +283,7 @@ function poleMark(sign) {
 
 /** @param {any} stats */
 function histogramSection(stats) {
+  if (!stats.histogram.length) return null; // an export may say none
   return h("section", {}, h("h4", {}, "Values where it fires"), histogram(stats));
 }
 

@@ -6,6 +6,7 @@
 import { keyOf } from "./answers.js";
 import { cardElement } from "./card.js";
 import { h } from "./dom.js";
+import { marksElement } from "./marks.js";
 import { recall, remember } from "./remembered.js";
 import { reasonOf } from "./view.js";
 
@@ -15,9 +16,8 @@ const KEPT = 400;
  * A place that shows the card of one latent; a later call wins over an earlier one that is still under way.
  * Choosing a window of the card chooses its row and document. Keys: c and a turn its switches.
  * @param {View} view @param {HTMLElement} place
- * @param {((card: Answer) => HTMLElement | null)[]} [added] sections of other modules, under the card's head
  */
-export function cardPlace(view, place, added = []) {
+export function cardPlace(view, place) {
   const cards = cardCache(view);
   const state = {
     compact: Boolean(view.option("compact")),
@@ -75,7 +75,6 @@ export function cardPlace(view, place, added = []) {
           if (again instanceof HTMLElement) again.focus();
         });
       },
-      added,
     };
     return made;
   };
@@ -99,7 +98,9 @@ export function cardPlace(view, place, added = []) {
       if (mine !== asked) return;
       const label = view.edited(latent)?.label ?? card.header.label;
       const named = { ...card, header: { ...card.header, label } };
-      place.replaceChildren(cardElement(named, cards.picture, doing(latent, card)));
+      const element = cardElement(named, cards.picture, doing(latent, card));
+      element.querySelector(".sl-card-head")?.after(marksElement(view, latent));
+      place.replaceChildren(element);
       mark();
       view.say("");
     } catch (error) {

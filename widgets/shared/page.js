@@ -15,25 +15,52 @@ export function renderPage(data, places, renders) {
   const shelves = data.shelves.map(openShelf);
   const selections = data.selections.map(selectionOf);
   data.views.forEach((entry, i) => {
-    const model = modelOf(entry, selections[entry.selection]);
-    renders[entry.kind]({ model: { ...model, bridge: pageBridge(shelves, entry.shelves) }, el: places[i] });
+    const selection = selections[entry.selection];
+    const bridge = pageBridge(shelves, entry.shelves, selection.step);
+    renders[entry.kind]({ model: { ...modelOf(entry, selection), bridge }, el: places[i] });
   });
 }
+
+/** @type {Choice[]} what it is a step to choose another of */
+const STEPS = ["sae", "latent", "latents", "list"];
 
 /** What is chosen, and who wants to know of a change. @param {Partial<Record<Choice, any>>} opening */
 export function selectionOf(opening) {
   const chosen = { ...opening };
   /** @type {Set<() => void>} */
   const listeners = new Set();
-  const changed = () => {
+  let now = { ...chosen };
+  /** @type {{past: typeof now[], future: typeof now[]}} */
+  const steps = { past: [], future: [] };
+  const tell = () => {
     for (const listener of [...listeners]) listener();
   };
-  return { chosen, listeners, changed };
+  const changed = () => {
+    tell();
+    if (STEPS.some((name) => (now[name] ?? null) !== (chosen[name] ?? null))) {
+      steps.past.push(now);
+      steps.future = [];
+    }
+    now = { ...chosen };
+  };
+  /** Back or forward. @param {number} by */
+  const step = (by) => {
+    const [from, to] = by < 0 ? [steps.past, steps.future] : [steps.future, steps.past];
+    const then = from.pop();
+    if (!then) return;
+    to.push(now);
+    now = then;
+    for (const name of /** @type {Choice[]} */ (Object.keys({ ...chosen, ...then })))
+      chosen[name] = then[name];
+    tell();
+  };
+  return { chosen, listeners, changed, step };
 }
 
 /**
  * The model of one view, as anywidget would give it.
- * @param {Pick<PageEntry, "follows" | "options">} entry @param {ReturnType<typeof selectionOf>} selection
+ * @param {Pick<PageEntry, "follows" | "options">} entry
+ * @param {Omit<ReturnType<typeof selectionOf>, "step">} selection
  * @returns {Model}
  */
 export function modelOf({ follows, options }, { chosen, listeners, changed }) {
@@ -47,12 +74,14 @@ export function modelOf({ follows, options }, { chosen, listeners, changed }) {
     get,
     set(name, value) {
       if (followed(name)) chosen[name] = value;
+      else options[name] = value;
+      if (name === "latents") chosen.list = null; // whoever chooses a list says so after it
     },
     save_changes: changed,
     send() {},
     on(event, listener) {
+      if (!event.startsWith("change:")) return;
       const name = event.replace("change:", "");
-      if (!followed(name)) return;
       let last = get(name);
       const watcher = () => {
         const now = get(name);

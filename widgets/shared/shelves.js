@@ -49,13 +49,18 @@ export function openShelf({ index, per, chunks }) {
 /**
  * @param {Shelf[]} shelves of the page
  * @param {Record<string, number>} held the shelf of each question that the page answers for the view
+ * @param {(by: number) => void} step goes back or forward in what was chosen
  * @returns {Bridge}
  */
-export function pageBridge(shelves, held) {
+export function pageBridge(shelves, held, step) {
   return {
     live: false,
     holds: (question) => question in held,
     async ask(question, args = {}) {
+      if (question === "step") {
+        step(Number(args.by));
+        return { header: {}, fields: {} };
+      }
       const shelf = shelves[held[question]];
       const answer = await shelf?.get(keyOf(question, args));
       if (answer) return answer;

@@ -6,7 +6,8 @@
  */
 import { kernelBridge } from "./bridge.js";
 import { h } from "./dom.js";
-import { keepKeys } from "./keys.js";
+import { isOfTheHost, keepKeys } from "./keys.js";
+import { isWritten } from "./steps.js";
 
 /**
  * Make a `render` as anywidget and exported pages call it.
@@ -27,6 +28,10 @@ export function rendering(build) {
     const bridge = model.bridge ?? kernelBridge(model, say);
     const { view, close } = viewOf(model, bridge, body, say);
     const letGo = keepKeys(root);
+    root.addEventListener("keydown", (event) => {
+      const by = { b: -1, f: 1 }[event.key];
+      if (by && !event.defaultPrevented && !isOfTheHost(event) && !isWritten(event.target)) view.step(by);
+    });
     attempt(() => build(view), say);
     return () => {
       close();
@@ -66,10 +71,15 @@ function viewOf(model, bridge, body, say) {
       for (const [what, value] of news) model.set(what, value);
       if (news.length) model.save_changes();
     },
+    remember: (options) => view.choose(/** @type {any} */ (options)),
+    step: (by) => {
+      bridge.ask("step", { by }).catch((error) => say(reasonOf(error)));
+    },
     follow: (what, listener) => on(what, () => listener(chosen(what))),
     edited: (latent) => model.get("labels")?.[latent],
     changed: on,
     relabelled: (listener) => on("labels", listener),
+    closing: (listener) => undo.push(listener),
     async ask(question, args) {
       try {
         const answer = await bridge.ask(question, args);

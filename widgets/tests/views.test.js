@@ -67,12 +67,14 @@ test("labels that are edited show at once, in every view", async () => {
   await settle();
   const named2 = () => $(".sl-row[data-latent='2'] .sl-name")?.textContent;
   $(".sl-box").value = "mine";
+  $(".sl-box").dispatchEvent(new Event("input"));
   browser.set("labels", edited);
   await settle();
   expect(named2()).toBe("mine <b>");
   browser.set("labels", {});
   expect(named2()).toBe(undefined);
   $(".sl-box").value = "name 2";
+  $(".sl-box").dispatchEvent(new Event("input"));
   browser.set("labels", {});
   expect(named2()).toBe("name 2");
 });
@@ -193,12 +195,12 @@ describe("signs", () => {
     ].map((v) => Float32Array.from(v));
     const count = Int32Array.from([5, 5, 5]);
     const signedTable = () => ({ fields: { count, density, mean: density, max, min } });
-    renderFeatures({ model: new FakeModel({}, { ...answers(3), table: signedTable }), el });
+    const model = new FakeModel({ columns: ["strongest"] }, { ...answers(3), table: signedTable });
+    renderFeatures({ model, el });
     await settle();
-    const order = $("select");
-    order.value = "max";
-    order.dispatchEvent(new Event("change"));
+    $('[data-sort="strongest"]').click();
     expect($$(".sl-row").map((row) => row.dataset.latent)).toEqual(["2", "1", "0"]);
+    expect($(".sl-row .sl-value").textContent).toBe("5.00");
   });
 });
 
@@ -452,9 +454,7 @@ describe("features", () => {
   test("chosen latents are listed alone, until that is cleared", async () => {
     const { model } = await show();
     model.set("latents", [7, 300, 3]);
-    const order = $("select");
-    order.value = "latent";
-    order.dispatchEvent(new Event("change"));
+    $('[data-sort="latent"]').click();
     expect($$(".sl-row").map((row) => row.dataset.latent)).toEqual(["3", "7"]);
     expect($(".sl-count").textContent).toContain("2 of 100 latents (those chosen)");
     $(".sl-clear").click();
@@ -474,11 +474,13 @@ describe("features", () => {
   });
   test("sorting by number, both ways", async () => {
     await show();
-    const order = $("select");
-    order.value = "latent";
-    order.dispatchEvent(new Event("change"));
+    const head = () => $('[data-sort="latent"]');
+    head().focus();
+    head().click();
     expect($$(".sl-row")[0].dataset.latent).toBe("0");
-    $(".sl-direction").click();
+    expect(head().getAttribute("aria-label")).toBe("latent, the smallest first");
+    expect(document.activeElement).toBe(head());
+    head().click();
     expect($$(".sl-row")[0].dataset.latent).toBe("99");
   });
 });

@@ -1,22 +1,26 @@
 /**
  * A browser over all latents: a virtual list beside the card of the chosen one.
- * @typedef {import("../types.js").Answer} Answer
  * @typedef {import("../types.js").View} View
  */
 import { cardPlace } from "../shared/cards.js";
 import { h } from "../shared/dom.js";
 import { isOfTheHost } from "../shared/keys.js";
-import { percent, short } from "../shared/scales.js";
+import { Lines } from "../shared/lines.js";
+import { columnsFold, filterBar, knownColumns, marksFold, saveFold, setChoice } from "../shared/panels.js";
+import { drawHeads, rowElement, widths } from "../shared/sheet.js";
+import { isWritten, stepButtons } from "../shared/steps.js";
 import { rendering } from "../shared/view.js";
 
 const ROW = 28;
 const MARGIN = 4;
-const SORTS = {
-  density: "how often",
-  max: "strongest",
-  mean: "mean",
-  name: "name",
-  latent: "number",
+const OWN = ["density", "mean", "max", "min", "count"];
+/** What a search goes by: its name in Python, what it is called, and what is written in the box for it. */
+const WAYS = {
+  text: ["name, or a text and Enter", "number, name, or a text and Enter"],
+  token: ["token", "a token, as ␣cat with its space"],
+  example: ["words of examples", "words, and Enter"],
+  label: ["words of labels", "words, and Enter"],
+  latent: ["like latent", "a latent's number, and Enter"],
 };
 const NO_MODEL =
   "No name holds that. A page finds latents by number or name; which of them a text fires only a notebook " +
@@ -26,93 +30,40 @@ const NUMBER = /^#?\d+$/;
 export const render = rendering(async (view) => {
   const browser = new Browser(view);
   const table = await view.ask("table");
-  if (table) browser.show(new Table(table));
-  const names = table && (await view.ask("names"));
+  if (!table) return;
+  await browser.open(new Lines(table));
+  const names = await view.ask("names");
   if (names) browser.name(names.fields.names);
 });
-
-/** One line a latent, and the orders that lines can have. */
-class Table {
-  /** @param {Answer} answer */
-  constructor({ fields }) {
-    /** @type {Int32Array} */
-    this.count = fields.count;
-    /** @type {Float32Array} */
-    this.density = fields.density;
-    /** @type {Float32Array} */
-    this.mean = fields.mean;
-    /** @type {Float32Array} the larger of the poles; of latents that are never negative there is no min */
-    this.max = fields.min
-      ? fields.max.map((/** @type {number} */ v, /** @type {number} */ j) => Math.max(v, -fields.min[j]))
-      : fields.max;
-    /** @type {string[]} */
-    this.names = [];
-    this.n = this.count.length;
-    this.mostDense = this.density.reduce((a, b) => Math.max(a, b), 1e-9);
-  }
-
-  /**
-   * Latents that a number or a part of a name fits, of those that are listed or of all.
-   * @param {string} words @param {number[] | null} listed
-   */
-  matching(words, listed) {
-    const all = listed ? listed.filter((j) => j < this.n) : [...Array(this.n).keys()];
-    if (!words) return all;
-    if (NUMBER.test(words)) return all.filter((j) => String(j).startsWith(words.replace("#", "")));
-    return all.filter((j) => this.names[j]?.toLowerCase().includes(words));
-  }
-
-  /** @param {number[]} latents @param {string} key of SORTS @param {boolean} descending */
-  sort(latents, key, descending) {
-    const sign = descending ? -1 : 1;
-    if (key === "latent") return latents.sort((a, b) => -sign * (a - b));
-    if (key === "name") return latents.sort((a, b) => this.byName(a, b, -sign));
-    const values = this[/** @type {"density" | "max" | "mean"} */ (key)];
-    return latents.sort((a, b) => sign * (values[a] - values[b]) || a - b);
-  }
-
-  /**
-   * Those without a name come last in either order.
-   * @param {number} a @param {number} b @param {number} sign
-   */
-  byName(a, b, sign) {
-    const [x, y] = [this.names[a] ?? "", this.names[b] ?? ""];
-    return Number(!x) - Number(!y) || sign * x.localeCompare(y) || a - b;
-  }
-}
 
 class Browser {
   /** @param {View} view */
   constructor(view) {
     this.view = view;
-    /** @type {Table | null} */
+    /** @type {Lines | null} */
     this.table = null;
-    /** @type {Map<number, number> | null} what a text fired: latent -> strongest value */
-    this.fired = null;
+    /** @type {Map<number, number> | null} what a search found: latent -> score or value */
+    this.found = null;
+    /** @type {Uint8Array | null} a bit a latent: of which the filter is true */
+    this.bits = null;
     /** @type {string[]} as they came */
     this.names = [];
     /** @type {number[]} latents in the list's order */
     this.shown = [];
-    this.descending = true;
+    /** whether a latent was chosen or let go of: until then the card of a telling one is shown */
+    this.touched = false;
+    this.state = this.options();
     this.prefix = `sl-${Math.random().toString(36).slice(2)}`;
-
     this.box = /** @type {HTMLInputElement} */ (
-      h("input", {
-        type: "search",
-        class: "sl-box",
-        "aria-label": "search latents",
-        placeholder: view.live ? "number, name, or a text and Enter" : "number or name",
-      })
+      h("input", { type: "search", class: "sl-box", "aria-label": "search latents" })
     );
-    const options = Object.entries(SORTS).map(([value, label]) => h("option", { value }, label));
-    this.order = /** @type {HTMLSelectElement} */ (h("select", { "aria-label": "sort by" }, ...options));
-    this.direction = h("button", {
-      type: "button",
-      class: "sl-direction",
-      "aria-label": "reverse the order",
-      title: "reverse the order",
-    });
+    this.box.value = this.state.words;
+    const ways = Object.entries(WAYS).map(([value, [title]]) => h("option", { value }, title));
+    this.by = /** @type {HTMLSelectElement} */ (h("select", { "aria-label": "search by" }, ...ways));
+    this.by.value = this.state.way || "text";
+    this.hint();
     this.count = h("span", { class: "sl-count", "aria-live": "polite" });
+    this.head = h("div", { class: "sl-heads", role: "group", "aria-label": "sort by" });
     this.spacer = h("div", { class: "sl-spacer" });
     this.list = h(
       "div",
@@ -120,96 +71,243 @@ class Browser {
       this.spacer,
     );
     this.place = h("div", { class: "sl-place", "aria-live": "polite" });
-    const tools = h("div", { class: "sl-tools" }, this.box, this.order, this.direction);
+    this.known = knownColumns(view);
+    this.filter = filterBar(view, this.known, (where) => this.setWhere(where));
+    this.marks = marksFold(view, () => ({ one: this.current(), all: this.shown }));
+    this.lay();
+    this.card = cardPlace(view, this.place);
+    this.listen();
+    this.showCard();
+  }
+
+  /** What was set in Python, or here before. */
+  options() {
+    const { view } = this;
+    return {
+      columns: /** @type {string[]} */ (view.option("columns") ?? ["density"]),
+      where: /** @type {string} */ (view.option("where") ?? ""),
+      sort: /** @type {string} */ (view.option("sort") ?? "density"),
+      descending: /** @type {boolean} */ (view.option("descending") ?? true),
+      words: /** @type {string} */ (view.option("words") ?? ""),
+      way: /** @type {string} */ (view.option("way") ?? ""),
+    };
+  }
+
+  /** @param {string} question whether it is answered here */
+  can(question) {
+    return this.view.live && (this.view.option("able") ?? []).includes(question);
+  }
+
+  /** Put its parts where they stand. */
+  lay() {
+    const { view } = this;
+    const random = h(
+      "button",
+      {
+        type: "button",
+        class: "sl-random",
+        title: "a random one of these (r)",
+        "aria-label": "a random latent of these (r)",
+        onclick: () => this.random(),
+      },
+      "⚂",
+    );
+    const columns = columnsFold(
+      this.known,
+      OWN,
+      this.can("column"),
+      () => this.state.columns,
+      (names) => this.setColumns(names),
+    );
     const side = h(
       "div",
       { class: "sl-side" },
-      tools,
+      h("div", { class: "sl-tools" }, this.box, this.can("find") ? this.by : null),
+      this.can("where") ? this.filter.element : null,
+      h("div", { class: "sl-tools" }, setChoice(view), stepButtons(view), random),
+      h(
+        "div",
+        { class: "sl-folds" },
+        columns,
+        this.can("notes") ? this.marks.element : null,
+        view.live ? saveFold(view) : null,
+      ),
       h("div", { class: "sl-tools" }, this.count),
-      this.list,
+      h("div", { class: "sl-sheet" }, this.head, this.list),
     );
     view.body.append(h("div", { class: "sl-browser" }, side, this.place));
-
-    this.card = cardPlace(view, this.place);
-    this.point(true);
-    this.listen();
-    this.card.show(view.chosen("latent"));
   }
 
   listen() {
+    const { view } = this;
     this.box.addEventListener("input", () => {
-      this.view.say("");
-      this.rearrange();
+      view.say("");
+      if (this.by.value === "text") this.forget();
     });
     this.box.addEventListener("keydown", (event) => this.boxKey(event));
-    this.order.addEventListener("change", () => {
-      this.point(true);
-      this.list.scrollTop = 0;
-      this.arrange();
-    });
-    this.direction.addEventListener("click", () => {
-      this.point(!this.descending);
-      this.arrange();
+    this.by.addEventListener("change", () => {
+      this.hint();
+      this.box.focus();
     });
     this.list.addEventListener("scroll", () => this.draw());
     this.list.addEventListener("keydown", (event) => this.listKey(event));
-    this.view.follow("latents", () => this.rearrange());
-    this.view.relabelled(() => this.arrange());
-    this.view.follow("latent", (latent) => {
-      this.draw();
-      this.card.show(latent);
+    view.body.addEventListener("keydown", (event) => this.key(event));
+    view.follow("latents", () => {
+      this.list.scrollTop = 0;
+      this.arrange();
     });
+    view.relabelled(() => this.rename());
+    view.follow("latent", () => {
+      this.touched = true;
+      this.draw();
+      this.showCard();
+    });
+    for (const name of Object.keys(this.state)) view.changed(name, () => this.adopt());
   }
 
-  /** @param {Table} table */
-  show(table) {
+  /** What is to be written in the box. */
+  hint() {
+    this.box.placeholder = this.view.live
+      ? WAYS[/** @type {keyof typeof WAYS} */ (this.by.value)][1]
+      : "number or name";
+  }
+
+  /** @param {Lines} table */
+  async open(table) {
     this.table = table;
+    this.arrange();
+    const { columns, where, sort, way } = this.state;
+    try {
+      await this.fetch([...columns, sort]);
+    } catch (error) {
+      this.view.say(String(/** @type {Error} */ (error).message));
+    }
+    if (where) await this.filter.run();
+    if (way && this.view.live) await this.search();
     this.arrange();
   }
 
   /** @param {string[]} names */
   name(names) {
-    if (!this.table) return;
     this.names = names;
+    this.rename();
+  }
+
+  rename() {
+    if (!this.table || !this.names.length) return;
+    this.table.name(this.names.map((name, j) => this.view.edited(j)?.name ?? name));
     this.arrange();
   }
 
-  /** @param {boolean} descending */
-  point(descending) {
-    this.descending = descending;
-    this.direction.textContent = descending ? "↓" : "↑";
+  /** Set what the list shows, here and in Python. @param {Partial<Browser["state"]>} state */
+  set(state) {
+    this.state = { ...this.state, ...state };
+    this.view.remember(state);
   }
 
-  /** Forget what a text fired, and go by what stands in the box. */
-  rearrange() {
-    this.fired = null;
+  /** Show what was set in Python. */
+  async adopt() {
+    const now = this.options();
+    const before = this.state;
+    if (JSON.stringify(now) === JSON.stringify(before)) return;
+    this.state = now;
+    this.box.value = now.words;
+    if (now.way) this.by.value = now.way;
+    this.filter.input.value = now.where;
+    if (now.where !== before.where) await this.filter.run();
+    if (now.words !== before.words || now.way !== before.way) this.found = null;
+    if (this.table) await this.open(this.table);
+  }
+
+  /** Have these columns. @param {string[]} names */
+  async fetch(names) {
+    for (const name of names) {
+      if (!this.table || this.table.columns.has(name) || name === "score" || name === "name") continue;
+      const { fields } = await this.view.request("column", { sql: name });
+      this.table.add(name, fields.values);
+    }
+  }
+
+  /** @param {string[]} columns */
+  async setColumns(columns) {
+    await this.fetch(columns);
+    this.set({ columns });
+    this.arrange();
+  }
+
+  /** @param {string} where */
+  async setWhere(where) {
+    const bits = where ? (await this.view.request("where", { sql: where })).fields.bits : null;
+    this.bits = bits;
+    this.set({ where });
+    this.list.scrollTop = 0;
+    this.arrange();
+  }
+
+  /** @param {string} sort */
+  sortBy(sort) {
+    const descending =
+      sort === this.state.sort ? !this.state.descending : sort !== "latent" && sort !== "name";
+    this.set({ sort, descending });
+    this.list.scrollTop = 0;
+    this.arrange();
+  }
+
+  /** Forget what a search found, and go by what stands in the box. */
+  forget() {
+    this.found = null;
+    const sort = this.state.sort === "score" ? "density" : this.state.sort;
+    this.set({ words: this.box.value, way: "", sort });
     this.list.scrollTop = 0;
     this.arrange();
   }
 
   /** Find out which latents the list holds, in which order. */
   arrange() {
-    const { table, fired } = this;
+    const { table, found, state, view } = this;
     if (!table) return;
-    table.names = this.names.map((name, j) => this.view.edited(j)?.name ?? name);
-    const words = this.box.value.trim().toLowerCase();
-    const listed = this.view.chosen("latents");
-    this.shown = fired
-      ? [...fired.keys()]
-      : table.sort(table.matching(words, listed), this.order.value, this.descending);
+    const words = state.way ? "" : state.words.trim().toLowerCase();
+    const listed = view.chosen("latents");
+    const order = found ? [...found.keys()] : null;
+    this.shown = table.shown({ ...state, words, listed, where: this.bits, found: order });
     const clear = h("button", { type: "button", class: "sl-clear", onclick: () => this.clear() }, "clear");
-    this.count.replaceChildren(this.summary(table), ...(fired || words || listed ? [" ", clear] : []));
+    const some = found || words || listed || this.bits;
+    this.count.replaceChildren(this.summary(table), ...(some ? [" ", clear] : []));
     this.spacer.style.height = `${this.shown.length * ROW}px`;
+    this.drawHead();
     this.draw();
   }
 
-  /** @param {Table} table */
+  /** @param {Lines} table */
   summary(table) {
-    if (this.fired) return `${this.shown.length} latents fire on this text, the most specific first`;
-    const dead = this.shown.filter((j) => table.count[j] === 0).length;
-    const [shown, all, never] = [this.shown.length, table.n, dead].map((n) => n.toLocaleString("en"));
-    const which = this.view.chosen("latents") ? " (those chosen)" : "";
-    return `${shown} of ${all} latents${which}, ${never} never fire`;
+    const n = this.shown.length.toLocaleString("en");
+    if (this.found && this.state.way === "text")
+      return `${n} latents fire on this text, the most specific first`;
+    if (this.found) return `${n} latents found, the best first`;
+    let dead = 0;
+    for (const j of this.shown) if (table.count[j] === 0) dead++;
+    const list = this.view.chosen("list");
+    const which = list !== null ? ` (of the list)` : this.view.chosen("latents") ? " (those chosen)" : "";
+    const [all, never] = [table.n, dead].map((number) => number.toLocaleString("en"));
+    const where = this.bits && !this.can("where") ? ` where ${this.state.where}` : "";
+    return `${n} of ${all} latents${which}${where}, ${never} never fire`;
+  }
+
+  /** The columns that are shown beside number and name. */
+  columns() {
+    const own = this.state.columns.filter((name) => this.table?.columns.has(name) && name !== "latent");
+    return this.found ? ["score", ...own] : own;
+  }
+
+  drawHead() {
+    if (!this.table) return;
+    const { sort, descending } = this.state;
+    const columns = this.columns();
+    this.view.body.style.setProperty("--sl-columns", widths(this.table, columns));
+    this.view.body.style.setProperty("--sl-more", String(Math.max(0, columns.length - 1)));
+    drawHeads(this.head, this.table, ["latent", "name", ...columns], sort, descending, (name) =>
+      this.sortBy(name),
+    );
   }
 
   /** Draw the rows in sight. */
@@ -219,40 +317,39 @@ class Browser {
     const first = Math.max(0, Math.floor(list.scrollTop / ROW) - MARGIN);
     const height = Math.ceil((list.clientHeight || 420) / ROW);
     const last = Math.min(this.shown.length, first + height + 2 * MARGIN);
+    const [columns, chosen] = [this.columns(), this.current()];
     const rows = [];
-    for (let place = first; place < last; place++) rows.push(this.row(table, place));
+    for (let place = first; place < last; place++) rows.push(this.row(table, place, columns, chosen));
+    if (!this.shown.length) rows.push(h("p", { class: "sl-hint sl-none" }, "no latent is like that"));
     this.spacer.replaceChildren(...rows);
-    const chosen = this.view.chosen("latent");
-    if (chosen !== null) list.setAttribute("aria-activedescendant", this.idOf(chosen));
+    const drawn = chosen !== null && rows.some((row) => row.dataset.latent === String(chosen));
+    if (drawn) list.setAttribute("aria-activedescendant", this.idOf(chosen));
+    else list.removeAttribute("aria-activedescendant");
   }
 
-  /** @param {Table} table @param {number} place */
-  row(table, place) {
+  /** @param {Lines} table @param {number} place @param {string[]} columns @param {number | null} current */
+  row(table, place, columns, current) {
     const j = this.shown[place];
-    const chosen = j === this.view.chosen("latent");
-    const value = this.fired ? short(this.fired.get(j) ?? 0) : percent(table.density[j]);
-    const share = `${100 * Math.sqrt(table.density[j] / table.mostDense)}%`;
-    return h(
-      "div",
-      {
-        class: `sl-row${chosen ? " sl-chosen" : ""}${table.count[j] ? "" : " sl-dead"}`,
-        role: "option",
-        id: this.idOf(j),
-        "aria-selected": chosen,
-        "data-latent": j,
-        style: { top: `${place * ROW}px` },
-        onclick: () => this.choose(place),
-      },
-      h("span", { class: "sl-number" }, `#${j}`),
-      h("bdi", { class: "sl-name" }, table.names[j] || "—"),
-      h("span", { class: "sl-meter", "aria-hidden": true, style: { "--sl-share": share } }),
-      h("span", { class: "sl-value" }, value),
-    );
+    const row = rowElement(table, j, columns, this.found?.get(j), j === current);
+    row.id = this.idOf(j);
+    row.style.top = `${place * ROW}px`;
+    row.addEventListener("click", () => this.choose(place));
+    return row;
   }
 
   /** @param {number} latent */
   idOf(latent) {
     return `${this.prefix}-${latent}`;
+  }
+
+  /** The latent whose card is shown. @returns {number | null} */
+  current() {
+    const chosen = this.view.chosen("latent");
+    return chosen ?? (this.touched ? null : (this.view.option("begins") ?? null));
+  }
+
+  showCard() {
+    this.card.show(this.current());
   }
 
   /** Choose the latent at a place of the list. @param {number} place */
@@ -262,24 +359,33 @@ class Browser {
     const top = place * ROW;
     if (top < list.scrollTop) list.scrollTop = top;
     else if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
+    this.touched = true;
     this.view.choose({ latent: shown[place] });
     this.card.ahead([shown[place + 1], shown[place - 1], shown[place + 2]]);
   }
 
+  /** Choose one of the list that fires, by chance. */
+  random() {
+    const { shown, table } = this;
+    const alive = shown.flatMap((j, place) => (table?.count[j] ? [place] : []));
+    if (alive.length) this.choose(alive[Math.floor(Math.random() * alive.length)]);
+  }
+
   clear() {
     this.box.value = "";
-    this.fired = null;
-    this.view.choose({ latents: null });
-    this.arrange();
+    this.filter.input.value = "";
+    this.filter.run();
+    this.forget();
+    this.view.choose({ latents: null, list: null });
     this.list.focus();
   }
 
-  /** Go to a number, or ask which latents a text fires. */
+  /** Go to a number, or ask which latents the words find. */
   async search() {
     const { table, view } = this;
-    const words = this.box.value.trim();
+    const [words, way] = [this.box.value.trim(), this.by.value];
     if (!words || !table) return;
-    if (NUMBER.test(words)) {
+    if (NUMBER.test(words) && way === "text") {
       const latent = Number(words.replace("#", ""));
       if (latent < table.n) view.choose({ latent });
       else view.say(`Latents go from 0 to ${table.n - 1}. Got ${latent}.`);
@@ -290,9 +396,12 @@ class Browser {
       else view.say(NO_MODEL);
       return;
     }
-    const answer = await view.ask("search", { text: this.box.value });
+    const text = way === "token" ? this.box.value.replaceAll("␣", " ") : this.box.value;
+    const answer = await view.ask("search", way === "text" ? { text } : { text, way });
     if (!answer) return;
-    this.fired = new Map(answer.header.found);
+    view.say("");
+    this.found = new Map(answer.header.found);
+    this.set({ words: text, way, sort: "score", descending: true });
     this.list.scrollTop = 0;
     this.arrange();
     if (this.shown.length) this.choose(0);
@@ -305,15 +414,27 @@ class Browser {
     else if (event.key === "Escape") this.clear();
     else if (event.key === "ArrowDown") {
       this.list.focus();
-      if (!this.shown.includes(this.view.chosen("latent") ?? -1)) this.choose(0);
+      if (!this.shown.includes(this.current() ?? -1)) this.choose(0);
     } else return;
+    event.preventDefault();
+  }
+
+  /** Anywhere in the view but where letters are written. @param {KeyboardEvent} event */
+  key(event) {
+    if (isOfTheHost(event) || isWritten(event.target) || event.defaultPrevented) return;
+    if (event.key === "/") this.box.focus();
+    else if (event.key === "r") this.random();
+    else if (event.key === "s" && this.can("where")) this.filter.input.focus();
+    else if (event.key === "l" && this.can("notes")) this.marks.open("list");
+    else if (event.key === "t" && this.can("notes")) this.marks.open("tag");
+    else return;
     event.preventDefault();
   }
 
   /** @param {KeyboardEvent} event */
   listKey(event) {
     if (isOfTheHost(event)) return;
-    const at = this.shown.indexOf(this.view.chosen("latent") ?? -1);
+    const at = this.shown.indexOf(this.current() ?? -1);
     const last = this.shown.length - 1;
     const page = Math.max(1, Math.floor(this.list.clientHeight / ROW) - 1);
     const to = {
@@ -325,7 +446,6 @@ class Browser {
       End: last,
     }[event.key];
     if (to !== undefined) this.choose(Math.max(0, Math.min(last, to)));
-    else if (event.key === "/") this.box.focus();
     else if (event.key === "Escape") this.view.choose({ latent: null });
     else if (event.key === "Enter") this.place.querySelector("h3")?.scrollIntoView({ block: "nearest" });
     else return;

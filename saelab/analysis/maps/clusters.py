@@ -71,8 +71,7 @@ def named(store: FeatureStore, latents: np.ndarray, clusters: np.ndarray) -> lis
     Returns:
         A name for each cluster: up to three of what it fires on, joined; of what never fires "".
     """
-    latent, shown, count = firings(store)
-    words = store.query("select name from vocabulary order by shown", format="arrow").column(0).to_pylist()
+    latent, shown, count, words = _words(store)
     of = np.full(store.n_latents, -1)
     of[latents] = clusters
     wide = max(len(words), 1)
@@ -84,6 +83,21 @@ def named(store: FeatureStore, latents: np.ndarray, clusters: np.ndarray) -> lis
     for each in pair[set_apart(pair // wide, pair % wide, own, everywhere, int(everywhere.sum()))].tolist():
         names[each // wide].append(visible(words[each % wide]))
     return list(map("  ".join, names))
+
+
+def _words(store: FeatureStore) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """(latent, number of a name, how often, names) of what latents fire on.
+
+    A store that was made of an export knows of each latent up to three names alone: those count once.
+    """
+    if "firings" not in store.manifest.get("lacks", ()):
+        words = store.query("select name from vocabulary order by shown", format="arrow")
+        return *firings(store), words.column(0).to_pylist()
+    number: dict[str, int] = {}
+    own = store.top_names()
+    shown = [number.setdefault(name, len(number)) for names in own.values() for name in names]
+    latent = np.repeat(np.array(list(own), np.int64), [len(names) for names in own.values()])
+    return latent, np.array(shown, np.int64), np.ones(len(shown), np.int64), list(number)
 
 
 __all__ = ["clustered", "named"]

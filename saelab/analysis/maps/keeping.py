@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,12 +22,15 @@ from saelab.analysis.maps.results import CONTROLS, LatentMap
 from saelab.config import is_unicode
 from saelab.files import parse_json
 from saelab.stores import derived
-from saelab.types import FormatError
+from saelab.stores.manifest import lock
+from saelab.types import FormatError, StoreError
 
 if TYPE_CHECKING:
     from saelab.stores import FeatureStore
 
 VERSION = 1
+PATIENCE = 0.2
+"""Seconds between two looks at whether another has made a map."""
 
 
 def read(store: FeatureStore, options: Mapping[str, Any]) -> LatentMap | None:
@@ -80,15 +84,61 @@ def keep(store: FeatureStore, options: Mapping[str, Any], made: LatentMap) -> No
     derived.write(store.folder, *_names(store, options), lambda path: save_file(tensors, path))
 
 
+@contextlib.contextmanager
+def alone(store: FeatureStore, options: Mapping[str, Any], waiting: Callable[[], object]) -> Iterator[None]:
+    """Be the only one, of all threads and processes, that makes this map.
+
+    Args:
+        store: Of the latents.
+        options: Of the map.
+        waiting: Called again and again while another makes it; what it raises ends the waiting.
+    """
+    with contextlib.ExitStack() as held:
+        for path in derived.writable(store.folder, *_names(store, options)):
+            while True:
+                try:
+                    held.enter_context(lock(path.with_suffix(".lock"), path))
+                except StoreError:
+                    waiting()
+                    time.sleep(PATIENCE)
+                except OSError:
+                    break  # not here
+                else:
+                    for left in path.parent.glob(f".{path.name}.*.tmp"):  # by one that was killed
+                        with contextlib.suppress(OSError):
+                            left.unlink()
+                    yield
+                    return
+        yield
+
+
+def sweep(store: FeatureStore, options: Mapping[str, Any]) -> None:
+    """Remove what a process that was killed has left, where no other makes this map now."""
+
+    class Busy(Exception):
+        pass
+
+    def busy() -> None:
+        raise Busy
+
+    with contextlib.suppress(Busy), alone(store, options, busy):
+        pass
+
+
+def key(store: FeatureStore, options: Mapping[str, Any]) -> str:
+    """By which a map is known: of the store's files, and of the options."""
+    said = {"version": VERSION, "files": store.manifest["files"], **options}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
+
+
 def _pictures(options: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([options["method"], *CONTROLS]))
 
 
 def _names(store: FeatureStore, options: Mapping[str, Any]) -> tuple[str, str]:
     """Of the file beside the store, and in the user's cache."""
-    said = {"version": VERSION, "files": store.manifest["files"], **options}
-    key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
-    return f".map-{key}.safetensors", f"maps/{key}.safetensors"
+    own = key(store, options)
+    return f".map-{own}.safetensors", f"maps/{own}.safetensors"
 
 
-__all__ = ["keep", "read"]
+__all__ = ["alone", "keep", "key", "read", "sweep"]

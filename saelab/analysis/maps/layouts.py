@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ WIDTH = 100
 """Dimensions that UMAP and t-SNE are given, at most: the first principal components."""
 ITERATIONS = (250, 500)
 """Of t-SNE, with exaggeration and without."""
+FEW = 4096
+"""Rows below which UMAP would ask for every distance one by one: their neighbours are found here."""
 
 Tell = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done."""
@@ -48,10 +52,23 @@ def laid(rows: np.ndarray, method: str, *, seed: int, n_neighbors: int, tell: Te
     else:
         near = min(n_neighbors, len(rows) - 1)
         rows = principal(rows, WIDTH) if rows.shape[1] > WIDTH else rows
-        found = (_umap if method == "umap" else _tsne)(rows, near, seed, tell)
+        with _threads_kept():
+            found = (_umap if method == "umap" else _tsne)(rows, near, seed, tell)
     found = np.asarray(found, np.float64)
     found -= found.mean(0)
     return (found / max(found.std(0).max(), 1e-30)).astype(np.float32)
+
+
+@contextlib.contextmanager
+def _threads_kept() -> Iterator[None]:
+    """numba, on which UMAP runs, gives OpenMP a thread for every core, whatever it had; torch shares that."""
+    torch = sys.modules.get("torch")
+    before = None if torch is None else torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch is not None:
+            torch.set_num_threads(before)
 
 
 def principal(rows: np.ndarray, n: int) -> np.ndarray:
@@ -82,14 +99,29 @@ class _Epochs(io.StringIO):
 
 def _umap(rows: np.ndarray, near: int, seed: int, tell: Tell) -> np.ndarray:
     umap = _needed("umap", "umap-learn")
-    # its own notes go nowhere; a seed makes it run on one thread
-    with contextlib.redirect_stdout(io.StringIO()):
-        made = umap.UMAP(
-            n_neighbors=max(2, near), min_dist=0.1, metric="cosine", random_state=seed, verbose=True,
-            init="spectral" if len(rows) > 10 else "random", tqdm_kwds={"file": _Epochs("umap", tell)},
-            n_jobs=1,
-        )  # fmt: skip
+    # it counts its epochs where the bar is not disabled, and prints nothing else where it is not verbose; a
+    # seed makes it run on one thread
+    options: dict[str, Any] = {}
+    if len(rows) < FEW:
+        options["precomputed_knn"] = *_nearest(rows, max(2, near)), None
+    made = umap.UMAP(
+        n_neighbors=max(2, near), min_dist=0.1, metric="cosine", random_state=seed, n_jobs=1,
+        init="spectral" if len(rows) > 10 else "random",
+        tqdm_kwds={"file": _Epochs("umap", tell), "disable": False}, **options,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "precomputed_knn")  # is not for placing other rows later
         return made.fit_transform(rows)
+
+
+def _nearest(rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest of each row by cosine, itself the first: (indices, distances), exact."""
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+    gaps = np.maximum(1 - unit @ unit.T, 0)
+    np.fill_diagonal(gaps, -1)
+    order = np.argsort(gaps, axis=1, kind="stable")[:, :k]
+    found = np.maximum(np.take_along_axis(gaps, order, 1), 0)
+    return order, found.astype(np.float32)
 
 
 def _tsne(rows: np.ndarray, near: int, seed: int, tell: Tell) -> np.ndarray:

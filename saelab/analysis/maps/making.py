@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saelab.analysis.maps import keeping
 from saelab.analysis.maps.clusters import clustered, named
 from saelab.analysis.maps.faithful import Faith, faith
-from saelab.analysis.maps.layouts import METHODS, laid
+from saelab.analysis.maps.layouts import METHODS, Tell, laid
 from saelab.analysis.maps.profiles import BY, profile
 from saelab.analysis.maps.results import CONTROLS, LatentMap
 from saelab.arguments import a_store, an_integer, checked, flag, one_of
@@ -37,9 +37,10 @@ def latent_map(
 
     Latents are alike by their decoder directions; by the sampled rows on which they fire; or by what they
     fire on. PCA takes seconds, UMAP (umap-learn) and t-SNE (openTSNE) minutes, on one thread, since they are
-    seeded; what was computed is kept beside the store, or where that cannot be written in the user's cache.
-    Beside every picture stand trustworthiness and continuity (scikit-learn's definition) and the share of
-    nearest neighbours that it keeps, of PCA and of a random projection too.
+    seeded: `start_map` makes them in the background. What was computed is kept beside the store, or where
+    that cannot be written in the user's cache. Beside every picture stand trustworthiness and continuity
+    (scikit-learn's definition) and the share of nearest neighbours that it keeps, of PCA and of a random
+    projection too.
 
     Args:
         store: Of the latents.
@@ -59,14 +60,27 @@ def latent_map(
         MissingDependency: The method's library is not installed: pip install 'saelab[map]'.
     """
     options = {"by": by, "method": method, "seed": seed, "n_neighbors": n_neighbors}
-    if keep and (found := keeping.read(store, options)) is not None:
-        return found
     tell = progress or (lambda what, share: None)
+    if not keep:
+        return _made(store, options, tell)
+    if (found := keeping.read(store, options)) is None:
+        with keeping.alone(store, options, lambda: tell("waiting", 0.0)):
+            found = keeping.read(store, options)  # another may have made it meanwhile
+            if found is None:
+                found = _made(store, options, tell)
+                keeping.keep(store, options, found)
+                tell("done", 1.0)
+    return found
+
+
+def _made(store: FeatureStore, options: Mapping[str, Any], tell: Tell) -> LatentMap:
+    """The map with these options, made anew."""
+    by, method, seed = options["by"], options["method"], options["seed"]
     tell("profiles", 0.0)
     own = profile(store, by, seed)
     pictures: dict[str, np.ndarray] = {}
     for name in dict.fromkeys([method, *CONTROLS]):
-        pictures[name] = laid(own.rows, name, seed=seed, n_neighbors=n_neighbors, tell=tell)
+        pictures[name] = laid(own.rows, name, seed=seed, n_neighbors=options["n_neighbors"], tell=tell)
     judged: dict[str, Faith] = {}
     for i, (name, picture) in enumerate(pictures.items()):
         tell("neighbours", i / len(pictures))
@@ -77,7 +91,7 @@ def latent_map(
     place[own.latents] = pictures[method]
     cluster = np.full(store.n_latents, -1, np.int32)
     cluster[own.latents] = clusters
-    made = LatentMap(
+    return LatentMap(
         by=by,
         method=method,
         x=place[:, 0],
@@ -88,10 +102,6 @@ def latent_map(
         faith=judged,
         seed=seed,
     )
-    if keep:
-        keeping.keep(store, options, made)
-    tell("done", 1.0)
-    return made
 
 
 __all__ = ["latent_map"]

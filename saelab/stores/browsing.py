@@ -1,0 +1,163 @@
+"""Latents by SQL: which ones an expression is true of, and what it is for each of them.
+
+An expression is read over the table `described`: the columns of `latents` with the newest label and note, the
+tags and the lists. It may ask the other tables in brackets, as in
+`latent in (select latent from tokens where token = ' cat' and lift > 10)`, and like any query of a store it
+reads and changes nothing (see `queries`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from saelab.stores.protocol import Latents
+from saelab.types import ConfigError, StoreError, short
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILTER, COLUMN = "A filter", "A column"
+MOST_LETTERS = 2_000
+"""Of an expression, at most."""
+
+
+def columns(store: Latents) -> dict[str, str]:
+    """Name -> SQL type of what an expression may speak of.
+
+    Args:
+        store: Whose latents.
+    """
+    found = store.query("describe described")
+    return dict(zip(found["column_name"], found["column_type"], strict=True))
+
+
+def where(store: Latents, condition: str) -> np.ndarray:
+    """The latents of which a condition is true.
+
+    Args:
+        store: Whose.
+        condition: An expression, such as `density < 0.01 and 'to check' in tags`.
+
+    Returns:
+        int64, ascending.
+
+    Raises:
+        ConfigError: It is no such expression; the message has what DuckDB says of it.
+    """
+    inside = _within(condition, FILTER)
+    found = _asked(store, f"select latent from described where ({inside}) order by latent", FILTER, inside)
+    latents = found.column(0).to_numpy() if found.num_columns == 1 else np.zeros(1)
+    if not np.issubdtype(latents.dtype, np.integer) or not _are_latents(latents, store.n_latents):
+        raise _refused(FILTER, inside, "which is more than one expression")
+    return latents.astype(np.int64)
+
+
+def column(store: Latents, expression: str) -> np.ndarray:
+    """What an expression is, latent by latent.
+
+    Args:
+        store: Whose latents.
+        expression: Such as `max / mean`, `label` or `len(tags)`.
+
+    Returns:
+        [n_latents]: float64 of numbers, times apart (NaN where there is none); of everything else str, ""
+        where there is none; the members of a list are joined by commas.
+
+    Raises:
+        ConfigError: It is no such expression; the message has what DuckDB says of it.
+    """
+    values = typed(store, expression)
+    kind = values.type
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return np.array(values.cast(pa.float64()).to_pandas(), np.float64)
+    if pa.types.is_decimal(kind):
+        return np.array([np.nan if v is None else float(v) for v in values.to_pylist()])
+    return np.array(["" if v is None else _told(v) for v in values.to_pylist()], dtype=object)
+
+
+def typed(store: Latents, expression: str) -> pa.ChunkedArray:
+    """What an expression is, latent by latent, with the type that it has.
+
+    Args:
+        store: Whose latents.
+        expression: As for `column`.
+
+    Returns:
+        [n_latents], null where there is none.
+
+    Raises:
+        ConfigError: It is no such expression; the message has what DuckDB says of it.
+    """
+    inside = _within(expression, COLUMN)
+    sql = f"select latent, ({inside}) as value from described order by latent"
+    found = _asked(store, sql, COLUMN, inside)
+    if found.num_columns != 2 or not _is_all(found.column(0), store.n_latents):
+        raise _refused(COLUMN, inside, "which is not one value for each latent")
+    return found.column(1)
+
+
+def frame(store: Latents, latents: Sequence[int], expressions: Sequence[str]) -> pd.DataFrame:
+    """Expressions of some latents.
+
+    Args:
+        store: Whose.
+        latents: Their numbers; the lines are in this order.
+        expressions: Each is a column of its own name.
+
+    Returns:
+        latent, and a column for each expression.
+
+    Raises:
+        ConfigError: One is none.
+    """
+    import pandas as pd
+
+    at = np.asarray(latents, np.int64)
+    made = {name: column(store, name)[at] for name in expressions}
+    return pd.DataFrame({"latent": at, **made})
+
+
+def _within(expression: Any, what: str) -> str:
+    """An expression that can stand in brackets. Raises ConfigError."""
+    if not isinstance(expression, str) or not expression.strip():
+        raise _refused(what, expression, "which is empty or no text")
+    if len(expression) > MOST_LETTERS:
+        raise _refused(what, expression[:60] + "…", f"of more than {MOST_LETTERS:,} letters")
+    return f"{expression.strip()}\n"  # a comment at its end must not take the bracket along
+
+
+def _asked(store: Latents, sql: str, what: str, inside: str) -> pa.Table:
+    try:
+        return store.query(sql, format="arrow")
+    except StoreError as error:
+        said = str(error.__cause__ or "it asks for what a query of a store may not read")
+        raise _refused(what, inside, said.partition("\n\nLINE")[0]) from error
+
+
+def _refused(what: str, got: Any, why: str) -> ConfigError:
+    got = got.strip() if isinstance(got, str) else got
+    message = (
+        f"{what} must be one SQL expression over the columns of latents. Got {short(got, 80)}: "
+        f"{' '.join(why.split()).rstrip('.!?')}. "
+        'Pass e.g. "density < 0.01".'
+    )
+    return ConfigError(message)
+
+
+def _are_latents(found: np.ndarray, n: int) -> bool:
+    return bool((np.diff(found) > 0).all()) and (not len(found) or (found[0] >= 0 and found[-1] < n))
+
+
+def _is_all(found: pa.ChunkedArray, n: int) -> bool:
+    return pa.types.is_integer(found.type) and np.array_equal(found.to_numpy(), np.arange(n))
+
+
+def _told(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+__all__ = ["column", "columns", "frame", "where"]

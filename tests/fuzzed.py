@@ -37,6 +37,9 @@ UNTRIED = {
     "HasLogits HasLoss HasPictures HasTokens Generates Intervention Subject *.HasLogits": "protocols",
     "Concept Concepts* Examples Examples.* FeatureCard Found LatentStats* LatentTable LogitLens* Match "
     "LatentMap* LatentColumn Changed Difference* Layer Predictions* MapProgress "
+    "LatentMap* Relatives* "
+    "LatentMap* Changed Difference* Layer Predictions* "
+    "LatentMap* MapProgress "
     "NormDiagnostics* Point Recovery RecoveryScores Recovery.* Report* Scores SpecialTokens* TokenScores "
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
     "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "
@@ -260,7 +263,7 @@ class Things:
         asked |= {
             "rows": {"row": 1}, "document": {"document": 1}, "query": {"sql": "from latents"},
             "search": {"example": "a"}, "compare": {"other": store}, "attach_labels": {"labels": {}},
-            "check": {"given": self.sae},
+            "check": {"given": self.sae}, "telling": {"latents": [1]},
         }  # fmt: skip
         found = {f"FeatureStore.{name}": Case(getattr(store, name), given) for name, given in asked.items()}
         shown: dict[str, dict[str, Any]] = {
@@ -328,7 +331,10 @@ class Things:
             "cards": Case(analysis.cards, {"store": store, "latents": [1, 2]}),
             "concepts": Case(analysis.concepts, {"store": store, "labels": ["a"] * store.n_rows}),
             "direct_logits": Case(analysis.direct_logits, {**lens, "latents": [1]}),
+            "drawn_examples": Case(analysis.drawn_examples, {"store": store, "latent": 1}),
             "examples": Case(analysis.examples, {"store": store, "latent": 1}),
+            "relatives": Case(analysis.relatives, {"store": store, "latent": 1}),
+            "whole_document": Case(analysis.whole_document, {"store": store, "latent": 1, "row": 0}),
             "frontier": Case(analysis.frontier, {"reports": {"a": [report]}}),
             "Frontier.at": Case(analysis.frontier({"a": [report]}).at, {"l0": 2.0}),
             "latent_table": Case(analysis.latent_table, {"store": store}),

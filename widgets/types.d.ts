@@ -18,6 +18,8 @@ export interface Bridge {
   /** interrupt the kernel; absent where the front end does not let a view */
   interrupt?: () => Promise<void>;
   ask(question: string, args?: Args): Promise<Answer>;
+  /** of a page: whether it has answers to such a question; a kernel answers all */
+  holds?(question: string): boolean;
   close(): void;
 }
 
@@ -86,6 +88,8 @@ export interface View {
   ask(question: string, args?: Args): Promise<Answer | null>;
   /** the same, but failures are the caller's, who may be asking ahead of time */
   request(question: string, args?: Args): Promise<Answer>;
+  /** whether such a question may be answered: a page holds the answers to some */
+  holds(question: string): boolean;
 }
 
 /** An exported page's data: see docs/widgets.md. */

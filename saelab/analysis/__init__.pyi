@@ -13,6 +13,7 @@ from .maps.results import LatentMap
 from .norms import NormDiagnostics, norms
 from .predictions import predictions
 from .recovery import Match, Recovery, RecoveryScores, match, recovery
+from .relatives import relatives
 from .results import (
     Changed,
     Difference,
@@ -25,6 +26,7 @@ from .results import (
     Predictions,
     SampleCodes,
 )
+from .results_near import Relatives
 from .samples import sample_codes
 from .searches import Found, search
 from .side_by_side import SideBySide, side_by_side
@@ -35,6 +37,7 @@ from .steering.results import Arm, Effect, Figure, TokenShift
 from .steering.select import select_latents
 from .steering.selected import Choice, Contrast, Selected
 from .steering.texts import distinct_n, lexicon_count, repetition
+from .windows import drawn_examples, whole_document
 
 __all__ = [
     "Arm",
@@ -66,6 +69,7 @@ __all__ = [
     "Predictions",
     "Recovery",
     "RecoveryScores",
+    "Relatives",
     "Report",
     "SampleCodes",
     "Scores",
@@ -82,6 +86,7 @@ __all__ = [
     "direct_logits",
     "distinct_n",
     "dose_response",
+    "drawn_examples",
     "effect",
     "evaluate",
     "examples",
@@ -95,6 +100,7 @@ __all__ = [
     "norms",
     "predictions",
     "recovery",
+    "relatives",
     "repetition",
     "row_labels",
     "sample_codes",
@@ -105,4 +111,5 @@ __all__ = [
     "side_effects",
     "special_tokens",
     "start_map",
+    "whole_document",
 ]

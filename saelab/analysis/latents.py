@@ -113,6 +113,7 @@ def cards(
         for s in found
     ]
     numbers = [[w.document for group in groups if group for w in group.windows] for groups in windows]
+    telling = store.telling([s.latent for s in found])
     seen = store.documents(itertools.chain.from_iterable(numbers), seen=True)
     return [
         FeatureCard(
@@ -123,6 +124,7 @@ def cards(
             (labels or {}).get(s.latent, ""),
             bottom,
             {number: seen[number] for number in dict.fromkeys(own) if number in seen},
+            *map(tuple, telling[s.latent]),
         )
         for s, (top, quantile, bottom), own in zip(found, windows, numbers, strict=True)
     ]

@@ -16,6 +16,7 @@ from saelab.analysis.texts import sample_text, shows, window_line
 from saelab.arguments import an_integer, checked
 from saelab.errors import headline, short
 from saelab.layout import Layout, Part
+from saelab.stores.naming import Telling
 from saelab.stores.records import DocumentRecord, Example, LatentStats
 from saelab.types import Codes, ConfigError, RangeError, Shown
 
@@ -99,6 +100,10 @@ class FeatureCard:
     """of the negative pole; None where the latent is never negative"""
     documents: Mapping[int, DocumentRecord] = field(default_factory=dict)
     """by number those of the windows that are more than their rows' names: with a grid or a picture"""
+    tokens: tuple[Telling, ...] = ()
+    """what sets it apart (its positive pole, where it has two), the largest lift first"""
+    bottom_tokens: tuple[Telling, ...] = ()
+    """what sets the negative pole apart"""
 
     @property
     def latent(self) -> int:
@@ -114,6 +119,9 @@ class FeatureCard:
         lines = [str(self.stats) + (f"  «{self.label}»" if self.label else ""), told(self.top)]
         if self.bottom is not None:
             lines[1:] = ["positive pole", told(self.top), "negative pole", told(self.bottom)]
+        for by, tokens in (("set apart by", self.tokens), ("negative pole by", self.bottom_tokens)):
+            if tokens:
+                lines.append(f"{by} (lift) " + "  ".join(f"{t.name!r} {t.lift:.3g}" for t in tokens))
         if self.lens is not None:
             lines += ["logits per unit of the positive pole"] * (self.bottom is not None) + [str(self.lens)]
         return "\n".join(lines)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from saelab.analysis.logits import KeptLenses
     from saelab.analysis.maps.looking import Neighbourhood
     from saelab.analysis.results import Difference, FeatureCard, LatentTable, Predictions, SampleCodes
+    from saelab.analysis.results_near import Relatives
     from saelab.analysis.searches import Found
     from saelab.analysis.side_by_side import SideBySide
     from saelab.analysis.stored import StoredCorpus
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from saelab.stores import FeatureStore
     from saelab.stores.annotations import Named, Notes
     from saelab.types import Subject
+
+NEAR = 1 << 14
+"""Latents of an SAE whose cards say at once, without being unfolded, what is near."""
 
 
 SCORED_TEXTS, SCORED_ROWS = 256, 4096
@@ -75,6 +79,7 @@ class OpenedSAE:
         self.selection.observe(self._latents_chosen, "latents")
         # every view asks for the same cards, hovering and prefetching: keep the latest
         self._cached_card = lru_cache(maxsize=512)(lambda latent: self.cards([latent])[0])
+        self._cached_relatives = lru_cache(maxsize=64)(self._relatives)
         if store is not None and not isinstance(sae, str | Path | None):
             store.check(sae)
 
@@ -143,6 +148,12 @@ class OpenedSAE:
                 "compare": self._compare,
                 "scores": self._scores,
                 "search": lambda text: [(each.latent, each.value) for each in self.found(text)],
+                "relatives": self.relatives,
+                "beside": lambda latent: self.relatives(latent) if self.store.n_latents <= NEAR else None,
+                "drawn": lambda latent, kind: self._windows("drawn_examples", latent, kind=kind),
+                "whole": lambda latent, row: self._windows("whole_document", latent, row=row),
+                "codes": self.codes,
+                "relabel": self.relabel,
                 **self._map_questions(),
             },
             self.selection,
@@ -207,6 +218,21 @@ class OpenedSAE:
         # the table of latents is asked first, so that a wrong one is refused without the model
         lenses = self._lenses([self.store.latent(latent).latent for latent in latents])
         return cards(self.store, latents, lenses=lenses, labels=self.labels())
+
+    def relatives(self, latent: int) -> Relatives:
+        """What is near a latent, beside chance. Raises RangeError, StoreError."""
+        return self._cached_relatives(latent)
+
+    def _relatives(self, latent: int) -> Relatives:
+        from saelab.analysis import relatives
+
+        return relatives(self.store, latent)
+
+    def _windows(self, of: str, latent: int, **asked: Any) -> Any:
+        """Windows that are made when they are asked for. Raises RangeError, StoreError."""
+        from saelab.analysis import windows
+
+        return getattr(windows, of)(self.store, latent, **asked)
 
     @cached_property
     def _lenses(self) -> KeptLenses:
@@ -349,11 +375,14 @@ class OpenedSAE:
 
         self.given = checked_labels(labels, self.store.n_latents)
 
-    def relabel(self, latent: int, text: str) -> None:
-        """Call a latent so from now on, in the store and in every view. Raises ConfigError, StoreError."""
+    def relabel(self, latent: int, text: str) -> str:
+        """Call a latent so from now on, in the store and in every view; gives what it is called then.
+
+        Raises RangeError, ConfigError, StoreError.
+        """
         from saelab.stores.labels import checked_label
 
-        text = checked_label(text, latent)
+        latent, text = self.checked(latent), checked_label(text, latent)
         self.given.pop(latent, None)
         if self._store is not None:
             self._store.attach_labels({latent: text})
@@ -361,11 +390,13 @@ class OpenedSAE:
             self.given[latent] = text
         self._table = None
         self._cached_card.cache_clear()
+        self._cached_relatives.cache_clear()
         label = called = self.labels().get(latent, "")
         if not label and self.has_store:
             called = self.table.names[latent]
         edits = self.source.edits
         edits.edited = {**edits.edited, str(latent): {"label": label, "name": called}}
+        return label
 
     @property
     def notes(self) -> Notes:

@@ -184,11 +184,25 @@ def chance_cosine(n: int, n_others: int, width: int, random: np.random.Generator
     Returns:
         float64 [n], NaN without others.
     """
-    from scipy.special import betaincinv
-
     if not n_others or not width:
         return np.full(n, np.nan)
-    above = -np.expm1(-random.standard_exponential(n) / n_others)  # 1 - F(c), which has a uniform ^ n_others
+    return largest_cosine(np.exp(-random.standard_exponential(n)), n_others, width)
+
+
+def largest_cosine(share: np.ndarray | float, n_others: int, width: int) -> np.ndarray:
+    """What the largest cosine of a direction with so many random ones stays below with this probability.
+
+    Args:
+        share: Probabilities, in (0, 1).
+        n_others: How many directions it meets.
+        width: Of the directions.
+
+    Returns:
+        float64, in the shape of `share`.
+    """
+    from scipy.special import betaincinv
+
+    above = -np.expm1(np.log(share) / n_others)
     if width == 1:
         return np.where(above < 0.5, 1.0, -1.0)
     half = (width - 1) / 2

@@ -1,11 +1,10 @@
 """The feature store: where every latent fires, as Parquet files that DuckDB, pandas and polars open
-unaided.
-"""
+unaided."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
+from saelab.arguments import checked, listed
 from saelab.config import integer, is_integer
 from saelab.files import path_of
 from saelab.stores import manifest as manifests
@@ -24,21 +24,13 @@ from saelab.stores.feature_fields import checked_manifest
 from saelab.stores.labels import attach, labels_of
 from saelab.stores.lacking import check_made_with, explained, need, need_latent
 from saelab.stores.latent_tables import LatentTables
-from saelab.stores.naming import Apart, names_of
+from saelab.stores.naming import Apart, Telling, names_of, telling
 from saelab.stores.queries import Connection, ask, select
-from saelab.stores.records import (
-    COLUMNS,
-    NUMBERS,
-    DocumentRecord,
-    Example,
-    LatentStats,
-    RowRecord,
-)
+from saelab.stores.records import COLUMNS, NUMBERS, DocumentRecord, Example, LatentStats, RowRecord
 from saelab.stores.search import ExampleIndex, search
 from saelab.types import ConfigError, HookPoint, RangeError, StoreError, nearest, short
 
 KINDS = ("top", "bottom", "quantile")
-# what `tokens` gives, for all latents
 PICTURED = "media is not null or layout like '%grid%'"
 
 
@@ -314,6 +306,15 @@ class FeatureStore:
     def apart(self) -> Apart:
         """What sets each latent apart: of what its rows show, up to three names for each pole (`naming`)."""
         return names_of(self.folder, self.manifest)
+
+    @checked(latents=listed)
+    def telling(self, latents: Sequence[int]) -> dict[int, tuple[list[Telling], list[Telling]]]:
+        """What sets some latents apart, with figures: latent -> (of its positive pole, of the negative).
+
+        Args:
+            latents: Their numbers.
+        """
+        return telling(self._tables, [self._checked(latent) for latent in latents], self.n_rows)
 
     def _most(self, name: str) -> dict[int, list[str]]:
         column = self._tables.columns("latents", (name,)).column(name).to_pylist()

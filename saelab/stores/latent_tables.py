@@ -15,7 +15,7 @@ from saelab.stores import tables
 from saelab.stores.records import Example
 from saelab.types import StoreError
 
-KEPT_GROUPS = ("latents", "examples")
+KEPT_GROUPS = ("latents", "examples", "firings")
 
 
 class LatentTables:

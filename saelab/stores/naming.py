@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,9 +35,22 @@ class Apart(NamedTuple):
     """[n_latents] of what it is < 0 on"""
 
 
+class Telling(NamedTuple):
+    """Something that sets a latent apart."""
+
+    name: str
+    """what rows show"""
+    count: int
+    """rows that show it, on which the latent fires"""
+    share: float
+    """of the rows that show it"""
+    lift: float
+    """how many times as often as on any row"""
+
+
 def set_apart(
     group: np.ndarray, shown: np.ndarray, count: np.ndarray, everywhere: np.ndarray, rows: int, n: int = NAMES
-) -> tuple[np.ndarray, np.ndarray]:
+) -> np.ndarray:
     """What sets groups apart: of the things that a group fires on at least `COUNT` times, and more often than
     of all rows show them, those whose presence tells most of its firing: the mutual information of "fires"
     and "shows it". So neither a rare thing with a high lift is among them, nor a common one that all fire on.
@@ -51,9 +64,9 @@ def set_apart(
         n: Of each group, at most.
 
     Returns:
-        (group, shown), int [found]: of each group the best first, of equals the lower number.
+        int [found], numbers of pairs: by group, of each the best first, of equals the lower number shown.
     """
-    fires = count > 0
+    fires = np.flatnonzero(count > 0)
     group, shown, count = group[fires], shown[fires], count[fires]
     n_groups = int(group[-1]) + 1 if len(group) else 0
     total = np.bincount(group, count, n_groups)
@@ -68,7 +81,7 @@ def set_apart(
     some = np.flatnonzero(told >= at_least(told, bounds, n, -np.inf)[group[at]])
     order = some[np.lexsort((shown[at[some]], -told[some], group[at[some]]))]
     best, _ = first_of_each(order, group[at], n)
-    return group[at[best]], shown[at[best]]
+    return fires[at[best]]
 
 
 def _information(both: np.ndarray, one: np.ndarray, other: np.ndarray, rows: int) -> np.ndarray:
@@ -108,6 +121,46 @@ def names_of(folder: Path, manifest: Mapping[str, Any]) -> Apart:
     return Apart(*(_spelt(pole, names) for pole in best))
 
 
+def telling(
+    tables: LatentTables, latents: Sequence[int], rows: int, n: int = 10
+) -> dict[int, tuple[list[Telling], list[Telling]]]:
+    """What sets some latents apart, with figures.
+
+    Args:
+        tables: Of the store.
+        latents: Their numbers.
+        rows: Of the store.
+        n: Of each pole, at most.
+
+    Returns:
+        latent -> (of what it is > 0 on, of what it is < 0 on), of each the largest lift first.
+
+    Raises:
+        StoreError: A file of the store is not as it was written.
+    """
+    asked = sorted(set(latents))
+    parts = [tables.of("firings", latent) for latent in asked]
+    group = np.repeat(np.arange(len(asked)), list(map(len, parts)))
+    columns = ("shown", "count", "negative")
+    shown, count, negative = (
+        np.concatenate([np.zeros(0, np.int64), *(part.column(c).to_numpy() for part in parts)])
+        for c in columns
+    )
+    found = tables.columns("vocabulary", ("name", "count"))
+    names, everywhere = found.column(0), found.column(1).to_numpy()
+    out: dict[int, tuple[list[Telling], list[Telling]]] = {latent: ([], []) for latent in asked}
+    for pole, often in enumerate((count - negative, negative)):
+        total = np.bincount(group, often, len(asked))
+        for at in set_apart(group, shown, often, everywhere, rows, n).tolist():
+            own, share = int(often[at]), float(often[at] / everywhere[shown[at]])
+            lift = share * rows / float(total[group[at]])
+            out[asked[group[at]]][pole].append(Telling(names[int(shown[at])].as_py(), own, share, lift))
+    for poles in out.values():
+        for told in poles:
+            told.sort(key=lambda each: (-each.lift, each.name))
+    return out
+
+
 def _spelt(pole: np.ndarray, names: list[str]) -> list[list[str]]:
     if pole.max(initial=-1) < 0:
         return [[]] * len(pole)
@@ -119,9 +172,9 @@ def _made(tables: LatentTables, everywhere: np.ndarray, rows: int, shape: tuple[
     best = np.full(shape, -1, np.int32)
     for latent, shown, count, negative in _whole(tables):
         for pole, often in enumerate((count - negative, negative)):
-            group, name = set_apart(latent - latent[0], shown, often, everywhere, rows)
-            rank = np.arange(len(group)) - np.searchsorted(group, group)
-            best[pole, group + latent[0], rank] = name
+            at = set_apart(latent - latent[0], shown, often, everywhere, rows)
+            rank = np.arange(len(at)) - np.searchsorted(latent[at], latent[at])
+            best[pole, latent[at], rank] = shown[at]
     return best
 
 
@@ -161,4 +214,4 @@ def _read(folder: Path, where: tuple[str, str], shape: tuple[int, ...], n_names:
     return None
 
 
-__all__ = ["Apart", "names_of", "set_apart"]
+__all__ = ["Apart", "Telling", "names_of", "set_apart", "telling"]

@@ -89,7 +89,7 @@ def _scripts(kinds: Mapping[str, Path | None], more: Mapping[str, str]) -> tuple
 
 def css(kinds: Mapping[str, Path | None], *more: str) -> str:
     """The stylesheet that all views share, those of these kinds, and more shared ones by name."""
-    paths = [root() / "shared" / f"{name}.css" for name in ("theme", "heatmap", *more)]
+    paths = [root() / "shared" / f"{name}.css" for name in ("theme", "heatmap", "card", *more)]
     paths += [(folder or root() / "views") / f"{kind}.css" for kind, folder in kinds.items()]
     return "\n".join(path.read_text(encoding="utf-8") for path in paths if path.is_file())
 

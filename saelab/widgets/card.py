@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from saelab.widgets import still
+import traitlets
+
+from saelab.analysis.results_near import Relatives
+from saelab.arguments import flag
+from saelab.widgets import still, still_card
 from saelab.widgets.base import View, checked_questions
+from saelab.widgets.card_more import asks_more
 from saelab.widgets.cards import asks_card, card_answers
 from saelab.widgets.marks import asks_marks
 from saelab.widgets.questions import Ask
@@ -19,7 +24,8 @@ class CardView(View):
 
     Args:
         latent: Shown first; None for the chosen one.
-        questions: {"card": latent -> FeatureCard}.
+        questions: {"card": latent -> FeatureCard}, and what else of `more_answers` it can be asked.
+        compact: Show fewer lines of each part.
         options: See `View`.
 
     Raises:
@@ -29,15 +35,27 @@ class CardView(View):
     kind = "card"
     follows = ("latent", "row", "document")
 
+    compact = traitlets.Bool(False).tag(sync=True)
+
     def __init__(
-        self, latent: int | None, questions: Mapping[str, Callable[..., Any]], **options: Any
+        self,
+        latent: int | None,
+        questions: Mapping[str, Callable[..., Any]],
+        *,
+        compact: bool = False,
+        **options: Any,
     ) -> None:
         self.questions = checked_questions(questions, "card")
-        super().__init__(latent=latent, **options)
+        super().__init__(latent=latent, compact=flag("compact", compact), **options)
 
     @staticmethod
     def of(
-        lab: HasSources, latent: int | None = None, *, sae: str | None = None, follow: bool = False
+        lab: HasSources,
+        latent: int | None = None,
+        *,
+        sae: str | None = None,
+        follow: bool = False,
+        compact: bool = False,
     ) -> CardView:
         """The card of one latent: of that which the call names, or else of the chosen one, whichever that is.
 
@@ -46,6 +64,7 @@ class CardView(View):
             latent: its number; the card is pinned to it.
             sae: name of the SAE; None: the chosen one.
             follow: choose the latent in every linked view of its SAE, and be one of them.
+            compact: show fewer lines of each part; a switch on the card shows the rest.
 
         Raises:
             RangeError: The latent is out of range.
@@ -53,7 +72,8 @@ class CardView(View):
         """
         source = lab.source(sae)
         selection = source.selection_for(latent, follow)
-        return CardView(selection.latent, questions=source.questions, selection=selection, edits=source.edits)
+        made = {"questions": source.questions, "selection": selection, "edits": source.edits}
+        return CardView(selection.latent, compact=compact, **made)
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
         return card_answers(self.questions)
@@ -61,10 +81,22 @@ class CardView(View):
     def first(self) -> Iterable[Ask]:
         return [*asks_card(self.latent), *asks_marks(self.questions)]
 
+    def exported(self) -> Iterable[Ask]:
+        return [*self.first(), *asks_more(self.questions, self.latent)]
+
     def text(self) -> str:
-        return "no latent chosen" if self.latent is None else str(self.questions["card"](self.latent))
+        if self.latent is None:
+            return "no latent chosen"
+        near = self._near()
+        return str(self.questions["card"](self.latent)) + (f"\n{near}" if near is not None else "")
 
     def html(self) -> str:
         if self.latent is None:
             return still.frame(still.note(self.text()))
-        return still.frame(still.card(self.questions["card"](self.latent)))
+        card, near = self.questions["card"](self.latent), self._near()
+        return still.frame(
+            still.card(card), still_card.apart(card), still_card.near(near) if near is not None else ""
+        )
+
+    def _near(self) -> Relatives | None:
+        return self.questions["beside"](self.latent) if "beside" in self.questions else None

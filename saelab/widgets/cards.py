@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from saelab.analysis.results import FeatureCard
-from saelab.layout import Layout, Part
-from saelab.stores.characters import window_names
-from saelab.stores.records import LISTS, DocumentRecord, Example, LatentStats
+from saelab.stores.naming import Telling
+from saelab.stores.records import LISTS, LatentStats
+from saelab.widgets.card_more import more_answers
+from saelab.widgets.card_windows import PICTURE_BYTES, packed_windows
 from saelab.widgets.marks import mark_answers
 from saelab.widgets.questions import Ask, Shared
 from saelab.widgets.wire import Packed, clean, picture, rounded
-
-PICTURE_BYTES = 60_000
-"""Bytes of pictures that come along with a card, at most: what is short comes along with a view."""
-QUANTISED = 20_000
-"""Positions of a card's windows beyond which values go in 255 steps, so that a card stays below 300 kB."""
 
 
 def card_answers(questions: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Packed]]:
@@ -31,18 +24,22 @@ def card_answers(questions: Mapping[str, Callable[..., Any]]) -> dict[str, Calla
             come along with a card: without it they are left out; and those of `mark_answers`.
     """
     one, many = questions["card"], questions.get("cards")
-    documents = questions.get("documents")
+    documents, more = questions.get("documents"), more_answers(questions)
+
+    def asking(packed: Packed) -> Packed:
+        # what it may ask for when it is unfolded
+        return packed._replace(header={**packed.header, "asks": sorted(more)})
 
     def for_page(args: Sequence[Mapping[str, Any]]) -> Iterable[Packed]:
         latents = [a["latent"] for a in args]
         cards = many(latents) if many is not None else map(one, latents)
         if documents is None:
-            return (card(c, quantised=True, ask=False) for c in cards)
+            return (asking(card(c, quantised=True, ask=False)) for c in cards)
         # a page holds a picture once, whatever the cards that show it
-        return (card(c, quantised=True, budget=0) for c in cards)
+        return (asking(card(c, quantised=True, budget=0)) for c in cards)
 
     def answer(latent: int) -> Packed:
-        return card(one(latent), ask=documents is not None)
+        return asking(card(one(latent), ask=documents is not None))
 
     answers: dict[str, Callable[..., Packed]] = {
         "card": Shared(answer, one, for_page, in_bulk=many is not None)
@@ -57,7 +54,7 @@ def card_answers(questions: Mapping[str, Callable[..., Any]]) -> dict[str, Calla
         answers["picture"] = Shared(
             lambda document: pictures([{"document": document}])[0], documents, pictures, in_bulk=True
         )
-    return answers | mark_answers(questions)
+    return {**answers, **more, **mark_answers(questions)}
 
 
 def asks_card(latent: int | None) -> list[Ask]:
@@ -83,36 +80,13 @@ def card(
         uint8. `pictures`: those of the header's `documents`, one after the other.
     """
     groups = [group for group in (result.top, result.bottom, result.quantile) if group is not None]
-    windows = [w for group in groups for w in group.windows]
-    kinds = [group.kind for group in groups for _ in group.windows]
-    layouts = {number: Layout.parse(document.layout) for number, document in result.documents.items()}
-    parts = [
-        layouts[w.document].parts(w.start, len(w.names)) if w.document in layouts else None for w in windows
-    ]
-    shown = list(itertools.chain.from_iterable(map(_named, windows, parts)))
-    place = {name: i for i, name in enumerate(dict.fromkeys(shown))}
-    names = np.array(list(map(place.__getitem__, shown)), np.uint16 if len(place) <= 0xFFFF else np.uint32)
-    values = np.concatenate([w.values for w in windows]) if windows else np.zeros(0)
-    calls = any(w.call for w in windows)
     header: dict[str, Any] = {
         "latent": result.stats.latent,
         "label": clean(result.label),
         "stats": _stats(result.stats),
-        "windows": [
-            {
-                "kind": kind,
-                "peak": w.position - w.start,
-                "value": rounded(w.value),
-                "row": w.row,
-                "document": w.document,
-                "n": len(w.names),
-                **({} if own is None else {"parts": [list(part) for part in own]}),
-                **({"call": w.call} if calls else {}),
-            }
-            for kind, w, own in zip(kinds, windows, parts, strict=True)
-        ],
-        "vocabulary": [None if name is None else clean(name) for name in place],
         "lens": None,
+        "tokens": [told(each) for each in result.tokens],
+        "bottom_tokens": [told(each) for each in result.bottom_tokens],
     }
     if result.lens is not None:
         header["lens"] = {
@@ -120,48 +94,13 @@ def card(
             "bottom": [[clean(t), rounded(v)] for t, v in result.lens.bottom],
             "spread": rounded(result.lens.spread),
         }
-    if quantised or len(values) > QUANTISED:
-        header["quantum"], header["zero"], values = _quantised(values)
-    else:
-        values = values.astype(np.float32, copy=False)
-    fields, needs = {"names": names, "values": values}, []
-    if result.documents:
-        header["documents"], fields["pictures"], needs = _documents(result.documents, budget, ask)
-    return Packed(header, fields, tuple(needs))
+    windows = packed_windows(groups, result.documents, quantised=quantised, budget=budget, ask=ask)
+    return Packed({**header, **windows.header}, windows.fields, windows.needs)
 
 
-def _named(window: Example, parts: Sequence[Part] | None) -> Iterable[str | None]:
-    """What the positions of a window show that are not in a grid; None goes on with the one before."""
-    if parts is None:
-        return window_names(window.names)
-    at = itertools.accumulate((part.n for part in parts), initial=0)
-    return itertools.chain.from_iterable(
-        window.names[start : start + part.n]
-        for start, part in zip(at, parts, strict=False)
-        if part.kind != "grid"
-    )
-
-
-def _documents(
-    documents: Mapping[int, DocumentRecord], budget: int, ask: bool
-) -> tuple[list[dict[str, Any]], np.ndarray, list[Ask]]:
-    """What a card's header says of its documents, their pictures within a budget of bytes, and questions for
-    the others."""
-    told, along, needs, spent = [], [], [], 0
-    for number, document in documents.items():
-        own = picture(document.media)
-        size = len(own) if spent + len(own) <= budget else 0
-        asked = ask and size < len(own)
-        told.append({
-            "document": number, "title": clean(document.title), "label": clean(", ".join(document.labels)),
-            "grids": document.grids, "bytes": size, "asked": asked,
-        })  # fmt: skip
-        spent += size
-        if size:
-            along.append(own)
-        if asked:
-            needs.append(Ask("picture", {"document": number}))
-    return told, np.concatenate(along) if along else picture(None), needs
+def told(each: Telling) -> list[Any]:
+    """What sets a latent apart: name, count, share of its rows, lift."""
+    return [clean(each.name), each.count, rounded(each.share), rounded(each.lift)]
 
 
 def _stats(stats: LatentStats) -> dict[str, Any]:
@@ -172,15 +111,3 @@ def _stats(stats: LatentStats) -> dict[str, Any]:
         "high": rounded(stats.edges[-1]),
         "histogram": [int(c) for c in stats.histogram],
     }
-
-
-def _quantised(values: np.ndarray) -> tuple[float, int, np.ndarray]:
-    """A step, the number of the step at 0, and uint8 numbers: value = (number - zero) * step."""
-    low = min(float(values.min(initial=0)), 0.0)
-    span = float(values.max(initial=0)) - low
-    step = span / 255 if span else 1.0
-    # 0 must stay 0, so that a row where the latent does not fire shows as such, with room for either sign
-    zero = min(max(round(-low / step), 1), 254) if low < 0 else 0
-    numbers = np.rint(values / step) + zero
-    numbers = np.where((values != 0) & (numbers == zero), zero + np.sign(values), numbers)
-    return step, zero, np.clip(numbers, 0, 255).astype(np.uint8)

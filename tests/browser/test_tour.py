@@ -56,7 +56,7 @@ def test_views_move_each_other(views):
     # the card that a call named stays where it is
     assert page.locator('.sl-card[data-latent="7"]').count() == 1
     # a window of one card: its row is chosen in all of them
-    page.locator(".sl-windows button").nth(1).click()
+    page.locator(".sl-windows .sl-value").nth(1).click()
     page.wait_for_function("() => document.querySelectorAll('li[aria-current=\"true\"]').length >= 3")
     # keyboard in the list
     page.locator(".sl-list").focus()
@@ -113,11 +113,46 @@ def test_views_move_each_other(views):
     assert tokens.nth(3).get_attribute("aria-pressed") == "true"
     page.keyboard.press("Escape")
     assert tokens.nth(3).get_attribute("aria-pressed") == "false"
+    the_pinned_card_answers(page)
     # text is text
     assert "<img src=x" in page.locator(".sl-text").inner_text().replace("\n", "")
     assert page.evaluate("window.hacked") is None
     assert violations(page, ".sl-root") == []
     assert own_errors(page) == []
+
+
+def the_pinned_card_answers(page):
+    """What is unfolded, a document, a text that is typed, and a label by the keyboard."""
+    card = page.locator('.sl-card[data-latent="7"]')
+    windows = card.locator(".sl-windows li")
+    windows.first.locator(".sl-more").click()
+    page.wait_for_selector('.sl-card[data-latent="7"] .sl-whole .sl-peak')
+    card.locator('[data-fold="relatives"] > summary').click()
+    page.wait_for_selector("text=cosine of decoder rows")
+    card.locator('[data-fold="drawn"] > summary').click()
+    page.wait_for_selector("text=Random firings")
+    card.locator('[data-fold="tried"] > summary').click()
+    card.locator("textarea").fill("Hugo found a box.")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=answered in")
+    # windows are aligned at the firing: the peaks stand under each other
+    card.locator(".sl-edit").focus()
+    page.keyboard.press("a")
+    page.wait_for_selector('.sl-card[data-latent="7"].sl-firing')
+    peaks = card.locator("section:has(h4:text-is('Strongest')) .sl-peak")
+    places = {round(peak.bounding_box()["x"]) for peak in peaks.all()}
+    assert max(places) - min(places) <= 1
+    # a label: Escape undoes, Enter keeps it; it is text
+    for key, text in (("Escape", "no"), ("Enter", "<img src=x onerror='window.hacked=1'>"), ("Enter", "")):
+        card.locator(".sl-edit").focus()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Control+A")
+        page.keyboard.press("Backspace")
+        page.keyboard.type(text)
+        page.keyboard.press(key)
+        page.wait_for_selector('.sl-card[data-latent="7"] .sl-edit')
+        assert card.locator(".sl-label").inner_text() == (text if key == "Enter" else "")
+        assert page.evaluate("document.activeElement.className") == "sl-edit"
 
 
 def test_hovering_needs_no_kernel(views):

@@ -73,7 +73,9 @@ def test_two_labs_do_not_share_a_selection(small_lab):
 def test_what_the_views_say_is_what_analysis_says(small_lab):
     latent = int(small_lab.store.latents()["count"].argmax())
     card = saelab.analysis.card(small_lab.store, latent, small_lab.sae, small_lab.subject)
-    assert str(small_lab.card(latent)) == str(card) == repr(small_lab.feature(latent))
+    near = saelab.analysis.relatives(small_lab.store, latent)
+    assert str(small_lab.card(latent)) == str(card)
+    assert repr(small_lab.feature(latent)) == f"{card}\n{near}"
     found = small_lab.search("hello there")
     lines = saelab.analysis.search(small_lab.subject, small_lab.sae, "hello there", store=small_lab.store)
     assert list(found.itertuples(index=False, name=None)) == lines

@@ -58,13 +58,27 @@ def test_what_all_fire_on_is_no_name():
     everywhere = np.array([400, 500, 60, 40])
     group, thing = np.repeat([0, 1], 4), np.tile(np.arange(4), 2)
     count = np.array([200, 250, 60, 20, 40, 50, 6, 4])
-    assert [list(x) for x in naming.set_apart(group, thing, count, everywhere, 1000)] == [[0], [2]]
+    assert naming.set_apart(group, thing, count, everywhere, 1000).tolist() == [2]
     # four of four rows of a rare thing are a chance, but where the group has no more firings than these
     rare = np.array([400, 500, 96, 4])
-    assert naming.set_apart(group[:4], thing[:4], np.array([10, 10, 9, 4]), rare, 1000)[1].tolist() == [2]
-    assert naming.set_apart(group[:4], thing[:4], np.array([0, 0, 1, 4]), rare, 1000)[1].tolist() == [3]
+    assert naming.set_apart(group[:4], thing[:4], np.array([10, 10, 9, 4]), rare, 1000).tolist() == [2]
+    assert naming.set_apart(group[:4], thing[:4], np.array([0, 0, 1, 4]), rare, 1000).tolist() == [3]
     none = np.zeros(0, np.int64)
-    assert [len(x) for x in naming.set_apart(none, none, none, everywhere, 1000)] == [0, 0]
+    assert naming.set_apart(none, none, none, everywhere, 1000).tolist() == []
+
+
+def test_what_sets_a_latent_apart_has_figures(store, shown):
+    rows, codes = np.array(shown[0]), shown[1]
+    found = store.telling(range(N_LATENTS))
+    for latent, poles in found.items():
+        for sign, told in zip((1, -1), poles, strict=True):
+            fires = codes[:, latent] * sign > 0
+            assert {t.name for t in told} == set(apart(fires, rows.tolist(), 10))
+            for name, count, share, lift in told:
+                assert count == fires[rows == name].sum()
+                assert share == pytest.approx(fires[rows == name].mean())
+                assert lift == pytest.approx(share / fires.mean())
+            assert [t.lift for t in told] == sorted((t.lift for t in told), reverse=True)
 
 
 def test_clusters_are_named_alike(store, shown):

@@ -275,7 +275,7 @@ def test_only_small_state_is_synchronised():
             for k, v in view.get_state().items()
             if not k.startswith("_") and k not in ("layout", "tabbable", "tooltip")
         }
-        chosen = {"latent", "latents", "row", "document", "with_card", "layer", "unit", "compared"}
+        chosen = {"latent", "latents", "row", "document", "with_card", "layer", "unit", "compared", "compact"}
         assert set(state) <= chosen | {"opening", "labels", "written"}
 
 

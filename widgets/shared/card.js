@@ -4,39 +4,207 @@
  * @typedef {import("../types.js").Pictures} Pictures
  */
 import { h, svg, tokenElement } from "./dom.js";
+import { fold, relativesElement, tryElement } from "./folds.js";
+import { labelElement } from "./labelling.js";
 import { percent, short, signed, spoken } from "./scales.js";
 import { windowLists } from "./windows.js";
 
 const BAR = 6;
 const HEIGHT = 60;
+const FEW = 5;
+
+/**
+ * What a card can do in its view; a card that is only shown has none of it.
+ * @typedef {{
+ *   ask: (question: string, args: import("../types.js").Args) => Promise<Answer>,
+ *   can: (question: string) => boolean,
+ *   choose: (latent: number) => void,
+ *   save: ((text: string) => Promise<void>) | null,
+ *   state: CardState,
+ *   redraw: () => void,
+ * }} Doing `can`: whether a question may be answered.
+ * @typedef {{compact: boolean, aligned: string, open: Set<string>, refocus: boolean, text: string}} CardState
+ */
 
 /**
  * A latent that is ever negative has two poles: each has its examples and its tokens.
  * @param {Answer} card see docs/widgets.md
  * @param {Pictures} pictures of documents that did not come along
+ * @param {Doing} [doing]
  * @returns {HTMLElement}
  */
-export function cardElement(card, pictures) {
+export function cardElement(card, pictures, doing) {
   const { header } = card;
-  const { latent, stats, lens } = header;
+  const { latent, stats } = header;
   const dead = stats.count === 0;
   const poles = stats.negative > 0;
-  const lists = windowLists(card, poles ? signed : short, pictures);
-  /** @param {string} kind @param {(string | Node)[]} title */
-  const windows = (kind, ...title) =>
-    lists[kind].length
-      ? h("section", {}, h("h4", {}, ...title), h("ol", { class: listClass(lists[kind]) }, ...lists[kind]))
+  const say = poles ? signed : short;
+  const compact = doing?.state.compact ?? false;
+  /** @param {number} row */
+  const whole = async (row) => {
+    const answer = await /** @type {Doing} */ (doing).ask("whole", { latent, row });
+    if (answer.header.reason) throw new Error(answer.header.reason);
+    const lists = windowLists({ ...answer, header: { ...answer.header, stats } }, say, pictures);
+    const text = /** @type {HTMLElement} */ (lists.whole[0].querySelector(".sl-window, .sl-seen"));
+    text.classList.add("sl-whole");
+    text.setAttribute("tabindex", "0"); // it scrolls
+    text.setAttribute("role", "group");
+    text.setAttribute("aria-label", "the document");
+    return text;
+  };
+  const lists = windowLists(card, say, pictures, doing?.can("whole") ? whole : undefined);
+  /** @param {HTMLElement[]} items @param {(string | Node)[]} title */
+  const section = (items, ...title) =>
+    items.length
+      ? h("section", {}, h("h4", {}, ...title), h("ol", { class: listClass(items) }, ...items))
       : null;
-  return h(
+  /** @param {string} kind @param {(string | Node)[]} title */
+  const windows = (kind, ...title) => section(compact ? lists[kind].slice(0, FEW) : lists[kind], ...title);
+  const article = h(
     "article",
-    { class: "sl-card", "data-latent": latent, "aria-label": `latent ${latent}` },
-    headElement(header, dead, poles),
-    dead
-      ? null
-      : h("div", { class: "sl-columns" }, histogramSection(stats), lens && lensSection(lens, poles)),
+    {
+      class: `sl-card${compact ? " sl-compact" : ""}${doing?.state.aligned === "firing" ? " sl-firing" : ""}`,
+      "data-latent": latent,
+      "aria-label": `latent ${latent}`,
+    },
+    headElement(header, dead, poles, doing),
+    dead || !doing ? null : switchesElement(doing),
+    dead ? null : columnsElement(header, poles, compact),
     poles ? windows("top", poleMark("+"), "Strongest of the positive pole") : windows("top", "Strongest"),
     windows("bottom", poleMark("−"), "Strongest of the negative pole"),
-    windows("quantile", "From weak to strong"),
+    compact ? null : windows("quantile", "From weak to strong"),
+  );
+  if (!doing || compact || dead) return article;
+  /** @param {string} kind @param {string} title @param {string} none */
+  const drawn = async (kind, title, none) => {
+    const answer = await doing.ask("drawn", { latent, kind });
+    if (answer.header.reason) return h("p", { class: "sl-hint" }, answer.header.reason);
+    const asked = { ...answer, header: { ...answer.header, stats } };
+    const found = windowLists(asked, say, pictures, doing.can("whole") ? whole : undefined);
+    return section(found[kind], title) ?? h("p", { class: "sl-hint" }, none);
+  };
+  if (doing.can("drawn"))
+    article.append(
+      fold(
+        "drawn",
+        "Random and silent rows",
+        "rows not chosen by their strength: of all where it fires, and of those that show what sets " +
+          "it apart though it does not fire",
+        async (place) => {
+          place.replaceChildren(
+            await drawn("random", "Random firings", "It never fires."),
+            await drawn("silent", "Silent on its tokens", "It fires wherever these are shown."),
+          );
+        },
+        doing.state.open,
+      ),
+    );
+  if (doing.can("relatives"))
+    article.append(
+      fold(
+        "relatives",
+        "What is near it",
+        "similar and co-firing latents, hints of splitting, neurons, explanations, each beside chance",
+        async (place) => {
+          const { header } = await doing.ask("relatives", { latent });
+          place.replaceChildren(relativesElement(header, doing.choose));
+        },
+        doing.state.open,
+      ),
+    );
+  if (doing.can("tried"))
+    article.append(
+      fold(
+        "tried",
+        "Try a text",
+        "the latent on a text of yours, by the model: Enter asks",
+        (place) => {
+          const ask = (/** @type {string} */ text) => doing.ask("tried", { latent, text });
+          place.replaceChildren(tryElement(ask, doing.state));
+        },
+        doing.state.open,
+      ),
+    );
+  return article;
+}
+
+/** @param {any} header @param {boolean} poles @param {boolean} compact */
+function columnsElement({ stats, lens, tokens, bottom_tokens }, poles, compact) {
+  const few = compact ? FEW : Number.POSITIVE_INFINITY;
+  const cut = lens && { ...lens, top: lens.top.slice(0, few), bottom: lens.bottom.slice(0, few) };
+  return h(
+    "div",
+    { class: "sl-columns" },
+    histogramSection(stats),
+    lens && lensSection(cut, poles),
+    tokens?.length ? tokensSection(tokens.slice(0, few), poles ? "+" : "") : null,
+    bottom_tokens?.length ? tokensSection(bottom_tokens.slice(0, few), "−") : null,
+  );
+}
+
+/** @param {Doing} doing */
+function switchesElement({ state, redraw }) {
+  /** @param {string} text @param {string} title @param {boolean} pressed @param {() => void} press */
+  const button = (text, title, pressed, press) =>
+    h(
+      "button",
+      {
+        type: "button",
+        title,
+        "aria-pressed": pressed,
+        "data-switch": text,
+        onclick: () => {
+          press();
+          redraw();
+        },
+      },
+      text,
+    );
+  return h(
+    "div",
+    { class: "sl-switches", role: "group", "aria-label": "How the card is shown" },
+    button("Compact", "fewer lines of each part (key c)", state.compact, () => {
+      state.compact = !state.compact;
+    }),
+    button("Aligned at the firing", "or else at the line's start (key a)", state.aligned === "firing", () => {
+      state.aligned = state.aligned === "firing" ? "start" : "firing";
+    }),
+  );
+}
+
+/**
+ * What sets the latent apart.
+ * @param {[string, number, number, number][]} tokens name, rows, share of its rows, lift
+ * @param {string} sign of the pole
+ */
+function tokensSection(tokens, sign) {
+  const title = sign ? [poleMark(sign), "Set apart by"] : ["Set apart by"];
+  const rows = tokens.map(([name, count, share, lift]) =>
+    h(
+      "tr",
+      {},
+      h("td", {}, tokenElement(name)),
+      h("td", {}, `×${short(lift)}`),
+      h("td", {}, count.toLocaleString("en")),
+      h("td", {}, percent(share)),
+    ),
+  );
+  const note = {
+    lift: "how many times as often as on any row",
+    rows: "rows that show it where the latent fires",
+    "of its rows": "share of the rows that show it",
+  };
+  const head = Object.entries(note).map(([name, why]) => h("th", { scope: "col", title: why }, name));
+  return h(
+    "section",
+    {},
+    h("h4", {}, ...title),
+    h(
+      "table",
+      { class: "sl-figures" },
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "shown"), ...head)),
+      h("tbody", {}, ...rows),
+    ),
   );
 }
 
@@ -45,8 +213,11 @@ function listClass(items) {
   return items.some((item) => item.classList.contains("sl-tile")) ? "sl-windows sl-gallery" : "sl-windows";
 }
 
-/** Number, label and the figures. @param {any} header @param {boolean} dead @param {boolean} poles */
-function headElement({ latent, label, stats }, dead, poles) {
+/**
+ * Number, label and the figures.
+ * @param {any} header @param {boolean} dead @param {boolean} poles @param {Doing} [doing]
+ */
+function headElement({ latent, label, stats }, dead, poles, doing) {
   const of = `${stats.count.toLocaleString("en")} of ${stats.n_rows.toLocaleString("en")} rows`;
   const facts = [fact("fires on", dead ? "nothing" : percent(stats.density), of)];
   if (poles) {
@@ -64,10 +235,40 @@ function headElement({ latent, label, stats }, dead, poles) {
       {},
       h("span", { class: "sl-number" }, `#${latent}`),
       " ",
-      h("bdi", {}, label || (dead ? "never fires" : "")),
+      labelElement(label, dead ? "never fires" : "", doing?.save ?? null, doing?.state ?? { refocus: false }),
     ),
     h("dl", { class: "sl-stats" }, ...facts),
+    dead ? null : densityElement(stats),
   );
+}
+
+/** How often it fires, on a log axis from one row to all. @param {any} stats */
+function densityElement({ density, n_rows }) {
+  const [wide, left] = [300, 10];
+  const least = Math.min(-1, Math.floor(Math.log10(1 / n_rows)));
+  /** @param {number} power */
+  const at = (power) => left + (1 - power / least) * (wide - 2 * left);
+  const powers = Array.from({ length: 1 - least }, (_, i) => i + least);
+  const ticks = powers.flatMap((power) => {
+    const x = at(power);
+    const text = svg("text", { x, y: 26, "text-anchor": "middle" });
+    text.textContent = `${Number((100 * 10 ** power).toPrecision(1))} %`;
+    return [svg("line", { x1: x, x2: x, y1: 10, y2: 15 }), text];
+  });
+  const x = at(Math.log10(density));
+  const axis = svg(
+    "svg",
+    {
+      viewBox: `0 0 ${wide} 30`,
+      class: "sl-density",
+      role: "img",
+      "aria-label": `fires on ${percent(density)} of rows, on a logarithmic axis from 1 row to all`,
+    },
+    svg("line", { x1: left, x2: wide - left, y1: 12, y2: 12 }),
+    ...ticks,
+    svg("path", { d: `M${x} 13l-4 -9h8z`, class: "sl-mark" }),
+  );
+  return h("figure", { class: "sl-how-often" }, axis, h("figcaption", {}, "share of rows, log scale"));
 }
 
 /** @param {string} name @param {string} value @param {string} [note] */

@@ -7,17 +7,25 @@ import { keyOf } from "./answers.js";
 import { cardElement } from "./card.js";
 import { h } from "./dom.js";
 import { marksElement } from "./marks.js";
+import { recall, remember } from "./remembered.js";
 import { reasonOf } from "./view.js";
 
 const KEPT = 400;
 
 /**
  * A place that shows the card of one latent; a later call wins over an earlier one that is still under way.
- * Choosing a window of the card chooses its row and document.
+ * Choosing a window of the card chooses its row and document. Keys: c and a turn its switches.
  * @param {View} view @param {HTMLElement} place
  */
 export function cardPlace(view, place) {
   const cards = cardCache(view);
+  const state = {
+    compact: Boolean(view.option("compact")),
+    aligned: recall("aligned", "start"),
+    open: new Set(/** @type {string[]} */ ([])),
+    refocus: false,
+    text: "",
+  };
   let asked = 0;
   /** @type {number | null} */
   let shown = null;
@@ -33,6 +41,43 @@ export function cardPlace(view, place) {
     if (item instanceof HTMLElement)
       view.choose({ row: Number(item.dataset.row), document: Number(item.dataset.document) });
   });
+
+  place.addEventListener("keydown", (event) => {
+    const typing = /** @type {Element} */ (event.target).closest("input, textarea, select");
+    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const name = { c: "Compact", a: "Aligned at the firing" }[event.key];
+    const button = name && place.querySelector(`[data-switch="${name}"]`);
+    if (!(button instanceof HTMLElement)) return;
+    event.stopPropagation();
+    button.click();
+  });
+
+  /** What the card of a latent can do. @param {number} latent @param {Answer} card */
+  const doing = (latent, card) => {
+    /** @type {string[]} */
+    const asks = card.header.asks ?? [];
+    const held = asks.filter((question) => view.holds(question));
+    /** @type {import("./card.js").Doing} */
+    const made = {
+      ask: (question, args) =>
+        question === "tried" ? view.request(question, args) : cards.ask(question, args),
+      can: (question) => held.includes(question),
+      choose: (other) => view.choose({ latent: other }),
+      save: held.includes("relabel")
+        ? async (text) => void (await view.request("relabel", { latent, text }))
+        : null,
+      state,
+      redraw: () => {
+        remember("aligned", state.aligned);
+        const had = document.activeElement?.getAttribute("data-switch");
+        show(latent).then(() => {
+          const again = had && place.querySelector(`[data-switch="${had}"]`);
+          if (again instanceof HTMLElement) again.focus();
+        });
+      },
+    };
+    return made;
+  };
 
   view.relabelled(() => {
     if (shown !== null) show(shown);
@@ -52,7 +97,8 @@ export function cardPlace(view, place) {
       const card = await cards.get(latent);
       if (mine !== asked) return;
       const label = view.edited(latent)?.label ?? card.header.label;
-      const element = cardElement({ ...card, header: { ...card.header, label } }, cards.picture);
+      const named = { ...card, header: { ...card.header, label } };
+      const element = cardElement(named, cards.picture, doing(latent, card));
       element.querySelector(".sl-card-head")?.after(marksElement(view, latent));
       place.replaceChildren(element);
       mark();
@@ -92,5 +138,5 @@ function cardCache(view) {
   function ahead(latents) {
     for (const latent of latents) if (latent !== undefined) get(latent).catch(() => {});
   }
-  return { get, ahead, picture };
+  return { ask, get, ahead, picture };
 }

@@ -55,6 +55,7 @@ export function openShelf({ index, per, chunks }) {
 export function pageBridge(shelves, held, step) {
   return {
     live: false,
+    holds: (question) => question in held,
     async ask(question, args = {}) {
       if (question === "step") {
         step(Number(args.by));

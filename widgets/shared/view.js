@@ -91,6 +91,7 @@ function viewOf(model, bridge, body, say) {
       }
     },
     request: (question, args) => bridge.ask(question, args),
+    holds: (question) => bridge.holds?.(question) ?? true,
   };
   const close = () => {
     closed = true;

@@ -7,6 +7,7 @@
  *   parts?: [string, number, number, number, number][], call?: number}} Window
  * @typedef {{document: number, title: string, label: string, grids: number, bytes: number,
  *   asked: boolean}} Told
+ * @typedef {(row: number) => Promise<HTMLElement>} Whole
  */
 import { h, tokenElement, tokenName } from "./dom.js";
 import { addPicture, gridElement, partsOf, patchElement, placeOf } from "./pictures.js";
@@ -16,8 +17,9 @@ import { paint } from "./scales.js";
  * The windows of a card by kind, all on one scale.
  * @param {Answer} card @param {(value: number) => string} say @param {Pictures} pictures of documents that
  *   did not come along
+ * @param {Whole} [whole] asks for the document of a row
  */
-export function windowLists({ header, fields }, say, pictures) {
+export function windowLists({ header, fields }, say, pictures, whole) {
   const { stats, windows, vocabulary, quantum, zero } = header;
   /** @type {Float32Array} */
   const values = quantum
@@ -25,11 +27,11 @@ export function windowLists({ header, fields }, say, pictures) {
     : fields.values;
   const max = Math.max(Math.abs(stats.max), Math.abs(stats.min));
   const documents = documentsOf(header.documents ?? [], fields.pictures, pictures);
-  const draw = { max, say, documents };
+  const draw = { max, say, documents, whole };
   /** @type {(string | null)[]} */
   const noNames = [];
   /** @type {Record<string, HTMLElement[]>} */
-  const lists = { top: [], bottom: [], quantile: [] };
+  const lists = { top: [], bottom: [], quantile: [], random: [], silent: [], whole: [] };
   let [at, named] = [0, 0];
   for (const w of /** @type {Window[]} */ (windows)) {
     const parts = w.parts ? partsOf(w.parts) : [{ kind: "line", n: w.n, width: 0, at: 0, of: w.n }];
@@ -83,7 +85,8 @@ function documentsOf(told, along, pictures) {
 
 /**
  * @typedef {{part: Part, values: Float32Array, peak: number, names: (string | null)[]}} Piece
- * @typedef {{max: number, say: (value: number) => string, documents: ReturnType<typeof documentsOf>}} Draw
+ * @typedef {{max: number, say: (value: number) => string, documents: ReturnType<typeof documentsOf>,
+ *   whole?: Whole}} Draw
  * @param {Window} w @param {Piece[]} pieces @param {Draw} draw
  */
 function windowElement(w, pieces, draw) {
@@ -92,7 +95,10 @@ function windowElement(w, pieces, draw) {
   const where = `${document?.title ?? `document ${w.document}`}, row ${w.row}${call}`;
   const value = h("button", { type: "button", class: "sl-value", title: where }, draw.say(w.value));
   const item = { "data-row": w.row, "data-document": w.document };
-  if (!document) return h("li", item, value, lineElement(pieces[0], draw));
+  if (!document) {
+    const line = lineElement(pieces[0], draw);
+    return h("li", item, value, h("div", { class: "sl-line" }, line, unfolding(w, line, draw.whole)));
+  }
 
   // with one grid the picture is what it covers, else it stands for itself
   const grids = pieces.filter(({ part }) => part.kind === "grid").map((piece) => gridOf(piece, draw));
@@ -114,9 +120,48 @@ function windowElement(w, pieces, draw) {
   );
 }
 
+/**
+ * A button that shows the whole document in place of the window, and back.
+ * @param {Window} w @param {HTMLElement} line @param {Whole} [whole]
+ */
+function unfolding(w, line, whole) {
+  if (!whole) return null;
+  /** @type {HTMLElement | null} */
+  let shown = null;
+  const button = h("button", { type: "button", class: "sl-more", "aria-expanded": false }, "Document");
+  const said = h("small", { class: "sl-hint", role: "status" });
+  button.onclick = async (event) => {
+    event.stopPropagation();
+    if (shown) {
+      shown.replaceWith(line);
+      shown = null;
+      button.setAttribute("aria-expanded", "false");
+      return;
+    }
+    button.setAttribute("aria-busy", "true");
+    try {
+      const made = await whole(w.row);
+      if (shown) return;
+      shown = made;
+      line.replaceWith(shown);
+      button.setAttribute("aria-expanded", "true");
+      said.textContent = "";
+      const peak = shown.querySelector(".sl-peak");
+      if (peak instanceof HTMLElement) shown.scrollTop = peak.offsetTop - shown.offsetTop - 40;
+    } catch (error) {
+      said.textContent = error instanceof Error ? error.message : String(error);
+    } finally {
+      button.removeAttribute("aria-busy");
+    }
+  };
+  return h("span", { class: "sl-unfold" }, button, said);
+}
+
 /** @param {Piece} piece @param {Draw} draw */
 function lineElement({ names, values, peak }, { max, say }) {
-  const text = h("span", { class: "sl-window", dir: "ltr" });
+  const before = h("span", { class: "sl-before" });
+  const after = h("span", { class: "sl-after" });
+  const text = h("span", { class: "sl-window", dir: "ltr" }, before, after);
   names.forEach((each, i) => {
     const name = tokenName(each);
     const element = tokenElement(each, {
@@ -124,7 +169,7 @@ function lineElement({ names, values, peak }, { max, say }) {
       title: values[i] ? `${name}  ${say(values[i])}` : name,
     });
     if (values[i]) paint(element, values[i], max);
-    text.append(element);
+    (i < peak ? before : after).append(element);
   });
   return text;
 }

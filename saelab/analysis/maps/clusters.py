@@ -80,9 +80,8 @@ def named(store: FeatureStore, latents: np.ndarray, clusters: np.ndarray) -> lis
     pair, at = np.unique(of[latent][inside] * wide + shown[inside], return_inverse=True)
     own = np.bincount(at, count[inside], len(pair)).astype(np.int64)
     names: list[list[str]] = [[] for _ in range(int(clusters.max(initial=-1)) + 1)]
-    best = set_apart(pair // wide, pair % wide, own, everywhere, int(everywhere.sum()))
-    for cluster, word in zip(*best, strict=True):
-        names[cluster].append(visible(words[word]))
+    for each in pair[set_apart(pair // wide, pair % wide, own, everywhere, int(everywhere.sum()))].tolist():
+        names[each // wide].append(visible(words[each % wide]))
     return list(map("  ".join, names))
 
 

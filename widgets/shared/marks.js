@@ -77,7 +77,7 @@ function named(names, latents) {
  */
 export function marksElement(view, latent) {
   const marks = marksOf(view);
-  const place = h("section", { class: "sl-marks", "aria-label": "notes, tags and lists" });
+  const place = h("div", { class: "sl-marks", role: "group", "aria-label": "notes, tags and lists" });
   const said = h("p", { class: "sl-wrong", role: "alert" });
 
   /** @param {"note" | "tag" | "list"} kind @param {"add" | "remove"} action @param {string} name */

@@ -113,7 +113,9 @@ def cards(
         for s in found
     ]
     numbers = [[w.document for group in groups if group for w in group.windows] for groups in windows]
-    telling = store.telling([s.latent for s in found])
+    # a store that was made of an export does not say what latents fire on how often
+    knows = "firings" not in store.manifest.get("lacks", ())
+    telling = store.telling([s.latent for s in found]) if knows else {}
     seen = store.documents(itertools.chain.from_iterable(numbers), seen=True)
     return [
         FeatureCard(
@@ -124,7 +126,7 @@ def cards(
             (labels or {}).get(s.latent, ""),
             bottom,
             {number: seen[number] for number in dict.fromkeys(own) if number in seen},
-            *map(tuple, telling[s.latent]),
+            *map(tuple, telling.get(s.latent, ((), ()))),
         )
         for s, (top, quantile, bottom), own in zip(found, windows, numbers, strict=True)
     ]

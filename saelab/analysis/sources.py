@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saelab.analysis.scores import Spliced
+from saelab.arguments import floats
 from saelab.capabilities import lacking
 from saelab.harvesting.batches import check_hooks, side_by_side
 from saelab.subjects.reading import How
@@ -31,7 +32,7 @@ def source_of(sae: SAE, subject: Any, corpus: Any, max_rows: int | None, batch_s
     from saelab.stores import ActivationStore
 
     if isinstance(subject, np.ndarray):
-        subject = torch.as_tensor(subject)
+        subject = floats("subject", subject)
     if isinstance(subject, ActivationStore | torch.Tensor):
         if corpus is not None:
             message = (

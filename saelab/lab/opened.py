@@ -149,7 +149,7 @@ class OpenedSAE:
                 "scores": self._scores,
                 "search": lambda text: [(each.latent, each.value) for each in self.found(text)],
                 "relatives": self.relatives,
-                "beside": lambda latent: self.relatives(latent) if self.store.n_latents <= NEAR else None,
+                "beside": self._beside,
                 "drawn": lambda latent, kind: self._windows("drawn_examples", latent, kind=kind),
                 "whole": lambda latent, row: self._windows("whole_document", latent, row=row),
                 "codes": self.codes,
@@ -293,6 +293,12 @@ class OpenedSAE:
         from saelab.analysis.steering.sessions import SESSIONS
 
         return SESSIONS[kind](self._model(), self.sae, self._store)
+
+    def _beside(self, latent: int) -> Relatives | None:
+        """What is near a latent, where it is known and found in no time."""
+        store = self.store
+        quick = store.n_latents <= NEAR and "coactivation" not in store.manifest.get("lacks", ())
+        return self.relatives(latent) if quick else None
 
     # ---- beside another SAE
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import traitlets
 
+from saelab.arguments import flag
 from saelab.stores.records import DocumentRecord
 from saelab.types import StoreError
 from saelab.widgets import still
@@ -71,7 +72,9 @@ class CorpusView(View):
         corpus = source.questions["corpus"]()
         if document is not None:
             corpus.store.document(document)
-        selection = source.selection if follow else type(source.selection)(sae=source.selection.sae)
+        selection = (
+            source.selection if flag("follow", follow) else type(source.selection)(sae=source.selection.sae)
+        )
         chosen = {} if document is None else {"document": document}
         return CorpusView(
             corpus, source.questions["labels"], selection=selection, edits=source.edits, **chosen

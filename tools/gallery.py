@@ -19,6 +19,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import saelab
+from saelab.corpora.world_lexicon import RUDE
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -73,6 +74,21 @@ PICTURES = {
         'lab.steer("Once upon a time", {7: 1.0})',
         "The text as it is, steered, and pushed as far along a random direction.",
     ),
+    "corpus": Picture(
+        "The documents",
+        'lab.corpus(3, follow=True)',
+        "What was indexed, searched and sorted; one as a heatmap of the chosen latent.",
+    ),
+    "compare": Picture(
+        "Two SAEs",
+        'lab.compare("blocks.1.hook_resid_post")',
+        "Which latents of two SAEs are matched, beside chance, and both cards.",
+    ),
+    "erase": Picture(
+        "Erasing",
+        "lab.erase('rudeness', rude, polite)",
+        "A concept's latents, its gate, and texts before and after, beside what is lost elsewhere.",
+    ),
     "board": Picture(
         "A board", "lab.board(lab.map(), lab.features(), lab.densities())", "Views in one cell, linked.",
         _choose(".sl-row", 3), 1500,
@@ -87,9 +103,14 @@ def main() -> None:
         if "lab" in wanted:
             _notebook(browser, Path(empty))
         lab = saelab.Lab.embedded()
+        requests = [d.text for d in saelab.corpora.world(seed=100, n_documents=3_000, families=["manners"])]
+        samples = {
+            "rude": [text for text in requests if any(each in text.lower() for each in RUDE)][:120],
+            "polite": [text for text in requests if not any(each in text.lower() for each in RUDE)][:120],
+        }
         for name, picture in PICTURES.items():
             if name in wanted:
-                view = eval(picture.code, {"lab": lab})
+                view = eval(picture.code, {"lab": lab, **samples})
                 _views(browser, view.export(Path(empty) / f"{name}.html"), name, picture)
         browser.close()
     PAGE.write_text(_page())
@@ -129,7 +150,7 @@ def _views(browser: Any, path: Path, name: str, picture: Picture) -> None:
             picture.then(page)
             page.wait_for_timeout(1_500)
             page.mouse.move(0, 0)
-            box = page.locator(".sl-root").first.bounding_box()
+            box = page.locator(".sl-beside-views, .sl-root").first.bounding_box()
             clip = {
                 "x": box["x"] - 8, "y": box["y"] - 8, "width": box["width"] + 16,
                 "height": min(box["height"] + 16, TALLEST),

@@ -23,7 +23,7 @@ def test_keys_do_not_reach_the_notebook(views):
         ".sl-list": [*"baddxmy", "Shift+M", *"00zjk", "Enter", "Escape"],
         ".sl-browser select": ["ArrowDown", "ArrowDown", "ArrowUp", "b", "d", "d", "j"],
         ".sl-text .sl-token": ["Enter", "ArrowRight", "b", "d", "d", "Enter", "j", "Escape", "x"],
-        ".sl-direction": ["b", "d", "d", "Enter", "j"],
+        ".sl-head": ["b", "d", "d", "Enter", "j"],
         ".sl-box": ["b", "d", "d", "Escape"],
     }
     for place, keys in places.items():

@@ -87,7 +87,7 @@ def test_a_map_by_hand_and_by_keys(page, jupyter):
     field = page.locator("[aria-label='size: SQL over latents']").nth(0)
     field.fill("no such column")
     field.press("Enter")
-    page.wait_for_function("/one SELECT/.test(document.querySelector('.sl-banner').textContent)")
+    page.wait_for_function("/one SQL expression/.test(document.querySelector('.sl-banner').textContent)")
     field.fill("max / mean")
     field.press("Enter")
     page.wait_for_function("/Size: max \\/ mean/.test(document.querySelector('.sl-map-legend').textContent)")

@@ -7,7 +7,8 @@ import pytest
 from nbconvert import HTMLExporter
 from real_lab import open_notebook
 
-FORMS = ".jp-OutputArea-output mark, .jp-OutputArea-output td"
+# of the form alone: cards have tables of their own
+FORMS = ".jp-RenderedHTML mark, .jp-RenderedHTML td"
 
 
 def seen(page) -> None:

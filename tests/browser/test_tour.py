@@ -132,7 +132,7 @@ def the_pinned_card_answers(page):
     card.locator('[data-fold="drawn"] > summary').click()
     page.wait_for_selector("text=Random firings")
     card.locator('[data-fold="tried"] > summary').click()
-    card.locator("textarea").fill("Hugo found a box.")
+    card.locator('[aria-label="A text to try"]').fill("Hugo found a box.")
     page.keyboard.press("Enter")
     page.wait_for_selector("text=answered in")
     # windows are aligned at the firing: the peaks stand under each other

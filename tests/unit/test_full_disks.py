@@ -92,7 +92,7 @@ def test_directions_are_what_numpy_writes(tmp_path):
     norms = np.linalg.norm(W, axis=1, keepdims=True)
     unit = np.divide(W, norms, out=np.zeros_like(W), where=norms > 0)
     np.save(tmp_path / "plain.npy", unit.astype(np.float32).astype(np.float16))
-    found = open_directions(tmp_path, 7)
+    found = open_directions(tmp_path, 7, {})
     np.testing.assert_allclose(found, unit, atol=2**-11)
     assert (tmp_path / "directions.npy").read_bytes()[:128] == (tmp_path / "plain.npy").read_bytes()[:128]
 

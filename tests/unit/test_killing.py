@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from killing import finish, killed_runs
 
@@ -26,4 +28,7 @@ def test_streamed_training_and_appending_survive_it_too(what, tmp_path):
     printed, left = killed_runs(tmp_path / "killed", 2, 0, what)
     assert left
     assert printed == expected
-    assert not [p for p in (tmp_path / "killed").rglob(".*") if not p.name.endswith((".lock", lenses.NAME))]
+    hidden = [p for p in (tmp_path / "killed").rglob(".*") if not p.name.endswith((".lock", lenses.NAME))]
+    kept = [p for p in hidden if re.fullmatch(r"\.names-\w{32}\.npy", p.name)]
+    assert hidden == kept
+    assert len(kept) <= 1, "names of a store that is no more"

@@ -266,7 +266,7 @@ function densityElement({ density, n_rows }) {
     },
     svg("line", { x1: left, x2: wide - left, y1: 12, y2: 12 }),
     ...ticks,
-    svg("path", { d: `M${x} 13l-4 -9h8z`, class: "sl-mark" }),
+    svg("path", { d: `M${x} 13l-4 -9h8z`, class: "sl-pointer" }),
   );
   return h("figure", { class: "sl-how-often" }, axis, h("figcaption", {}, "share of rows, log scale"));
 }

@@ -83,7 +83,8 @@ export function relativesElement(near, choose) {
       ? listed(
           "Neurons",
           `the largest has ${percent(near.aligned[0])} of the decoder row's squared norm, the ten largest ` +
-            `${percent(near.aligned[1])}; random directions stay below ${percent(near.aligned_chance[0])} and ` +
+            `${percent(near.aligned[1])}; random directions stay below ` +
+            `${percent(near.aligned_chance[0])} and ` +
             `${percent(near.aligned_chance[1])} in 99 of 100 cases`,
           ["neuron", "weight"],
           near.neurons
@@ -121,7 +122,8 @@ function hintsElement(near, link) {
   });
   return listed(
     "Same tokens, near direction",
-    `overlap of what both fire on (99 of 100 other latents stay below ${short(near.overlap_chance)}); rows where ` +
+    `overlap of what both fire on (99 of 100 other latents stay below ` +
+      `${short(near.overlap_chance)}); rows where ` +
       "both fire, and those that these tokens alone give: fewer is a hint of splitting or absorption",
     ["latent", "overlap", "rows", "expected", ""],
     near.hints.map((/** @type {any[]} */ [j, kind, , overlap, count, expected, spread]) => [

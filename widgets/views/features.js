@@ -147,10 +147,7 @@ class Browser {
       if (this.by.value === "text") this.forget();
     });
     this.box.addEventListener("keydown", (event) => this.boxKey(event));
-    this.by.addEventListener("change", () => {
-      this.hint();
-      this.box.focus();
-    });
+    this.by.addEventListener("change", () => this.hint());
     this.list.addEventListener("scroll", () => this.draw());
     this.list.addEventListener("keydown", (event) => this.listKey(event));
     view.body.addEventListener("keydown", (event) => this.key(event));

@@ -114,7 +114,7 @@ MUTATIONS = [
              'sums["loss"]) / (sums["ablated"] - sums["clean"])', 'sums["loss"]) / sums["ablated"]',
              "unit/test_analysis unit/test_scores"),
     # views, config, command line
-    Mutation("a small negative code is quantised to 0", "saelab/widgets/cards.py",
+    Mutation("a small negative code is quantised to 0", "saelab/widgets/card_windows.py",
              "np.where((values != 0) & (numbers == zero)", "np.where((values > 1e9) & (numbers == zero)",
              "unit/test_widgets"),
     Mutation("an unknown key of a config is passed over", "saelab/config.py",

@@ -126,7 +126,7 @@ def test_cards_and_search(lab):
     card = lab.card(busy)
     assert card.top.windows[0].value == card.stats.max > 0
     assert len(card.lens.top) > 0
-    assert lab.feature(busy).text() == str(card)
+    assert lab.feature(busy).text().startswith(str(card))
     found = lab.search("The war ended in the summer.", n=5)
     assert len(found) == 5
     assert found["score"].is_monotonic_decreasing

@@ -8,7 +8,7 @@ import pytest
 from saelab.analysis import latent_column
 from saelab.analysis.maps.looking import Neighbourhood
 from saelab.analysis.maps.profiles import BY, profile
-from saelab.types import RangeError, StoreError
+from saelab.types import ConfigError, RangeError
 
 
 @pytest.mark.parametrize("by", BY)
@@ -85,7 +85,7 @@ def test_words_and_truth_values_are_categories(small_lab):
 
 def test_what_is_no_column_is_refused(small_lab):
     for sql in ("nonsense", "1) from latents; drop table latents; --", "[1, 2]", "count(*) over", ""):
-        with pytest.raises(StoreError):
+        with pytest.raises(ConfigError):
             latent_column(small_lab.store, sql)
     flat = latent_column(small_lab.store, "3")
     assert flat.low < flat.high

@@ -38,7 +38,7 @@ class Source:
     """what was written of its latents, which every view of the SAE shows"""
 
     def __repr__(self) -> str:
-        return f"Source({self.selection.sae}; answers {', '.join(self.questions)})"
+        return f"Source({self.selection.sae}; answers {len(self.questions)} questions)"
 
     def selection_for(self, latent: int | None, follow: bool) -> Selection:
         """What a new view shows: the shared selection where the call names no latent, or where it follows;

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from saelab.capabilities import HasLogits, HasTokens, lacking
 from saelab.config import integer
 from saelab.lab.given import no_model
+from saelab.stores.lacking import lacks
 from saelab.types import ConfigError, CorpusError, RangeError, StoreError, nearest
 from saelab.widgets import Selection
 from saelab.widgets.selection import Mirror
@@ -297,7 +298,7 @@ class OpenedSAE:
     def _beside(self, latent: int) -> Relatives | None:
         """What is near a latent, where it is known and found in no time."""
         store = self.store
-        quick = store.n_latents <= NEAR and "coactivation" not in store.manifest.get("lacks", ())
+        quick = store.n_latents <= NEAR and not lacks(store.manifest, "coactivation")
         return self.relatives(latent) if quick else None
 
     # ---- beside another SAE
@@ -339,7 +340,7 @@ class OpenedSAE:
         from saelab.analysis.maps.looking import COLUMNS
 
         own: dict[str, Callable[..., Any]] = {}
-        if self._store is not None and "firings" not in self._store.manifest.get("lacks", ()):
+        if self._store is not None and not lacks(self._store.manifest, "firings"):
             own = {"firings": lambda latent: self.store.firings(latent, 6)}
         return {
             **own,

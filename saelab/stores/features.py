@@ -22,7 +22,7 @@ from saelab.stores.compare import Comparison, compare
 from saelab.stores.directions import open_directions
 from saelab.stores.feature_fields import checked_manifest
 from saelab.stores.labels import attach, labels_of
-from saelab.stores.lacking import check_made_with, explained, need, need_latent
+from saelab.stores.lacking import check_made_with, explained, lacks, need, need_latent
 from saelab.stores.latent_tables import LatentTables
 from saelab.stores.naming import Apart, Telling, names_of, telling
 from saelab.stores.queries import Connection, ask, select
@@ -75,7 +75,7 @@ class FeatureStore:
         """
         folder = path_of(folder, "The folder of a store")
         manifest = checked_manifest(folder)
-        there = [n for n in ("latents", "rows", "documents") if n not in manifest.get("lacks", ())]
+        there = [n for n in ("latents", "rows", "documents") if not lacks(manifest, n)]
         tables.check_counts(folder, {name: manifest[f"n_{name}"] for name in there})
         return cls(folder, manifest)
 

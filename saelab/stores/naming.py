@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saelab.stores import derived
+from saelab.stores.lacking import lacks
 from saelab.stores.latent_tables import LatentTables
 from saelab.stores.summaries import at_least, first_of_each
 
@@ -107,7 +108,7 @@ def names_of(folder: Path, manifest: Mapping[str, Any]) -> Apart:
         StoreError: A file of the store is not as it was written.
     """
     tables = LatentTables(folder)
-    if {"firings", "vocabulary"} & set(manifest.get("lacks", ())):  # then what it names is all there is
+    if lacks(manifest, "firings", "vocabulary"):  # then what it names is all there is
         said = tables.columns("latents", ("top_names", "bottom_names"))
         top, bottom = (column.to_pylist() for column in said)
         return Apart([own or [] for own in top], [own or [] for own in bottom])

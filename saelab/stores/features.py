@@ -313,7 +313,12 @@ class FeatureStore:
 
         Args:
             latents: Their numbers.
+
+        Raises:
+            RangeError: One is out of range.
+            StoreError: The store does not say how often latents fire on what.
         """
+        need(self.manifest, "firings")
         return telling(self._tables, [self._checked(latent) for latent in latents], self.n_rows)
 
     def _most(self, name: str) -> dict[int, list[str]]:

@@ -15,7 +15,7 @@ from saelab.arguments import an_integer, text
 from saelab.files import parse_json, user_folder, write_bytes
 from saelab.types import ConfigError, FormatError, SaelabError, short
 from saelab.widgets import assets, still
-from saelab.widgets.base import View
+from saelab.widgets.base import WRITTEN, View
 from saelab.widgets.export import Views, page
 from saelab.widgets.questions import Ask
 from saelab.widgets.selection import CHOICES, Selection
@@ -64,7 +64,7 @@ class BoardView(View):
         for each in self._selections:
             each.observe(self._chose, names=list(CHOICES))
         for view in self.views:
-            view.observe(self._optioned, names=[*view.options(), "labels"])
+            view.observe(self._optioned, names=[*view.options(), *WRITTEN])
         self.observe(self._chosen_here, "selections")
         self.observe(self._optioned_here, "entries")
         self.observe(self._placed, "places")
@@ -128,7 +128,7 @@ class BoardView(View):
             for each in self._selections:
                 each.unobserve(self._chose, names=list(CHOICES))
             for view in self.views:
-                view.unobserve(self._optioned, names=[*view.options(), "labels"])
+                view.unobserve(self._optioned, names=[*view.options(), *WRITTEN])
         super().close()
 
     @traitlets.default("_esm")
@@ -140,13 +140,7 @@ class BoardView(View):
         return assets.css({self.kind: None, **self._kinds})
 
     def _of(self, view: int, question: str, args: str) -> Packed:
-        answers = self.views[an_integer(0, len(self.views) - 1)("view", view)].answers()
-        if question not in answers:
-            message = (
-                f"A question must be one of {', '.join(answers)}. Got {short(question)}. Run the cell again."
-            )
-            raise ConfigError(message)
-        return answers[question](**json.loads(args))
+        return self.views[an_integer(0, len(self.views) - 1)("view", view)].answer(question, json.loads(args))
 
     # ---- what is chosen and the views' options, here and in the views
 
@@ -161,7 +155,7 @@ class BoardView(View):
             {
                 "kind": view.kind,
                 "follows": list(view.follows),
-                "options": {**view.options(), "labels": view.labels},
+                "options": {**view.options(), **{name: getattr(view, name) for name in WRITTEN}},
                 "selection": numbers[id(view.selection)],
             }
             for view in self.views

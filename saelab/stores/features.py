@@ -143,9 +143,8 @@ class FeatureStore:
     @functools.cached_property
     def _vocabulary(self) -> tuple[np.ndarray, np.ndarray]:
         """(facets, names) of what rows show, by number."""
-        found = self._tables.columns("vocabulary", ("facet", "name"))
-        facets, names = (found.column(i).to_numpy() for i in range(2))
-        return facets, names
+        found = self._tables.vocabulary
+        return found.column("facet").to_numpy(), found.column("name").to_numpy()
 
     def _check_facet(self, facet: str) -> None:
         if not isinstance(facet, str) or facet not in self.facets:

@@ -112,8 +112,8 @@ def names_of(folder: Path, manifest: Mapping[str, Any]) -> Apart:
         said = tables.columns("latents", ("top_names", "bottom_names"))
         top, bottom = (column.to_pylist() for column in said)
         return Apart([own or [] for own in top], [own or [] for own in bottom])
-    found = tables.columns("vocabulary", ("name", "count"))
-    names, count = found.column(0).to_pylist(), found.column(1).to_numpy()
+    names, count = (tables.vocabulary.column(name) for name in ("name", "count"))
+    names, count = names.to_pylist(), count.to_numpy()
     shape, where = (2, manifest["n_latents"], NAMES), _places(manifest)
     best = _read(folder, where, shape, len(names))
     if best is None:
@@ -147,8 +147,7 @@ def telling(
         np.concatenate([np.zeros(0, np.int64), *(part.column(c).to_numpy() for part in parts)])
         for c in columns
     )
-    found = tables.columns("vocabulary", ("name", "count"))
-    names, everywhere = found.column(0), found.column(1).to_numpy()
+    names, everywhere = tables.vocabulary.column("name"), tables.vocabulary.column("count").to_numpy()
     out: dict[int, tuple[list[Telling], list[Telling]]] = {latent: ([], []) for latent in asked}
     for pole, often in enumerate((count - negative, negative)):
         total = np.bincount(group, often, len(asked))

@@ -20,6 +20,7 @@ from saelab.analysis.results import FeatureCard, LatentTable, SampleCodes
 from saelab.layout import Part
 from saelab.stores.characters import joined, window_names
 from saelab.stores.records import DocumentRecord, Example, media_type
+from saelab.widgets.sides import strongest_values
 
 MOST_BYTES = 60_000
 """Of one view, at most."""
@@ -125,11 +126,7 @@ def shading(result: SampleCodes, latent: int | None) -> tuple[np.ndarray, str]:
         own = result.of(latent)
         if own.any():
             return own, "chosen"
-    out = np.zeros(len(result.shown), np.float32)
-    rows, values = result.codes.row_ids(), result.codes.values
-    order = np.argsort(np.abs(values), kind="stable")  # the last one written is the strongest
-    out[rows[order]] = values[order]
-    return np.where(result.counted, out, 0), "strongest" if latent is None else "silent"
+    return strongest_values(result), "strongest" if latent is None else "silent"
 
 
 def card(result: FeatureCard) -> str:

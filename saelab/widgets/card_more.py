@@ -15,7 +15,7 @@ from saelab.stores.records import Example
 from saelab.types import CorpusError, StoreError, short
 from saelab.widgets.card_windows import packed_windows
 from saelab.widgets.questions import Ask
-from saelab.widgets.wire import Packed, clean, rounded
+from saelab.widgets.wire import Packed, clean, cleaned, rounded
 
 KINDS = ("random", "silent")
 TYPED = 4_000
@@ -107,7 +107,7 @@ def _tried(codes: Callable[[Any], SampleCodes], latent: int, text: str) -> Packe
         raise CorpusError(message)
     result = codes(text)
     values = result.of(latent).astype(np.float32)
-    names = [None if name is None else clean(name) for name in joined(result.names)]
+    names = cleaned(joined(result.names))
     return Packed({}, {"names": names, "values": values, "counted": result.counted.astype(np.uint8)})
 
 

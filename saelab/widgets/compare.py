@@ -18,7 +18,7 @@ from saelab.widgets.questions import Ask
 from saelab.widgets.selection import Number, Selection
 from saelab.widgets.sides import strongest_values
 from saelab.widgets.source import HasSources
-from saelab.widgets.wire import Packed, clean, rounded
+from saelab.widgets.wire import Packed, clean, cleaned, rounded
 
 PAGE_CARDS = 200
 """Latents of each SAE whose cards an exported page holds: those of the first pairs."""
@@ -238,8 +238,7 @@ def pack_text(both: tuple[SampleCodes, SampleCodes], latents: tuple[int, int]) -
     """
     fields: dict[str, Any] = {}
     for name, codes, latent in zip(("ours", "theirs"), both, latents, strict=True):
-        shown = [None if each is None else clean(each) for each in joined(codes.names)]
-        fields[f"{name}_names"] = shown
+        fields[f"{name}_names"] = cleaned(joined(codes.names))
         fields[f"{name}_values"] = codes.of(latent) if latent >= 0 else strongest_values(codes)
     return Packed({}, fields)
 

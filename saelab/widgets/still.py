@@ -314,9 +314,12 @@ def within(pieces: Sequence[str], room: int, what: str) -> str:
 def _colour(value: float, most: float) -> str:
     """As in the browser, in few steps, over white."""
     step = max(1, math.ceil(STEPS * min(1.0, abs(value) / most))) / STEPS
-    alpha = 0.85 * (0.12 + 0.88 * step)
-    mixed = (round(c * alpha + 255 * (1 - alpha)) for c in (NEGATIVE if value < 0 else POSITIVE))
-    return "#" + "".join(f"{c:02x}" for c in mixed)
+    return over_white(NEGATIVE if value < 0 else POSITIVE, 0.85 * (0.12 + 0.88 * step))
+
+
+def over_white(colour: tuple[int, int, int], alpha: float) -> str:
+    """A colour of some opacity as one that has none."""
+    return "#" + "".join(f"{round(c * alpha + 255 * (1 - alpha)):02x}" for c in colour)
 
 
 def number(value: float) -> str:

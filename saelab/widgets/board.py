@@ -18,7 +18,7 @@ from saelab.widgets import assets, still
 from saelab.widgets.base import WRITTEN, View
 from saelab.widgets.export import Views, page
 from saelab.widgets.questions import Ask
-from saelab.widgets.selection import CHOICES, Selection
+from saelab.widgets.selection import CHOICES, Selection, choose, chosen
 from saelab.widgets.source import HasSources
 from saelab.widgets.wire import Packed
 
@@ -146,7 +146,7 @@ class BoardView(View):
 
     def _chosen(self) -> list[dict[str, Any]]:
         """As JSON has it, so that what comes back is the same."""
-        taken = [{name: getattr(each, name) for name in CHOICES} for each in self._selections]
+        taken = map(chosen, self._selections)
         return [{k: list(v) if isinstance(v, tuple) else v for k, v in each.items()} for each in taken]
 
     def _told(self) -> list[dict[str, Any]]:
@@ -168,10 +168,8 @@ class BoardView(View):
         self.entries = self._told()
 
     def _chosen_here(self, change: Any) -> None:
-        for each, chosen in zip(self._selections, change.new, strict=True):
-            with each.hold_trait_notifications():
-                for name in CHOICES:
-                    setattr(each, name, chosen.get(name))
+        for each, said in zip(self._selections, change.new, strict=True):
+            choose(each, {name: said.get(name) for name in CHOICES})
 
     def _optioned_here(self, change: Any) -> None:
         for view, entry in zip(self.views, change.new, strict=True):

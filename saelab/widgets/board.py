@@ -89,9 +89,6 @@ class BoardView(View):
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
         return {"of": self._of}
 
-    def first(self) -> Iterable[Ask]:
-        return [_asked(number, ask) for number, view in enumerate(self.views) for ask in view.first()]
-
     def exported(self) -> Iterable[Ask]:
         """None: a page holds the views.
 
@@ -138,6 +135,12 @@ class BoardView(View):
     @traitlets.default("_css")
     def _default_css(self) -> str:
         return assets.css({self.kind: None, **self._kinds})
+
+    def _opening(self) -> dict[str, Any]:
+        """What its views came with."""
+        asks = [(number, ask) for number, view in enumerate(self.views) for ask in view.first()]
+        held = [(_asked(number, ask), self.views[number].opening.get(ask.key())) for number, ask in asks]
+        return {ask.key(): answer for ask, answer in held if answer is not None}
 
     def _of(self, view: int, question: str, args: str) -> Packed:
         return self.views[an_integer(0, len(self.views) - 1)("view", view)].answer(question, json.loads(args))

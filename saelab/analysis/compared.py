@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from saelab.analysis.controls import wilson
 from saelab.arguments import a_store, an_integer, checked
 from saelab.errors import headline
 from saelab.stores.compare import Matches
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from saelab.stores import FeatureStore
 
 PERCENTILE = 99
-Z = 1.959964
-"""Of a 95 % interval."""
 MEASURES = {"cosine": "direction", "phi": "cofiring"}
 """Measure -> the field of `saelab.stores.compare.Comparison`."""
 TITLES = {"cosine": "decoder cosine", "phi": "co-firing, phi"}
@@ -230,21 +229,6 @@ def compare(
     )
 
 
-def wilson(found: int, of: int) -> tuple[float, float]:
-    """95 % interval of a share, found / of (Wilson 1927); NaN of none.
-
-    Args:
-        found: How many.
-        of: Of how many.
-    """
-    if not of:
-        return float("nan"), float("nan")
-    p, z = found / of, Z
-    middle, wide = p + z * z / (2 * of), z * np.sqrt(p * (1 - p) / of + z * z / (4 * of * of))
-    scale = 1 + z * z / of
-    return max(0.0, float((middle - wide) / scale)), min(1.0, float((middle + wide) / scale))
-
-
 def _side(matches: Matches, seed: int) -> Side:
     score, control = matches.score[:, 0], matches.control
     taken = np.flatnonzero(np.isfinite(control))
@@ -304,4 +288,4 @@ def _cosines(store: FeatureStore, other: FeatureStore, pairs: np.ndarray, step: 
     return out
 
 
-__all__ = ["Compared", "Share", "Side", "compare", "wilson"]
+__all__ = ["Compared", "Share", "Side", "compare"]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 DRAWS = 1000
 CONFIDENCE = 0.95
 MOST_UNITS = 4096
+Z = 1.959964
+"""Standard deviations that hold 95 % of a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,21 @@ def interval(sums: Sums, score: Score, seed: int = 0, draws: int = DRAWS) -> tup
     return float(low), float(high)
 
 
+def wilson(found: int, of: int) -> tuple[float, float]:
+    """95 % interval of a share, found / of (Wilson 1927); NaN of none.
+
+    Args:
+        found: How many.
+        of: Of how many.
+    """
+    if not of:
+        return float("nan"), float("nan")
+    p, z = found / of, Z
+    middle, wide = p + z * z / (2 * of), z * np.sqrt(p * (1 - p) / of + z * z / (4 * of * of))
+    scale = 1 + z * z / of
+    return max(0.0, float((middle - wide) / scale)), min(1.0, float((middle + wide) / scale))
+
+
 def beside(of: Sums, control: Sums, score: Score, seed: int = 0, what: str = "untrained SAE") -> Beside:
     """A score of two sums over the same units, with its intervals.
 
@@ -208,4 +225,14 @@ def beside(of: Sums, control: Sums, score: Score, seed: int = 0, what: str = "un
     return Beside(values[0], values[1], intervals[0], intervals[1], of.n_units, what)
 
 
-__all__ = ["Alone", "Beside", "Sums", "beside", "interval", "random_directions", "shuffled", "untrained"]
+__all__ = [
+    "Alone",
+    "Beside",
+    "Sums",
+    "beside",
+    "interval",
+    "random_directions",
+    "shuffled",
+    "untrained",
+    "wilson",
+]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saelab.analysis.predictions import ELSEWHERE, beside
+from saelab.analysis.predictions import ELSEWHERE
 from saelab.analysis.results import Difference, SampleCodes
 from saelab.analysis.samples import sample_codes
+from saelab.analysis.steering.arms import AlongRandom
 from saelab.arguments import a_subject, an_integer, an_sae, checked
 from saelab.subjects.hooks import normalise_edits
 from saelab.types import ConfigError
@@ -66,7 +67,7 @@ def sample_difference(
     first = sample_codes(subject, sae, sample)
     if own:
         second = sample_codes(subject, sae, sample, own)
-        third = sample_codes(subject, sae, sample, [beside(subject, own, seed)])
+        third = sample_codes(subject, sae, sample, [AlongRandom(own, subject, seed)])
         titles, what = ("without edits", "with edits"), ELSEWHERE
     else:
         if control is None and not isinstance(sample, str):

@@ -15,7 +15,7 @@ from saelab.analysis.texts import visible
 from saelab.arguments import a_store, an_integer, checked, listed, mapping, maybe
 from saelab.capabilities import HasLogits, lacking
 from saelab.stores.labels import checked_labels
-from saelab.stores.lacking import absent
+from saelab.stores.lacking import absent, lacks
 from saelab.types import HookError
 
 if TYPE_CHECKING:
@@ -114,8 +114,7 @@ def cards(
     ]
     numbers = [[w.document for group in groups if group for w in group.windows] for groups in windows]
     # a store that was made of an export does not say what latents fire on how often
-    knows = "firings" not in store.manifest.get("lacks", ())
-    telling = store.telling([s.latent for s in found]) if knows else {}
+    telling = {} if lacks(store.manifest, "firings") else store.telling([s.latent for s in found])
     seen = store.documents(itertools.chain.from_iterable(numbers), seen=True)
     return [
         FeatureCard(

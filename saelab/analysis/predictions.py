@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from saelab.analysis.controls import random_directions
 from saelab.analysis.results import Changed, Predictions
-from saelab.analysis.steering.arms import AsOne, Edits, matched
+from saelab.analysis.steering.arms import AlongRandom, AsOne
 from saelab.arguments import a_subject, an_integer, checked, full_sae, maybe
 from saelab.capabilities import HasLogits, HasTokens, need
 from saelab.harvesting.batches import check_hooks, side_by_side
@@ -73,7 +72,7 @@ def predictions(
         arms += [_Arm("sae", splice.reconstructed), _Arm("mean", splice.mean)]
     own = normalise_edits(edits)
     if own:
-        given, control = [AsOne(own)], [beside(subject, own, seed)]
+        given, control = [AsOne(own)], [AlongRandom(own, subject, seed)]
         arms += [_Arm("edits", lambda inputs, run: given), _Arm("random", lambda inputs, run: control)]
     for arm in arms:
         found |= {f"{arm.name} {what}": text.empty() for what in ("loss", "kl")}
@@ -203,23 +202,6 @@ class _Splice:
             here = torch.as_tensor(np.asarray(inputs.counted), device=y.device)
             total, n = total + y[here].double().sum(0), n + int(here.sum())
         return (total / max(n, 1)).float()
-
-
-def beside(subject: Any, edits: Edits, seed: int) -> AsOne:
-    """What moves each row as far as edits do, along one random direction at each hook point.
-
-    Args:
-        subject: The model.
-        edits: The edits.
-        seed: Of the directions.
-    """
-    import torch
-
-    directions = {
-        name: torch.from_numpy(random_directions(1, subject.width(name), seed + i)[0])
-        for i, name in enumerate(dict.fromkeys(hook.name for hook, _ in edits))
-    }
-    return AsOne(matched(edits, directions))
 
 
 def _loss(log_p: Tensor, target: Tensor) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from saelab.analysis.results_near import Hint, Neuron, Relatives, Similar, Together
 from saelab.arguments import a_store, an_integer, checked
 from saelab.stores.compare import largest_cosine
-from saelab.stores.directions import unit_blocks
+from saelab.stores.directions import cosines, unit_blocks
 from saelab.types import StoreError
 
 if TYPE_CHECKING:
@@ -93,9 +93,7 @@ def _similar(store: FeatureStore, latent: int, n: int, seed: int) -> tuple[list[
     if not wanted.any():
         return [], float("nan"), float("nan")
     wanted /= np.float32(np.linalg.norm(wanted))
-    cosine = np.concatenate(
-        [np.where(rows.any(1), rows @ wanted, -np.inf) for _, rows in unit_blocks(directions)]
-    )
+    cosine = cosines(directions, wanted)
     cosine[latent] = -np.inf
     others = int(np.isfinite(cosine).sum())
     n = min(n, others)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from saelab.capabilities import HasLogits, HasTokens, lacking
 from saelab.config import integer
 from saelab.lab.given import no_model
+from saelab.stores.lacking import lacks
 from saelab.types import ConfigError, CorpusError, RangeError, StoreError, nearest
 from saelab.widgets import Selection
 from saelab.widgets.selection import Mirror
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from saelab.analysis.compared import Compared
     from saelab.analysis.evals import Report
     from saelab.analysis.logits import KeptLenses
-    from saelab.analysis.maps.looking import Neighbourhood
+    from saelab.analysis.maps.background import MapJob
+    from saelab.analysis.maps.looking import LatentColumn, Neighbourhood
+    from saelab.analysis.maps.results import LatentMap
     from saelab.analysis.results import Difference, FeatureCard, LatentTable, Predictions, SampleCodes
     from saelab.analysis.results_near import Relatives
     from saelab.analysis.searches import Found
@@ -35,8 +38,6 @@ if TYPE_CHECKING:
 
 NEAR = 1 << 14
 """Latents of an SAE whose cards say at once, without being unfolded, what is near."""
-
-
 SCORED_TEXTS, SCORED_ROWS = 256, 4096
 """Documents and rows on which two SAEs are scored side by side, at most."""
 
@@ -297,7 +298,7 @@ class OpenedSAE:
     def _beside(self, latent: int) -> Relatives | None:
         """What is near a latent, where it is known and found in no time."""
         store = self.store
-        quick = store.n_latents <= NEAR and "coactivation" not in store.manifest.get("lacks", ())
+        quick = store.n_latents <= NEAR and not lacks(store.manifest, "coactivation")
         return self.relatives(latent) if quick else None
 
     # ---- beside another SAE
@@ -334,22 +335,39 @@ class OpenedSAE:
     # ---- where they lie on a map
 
     def _map_questions(self) -> dict[str, Callable[..., Any]]:
-        """What a map asks."""
-        from saelab.analysis import latent_column, latent_map, start_map
-        from saelab.analysis.maps.looking import COLUMNS
-
+        """What a map asks; what answers it is loaded when it is asked."""
         own: dict[str, Callable[..., Any]] = {}
-        if self._store is not None and "firings" not in self._store.manifest.get("lacks", ()):
+        if self._store is not None and not lacks(self._store.manifest, "firings"):
             own = {"firings": lambda latent: self.store.firings(latent, 6)}
         return {
             **own,
-            "map": lambda by, method: latent_map(self.store, by, method),
-            "start_map": lambda by, method: start_map(self.store, by, method),
+            "map": self._map,
+            "start_map": self._start_map,
             "near": lambda latents, by: self._neighbourhood(by).near(latents),
-            "map_column": lambda sql: latent_column(self.store, sql),
-            "map_columns": lambda: COLUMNS,
+            "map_column": self._map_column,
+            "map_columns": self._map_columns,
             "map_find": self._firing_on,
         }
+
+    def _map(self, by: str, method: str) -> LatentMap:
+        from saelab.analysis import latent_map
+
+        return latent_map(self.store, by, method)
+
+    def _start_map(self, by: str, method: str) -> MapJob:
+        from saelab.analysis import start_map
+
+        return start_map(self.store, by, method)
+
+    def _map_column(self, sql: str) -> LatentColumn:
+        from saelab.analysis import latent_column
+
+        return latent_column(self.store, sql)
+
+    def _map_columns(self) -> dict[str, str]:
+        from saelab.analysis.maps.looking import COLUMNS
+
+        return COLUMNS
 
     def _neighbourhood(self, by: str) -> Neighbourhood:
         from saelab.analysis.maps.looking import Neighbourhood
@@ -370,10 +388,18 @@ class OpenedSAE:
 
     def labels(self) -> dict[int, str]:
         """Latent -> label: those given, on top of the newest in the store."""
+        from saelab.stores import attached
         from saelab.stores.labels import newest
 
-        attached = newest(self._store.labels()) if self._store is not None else {}
-        return attached | self.given
+        if self._store is None:
+            return dict(self.given)
+        # every card asks, and a store may have a label for each latent: they are read where they are others
+        now = attached.stamp(self._store)
+        if self._attached is None or self._attached[0] != now:
+            self._attached = now, newest(self._store.labels())
+        return self._attached[1] | self.given
+
+    _attached: tuple[Any, dict[int, str]] | None = None
 
     def give_labels(self, labels: Mapping[Any, Any]) -> None:
         """Take labels that are not kept in the store. Raises ConfigError, RangeError, StoreError."""

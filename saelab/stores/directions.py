@@ -77,6 +77,14 @@ def unit_blocks(directions: np.ndarray, rows: int | None = None) -> Iterator[tup
         yield first, _unit(directions[first : first + step].astype(np.float32))
 
 
+def cosines(directions: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """float32 [n_latents]: of each direction with a unit vector float32 [d_out]; -inf where it has none."""
+    found = np.empty(len(directions), np.float32)
+    for first, rows in unit_blocks(directions):
+        found[first : first + len(rows)] = np.where(rows.any(1), rows @ unit, -np.inf)
+    return found
+
+
 def _unit(rows: np.ndarray) -> np.ndarray:
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
     return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)

@@ -83,7 +83,7 @@ def _wrong(manifest: Mapping[str, Any]) -> list[str]:
     if "codes" not in wrong and not _is_share(manifest["codes"]):
         wrong.append("codes")
     wrong += lacking.wrong(manifest)
-    there = [name for name in tables.SCHEMAS if "lacks" in wrong or name not in manifest.get("lacks", ())]
+    there = [name for name in tables.SCHEMAS if "lacks" in wrong or not lacking.lacks(manifest, name)]
     return wrong + [f"files/{t}.parquet" for t in there if f"{t}.parquet" not in manifest["files"]]
 
 

@@ -22,7 +22,7 @@ from saelab.stores.compare import Comparison, compare
 from saelab.stores.directions import open_directions
 from saelab.stores.feature_fields import checked_manifest
 from saelab.stores.labels import attach, labels_of
-from saelab.stores.lacking import check_made_with, explained, need, need_latent
+from saelab.stores.lacking import check_made_with, explained, lacks, need, need_latent
 from saelab.stores.latent_tables import LatentTables
 from saelab.stores.naming import Apart, Telling, names_of, telling
 from saelab.stores.queries import Connection, ask, select
@@ -75,7 +75,7 @@ class FeatureStore:
         """
         folder = path_of(folder, "The folder of a store")
         manifest = checked_manifest(folder)
-        there = [n for n in ("latents", "rows", "documents") if n not in manifest.get("lacks", ())]
+        there = [n for n in ("latents", "rows", "documents") if not lacks(manifest, n)]
         tables.check_counts(folder, {name: manifest[f"n_{name}"] for name in there})
         return cls(folder, manifest)
 
@@ -143,9 +143,8 @@ class FeatureStore:
     @functools.cached_property
     def _vocabulary(self) -> tuple[np.ndarray, np.ndarray]:
         """(facets, names) of what rows show, by number."""
-        found = self._tables.columns("vocabulary", ("facet", "name"))
-        facets, names = (found.column(i).to_numpy() for i in range(2))
-        return facets, names
+        found = self._tables.vocabulary
+        return found.column("facet").to_numpy(), found.column("name").to_numpy()
 
     def _check_facet(self, facet: str) -> None:
         if not isinstance(facet, str) or facet not in self.facets:
@@ -313,7 +312,12 @@ class FeatureStore:
 
         Args:
             latents: Their numbers.
+
+        Raises:
+            RangeError: One is out of range.
+            StoreError: The store does not say how often latents fire on what.
         """
+        need(self.manifest, "firings")
         return telling(self._tables, [self._checked(latent) for latent in latents], self.n_rows)
 
     def _most(self, name: str) -> dict[int, list[str]]:

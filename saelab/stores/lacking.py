@@ -30,6 +30,16 @@ LACKED = tuple(name for name in WHAT if name != "tokens")
 _MISSING = re.compile(r"Table with name (\w+) does not exist")
 
 
+def lacks(manifest: Mapping[str, Any], *names: str) -> bool:
+    """Whether a store lacks any of these tables.
+
+    Args:
+        manifest: Of the store.
+        names: Of tables.
+    """
+    return not set(names).isdisjoint(manifest.get("lacks", ()))
+
+
 def need(manifest: Mapping[str, Any], table: str) -> None:
     """Refuse what a store cannot answer.
 
@@ -40,7 +50,7 @@ def need(manifest: Mapping[str, Any], table: str) -> None:
     Raises:
         StoreError: The store lacks it.
     """
-    if table in manifest.get("lacks", ()):
+    if lacks(manifest, table):
         raise StoreError(_complaint(manifest, table))
 
 
@@ -134,8 +144,7 @@ def explained(manifest: Mapping[str, Any], error: Exception) -> StoreError | Non
     """
     found = _MISSING.search(str(error))
     name = found[1].lower() if found else ""
-    lacks = manifest.get("lacks", ())
-    if name in lacks or (name == "tokens" and "firings" in lacks):
+    if lacks(manifest, name) or (name == "tokens" and lacks(manifest, "firings")):
         return StoreError(_complaint(manifest, name))
     return None
 
@@ -146,9 +155,9 @@ def wrong(manifest: Mapping[str, Any]) -> list[str]:
     Args:
         manifest: As it was read.
     """
-    lacks, ranges = manifest.get("lacks", []), manifest.get("absent", [])
+    lacked, ranges = manifest.get("lacks", []), manifest.get("absent", [])
     bad = []
-    if not isinstance(lacks, list) or any(name not in LACKED for name in lacks):
+    if not isinstance(lacked, list) or any(name not in LACKED for name in lacked):
         bad.append("lacks")
     if not isinstance(ranges, list) or not all(map(_is_range, ranges)):
         bad.append("absent")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,11 @@ class LatentTables:
         self._lock = threading.Lock()
         self._files: dict[str, tuple[pq.ParquetFile, np.ndarray, np.ndarray]] = {}
         self._groups: dict[str, tuple[int, pa.Table, np.ndarray]] = {}
+
+    @functools.cached_property
+    def vocabulary(self) -> pa.Table:
+        """Facet, name and count of what rows show, by number; read once."""
+        return self.columns("vocabulary", ("facet", "name", "count"))
 
     def columns(self, name: str, columns: tuple[str, ...]) -> pa.Table:
         """Whole columns of a table.

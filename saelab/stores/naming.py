@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saelab.stores import derived
+from saelab.stores.lacking import lacks
 from saelab.stores.latent_tables import LatentTables
 from saelab.stores.summaries import at_least, first_of_each
 
@@ -107,12 +108,12 @@ def names_of(folder: Path, manifest: Mapping[str, Any]) -> Apart:
         StoreError: A file of the store is not as it was written.
     """
     tables = LatentTables(folder)
-    if {"firings", "vocabulary"} & set(manifest.get("lacks", ())):  # then what it names is all there is
+    if lacks(manifest, "firings", "vocabulary"):  # then what it names is all there is
         said = tables.columns("latents", ("top_names", "bottom_names"))
         top, bottom = (column.to_pylist() for column in said)
         return Apart([own or [] for own in top], [own or [] for own in bottom])
-    found = tables.columns("vocabulary", ("name", "count"))
-    names, count = found.column(0).to_pylist(), found.column(1).to_numpy()
+    names, count = (tables.vocabulary.column(name) for name in ("name", "count"))
+    names, count = names.to_pylist(), count.to_numpy()
     shape, where = (2, manifest["n_latents"], NAMES), _places(manifest)
     best = _read(folder, where, shape, len(names))
     if best is None:
@@ -146,8 +147,7 @@ def telling(
         np.concatenate([np.zeros(0, np.int64), *(part.column(c).to_numpy() for part in parts)])
         for c in columns
     )
-    found = tables.columns("vocabulary", ("name", "count"))
-    names, everywhere = found.column(0), found.column(1).to_numpy()
+    names, everywhere = tables.vocabulary.column("name"), tables.vocabulary.column("count").to_numpy()
     out: dict[int, tuple[list[Telling], list[Telling]]] = {latent: ([], []) for latent in asked}
     for pole, often in enumerate((count - negative, negative)):
         total = np.bincount(group, often, len(asked))

@@ -143,10 +143,7 @@ class _Found:
     def add(self, row: dict[str, Any]) -> None:
         """Raises ValueError where it is no explanation, ConfigError where it is of another SAE than those
         before it."""
-        if missing := [key for key in NEEDED if key not in row]:
-            message = f"an object without {', '.join(missing)}, of keys {short(list(row))}"
-            raise ValueError(message)
-        origin = f"{text_of(row, 'modelId')}/{text_of(row, 'layer')}"
+        origin = origin_of(row, NEEDED)
         if origin not in self.origins and (len(self.origins) < 8 or origin == self.of):
             self.origins.append(origin)
         if origin != (self.origins[0] if self.of is None else self.of):
@@ -184,6 +181,22 @@ def _rows(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
             message = f"{short(row)} in a list of explanations"
             raise TypeError(message)
         yield {**known, **row}
+
+
+def origin_of(row: dict[str, Any], needed: tuple[str, ...] = ("modelId", "layer", "index")) -> str:
+    """MODEL/SOURCE of a line.
+
+    Args:
+        row: The line.
+        needed: Keys that it must have.
+
+    Raises:
+        ValueError: It lacks one, or does not say its origin.
+    """
+    if missing := [key for key in needed if key not in row]:
+        message = f"an object without {', '.join(missing)}, of keys {short(list(row))}"
+        raise ValueError(message)
+    return f"{text_of(row, 'modelId')}/{text_of(row, 'layer')}"
 
 
 def latent_of(index: Any) -> int:

@@ -93,21 +93,6 @@ class Window(NamedTuple):
     """float32 [len(tokens)]"""
 
 
-def origin_of(row: dict[str, Any]) -> str:
-    """MODEL/SOURCE of a line.
-
-    Args:
-        row: The line.
-
-    Raises:
-        ValueError: It does not say it.
-    """
-    if missing := [key for key in ("modelId", "layer", "index") if key not in row]:
-        message = f"an object without {', '.join(missing)}, of keys {short(list(row))}"
-        raise ValueError(message)
-    return f"{text_of(row, 'modelId')}/{text_of(row, 'layer')}"
-
-
 def feature_of(row: dict[str, Any]) -> Feature:
     """A feature out of its line.
 

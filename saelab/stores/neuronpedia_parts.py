@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saelab.files import new_file
-from saelab.stores.neuronpedia import Scanner, refusing
-from saelab.stores.neuronpedia_fields import Feature, Window, feature_of, origin_of, window_of
+from saelab.stores.neuronpedia import Scanner, origin_of, refusing
+from saelab.stores.neuronpedia_fields import Feature, Window, feature_of, window_of
 from saelab.types import FormatError
 
 URL = "https://neuronpedia-datasets.s3.us-east-1.amazonaws.com/index.html?prefix=v1/"

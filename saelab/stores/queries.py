@@ -24,6 +24,7 @@ import pyarrow as pa
 from saelab.stores import attached, tables
 from saelab.stores.annotations import ANNOTATIONS, VIEWS
 from saelab.stores.labels import LABELS, labels_of
+from saelab.stores.lacking import lacks
 from saelab.stores.protocol import Latents
 from saelab.types import ConfigError, StoreError
 
@@ -69,7 +70,6 @@ class Connection:
 
 def _connect(store: Latents) -> duckdb.DuckDBPyConnection:
     """Raises StoreError where a file is broken."""
-    lacks = set(store.manifest.get("lacks", ()))
     # copies, since the files may be replaced at any time
     copied = {
         "labels": pa.Table.from_pandas(labels_of(store), LABELS.schema, preserve_index=False),
@@ -79,9 +79,9 @@ def _connect(store: Latents) -> duckdb.DuckDBPyConnection:
         connection = duckdb.connect(config={"threads": 2})
         connection.execute("set enable_progress_bar = false")
         for name in TABLES:
-            if name not in lacks:
+            if not lacks(store.manifest, name):
                 connection.execute(f"create view {name} as select * from {tables.source(store.folder, name)}")
-        if not {"firings", "vocabulary"} & lacks:
+        if not lacks(store.manifest, "firings", "vocabulary"):
             connection.execute(TOKENS)
         for name, table in copied.items():
             connection.register("attached", table)

@@ -13,7 +13,7 @@ import pandas as pd
 from saelab.config import integer
 from saelab.stores import tables
 from saelab.stores.characters import BYTES, read
-from saelab.stores.directions import unit_blocks
+from saelab.stores.directions import cosines
 from saelab.types import ConfigError, CorpusError, NonFiniteError, RangeError, ShapeError, StoreError
 
 if TYPE_CHECKING:
@@ -214,11 +214,8 @@ def _direction(store: Latents, vector: Any, n: int, but: int | None = None) -> p
     if not length:
         message = "direction must point somewhere. Got zeros alone. Pass another vector, or another latent."
         raise ConfigError(message)
-    scores = np.full(len(directions), -np.inf)
-    for first, rows in unit_blocks(directions):
-        cosines = rows @ (wanted / np.float32(length))
-        # a latent without a direction is near to nothing
-        scores[first : first + len(rows)] = np.where(rows.any(1), cosines, -np.inf)
+    # a latent without a direction is near to nothing
+    scores = cosines(directions, wanted / np.float32(length)).astype(np.float64)
     if but is not None:
         scores[but] = -np.inf
     best = np.argsort(-scores, kind="stable")[:n]

@@ -9,13 +9,15 @@ from typing import Any, ClassVar
 import anywidget
 import traitlets
 
-from saelab.types import ConfigError, SaelabError, nearest
+from saelab.types import ConfigError, SaelabError, nearest, short
 from saelab.widgets import assets, still
 from saelab.widgets.export import Views, page
 from saelab.widgets.questions import Ask
 from saelab.widgets.selection import CHOICES, Chosen, Labels, Link, Selection
 from saelab.widgets.wire import Packed
 
+WRITTEN = ("labels", "written")
+"""Traits of every view that say what was written of latents since it was opened."""
 # a longer answer is not sent along with a view, but asked for
 OPENING_BYTES = 100_000
 
@@ -58,7 +60,7 @@ class View(anywidget.AnyWidget, Chosen):
     def __init__(
         self, *, selection: Selection | None = None, edits: Labels | None = None, **options: Any
     ) -> None:
-        strange = {*CHOICES, "labels", "written"} - set(self.follows)
+        strange = {*CHOICES, *WRITTEN} - set(self.follows)
         known = [n for n in self.class_trait_names() if not n.startswith("_") and n not in strange]
         for name in options:
             if name not in known:
@@ -107,6 +109,24 @@ class View(anywidget.AnyWidget, Chosen):
     def options(self) -> dict[str, Any]:
         """The synchronised traits of the subclass: what its JavaScript reads beside what is chosen."""
         return {n: getattr(self, n) for n in self.keys if n not in View.class_trait_names() and n[0] != "_"}
+
+    def answer(self, question: str, args: Mapping[str, Any]) -> Packed:
+        """What the browser is answered: one of `answers`, or "step", which every view takes.
+
+        Args:
+            question: Its name.
+            args: Of that question.
+
+        Raises:
+            ConfigError: The view has no such question.
+        """
+        answers = {**self.answers(), "step": self._step}
+        if question not in answers:
+            message = (
+                f"A question must be one of {', '.join(answers)}. Got {short(question)}. Run the cell again."
+            )
+            raise ConfigError(message)
+        return answers[question](**args)
 
     def export(self, path: str | Path) -> Path:
         """Write the view as one HTML file that needs no kernel and no network, and holds all that it can
@@ -182,8 +202,7 @@ class View(anywidget.AnyWidget, Chosen):
     def _received(self, _: Any, content: Any, buffers: Any) -> None:
         number = content.get("id") if isinstance(content, dict) else None
         try:
-            answers = {**self.answers(), "step": self._step}
-            header, data = answers[content["ask"]](**content.get("args", {})).encoded()
+            header, data = self.answer(content["ask"], content.get("args", {})).encoded()
         except SaelabError as error:
             self.send({"id": number, "error": str(error)})
         except Exception as error:  # a view must show what went wrong, whatever it was

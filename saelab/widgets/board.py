@@ -15,10 +15,10 @@ from saelab.arguments import an_integer, text
 from saelab.files import parse_json, user_folder, write_bytes
 from saelab.types import ConfigError, FormatError, SaelabError, short
 from saelab.widgets import assets, still
-from saelab.widgets.base import View
+from saelab.widgets.base import WRITTEN, View
 from saelab.widgets.export import Views, page
 from saelab.widgets.questions import Ask
-from saelab.widgets.selection import CHOICES, Selection
+from saelab.widgets.selection import CHOICES, Selection, choose, chosen
 from saelab.widgets.source import HasSources
 from saelab.widgets.wire import Packed
 
@@ -64,7 +64,7 @@ class BoardView(View):
         for each in self._selections:
             each.observe(self._chose, names=list(CHOICES))
         for view in self.views:
-            view.observe(self._optioned, names=[*view.options(), "labels"])
+            view.observe(self._optioned, names=[*view.options(), *WRITTEN])
         self.observe(self._chosen_here, "selections")
         self.observe(self._optioned_here, "entries")
         self.observe(self._placed, "places")
@@ -88,9 +88,6 @@ class BoardView(View):
 
     def answers(self) -> Mapping[str, Callable[..., Packed]]:
         return {"of": self._of}
-
-    def first(self) -> Iterable[Ask]:
-        return [_asked(number, ask) for number, view in enumerate(self.views) for ask in view.first()]
 
     def exported(self) -> Iterable[Ask]:
         """None: a page holds the views.
@@ -128,7 +125,7 @@ class BoardView(View):
             for each in self._selections:
                 each.unobserve(self._chose, names=list(CHOICES))
             for view in self.views:
-                view.unobserve(self._optioned, names=[*view.options(), "labels"])
+                view.unobserve(self._optioned, names=[*view.options(), *WRITTEN])
         super().close()
 
     @traitlets.default("_esm")
@@ -139,20 +136,20 @@ class BoardView(View):
     def _default_css(self) -> str:
         return assets.css({self.kind: None, **self._kinds})
 
+    def _opening(self) -> dict[str, Any]:
+        """What its views came with."""
+        asks = [(number, ask) for number, view in enumerate(self.views) for ask in view.first()]
+        held = [(_asked(number, ask), self.views[number].opening.get(ask.key())) for number, ask in asks]
+        return {ask.key(): answer for ask, answer in held if answer is not None}
+
     def _of(self, view: int, question: str, args: str) -> Packed:
-        answers = self.views[an_integer(0, len(self.views) - 1)("view", view)].answers()
-        if question not in answers:
-            message = (
-                f"A question must be one of {', '.join(answers)}. Got {short(question)}. Run the cell again."
-            )
-            raise ConfigError(message)
-        return answers[question](**json.loads(args))
+        return self.views[an_integer(0, len(self.views) - 1)("view", view)].answer(question, json.loads(args))
 
     # ---- what is chosen and the views' options, here and in the views
 
     def _chosen(self) -> list[dict[str, Any]]:
         """As JSON has it, so that what comes back is the same."""
-        taken = [{name: getattr(each, name) for name in CHOICES} for each in self._selections]
+        taken = map(chosen, self._selections)
         return [{k: list(v) if isinstance(v, tuple) else v for k, v in each.items()} for each in taken]
 
     def _told(self) -> list[dict[str, Any]]:
@@ -161,7 +158,7 @@ class BoardView(View):
             {
                 "kind": view.kind,
                 "follows": list(view.follows),
-                "options": {**view.options(), "labels": view.labels},
+                "options": {**view.options(), **{name: getattr(view, name) for name in WRITTEN}},
                 "selection": numbers[id(view.selection)],
             }
             for view in self.views
@@ -174,10 +171,8 @@ class BoardView(View):
         self.entries = self._told()
 
     def _chosen_here(self, change: Any) -> None:
-        for each, chosen in zip(self._selections, change.new, strict=True):
-            with each.hold_trait_notifications():
-                for name in CHOICES:
-                    setattr(each, name, chosen.get(name))
+        for each, said in zip(self._selections, change.new, strict=True):
+            choose(each, {name: said.get(name) for name in CHOICES})
 
     def _optioned_here(self, change: Any) -> None:
         for view, entry in zip(self.views, change.new, strict=True):

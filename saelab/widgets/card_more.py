@@ -3,7 +3,7 @@ and how its label is edited."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from saelab.stores.records import Example
 from saelab.types import CorpusError, StoreError, short
 from saelab.widgets.card_windows import packed_windows
 from saelab.widgets.questions import Ask
-from saelab.widgets.wire import Packed, clean, rounded
+from saelab.widgets.wire import Packed, clean, cleaned, rounded
 
 KINDS = ("random", "silent")
 TYPED = 4_000
@@ -92,7 +92,8 @@ def _windows(asked: Callable[[], Examples], questions: Mapping[str, Callable[...
     try:
         found = asked()
     except StoreError as error:
-        return Packed({"reason": clean(str(error)), "windows": [], "vocabulary": []}, _NOTHING)
+        nothing = packed_windows([], {})
+        return nothing._replace(header={**nothing.header, "reason": clean(str(error))})
     documents = (
         questions["documents"]({w.document for w in found.windows}) if "documents" in questions else {}
     )
@@ -107,10 +108,8 @@ def _tried(codes: Callable[[Any], SampleCodes], latent: int, text: str) -> Packe
         raise CorpusError(message)
     result = codes(text)
     values = result.of(latent).astype(np.float32)
-    names = [None if name is None else clean(name) for name in joined(result.names)]
+    names = cleaned(joined(result.names))
     return Packed({}, {"names": names, "values": values, "counted": result.counted.astype(np.uint8)})
 
-
-_NOTHING: dict[str, Sequence[Any]] = {"names": np.zeros(0, np.uint16), "values": np.zeros(0, np.float32)}  # type: ignore[dict-item]
 
 __all__ = ["asks_more", "more_answers", "relatives"]

@@ -13,7 +13,7 @@ from saelab.layout import Layout, Part
 from saelab.stores.characters import window_names
 from saelab.stores.records import DocumentRecord, Example
 from saelab.widgets.questions import Ask
-from saelab.widgets.wire import Packed, clean, picture, rounded
+from saelab.widgets.wire import Packed, clean, cleaned, picture, rounded
 
 PICTURE_BYTES = 60_000
 """Bytes of pictures that come along with a card, at most: what is short comes along with a view."""
@@ -63,7 +63,7 @@ def packed_windows(
             }
             for kind, w, own in zip(kinds, windows, parts, strict=True)
         ],
-        "vocabulary": [None if name is None else clean(name) for name in place],
+        "vocabulary": cleaned(place),
     }
     if quantised or len(values) > QUANTISED:
         header["quantum"], header["zero"], values = _quantised(values)

@@ -16,8 +16,9 @@ from saelab.widgets.base import View, checked_questions
 from saelab.widgets.cards import card_answers
 from saelab.widgets.questions import Ask
 from saelab.widgets.selection import Number, Selection
+from saelab.widgets.sides import strongest_values
 from saelab.widgets.source import HasSources
-from saelab.widgets.wire import Packed, clean, rounded
+from saelab.widgets.wire import Packed, clean, cleaned, rounded
 
 PAGE_CARDS = 200
 """Latents of each SAE whose cards an exported page holds: those of the first pairs."""
@@ -237,18 +238,9 @@ def pack_text(both: tuple[SampleCodes, SampleCodes], latents: tuple[int, int]) -
     """
     fields: dict[str, Any] = {}
     for name, codes, latent in zip(("ours", "theirs"), both, latents, strict=True):
-        shown = [None if each is None else clean(each) for each in joined(codes.names)]
-        fields[f"{name}_names"] = shown
-        fields[f"{name}_values"] = codes.of(latent) if latent >= 0 else _strongest(codes)
+        fields[f"{name}_names"] = cleaned(joined(codes.names))
+        fields[f"{name}_values"] = codes.of(latent) if latent >= 0 else strongest_values(codes)
     return Packed({}, fields)
-
-
-def _strongest(codes: SampleCodes) -> np.ndarray:
-    out = np.zeros(len(codes.shown), np.float32)
-    rows, values = codes.codes.row_ids(), codes.codes.values
-    order = np.argsort(np.abs(values), kind="stable")  # the last one written is the strongest
-    out[rows[order]] = values[order]
-    return np.where(codes.counted, out, 0).astype(np.float32)
 
 
 __all__ = ["CompareView", "pack_pairs", "pack_text"]

@@ -15,6 +15,7 @@ from saelab.types import StoreError
 from saelab.widgets import still
 from saelab.widgets.base import View
 from saelab.widgets.questions import Ask
+from saelab.widgets.selection import Selection
 from saelab.widgets.sides import Side
 from saelab.widgets.source import HasSources
 from saelab.widgets.wire import Packed, clean
@@ -72,9 +73,7 @@ class CorpusView(View):
         corpus = source.questions["corpus"]()
         if document is not None:
             corpus.store.document(document)
-        selection = (
-            source.selection if flag("follow", follow) else type(source.selection)(sae=source.selection.sae)
-        )
+        selection = source.selection if flag("follow", follow) else Selection(sae=source.selection.sae)
         chosen = {} if document is None else {"document": document}
         return CorpusView(
             corpus, source.questions["labels"], selection=selection, edits=source.edits, **chosen

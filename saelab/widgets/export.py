@@ -22,7 +22,7 @@ from saelab.files import write_bytes
 from saelab.types import ConfigError
 from saelab.widgets import assets
 from saelab.widgets.questions import Ask, Shared
-from saelab.widgets.selection import CHOICES, Selection
+from saelab.widgets.selection import Selection, chosen
 from saelab.widgets.wire import Packed
 
 CHUNK = 64
@@ -257,9 +257,8 @@ def _data(views: Sequence[Exportable]) -> dict[str, Any]:
         }
         for each in held
     ]
-    chosen = [{name: getattr(each, name) for name in CHOICES} for each in selections.values()]
     return {
-        "selections": chosen,
+        "selections": [chosen(each) for each in selections.values()],
         "views": entries,
         "shelves": [shelf.packed for shelf in shelves.values()],
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import traitlets
@@ -52,6 +52,18 @@ STEPS = ("sae", "latent", "latents", "list")
 KEPT_STEPS = 100
 
 
+def chosen(of: Chosen) -> dict[str, Any]:
+    """All that is chosen, by name."""
+    return {name: getattr(of, name) for name in CHOICES}
+
+
+def choose(of: Chosen, values: Mapping[str, Any]) -> None:
+    """Choose these at once."""
+    with of.hold_trait_notifications():
+        for name, value in values.items():
+            setattr(of, name, value)
+
+
 class Selection(Chosen):
     """What is chosen, shared by views.
 
@@ -87,8 +99,7 @@ class Selection(Chosen):
         self.history.note()
 
     def __repr__(self) -> str:
-        chosen = {name: getattr(self, name) for name in CHOICES}
-        told = (f"{name}={short(value, 60)}" for name, value in chosen.items() if value is not None)
+        told = (f"{name}={short(value, 60)}" for name, value in chosen(self).items() if value is not None)
         return f"Selection({', '.join(told)})"
 
 
@@ -107,14 +118,14 @@ class History:
         self.selection = selection
         self.past: list[dict[str, Any]] = []
         self.future: list[dict[str, Any]] = []
-        self.now = self._chosen()
+        self.now = chosen(selection)
         self.held = False
 
     def note(self) -> None:
         """Go on from what is chosen now, if that is another step."""
-        now = self._chosen()
         if self.held:
             return
+        now = chosen(self.selection)
         if any(now[name] != self.now[name] for name in STEPS):
             self.past = [*self.past, self.now][-KEPT_STEPS:]
             self.future = []
@@ -140,16 +151,11 @@ class History:
         try:
             # whoever is told of an SAE chooses what was chosen of it last
             self.selection.sae = self.now["sae"]
-            with self.selection.hold_trait_notifications():
-                for name, value in self.now.items():
-                    setattr(self.selection, name, value)
+            choose(self.selection, self.now)
         finally:
             self.held = False
-        self.now = self._chosen()
+        self.now = chosen(self.selection)
         return True
-
-    def _chosen(self) -> dict[str, Any]:
-        return {name: getattr(self.selection, name) for name in CHOICES}
 
 
 class Mirror:
@@ -164,10 +170,7 @@ class Mirror:
         shared.observe(self._in)
 
     def _out(self, change: Any) -> None:
-        with self.shared.hold_trait_notifications():
-            self.shared.sae = self.name
-            for trait in CHOICES[1:]:
-                setattr(self.shared, trait, getattr(self.own, trait))
+        choose(self.shared, {**chosen(self.own), "sae": self.name})
 
     def _in(self, change: Any) -> None:
         if self.shared.sae != self.name:
@@ -211,9 +214,7 @@ class Link:
 
     def _chosen(self, change: Any) -> None:
         # what the view chose at once is chosen at once
-        with self.selection.hold_trait_notifications():
-            for name in self.follows:
-                setattr(self.selection, name, getattr(self.view, name))
+        choose(self.selection, {name: getattr(self.view, name) for name in self.follows})
 
 
 def _number(name: str, value: Any) -> int:

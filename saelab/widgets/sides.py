@@ -13,7 +13,7 @@ from saelab.analysis.results import LAYERS, UNITS, Difference, Layer, Prediction
 from saelab.stores.characters import joined
 from saelab.types import ConfigError
 from saelab.widgets.questions import Ask
-from saelab.widgets.wire import Packed, clean, picture, rounded
+from saelab.widgets.wire import Packed, clean, cleaned, picture, rounded
 
 CHUNK = 4096
 """Positions whose codes go together: of a longer text they are asked for as they come into sight."""
@@ -149,7 +149,7 @@ def pack_codes(
         "layers": [[name, LAYERS[name]] for name in layers],
     }
     fields = {
-        "names": [None if name is None else clean(name) for name in joined(result.names)],
+        "names": cleaned(joined(result.names)),
         "facets": np.array([kinds[each.facet] for each in result.shown], np.uint8),
         "counted": result.counted,
         "picture": picture(document.media),

@@ -20,6 +20,7 @@ from saelab.analysis.results import FeatureCard, LatentTable, SampleCodes
 from saelab.layout import Part
 from saelab.stores.characters import joined, window_names
 from saelab.stores.records import DocumentRecord, Example, media_type
+from saelab.widgets.sides import strongest_values
 
 MOST_BYTES = 60_000
 """Of one view, at most."""
@@ -125,11 +126,7 @@ def shading(result: SampleCodes, latent: int | None) -> tuple[np.ndarray, str]:
         own = result.of(latent)
         if own.any():
             return own, "chosen"
-    out = np.zeros(len(result.shown), np.float32)
-    rows, values = result.codes.row_ids(), result.codes.values
-    order = np.argsort(np.abs(values), kind="stable")  # the last one written is the strongest
-    out[rows[order]] = values[order]
-    return np.where(result.counted, out, 0), "strongest" if latent is None else "silent"
+    return strongest_values(result), "strongest" if latent is None else "silent"
 
 
 def card(result: FeatureCard) -> str:
@@ -317,9 +314,12 @@ def within(pieces: Sequence[str], room: int, what: str) -> str:
 def _colour(value: float, most: float) -> str:
     """As in the browser, in few steps, over white."""
     step = max(1, math.ceil(STEPS * min(1.0, abs(value) / most))) / STEPS
-    alpha = 0.85 * (0.12 + 0.88 * step)
-    mixed = (round(c * alpha + 255 * (1 - alpha)) for c in (NEGATIVE if value < 0 else POSITIVE))
-    return "#" + "".join(f"{c:02x}" for c in mixed)
+    return over_white(NEGATIVE if value < 0 else POSITIVE, 0.85 * (0.12 + 0.88 * step))
+
+
+def over_white(colour: tuple[int, int, int], alpha: float) -> str:
+    """A colour of some opacity as one that has none."""
+    return "#" + "".join(f"{round(c * alpha + 255 * (1 - alpha)):02x}" for c in colour)
 
 
 def number(value: float) -> str:

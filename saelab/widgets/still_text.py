@@ -38,7 +38,7 @@ def by_latents(result: SampleCodes, latents: Sequence[int], labels: Mapping[int,
     for letter, latent, top, colour in zip(LETTERS, shown, most, COLOURS, strict=False):
         label = labels.get(latent, "")[: still.LABEL]
         said = f"#{latent}{f' «{label}»' if label else ''} up to {still.number(top)}"
-        line = f"border-bottom:3px solid {_hex(colour, 1)}"
+        line = f"border-bottom:3px solid {still.over_white(colour, 1)}"
         key.append(f'<span style="{line}"><b>{letter}</b></span> {still.escaped(said)}')
     out = [f"<div>{' &nbsp; '.join(key)}</div>"]
     if len(latents) > len(shown):
@@ -54,7 +54,7 @@ def by_latents(result: SampleCodes, latents: Sequence[int], labels: Mapping[int,
             letters = "".join(LETTERS[i] for i in fires)
             told = ", ".join(f"{LETTERS[i]} {still.number(float(values[i][at]))}" for i in fires)
             share = abs(float(values[best][at])) / most[best]
-            style = f"background-color:{_hex(COLOURS[best], 0.15 + 0.35 * share)}"
+            style = f"background-color:{still.over_white(COLOURS[best], 0.15 + 0.35 * share)}"
             text = f'<mark title="{told}" style="{style}">{text}</mark><sup>{letters}</sup>'
         pieces.append(text)
     style = "white-space:pre-wrap;font-family:monospace"
@@ -71,8 +71,3 @@ def differing(result: Difference, labels: Mapping[int, str]) -> str:
         for j, size, control in some
     ]
     return still.note(f"latents that differ most; control: {result.beside}") + still.grid(columns, lines)
-
-
-def _hex(colour: tuple[int, int, int], alpha: float) -> str:
-    """Over white."""
-    return "#" + "".join(f"{round(c * alpha + 255 * (1 - alpha)):02x}" for c in colour)

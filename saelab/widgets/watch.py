@@ -146,8 +146,9 @@ class WatchView(View):
 
     def _look(self) -> None:
         """Have the thread go, where there is something to wait for."""
-        waits = any(told.state != "finished" for _, told in self._labelled())
-        if waits and not self._closed.is_set() and not (self._thread and self._thread.is_alive()):
+        if self._closed.is_set() or (self._thread and self._thread.is_alive()):
+            return
+        if any(told.state != "finished" for _, told in self._labelled()):
             self._thread = threading.Thread(target=self._watch, name="saelab-watch", daemon=True)
             self._thread.start()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +54,11 @@ class Packed(NamedTuple):
 def clean(text: str) -> str:
     """Text that JSON and UTF-8 can carry: lone surrogates become the replacement character."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def cleaned(names: Iterable[str | None]) -> list[str | None]:
+    """Names, each as `clean` gives it; None stays."""
+    return [None if name is None else clean(name) for name in names]
 
 
 def picture(media: bytes | None) -> np.ndarray:

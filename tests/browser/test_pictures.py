@@ -9,6 +9,7 @@ import subjects_zoo as zoo
 import torch
 import transformers
 from PIL import Image, ImageDraw
+from playwright.sync_api import expect
 from shown import laid_out
 
 import saelab
@@ -131,13 +132,16 @@ def test_steps_lists_and_mixed_samples(vision_lab, page, tmp_path):
     )
     sections = [Views("Steps", [steps]), Views("Items", [items]), Views("Mixed", [mixed])]
     page.goto(views_page(tmp_path / "page.html", "Kinds", sections).as_uri())
+    expect(page.locator(".sl-view")).to_have_count(3)
     one, two, three = page.locator(".sl-view").all()
-    assert one.locator(".sl-patch").count() == 64
+    expect(one.locator(".sl-patch")).to_have_count(64)
+    expect(two.locator(".sl-items .sl-boxed")).to_have_count(5)
+    expect(three.locator(".sl-sample > *")).to_have_count(4)
     before = one.locator(".sl-patch").first.get_attribute("aria-label")
     slider = one.locator(".sl-calls input")
     slider.focus()
     page.keyboard.press("ArrowRight")
-    assert one.locator("output").inner_text() == "call 1 of 0 to 3"
+    expect(one.locator("output")).to_have_text("call 1 of 0 to 3")
     assert one.locator(".sl-patch").first.get_attribute("aria-label") != before
     assert two.locator(".sl-items .sl-boxed").all_inner_texts()[1] == "Solaris"
     assert three.locator(".sl-sample > *").evaluate_all("all => all.map((e) => e.classList[0])") == [

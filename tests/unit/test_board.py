@@ -59,11 +59,25 @@ def test_what_is_chosen_goes_both_ways_and_a_pinned_view_stays():
     assert views[0].latent == 11, "closing the board closes none of its views"
 
 
+def test_a_view_in_it_goes_back_in_its_own_selection():
+    selection = Selection()
+    board = BoardView(views := made(selection))
+    selection.latent = 5
+    selection.latent = 6
+    views[2].latent = 8
+    board.answers()["of"](0, "step", '{"by":-1}')
+    assert (selection.latent, views[0].latent, views[2].latent) == (5, 5, 8)
+    board.answers()["of"](2, "step", '{"by":-1}')
+    assert (selection.latent, views[2].latent) == (5, 4)
+
+
 def test_options_and_labels_go_both_ways():
     lab_card = CardView(4, {"card": lambda latent: card(latent)})
     board = BoardView([lab_card])
     lab_card.labels = {"4": {"label": "mine", "name": "mine"}}
     assert board.entries[0]["options"]["labels"] == lab_card.labels
+    lab_card.written = 3
+    assert board.entries[0]["options"]["written"] == 3, "notes that were written elsewhere are asked for anew"
     assert SteerView.settings.metadata["sync"], "an option of a view"
 
 

@@ -12,7 +12,7 @@ import torch
 
 import saelab
 from saelab.analysis import compare, side_by_side
-from saelab.analysis.compared import wilson
+from saelab.analysis.controls import wilson
 from saelab.types import ConfigError, StoreError
 from saelab.widgets import CompareView
 

@@ -116,6 +116,7 @@ ASKED = {
     "firings": lambda s: s.firings(3),
     "tokens": lambda s: s.tokens(3),
     "partners": lambda s: s.partners(3),
+    "telling": lambda s: s.telling([3]),
     "rows": lambda s: s.rows(0),
     "codes": lambda s: s.codes(3),
     "need_codes": lambda s: s.need_codes(),

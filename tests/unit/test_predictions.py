@@ -110,6 +110,11 @@ def test_edits_stand_beside_a_random_direction(subject, small_sae):
     nothing = analysis.predictions(subject, TEXT, edits=[(hook, lambda acts, context: acts)])
     np.testing.assert_array_equal(nothing.edits.loss, nothing.loss)
     assert not nothing.edits.kl[1:].any()
+    # the control goes as far as edits of one place do together, which is nowhere where they cancel
+    back = (hook, lambda acts, context: acts - 3 * direction)
+    there = (hook, lambda acts, context: acts + 3 * direction)
+    still = analysis.predictions(subject, TEXT, edits=[there, back], seed=4)
+    np.testing.assert_allclose(still.edits.control_loss, still.loss, atol=1e-3)
 
 
 def test_layers_have_units_and_controls(subject, small_sae):

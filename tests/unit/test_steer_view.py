@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
+from saelab.analysis.steering.arms import AlongRandom
 from saelab.analysis.steering.gate import calibrate_gate
-from saelab.analysis.steering.session import FACTORS, AlongRandom, Session
+from saelab.analysis.steering.session import FACTORS, Session
 from saelab.analysis.steering.settings import Knob, Settings
 from saelab.interventions import Clamp, Steer, load, save
 from saelab.types import ConfigError, CorpusError, RangeError

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saelab import errors
 from saelab.analysis.maps import keeping
-from saelab.analysis.maps.layouts import METHODS
-from saelab.analysis.maps.profiles import BY
-from saelab.arguments import a_store, an_integer, checked, maybe, one_of, real
+from saelab.analysis.maps.making import CHECKS
+from saelab.arguments import checked, maybe, real
 from saelab.errors import JobError, NotReady, StoreError
 
 if TYPE_CHECKING:
@@ -239,7 +238,7 @@ _JOBS: dict[tuple[str, str], MapJob] = {}
 _STARTING = threading.Lock()
 
 
-@checked(store=a_store, by=one_of(*BY), method=one_of(*METHODS), seed=an_integer(), n_neighbors=an_integer(2))
+@checked(**CHECKS)
 def start_map(
     store: FeatureStore, by: str = "decoder", method: str = "umap", *, seed: int = 0, n_neighbors: int = 15
 ) -> MapJob:

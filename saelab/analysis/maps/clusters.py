@@ -8,6 +8,7 @@ import numpy as np
 
 from saelab.analysis.maps.profiles import firings
 from saelab.analysis.texts import visible
+from saelab.stores.lacking import lacks
 from saelab.stores.naming import set_apart
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _words(store: FeatureStore) -> tuple[np.ndarray, np.ndarray, np.ndarray, lis
 
     A store that was made of an export knows of each latent up to three names alone: those count once.
     """
-    if "firings" not in store.manifest.get("lacks", ()):
+    if not lacks(store.manifest, "firings"):
         words = store.query("select name from vocabulary order by shown", format="arrow")
         return *firings(store), words.column(0).to_pylist()
     number: dict[str, int] = {}

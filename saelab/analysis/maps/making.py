@@ -19,10 +19,17 @@ if TYPE_CHECKING:
     from saelab.stores import FeatureStore
 
 
-@checked(
-    store=a_store, by=one_of(*BY), method=one_of(*METHODS), seed=an_integer(), n_neighbors=an_integer(2),
-    keep=flag,
-)  # fmt: skip
+CHECKS: dict[str, Any] = {
+    "store": a_store,
+    "by": one_of(*BY),
+    "method": one_of(*METHODS),
+    "seed": an_integer(),
+    "n_neighbors": an_integer(2),
+}
+"""What whoever makes a map checks, here or in the background."""
+
+
+@checked(**CHECKS, keep=flag)
 def latent_map(
     store: FeatureStore,
     by: str = "decoder",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from saelab.stores.directions import unit_blocks
+from saelab.stores.latent_tables import LatentTables
 from saelab.types import StoreError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def never_fire(store: FeatureStore) -> np.ndarray:
         store: Of the latents.
     """
     # one column of the file: a database takes longer to open it than to read a million
-    return store._tables.columns("latents", ("count",)).column(0).to_numpy() == 0
+    return LatentTables(store.folder).columns("latents", ("count",)).column(0).to_numpy() == 0
 
 
 def firings(store: FeatureStore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

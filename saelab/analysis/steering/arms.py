@@ -88,6 +88,24 @@ def _along(edit: EditFn, direction: Tensor) -> EditFn:
     return along
 
 
+class AlongRandom(AsOne):
+    """The control of edits: moves each row as far as they do together, along one random direction.
+
+    Args:
+        edits: As a subject's `run` takes them, applied in their order at each of their hook points.
+        subject: The model.
+        seed: Of the direction.
+    """
+
+    def __init__(self, edits: Sequence[Any], subject: Any, seed: int = 0) -> None:
+        own = together(normalise_edits(edits))
+        directions = {
+            hook.name: torch.from_numpy(random_directions(1, subject.width(hook), seed + i)[0])
+            for i, (hook, _) in enumerate(own)
+        }
+        super().__init__(matched(own, directions))
+
+
 def moved_by(subject: Any, edits: Edits, documents: Sequence[Document], batch_size: int) -> dict[str, Tensor]:
     """Name of a hook point -> float64 [width]: the sum of what the edits there add to some samples."""
     total: dict[str, Any] = {hook.name: 0.0 for hook, _ in edits}
@@ -266,4 +284,4 @@ def _turned(direction: Tensor, along: float) -> Tensor:
     return -direction if along < 0 else direction
 
 
-__all__ = ["CONTROLS", "AsOne", "Controls", "Edits", "matched", "moved_by"]
+__all__ = ["CONTROLS", "AlongRandom", "AsOne", "Controls", "Edits", "matched", "moved_by"]

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saelab.analysis.controls import wilson
 from saelab.analysis.steering import ranking
 from saelab.analysis.steering.known import apart, check_unseen, distinct, latents_of, parts, remember
 from saelab.analysis.steering.pooled import corpus_of
 from saelab.analysis.steering.selected import documents_of
 from saelab.analysis.steering.separation import Roc, auroc, auroc_interval, roc
 from saelab.arguments import a_subject, an_integer, checked, listed, one_of, real
-from saelab.config import boolean, is_number
+from saelab.config import boolean
 from saelab.errors import headline
 from saelab.harvesting.batches import batches, check_hooks, side_by_side
 from saelab.interventions.by_sae import OfConcept
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from saelab.sae import SAE
     from saelab.types import Subject
 
-Z = 1.959964
-"""Standard deviations that hold 95 % of a normal distribution."""
 POINTS = 200
 """Of a curve that is drawn, at most."""
 RIDGE = 0.01
@@ -373,13 +372,8 @@ def _chosen(curve: Roc, max_clean: float, min_target: float) -> tuple[float, boo
 
 
 def _opens(signal: np.ndarray, threshold: float) -> Opens:
-    n = len(signal)
-    share = float((signal > threshold).mean()) if n else float("nan")
-    if not n or not is_number(share):
-        return Opens(share, (float("nan"), float("nan")), n)
-    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n * n)) / (1 + Z**2 / n)
-    return Opens(share, (float(max(middle - half, 0.0)), float(min(middle + half, 1.0))), n)
+    n, opened = len(signal), int((signal > threshold).sum())
+    return Opens(opened / n if n else float("nan"), wilson(opened, n), n)
 
 
 __all__ = ["GateCurve", "Opens", "calibrate_gate", "drawn", "numbers", "opens_on"]

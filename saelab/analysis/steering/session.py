@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from saelab.analysis.controls import random_directions
-from saelab.analysis.steering.arms import AsOne, matched, together
+from saelab.analysis.steering.arms import AlongRandom
 from saelab.analysis.steering.gauges import Gauges
 from saelab.analysis.steering.settings import Knob, Settings, of_recipe
 from saelab.analysis.steering.writing import Writer, Written
@@ -22,7 +20,6 @@ from saelab.config import integer
 from saelab.interventions import Edit, Steer
 from saelab.interventions.samples import Each
 from saelab.interventions.storage import text_of
-from saelab.subjects.hooks import normalise_edits
 from saelab.types import ConfigError, RangeError, SubjectError
 
 if TYPE_CHECKING:
@@ -36,23 +33,6 @@ COLUMNS = ("plain", "steered", "random direction")
 MOST_SHIFTS = 8
 LEAST_KL = 1e-9
 """Nats below which rounding alone has changed something."""
-
-
-class AlongRandom(AsOne):
-    """The control of edits: moves each row as far as they do together, along one random direction.
-
-    Args:
-        edits: Applied in their order at each of their hook points.
-        seed: Of the direction.
-    """
-
-    def __init__(self, edits: Sequence[Edit], subject: Any, seed: int = 0) -> None:
-        own = together(normalise_edits(edits))
-        directions = {
-            hook.name: torch.from_numpy(random_directions(1, subject.width(hook), seed + i)[0])
-            for i, (hook, _) in enumerate(own)
-        }
-        super().__init__(matched(own, directions))
 
 
 class Session(Writer):
@@ -291,4 +271,4 @@ def _kl(plain: Tensor, other: Tensor) -> float:
     return max(0.0, float((plain.exp() * (plain - other)).sum()))
 
 
-__all__ = ["AlongRandom", "Session"]
+__all__ = ["Session"]

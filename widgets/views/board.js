@@ -7,7 +7,7 @@
  * @typedef {{width: number, views: Place[]}} Column
  * @typedef {(context: {model: Model, el: HTMLElement}) => (() => void) | void} Render
  */
-import { h } from "../shared/dom.js";
+import { freshId, h } from "../shared/dom.js";
 import { note } from "../shared/notes.js";
 import { modelOf, selectionOf } from "../shared/page.js";
 import { rendering } from "../shared/view.js";
@@ -51,7 +51,7 @@ class Board {
       .map((/** @type {Record<string, any>} */ each) => selectionOf(structuredClone(each)));
     /** @type {{columns: Column[]}} */
     this.places = JSON.parse(view.option("places"));
-    this.prefix = `sl-board-${Math.random().toString(36).slice(2)}`;
+    this.prefix = freshId();
     /** whether what is heard now comes from outside */
     this.quiet = false;
     /** @type {(() => void)[]} */

@@ -184,6 +184,7 @@ class Browser {
     if (where) await this.filter.run();
     if (way && this.view.live) await this.search();
     this.arrange();
+    if (this.can("where")) this.known(); // filters are answered at once from here on
   }
 
   /** @param {string[]} names */

@@ -26,6 +26,11 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** An id that no other element has. */
+export function freshId() {
+  return `sl-${Math.random().toString(36).slice(2)}`;
+}
+
 /**
  * @param {string} tag @param {Record<string, any>} attributes @param {...Node} children
  * @returns {SVGElement}

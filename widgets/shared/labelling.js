@@ -1,5 +1,6 @@
 /** The label of a latent, edited in place: Enter keeps it, Escape undoes. */
 import { h } from "./dom.js";
+import { reasonOf } from "./view.js";
 
 /**
  * @param {string} label "" for none @param {string} otherwise shown where there is no label
@@ -55,7 +56,7 @@ export function labelElement(label, otherwise, save, state) {
       state.refocus = false;
       box.disabled = false;
       box.focus();
-      said.textContent = error instanceof Error ? error.message : String(error);
+      said.textContent = reasonOf(error);
     }
   };
   place.append(edit);

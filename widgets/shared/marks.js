@@ -3,7 +3,7 @@
  * @typedef {import("../types.js").View} View
  * @typedef {{notes: Record<string, string>, tags: Map<string, number[]>, lists: Map<string, number[]>}} Held
  */
-import { h } from "./dom.js";
+import { freshId, h } from "./dom.js";
 import { reasonOf } from "./view.js";
 
 /** @type {WeakMap<View, ReturnType<typeof made>>} */
@@ -167,7 +167,7 @@ function boxOf(place, label) {
  * @param {(name: string) => void} take
  */
 export function nameBox(kind, all, label, take) {
-  const id = `sl-${Math.random().toString(36).slice(2)}`;
+  const id = freshId();
   const known = [...all.keys()].map((value) => h("option", { value }));
   const box = /** @type {HTMLInputElement} */ (
     h("input", {

@@ -41,7 +41,7 @@ export function drawHeads(place, table, columns, sort, descending, by) {
       "button",
       {
         type: "button",
-        class: name === "latent" || name === "name" || table.isText(name) ? "sl-head" : "sl-head sl-figures",
+        class: name === "latent" || name === "name" || table.isText(name) ? "sl-head" : "sl-head sl-right",
         "aria-pressed": is,
         "aria-label": `${name}${unit}${way}`,
         title: `${name}${unit}`,

@@ -115,15 +115,15 @@ test("widths and heights by keys, folding, and what is too much", async () => {
   press(height, "ArrowDown");
   await settle();
   expect(placed().columns[0].views[0].height).toBe(120);
-  expect(el.querySelector('[aria-label="plain 1"] .sl-held').style.height).toBe("120px");
+  expect(el.querySelector('[aria-label="plain 1"] .sl-board-held').style.height).toBe("120px");
   press(height, "Enter");
   await settle();
   expect(placed().columns[0].views[0].height).toBe(null);
-  const fold = el.querySelector('[aria-label="plain 1"] .sl-fold');
+  const fold = el.querySelector('[aria-label="plain 1"] .sl-board-fold');
   fold.click();
   await settle();
   expect(fold.getAttribute("aria-expanded")).toBe("false");
-  expect(el.querySelector('[aria-label="plain 1"] .sl-held').hidden).toBe(true);
+  expect(el.querySelector('[aria-label="plain 1"] .sl-board-held').hidden).toBe(true);
   for (let i = 0; i < 200; i++) press(width, "ArrowRight");
   expect(placed().columns[0].width).toBe(20);
 });

@@ -7,7 +7,8 @@
  * @typedef {{width: number, views: Place[]}} Column
  * @typedef {(context: {model: Model, el: HTMLElement}) => (() => void) | void} Render
  */
-import { h } from "../shared/dom.js";
+import { freshId, h } from "../shared/dom.js";
+import { note } from "../shared/notes.js";
 import { modelOf, selectionOf } from "../shared/page.js";
 import { rendering } from "../shared/view.js";
 
@@ -50,15 +51,14 @@ class Board {
       .map((/** @type {Record<string, any>} */ each) => selectionOf(structuredClone(each)));
     /** @type {{columns: Column[]}} */
     this.places = JSON.parse(view.option("places"));
-    this.prefix = `sl-board-${Math.random().toString(36).slice(2)}`;
+    this.prefix = freshId();
     /** whether what is heard now comes from outside */
     this.quiet = false;
     /** @type {(() => void)[]} */
     this.closing = [];
     this.cells = this.entries.map((entry, number) => this.cell(entry, number));
     this.grid = h("div", { class: "sl-board" });
-    const note = h("details", { class: "sl-hint" }, h("summary", {}, "?"), HELP);
-    view.body.append(this.grid, note);
+    view.body.append(this.grid, note("this board", HELP));
     for (const selection of this.selections) {
       const out = () => this.chose();
       selection.listeners.add(out);
@@ -83,10 +83,10 @@ class Board {
   cell(entry, number) {
     const alike = this.entries.filter((each) => each.kind === entry.kind);
     const name = alike.length > 1 ? `${entry.kind} ${alike.indexOf(entry) + 1}` : entry.kind;
-    const place = h("div", { class: "sl-held", id: `${this.id(number)}-held` });
+    const place = h("div", { class: "sl-board-held", id: `${this.id(number)}-held` });
     const fold = h("button", {
       type: "button",
-      class: "sl-fold",
+      class: "sl-board-fold",
       "aria-controls": place.id,
       onclick: () => this.change(number, (p) => ({ ...p, folded: !p.folded })),
     });

@@ -131,7 +131,7 @@ def dfa(subject: Any, sae: SAE, text: str, latent: int, dest: int | None = None)
     frozen = Frozen(subject, asked.inputs, place)
     x = frozen.acts[place.hook]
     fired = fired_of(sae, x, asked, dest)
-    w, constant = encoder_of(sae, x[fired.dest], asked.latent)
+    w, constant = encoder_of(sae, frozen.row(place.hook, fired.dest), asked.latent)
     reading, rest = Reading(place, fired.dest, w, constant), []
     if place.name in INTO:
         reading = frozen.to_stream(reading)
@@ -145,7 +145,7 @@ def dfa(subject: Any, sae: SAE, text: str, latent: int, dest: int | None = None)
     if reading.place.name in STREAM:
         mlps = frozen.before(reading.place)[1]
         rest += [
-            (f"MLP {i}", float(frozen.acts[f"blocks.{i}.hook_mlp_out"][fired.dest] @ reading.w)) for i in mlps
+            (f"MLP {i}", float(frozen.row(f"blocks.{i}.hook_mlp_out", fired.dest) @ reading.w)) for i in mlps
         ]
     rest.append(("constants", constant))
     heads = next((each.shape[0] for each in parts), 0)
@@ -206,12 +206,15 @@ def fired_of(sae: SAE, x: Tensor, asked: Asked, dest: int | None) -> Fired:
 
     Args:
         sae: The SAE.
-        x: [positions d_in], what it reads.
+        x: float [positions d_in], what it reads.
         asked: What was asked.
         dest: The position, or None.
     """
+    remedy = "Pass a position of the text."
+    if dest is not None:
+        dest = integer("dest", dest, 0, len(x) - 1, error=RangeError, remedy=remedy)
     with torch.no_grad():
-        out = sae(x.to(sae.W_enc))
+        out = sae((x if dest is None else x[dest : dest + 1]).to(sae.W_enc))
     pre, codes = (each[:, asked.latent].double().cpu().numpy() for each in (out.pre, out.codes))
     if dest is None:
         size = np.abs(codes)
@@ -224,9 +227,8 @@ def fired_of(sae: SAE, x: Tensor, asked: Asked, dest: int | None) -> Fired:
             )
             raise RangeError(message)
         dest = int(size.argmax())
-    remedy = "Pass a position of the text."
-    dest = integer("dest", dest, 0, len(x) - 1, error=RangeError, remedy=remedy)
-    return Fired(dest, float(pre[dest]), float(codes[dest]))
+        pre, codes = pre[dest:], codes[dest:]
+    return Fired(dest, float(pre[0]), float(codes[0]))
 
 
 def _norms(weights: Tensor, heads: int) -> np.ndarray:

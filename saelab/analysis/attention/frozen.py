@@ -7,7 +7,8 @@ back along the model's own path, to readings of rows that come before, and to co
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from saelab.sae import SAE
-    from saelab.subjects.head_maps import Norm
+    from saelab.subjects.head_maps import LayerMaps, Norm
     from saelab.types import Inputs
 
 CLOSE = 1e-3
@@ -97,6 +98,7 @@ class Frozen:
         self, subject: Any, inputs: Inputs, place: Place, more: Sequence[str] = (), *, deep: bool = False
     ) -> None:
         self.subject, self.deep = subject, deep
+        self.maps: Callable[[int], LayerMaps] = cache(subject.layer_maps)
         norms = [place_of(hook) for hook in more if hook.split(".", 2)[2] in INTO]
         streams = [f"blocks.{each.layer}.hook_resid_{self.stage(each)}" for each in norms]
         hooks = dict.fromkeys([place.hook, *self._on_the_way(place), *streams, *more])
@@ -104,7 +106,7 @@ class Frozen:
         if place.name != "attn.hook_z" or deep:
             hooks |= dict.fromkeys(self.embeds)
         seen = subject.attend(inputs, list(hooks), output=False)
-        self.acts = {name: x[0].detach().double().cpu() for name, x in seen.run.acts.items()}
+        self.acts = {name: x[0].detach().cpu() for name, x in seen.run.acts.items()}
         self.patterns = {i: x[0].detach().float().cpu() for i, x in seen.patterns.items()}
         self.values = {i: x[0].detach().float().cpu() for i, x in seen.values.items()}
         self.n = next(iter(self.acts.values())).shape[0]
@@ -116,7 +118,7 @@ class Frozen:
             return []
         found = ["blocks.0.hook_resid_pre"]
         for i in range(place.layer + 1):
-            maps = self.subject.layer_maps(i)
+            maps = self.maps(i)
             names = ["hook_attn_out", "hook_mlp_out"]
             if place.layer == i:
                 stage = self.stage(place)
@@ -134,6 +136,10 @@ class Frozen:
                 refuse_norm(self.subject, f"blocks.{i}.hook_attn_out")
         return found
 
+    def row(self, hook: str, position: int) -> Tensor:
+        """float64 [width]: what was read at one position of a hook point."""
+        return self.acts[hook][position].double()
+
     def stage(self, place: Place) -> str:
         """How much of its block has been added to the stream where a place lies: "pre", "mid" or "post".
 
@@ -141,7 +147,7 @@ class Frozen:
             SubjectError: Nobody knows what its MLP reads.
         """
         kind = STREAM.get(place.name, INTO.get(place.name, "pre"))
-        if kind in ("mlp", "mlp_in") and not (kind := self.subject.layer_maps(place.layer).mlp_reads):
+        if kind in ("mlp", "mlp_in") and not (kind := self.maps(place.layer).mlp_reads):
             refuse_norm(self.subject, place.hook)
         return "pre" if kind in ("attn_in", "pre") else kind
 
@@ -161,12 +167,12 @@ class Frozen:
 
     def to_z(self, layer: int, position: int, w: Tensor) -> Reading:
         """A reading of what attention adds to the stream as one of z."""
-        maps = self.subject.layer_maps(layer)
+        maps = self.maps(layer)
         norm, constant = maps.norms["attn_out"], 0.0
         if norm is not None:
-            z = self.acts[f"blocks.{layer}.attn.hook_z"][position]
+            z = self.row(f"blocks.{layer}.attn.hook_z", position)
             before = z @ maps.write.flatten(0, 1) + maps.write_bias
-            after = self.acts[f"blocks.{layer}.hook_attn_out"][position]
+            after = self.row(f"blocks.{layer}.hook_attn_out", position)
             w, constant = self.through(norm, before, after, w, f"blocks.{layer}.hook_attn_out")
         constant += float(maps.write_bias @ w)
         return Reading(Place(layer, "attn.hook_z"), position, maps.write.flatten(0, 1) @ w, constant)
@@ -174,7 +180,7 @@ class Frozen:
     def to_stream(self, reading: Reading) -> Reading:
         """A reading of what attention or an MLP reads as one of the stream before the norm."""
         (layer, name), position, w, constant = reading
-        maps = self.subject.layer_maps(layer)
+        maps = self.maps(layer)
         kind = INTO[name]
         if kind not in maps.norms:
             refuse_norm(self.subject, reading.place.hook)
@@ -182,7 +188,7 @@ class Frozen:
         if norm is not None:
             if name == "ln2.hook_normalized":  # the norm without its gain and bias
                 norm = norm._replace(gain=torch.ones_like(norm.gain), bias=torch.zeros_like(norm.bias))
-            x, y = self.acts[before.hook][position], self.acts[reading.place.hook][position]
+            x, y = self.row(before.hook, position), self.row(reading.place.hook, position)
             w, more = self.through(norm, x, y, w, reading.place.hook)
             constant += more
         return Reading(before, position, w, constant)
@@ -202,8 +208,8 @@ class Frozen:
 
     def start(self, position: int, w: Tensor) -> list[tuple[str, float]]:
         """(what, part) of the row that the first block reads."""
-        first = self.acts["blocks.0.hook_resid_pre"][position]
-        rows = [self.acts[hook][position] for hook in self.embeds]
+        first = self.row("blocks.0.hook_resid_pre", position)
+        rows = [self.row(hook, position) for hook in self.embeds]
         if len(rows) == 2 and (rows[0] + rows[1] - first).norm() <= CLOSE * first.norm():
             return [("embedding", float(rows[0] @ w)), ("position", float(rows[1] @ w))]
         return [("embedding", float(first @ w))]

@@ -100,7 +100,7 @@ def recursive_dfa(
     frozen = Frozen(subject, asked.inputs, asked.place, list(more), deep=True)
     x = frozen.acts[asked.place.hook]
     fired = fired_of(sae, x, asked, dest)
-    w, constant = encoder_of(sae, x[fired.dest], asked.latent)
+    w, constant = encoder_of(sae, frozen.row(str(sae.hook), fired.dest), asked.latent)
     way = _Way(frozen, within, depth, width)
     start = Branch(
         "latent", fired.pre, asked.place.layer, None, fired.dest, asked.latent, str(sae.hook), code=fired.code
@@ -172,7 +172,7 @@ class _Way:
 
     def _edges(self, i: int, at: int, w: Tensor) -> list[_Part]:
         frozen = self.frozen
-        edges, maps = frozen.edges(i, w, at), frozen.subject.layer_maps(i)
+        edges, maps = frozen.edges(i, w, at), frozen.maps(i)
         if maps.read is None:
             message = (
                 "The way back through heads needs values that are linear in what attention reads. Got "
@@ -198,22 +198,23 @@ class _Way:
     def _mlp(self, i: int, at: int, w: Tensor) -> tuple[list[_Part], float]:
         """What a reading of what an MLP adds to the stream is made of, and a constant."""
         frozen, sae = self.frozen, self.met.get(("mlp", i))
-        added, hook = frozen.acts[f"blocks.{i}.hook_mlp_out"][at], f"blocks.{i}.hook_mlp_out"
+        hook = f"blocks.{i}.hook_mlp_out"
+        added = frozen.row(hook, at)
         if sae is None:
             return [_Part(Branch("mlp", float(added @ w), i, None, at))], 0.0
-        constant, norms = 0.0, frozen.subject.layer_maps(i).norms
+        constant, norms = 0.0, frozen.maps(i).norms
         if str(sae.writes[-1]) != hook:  # what it gives before a norm behind it
             if "mlp_out" not in norms:
                 refuse_norm(frozen.subject, hook)
             if (norm := norms["mlp_out"]) is not None:
-                w, constant = frozen.through(norm, frozen.acts[str(sae.writes[-1])][at], added, w, hook)
+                w, constant = frozen.through(norm, frozen.row(str(sae.writes[-1]), at), added, w, hook)
         found, more = self._latents(sae, i, at, w)
         return found, constant + more
 
     def _latents(self, sae: SAE, i: int, at: int, w: Tensor) -> tuple[list[_Part], float]:
         """What a reading of what an SAE stands for is made of, and a constant."""
         frozen, read, written = self.frozen, str(sae.hook), str(sae.writes[-1])
-        x, y = frozen.acts[read][at], frozen.acts[written][at]
+        x, y = frozen.row(read, at), frozen.row(written, at)
         with torch.no_grad():
             out = sae(x[None].to(sae.W_enc))
         codes, pre = (each[0].double().cpu() for each in (out.codes, out.pre))

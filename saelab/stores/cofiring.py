@@ -1,13 +1,11 @@
-"""Which latents of two stores fire on the same rows, counted out of lists that are sorted.
-
-The rows of each latent of ours lie on disk, and of each row the latents of theirs that fire on it, numbered
-from the rarest on. A latent's list is what all its rows hold: sorted, it says how often each of theirs fires
-with it. phi falls as their count grows, so of all that fire with a latent equally often the first is best.
+"""Which latents of two stores fire on the same rows. The rows of each latent of ours lie on disk, and of each
+row the latents of theirs that fire on it. phi falls as their count grows, so of all that fire with a latent
+equally often the rarest is best: see `saelab.stores.meetings`.
 """
 
 from __future__ import annotations
 
-import itertools
+import functools
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,16 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from saelab.stores import meetings
+from saelab.stores.meetings import WIDTH, Lines, blocks, lined
 from saelab.stores.protocol import Latents
 from saelab.stores.summaries import first_of_each
 from saelab.types import StoreError
 
-BLOCK_PAIRS = 1 << 22
 CHUNK_CODES = 1 << 22
-WIDTH = 16
-"""Latents of a line: a row takes as many lines as it needs, the last one filled up."""
-MOST = (1 << 16) - 1
-"""Latents that one file of lines may number: 16 bits are sorted several times as fast as 32."""
 LAYERS = 8
 """Up to so many partners of each latent are looked for by leaving out what cannot be among them."""
 
@@ -111,21 +106,16 @@ class Firings:
         return row
 
     def _write_lines(self, rank: np.ndarray) -> list[Lines]:
-        firsts = range(0, len(rank), MOST)
+        firsts = range(0, len(rank), meetings.MOST)
         with ExitStack() as stack:
             files = [(self._new(stack, f"first-{i}"), self._new(stack, f"lines-{i}")) for i in firsts]
             written = [0] * len(files)
             for n, row, place in self.their.by_row():
                 number = rank[place]
                 for i, first in enumerate(firsts):
-                    own = (number >= first) & (number < first + MOST)
+                    own = (number >= first) & (number < first + meetings.MOST)
                     at, some = row[own], number[own] - first
-                    fire = np.bincount(at, minlength=n)
-                    size = -(-fire // WIDTH)
-                    start = np.cumsum(size) - size
-                    lines = np.full((size.sum(), WIDTH), MOST, np.uint16)
-                    nth = np.arange(len(at)) - np.repeat(np.cumsum(fire) - fire, fire)
-                    lines.reshape(-1)[(start * WIDTH)[at] + nth] = some
+                    start, lines = lined(at, some, n)
                     (written[i] + start).tofile(files[i][0])
                     lines.tofile(files[i][1])
                     written[i] += len(lines)
@@ -149,30 +139,6 @@ class Firings:
         return np.asarray(np.memmap(path, kind, "r")) if path.stat().st_size else np.zeros(0, kind)
 
 
-class Lines:
-    """Which latents of theirs fire on each row, as numbers from `low` on.
-
-    Args:
-        low: The first number.
-        first: int64 [n_rows + 1], the first line of each row.
-        table: uint16 [lines WIDTH], numbers less `low`, MOST where a line is not full.
-    """
-
-    def __init__(self, low: int, first: np.ndarray, table: np.ndarray) -> None:
-        self.low, self._first, self._table = low, first, table
-
-    def sizes(self, row: np.ndarray) -> np.ndarray:
-        """int64: length of the list that each row gives."""
-        return (self._first[row + 1] - self._first[row]) * WIDTH
-
-    def lists(self, row: np.ndarray) -> np.ndarray:
-        """uint16: the lists of these rows, one after the other."""
-        first = self._first[row]
-        n = self._first[row + 1] - first
-        line = np.repeat(first - (np.cumsum(n) - n), n) + np.arange(n.sum())
-        return np.take(self._table, line, axis=0).reshape(-1)
-
-
 def best_cofiring(firings: Firings, n: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
     """The n partners of each latent with the largest phi, of equals the lower.
 
@@ -191,13 +157,18 @@ def best_cofiring(firings: Firings, n: int, shift: int) -> tuple[np.ndarray, np.
     if not len(partners):
         return best.found()
     for lines in firings.lines:
-        for low, high, at, number, together in _lists(firings, lines, n, shift):
-            number += lines.low
-            score = _phi(together, mine.count[low:high][at], firings.counts[number], mine.n_rows)
+        rows = functools.partial(firings.of, shift=shift)
+        for met in meetings.meetings(lines, np.diff(firings.bounds), rows, n):
+            kept = _undominated(met.at, met.together, n)
+            at = np.r_[met.at[kept], met.at_once]
+            number = np.r_[met.number[kept], met.once]
+            together = np.r_[met.together[kept], np.ones(len(met.once), np.int64)]
+            ours, size = mine.latents[met.low : met.high], met.high - met.low
+            score = _phi(together, mine.count[met.low + at], firings.counts[number], mine.n_rows)
             order, rank = first_of_each(np.lexsort((partners[number], -score, at)), at, n)
-            partner, value = np.zeros((high - low, n), np.int64), np.full((high - low, n), -np.inf)
+            partner, value = np.zeros((size, n), np.int64), np.full((size, n), -np.inf)
             partner[at[order], rank], value[at[order], rank] = partners[number[order]], score[order]
-            best.add(mine.latents[low:high], partner, value)
+            best.add(ours, partner, value)
     # where too few fire together, or less than by chance, those that never do come in between
     limit = _phi(0, mine.count, firings.counts[:1], mine.n_rows)
     for i in np.flatnonzero(best.score[mine.latents, -1] <= limit).tolist():
@@ -216,57 +187,6 @@ def _phi(together: np.ndarray | int, ours: np.ndarray, theirs: np.ndarray, total
     return np.clip((total * np.float64(together) - ours * theirs) / np.sqrt(variance), -1, 1)
 
 
-def _lists(
-    firings: Firings, lines: Lines, n: int, shift: int
-) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
-    """(low, high, latent counted from low, number in `lines`, rows on which both fire): among the latents of
-    ours low..high-1 and all of theirs those pairs that may be among the best n."""
-    fires = np.diff(firings.bounds)
-    sizes = np.zeros(len(fires), np.int64)
-    for low, high in blocks(fires, CHUNK_CODES):
-        total = np.r_[0, np.cumsum(lines.sizes(firings.of(low, high, shift)))]
-        sizes[low:high] = np.diff(total[firings.bounds[low : high + 1] - firings.bounds[low]])
-    for low, high in blocks(sizes, BLOCK_PAIRS):
-        row, bounds = firings.of(low, high, shift), np.r_[0, np.cumsum(sizes[low:high])]
-        if bounds[-1] > BLOCK_PAIRS:  # one latent whose list is too long to be held
-            met = _count(lines, row)
-            number = np.flatnonzero(met > 1)
-            at, together = np.zeros(len(number), np.int64), met[number]
-            once = np.flatnonzero(met == 1)[:n]
-            at_once = np.zeros(len(once), np.int64)
-        else:
-            at, number, together, at_once, once = _sorted(lines.lists(row), bounds, n)
-        kept = _undominated(at, together, n)
-        yield (
-            low,
-            high,
-            np.r_[at[kept], at_once],
-            np.r_[number[kept], once].astype(np.int64),
-            np.r_[together[kept], np.ones(len(once), np.int64)],
-        )
-
-
-def _sorted(lists: np.ndarray, bounds: np.ndarray, n: int) -> tuple[np.ndarray, ...]:
-    """(list, number, how often) of all that is in a list more than once, and (list, number) of the first n
-    that are in it once, both sorted. Sorts the lists lists[bounds[i]:bounds[i+1]] in place."""
-    for start, stop in itertools.pairwise(bounds.tolist()):
-        lists[start:stop].sort(kind="stable")
-    new = np.empty(len(lists) + 1, bool)
-    np.not_equal(lists[1:], lists[:-1], out=new[1:-1])
-    new[bounds] = True
-    first, last = np.flatnonzero(new[:-1] > new[1:]), np.flatnonzero(new[:-1] < new[1:])
-    at = np.repeat(np.arange(len(bounds) - 1), np.diff(np.searchsorted(first, bounds)))
-    number = lists[first]
-    some = number < MOST
-    once = np.flatnonzero(new[:-1] & new[1:])
-    start = np.searchsorted(once, bounds)
-    held = np.minimum(np.diff(start), n)
-    at_once = np.repeat(np.arange(len(held)), held)
-    once = lists[once[np.repeat(start[:-1] - (np.cumsum(held) - held), held) + np.arange(held.sum())]]
-    real = once < MOST
-    return at[some], number[some], (last - first + 1)[some], at_once[real], once[real]
-
-
 def _undominated(at: np.ndarray, together: np.ndarray, n: int) -> np.ndarray:
     """Places of all pairs but those to which n of the same list are superior, being rarer and firing together
     as often at least. The pairs are sorted by list, then from the rarest on."""
@@ -283,38 +203,13 @@ def _undominated(at: np.ndarray, together: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate(kept)
 
 
-def _count(lines: Lines, row: np.ndarray) -> np.ndarray:
-    """int64 [MOST]: on how many of the rows each latent of theirs fires."""
-    found = np.zeros(MOST + 1, np.int64)
-    for low, high in blocks(lines.sizes(row), BLOCK_PAIRS):
-        found += np.bincount(lines.lists(row[low:high]), minlength=MOST + 1)
-    return found[:MOST]
-
-
 def _met(lines: Lines, row: np.ndarray) -> np.ndarray:
     """int64: numbers of all that fire on any of the rows."""
     found = [np.zeros(0, np.uint16)]
-    for low, high in blocks(lines.sizes(row), BLOCK_PAIRS):
+    for low, high in blocks(lines.sizes(row), meetings.BLOCK_PAIRS):
         found.append(np.unique(lines.lists(row[low:high])))
     number = np.unique(np.concatenate(found))
-    return number[number < MOST].astype(np.int64) + lines.low
-
-
-def blocks(sizes: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
-    """Neighbours whose sizes are together at most so large, or one alone.
-
-    Args:
-        sizes: Of each.
-        most: How large.
-
-    Yields:
-        (low, high).
-    """
-    total, low = np.r_[0, np.cumsum(sizes)], 0
-    while low < len(sizes):
-        high = max(int(np.searchsorted(total, total[low] + most, side="right")) - 1, low + 1)
-        yield low, high
-        low = high
+    return number[number < meetings.MOST].astype(np.int64) + lines.low
 
 
 class Best:

@@ -12,7 +12,7 @@ from scipy import stats
 
 import saelab
 from saelab.sae import SAE
-from saelab.stores import cofiring, compare, directions, nearest
+from saelab.stores import cofiring, compare, directions, meetings, nearest
 from saelab.types import Codes, ConfigError, HookPoint, RangeError, StoreError
 
 N, WIDTH = 300, 24
@@ -149,10 +149,10 @@ def dense(store):
     "blocks", [(1 << 25, 1 << 22, 1 << 22, (1 << 16) - 1), (6_000, 30_000, 1_000, 70)], ids=["one", "many"]
 )
 def test_phi_cosine_and_controls_equal_brute_force(store, stranger, monkeypatch, blocks):
-    monkeypatch.setattr(cofiring, "BLOCK_PAIRS", blocks[0])
+    monkeypatch.setattr(meetings, "BLOCK_PAIRS", blocks[0])
     monkeypatch.setattr(cofiring, "CHUNK_CODES", blocks[1])
     monkeypatch.setattr(directions, "BLOCK_VALUES", blocks[2])
-    monkeypatch.setattr(cofiring, "MOST", blocks[3])
+    monkeypatch.setattr(meetings, "MOST", blocks[3])
     found = store.compare(stranger, n=4, min_rows=400, seed=7)
     ours, theirs = dense(store), dense(stranger)
     shift = int(np.random.default_rng(7).integers(store.n_rows // 4, 3 * store.n_rows // 4 + 1))
@@ -274,7 +274,9 @@ class Side:
 def test_partners_that_hardly_fire_together_equal_brute_force(
     monkeypatch, tmp_path, n, pairs, codes, most, layers
 ):
-    for name, value in {"BLOCK_PAIRS": pairs, "CHUNK_CODES": codes, "MOST": most, "LAYERS": layers}.items():
+    for name, value in {"BLOCK_PAIRS": pairs, "MOST": most}.items():
+        monkeypatch.setattr(meetings, name, value)
+    for name, value in {"CHUNK_CODES": codes, "LAYERS": layers}.items():
         monkeypatch.setattr(cofiring, name, value)
     mine, their = Side(1), Side(2)
     firings = cofiring.Firings(tmp_path, mine, their)

@@ -28,10 +28,10 @@ def main() -> None:
     for _ in sys.stdin:
         seconds = {}
         for name, call in calls.items():
-            begin = time.perf_counter()
+            begin = time.thread_time()
             with torch.no_grad():
                 call()
-            seconds[name] = time.perf_counter() - begin
+            seconds[name] = time.thread_time() - begin
         print(json.dumps(seconds), file=out, flush=True)
 
 

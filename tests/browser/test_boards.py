@@ -43,13 +43,13 @@ def test_a_board_holds_views(page, jupyter):
     after = board.locator(".sl-board-column").first.bounding_box()["width"]
     assert abs(after - before - 200) < 3
     board.locator('[aria-label="densities"] [data-move="→"]').click()
-    board.locator('[aria-label="sample"] .sl-fold').click()
+    board.locator('[aria-label="sample"] .sl-board-fold').click()
     assert violations(page, ".sl-board") == []
     page.locator(".jp-Notebook .jp-CodeCell").nth(2).locator(".cm-content").click()
     page.keyboard.press("Control+Enter")
     again = page.locator(".sl-board").nth(1)
     page.wait_for_function(
-        "document.querySelectorAll('.sl-board')[1]?.querySelector('.sl-fold[aria-expanded=false]')"
+        "document.querySelectorAll('.sl-board')[1]?.querySelector('.sl-board-fold[aria-expanded=false]')"
     )
     assert abs(again.locator(".sl-board-column").first.bounding_box()["width"] - after) < 3
     assert again.locator(".sl-board-column").nth(1).locator(".sl-board-cell").count() == 2

@@ -111,7 +111,7 @@ def test_a_map_by_hand_and_by_keys(page, jupyter):
     page.locator(".sl-box").fill("img")
     page.wait_for_function(f"/1 found/.test({chosen % 0})")
     page.locator("select[aria-label=colour]").select_option("max")
-    page.locator(".sl-map-tools .sl-note summary").click()
+    page.locator(".sl-map-tools .sl-help summary").click()
     for width, scheme in ((1400, "light"), (600, "dark")):
         page.set_viewport_size({"width": width, "height": 1200})
         page.emulate_media(color_scheme=scheme)

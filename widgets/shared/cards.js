@@ -5,9 +5,11 @@
  */
 import { keyOf } from "./answers.js";
 import { cardElement } from "./card.js";
-import { h } from "./dom.js";
+import { focusedIn, h } from "./dom.js";
+import { isOfTheHost } from "./keys.js";
 import { marksElement } from "./marks.js";
 import { recall, remember } from "./remembered.js";
+import { isWritten } from "./steps.js";
 import { reasonOf } from "./view.js";
 
 const KEPT = 400;
@@ -43,8 +45,7 @@ export function cardPlace(view, place) {
   });
 
   place.addEventListener("keydown", (event) => {
-    const typing = /** @type {Element} */ (event.target).closest("input, textarea, select");
-    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (isWritten(event.target) || isOfTheHost(event)) return;
     const name = { c: "Compact", a: "Aligned at the firing" }[event.key];
     const button = name && place.querySelector(`[data-switch="${name}"]`);
     if (!(button instanceof HTMLElement)) return;
@@ -69,7 +70,7 @@ export function cardPlace(view, place) {
       state,
       redraw: () => {
         remember("aligned", state.aligned);
-        const had = document.activeElement?.getAttribute("data-switch");
+        const had = focusedIn(place)?.getAttribute("data-switch");
         show(latent).then(() => {
           const again = had && place.querySelector(`[data-switch="${had}"]`);
           if (again instanceof HTMLElement) again.focus();

@@ -1,7 +1,7 @@
 /**
  * Words that complete what is written in a box, for expressions of SQL: a list under it, by keyboard.
  */
-import { h } from "./dom.js";
+import { freshId, h } from "./dom.js";
 
 const MOST = 8;
 
@@ -11,7 +11,7 @@ const MOST = 8;
  * @returns {HTMLElement} the box with its list
  */
 export function completing(input, known) {
-  const id = `sl-${Math.random().toString(36).slice(2)}`;
+  const id = freshId();
   const list = h("div", { class: "sl-words", role: "listbox", id, "aria-label": "columns", hidden: true });
   /** @type {{name: string, type: string}[]} */
   let found = [];

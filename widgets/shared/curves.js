@@ -89,7 +89,7 @@ export function curvesChart({ label, curves, x: [from, to], log = false, mark, x
     svg("path", { d: `M${left} ${top}V${base}H${width - right}`, fill: "none", stroke: "currentColor" }),
   ];
   if (mark !== undefined)
-    shown.push(svg("path", { class: "sl-mark", d: `M${px(mark)} ${top}V${base}`, stroke: "currentColor" }));
+    shown.push(svg("path", { class: "sl-cursor", d: `M${px(mark)} ${top}V${base}`, stroke: "currentColor" }));
   for (const curve of curves)
     shown.push(...drawn(curve, px, py, (v) => Number.isFinite(v) && (!log || v > 0)));
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, ...shown);

@@ -5,6 +5,7 @@
  */
 import { h, tokenElement, tokenName } from "./dom.js";
 import { paint, percent, short, signed } from "./scales.js";
+import { reasonOf } from "./view.js";
 
 /**
  * @param {string} name by which it is remembered that it is open @param {string} title
@@ -27,8 +28,7 @@ export function fold(name, title, note, fill, open) {
       await fill(place);
     } catch (error) {
       filled = false;
-      const why = error instanceof Error ? error.message : String(error);
-      place.replaceChildren(h("p", { class: "sl-hint", role: "alert" }, why));
+      place.replaceChildren(h("p", { class: "sl-hint", role: "alert" }, reasonOf(error)));
     } finally {
       place.removeAttribute("aria-busy");
     }
@@ -190,8 +190,7 @@ export function tryElement(ask, state) {
       const { fields } = await ask(box.value);
       if (mine === asked) out.replaceChildren(...triedElements(fields, performance.now() - start));
     } catch (error) {
-      const why = error instanceof Error ? error.message : String(error);
-      if (mine === asked) out.replaceChildren(h("p", { class: "sl-hint", role: "alert" }, why));
+      if (mine === asked) out.replaceChildren(h("p", { class: "sl-hint", role: "alert" }, reasonOf(error)));
     } finally {
       if (mine === asked) out.removeAttribute("aria-busy");
     }

@@ -1,5 +1,6 @@
 /** The label of a latent, edited in place: Enter keeps it, Escape undoes. */
 import { h } from "./dom.js";
+import { reasonOf } from "./view.js";
 
 /**
  * @param {string} label "" for none @param {string} otherwise shown where there is no label
@@ -13,7 +14,12 @@ export function labelElement(label, otherwise, save, state) {
   if (!save) return place;
   const edit = h(
     "button",
-    { type: "button", class: "sl-edit", onclick: () => begin(), "aria-label": "Edit the label" },
+    {
+      type: "button",
+      class: "sl-edit",
+      onclick: () => begin(),
+      "aria-label": label ? "Edit the label" : null,
+    },
     label ? "Edit" : "Name it",
   );
   const box = /** @type {HTMLInputElement} */ (
@@ -55,7 +61,7 @@ export function labelElement(label, otherwise, save, state) {
       state.refocus = false;
       box.disabled = false;
       box.focus();
-      said.textContent = error instanceof Error ? error.message : String(error);
+      said.textContent = reasonOf(error);
     }
   };
   place.append(edit);

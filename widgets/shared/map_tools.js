@@ -71,7 +71,7 @@ export function layOut(does) {
 
 /** @param {...Node} nodes */
 function tools(...nodes) {
-  return h("div", { class: "sl-tools sl-map-tools" }, ...nodes);
+  return h("div", { class: "sl-map-tools" }, ...nodes);
 }
 
 /** @param {...Node} nodes */

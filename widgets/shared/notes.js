@@ -4,5 +4,5 @@ import { h } from "./dom.js";
 /** @param {string} about what it explains, for those who do not see where it stands @param {string} text */
 export function note(about, text) {
   const mark = h("summary", { "aria-label": `what ${about} means`, title: "what this means" }, "?");
-  return h("details", { class: "sl-note" }, mark, h("p", {}, text));
+  return h("details", { class: "sl-help" }, mark, h("p", {}, text));
 }

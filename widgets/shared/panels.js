@@ -4,7 +4,7 @@
  * @typedef {import("../types.js").View} View
  */
 import { completing } from "./completing.js";
-import { h } from "./dom.js";
+import { focusedIn, freshId, h } from "./dom.js";
 import { marksOf, nameBox } from "./marks.js";
 import { reasonOf } from "./view.js";
 
@@ -42,7 +42,7 @@ export function fold(title, ...parts) {
 
 /** Where it is said what is wrong, beside what it is wrong with. */
 export function wrongPlace() {
-  return h("p", { class: "sl-wrong", role: "alert", id: `sl-${Math.random().toString(36).slice(2)}` });
+  return h("p", { class: "sl-wrong", role: "alert", id: freshId() });
 }
 
 /**
@@ -260,7 +260,7 @@ export function marksFold(view, latents) {
   const draw = () => {
     const { held } = marks;
     const named = (kind.value === "tag" ? held?.tags : held?.lists) ?? new Map();
-    const focused = boxes.contains(boxes.ownerDocument.activeElement);
+    const focused = focusedIn(boxes);
     boxes.replaceChildren(nameBox(kind.value, named, `name of the ${kind.value}`, take));
     if (focused) boxes.querySelector("input")?.focus();
   };

@@ -12,6 +12,7 @@
 import { h, tokenElement, tokenName } from "./dom.js";
 import { addPicture, gridElement, partsOf, patchElement, placeOf } from "./pictures.js";
 import { paint } from "./scales.js";
+import { reasonOf } from "./view.js";
 
 /**
  * The windows of a card by kind, all on one scale.
@@ -149,7 +150,7 @@ function unfolding(w, line, whole) {
       const peak = shown.querySelector(".sl-peak");
       if (peak instanceof HTMLElement) shown.scrollTop = peak.offsetTop - shown.offsetTop - 40;
     } catch (error) {
-      said.textContent = error instanceof Error ? error.message : String(error);
+      said.textContent = reasonOf(error);
     } finally {
       button.removeAttribute("aria-busy");
     }

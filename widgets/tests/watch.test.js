@@ -66,7 +66,7 @@ test("a line for each run, its figures at the cursor", async () => {
   slider.dispatchEvent(new Event("input"));
   expect(cells(0)[6]).toBe("0.500");
   expect(slider.getAttribute("aria-valuetext")).toBe("240 rows");
-  expect($$(".sl-mark").length).toBe(5);
+  expect($$(".sl-cursor").length).toBe(5);
   done();
   expect(model.count()).toBe(0);
 });

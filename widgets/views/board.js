@@ -7,7 +7,9 @@
  * @typedef {{width: number, views: Place[]}} Column
  * @typedef {(context: {model: Model, el: HTMLElement}) => (() => void) | void} Render
  */
-import { h } from "../shared/dom.js";
+import { decode, keyOf } from "../shared/answers.js";
+import { freshId, h } from "../shared/dom.js";
+import { note } from "../shared/notes.js";
 import { modelOf, selectionOf } from "../shared/page.js";
 import { rendering } from "../shared/view.js";
 
@@ -50,15 +52,14 @@ class Board {
       .map((/** @type {Record<string, any>} */ each) => selectionOf(structuredClone(each)));
     /** @type {{columns: Column[]}} */
     this.places = JSON.parse(view.option("places"));
-    this.prefix = `sl-board-${Math.random().toString(36).slice(2)}`;
+    this.prefix = freshId();
     /** whether what is heard now comes from outside */
     this.quiet = false;
     /** @type {(() => void)[]} */
     this.closing = [];
     this.cells = this.entries.map((entry, number) => this.cell(entry, number));
     this.grid = h("div", { class: "sl-board" });
-    const note = h("details", { class: "sl-hint" }, h("summary", {}, "?"), HELP);
-    view.body.append(this.grid, note);
+    view.body.append(this.grid, note("this board", HELP));
     for (const selection of this.selections) {
       const out = () => this.chose();
       selection.listeners.add(out);
@@ -83,10 +84,10 @@ class Board {
   cell(entry, number) {
     const alike = this.entries.filter((each) => each.kind === entry.kind);
     const name = alike.length > 1 ? `${entry.kind} ${alike.indexOf(entry) + 1}` : entry.kind;
-    const place = h("div", { class: "sl-held", id: `${this.id(number)}-held` });
+    const place = h("div", { class: "sl-board-held", id: `${this.id(number)}-held` });
     const fold = h("button", {
       type: "button",
-      class: "sl-fold",
+      class: "sl-board-fold",
       "aria-controls": place.id,
       onclick: () => this.change(number, (p) => ({ ...p, folded: !p.folded })),
     });
@@ -122,11 +123,25 @@ class Board {
   /** Draw a view into its frame. @param {PageEntry} entry @param {number} number @param {Render} render */
   fill(entry, number, render) {
     const selection = this.selections[entry.selection];
-    const model = modelOf(entry, selection);
+    /** @type {{opening?: Record<string, import("../types.js").Sent>}} */
+    const told = {};
+    const hear = () => {
+      const news = this.view.option("told")?.[number];
+      if (news === told.opening) return;
+      told.opening = news;
+      this.hearing(selection.changed);
+    };
+    hear();
+    this.view.changed("told", hear);
+    const model = modelOf(entry, selection, told);
     const bridge = {
       live: this.view.live,
+      interrupt: this.view.interrupt,
       /** @param {string} question @param {import("../types.js").Args} [args] */
-      ask: (question, args = {}) => this.view.request("of", { view: number, question, args: argsOf(args) }),
+      ask: async (question, args = {}) => {
+        const news = told.opening?.[keyOf(question, args)];
+        return news ? decode(news) : this.view.request("of", { view: number, question, args: argsOf(args) });
+      },
       close() {},
     };
     const close = render({ model: { ...model, bridge }, el: this.cells[number].place });

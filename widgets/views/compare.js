@@ -6,8 +6,9 @@
  *   pair is matched and 1 where it is shared; at is its number, -1 of a latent alone
  */
 import { cardPlace } from "../shared/cards.js";
-import { h, tokenElement } from "../shared/dom.js";
+import { focusedIn, h, tokenElement } from "../shared/dom.js";
 import { isOfTheHost } from "../shared/keys.js";
+import { note } from "../shared/notes.js";
 import { paint, short, spoken } from "../shared/scales.js";
 import { rendering } from "../shared/view.js";
 
@@ -17,6 +18,11 @@ const NOTES = {
   cosine: "Cosine of the two decoder rows, from -1 to 1.",
   phi: "Correlation of the two latents' firing over the rows of the corpus, from -1 to 1.",
 };
+const SHARED =
+  "A partner is the most similar latent of the other SAE. Above chance: more similar than 99 % of " +
+  "best partners among random directions, or with the rows of one SAE shifted against the other's. " +
+  "In brackets 95 % intervals; the share by chance is measured on latents that set no threshold. " +
+  "Matched: each is the other's partner. Shared: one is.";
 
 export const render = rendering(async (view) => {
   const [pairs, names] = await Promise.all([view.ask("pairs"), view.ask("names")]);
@@ -125,7 +131,7 @@ class Comparison {
     });
     view.body.append(
       this.summary(),
-      h("div", { class: "sl-tools" }, this.measureChooser(), this.choices, this.box, this.count),
+      h("div", { class: "sl-fields" }, this.measureChooser(), this.choices, this.box, this.count),
       this.table,
       h("div", { class: "sl-compare-cards" }, left, right),
       this.textPart(),
@@ -169,11 +175,6 @@ class Comparison {
         h("td", { class: "sl-value" }, short(threshold)),
       );
     const head = ["measure", "SAE", "latents with a partner above chance", "chance reaches"];
-    const note =
-      "A partner is the most similar latent of the other SAE. Above chance: more similar than 99 % of " +
-      "best partners among random directions, or with the rows of one SAE shifted against the other's. " +
-      "In brackets 95 % intervals; the share by chance is measured on latents that set no threshold. " +
-      "Matched: each is the other's partner. Shared: one is.";
     return h(
       "div",
       { class: "sl-compare-summary" },
@@ -185,12 +186,7 @@ class Comparison {
         h("tbody", {}, ...shares.map(row)),
       ),
       ...reasons.map((/** @type {string} */ reason) => h("p", { class: "sl-hint" }, reason)),
-      h(
-        "details",
-        { class: "sl-note" },
-        h("summary", { "aria-label": "what this means" }, "?"),
-        h("p", {}, note),
-      ),
+      note("this table", SHARED),
     );
   }
 
@@ -381,7 +377,7 @@ class Comparison {
   keydown(event) {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     const buttons = [...this.table.querySelectorAll(".sl-pair")];
-    const at = buttons.indexOf(/** @type {Element} */ (document.activeElement));
+    const at = buttons.indexOf(/** @type {Element} */ (focusedIn(this.table)));
     if (!step || at < 0 || isOfTheHost(event)) return;
     event.preventDefault();
     const next = /** @type {HTMLElement | undefined} */ (buttons[at + step]);
@@ -398,7 +394,7 @@ class Comparison {
 
   textPart() {
     if (!this.view.live) return h("div", {});
-    const form = h("form", { class: "sl-tools" }, this.input, h("button", { type: "submit" }, "read"));
+    const form = h("form", { class: "sl-fields" }, this.input, h("button", { type: "submit" }, "read"));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.readText();

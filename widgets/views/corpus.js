@@ -3,13 +3,14 @@
  * @typedef {import("../types.js").Answer} Answer
  * @typedef {import("../types.js").View} View
  */
-import { h } from "../shared/dom.js";
+import { freshId, h } from "../shared/dom.js";
 import { Heatmap } from "../shared/heatmap.js";
 import { isOfTheHost } from "../shared/keys.js";
 import { short } from "../shared/scales.js";
+import { ScrollingList } from "../shared/scrolling.js";
 import { reasonOf, rendering } from "../shared/view.js";
 
-const [ROW, MARGIN, PAGE] = [44, 4, 50];
+const [ROW, PAGE] = [44, 50];
 /** Documents whose surprise is asked for at once: the model reads each. */
 const READ = 50;
 const WAYS = { text: "text", token: "token", latent: "latent", sql: "SQL" };
@@ -49,7 +50,7 @@ class Corpus {
     this.model = 0;
     /** which document is shown as the store has it; -1 for none */
     this.opened = -1;
-    this.prefix = `sl-${Math.random().toString(36).slice(2)}`;
+    this.prefix = freshId();
     const select = (/** @type {Record<string, string>} */ of, /** @type {string} */ label) =>
       /** @type {HTMLSelectElement} */ (
         h(
@@ -81,6 +82,7 @@ class Corpus {
       { class: "sl-docs", role: "listbox", tabindex: 0, "aria-label": "documents" },
       this.spacer,
     );
+    this.scrolling = new ScrollingList(this.list, this.spacer, ROW, 480);
     this.surprise = h("button", { type: "button", hidden: true, onclick: () => this.read() });
     const tools = h("div", { class: "sl-fields" }, this.way, this.box, this.order, this.direction);
     const side = h(
@@ -200,17 +202,13 @@ class Corpus {
 
   /** Draw the rows in sight, and ask for what they say. */
   draw() {
-    const { list, documents } = this;
+    const { documents, scrolling } = this;
     this.spacer.style.height = `${documents.length * ROW}px`;
-    const first = Math.max(0, Math.floor(list.scrollTop / ROW) - MARGIN);
-    const last = Math.min(documents.length, first + Math.ceil((list.clientHeight || 480) / ROW) + 2 * MARGIN);
+    const [first, last] = scrolling.drawn(documents.length);
     const rows = [];
     for (let place = first; place < last; place++) rows.push(this.row(place));
-    this.spacer.replaceChildren(...rows);
     const chosen = this.view.chosen("document");
-    if (chosen !== null && rows.some((row) => row.id === `${this.prefix}-${chosen}`))
-      list.setAttribute("aria-activedescendant", `${this.prefix}-${chosen}`);
-    else list.removeAttribute("aria-activedescendant");
+    scrolling.put(rows, chosen === null ? null : `${this.prefix}-${chosen}`);
     for (let page = Math.floor(first / PAGE); page * PAGE < last; page++) this.fetch(page);
   }
 
@@ -253,20 +251,14 @@ class Corpus {
 
   /** @param {number} place */
   choose(place) {
-    const to = Math.max(0, Math.min(this.documents.length - 1, place));
     if (!this.documents.length) return;
-    this.view.choose({ document: this.documents[to], row: null });
+    this.view.choose({ document: this.documents[place], row: null });
   }
 
   /** Scroll the list to the chosen document. */
   reveal() {
-    const { list } = this;
     const place = this.documents.indexOf(this.view.chosen("document"));
-    if (place >= 0) {
-      const [top, height] = [place * ROW, list.clientHeight || 480];
-      if (top < list.scrollTop) list.scrollTop = top;
-      else if (top + ROW > list.scrollTop + height) list.scrollTop = top + ROW - height;
-    }
+    if (place >= 0) this.scrolling.reveal(place);
     this.draw();
   }
 
@@ -328,15 +320,7 @@ class Corpus {
   listKey(event) {
     if (isOfTheHost(event)) return;
     const at = this.documents.indexOf(this.view.chosen("document") ?? -1);
-    const page = Math.max(1, Math.floor(this.list.clientHeight / ROW) - 1);
-    const to = {
-      ArrowDown: at + 1,
-      ArrowUp: at - 1,
-      PageDown: at + page,
-      PageUp: at - page,
-      Home: 0,
-      End: this.documents.length - 1,
-    }[event.key];
+    const to = this.scrolling.led(event.key, at, this.documents.length);
     if (to !== undefined) this.choose(to);
     else if (event.key === "/") this.box.focus();
     else if (event.key === "Escape") this.view.choose({ document: null });

@@ -3,16 +3,16 @@
  * @typedef {import("../types.js").View} View
  */
 import { cardPlace } from "../shared/cards.js";
-import { h } from "../shared/dom.js";
+import { freshId, h } from "../shared/dom.js";
 import { isOfTheHost } from "../shared/keys.js";
 import { Lines } from "../shared/lines.js";
 import { columnsFold, filterBar, knownColumns, marksFold, saveFold, setChoice } from "../shared/panels.js";
+import { ScrollingList } from "../shared/scrolling.js";
 import { drawHeads, rowElement, widths } from "../shared/sheet.js";
 import { isWritten, stepButtons } from "../shared/steps.js";
 import { rendering } from "../shared/view.js";
 
 const ROW = 28;
-const MARGIN = 4;
 const OWN = ["density", "mean", "max", "min", "count"];
 /** What a search goes by: its name in Python, what it is called, and what is written in the box for it. */
 const WAYS = {
@@ -34,6 +34,7 @@ export const render = rendering(async (view) => {
   await browser.open(new Lines(table));
   const names = await view.ask("names");
   if (names) browser.name(names.fields.names);
+  if (browser.can("where")) browser.known(); // from here on filters are answered at once
 });
 
 class Browser {
@@ -55,7 +56,7 @@ class Browser {
     /** whether what is set in Python is what was set here */
     this.setting = false;
     this.state = this.options();
-    this.prefix = `sl-${Math.random().toString(36).slice(2)}`;
+    this.prefix = freshId();
     this.box = /** @type {HTMLInputElement} */ (
       h("input", { type: "search", class: "sl-box", "aria-label": "search latents" })
     );
@@ -72,6 +73,7 @@ class Browser {
       { class: "sl-list", role: "listbox", tabindex: 0, "aria-label": "latents" },
       this.spacer,
     );
+    this.lines = new ScrollingList(this.list, this.spacer, ROW, 420);
     this.place = h("div", { class: "sl-place", "aria-live": "polite" });
     this.known = knownColumns(view);
     this.filter = filterBar(view, this.known, (where) => this.setWhere(where));
@@ -315,19 +317,14 @@ class Browser {
 
   /** Draw the rows in sight. */
   draw() {
-    const { table, list } = this;
+    const { table } = this;
     if (!table) return;
-    const first = Math.max(0, Math.floor(list.scrollTop / ROW) - MARGIN);
-    const height = Math.ceil((list.clientHeight || 420) / ROW);
-    const last = Math.min(this.shown.length, first + height + 2 * MARGIN);
+    const [first, last] = this.lines.drawn(this.shown.length);
     const [columns, chosen] = [this.columns(), this.current()];
     const rows = [];
     for (let place = first; place < last; place++) rows.push(this.row(table, place, columns, chosen));
     if (!this.shown.length) rows.push(h("p", { class: "sl-hint sl-none" }, "no latent is like that"));
-    this.spacer.replaceChildren(...rows);
-    const drawn = chosen !== null && rows.some((row) => row.dataset.latent === String(chosen));
-    if (drawn) list.setAttribute("aria-activedescendant", this.idOf(chosen));
-    else list.removeAttribute("aria-activedescendant");
+    this.lines.put(rows, chosen === null ? null : this.idOf(chosen));
   }
 
   /** @param {Lines} table @param {number} place @param {string[]} columns @param {number | null} current */
@@ -357,11 +354,9 @@ class Browser {
 
   /** Choose the latent at a place of the list. @param {number} place */
   choose(place) {
-    const { list, shown } = this;
+    const { shown } = this;
     if (place < 0 || place >= shown.length) return;
-    const top = place * ROW;
-    if (top < list.scrollTop) list.scrollTop = top;
-    else if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
+    this.lines.reveal(place);
     this.touched = true;
     this.view.choose({ latent: shown[place] });
     this.card.ahead([shown[place + 1], shown[place - 1], shown[place + 2]]);
@@ -438,17 +433,8 @@ class Browser {
   listKey(event) {
     if (isOfTheHost(event)) return;
     const at = this.shown.indexOf(this.current() ?? -1);
-    const last = this.shown.length - 1;
-    const page = Math.max(1, Math.floor(this.list.clientHeight / ROW) - 1);
-    const to = {
-      ArrowDown: at + 1,
-      ArrowUp: at - 1,
-      PageDown: at + page,
-      PageUp: at - page,
-      Home: 0,
-      End: last,
-    }[event.key];
-    if (to !== undefined) this.choose(Math.max(0, Math.min(last, to)));
+    const to = this.lines.led(event.key, at, this.shown.length);
+    if (to !== undefined) this.choose(to);
     else if (event.key === "Escape") this.view.choose({ latent: null });
     else if (event.key === "Enter") this.place.querySelector("h3")?.scrollIntoView({ block: "nearest" });
     else return;

@@ -12,6 +12,7 @@
 import { decode } from "../shared/answers.js";
 import { counted, curvesChart, FRAME } from "../shared/curves.js";
 import { h, svg } from "../shared/dom.js";
+import { note } from "../shared/notes.js";
 import { percent, short } from "../shared/scales.js";
 import { reasonOf, rendering } from "../shared/view.js";
 
@@ -271,11 +272,12 @@ function densityChart(runs) {
   return curvesChart({ label: `how often latents fire; ${label}`, curves, x, xTicks: ticks, tick: counted });
 }
 
-/** @param {Element} charts @param {string} title @param {string} unit @param {string} note */
-function panel(charts, title, unit, note) {
+/** @param {Element} charts @param {string} title @param {string} unit @param {string} text */
+function panel(charts, title, unit, text) {
   const place = h("div", {});
-  const more = h("details", {}, h("summary", { "aria-label": `about ${title}` }, "?"), h("p", {}, note));
-  charts.append(h("figure", {}, h("figcaption", {}, h("b", {}, title), ` (${unit})`, more), place));
+  charts.append(
+    h("figure", {}, h("figcaption", {}, h("b", {}, title), ` (${unit})`, note(title, text)), place),
+  );
   return place;
 }
 

@@ -32,7 +32,7 @@ class Planted:
     def padded(self, rows):
         return SimpleNamespace(data={"input_ids": torch.tensor(rows)})
 
-    def attend(self, inputs):
+    def attend(self, inputs, read, *, output):
         ids = inputs.data["input_ids"].numpy()
         pattern = torch.zeros(len(ids), 4, ids.shape[1], ids.shape[1])
         for sample, row in enumerate(ids):
@@ -74,6 +74,12 @@ def test_curves_of_planted_heads():
     assert (found.drop[..., 0] == 0).all()
     assert "by one token (score(1) > 0.5) 0.0" in str(found)
     assert len(found.to_frame()) == 16
+
+
+def test_copies_that_nearly_touch():
+    """Many short sequences: whatever the places, there is another position to look at."""
+    found = prefix_curves(Planted(), [1, 9], n=400, length=24)
+    assert np.isfinite(found.control).all()
 
 
 def test_the_embedded_models_induction_heads(subject):

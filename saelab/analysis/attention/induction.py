@@ -106,7 +106,8 @@ def prefix_curves(
             row = draw.choice(tokens, length, replace=len(tokens) < length)
             gap = length - 2 * (prefix + 1)
             start = int(draw.integers(0, gap // 2 + 1))
-            again = int(draw.integers(start + prefix + 1, length - prefix + 1))
+            # one token beside the source lies between them, so that there is another position to look at
+            again = int(draw.integers(start + prefix + 2, length - prefix + 1))
             row[again : again + prefix] = row[start : start + prefix]
             source, dest = start + prefix, again + prefix - 1
             other = int(draw.choice([i for i in range(dest) if i not in (source, source - 1)]))
@@ -141,10 +142,11 @@ def _placed(subject: Any, rows: list[np.ndarray], places: list[tuple[int, int, i
 
 def _over(subject: Any, rows: list[list[int]], read: Callable[[Tensor, Sequence[int]], Tensor]) -> np.ndarray:
     """float64 [sequences layers heads ..]: what is read of the patterns of each sequence."""
-    found = []
+    found, last = [], f"blocks.{subject.n_layers - 1}.attn.hook_z"
     for at in range(0, len(rows), AT_ONCE):
         number = range(at, min(at + AT_ONCE, len(rows)))
-        patterns = subject.attend(subject.padded([rows[i] for i in number])).patterns
+        inputs = subject.padded([rows[i] for i in number])
+        patterns = subject.attend(inputs, [last], output=False).patterns
         layers = [read(patterns[i].float().cpu(), number).double() for i in range(subject.n_layers)]
         found.append(torch.stack(layers, 1).numpy())
     return np.concatenate(found)

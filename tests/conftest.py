@@ -20,6 +20,7 @@ os.environ.setdefault("SAELAB_REAL_MODELS", str(user_folder("cache") / "real"))
 os.environ["SAELAB_DATA"] = str(Path(tempfile.gettempdir()) / "saelab-tests-data")
 os.environ["SAELAB_CACHE"] = str(Path(tempfile.gettempdir()) / "saelab-tests-cache")
 
+import kernels
 import pytest
 from real_lab import CHROMIUM
 
@@ -45,6 +46,15 @@ FIRST = (
 )
 # the browser runs it, as a person does
 TOUR, IN_THE_LAB = "notebooks/00_tour.ipynb", "tests/browser/test_tour.py::test_the_tour_runs"
+
+
+def pytest_configure(config):
+    config.option.nbmake_kernel = config.option.nbmake_kernel or kernels.NAME
+
+
+def pytest_runtest_setup(item):
+    if item.path.suffix == ".ipynb":
+        kernels.offered()
 
 
 def unit_of(nodeid: str) -> str:

@@ -34,7 +34,11 @@ HOOK = "blocks.2.hook_resid_post"
 TOGETHER = {
     f"tests/{path}.py": unit
     for unit, folder, names in (
-        ("browser", "browser", "erase export keys map pictures reopened tour"),
+        (
+            "browser",
+            "browser",
+            "boards compared corpus erase export hosts keys map pictures reopened steer tour watch",
+        ),
         (
             "forks",
             "unit",

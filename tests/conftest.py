@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from saelab.files import user_folder
@@ -60,9 +61,8 @@ def pytest_configure(config):
     config.option.nbmake_kernel = config.option.nbmake_kernel or kernels.NAME
 
 
-def pytest_runtest_setup(item):
-    if item.path.suffix == ".ipynb":
-        kernels.offered()
+def pytest_sessionfinish():
+    kernels.ended()
 
 
 def unit_of(nodeid: str) -> str:
@@ -70,7 +70,15 @@ def unit_of(nodeid: str) -> str:
     return TOGETHER.get(file, file)
 
 
+def in_a_fork(runtest):
+    kernels.offered()
+    runtest()
+
+
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if item.path.suffix == ".ipynb":  # hooks of this file for single tests do not reach it
+            item.runtest = partial(in_a_fork, item.runtest)
     if CHROMIUM and any(item.nodeid.startswith(IN_THE_LAB) for item in items):
         items[:] = [item for item in items if not item.nodeid.startswith(TOUR)]
     if hasattr(config, "workerinput"):  # one of the processes of `pytest -n`

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,8 +30,8 @@ def name() -> str:
 
 
 @cache
-def offered() -> None:
-    """Start the server, which lives as long as this process."""
+def offered() -> subprocess.Popen:
+    """The server, started at the first call. It lives as long as this process, or until `ended`."""
     folder = Path(tempfile.mkdtemp(prefix="saelab-kernels-"))
     address, spec = str(folder / "socket"), folder / "kernels" / NAME / "kernel.json"
     spec.parent.mkdir(parents=True)
@@ -39,7 +40,16 @@ def offered() -> None:
     before = os.environ.get("JUPYTER_PATH")
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (str(folder), before)))
     # its input ends when this process does, however that comes
-    subprocess.Popen([sys.executable, __file__, "serve", address], stdin=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, __file__, "serve", address], stdin=subprocess.PIPE)
+
+
+def ended() -> None:
+    """End it where it was started."""
+    if offered.cache_info().currsize:
+        server = offered()
+        server.stdin.close()
+        server.wait(20)
+        shutil.rmtree(Path(server.args[-1]).parent)
 
 
 def serve(address: str) -> None:

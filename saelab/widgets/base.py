@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import traitlets
 from saelab.types import ConfigError, SaelabError, nearest, short
 from saelab.widgets import assets, still
 from saelab.widgets.export import Views, page
-from saelab.widgets.questions import Ask
+from saelab.widgets.questions import Ask, Shared
 from saelab.widgets.selection import CHOICES, Chosen, Labels, Link, Selection
 from saelab.widgets.wire import Packed
 
@@ -29,8 +30,9 @@ class View(anywidget.AnyWidget, Chosen):
     """Base of the views. A view says its kind, what it follows, its answers, and which of them go where.
 
     The front end sends `{id, ask, args}`; the kernel answers `{id, ok}` with binary fields, or `{id, error}`;
-    several questions of one kind may come together (see docs/widgets.md). The only synchronised state is what is chosen, a few options, and the short
-    answers that a view paints first: a kernel that goes on to the next cell answers nothing until it is done.
+    several questions of one kind may come together (see docs/widgets.md). The only synchronised state is what
+    is chosen, a few options, and the short answers that a view paints first: a kernel that goes on to the
+    next cell answers nothing until it is done.
 
     To add one: write a subclass with its `kind` and its `answers`, the module `widgets/views/KIND.js`, and
     a line in `saelab/widgets/__init__.py`.
@@ -96,6 +98,10 @@ class View(anywidget.AnyWidget, Chosen):
     def exported(self) -> Iterable[Ask]:
         """The questions that an exported page answers."""
         return self.first()
+
+    def left_out(self) -> str:
+        """What an exported page does not hold of the view, in words; "" where it holds all."""
+        return ""
 
     def text(self) -> str:
         """The view in words."""
@@ -207,6 +213,10 @@ class View(anywidget.AnyWidget, Chosen):
         if not isinstance(many := content.get("many"), list):
             self.send(*self._answered(content, content))
             return
+        with contextlib.suppress(Exception):  # each answer says what is wrong with it
+            answer = self.answers()[content["ask"]]
+            if isinstance(answer, Shared) and answer.fetch is not None:
+                answer.fetch([each["args"] for each in many])
         answers, data, since = [], [], time.monotonic()
         for each in many:
             answer, fields = self._answered(content, each if isinstance(each, dict) else {})

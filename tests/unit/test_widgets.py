@@ -184,7 +184,8 @@ def test_every_failure_is_an_answer(message):
 def test_questions_that_come_together_are_answered_together(monkeypatch):
     def some(latent):
         if latent == 5:
-            raise RangeError("latent must be below 5. Got 5.")
+            message = "latent must be below 5. Got 5."
+            raise RangeError(message)
         return card(latent)
 
     view, sent = CardView(3, questions={"card": some}), Sent()

@@ -1,3 +1,6 @@
+from .attention.direct import dfa, head_attribution
+from .attention.effects import edge_changes, head_losses
+from .attention.recursive import recursive_dfa
 from .compared import Compared, compare
 from .concepts import Concept, Concepts, concepts
 from .differences import sample_difference
@@ -26,6 +29,7 @@ from .results import (
     Predictions,
     SampleCodes,
 )
+from .results_attention import DFA, Branch, Edge, EdgeChanges, HeadAttribution, HeadLosses, RecursiveDFA
 from .results_near import Relatives
 from .samples import sample_codes
 from .searches import Found, search
@@ -40,7 +44,9 @@ from .steering.texts import distinct_n, lexicon_count, repetition
 from .windows import drawn_examples, whole_document
 
 __all__ = [
+    "DFA",
     "Arm",
+    "Branch",
     "Changed",
     "Choice",
     "Compared",
@@ -48,6 +54,8 @@ __all__ = [
     "Concepts",
     "Contrast",
     "Difference",
+    "Edge",
+    "EdgeChanges",
     "Effect",
     "Examples",
     "FeatureCard",
@@ -55,6 +63,8 @@ __all__ = [
     "Found",
     "Frontier",
     "GateCurve",
+    "HeadAttribution",
+    "HeadLosses",
     "LatentColumn",
     "LatentMap",
     "LatentStats",
@@ -69,6 +79,7 @@ __all__ = [
     "Predictions",
     "Recovery",
     "RecoveryScores",
+    "RecursiveDFA",
     "Relatives",
     "Report",
     "SampleCodes",
@@ -83,14 +94,18 @@ __all__ = [
     "cards",
     "compare",
     "concepts",
+    "dfa",
     "direct_logits",
     "distinct_n",
     "dose_response",
     "drawn_examples",
+    "edge_changes",
     "effect",
     "evaluate",
     "examples",
     "frontier",
+    "head_attribution",
+    "head_losses",
     "latent_column",
     "latent_map",
     "latent_table",
@@ -100,6 +115,7 @@ __all__ = [
     "norms",
     "predictions",
     "recovery",
+    "recursive_dfa",
     "relatives",
     "repetition",
     "row_labels",

@@ -59,8 +59,9 @@ class Live:
             self._write()
 
     def stop(self) -> None:
-        """Ask the run to end after its step. Who trains in a notebook may hear it late: the notebook
-        interrupted it for whoever asked, and the record says then that it was stopped."""
+        """Ask the run to end after its step. Of one that a notebook interrupted for whoever asked,
+        since it heard nothing, the record says from then on that it was stopped.
+        """
         self._stop = True
         if self.state == "interrupted":
             self.end("stopped")

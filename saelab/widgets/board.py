@@ -14,7 +14,7 @@ import traitlets
 from saelab.arguments import an_integer, text
 from saelab.files import parse_json, user_folder, write_bytes
 from saelab.types import ConfigError, FormatError, SaelabError, short
-from saelab.widgets import assets, still
+from saelab.widgets import assets, paper, still
 from saelab.widgets.base import WRITTEN, View
 from saelab.widgets.export import Views, page
 from saelab.widgets.questions import Ask
@@ -102,6 +102,8 @@ class BoardView(View):
         raise ConfigError(message)
 
     def export(self, path: str | Path) -> Path:
+        if Path(path).suffix.lower() in paper.SUFFIXES:
+            return super().export(path)
         columns = [
             [each["view"] for each in column["views"]] for column in json.loads(self.places)["columns"]
         ]

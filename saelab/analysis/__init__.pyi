@@ -1,5 +1,7 @@
 from .attention.direct import dfa, head_attribution
 from .attention.effects import edge_changes, head_losses
+from .attention.families import families, head_roles
+from .attention.induction import induction_scores, prefix_curves
 from .attention.recursive import recursive_dfa
 from .compared import Compared, compare
 from .concepts import Concept, Concepts, concepts
@@ -30,6 +32,7 @@ from .results import (
     SampleCodes,
 )
 from .results_attention import DFA, Branch, Edge, EdgeChanges, HeadAttribution, HeadLosses, RecursiveDFA
+from .results_induction import Families, HeadRoles, InductionScores, PrefixCurves, Proxy
 from .results_near import Relatives
 from .samples import sample_codes
 from .searches import Found, search
@@ -58,6 +61,7 @@ __all__ = [
     "EdgeChanges",
     "Effect",
     "Examples",
+    "Families",
     "FeatureCard",
     "Figure",
     "Found",
@@ -65,6 +69,8 @@ __all__ = [
     "GateCurve",
     "HeadAttribution",
     "HeadLosses",
+    "HeadRoles",
+    "InductionScores",
     "LatentColumn",
     "LatentMap",
     "LatentStats",
@@ -77,6 +83,8 @@ __all__ = [
     "NormDiagnostics",
     "Point",
     "Predictions",
+    "PrefixCurves",
+    "Proxy",
     "Recovery",
     "RecoveryScores",
     "RecursiveDFA",
@@ -103,9 +111,12 @@ __all__ = [
     "effect",
     "evaluate",
     "examples",
+    "families",
     "frontier",
     "head_attribution",
     "head_losses",
+    "head_roles",
+    "induction_scores",
     "latent_column",
     "latent_map",
     "latent_table",
@@ -114,6 +125,7 @@ __all__ = [
     "match",
     "norms",
     "predictions",
+    "prefix_curves",
     "recovery",
     "recursive_dfa",
     "relatives",

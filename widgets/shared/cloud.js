@@ -120,6 +120,7 @@ export class Cloud {
 
   /** Move by pixels. @param {number} dx @param {number} dy */
   pan(dx, dy) {
+    if (!this.scale) return; // nothing is laid out yet, as of a view that opens with a latent chosen
     const inside = (/** @type {number} */ v) => Math.max(0, Math.min(UNITS, v));
     this.middle = [inside(this.middle[0] - dx / this.scale), inside(this.middle[1] + dy / this.scale)];
     this.redraw(true);

@@ -288,3 +288,25 @@ test("a scale runs from its low to its high end, and every colour can be told fr
       .join(" "),
   ).toContain("pale");
 });
+
+test("a map that opens before it is laid out, with a latent chosen elsewhere, is drawn when it is", async () => {
+  let width = 0;
+  Object.defineProperty(HTMLElement.prototype, "clientWidth", { configurable: true, get: () => width });
+  let laidOut = () => {};
+  globalThis.ResizeObserver = class {
+    constructor(call) {
+      laidOut = call;
+    }
+    observe() {}
+    disconnect() {}
+  };
+  const { model } = await show();
+  model.set("latent", 1);
+  await new Promise((r) => setTimeout(r, 50));
+  width = 600;
+  laidOut();
+  await new Promise((r) => setTimeout(r, 50));
+  const rings = drawn.filter(([name]) => name === "arc");
+  expect(rings.length).toBeGreaterThan(0);
+  expect(rings.every(([, x, y]) => Number.isFinite(x) && Number.isFinite(y))).toBe(true);
+});

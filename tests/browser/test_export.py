@@ -125,6 +125,35 @@ def test_it_works_from_disk_with_no_network(exported, page, scheme):
     assert page.errors == []
 
 
+def test_two_labs_of_a_page_stay_apart(tmp_path, page):
+    density = np.linspace(0.5, 0.01, 40).astype(np.float32)
+    views = []
+    for lab in ("one", "other"):
+        names = tuple(f"{lab}{j}" for j in range(40))
+        lines = LatentTable((density * 999).astype(np.int64), *[density] * 4, names)
+        marks = {"notes": lambda lab=lab: {3: f"note of {lab}"}, "tags": dict, "lists": dict}
+        views.append(FeaturesView(lines, questions={"card": lambda j: fake_card(j), **marks}))
+    path = views_page(tmp_path / "both.html", "Both", [Views("", views)])
+    page.goto(path.as_uri())
+    one, other = page.locator(".sl-view").nth(0), page.locator(".sl-view").nth(1)
+    shown = other.locator(".sl-card").get_attribute("data-latent")
+    one.locator(".sl-row[data-latent='3']").click()
+    expect(one.locator(".sl-card")).to_have_attribute("data-latent", "3")
+    expect(one.locator(".sl-note")).to_have_text("note of one")
+    expect(other.locator(".sl-card")).to_have_attribute("data-latent", shown)
+    expect(other.locator(".sl-row.sl-chosen")).to_have_attribute("data-latent", shown)
+    one.locator(".sl-box").fill("one1")
+    expect(one.locator(".sl-row")).to_have_count(11)
+    other.locator(".sl-row[data-latent='5']").click()
+    other.locator(".sl-row[data-latent='3']").click()
+    expect(other.locator(".sl-note")).to_have_text("note of other")
+    expect(other.locator(".sl-name").first).to_have_text("other0")
+    other.locator(".sl-list").press("b")
+    expect(other.locator(".sl-card")).to_have_attribute("data-latent", "5")
+    expect(one.locator(".sl-card")).to_have_attribute("data-latent", "3")
+    assert page.errors == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_bars_anybody_from_a_page(exported, page, scheme):
     """By the rules of axe-core, on a telephone too, where the page does not scroll sideways."""

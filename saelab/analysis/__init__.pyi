@@ -1,3 +1,8 @@
+from .circuits.nodes import Node
+from .circuits.patching import activation_patching, attribution_patching
+from .circuits.pruning import circuit
+from .circuits.results import Agreement, Circuit, Effects, agreement
+from .circuits.tasks import Task, prompt_task
 from .compared import Compared, compare
 from .concepts import Concept, Concepts, concepts
 from .differences import sample_difference
@@ -40,15 +45,18 @@ from .steering.texts import distinct_n, lexicon_count, repetition
 from .windows import drawn_examples, whole_document
 
 __all__ = [
+    "Agreement",
     "Arm",
     "Changed",
     "Choice",
+    "Circuit",
     "Compared",
     "Concept",
     "Concepts",
     "Contrast",
     "Difference",
     "Effect",
+    "Effects",
     "Examples",
     "FeatureCard",
     "Figure",
@@ -64,6 +72,7 @@ __all__ = [
     "MapJob",
     "MapProgress",
     "Match",
+    "Node",
     "NormDiagnostics",
     "Point",
     "Predictions",
@@ -76,11 +85,16 @@ __all__ = [
     "Selected",
     "SideBySide",
     "SpecialTokens",
+    "Task",
     "TokenScores",
     "TokenShift",
+    "activation_patching",
+    "agreement",
+    "attribution_patching",
     "calibrate_gate",
     "card",
     "cards",
+    "circuit",
     "compare",
     "concepts",
     "direct_logits",
@@ -99,6 +113,7 @@ __all__ = [
     "match",
     "norms",
     "predictions",
+    "prompt_task",
     "recovery",
     "relatives",
     "repetition",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from saelab.analysis.results import LogitLens
 from saelab.arguments import an_integer, an_sae, checked, listed
 from saelab.config import integer
-from saelab.stores.lenses import Lenses, read
+from saelab.stores.lenses import Lenses, keep, read
 from saelab.types import RangeError
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def direct_logits(sae: SAE, subject: Any, latents: list[int]) -> np.ndarray:
 
 
 class KeptLenses:
-    """The lenses that are kept with a store; the model is asked for those that are not.
+    """The lenses that are kept with a store; the model is asked for those that are not, and these are kept in
+    blocks: to write them card by card takes several times as long as to find them.
 
     Args:
         store: Of the SAE.
@@ -86,15 +88,45 @@ class KeptLenses:
     ) -> None:
         self._store, self._sae, self._subject = store, sae, subject
         self._known: Lenses | None = None
+        self._new = _Unwritten(store)
+        # with the kernel, or with the Lab
+        weakref.finalize(self, self._new.write)
 
     def __call__(self, latents: Sequence[int]) -> dict[int, LogitLens]:
         """Latent -> its lens, of those that have one."""
         if self._known is None:
             self._known = read(self._store)
-        missing = self._known.lacks(list(latents))
+        missing = self._new.lenses.lacks(self._known.lacks(list(latents)))
         if missing and self._sae is not None and self._subject is not None:
-            from saelab.harvesting.lenses import keep_lenses
-
-            self._known = keep_lenses(self._store, self._sae(), self._subject(), missing)
-        found = {j: self._known.of(j) for j in latents}
+            self._known = self._find(self._known, missing, self._sae(), self._subject())
+        found = {j: self._known.of(j) or self._new.lenses.of(j) for j in latents}
         return {j: LogitLens(j, *lens) for j, lens in found.items() if lens is not None}
+
+    def _find(self, known: Lenses, missing: list[int], sae: SAE, subject: Subject) -> Lenses:
+        """Ask the model; what is known of all that are kept then."""
+        from saelab.harvesting.lenses import BLOCK, keep_lenses, lenses_of
+
+        if not self._asked:  # whether all are found in no time is tried once
+            self._asked = True
+            return keep_lenses(self._store, sae, subject, missing)
+        self._new.lenses = self._new.lenses.with_(lenses_of(sae, subject, missing))
+        if len(self._new.lenses.latents) < BLOCK:
+            return known
+        found = known.with_(self._new.lenses)
+        self._new.write()
+        return found
+
+    _asked = False
+
+
+class _Unwritten:
+    """Lenses that are not kept yet."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store, self.lenses = store, Lenses.none()
+
+    def write(self) -> None:
+        """Keep them, beside those that others kept meanwhile."""
+        if len(self.lenses.latents) and self._store.folder.is_dir():
+            keep(self._store, read(self._store).with_(self.lenses))
+        self.lenses = Lenses.none()

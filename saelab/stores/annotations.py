@@ -34,13 +34,17 @@ ANNOTATIONS = Attached(
         ]
     ),
 )
-VIEWS = {
-    "notes": "select latent, name as note, source, time from annotations where kind = 'note'",
-    "tags": "select latent, name as tag, source, time from annotations where kind = 'tag'",
-    "lists": "select name as list, latent, source, time from annotations where kind = 'list'",
-    "described": """
+
+
+def described(latents: str) -> str:
+    """Latents with what is said of them, in SQL: the newest label and note, tags and lists by name.
+
+    Args:
+        latents: The table of them.
+    """
+    return f"""
         select l.*, label, note, coalesce(t.tags, []) as tags, coalesce(i.lists, []) as lists
-        from latents l
+        from {latents} l
         left join (select latent, arg_max(label, rowid) as label from labels group by latent)
             using (latent)
         left join (
@@ -54,10 +58,16 @@ VIEWS = {
             select latent, list(distinct name order by name) as lists from annotations where kind = 'list'
             group by latent
         ) i using (latent)
-    """,
+    """
+
+
+VIEWS = {
+    "notes": "select latent, name as note, source, time from annotations where kind = 'note'",
+    "tags": "select latent, name as tag, source, time from annotations where kind = 'tag'",
+    "lists": "select name as list, latent, source, time from annotations where kind = 'list'",
+    "described": described("latents"),
 }
-"""Tables of them in SQL, each in the order in which it was written; and latents with what is said of them,
-the newest label and note, tags and lists by name."""
+"""Tables of them in SQL, each in the order in which it was written."""
 LONGEST = {"note": 20_000, "tag": 200, "list": 200}
 """Characters of a text, at most."""
 

@@ -8,6 +8,7 @@ reads and changes nothing (see `queries`).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from saelab.stores.protocol import Latents
+from saelab.stores.queries import BRIEF
 from saelab.types import ConfigError, StoreError, short
 
 if TYPE_CHECKING:
@@ -29,8 +31,9 @@ def columns(store: Latents) -> dict[str, str]:
     """Name -> SQL type of what an expression may speak of.
 
     Args:
-        store: Whose latents.
+        store: Whose latents. What most expressions speak of is in memory then.
     """
+    store.query(f"select 1 from {BRIEF} limit 0")
     found = store.query("describe described")
     return dict(zip(found["column_name"], found["column_type"], strict=True))
 
@@ -49,7 +52,8 @@ def where(store: Latents, condition: str) -> np.ndarray:
         ConfigError: It is no such expression; the message has what DuckDB says of it.
     """
     inside = _within(condition, FILTER)
-    found = _asked(store, f"select latent from described where ({inside}) order by latent", FILTER, inside)
+    sql = f"where ({inside}) order by latent"
+    found = _asked(store, "select latent", sql, FILTER, inside)
     latents = found.column(0).to_numpy() if found.num_columns == 1 else np.zeros(1)
     if not np.issubdtype(latents.dtype, np.integer) or not _are_latents(latents, store.n_latents):
         raise _refused(FILTER, inside, "which is more than one expression")
@@ -93,8 +97,7 @@ def typed(store: Latents, expression: str) -> pa.ChunkedArray:
         ConfigError: It is no such expression; the message has what DuckDB says of it.
     """
     inside = _within(expression, COLUMN)
-    sql = f"select latent, ({inside}) as value from described order by latent"
-    found = _asked(store, sql, COLUMN, inside)
+    found = _asked(store, f"select latent, ({inside}) as value", "order by latent", COLUMN, inside)
     if found.num_columns != 2 or not _is_all(found.column(0), store.n_latents):
         raise _refused(COLUMN, inside, "which is not one value for each latent")
     return found.column(1)
@@ -130,9 +133,11 @@ def _within(expression: Any, what: str) -> str:
     return f"{expression.strip()}\n"  # a comment at its end must not take the bracket along
 
 
-def _asked(store: Latents, sql: str, what: str, inside: str) -> pa.Table:
+def _asked(store: Latents, select: str, rest: str, what: str, inside: str) -> pa.Table:
+    with contextlib.suppress(StoreError):  # most expressions speak of no histogram
+        return store.query(f"{select} from {BRIEF} as described {rest}", format="arrow")
     try:
-        return store.query(sql, format="arrow")
+        return store.query(f"{select} from described {rest}", format="arrow")
     except StoreError as error:
         said = str(error.__cause__ or "it asks for what a query of a store may not read")
         raise _refused(what, inside, said.partition("\n\nLINE")[0]) from error

@@ -25,7 +25,7 @@ from saelab.stores.labels import attach, labels_of
 from saelab.stores.lacking import check_made_with, explained, lacks, need, need_latent
 from saelab.stores.latent_tables import LatentTables
 from saelab.stores.naming import Apart, Telling, names_of, telling
-from saelab.stores.queries import Connection, ask, select
+from saelab.stores.queries import BRIEF, Connection, ask, select
 from saelab.stores.records import COLUMNS, NUMBERS, DocumentRecord, Example, LatentStats, RowRecord
 from saelab.stores.search import ExampleIndex, search
 from saelab.types import ConfigError, HookPoint, RangeError, StoreError, nearest, short
@@ -339,6 +339,8 @@ class FeatureStore:
             ConfigError: Another format.
         """
         try:
+            if isinstance(sql, str) and BRIEF in sql:
+                self._connected.hold(self)
             return select(self._connection, sql, values, format)
         except StoreError as error:
             raise explained(self.manifest, error) or error from error.__cause__

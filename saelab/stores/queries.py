@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 import tempfile
+import threading
 import uuid
 import weakref
 from collections.abc import Iterator
@@ -22,13 +23,16 @@ import duckdb
 import pyarrow as pa
 
 from saelab.stores import attached, tables
-from saelab.stores.annotations import ANNOTATIONS, VIEWS
+from saelab.stores.annotations import ANNOTATIONS, VIEWS, described
 from saelab.stores.labels import LABELS, labels_of
 from saelab.stores.lacking import lacks
 from saelab.stores.protocol import Latents
 from saelab.types import ConfigError, StoreError
 
 TABLES = tuple(tables.SCHEMAS)
+BRIEF = "described_briefly"
+"""`described` without the columns LONG, held in memory once a query names it."""
+LONG = ("histogram", "edges")
 TOKENS = """
     create view tokens as select latent, name as token, f.count, negative, lift
     from firings f join vocabulary using (shown) where facet = 'token'
@@ -52,6 +56,7 @@ class Connection:
 
     def __init__(self, store: Latents) -> None:
         self._held = attached.stamp(store), _connect(store)
+        self._lock = threading.Lock()
 
     def current(self, store: Latents) -> duckdb.DuckDBPyConnection:
         """To what is attached now, by whomever.
@@ -64,8 +69,25 @@ class Connection:
         """
         now = attached.stamp(store)
         if self._held[0] != now:
-            self._held = now, _connect(store)
+            self._held, self._in_memory = (now, _connect(store)), False
         return self._held[1]
+
+    def hold(self, store: Latents) -> None:
+        """Have BRIEF, of which a question takes a tenth of the time that it takes of `described`.
+
+        Args:
+            store: The same.
+
+        Raises:
+            StoreError: A file is broken.
+        """
+        connection = self.current(store)
+        with self._lock:
+            if not self._in_memory:
+                _hold(connection, store)
+                self._in_memory = True
+
+    _in_memory = False
 
 
 def _connect(store: Latents) -> duckdb.DuckDBPyConnection:
@@ -91,6 +113,16 @@ def _connect(store: Latents) -> duckdb.DuckDBPyConnection:
             connection.execute(f"create view {name} as {sql}")
         _confine(connection, store.folder)
     return connection
+
+
+def _hold(connection: duckdb.DuckDBPyConnection, store: Latents) -> None:
+    """Raises StoreError where a file is broken."""
+    there = [name for name in tables.SCHEMAS["latents"].names if name not in LONG]
+    with _complaining(), tables.opened(store.folder, "latents") as file:
+        connection.register("read", file.read(there))  # by DuckDB it takes twice as long
+        connection.execute("create or replace table latents_briefly as select * from read")
+        connection.unregister("read")
+        connection.execute(f"create or replace view {BRIEF} as {described('latents_briefly')}")
 
 
 def select(
@@ -197,4 +229,4 @@ def _complaint(got: object) -> str:
     )
 
 
-__all__ = ["FUNCTIONS", "TABLES", "Connection", "ask", "select"]
+__all__ = ["BRIEF", "FUNCTIONS", "TABLES", "Connection", "ask", "select"]

@@ -109,7 +109,11 @@ class FeaturesView(View):
             where=_text("where", where),
             sort=_text("sort", sort),
         )
-        view.frame()  # says now what is wrong with an expression
+        # says now what is wrong with an expression
+        if view.where.strip():
+            view._asked("where")(view.where)
+        for name in view._own():
+            view._column(name)
         return view
 
     # ---- what is shown
@@ -222,9 +226,12 @@ class FeaturesView(View):
         return [*self._lists(), *where, *cards]
 
     def _lists(self) -> list[Ask]:
-        own = dict.fromkeys(name for name in (*self.columns, self.sort) if name not in (*KNOWN, "score"))
-        columns = [Ask("column", {"sql": name}) for name in own]
+        columns = [Ask("column", {"sql": name}) for name in self._own()]
         return [Ask("table"), Ask("names"), *asks_marks(self.questions), *columns]
+
+    def _own(self) -> list[str]:
+        """The columns that are expressions."""
+        return list(dict.fromkeys(n for n in (*self.columns, self.sort) if n not in (*KNOWN, "score")))
 
     def _where(self, sql: str) -> Packed:
         true = np.zeros(len(self.table), bool)

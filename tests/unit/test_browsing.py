@@ -47,6 +47,8 @@ def test_a_filter_finds_what_pandas_finds(store):
         ("'few' in lists", [1, 9]),
         ("latent in (select latent from tokens where token = 'a' and lift > 0)",
          sorted(store.query("select latent from tokens where token = 'a'")["latent"])),
+        ("list_sum(histogram) > 0", frame["latent"][frame["count"] > 0].tolist()),
+        ("described.latent < 2 and len(edges) > 0 and {'a': latent}.a = 1", [1]),
         ("false", []),
     ):  # fmt: skip
         assert browsing.where(store, sql).tolist() == expected, sql
@@ -54,6 +56,16 @@ def test_a_filter_finds_what_pandas_finds(store):
     known = browsing.columns(store)
     assert {"latent", "density", "label", "note", "tags", "lists"} <= set(known)
     assert known["tags"] == "VARCHAR[]"
+
+
+def test_what_is_held_in_memory_is_what_lies_in_the_files(store):
+    for label in ("one", "another"):  # held, and then out of date
+        store.attach_labels({2: label})
+        brief = store.query("select * from described_briefly order by latent", format="arrow")
+        whole = store.query("select * from described order by latent", format="arrow")
+        assert set(whole.column_names) - set(brief.column_names) == {"histogram", "edges"}
+        assert brief.equals(whole.select(brief.column_names))
+        assert browsing.where(store, f"label = '{label}'").tolist() == [2]
 
 
 def test_a_column_is_a_value_for_each_latent(store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 
@@ -142,6 +143,23 @@ def test_where_all_would_take_long_those_that_were_asked_for_are_kept(store, sma
     assert again.of(41) is None
     assert again.lacks([41, 40]) == [41]
     assert len(keep_lenses(store, small_sae, subject).latents) == 64
+
+
+def test_cards_write_them_in_blocks_and_the_rest_with_the_lab(store, small_sae, subject, monkeypatch):
+    monkeypatch.setattr("saelab.harvesting.lenses.BLOCK", 8)
+    plain = keep_lenses  # none but those of the first block are found beside those that are asked for
+    monkeypatch.setattr("saelab.harvesting.lenses.keep_lenses", lambda *of: plain(*of, seconds=0))
+    (store.folder / lenses.NAME).unlink()
+    lab = saelab.Lab(subject, small_sae, store)
+    for j in range(20, 30):
+        same(lab.card(j).lens, logit_lenses(small_sae, subject, [j])[0])
+    assert lenses.read(store).latents.tolist() == [*range(8), *range(20, 29)]  # 29 waits for others
+    mine = lenses.read(store).with_(lenses_of(small_sae, subject, [60]))
+    lenses.keep(store, mine)  # as another kernel does
+    same(lab.card(29).lens, logit_lenses(small_sae, subject, [29])[0])
+    del lab
+    gc.collect()
+    assert lenses.read(store).latents.tolist() == [*range(8), *range(20, 30), 60]
 
 
 def test_that_a_hook_point_has_no_path_to_logits_is_kept_too(store, small_sae, subject, monkeypatch):

@@ -19,7 +19,10 @@ export class ScrollingList {
     return this.box.clientHeight || this.otherwise;
   }
 
-  /** First line that is drawn, and the one after the last. @param {number} n of all @returns {[number, number]} */
+  /**
+   * First line that is drawn, and the one after the last.
+   * @param {number} n of all @returns {[number, number]}
+   */
   drawn(n) {
     const first = Math.max(0, Math.floor(this.box.scrollTop / this.line) - MARGIN);
     return [first, Math.min(n, first + Math.ceil(this.height / this.line) + 2 * MARGIN)];

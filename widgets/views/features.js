@@ -34,6 +34,7 @@ export const render = rendering(async (view) => {
   await browser.open(new Lines(table));
   const names = await view.ask("names");
   if (names) browser.name(names.fields.names);
+  if (browser.can("where")) browser.known(); // from here on filters are answered at once
 });
 
 class Browser {

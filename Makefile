@@ -43,11 +43,11 @@ check: .venv/installed-dev
 	touch $@
 
 .venv/installed-lab: .venv/torch pyproject.toml
-	$(PIP) -e '.[lab,umap]'
+	$(PIP) -e '.[lab,map]'
 	touch $@
 
 .venv/installed-dev: .venv/torch pyproject.toml
-	$(PIP) -e '.[dev,lab,umap]'
+	$(PIP) -e '.[dev,lab,map]'
 	touch $@
 
 clean:

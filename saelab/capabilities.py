@@ -105,6 +105,30 @@ class Generates(Protocol):
         ...
 
 
+@runtime_checkable
+class HasHeads(Protocol):
+    """Has attention whose heads can be read."""
+
+    n_layers: int
+
+    def attend(self, inputs: Inputs, read: Sequence[HookPoint | str] = ()) -> Any:
+        """`run`, with the patterns and values of the layers that the pass comes to.
+
+        Args:
+            inputs: What `prepare` gave.
+            read: Hook points whose activations are kept.
+        """
+        ...
+
+    def layer_maps(self, layer: int) -> Any:
+        """The linear maps of a layer that its heads read and write through.
+
+        Args:
+            layer: From 0.
+        """
+        ...
+
+
 def lacking(subject: Any, capability: type) -> list[str]:
     """What a subject lacks of a capability, by name; [] where it has all.
 
@@ -122,7 +146,7 @@ def need(subject: Any, capability: type, what: str) -> None:
 
     Args:
         subject: whose it should be.
-        capability: `HasTokens`, `HasLogits`, `HasLoss`, `HasPictures` or `Generates`.
+        capability: `HasTokens`, `HasLogits`, `HasLoss`, `HasPictures`, `HasHeads` or `Generates`.
         what: who needs it, for the message: "A logit lens".
 
     Raises:
@@ -138,4 +162,4 @@ def need(subject: Any, capability: type, what: str) -> None:
         raise SubjectError(message)
 
 
-__all__ = ["Generates", "HasLogits", "HasLoss", "HasPictures", "HasTokens", "lacking", "need"]
+__all__ = ["Generates", "HasHeads", "HasLogits", "HasLoss", "HasPictures", "HasTokens", "lacking", "need"]

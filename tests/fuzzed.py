@@ -34,7 +34,9 @@ PACKAGES = (
     training, types,
 )  # fmt: skip
 UNTRIED = {
-    "HasLogits HasLoss HasPictures HasTokens Generates Intervention Subject *.HasLogits": "protocols",
+    "HasHeads HasLogits HasLoss HasPictures HasTokens Generates Intervention Subject *.HasLogits": (
+        "protocols"
+    ),
     "Concept Concepts* Examples Examples.* FeatureCard Found LatentStats* LatentTable LogitLens* Match "
     "LatentMap* LatentColumn Changed Difference* Layer Predictions* MapProgress "
     "LatentMap* Relatives* "
@@ -47,6 +49,8 @@ UNTRIED = {
     "Compared Compared.* SideBySide SideBySide.* "
     "Arm Choice Contrast Effect Effect.figure Effect.frontier Effect.table Effect.to_frame Figure GateCurve "
     "GateCurve.figure GateCurve.to_frame Selected Selected.figure Selected.to_frame TokenShift "
+    "DFA DFA.to_frame Branch* Edge EdgeChanges* HeadAttribution HeadAttribution.to_frame HeadLosses* "
+    "RecursiveDFA* "
     "DocumentRecord* Option Recipe* Step": "what functions give, and take no arguments or only right ones",
     "Codes* Inputs Context Sparse* FVU.over_ranks ActivationStore FeatureStore ActivationWriter* SAEConfig": (
         "made by the library, of what it has checked"
@@ -59,10 +63,10 @@ UNTRIED = {
     "WandB": "needs its library",
     "start_map MapJob*": "begins a process; tests/unit/test_map_jobs.py has some",
     "Lab.compare compare side_by_side": "need two SAEs; tests/unit/test_compare.py has them",
-    "prompt_task activation_patching attribution_patching circuit agreement": (
+    "prompt_task activation_patching attribution_patching circuit agreement head_codes important": (
         "need a model with heads and a task; tests/unit/test_circuits.py has them"
     ),
-    "Agreement Circuit Effects Effects.* Node Task Task.*": "what these give",
+    "Agreement Circuit CodeTest* Effects Effects.* HeadCodes* Node Task Task.*": "what these give",
     "watch": "reads whatever is there; tests/unit/test_watching.py refuses",
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
     "Lab.map Lab.corpus *.telling": "ask what is tried by itself; tests/unit/test_map_view.py and others",
@@ -294,6 +298,8 @@ class Things:
         d = np.eye(6, dtype=np.float32)
         truth = corpora.synthetic(6, 12)
         lens = {"sae": self.model_sae, "subject": model}
+        told = {**lens, "text": "a b", "latent": 1, "dest": 1}
+        heads = saelab.SAE.create(saelab.recipe("relu", d_in=32, d_sae=8, hook="blocks.1.attn.hook_z"))
         words = [*zoo.TEXTS, "a b", "c d", "e f", "g h", "i j"]
         sides = {"positive": words[:4], "negative": words[4:]}
         gated = interventions.Erase(self.model_sae, (1,), threshold=0.0)
@@ -334,6 +340,17 @@ class Things:
             "card": Case(analysis.card, {"store": store, "latent": 1}),
             "cards": Case(analysis.cards, {"store": store, "latents": [1, 2]}),
             "concepts": Case(analysis.concepts, {"store": store, "labels": ["a"] * store.n_rows}),
+            "dfa": Case(analysis.dfa, told),
+            "DFA.top": Case(analysis.dfa(**told).top, {"n": 2}),
+            "edge_changes": Case(analysis.edge_changes, told, ("n", "seed")),
+            "head_attribution": Case(analysis.head_attribution, {"sae": heads, "n_heads": 4}, ("sizes",)),
+            "HeadAttribution.top": Case(analysis.head_attribution(heads, 4).top, {"head": 1, "n": 2}),
+            "head_losses": Case(
+                partial(analysis.head_losses, max_rows=8),
+                {"subject": model, "sae": heads, "corpus": ["a b"]},
+                ("n_heads", "ablation", "seed"),
+            ),
+            "recursive_dfa": Case(analysis.recursive_dfa, told, ("saes", "depth", "width")),
             "direct_logits": Case(analysis.direct_logits, {**lens, "latents": [1]}),
             "drawn_examples": Case(analysis.drawn_examples, {"store": store, "latent": 1}),
             "examples": Case(analysis.examples, {"store": store, "latent": 1}),
@@ -410,7 +427,8 @@ class Things:
         inputs, seen = model.prepare(zoo.TEXTS[:1]), net.prepare(zoo.images(1))
         vectors = torch.ones(1, 32)
         asked: dict[str, dict[str, Any]] = {
-            "chat_tokens": {"messages": [("user", "a")]}, "corpus": {"data": ["a"]},
+            "attend": {"inputs": inputs}, "layer_maps": {"layer": 0}, "corpus": {"data": ["a"]},
+            "chat_tokens": {"messages": [("user", "a")]},
             "chat": {"messages": [("user", "a")], "max_new_tokens": 1},
             "generate": {"prompt": "a", "max_new_tokens": 1},
             "stream": {"prompt": ["a", "b"], "max_new_tokens": 1}, "hook_point": {"name": hook},

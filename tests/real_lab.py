@@ -141,16 +141,20 @@ def save(page, path: Path) -> None:
 
 def run_all(page, timeout: float) -> None:
     """Run > Run All Cells, and wait until every code cell has its number, or one ends in an error."""
-    from playwright.sync_api import TimeoutError
-
     failed = f"[...document.querySelectorAll('{ERRORS}')].some(e => e.textContent.includes('Traceback'))"
     whole = f"{PROMPTS}.length > 0 && {PROMPTS}.every(t => /\\[\\d+\\]/.test(t))"
-    ran = f"() => {failed} || {whole}"
+    begin_all(page)
+    page.wait_for_function(f"() => {failed} || {whole}", timeout=timeout)
+
+
+def begin_all(page) -> None:
+    """Run > Run All Cells, and wait until the first has its number."""
+    from playwright.sync_api import TimeoutError
+
     for tries_left in (2, 1, 0):
         _ask_to_run(page)
         try:
             page.wait_for_function(f"() => {PROMPTS}.some(p => /\\d/.test(p))", timeout=120_000)
-            page.wait_for_function(ran, timeout=timeout)
             return
         except TimeoutError:  # the lab changed its kernel after it had sent the cells: nobody works on them
             if not tries_left:

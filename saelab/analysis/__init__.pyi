@@ -1,3 +1,7 @@
+from .attention.direct import dfa, head_attribution
+from .attention.effects import edge_changes, head_losses
+from .attention.recursive import recursive_dfa
+from .circuits.codes import CodeTest, HeadCodes, head_codes, important
 from .circuits.nodes import Node
 from .circuits.patching import activation_patching, attribution_patching
 from .circuits.pruning import circuit
@@ -31,6 +35,7 @@ from .results import (
     Predictions,
     SampleCodes,
 )
+from .results_attention import DFA, Branch, Edge, EdgeChanges, HeadAttribution, HeadLosses, RecursiveDFA
 from .results_near import Relatives
 from .samples import sample_codes
 from .searches import Found, search
@@ -45,16 +50,21 @@ from .steering.texts import distinct_n, lexicon_count, repetition
 from .windows import drawn_examples, whole_document
 
 __all__ = [
+    "DFA",
     "Agreement",
     "Arm",
+    "Branch",
     "Changed",
     "Choice",
     "Circuit",
+    "CodeTest",
     "Compared",
     "Concept",
     "Concepts",
     "Contrast",
     "Difference",
+    "Edge",
+    "EdgeChanges",
     "Effect",
     "Effects",
     "Examples",
@@ -63,6 +73,9 @@ __all__ = [
     "Found",
     "Frontier",
     "GateCurve",
+    "HeadAttribution",
+    "HeadCodes",
+    "HeadLosses",
     "LatentColumn",
     "LatentMap",
     "LatentStats",
@@ -78,6 +91,7 @@ __all__ = [
     "Predictions",
     "Recovery",
     "RecoveryScores",
+    "RecursiveDFA",
     "Relatives",
     "Report",
     "SampleCodes",
@@ -97,14 +111,20 @@ __all__ = [
     "circuit",
     "compare",
     "concepts",
+    "dfa",
     "direct_logits",
     "distinct_n",
     "dose_response",
     "drawn_examples",
+    "edge_changes",
     "effect",
     "evaluate",
     "examples",
     "frontier",
+    "head_attribution",
+    "head_codes",
+    "head_losses",
+    "important",
     "latent_column",
     "latent_map",
     "latent_table",
@@ -115,6 +135,7 @@ __all__ = [
     "predictions",
     "prompt_task",
     "recovery",
+    "recursive_dfa",
     "relatives",
     "repetition",
     "row_labels",

@@ -32,7 +32,7 @@ from saelab.stores.directions import write_directions
 from saelab.stores.feature_fields import kept_share
 from saelab.stores.feature_writer import FeatureWriter, StoredRows
 from saelab.stores.merging import check_alike, merge_into
-from saelab.stores.naming import names_of
+from saelab.stores.naming import keep_names
 from saelab.stores.records import DocumentRecord
 from saelab.subjects.packing import check_packing
 from saelab.types import ConfigError, SaelabError, ShapeError, StoreError
@@ -176,7 +176,7 @@ def index(
     place = path_of(out, "A store's place")
     store = _appended(place.resolve(), job, written) if append else written(place, overwrite)
     if shard is None:
-        names_of(store.folder, store.manifest)  # kept beside it, so that nobody waits for them
+        keep_names(store.folder, store.manifest)  # kept beside it, so that nobody waits for them
         with contextlib.suppress(SaelabError):  # a store without them is whole
             keep_lenses(store, sae, subject, seconds=max(2.0, 0.1 * (time.perf_counter() - started)))
     return store

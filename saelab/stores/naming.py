@@ -112,14 +112,32 @@ def names_of(folder: Path, manifest: Mapping[str, Any]) -> Apart:
         said = tables.columns("latents", ("top_names", "bottom_names"))
         top, bottom = (column.to_pylist() for column in said)
         return Apart([own or [] for own in top], [own or [] for own in bottom])
-    names, count = (tables.vocabulary.column(name) for name in ("name", "count"))
-    names, count = names.to_pylist(), count.to_numpy()
+    names = tables.vocabulary.column("name").to_pylist()
+    return Apart(*(_spelt(pole, names) for pole in _numbers(tables, folder, manifest)))
+
+
+def keep_names(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """See to it that `names_of` finds kept what it gives.
+
+    Args:
+        folder: Of a store that says how often latents fire on what.
+        manifest: Of the store.
+
+    Raises:
+        StoreError: A file of the store is not as it was written.
+    """
+    _numbers(LatentTables(folder), folder, manifest)
+
+
+def _numbers(tables: LatentTables, folder: Path, manifest: Mapping[str, Any]) -> np.ndarray:
+    """int32 [poles n_latents NAMES], numbers in the vocabulary: those that are kept, else made and kept."""
+    count = tables.vocabulary.column("count").to_numpy()
     shape, where = (2, manifest["n_latents"], NAMES), _places(manifest)
-    best = _read(folder, where, shape, len(names))
+    best = _read(folder, where, shape, len(count))
     if best is None:
         made = best = _made(tables, count, manifest["n_rows"], shape)
         derived.write(folder, *where, lambda path: _save(path, made))
-    return Apart(*(_spelt(pole, names) for pole in best))
+    return best
 
 
 def telling(
@@ -214,4 +232,4 @@ def _read(folder: Path, where: tuple[str, str], shape: tuple[int, ...], n_names:
     return None
 
 
-__all__ = ["Apart", "Telling", "names_of", "set_apart", "telling"]
+__all__ = ["Apart", "Telling", "keep_names", "names_of", "set_apart", "telling"]

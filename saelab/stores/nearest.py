@@ -48,18 +48,19 @@ def nearest(ours: np.ndarray, theirs: np.ndarray, n: int) -> tuple[np.ndarray, n
     short = b.to(kind)
     lost, size = (b - short.float()).norm(dim=1).max(), short.float().norm(dim=1).max()
     product = torch.empty(len(theirs), step, dtype=kind)
+    a = torch.from_numpy(ours)
+    mine = a.to(kind)
+    # |a . b - a' . b'| <= |a - a'| |b| + |a'| |b - b'|; then d products are added, and the sum is rounded
+    bounds = (a - mine.float()).norm(dim=1) * 1.0001 + mine.float().norm(dim=1) * lost
+    exact = torch.finfo(torch.float32).eps * (ours.shape[1] + 4)
+    bounds += (exact + torch.finfo(kind).eps) * 1.01 * mine.float().norm(dim=1) * size
     found = []
     for low in range(0, len(ours), step):
-        a = torch.from_numpy(ours[low : low + step])
-        mine = a.to(kind)
-        # |a . b - a' . b'| <= |a - a'| |b| + |a'| |b - b'|; then d products are added, and the sum is rounded
-        bound = (a - mine.float()).norm(dim=1) * 1.0001 + mine.float().norm(dim=1) * lost
-        exact = torch.finfo(torch.float32).eps * (ours.shape[1] + 4)
-        bound += (exact + torch.finfo(kind).eps) * 1.01 * mine.float().norm(dim=1) * size
-        out = product[:, : len(a)] if len(a) == step else product.new_empty(len(theirs), len(a))
-        torch.mm(short, mine.T, out=out)
+        some, bound = mine[low : low + step], bounds[low : low + step]
+        out = product if len(some) == step else product.new_empty(len(theirs), len(some))
+        torch.mm(short, some.T, out=out)
         at, number = _left(out, bound, n)
-        if len(at) > MOST_LEFT * out.numel() + GROUP * len(a):
+        if len(at) > MOST_LEFT * out.numel() + GROUP * len(some):
             found.append(_in_blocks(ours[low : low + step], theirs, n))
             continue
         cosine = _cosines(ours[low : low + step], theirs, at, number)
@@ -98,25 +99,29 @@ def _left(product: Tensor, bound: Tensor, n: int) -> tuple[np.ndarray, np.ndarra
 
     b, a = product.shape
     whole = b // GROUP * GROUP
-
-    def limits(product: Tensor) -> tuple[Tensor, Tensor]:
-        most = product[:whole].view(-1, GROUP, a).amax(1)
-        if whole < b:
-            most = torch.cat([most, product[whole:].amax(0, keepdim=True)])
-        most = most.view(kind).float()
-        return most, (most.amax(0) if n == 1 else most.topk(n, dim=0).values[-1]) - 2 * bound
-
     kind = product.dtype
+
+    def limits(table: Tensor) -> tuple[Tensor, Tensor]:
+        most = table[:whole].view(-1, GROUP, a).amax(1)
+        if whole < b:
+            most = torch.cat([most, table[whole:].amax(0, keepdim=True)])
+        of_n = most.amax(0) if n == 1 else most.view(kind).topk(n, dim=0).values[-1]
+        return most, of_n.view(kind).float() - 2 * bound
+
     # floats above 0 are ordered as integers of the same bits, of which the machine compares more at once
-    most, limit = limits(product.view(torch.int16 if kind == torch.bfloat16 else torch.int32))
-    if (limit <= 0).any():
-        most, limit = limits(product)
+    table = product.view(torch.int16 if kind == torch.bfloat16 else torch.int32)
+    most, limit = limits(table)
+    if (limit > 0).all():
+        limit = limit.view(torch.int32)
+        limit = (limit >> 16).short() if kind == torch.bfloat16 else limit  # rounded towards 0
+    else:
+        table = product
+        most, limit = limits(table)
     group, at = (most >= limit).nonzero(as_tuple=True)
     place = group[:, None] * GROUP + torch.arange(GROUP)
-    inside = place < b
-    value = product[place.clamp_max(b - 1), at[:, None]].float()
-    kept = (value >= limit[at][:, None]) & inside
-    at, number = at[:, None].expand(-1, GROUP)[kept].numpy(), place[kept].numpy()
+    value = table.view(-1).take(place.clamp_max(b - 1) * a + at[:, None])
+    hit, column = ((value >= limit[at][:, None]) & (place < b)).nonzero(as_tuple=True)
+    at, number = at[hit].numpy(), place[hit, column].numpy()
     order = np.argsort(at, kind="stable")
     return at[order], number[order]
 

@@ -57,7 +57,13 @@ def from_neuronpedia(
         FormatError: The export is missing, broken or of several SAEs; it names the file and line.
         StoreError: The store cannot be written, or the export does not say over how many tokens it is.
         RangeError: n_rows is below 1.
+        ConfigError: skip, overwrite or progress is neither True nor False.
     """
+    skip, overwrite, progress = (
+        boolean("skip", skip),
+        boolean("overwrite", overwrite),
+        boolean("progress", progress),
+    )
     source = path_of(folder, "The folder of an export", FormatError)
     n_rows = None if n_rows is None else integer("n_rows", n_rows, 1, error=RangeError)
     skip, overwrite = boolean("skip", skip), boolean("overwrite", overwrite)

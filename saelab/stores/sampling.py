@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from saelab.stores import tables
+from saelab.stores import meetings, tables
 from saelab.stores.summaries import at_least, first_of_each
 
 SAMPLE_ROWS = 1 << 16
 PARTNERS = 20
-BLOCK_PAIRS = 1 << 22
+GROUP = 1 << 16
+"""Rows of a row group of partners."""
 
 
 class Sample(NamedTuple):
@@ -108,38 +110,63 @@ def _write_partners(out: pq.ParquetWriter, sample: Sample, d_sae: int) -> None:
     first those of more common rows, then by number. lift: common rows by those expected if the two fired
     independently.
     """
+    found = list(_partners(sample, d_sae))
+    latent, partner, count, jaccard = (np.concatenate(c) for c in zip(*found, strict=True))
+    if d_sae > meetings.MOST:  # found among some others, then among some more
+        order = np.lexsort((partner, -count, -jaccard, latent))
+        at, rank = first_of_each(order, latent, PARTNERS)
+        latent, partner, count, jaccard = (x[at] for x in (latent, partner, count, jaccard))
+    alone, n = np.bincount(sample.latent, minlength=d_sae), len(sample.row)
+    rank = np.arange(len(latent)) - np.searchsorted(latent, latent)
+    lift = count * (n / alone[latent]) / alone[partner]
+    columns = latent, rank, partner, count, jaccard, lift
+    for first in range(0, max(len(latent), 1), GROUP):
+        out.write_table(tables.table("coactivation", *(c[first : first + GROUP] for c in columns)))
+
+
+def _partners(sample: Sample, d_sae: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """(latent, partner, count, Jaccard index) of the best partners of some latents, among some of the others.
+
+    Of all that fire with a latent equally often the rarest have the largest index. So what fires with it once
+    is taken from the rarest only.
+    """
     from scipy import sparse
 
-    n = len(sample.row)
-    ones = np.ones(len(sample.latent), np.int32)
-    fires = sparse.csr_array((ones, sample.latent, sample.indptr), shape=(n, d_sae))
-    by_latent = sparse.csr_array(fires.T)
-    alone = np.bincount(sample.latent, minlength=d_sae)
-    # pairs that a block of latents has at most
-    pairs = np.r_[0, np.cumsum(np.asarray(by_latent @ np.diff(sample.indptr)))]
-    low = 0
-    while low < d_sae:
-        high = max(int(np.searchsorted(pairs, int(pairs[low]) + BLOCK_PAIRS, side="right")) - 1, low + 1)
-        common = sparse.csr_array(by_latent[low:high] @ fires)
-        fired = np.repeat(np.arange(high - low, dtype=np.int32), np.diff(common.indptr))
-        partner: np.ndarray = np.asarray(common.indices)
-        count: np.ndarray = np.asarray(common.data)
-        jaccard = count / (alone[low:high][fired] + alone[partner] - count)
-        jaccard[partner == fired + low] = 0
-        some = np.flatnonzero(jaccard >= at_least(jaccard, common.indptr, PARTNERS)[fired])
-        some = some[jaccard[some] > 0]
-        order = some[np.lexsort((partner[some], -count[some], -jaccard[some], fired[some]))]
-        at, rank = first_of_each(order, fired, PARTNERS)
-        latent, partner, count = fired[at] + np.int32(low), partner[at], count[at]
-        out.write_table(
-            tables.table(
-                "coactivation",
-                latent,
-                rank.astype(np.int32),
-                partner.astype(np.int32),
-                count,
-                jaccard[at].astype(np.float32),
-                (count * (n / alone[latent]) / alone[partner]).astype(np.float32),
-            )
-        )
-        low = high
+    n, alone = len(sample.row), np.bincount(sample.latent, minlength=d_sae)
+    ones = np.ones(len(sample.latent), np.int8)
+    fires = sparse.csr_array((ones, sample.latent, sample.indptr), shape=(n, d_sae)).tocsc()
+    row = np.repeat(np.arange(n), np.diff(sample.indptr))
+    rare = np.argsort(alone, kind="stable")
+    number = np.argsort(rare)[sample.latent]
+    for low in range(0, d_sae, meetings.MOST):
+        own = (number >= low) & (number < low + meetings.MOST)
+        first, table = meetings.lined(row[own], number[own] - low, n)
+        lines = meetings.Lines(low, np.r_[first, len(table)], table)
+
+        def rows(low: int, high: int) -> np.ndarray:
+            return fires.indices[fires.indptr[low] : fires.indptr[high]]
+
+        # one more than needed, since a latent is none of its partners
+        for met in meetings.meetings(lines, alone, rows, PARTNERS + 1):
+            at, partner, count = met.at, rare[met.number], met.together
+            jaccard = _jaccard(count, alone, at + met.low, partner)
+            bounds = np.searchsorted(at, np.arange(met.high - met.low + 1))
+            limit = at_least(jaccard, bounds, PARTNERS)
+            some = np.flatnonzero(jaccard >= limit[at])
+            once = rare[met.once]
+            weak = _jaccard(np.ones(len(once), np.int64), alone, met.at_once + met.low, once)
+            more = np.flatnonzero(weak >= limit[met.at_once])
+            at, jaccard = np.r_[at[some], met.at_once[more]], np.r_[jaccard[some], weak[more]]
+            partner = np.r_[partner[some], once[more]]
+            count = np.r_[count[some], np.ones(len(more), np.int64)]
+            kept = np.flatnonzero(jaccard > 0)
+            order = kept[np.lexsort((partner[kept], -count[kept], -jaccard[kept], at[kept]))]
+            best, _ = first_of_each(order, at, PARTNERS)
+            yield at[best] + met.low, partner[best], count[best], jaccard[best]
+
+
+def _jaccard(count: np.ndarray, alone: np.ndarray, latent: np.ndarray, partner: np.ndarray) -> np.ndarray:
+    """float64: common rows by those on which any of the two fires; 0 of a latent and itself."""
+    found = count / (alone[latent] + alone[partner] - count)
+    found[partner == latent] = 0
+    return found

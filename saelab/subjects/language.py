@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from saelab.arguments import checked, flag, floats, is_listed, prepared, sequence
 from saelab.config import is_integer
 from saelab.subjects.alone import check_segments, difference, masks, restarting
+from saelab.subjects.attention import ReadsHeads
 from saelab.subjects.base import TorchSubject, config_facts
 from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_square, weights
 from saelab.subjects.direct import Tail, measure, project
@@ -34,7 +35,7 @@ from saelab.types import (
 )
 
 
-class LanguageModel(ReadsTexts, WritesTexts, TorchSubject):
+class LanguageModel(ReadsTexts, WritesTexts, ReadsHeads, TorchSubject):
     """A Hugging Face causal language model, read and edited at hook points in TransformerLens vocabulary.
 
     Points that are a module's input or output are read by plain hooks on the model, and the pass stops after

@@ -59,8 +59,12 @@ class Live:
             self._write()
 
     def stop(self) -> None:
-        """Ask the run to end after its step."""
+        """Ask the run to end after its step. Of one that a notebook interrupted for whoever asked,
+        since it heard nothing, the record says from then on that it was stopped.
+        """
         self._stop = True
+        if self.state == "interrupted":
+            self.end("stopped")
 
     def stop_asked(self) -> bool:
         """Whether somebody did, here or by a file."""

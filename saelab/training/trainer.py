@@ -149,7 +149,11 @@ def train(  # pyright: ignore[reportInconsistentOverload]
         StoreError: `out` cannot be written, or another process trains into it.
         RankError: Another process fails.
     """
-    several = isinstance(config, Sequence)
+    several, progress, resume = (
+        isinstance(config, Sequence),
+        boolean("progress", progress),
+        boolean("resume", resume),
+    )
     out = None if out is None else path_of(out, "out")
     if isinstance(callbacks, str) or not isinstance(callbacks, Iterable) or not all(map(callable, callbacks)):
         message = f"callbacks must be a list of functions. Got {short(callbacks)}. Pass callbacks=[function]."

@@ -71,13 +71,12 @@ class Folder:
     def __init__(self, folder: Path) -> None:
         self.folder, self.label = folder, folder.name or str(folder)
         self._read, self._records, self._file = 0, list[Record](), -1
+        self._ended: tuple[Any, list[Record], Mapping[str, Any]] = (None, [], {})
 
     def told(self, points: int = POINTS) -> Told:
         """What is known of it now, in so many points of a curve."""
-        if (self.folder / "run.json").is_file():
-            with contextlib.suppress(SaelabError):
-                records, _, _, live = told(self.folder)
-                return _told(records, {"state": "finished", **(live or {})}, points)
+        with contextlib.suppress(OSError, SaelabError):
+            return _told(*self._finished(), points)
         live = read_json_or_none(self.folder / NAME)
         try:
             STAMP.check(live or {}, self.folder)
@@ -91,12 +90,26 @@ class Folder:
         return NOTHING
 
     def stop(self) -> None:
-        """Ask whoever trains it to end after the step.
+        """Ask whoever trains it to end after the step. Of a run that was interrupted for want of an ear it
+        says that it was stopped.
 
         Raises:
             StoreError: The folder cannot be written.
         """
+        live = read_json_or_none(self.folder / NAME) or {}
+        if live.get("state") == "interrupted":
+            write_bytes(self.folder / NAME, json_bytes({**live, "state": "stopped"}))
+            return
         write_bytes(self.folder / STOP, json_bytes({"process": os.getpid(), "host": socket.gethostname()}))
+
+    def _finished(self) -> tuple[list[Record], Mapping[str, Any]]:
+        """Of a run that has finished, read once. Raises OSError where there is none."""
+        status = (self.folder / "run.json").stat()
+        written = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if self._ended[0] != written:
+            records, _, _, live = told(self.folder)
+            self._ended = (written, records, {"state": "finished", **(live or {})})
+        return self._ended[1:]
 
     def _history(self) -> list[Record]:
         """The records so far; of a file that grows only what is new is read."""

@@ -10,7 +10,7 @@ import anywidget
 import traitlets
 
 from saelab.types import ConfigError, SaelabError, nearest, short
-from saelab.widgets import assets, still
+from saelab.widgets import assets, paper, still
 from saelab.widgets.export import Views, page
 from saelab.widgets.questions import Ask
 from saelab.widgets.selection import CHOICES, Chosen, Labels, Link, Selection
@@ -104,6 +104,18 @@ class View(anywidget.AnyWidget, Chosen):
         """
         return still.frame(still.words(self.text()))
 
+    def picture(self) -> str:
+        """The view as SVG, for paper.
+
+        Raises:
+            ConfigError: It is none that is printed so.
+        """
+        message = (
+            f"A picture for paper is of a view that draws one. Got {type(self).__name__}, which has words "
+            "and tables. Export x.html, or take the figure() of what saelab.analysis gives."
+        )
+        raise ConfigError(message)
+
     # ---- what all do
 
     def options(self) -> dict[str, Any]:
@@ -130,7 +142,7 @@ class View(anywidget.AnyWidget, Chosen):
 
     def export(self, path: str | Path) -> Path:
         """Write the view as one HTML file that needs no kernel and no network, and holds all that it can
-        show.
+        show; or as a picture for paper, where the file is called x.svg or x.png.
 
         Args:
             path: The file.
@@ -139,8 +151,12 @@ class View(anywidget.AnyWidget, Chosen):
             The path.
 
         Raises:
+            ConfigError: The view has no such picture.
+            MissingDependency: What makes a PNG is not installed.
             StoreError: It cannot be written.
         """
+        if Path(path).suffix.lower() in paper.SUFFIXES:
+            return paper.write(path, self.picture())
         return page(path, type(self).__name__.removesuffix("View"), [Views("", [self])])
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import traitlets
 from saelab.arguments import an_integer, text
 from saelab.files import parse_json, user_folder, write_bytes
 from saelab.types import ConfigError, FormatError, SaelabError, short
-from saelab.widgets import assets, still
+from saelab.widgets import assets, paper, still
 from saelab.widgets.base import WRITTEN, View
 from saelab.widgets.export import Views, page
 from saelab.widgets.questions import Ask
@@ -51,6 +51,8 @@ class BoardView(View):
     selections = traitlets.List().tag(sync=True)
     entries = traitlets.List().tag(sync=True)
     places = traitlets.Unicode().tag(sync=True)
+    told = traitlets.Dict().tag(sync=True)
+    """number of a view -> what it paints first, of those that told something since: a run that is watched"""
 
     def __init__(self, views: Sequence[View], *, columns: int = 2, name: str = "board") -> None:
         self.views = _checked(views)
@@ -60,11 +62,12 @@ class BoardView(View):
         self._selections = list(shared.values())
         self._kinds = {view.kind: view.folder for view in self.views}
         self._start = [[j for j in range(len(self.views)) if j % columns == i] for i in range(columns)]
-        super().__init__(selections=self._chosen(), entries=self._told(), places=self._remembered())
+        super().__init__(selections=self._chosen(), entries=self._entries(), places=self._remembered())
         for each in self._selections:
             each.observe(self._chose, names=list(CHOICES))
         for view in self.views:
             view.observe(self._optioned, names=[*view.options(), *WRITTEN])
+            view.observe(self._news, names="opening")
         self.observe(self._chosen_here, "selections")
         self.observe(self._optioned_here, "entries")
         self.observe(self._placed, "places")
@@ -99,6 +102,8 @@ class BoardView(View):
         raise ConfigError(message)
 
     def export(self, path: str | Path) -> Path:
+        if Path(path).suffix.lower() in paper.SUFFIXES:
+            return super().export(path)
         columns = [
             [each["view"] for each in column["views"]] for column in json.loads(self.places)["columns"]
         ]
@@ -126,6 +131,7 @@ class BoardView(View):
                 each.unobserve(self._chose, names=list(CHOICES))
             for view in self.views:
                 view.unobserve(self._optioned, names=[*view.options(), *WRITTEN])
+                view.unobserve(self._news, names="opening")
         super().close()
 
     @traitlets.default("_esm")
@@ -152,7 +158,7 @@ class BoardView(View):
         taken = map(chosen, self._selections)
         return [{k: list(v) if isinstance(v, tuple) else v for k, v in each.items()} for each in taken]
 
-    def _told(self) -> list[dict[str, Any]]:
+    def _entries(self) -> list[dict[str, Any]]:
         numbers = {id(each): i for i, each in enumerate(self._selections)}
         return [
             {
@@ -167,8 +173,11 @@ class BoardView(View):
     def _chose(self, change: Any) -> None:
         self.selections = self._chosen()
 
+    def _news(self, change: Any) -> None:
+        self.told = {**self.told, str(self.views.index(change.owner)): change.new}
+
     def _optioned(self, change: Any) -> None:
-        self.entries = self._told()
+        self.entries = self._entries()
 
     def _chosen_here(self, change: Any) -> None:
         for each, said in zip(self._selections, change.new, strict=True):

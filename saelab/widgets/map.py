@@ -12,7 +12,6 @@ import numpy as np
 import traitlets
 
 from saelab.arguments import one_of, text
-from saelab.files import write_bytes
 from saelab.types import SaelabError
 from saelab.widgets import still, still_map
 from saelab.widgets.base import View, checked_questions
@@ -129,8 +128,12 @@ class MapView(View):
         """The map that is shown as a plotly figure, for papers."""
         return self.map.figure()
 
+    def picture(self) -> str:
+        """The map that is shown as SVG, with the names of clusters."""
+        return still_map.picture(self.map, self.latents, scale=3.0, labels=40)
+
     def export(self, path: str | Path) -> Path:
-        """Write the map: `x.svg` as a picture with the names of clusters, else a page.
+        """Write the map: `x.svg` and `x.png` as a picture with the names of clusters, else a page.
 
         A page keeps moving, hovering, searching and encircling. It holds every latent's place, cluster and
         name, the neighbours and tokens of 4,096 (the most frequent ones), and of up to 131,072 latents all
@@ -143,12 +146,10 @@ class MapView(View):
             The path.
 
         Raises:
+            MissingDependency: A PNG is wanted, and vl-convert-python is not installed.
             StoreError: It cannot be written.
         """
-        if Path(path).suffix.lower() != ".svg":
-            return super().export(path)
-        write_bytes(path, still_map.picture(self.map, self.latents, scale=3.0, labels=40).encode())
-        return Path(path)
+        return super().export(path)
 
     # ---- for the browser
 

@@ -126,7 +126,7 @@ def picture(
         lit = np.isin(at, np.asarray(latents))
         tone = np.where(lit, tone, len(COLOURS) + 2)
         order = np.argsort(lit, kind="stable")
-    size = int(np.clip(round(30 / max(len(at), 1) ** 0.3), 1, 4))
+    size = int(np.clip(round(30 * scale / max(len(at), 1) ** 0.3), 1, 4 * scale))
     where = px[order] * scale, py[order] * scale
     pixels = _painted(*where, tone[order], dead[order], size, width * scale, height * scale)
     data = b64encode(_png(pixels)).decode()
@@ -156,15 +156,20 @@ def _painted(
 ) -> np.ndarray:
     """uint8 [height width], numbers of the palette; the last point of a pixel is seen. Latents that never
     fire are crosses where there is room for one."""
-    image = np.zeros((round(height) + 8, round(width) + 8), np.uint8)
+    edge = size + 4
+    image = np.zeros((round(height) + 2 * edge, round(width) + 2 * edge), np.uint8)
     low = np.arange(size) - (size - 1) // 2
-    square = [(dx, dy) for dx in low for dy in low]
-    cross = [(d, e) for d in (-2, -1, 0, 1, 2) for e in (d, -d)] if size > 1 else square
-    for offsets, some in ((cross, dead), (square, ~dead)):
-        column, row = px[some].astype(int) + 4, py[some].astype(int) + 4
+    middle = (size - 1) / 2 - (size - 1) // 2
+    round_ = size / 2 if size > 4 else size  # so small a disc is a square
+    disc = [(dx, dy) for dx in low for dy in low if np.hypot(dx - middle, dy - middle) <= round_]
+    arm, thick = max(2, size // 2), max(1, size // 4)
+    strokes = [(d + t, e) for d in range(-arm, arm + 1) for e in (d, -d) for t in range(thick)]
+    cross = strokes if size > 1 else disc
+    for offsets, some in ((cross, dead), (disc, ~dead)):
+        column, row = px[some].astype(int) + edge, py[some].astype(int) + edge
         for dx, dy in offsets:
             image[row + dy, column + dx] = tone[some]
-    return image[4:-4, 4:-4]
+    return image[edge:-edge, edge:-edge]
 
 
 def _png(pixels: np.ndarray) -> bytes:

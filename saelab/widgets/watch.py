@@ -64,6 +64,7 @@ class WatchView(View):
         self._runs = list(runs)
         self._trained, self._show, self._seen = trained, shown, False
         self._added: dict[int, Any] = {}
+        self._finished = False
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         super().__init__(**options)
@@ -95,6 +96,7 @@ class WatchView(View):
             message = "Only saelab.watch makes a view that is a callback. Got this one. Pass saelab.watch()."
             raise ConfigError(message)
         if event.name == "start":
+            self._finished = False
             run = self._added[event.number] = self._trained(event)
             places = [i for i, each in enumerate(self._runs) if _place(each) == _place(run) is not None]
             self._runs[slice(*(places[0], places[0] + 1) if places else (len(self._runs), None))] = [run]
@@ -118,8 +120,9 @@ class WatchView(View):
 
     def _pack(self) -> Packed:
         """Header `runs`, a dict of each; fields `{number}.{curve}`, float32 [2 n]: rows seen, and values."""
-        runs, fields = [], {}
-        for number, (label, told) in enumerate(self._labelled()):
+        runs, fields, labelled = [], {}, self._labelled()
+        self._finished = all(told.state == "finished" for _, told in labelled)
+        for number, (label, told) in enumerate(labelled):
             said = {
                 name: getattr(told, name) for name in ("state", "step", "steps", "rows", "stoppable", "here")
             }
@@ -140,7 +143,9 @@ class WatchView(View):
         if type(run) is not int or not 0 <= run < len(self._runs):
             message = f"run must be a number of one that is watched. Got {run!r}. Pass 0 for the first."
             raise RangeError(message)
-        if self._runs[run].told().stoppable:  # a kernel may hear this late
+        told = self._runs[run].told()
+        # a kernel may hear this late: when the browser has interrupted it, or when the run has ended
+        if told.stoppable or told.state == "interrupted":
             self._runs[run].stop()
         return Packed({"run": run})
 
@@ -148,18 +153,15 @@ class WatchView(View):
         """Have the thread go, where there is something to wait for."""
         if self._closed.is_set() or (self._thread and self._thread.is_alive()):
             return
-        if any(told.state != "finished" for _, told in self._labelled()):
+        if not self._finished:
             self._thread = threading.Thread(target=self._watch, name="saelab-watch", daemon=True)
             self._thread.start()
 
     def _watch(self) -> None:
         """Tell the browser what is new, until all have finished."""
-        going = True
-        while going and not self._closed.wait(EVERY):
+        while not self._finished and not self._closed.wait(EVERY):
             if not threading.main_thread().is_alive():
                 return
-            states = [told.state for _, told in self._labelled()]
-            going = any(state != "finished" for state in states)
             told = self._opening()
             if told != self.opening:
                 self.opening = told

@@ -131,3 +131,13 @@ def test_what_it_is_not_made_of():
         BoardView(made(), columns=0)
     with pytest.raises(ConfigError, match="Pass its views"):
         BoardView(made()).exported()
+
+
+def test_what_a_view_tells_later_is_told():
+    board = BoardView(views := made())
+    assert board.told == {}
+    views[1].opening = {"runs": {"header": {"at": 1}, "buffers": [b"x"]}}
+    assert board.told == {"1": views[1].opening}
+    board.close()
+    views[1].opening = {}
+    assert board.told["1"] != {}

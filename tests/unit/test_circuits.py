@@ -10,12 +10,16 @@ import torch
 import saelab
 from saelab.analysis import (
     Effects,
+    HeadCodes,
     activation_patching,
     agreement,
     attribution_patching,
     circuit,
+    head_codes,
+    important,
     prompt_task,
-)
+)  # fmt: skip
+from saelab.analysis.circuits.codes import auc, edge_scores, head_writes, node_scores
 from saelab.analysis.circuits.nodes import Latents, Node, edits_of, nodes_of, sites_of
 from saelab.analysis.circuits.patching import read
 from saelab.embedded.tasks import task_prompts
@@ -242,3 +246,57 @@ def test_what_is_refused(subject, names):
         circuit(subject, names, target=0)
     with pytest.raises(ConfigError, match="of one task"):
         agreement(attribution_patching(subject, names), attribution_patching(subject, few))
+
+
+def test_codes_are_counted_and_ranked_as_defined(names):
+    from sklearn.metrics import roc_auc_score
+
+    codes = np.array([[[1, 7], [2, 7], [2, 8]], [[2, 7], [3, 7], [3, 7]]])  # [side, prompt, head]
+    assert node_scores(codes).tolist() == [1, 1]
+    assert node_scores(codes, normalised=True).tolist() == [1 / 3, 1 / 2]
+    # (1, 7), (2, 7), (2, 8) on clean prompts; (2, 7), (3, 7) on corrupt ones
+    assert edge_scores(codes).tolist() == [[0, 2], [2, 0]]
+    rng = np.random.default_rng(0)
+    truth, scores = rng.random(40) < 0.3, rng.integers(0, 6, 40).astype(float)
+    assert auc(scores, truth) == pytest.approx(roc_auc_score(truth, scores))
+
+
+def planted_codes(told: bool, seeds=2, pairs=60, heads=20):
+    """Heads of equally many codes; those of the circuit, the first five, have others on clean prompts."""
+    rng = np.random.default_rng(0)
+    codes, blank = rng.integers(0, 24, (2, seeds, 2, pairs, heads))
+    if told:
+        codes[:, :, :, :5] //= 2
+        codes[:, 0, :, :5] += 12
+    nodes = tuple(Node("head", "blocks.0.attn.hook_z", i) for i in range(heads))
+    return HeadCodes("planted", nodes, codes, blank), np.arange(heads) < 5
+
+
+def test_a_score_of_codes_is_named_by_what_it_beats():
+    told, truth = planted_codes(True)
+    found = told.against(truth)
+    assert found.title == "node score"
+    assert found.auc["codes"].min() == 1
+    assert found.auc["shuffled labels"].mean() < 0.75
+    blind, _ = planted_codes(False)
+    assert blind.against(truth).title == "diversity score"
+    assert "does not beat its controls" in str(blind.against(truth))
+    with pytest.raises(ConfigError, match="truth must say of each"):
+        told.against(np.ones(20, dtype=bool))
+
+
+def test_codes_of_heads_are_those_of_what_heads_write(subject, names):
+    writes = head_writes(subject, names)
+    made = head_codes(subject, names, seeds=1, steps=20, n_train=4)
+    assert made.codes.shape == (1, 2, len(names.pairs), 32)
+    # all heads of a layer together write what the layer's attention does, but for its bias
+    (batch, *_) = names.batches(subject)
+    acts = subject.run(batch.clean, read=["blocks.1.hook_attn_out"], output=False).acts
+    here = torch.from_numpy(batch.clean.counted)
+    total = [x[c].mean(0) for x, c in zip(acts["blocks.1.hook_attn_out"], here, strict=True)]
+    bias = subject.model.transformer.h[1].attn.c_proj.bias.detach()
+    own = writes[0, batch.at, 8:16].sum(1) + bias
+    torch.testing.assert_close(own, torch.stack(total), rtol=1e-4, atol=1e-4)
+    truth = important(activation_patching(subject, names, "heads"))
+    assert str(names.name) in str(made.against(truth))
+    assert next(str(n) for n, t in zip(made.nodes, truth, strict=True) if t) == "1.6"

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -18,8 +20,8 @@ from shown import chunks, decoded, table
 from saelab.analysis.maps.faithful import Faith, Share
 from saelab.analysis.maps.looking import COLUMNS, LatentColumn, Near
 from saelab.analysis.maps.results import CONTROLS, LatentMap
-from saelab.types import ConfigError, JobError
-from saelab.widgets import MapView, Selection, still, still_map
+from saelab.types import ConfigError, JobError, MissingDependency
+from saelab.widgets import BoardView, DensitiesView, MapView, Selection, still, still_map
 from saelab.widgets.map import PAGE_ABOUT, pack_points
 from saelab.widgets.still_map import NOWHERE
 
@@ -205,6 +207,26 @@ def test_a_figure_for_paper(tmp_path):
         assert 0 <= x <= x + wide <= 660
         assert all(abs(y - b) >= 15 or x >= a + w or x + wide <= a for a, b, w in boxes[:i])
     assert view.figure().data[0].name == "no cluster"
+
+
+def test_a_picture_in_pixels(tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("vl_convert")
+    made = planted(names=("the", HOSTILE))
+    shown = np.asarray(image.open(MapView(questions(made)).export(tmp_path / "map.PNG")).convert("L"), int)
+    assert shown.shape == (1440, 1920)
+    bare = MapView(questions(replace(made, names=("", ""))))
+    without = np.asarray(image.open(bare.export(tmp_path / "bare.png")).convert("L"), int)
+    # the points are there, and so are the names
+    assert 0.001 < (without < 220).mean() < 0.5
+    assert ((without - shown) > 100).sum() > 300
+    with pytest.raises(ConfigError, match=r"which has words and tables\. Export x\.html"):
+        DensitiesView(table(5)).export(tmp_path / "x.png")
+    with pytest.raises(ConfigError, match="Got BoardView"):
+        BoardView([bare]).export(tmp_path / "x.svg")
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    with pytest.raises(MissingDependency, match=r"or write x\.svg"):
+        bare.export(tmp_path / "y.png")
 
 
 def test_a_page_holds_what_it_says(tmp_path):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from letters import Letters
-from scipy import sparse, stats
+from scipy import stats
 
 import saelab
 from saelab.sae import SAE
-from saelab.stores import compare, directions, nearest
+from saelab.stores import cofiring, compare, directions, meetings, nearest
 from saelab.types import Codes, ConfigError, HookPoint, RangeError, StoreError
 
 N, WIDTH = 300, 24
@@ -145,11 +145,14 @@ def dense(store):
     return out
 
 
-@pytest.mark.parametrize("blocks", [(1 << 25, 1 << 22, 1 << 22), (6_000, 30_000, 1_000)])
+@pytest.mark.parametrize(
+    "blocks", [(1 << 25, 1 << 22, 1 << 22, (1 << 16) - 1), (6_000, 30_000, 1_000, 70)], ids=["one", "many"]
+)
 def test_phi_cosine_and_controls_equal_brute_force(store, stranger, monkeypatch, blocks):
-    monkeypatch.setattr(compare, "BLOCK_PAIRS", blocks[0])
-    monkeypatch.setattr(compare, "CHUNK_CODES", blocks[1])
+    monkeypatch.setattr(meetings, "BLOCK_PAIRS", blocks[0])
+    monkeypatch.setattr(cofiring, "CHUNK_CODES", blocks[1])
     monkeypatch.setattr(directions, "BLOCK_VALUES", blocks[2])
+    monkeypatch.setattr(meetings, "MOST", blocks[3])
     found = store.compare(stranger, n=4, min_rows=400, seed=7)
     ours, theirs = dense(store), dense(stranger)
     shift = int(np.random.default_rng(7).integers(store.n_rows // 4, 3 * store.n_rows // 4 + 1))
@@ -248,24 +251,38 @@ class Side:
         random = np.random.default_rng(seed)
         self.matrix = random.random((n_rows, n_latents)) < random.choice([0.03, 0.1, 0.6], n_latents)
         self.matrix[:, 7] = self.matrix[:, 3]  # equal partners: the lower comes first
-        self.store = SimpleNamespace(n_rows=n_rows, n_latents=n_latents)
+        self.n_rows, self.n_latents = n_rows, n_latents
         self.latents = np.flatnonzero(self.matrix.any(0) & (np.arange(n_latents) % 5 > 0))
         self.count = self.matrix.sum(0)[self.latents].astype(np.float64)
 
-    def fires(self, first, stop):
-        rows = np.arange(first, stop) % self.store.n_rows
-        return sparse.csr_array(self.matrix[np.ix_(rows, self.latents)].astype(np.int32))
+    def by_latent(self):
+        for low in range(0, len(self.latents), 40):
+            place, row = self.matrix[:, self.latents[low : low + 40]].T.nonzero()
+            yield place + low, row
+
+    def by_row(self):
+        for low in range(0, self.n_rows, 25):
+            some = self.matrix[low : low + 25][:, self.latents]
+            yield len(some), *some.nonzero()
 
 
 @pytest.mark.parametrize("n", [1, 3, 40, 90])
-@pytest.mark.parametrize(("pairs", "codes"), [(1 << 23, 1 << 25), (300, 200)])
-def test_partners_that_hardly_fire_together_equal_brute_force(monkeypatch, tmp_path, n, pairs, codes):
-    monkeypatch.setattr(compare, "BLOCK_PAIRS", pairs)
-    monkeypatch.setattr(compare, "CHUNK_CODES", codes)
+@pytest.mark.parametrize(
+    ("pairs", "codes", "most", "layers"),
+    [(1 << 23, 1 << 25, (1 << 16) - 1, 8), (300, 200, 20, 2), (300, 200, 20, 90), (2_000, 200, 71, 8)],
+)
+def test_partners_that_hardly_fire_together_equal_brute_force(
+    monkeypatch, tmp_path, n, pairs, codes, most, layers
+):
+    for name, value in {"BLOCK_PAIRS": pairs, "MOST": most}.items():
+        monkeypatch.setattr(meetings, name, value)
+    for name, value in {"CHUNK_CODES": codes, "LAYERS": layers}.items():
+        monkeypatch.setattr(cofiring, name, value)
     mine, their = Side(1), Side(2)
-    chunks = compare._Chunks(str(tmp_path), mine, their)
+    firings = cofiring.Firings(tmp_path, mine, their)
+    assert len(firings.lines) == -(-len(their.latents) // most)
     for shift in (0, 17):
-        partner, score = compare._cofiring(chunks, n, shift)
+        partner, score = cofiring.best_cofiring(firings, n, shift)
         a, b = mine.matrix.astype(float), np.roll(their.matrix, -shift, axis=0).astype(float)
         together, ours, theirs, total = a.T @ b, a.sum(0)[:, None], b.sum(0), len(a)
         with np.errstate(all="ignore"):

@@ -47,6 +47,25 @@ def test_every_module_has_its_view():
     assert {v.kind for v in VIEWS} == {p.stem for p in (ROOT / "widgets/views").glob("*.js")}
 
 
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.kind)
+def test_every_host_can_load_a_module(view):
+    """What anywidget asks for, so that VS Code and Colab show it too: one module with a default export, that
+    fetches and evaluates nothing."""
+    board = view.kind == "board"
+    module = assets.board("board", {"map": None}) if board else assets.module(view.kind)
+    script = re.sub(r"/\*.*?\*/|^\s*//[^\n]*", "", module, flags=re.S | re.M)
+    assert re.findall(r"^export .*$", script, re.M) == [script.strip().splitlines()[-1]]
+    assert script.strip().splitlines()[-1].startswith("export default { render: ")
+    # a method may be called fetch, as some are
+    fetched = r"\b(?:window|globalThis)\.fetch\b|(?<![.\w])fetch\((?!\w+\) \{)"
+    asked = r"\bimport\b|XMLHttpRequest|WebSocket|EventSource|sendBeacon|\beval\(|\bFunction\("
+    assert re.findall(fetched, script) == []
+    assert re.findall(asked, script) == []
+    assert set(re.findall(r"https?://[^\s\"`]+", script)) <= {"http://www.w3.org/2000/svg"}
+    assert re.findall(r"\.(?:innerHTML|outerHTML|insertAdjacentHTML)\b|document\.write", script) == []
+    assert re.findall(r"@import|url\(", assets.css({view.kind: None})) == []
+
+
 def test_a_view_may_come_from_elsewhere(tmp_path):
     selection = Selection()
     view = levels_view(tmp_path)(np.linspace(0, 1, 5), selection=selection)

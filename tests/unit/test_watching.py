@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
 
 import numpy as np
@@ -12,7 +14,7 @@ from test_training import TINY, _equal, _planted, _tiny
 
 import saelab
 from saelab.sae import SAE
-from saelab.training import Run, live, train
+from saelab.training import Run, live, train, watched
 from saelab.training.live import CLOCK, Live, binned
 from saelab.training.watched import Folder, Kept, runs_in
 from saelab.types import ConfigError, RangeError, StoreError
@@ -168,6 +170,49 @@ def test_the_view_is_told_while_a_cell_trains(rows, tmp_path, monkeypatch, at_on
     assert not view._thread.is_alive()
     with pytest.raises(ConfigError, match="Only saelab"):
         type(view)([])(None)
+
+
+@pytest.mark.parametrize("way", ["file", "memory"])
+def test_who_asked_to_stop_is_known_after_an_interrupt(rows, tmp_path, at_once, way):
+    """A notebook's kernel hears the view's button when the run that it was interrupted for has ended."""
+    out = tmp_path / "run" if way == "file" else None
+    view = saelab.watch(out) if out else saelab.watch()
+
+    def interrupt(event):
+        if event.name == "log" and event.step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    run = train(_tiny(), rows, out=out, callbacks=[interrupt, *([] if out else [view])], **TINY)
+    assert (run.finished, view._runs[0].told().state) == (False, "interrupted")
+    view._received(None, {"id": 1, "ask": "stop", "args": {"run": 0}}, [])
+    assert view._runs[0].told().state == "stopped"
+    if out:
+        assert not (out / "stop").exists()  # nor does it stop the run when that goes on
+        assert train(_tiny(), rows, out=out, **TINY).finished
+    view.close()
+
+
+def test_a_finished_run_is_read_once_and_each_look_is_one(rows, tmp_path, monkeypatch):
+    train(_tiny(), rows, out=tmp_path, **TINY)
+    folder, read = Folder(tmp_path), []
+    monkeypatch.setattr(watched, "told", lambda path, real=watched.told: read.append(path) or real(path))
+    assert [folder.told(points=5).state for _ in range(3)] == ["finished"] * 3
+    assert len(read) == 1
+    train(_tiny(), rows, out=tmp_path, resume=False, **TINY | {"steps": 20})
+    assert folder.told().curves["loss"][1][-1] == Run.load(tmp_path).history[-1].loss
+    monkeypatch.setattr("saelab.widgets.watch.EVERY", 0.01)
+    looks = []
+    view = saelab.watch(tmp_path / "to come")
+    real = view._runs[0].told
+    view._runs[0].told = lambda points: looks.append(threading.current_thread().name) or real(points)
+    view._opening, opened = lambda look=view._opening: (opened.append(1), look())[1], []
+    end = time.monotonic() + 5
+    while len(opened) < 4:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    view.close()
+    view._thread.join(5)
+    assert len(looks) == len(opened)
 
 
 def test_several_runs_over_each_other(rows, tmp_path):

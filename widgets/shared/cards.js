@@ -5,7 +5,7 @@
  */
 import { keyOf } from "./answers.js";
 import { cardElement } from "./card.js";
-import { h } from "./dom.js";
+import { focusedIn, h } from "./dom.js";
 import { isOfTheHost } from "./keys.js";
 import { marksElement } from "./marks.js";
 import { recall, remember } from "./remembered.js";
@@ -70,7 +70,7 @@ export function cardPlace(view, place) {
       state,
       redraw: () => {
         remember("aligned", state.aligned);
-        const had = document.activeElement?.getAttribute("data-switch");
+        const had = focusedIn(place)?.getAttribute("data-switch");
         show(latent).then(() => {
           const again = had && place.querySelector(`[data-switch="${had}"]`);
           if (again instanceof HTMLElement) again.focus();

@@ -26,6 +26,17 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
+/**
+ * What has the focus within an element, itself included; null for nothing. Of a view in a shadow root, as in
+ * marimo, the document knows the host alone.
+ * @param {Element} element @returns {Element | null}
+ */
+export function focusedIn(element) {
+  const tree = /** @type {Document} */ (element.getRootNode());
+  const active = tree.activeElement ?? null;
+  return element.contains(active) ? active : null;
+}
+
 /** An id that no other element has. */
 export function freshId() {
   return `sl-${Math.random().toString(36).slice(2)}`;

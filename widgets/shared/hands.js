@@ -3,6 +3,7 @@
  * @typedef {import("./cloud.js").Cloud} Cloud
  * @typedef {"pan" | "lasso" | "box"} Mode
  */
+import { focusedIn } from "./dom.js";
 import { isOfTheHost } from "./keys.js";
 
 /** A press that moves less than so many pixels is a click. */
@@ -94,8 +95,7 @@ export function handle(cloud, element, does) {
     "wheel",
     (event) => {
       // a page that is scrolled stays so until the map is clicked; a pinch of a touchpad comes with ctrl
-      if (!event.ctrlKey && !element.contains(element.ownerDocument.activeElement) && !focused(element))
-        return;
+      if (!event.ctrlKey && !focusedIn(element)) return;
       event.preventDefault();
       const lines = event.deltaMode === 1 ? 18 : 1;
       cloud.enlarge(2 ** ((-event.deltaY * lines) / (event.ctrlKey ? 120 : 300)), at(event));
@@ -130,9 +130,4 @@ export function handle(cloud, element, does) {
     cloud.show(to);
     does.hover(to);
   }
-}
-
-/** Within a shadow root the document knows the host alone. @param {HTMLElement} element */
-function focused(element) {
-  return /** @type {Document} */ (element.getRootNode()).activeElement === element;
 }

@@ -14,7 +14,12 @@ export function labelElement(label, otherwise, save, state) {
   if (!save) return place;
   const edit = h(
     "button",
-    { type: "button", class: "sl-edit", onclick: () => begin(), "aria-label": "Edit the label" },
+    {
+      type: "button",
+      class: "sl-edit",
+      onclick: () => begin(),
+      "aria-label": label ? "Edit the label" : null,
+    },
     label ? "Edit" : "Name it",
   );
   const box = /** @type {HTMLInputElement} */ (

@@ -4,7 +4,7 @@
  * @typedef {import("./codes.js").SampleCodes} SampleCodes
  * @typedef {import("./heatmap.js").Heatmap} Heatmap
  */
-import { h } from "./dom.js";
+import { focusedIn, h } from "./dom.js";
 import { LETTERS, OneValue, SeveralLatents } from "./paints.js";
 import { short } from "./scales.js";
 
@@ -69,8 +69,7 @@ export class Layers {
   /** @param {string} mode */
   set(mode) {
     this.mode = mode;
-    const focused = this.select.getRootNode();
-    const had = "activeElement" in focused && focused.activeElement === this.select;
+    const had = focusedIn(this.select);
     this.offer();
     if (had) this.select.focus();
     this.choose();

@@ -3,7 +3,7 @@
  * @typedef {import("../types.js").View} View
  * @typedef {{notes: Record<string, string>, tags: Map<string, number[]>, lists: Map<string, number[]>}} Held
  */
-import { freshId, h } from "./dom.js";
+import { focusedIn, freshId, h } from "./dom.js";
 import { reasonOf } from "./view.js";
 
 /** @type {WeakMap<View, ReturnType<typeof made>>} */
@@ -140,10 +140,10 @@ export function marksElement(view, latent) {
 
   function draw() {
     const { held } = marks;
-    const active = place.ownerDocument.activeElement;
+    const active = focusedIn(place);
     // what is being written stays
-    if (!held || (active instanceof HTMLTextAreaElement && place.contains(active))) return;
-    const focused = active && place.contains(active) ? active.getAttribute("aria-label") : null;
+    if (!held || active instanceof HTMLTextAreaElement) return;
+    const focused = active?.getAttribute("aria-label");
     const parts = [noteElement(held), chips("tag", held.tags), chips("list", held.lists)];
     const there = parts.filter((part) => part !== null);
     place.replaceChildren(...there, ...(there.length ? [said] : []));

@@ -61,15 +61,16 @@ export function selectionOf(opening) {
  * The model of one view, as anywidget would give it.
  * @param {Pick<PageEntry, "follows" | "options">} entry
  * @param {Omit<ReturnType<typeof selectionOf>, "step">} selection
+ * @param {Record<string, any>} told what the view only reads
  * @returns {Model}
  */
-export function modelOf({ follows, options }, { chosen, listeners, changed }) {
+export function modelOf({ follows, options }, { chosen, listeners, changed }, told = {}) {
   /** @type {Map<() => void, () => void>} listener -> what calls it when its value is another */
   const watching = new Map();
   /** @param {string} name @returns {name is Choice} */
   const followed = (name) => follows.includes(/** @type {Choice} */ (name));
   /** @param {string} name */
-  const get = (name) => (followed(name) ? (chosen[name] ?? null) : options[name]);
+  const get = (name) => (followed(name) ? (chosen[name] ?? null) : (told[name] ?? options[name]));
   return {
     get,
     set(name, value) {

@@ -4,7 +4,7 @@
  * @typedef {import("../types.js").View} View
  */
 import { completing } from "./completing.js";
-import { freshId, h } from "./dom.js";
+import { focusedIn, freshId, h } from "./dom.js";
 import { marksOf, nameBox } from "./marks.js";
 import { reasonOf } from "./view.js";
 
@@ -260,7 +260,7 @@ export function marksFold(view, latents) {
   const draw = () => {
     const { held } = marks;
     const named = (kind.value === "tag" ? held?.tags : held?.lists) ?? new Map();
-    const focused = boxes.contains(boxes.ownerDocument.activeElement);
+    const focused = focusedIn(boxes);
     boxes.replaceChildren(nameBox(kind.value, named, `name of the ${kind.value}`, take));
     if (focused) boxes.querySelector("input")?.focus();
   };

@@ -2,7 +2,7 @@
  * Lines of a table of latents: their heads, which sort, and their cells.
  * @typedef {import("./lines.js").Lines} Lines
  */
-import { h } from "./dom.js";
+import { focusedIn, h } from "./dom.js";
 import { percent, short } from "./scales.js";
 
 /** What columns of figures are, for their heads. @type {Record<string, string>} */
@@ -31,8 +31,7 @@ export function widths(table, columns) {
  * @param {(name: string) => void} by
  */
 export function drawHeads(place, table, columns, sort, descending, by) {
-  const active = place.ownerDocument.activeElement;
-  const focused = active && place.contains(active) ? active.getAttribute("data-sort") : null;
+  const focused = focusedIn(place)?.getAttribute("data-sort") ?? null;
   const heads = columns.map((name) => {
     const is = name === sort;
     const way = is ? (descending ? ", the largest first" : ", the smallest first") : "";

@@ -5,6 +5,7 @@
  * @typedef {import("../types.js").View} View
  */
 import { kernelBridge } from "./bridge.js";
+import { saidDark, watchTheme } from "./dark.js";
 import { h } from "./dom.js";
 import { isOfTheHost, keepKeys } from "./keys.js";
 import { isWritten } from "./steps.js";
@@ -28,6 +29,9 @@ export function rendering(build) {
     const bridge = model.bridge ?? kernelBridge(model, say);
     const { view, close } = viewOf(model, bridge, body, say);
     const letGo = keepKeys(root);
+    const colour = () => root.classList.toggle("sl-dark", saidDark());
+    const leave = watchTheme(colour);
+    colour();
     root.addEventListener("keydown", (event) => {
       const by = { b: -1, f: 1 }[event.key];
       if (by && !event.defaultPrevented && !isOfTheHost(event) && !isWritten(event.target)) view.step(by);
@@ -36,6 +40,7 @@ export function rendering(build) {
     return () => {
       close();
       letGo();
+      leave();
       bridge.close();
       root.remove();
     };

@@ -3,7 +3,7 @@ import { beforeEach, expect, test } from "vitest";
 import { h } from "../shared/dom.js";
 import { rendering } from "../shared/view.js";
 import { holding } from "../views/board.js";
-import { FakeModel, settle } from "./fake.js";
+import { FakeModel, sent, settle } from "./fake.js";
 
 /** A view that shows what is chosen and what it is answered. */
 const render = rendering(async (view) => {
@@ -132,4 +132,43 @@ test("a board that is taken away listens to nothing", () => {
   close();
   expect(model.count()).toBe(0);
   expect(el.children.length).toBe(0);
+});
+
+test("what a view is told reaches it, also of a page that is loaded anew, and it may interrupt", async () => {
+  close();
+  el.replaceChildren();
+  const interrupts = [];
+  const news = rendering(async (view) => {
+    const p = h("p", { class: "news", onclick: () => view.interrupt?.() });
+    view.body.append(p);
+    const draw = () => {
+      p.textContent = view.option("opening")?.runs?.header.at ?? "nothing";
+    };
+    view.changed("opening", draw);
+    draw();
+    const answer = await view.ask("runs");
+    p.title = answer?.header.at ?? "";
+  });
+  const told = (at) => ({ 1: { runs: sent({ header: { at } }) } });
+  const of = ({ view }) => ({ header: { at: `asked of ${view}` } });
+  model = new FakeModel({ ...model.state, told: told("first") }, { of });
+  model.widget_manager = { kernel: { interrupt: async () => interrupts.push(1) } };
+  close = holding({ plain: news })({ model, el });
+  await settle();
+  const shown = () => [...el.querySelectorAll(".news")];
+  const texts = () => shown().map((p) => p.textContent);
+  expect(texts().sort()).toEqual(["first", "nothing", "nothing"]);
+  expect(
+    shown()
+      .map((p) => p.title)
+      .sort(),
+  ).toEqual(["asked of 0", "asked of 2", "first"]);
+  const saved = model.saved;
+  model.set("told", told("second"));
+  expect(texts().sort()).toEqual(["nothing", "nothing", "second"]);
+  expect(model.saved, "what is told from Python is not told back").toBe(saved);
+  shown()[0].click();
+  expect(interrupts).toEqual([1]);
+  close();
+  expect(model.count()).toBe(0);
 });

@@ -2,7 +2,7 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { decode, keyOf } from "../shared/answers.js";
 import { GRACE_MS, kernelBridge, SILENT_MS, SLOW_MS } from "../shared/bridge.js";
-import { h, tokenElement, visibleParts } from "../shared/dom.js";
+import { focusedIn, h, tokenElement, visibleParts } from "../shared/dom.js";
 import { blend, contrast, heat, MAX_ALPHA, PALETTE, short, signed, spoken } from "../shared/scales.js";
 import { rendering } from "../shared/view.js";
 import { FakeModel, sent, settle } from "./fake.js";
@@ -257,4 +257,40 @@ describe("view", () => {
     process.off("unhandledRejection", note);
     expect(el.querySelector(".sl-banner").textContent).toBe("no such field");
   });
+});
+
+test("a view is dark where its host says so, from within a shadow root too", async () => {
+  const host = document.createElement("div");
+  document.body.append(host);
+  const el = document.createElement("div");
+  host.attachShadow({ mode: "open" }).append(el);
+  const close = rendering(() => {})({ model: new FakeModel({}, {}), el });
+  const dark = async () => {
+    await new Promise((done) => setTimeout(done)); // what changes is heard a moment later
+    return el.querySelector(".sl-root").classList.contains("sl-dark");
+  };
+  expect(await dark()).toBe(false);
+  for (const [element, name, value] of [
+    [document.body, "data-theme", "dark"],
+    [document.body, "data-vscode-theme-kind", "vscode-dark"],
+    [document.documentElement, "theme", "dark"],
+  ]) {
+    element.setAttribute(name, value);
+    expect(await dark()).toBe(true);
+    element.removeAttribute(name);
+    expect(await dark()).toBe(false);
+  }
+  close();
+  host.remove();
+});
+
+test("what has the focus is known within a shadow root", () => {
+  const host = document.createElement("div");
+  document.body.append(host);
+  const [one, other] = [h("button"), h("button")];
+  const place = h("div", {}, one);
+  host.attachShadow({ mode: "open" }).append(place, other);
+  one.focus();
+  expect([focusedIn(place), focusedIn(one), focusedIn(other)]).toEqual([one, one, null]);
+  host.remove();
 });

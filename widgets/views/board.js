@@ -7,6 +7,7 @@
  * @typedef {{width: number, views: Place[]}} Column
  * @typedef {(context: {model: Model, el: HTMLElement}) => (() => void) | void} Render
  */
+import { decode, keyOf } from "../shared/answers.js";
 import { freshId, h } from "../shared/dom.js";
 import { note } from "../shared/notes.js";
 import { modelOf, selectionOf } from "../shared/page.js";
@@ -122,11 +123,25 @@ class Board {
   /** Draw a view into its frame. @param {PageEntry} entry @param {number} number @param {Render} render */
   fill(entry, number, render) {
     const selection = this.selections[entry.selection];
-    const model = modelOf(entry, selection);
+    /** @type {{opening?: Record<string, import("../types.js").Sent>}} */
+    const told = {};
+    const hear = () => {
+      const news = this.view.option("told")?.[number];
+      if (news === told.opening) return;
+      told.opening = news;
+      this.hearing(selection.changed);
+    };
+    hear();
+    this.view.changed("told", hear);
+    const model = modelOf(entry, selection, told);
     const bridge = {
       live: this.view.live,
+      interrupt: this.view.interrupt,
       /** @param {string} question @param {import("../types.js").Args} [args] */
-      ask: (question, args = {}) => this.view.request("of", { view: number, question, args: argsOf(args) }),
+      ask: async (question, args = {}) => {
+        const news = told.opening?.[keyOf(question, args)];
+        return news ? decode(news) : this.view.request("of", { view: number, question, args: argsOf(args) });
+      },
       close() {},
     };
     const close = render({ model: { ...model, bridge }, el: this.cells[number].place });

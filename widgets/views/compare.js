@@ -6,7 +6,7 @@
  *   pair is matched and 1 where it is shared; at is its number, -1 of a latent alone
  */
 import { cardPlace } from "../shared/cards.js";
-import { h, tokenElement } from "../shared/dom.js";
+import { focusedIn, h, tokenElement } from "../shared/dom.js";
 import { isOfTheHost } from "../shared/keys.js";
 import { note } from "../shared/notes.js";
 import { paint, short, spoken } from "../shared/scales.js";
@@ -377,7 +377,7 @@ class Comparison {
   keydown(event) {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     const buttons = [...this.table.querySelectorAll(".sl-pair")];
-    const at = buttons.indexOf(/** @type {Element} */ (document.activeElement));
+    const at = buttons.indexOf(/** @type {Element} */ (focusedIn(this.table)));
     if (!step || at < 0 || isOfTheHost(event)) return;
     event.preventDefault();
     const next = /** @type {HTMLElement | undefined} */ (buttons[at + step]);

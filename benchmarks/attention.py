@@ -1,0 +1,196 @@
+"""What attribution to heads costs, and whether it is true of the shipped SAEs.
+
+python benchmarks/attention.py speed [--rounds 15] [--record attention-speed]
+python benchmarks/attention.py truth [--documents 200] [--record attention-truth]
+
+Speed: `dfa` of one latent over a text of 256 tokens beside one plain pass of the model over the same text,
+interleaved, ratios within a round, in processor time of the thread that works; `recursive_dfa` of depth 4.
+
+Truth, on documents of a seed that no training saw, intervals over documents or latents:
+edges     Spearman's correlation of `dfa` with what happens when the edge is zeroed and all else runs free,
+          beside what the pattern alone tells
+heads     codes lost by latents without the head that they belong to, over those that do not
+quality   loss recovered by the SAE's reconstruction of z where mean ablation is 0, its L0 and dead latents,
+          beside principal components of the same number and the same SAE untrained (a random decoder)
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from results import record
+
+import saelab
+from saelab.analysis import dfa, edge_changes, head_losses, recursive_dfa
+from saelab.analysis.controls import Sums, interval, untrained
+from saelab.embedded import SAE_HOOKS, model_folder, sae_folder
+from saelab.interventions import MeanAblate, Reconstruct
+
+SEED = 7_001
+"""Of the documents."""
+Z = [hook for hook in SAE_HOOKS if hook.endswith("hook_z")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What attribution to heads costs, and whether it is true")
+    parser.add_argument("what", choices=["speed", "truth"])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--documents", type=int, default=200)
+    parser.add_argument("--record", help="keep the figures as benchmarks/results/NAME.json")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    subject = saelab.load_subject(model_folder())
+    saes = {hook: saelab.load_sae(sae_folder(hook)) for hook in SAE_HOOKS}
+    if options.what == "speed":
+        rows, facts = speed(subject, saes, options.rounds), {"rounds": options.rounds}
+    else:
+        rows, facts = truth(subject, saes, options.documents), {"documents": options.documents}
+    if options.record:
+        record(options.record, rows, threads=1, **facts)
+
+
+def speed(subject: Any, saes: Mapping[str, Any], rounds: int) -> list[dict[str, Any]]:
+    """Medians over rounds, of milliseconds and of ratios to the plain pass of the same round."""
+    document = " ".join(d.text for d in saelab.corpora.world(seed=SEED, n_documents=40))
+    text = _of_length(subject, document, 256)
+    inputs, z = subject.prepare([text]), [saes[hook] for hook in Z]
+
+    def plain() -> None:
+        with torch.no_grad():
+            subject.model(**inputs.data, use_cache=False)
+
+    runs = {"plain pass": plain}
+    for hook, sae in saes.items():
+        runs[f"dfa, {hook}"] = lambda sae=sae: dfa(subject, sae, text, 5, 200)
+    last = saes[SAE_HOOKS[2]]
+    runs["recursive_dfa of depth 4"] = lambda: recursive_dfa(subject, last, text, 5, 200, z, depth=4)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 2):
+        for name, run in runs.items():
+            begin = time.thread_time()
+            run()
+            if turn > 1:
+                seconds[name].append(time.thread_time() - begin)
+    rows = []
+    for name, own in seconds.items():
+        ratios = [a / b for a, b in zip(own, seconds["plain pass"], strict=True)]
+        rows.append({
+            "what": name, "ms": round(1000 * statistics.median(own), 2),
+            "x plain pass": round(statistics.median(ratios), 2), "largest x": round(max(ratios), 2),
+        })  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows
+
+
+def truth(subject: Any, saes: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
+    """One line for each SAE and score."""
+    documents = list(saelab.corpora.world(seed=SEED, n_documents=n))
+    rows = []
+    for hook, sae in saes.items():
+        for found in (_edges(subject, sae, documents[: n // 4]), *_heads(subject, sae, documents)):
+            rows.append({"sae": hook} | found)
+            print(rows[-1], flush=True)
+    for hook in Z:
+        for found in _quality(subject, saes[hook], documents[: n // 2], documents[n // 2 :]):
+            rows.append({"sae": hook} | found)
+            print(rows[-1], flush=True)
+    return rows
+
+
+def _edges(subject: Any, sae: Any, documents: list[Any]) -> dict[str, Any]:
+    """One latent a document: the strongest at a position drawn from its second half."""
+    draw, told = np.random.default_rng(SEED), {"": [], "control": [], "sizes": [], "sizes control": []}
+    for document in documents:
+        text = document.text[:300]
+        n = subject.prepare([text]).data["input_ids"].shape[1]
+        dest = int(draw.integers(n // 2, n))
+        acts = subject.run(subject.prepare([text]), str(sae.hook), output=False).acts[str(sae.hook)]
+        latent = int(sae.encode(acts[0, dest : dest + 1])[0].argmax())
+        found = edge_changes(subject, sae, text, latent, dest, n=96)
+        for name, score in (("", found.agreement), ("sizes", found.sizes)):
+            told[name].append(score.value)
+            told[f"{name} control".strip()].append(score.control)
+    return {"score": "edges, Spearman"} | {
+        f"{name} {end}".strip(): value for name, own in told.items() for end, value in _mean(own).items()
+    }
+
+
+def _mean(values: list[float]) -> dict[str, float]:
+    """The mean, and its interval by drawing documents anew."""
+    sums = Sums()
+    sums.add(np.arange(len(values)), total=values, n=np.ones(len(values)))
+    low, high = interval(sums, lambda of: of["total"] / of["n"])
+    return {"value": round(float(np.mean(values)), 3), "low": round(low, 3), "high": round(high, 3)}
+
+
+def _heads(subject: Any, sae: Any, documents: list[Any]) -> list[dict[str, Any]]:
+    if str(sae.hook) not in Z:
+        return []
+    rows = []
+    for ablation in ("mean", "zero"):
+        for line in head_losses(subject, sae, documents, ablation=ablation).to_frame().to_dict("records"):
+            rows.append({"score": f"heads, {ablation}"} | line)
+    return rows
+
+
+def _quality(subject: Any, sae: Any, fit: list[Any], documents: list[Any]) -> list[dict[str, Any]]:
+    hook = str(sae.hook)
+    x = torch.cat([_rows(subject, hook, document) for document in fit])
+    mean = x.mean(0)
+    codes = sae.encode(torch.cat([_rows(subject, hook, document) for document in documents]))
+    l0, dead = float((codes != 0).sum(-1).float().mean()), float((codes == 0).all(0).float().mean())
+    axes = torch.linalg.svd(x - mean, full_matrices=False)[2][: round(l0)]
+
+    def projected(z: torch.Tensor, context: Any) -> torch.Tensor:
+        return torch.where(context.counted[..., None], (z - mean) @ axes.T @ axes + mean, z)
+
+    arms = {
+        "SAE": Reconstruct(sae), "untrained SAE": Reconstruct(untrained(sae, x)),
+        f"PCA of {round(l0)}": (hook, projected),
+        "mean": MeanAblate(hook, mean), "clean": (),
+    }  # fmt: skip
+    sums = {name: Sums() for name in arms}
+    for number, document in enumerate(documents):
+        inputs = subject.prepare([document.text], truncate=True)
+        for name, edit in arms.items():
+            (loss,), (targets,) = subject.loss(inputs, edit)
+            sums[name].add([number], **{"loss": [loss], "n": [targets]})
+    rows = []
+    for name in list(arms)[:3]:
+        own = Sums()
+        for each, prefix in ((name, ""), ("mean", "mean_"), ("clean", "clean_")):
+            own.add(np.arange(len(documents)), **{f"{prefix}loss": sums[each].of("loss")})
+
+        def recovered(of: Mapping[str, Any]) -> Any:
+            return (of["mean_loss"] - of["loss"]) / (of["mean_loss"] - of["clean_loss"])
+
+        value = recovered({key: own.total(key) for key in own.names()})
+        low, high = interval(own, recovered)
+        found = {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
+        rows.append({"score": f"loss recovered, {name}"} | found)
+    return [*rows, {"score": "L0", "value": round(l0, 2)}, {"score": "dead", "value": round(dead, 4)}]
+
+
+def _rows(subject: Any, hook: str, document: Any) -> torch.Tensor:
+    inputs = subject.prepare([document.text], truncate=True)
+    acts = subject.run(inputs, hook, output=False).acts[hook][0]
+    return acts[torch.as_tensor(inputs.counted[0])]
+
+
+def _of_length(subject: Any, text: str, tokens: int) -> str:
+    """As much of a text as has no more than so many tokens."""
+    low, high = 1, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if len(subject.to_tokens(text[:middle])) <= tokens else (low, middle - 1)
+    return text[:low]
+
+
+if __name__ == "__main__":
+    main()

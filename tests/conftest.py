@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from saelab.files import user_folder
@@ -20,8 +21,13 @@ os.environ.setdefault("SAELAB_REAL_MODELS", str(user_folder("cache") / "real"))
 os.environ["SAELAB_DATA"] = str(Path(tempfile.gettempdir()) / "saelab-tests-data")
 os.environ["SAELAB_CACHE"] = str(Path(tempfile.gettempdir()) / "saelab-tests-cache")
 
+import kernels
 import pytest
 from real_lab import CHROMIUM
+
+# nothing that a test writes need outlive the machine, and disks take their time; that files are synced, and
+# in which order, tests see that replace this call themselves
+os.fsync = lambda descriptor: os.fstat(descriptor) and None
 
 ROOT = Path(__file__).parents[1]
 HOOK = "blocks.2.hook_resid_post"
@@ -29,7 +35,11 @@ HOOK = "blocks.2.hook_resid_post"
 TOGETHER = {
     f"tests/{path}.py": unit
     for unit, folder, names in (
-        ("browser", "browser", "erase export keys map pictures reopened tour"),
+        (
+            "browser",
+            "browser",
+            "boards compared corpus erase export hosts keys map pictures reopened steer tour watch",
+        ),
         (
             "forks",
             "unit",
@@ -47,12 +57,28 @@ FIRST = (
 TOUR, IN_THE_LAB = "notebooks/00_tour.ipynb", "tests/browser/test_tour.py::test_the_tour_runs"
 
 
+def pytest_configure(config):
+    config.option.nbmake_kernel = config.option.nbmake_kernel or kernels.NAME
+
+
+def pytest_sessionfinish():
+    kernels.ended()
+
+
 def unit_of(nodeid: str) -> str:
     file = nodeid.partition("::")[0]
     return TOGETHER.get(file, file)
 
 
+def in_a_fork(runtest):
+    kernels.offered()
+    runtest()
+
+
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if item.path.suffix == ".ipynb":  # hooks of this file for single tests do not reach it
+            item.runtest = partial(in_a_fork, item.runtest)
     if CHROMIUM and any(item.nodeid.startswith(IN_THE_LAB) for item in items):
         items[:] = [item for item in items if not item.nodeid.startswith(TOUR)]
     if hasattr(config, "workerinput"):  # one of the processes of `pytest -n`

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 import saelab
 
+os.fsync = lambda descriptor: os.fstat(descriptor) and None  # as in conftest.py
 torch.set_num_threads(1)  # a fork has none of the threads that its parent started
 saelab.load_subject(str(saelab.embedded.model_folder()))
 _config = saelab.recipe("topk", d_in=4, d_sae=8, k=2)

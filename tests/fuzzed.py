@@ -50,7 +50,7 @@ UNTRIED = {
     "Arm Choice Contrast Effect Effect.figure Effect.frontier Effect.table Effect.to_frame Figure GateCurve "
     "GateCurve.figure GateCurve.to_frame Selected Selected.figure Selected.to_frame TokenShift "
     "DFA DFA.to_frame Branch* Edge EdgeChanges* HeadAttribution HeadAttribution.to_frame HeadLosses* "
-    "RecursiveDFA* "
+    "RecursiveDFA* Families* HeadRoles* InductionScores* PrefixCurves* Proxy "
     "DocumentRecord* Option Recipe* Step": "what functions give, and take no arguments or only right ones",
     "Codes* Inputs Context Sparse* FVU.over_ranks ActivationStore FeatureStore ActivationWriter* SAEConfig": (
         "made by the library, of what it has checked"
@@ -301,6 +301,10 @@ class Things:
         told = {**lens, "text": "a b", "latent": 1, "dest": 1}
         heads = saelab.SAE.create(saelab.recipe("relu", d_in=32, d_sae=8, hook="blocks.1.attn.hook_z"))
         words = [*zoo.TEXTS, "a b", "c d", "e f", "g h", "i j"]
+        roles = {
+            "found": analysis.families(model, heads, words, least=2),
+            "attribution": analysis.head_attribution(heads, 4),
+        }
         sides = {"positive": words[:4], "negative": words[4:]}
         gated = interventions.Erase(self.model_sae, (1,), threshold=0.0)
         asked: dict[str, Any] = {"subject": model, "draws": 1, "max_new_tokens": 1}
@@ -351,6 +355,18 @@ class Things:
                 ("n_heads", "ablation", "seed"),
             ),
             "recursive_dfa": Case(analysis.recursive_dfa, told, ("saes", "depth", "width")),
+            "families": Case(
+                partial(analysis.families, least=2),
+                {"subject": model, "sae": heads, "corpus": words},
+                ("max_rows", "bar", "strength", "seed"),
+            ),
+            "head_roles": Case(analysis.head_roles, roles, ("n", "kind", "seed")),
+            "induction_scores": Case(
+                analysis.induction_scores, {"subject": model, "n": 2, "length": 4}, ("seed",)
+            ),
+            "prefix_curves": Case(
+                analysis.prefix_curves, {"subject": model, "lengths": [2], "n": 2, "length": 24}, ("seed",)
+            ),
             "direct_logits": Case(analysis.direct_logits, {**lens, "latents": [1]}),
             "drawn_examples": Case(analysis.drawn_examples, {"store": store, "latent": 1}),
             "examples": Case(analysis.examples, {"store": store, "latent": 1}),

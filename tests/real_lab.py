@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import kernels
 import nbformat
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -115,9 +116,10 @@ def running_lab(folder: Path, home: Path) -> Iterator[Jupyter]:
 
 
 def write_notebook(path: Path, sources: Iterable[str]) -> None:
-    """A notebook of these cells of code, which the lab opens without asking for a kernel."""
+    """A notebook of these cells of code, which the lab opens without asking for a kernel: a forked one where
+    such are offered."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(each.strip()) for each in sources])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = {"name": kernels.name(), "display_name": "Python", "language": "python"}
     nbformat.write(notebook, path)
 
 

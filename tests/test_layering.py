@@ -27,14 +27,32 @@ def package_of(module: str) -> str | None:
 
 
 @functools.cache
+def import_nodes(source: str) -> list[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Every import of a file, in functions too, and whether it is for types only."""
+    found = []
+
+    def look(node: ast.AST, types: bool) -> None:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found.append((node, types))
+        elif isinstance(node, ast.If):
+            own = ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+            for part, typed in ((node.body, types or own), (node.orelse, types)):
+                for each in part:
+                    look(each, typed)
+        elif not isinstance(node, ast.expr):  # which hold no statements
+            for each in ast.iter_child_nodes(node):
+                look(each, types)
+
+    look(ast.parse(source), types=False)
+    return found
+
+
 def saelab_imports(source: str) -> list[str]:
     """Every saelab module that a file imports at run time, in functions too; not those for types only."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            node.body = []
     found = []
-    for node in ast.walk(tree):
+    for node, types in import_nodes(source):
+        if types:
+            continue
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -74,10 +92,11 @@ def graph(sources: dict[str, str]) -> dict[str, set[str]]:
     imports in its `__init__` is not counted for its modules."""
     found = {}
     for name, source in sources.items():
-        tree = ast.parse(source)
-        froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-        imported = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
-        for node in froms:
+        nodes = [node for node, _ in import_nodes(source)]
+        imported = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                continue
             inner = {f"{node.module}.{alias.name}" for alias in node.names}
             imported |= (inner & set(sources)) or {str(node.module)}
         found[name] = (imported & set(sources)) - {name}

@@ -1,5 +1,7 @@
 from .attention.direct import dfa, head_attribution
 from .attention.effects import edge_changes, head_losses
+from .attention.families import families, head_roles
+from .attention.induction import induction_scores, prefix_curves
 from .attention.recursive import recursive_dfa
 from .circuits.codes import CodeTest, HeadCodes, head_codes, important
 from .circuits.nodes import Node
@@ -36,6 +38,7 @@ from .results import (
     SampleCodes,
 )
 from .results_attention import DFA, Branch, Edge, EdgeChanges, HeadAttribution, HeadLosses, RecursiveDFA
+from .results_induction import Families, HeadRoles, InductionScores, PrefixCurves, Proxy
 from .results_near import Relatives
 from .samples import sample_codes
 from .searches import Found, search
@@ -68,6 +71,7 @@ __all__ = [
     "Effect",
     "Effects",
     "Examples",
+    "Families",
     "FeatureCard",
     "Figure",
     "Found",
@@ -76,6 +80,8 @@ __all__ = [
     "HeadAttribution",
     "HeadCodes",
     "HeadLosses",
+    "HeadRoles",
+    "InductionScores",
     "LatentColumn",
     "LatentMap",
     "LatentStats",
@@ -89,6 +95,8 @@ __all__ = [
     "NormDiagnostics",
     "Point",
     "Predictions",
+    "PrefixCurves",
+    "Proxy",
     "Recovery",
     "RecoveryScores",
     "RecursiveDFA",
@@ -120,11 +128,14 @@ __all__ = [
     "effect",
     "evaluate",
     "examples",
+    "families",
     "frontier",
     "head_attribution",
     "head_codes",
     "head_losses",
+    "head_roles",
     "important",
+    "induction_scores",
     "latent_column",
     "latent_map",
     "latent_table",
@@ -133,6 +144,7 @@ __all__ = [
     "match",
     "norms",
     "predictions",
+    "prefix_curves",
     "prompt_task",
     "recovery",
     "recursive_dfa",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import anywidget
 import traitlets
 
+from saelab.files import path_of
 from saelab.types import ConfigError, SaelabError, nearest, short
 from saelab.widgets import assets, paper, still
 from saelab.widgets.export import Views, page
@@ -155,7 +156,7 @@ class View(anywidget.AnyWidget, Chosen):
             MissingDependency: What makes a PNG is not installed.
             StoreError: It cannot be written.
         """
-        if Path(path).suffix.lower() in paper.SUFFIXES:
+        if path_of(path, "The file of a view").suffix.lower() in paper.SUFFIXES:
             return paper.write(path, self.picture())
         return page(path, type(self).__name__.removesuffix("View"), [Views("", [self])])
 

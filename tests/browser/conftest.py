@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import kernels
 import pytest
 from real_lab import CHROMIUM, FLAGS, open_notebook, run_all, running_lab, save, write_notebook
 
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = ROOT / "test-artifacts"
+# of the server and the lab themselves, offline; none of these is ours
+FOREIGN = re.compile(
+    r"favicon|404 \(Not Found\)|api/(contents|kernels|sessions)|WebSocket|Failed to load resource"
+    # the last is what the lab says of a kernel that is busy with its first cells
+    r"|restore the debugger state|create_subshell_request"
+)
 VIEWS = """
 import os, pathlib
 import saelab
@@ -60,6 +68,7 @@ def jupyter(tmp_path_factory):
     """JupyterLab over an empty folder."""
     if CHROMIUM is None:
         pytest.skip("needs chromium; `make test` says how to install it")
+    kernels.offered()
     with running_lab(tmp_path_factory.mktemp("jupyter"), tmp_path_factory.mktemp("home")) as server:
         yield server
 
@@ -129,3 +138,8 @@ def watched(browser, height: int):
 def keep(page, request) -> None:
     ARTIFACTS.mkdir(exist_ok=True)
     page.screenshot(path=ARTIFACTS / f"{request.node.name}.png")
+
+
+def own_errors(page) -> list[str]:
+    """Those on its console that JupyterLab does not make by itself."""
+    return [e for e in page.errors if not FOREIGN.search(e)]

@@ -19,13 +19,13 @@ about = {
     topic: [t for t in texts if re.search(rf"\\b({'|'.join(TOPIC_WORDS[topic])})\\b", t)]
     for topic in ("cooking", "law")
 }
-without = [t for t in texts if not any(t in some for some in about.values())][::5][:20]
+without = [t for t in texts if not any(t in some for some in about.values())][::5][:10]
 view = lab.erase(
-    "cooking", about["cooking"][:20], without, target=TOPIC_WORDS["cooking"], tau=-2, max_new_tokens=6
+    "cooking", about["cooking"][:10], without, target=TOPIC_WORDS["cooking"], tau=-2, max_new_tokens=6
 )
 view
 ---
-view.add("law <img src=x onerror='window.hacked=1'>", about["law"][:20], without).session.generates
+view.add("law <img src=x onerror='window.hacked=1'>", about["law"][:10], without).session.generates
 ---
 view.export("erase.html").name
 """
@@ -70,7 +70,7 @@ def test_a_concept_is_erased(page, jupyter, erase):
     said = page.locator(".sl-roc-said").first
     before = said.inner_text()
     anew(lambda: page.keyboard.press("Home"))  # the highest threshold: it opens on nothing
-    assert "opens on 0 % of 3 clean, 0 % of" in said.inner_text() != before
+    assert "opens on 0 % of 2 clean, 0 % of" in said.inner_text() != before
     anew(lambda: page.keyboard.press("End"))
     assert "100.0 % of" in said.inner_text()
     page.locator("[data-set=mode]").select_option("replace")

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from axe import violations
+from conftest import own_errors
 from real_lab import ERRORS, open_notebook, run_all, save
 
 ROOT = Path(__file__).parents[2]
-# of the server and the lab themselves, offline; none of these is ours
-FOREIGN = re.compile(
-    r"favicon|404 \(Not Found\)|api/(contents|kernels|sessions)|WebSocket|Failed to load resource"
-    # the last is what the lab says of a kernel that is busy with its first cells
-    r"|restore the debugger state|create_subshell_request"
-)
-
-
-def own_errors(page) -> list[str]:
-    return [e for e in page.errors if not FOREIGN.search(e)]
 
 
 @pytest.mark.slow

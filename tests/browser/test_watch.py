@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from axe import violations
-from conftest import ARTIFACTS
+from conftest import ARTIFACTS, own_errors
 from real_lab import begin_all, open_notebook, write_notebook
 
 CELLS = """
-import saelab, torch
+import saelab, time, torch
 view = saelab.watch("run")
 view
 ---
 acts = torch.randn(5000, 32)
 config = saelab.recipe("topk", d_in=32, d_sae=128, k=4)
 run = saelab.train(config, acts, steps=10**7, batch_size=64, out="run", held_out=500, log_every=20,
-                   evaluate_every=200, progress=False)
+                   evaluate_every=200, progress=False, callbacks=[lambda event: time.sleep(0.05)])
 print(run.finished, run.provenance["ended"], saelab.load_sae("run").fingerprint() == run.sae.fingerprint())
 ---
 view.export("watch.html").name
@@ -42,7 +42,7 @@ def test_a_run_is_watched_and_stopped(page, browser, jupyter):
     page.get_by_text("False interrupted True").or_(page.get_by_text("False stopped True")).wait_for()
     page.get_by_text("'watch.html'").wait_for()
     page.wait_for_selector(f'{ROW}[data-state="stopped"]')
-    assert page.errors == []
+    assert own_errors(page) == []
     for scheme, width in (("light", 1200), ("dark", 600)):
         alone = browser.new_context(viewport={"width": width, "height": 1400}, color_scheme=scheme).new_page()
         alone.goto((jupyter.folder / "watch.html").as_uri())

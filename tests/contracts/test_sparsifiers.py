@@ -238,9 +238,9 @@ def test_sparse_and_dense_agree_on_every_row_and_stay_finite(sae):
 def test_they_agree_when_threads_share_the_rows(name, threads):
     threads(2)  # of tensors of 2^15 numbers and more
     sae = copy.deepcopy(_trained(next(row for row in ROWS if row[:2] == (name, (16, 64)))))
-    _agree(sae, "random", _rows(16, 4_096))
+    _agree(sae, "random", _rows(16, 2_500))
     for mode in (True, False):
-        _equal_gradients(sae.train(mode), n=4_096)
+        _equal_gradients(sae.train(mode), n=2_500)
 
 
 def _agree(sae, kind, x=None):
@@ -252,8 +252,8 @@ def _agree(sae, kind, x=None):
     assert torch.isfinite(fast.x_hat).all(), kind
     assert isinstance(codes, Codes)
     assert (codes.values != 0).all(), kind
-    for i in range(len(codes)):
-        assert (np.diff(codes.row(i)[0]) > 0).all(), kind
+    row = np.repeat(np.arange(len(codes)), np.diff(codes.indptr))
+    assert ((np.diff(codes.indices) > 0) | (np.diff(row) > 0)).all(), kind
     size = float(dense.detach().abs().max().clamp_min(1))
     assert np.array_equal(codes.dense() != 0, dense.detach().numpy() != 0), kind
     np.testing.assert_allclose(

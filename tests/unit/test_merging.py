@@ -284,7 +284,7 @@ import importlib, sys, time
 from letters import Letters, Planted
 import saelab
 importlib.import_module("saelab.harvesting.index").PART_CODES = 150
-texts = [f"some text of number {i}" for i in range(600)]
+texts = [f"some text of number {i}" for i in range(360)]
 store = saelab.index(Letters(), Planted(), texts, sys.argv[1], batch_size=1, progress=False)
 print(store.n_rows)
 """
@@ -299,7 +299,7 @@ def test_a_killed_index_is_finished_to_the_same_store(tmp_path):
         before = len(list(partial.glob("0*"))) if partial.exists() else 0
         while process.poll() is None and len(list(partial.glob("0*"))) <= before:
             time.sleep(0.005)
-        time.sleep(rng.random() * 0.3)
+        time.sleep(rng.random() * 0.15)
         process.kill()
         process.wait()
         assert not (tmp_path / "s").exists() or process.returncode == 0

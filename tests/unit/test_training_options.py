@@ -66,7 +66,7 @@ def test_every_recipe_trains_in_bfloat16_as_in_float32(name):
     sizes = {"d_out": 16} if "transcoder" in name else {"widths": (8, 8)} if name == "crosscoder" else {}
     config = recipe(name, d_in=16, d_sae=32, **sizes)
     x = (x, x.flip(1)) if "transcoder" in name else x
-    arguments = TINY | {"steps": 100, "batch_size": 256, "log_every": 20, "lr": 3e-3}
+    arguments = TINY | {"steps": 60, "batch_size": 256, "log_every": 20, "lr": 3e-3}
     exact, rounded = (train(config, x, precision=p, **arguments) for p in ("float32", "bfloat16"))
     assert exact.history != rounded.history
     assert rounded.history[-1].fvu == pytest.approx(exact.history[-1].fvu, rel=0.1, abs=0.01)

@@ -1,8 +1,8 @@
 /** Whether a view stands on a dark page. */
 
 /**
- * Whether the page around a view says that it is dark: marimo and exported pages, VS Code, Colab. A style sheet
- * cannot ask them, since some put a view into a shadow root. JupyterLab's colours come as variables.
+ * Whether the page around a view says that it is dark: marimo and exported pages, VS Code, Colab. A style
+ * sheet cannot ask them, since some put a view into a shadow root. JupyterLab's colours come as variables.
  */
 export function saidDark() {
   const [page, body] = [document.documentElement, document.body];

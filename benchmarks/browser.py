@@ -1,6 +1,6 @@
 """What a user waits for in a real JupyterLab: the browser over 1,024, 2,048 and 131,072 latents, and a card.
 
-python benchmarks/browser.py [--out browser.json] [--clicks 15]
+python benchmarks/browser.py [--clicks 15] [--widths 131072] [--record]
 
 For each width an untrained SAE on the embedded model is indexed, and a notebook shows `lab.features()`.
 Clocks run in the page: `first paint` from the moment JupyterLab adds the cell's output to the first drawn
@@ -13,13 +13,13 @@ socket.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
+from results import record
 
 import saelab
 
@@ -85,7 +85,7 @@ FILTERS = ["density > 0", "count > 2 and max > mean", "len(top_names) > 1 and de
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a user waits for in JupyterLab")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--record", action="store_true", help="keep the figures")
     parser.add_argument("--clicks", type=int, default=15)
     parser.add_argument("--widths", type=int, nargs="+", default=[1_024, 2_048, 131_072])
     options = parser.parse_args()
@@ -106,8 +106,11 @@ def main() -> None:
                 print(f"d_sae {d_sae:,}: " + ", ".join(f"{k} {v:,.0f}" for k, v in results[d_sae].items()))
                 page.context.close()
                 jupyter.kill_kernel(f"{d_sae}.ipynb")
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=2))
+    if options.record:
+        rows = [
+            {"latents": d_sae, **{k: round(v) for k, v in each.items()}} for d_sae, each in results.items()
+        ]
+        record("browser", rows, clicks=options.clicks)
 
 
 def prepare(folder: Path, d_sae: int) -> None:

@@ -1,7 +1,7 @@
 """What it costs to index every latent and to write them all as one page, beside SAEDashboard.
 
 benchmarks/peers/install_dashboard.sh            # once, for the peer; without it only saelab is measured
-python benchmarks/dashboard.py [--rounds 5] [--features 2048] [--threads 1] [--profile] [--out dashboard.json]
+python benchmarks/dashboard.py [--rounds 5] [--features 2048] [--threads 1] [--profile] [--record]
 
 Both read 65,536 tokens through a random model of 4 layers (d_model 128, 4 heads, 512 words) and a ReLU SAE of
 2,048 latents at block 2 that fire on 1 % of the rows. saelab indexes all latents and writes them as one page
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from results import record
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import saelab
@@ -49,7 +50,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--profile", action="store_true", help="where the time of our index and page goes")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--record", action="store_true", help="keep the figures")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -59,9 +60,12 @@ def main() -> None:
             return
         peer = Peer(Path(folder), options.features, options.threads) if PEER.is_file() else None
         figures = measure(ours, peer, options.rounds)
-    report(figures)
-    if options.out:
-        options.out.write_text(json.dumps({**vars(options), "out": None, **figures}, indent=2))
+    rows = report(figures)
+    if options.record:
+        pins = (ROOT / "benchmarks/peers/install_dashboard.sh").read_text().split()
+        peers = dict(pin.split("==") for pin in pins if "==" in pin) if peer else {}
+        facts = {"rounds": options.rounds, "features": options.features, "threads": options.threads}
+        record("dashboard", rows, **facts, versions=peers)
 
 
 class Ours:
@@ -157,13 +161,16 @@ def measure(ours: Ours, peer: Peer | None, rounds: int) -> dict[str, Any]:
     return turns
 
 
-def report(turns: dict[str, list[dict[str, float]]]) -> None:
+def report(turns: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
     """Medians; ratios are of one round each."""
     ours, theirs = turns["saelab"], turns["SAEDashboard"]
+    rows: list[dict[str, Any]] = []
 
     def line(name: str, values: list[float], unit: str) -> None:
         spread = f"[{min(values):,.2f} .. {max(values):,.2f}]"
         print(f"{name:58} {statistics.median(values):10,.2f} {unit:12} {spread}")
+        middle, least, most = statistics.median(values), min(values), max(values)
+        rows.append({"what": name, "unit": unit, "median": middle, "least": least, "most": most})
 
     for side, rounds in turns.items():
         for name in ("forward and encode", "index", "page"):
@@ -180,7 +187,7 @@ def report(turns: dict[str, list[dict[str, float]]]) -> None:
         "x  (<= 1.3)",
     )
     if not theirs:
-        return
+        return rows
     pairs = list(zip(ours, theirs, strict=True))
     line(
         "our index / their forward and encode", [a["index"] / b["forward and encode"] for a, b in pairs], "x"
@@ -193,6 +200,7 @@ def report(turns: dict[str, list[dict[str, float]]]) -> None:
         for a, b in pairs
     ]
     line("our latents a second / theirs, index and page", both, "x")
+    return rows
 
 
 def profile(ours: Ours) -> None:

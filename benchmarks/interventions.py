@@ -5,7 +5,7 @@ python benchmarks/interventions.py [--rounds 15] [--d-sae 16384] [--record inter
 
 The same batch is run by the bare model, with a hook of one's own that adds a vector, and by `subject.run`
 with each edit, an SAE of --d-sae latents with random weights. Within a round each follows another; "x model"
-and "x hook" are medians of the ratios within a round, of processor time of the one thread that works (what a
+and "x hook" are medians of the ratios within a round, of processor time of the one thread that works: what a
 clock on the wall tells on a shared machine is mostly the neighbours). A topk SAE has to look at all its
 latents to know one of them; of a jumprelu SAE the columns of the edit suffice.
 """

@@ -3,6 +3,12 @@ from .attention.effects import edge_changes, head_losses
 from .attention.families import families, head_roles
 from .attention.induction import induction_scores, prefix_curves
 from .attention.recursive import recursive_dfa
+from .circuits.codes import CodeTest, HeadCodes, head_codes, important
+from .circuits.nodes import Node
+from .circuits.patching import activation_patching, attribution_patching
+from .circuits.pruning import circuit
+from .circuits.results import Agreement, Circuit, Effects, agreement
+from .circuits.tasks import Task, prompt_task
 from .compared import Compared, compare
 from .concepts import Concept, Concepts, concepts
 from .differences import sample_difference
@@ -48,10 +54,13 @@ from .windows import drawn_examples, whole_document
 
 __all__ = [
     "DFA",
+    "Agreement",
     "Arm",
     "Branch",
     "Changed",
     "Choice",
+    "Circuit",
+    "CodeTest",
     "Compared",
     "Concept",
     "Concepts",
@@ -60,6 +69,7 @@ __all__ = [
     "Edge",
     "EdgeChanges",
     "Effect",
+    "Effects",
     "Examples",
     "Families",
     "FeatureCard",
@@ -68,6 +78,7 @@ __all__ = [
     "Frontier",
     "GateCurve",
     "HeadAttribution",
+    "HeadCodes",
     "HeadLosses",
     "HeadRoles",
     "InductionScores",
@@ -80,6 +91,7 @@ __all__ = [
     "MapJob",
     "MapProgress",
     "Match",
+    "Node",
     "NormDiagnostics",
     "Point",
     "Predictions",
@@ -95,11 +107,16 @@ __all__ = [
     "Selected",
     "SideBySide",
     "SpecialTokens",
+    "Task",
     "TokenScores",
     "TokenShift",
+    "activation_patching",
+    "agreement",
+    "attribution_patching",
     "calibrate_gate",
     "card",
     "cards",
+    "circuit",
     "compare",
     "concepts",
     "dfa",
@@ -114,8 +131,10 @@ __all__ = [
     "families",
     "frontier",
     "head_attribution",
+    "head_codes",
     "head_losses",
     "head_roles",
+    "important",
     "induction_scores",
     "latent_column",
     "latent_map",
@@ -126,6 +145,7 @@ __all__ = [
     "norms",
     "predictions",
     "prefix_curves",
+    "prompt_task",
     "recovery",
     "recursive_dfa",
     "relatives",

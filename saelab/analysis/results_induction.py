@@ -231,8 +231,10 @@ class HeadRoles:
     __repr__ = headline
 
     def __str__(self) -> str:
+        if not self.judged:
+            return f"no head has two clear latents among its top {self.n}\n{self.to_frame().to_string()}"
         low, high = self.interval
-        share = self.several / self.judged if self.judged else float("nan")
+        share = self.several / self.judged
         return (
             f"{self.several} of {self.judged} heads with two clear latents or more are of several families: "
             f"{share:.0%} [{low:.0%}, {high:.0%}]; latents dealt at random {self.control:.0%}\n"

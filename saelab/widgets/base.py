@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +15,7 @@ from saelab.files import path_of
 from saelab.types import ConfigError, SaelabError, nearest, short
 from saelab.widgets import assets, paper, still
 from saelab.widgets.export import Views, page
-from saelab.widgets.questions import Ask
+from saelab.widgets.questions import Ask, Shared
 from saelab.widgets.selection import CHOICES, Chosen, Labels, Link, Selection
 from saelab.widgets.wire import Packed
 
@@ -21,14 +23,17 @@ WRITTEN = ("labels", "written")
 """Traits of every view that say what was written of latents since it was opened."""
 # a longer answer is not sent along with a view, but asked for
 OPENING_BYTES = 100_000
+TOGETHER_S, TOGETHER_BYTES = 0.1, 1_000_000
+"""Answers to questions that came together go together, until they took so long or are so many bytes."""
 
 
 class View(anywidget.AnyWidget, Chosen):
     """Base of the views. A view says its kind, what it follows, its answers, and which of them go where.
 
-    The front end sends `{id, ask, args}`; the kernel answers `{id, ok}` with binary fields, or `{id, error}`
-    (see docs/widgets.md). The only synchronised state is what is chosen, a few options, and the short
-    answers that a view paints first: a kernel that goes on to the next cell answers nothing until it is done.
+    The front end sends `{id, ask, args}`; the kernel answers `{id, ok}` with binary fields, or `{id, error}`;
+    several questions of one kind may come together (see docs/widgets.md). The only synchronised state is what
+    is chosen, a few options, and the short answers that a view paints first: a kernel that goes on to the
+    next cell answers nothing until it is done.
 
     To add one: write a subclass with its `kind` and its `answers`, the module `widgets/views/KIND.js`, and
     a line in `saelab/widgets/__init__.py`.
@@ -94,6 +99,10 @@ class View(anywidget.AnyWidget, Chosen):
     def exported(self) -> Iterable[Ask]:
         """The questions that an exported page answers."""
         return self.first()
+
+    def left_out(self) -> str:
+        """What an exported page does not hold of the view, in words; "" where it holds all."""
+        return ""
 
     def text(self) -> str:
         """The view in words."""
@@ -217,15 +226,35 @@ class View(anywidget.AnyWidget, Chosen):
         return Packed({"moved": self.selection.back() if by < 0 else self.selection.forward()})
 
     def _received(self, _: Any, content: Any, buffers: Any) -> None:
-        number = content.get("id") if isinstance(content, dict) else None
+        content = content if isinstance(content, dict) else {}
+        if not isinstance(many := content.get("many"), list):
+            self.send(*self._answered(content, content))
+            return
+        with contextlib.suppress(Exception):  # each answer says what is wrong with it
+            answer = self.answers()[content["ask"]]
+            if isinstance(answer, Shared) and answer.fetch is not None:
+                answer.fetch([each["args"] for each in many])
+        answers, data, since = [], [], time.monotonic()
+        for each in many:
+            answer, fields = self._answered(content, each if isinstance(each, dict) else {})
+            answers.append(answer)
+            data += fields
+            if time.monotonic() - since > TOGETHER_S or sum(map(len, data)) > TOGETHER_BYTES:
+                self.send({"answers": answers}, data)
+                answers, data, since = [], [], time.monotonic()
+        if answers:
+            self.send({"answers": answers}, data)
+
+    def _answered(self, content: dict[str, Any], each: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+        """A question's answer, or what went wrong, and its buffers."""
+        number = each.get("id")
         try:
-            header, data = self.answer(content["ask"], content.get("args", {})).encoded()
+            header, data = self.answer(content["ask"], each.get("args", {})).encoded()
         except SaelabError as error:
-            self.send({"id": number, "error": str(error)})
+            return {"id": number, "error": str(error)}, []
         except Exception as error:  # a view must show what went wrong, whatever it was
-            self.send({"id": number, "error": f"{type(error).__name__}: {error}"})
-        else:
-            self.send({"id": number, "ok": header}, data)
+            return {"id": number, "error": f"{type(error).__name__}: {error}"}, []
+        return {"id": number, "ok": header}, data
 
 
 def checked_questions(

@@ -20,8 +20,9 @@ def card_answers(questions: Mapping[str, Callable[..., Any]]) -> dict[str, Calla
 
     Args:
         questions: "card": latent -> FeatureCard. If they are there, "cards": latents -> their cards, which is
-            how pages ask for them; "documents": numbers -> {number: DocumentRecord}, for pictures that do not
-            come along with a card: without it they are left out; and those of `mark_answers`.
+            how pages ask for them; "fetch": latents, whose cards will be asked for; "documents": numbers ->
+            {number: DocumentRecord}, for pictures that do not come along with a card: without it they are
+            left out; and those of `mark_answers`.
     """
     one, many = questions["card"], questions.get("cards")
     documents, more = questions.get("documents"), more_answers(questions)
@@ -41,8 +42,12 @@ def card_answers(questions: Mapping[str, Callable[..., Any]]) -> dict[str, Calla
     def answer(latent: int) -> Packed:
         return asking(card(one(latent), ask=documents is not None))
 
+    def ahead(args: Sequence[Mapping[str, Any]]) -> None:
+        questions["fetch"]([a["latent"] for a in args])
+
+    fetch = ahead if "fetch" in questions else None
     answers: dict[str, Callable[..., Packed]] = {
-        "card": Shared(answer, one, for_page, in_bulk=many is not None)
+        "card": Shared(answer, one, for_page, in_bulk=many is not None, fetch=fetch)
     }
     if documents is not None:
 

@@ -128,6 +128,10 @@ class CompareView(View):
         scores = [] if self.scored is None else [Ask("scores")]
         return {ask.key(): ask for ask in [*self.first(), *scores, *cards]}.values()
 
+    def left_out(self) -> str:
+        n = len(self.compared.pairs)
+        return f"the cards of all pairs but the first {PAGE_CARDS} of {n:,}" if n > PAGE_CARDS else ""
+
     def text(self) -> str:
         lines = [str(self.compared)]
         for i, j in self.compared.pairs[:10].tolist():

@@ -106,6 +106,14 @@ class CorpusView(View):
         opened = (Ask("codes", {"document": int(number)}) for number in some)
         return [FIRST, *self._asks_lines(PAGE_DOCUMENTS), *opened]
 
+    def left_out(self) -> str:
+        n, said = self.corpus.store.n_documents, []
+        if n > PAGE_DOCUMENTS:
+            said.append(f"the lines of documents after the first {PAGE_DOCUMENTS:,}")
+        if n > PAGE_OPEN:
+            said.append(f"what latents do on all but {PAGE_OPEN} of {n:,} documents")
+        return " and ".join(said)
+
     def text(self) -> str:
         store = self.corpus.store
         lines = [f"{store.n_documents:,} documents, {store.n_rows:,} rows"]

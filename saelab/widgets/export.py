@@ -27,6 +27,15 @@ from saelab.widgets.wire import Packed
 
 CHUNK = 64
 DEFLATE = 4
+BUDGET = 32_000_000
+"""Bytes of answers of a page: of each question those that were asked for last are left out, and so many are
+said to be. The first CHUNK answers to each question are there in any case."""
+SAID = {
+    "card": "cards", "other_card": "cards of the other SAE", "about": "latents' neighbours",
+    "picture": "pictures", "along": "latents along the text", "chunk": "stretches of the text's latents",
+    "layer": "layers",
+}  # fmt: skip
+"""What answers to a question are called where some are left out."""
 
 
 class Exportable(Protocol):
@@ -55,6 +64,10 @@ class Exportable(Protocol):
 
     def exported(self) -> Iterable[Ask]:
         """The questions that a page answers for the view."""
+        ...
+
+    def left_out(self) -> str:
+        """What a page does not hold of it, in words; "" where it holds all."""
         ...
 
 
@@ -129,8 +142,9 @@ def page(path: str | Path, title: str, sections: Sequence[Text | Table | Lines |
     """
     views = [view for s in sections if isinstance(s, Views) for view in s.views]
     kinds = _kinds(views)
-    body = "\n".join(_section(s) for s in sections)
-    data = json.dumps(_data(views)).replace("<", "\\u003c")
+    made, left = _data(views)
+    body = "\n".join([*(_section(s) for s in sections), _left_out(views, left)])
+    data = json.dumps(made).replace("<", "\\u003c")
     wide = " sl-wide" if any(isinstance(s, Views) and s.columns for s in sections) else ""
     script = assets.page_script(kinds).replace("</", "<\\/")
     text = f"""<!doctype html>
@@ -187,6 +201,8 @@ class _Shelf:
         self.whole = False
         """whether all that is asked is in `packed`"""
         self.packed: dict[str, Any] = {}
+        self.left: set[str] = set()
+        """keys of those for which there is no room"""
 
     def ask(self, view: _Held, answer: Callable[..., Packed], ask: Ask) -> None:
         """Hold the answer to a question of a view."""
@@ -195,17 +211,31 @@ class _Shelf:
             self.answer = answer
         if view not in self.views:
             self.views.append(view)
+        if ask.key() in self.left:
+            return
         self.whole = self.whole and ask.key() in self.asks
         self.asks[ask.key()] = ask.args
 
-    def pack(self) -> list[Ask]:
+    def size(self) -> int:
+        """Bytes of what is packed."""
+        return sum(map(len, self.packed.get("chunks", ())))
+
+    def pack(self, room: int) -> list[Ask]:
         """Which answers there are, and the answers by chunks; a browser opens a chunk when it is needed.
+
+        Args:
+            room: Bytes; once they are full the rest is left out.
 
         Returns:
             What is shown with them.
         """
         args, chunks, needs = list(self.asks.values()), [], {}
         for start in range(0, len(args), CHUNK):
+            if start and sum(map(len, chunks)) >= room:
+                for key in list(self.asks)[start:]:
+                    del self.asks[key]
+                    self.left.add(key)
+                break
             some = args[start : start + CHUNK]
             if isinstance(self.answer, Shared):
                 answers = self.answer.for_page(some)
@@ -225,7 +255,7 @@ class _Held:
         self.view, self.number = view, number
         self.answers, self.shelves = view.answers(), {}
 
-    def ask(self, shelves: dict[Hashable, _Shelf], ask: Ask) -> None:
+    def ask(self, shelves: dict[tuple[str, Hashable], _Shelf], ask: Ask) -> None:
         answer = self.answers[ask.question]
         source = (ask.question, answer.source if isinstance(answer, Shared) else self.number)
         shelves.setdefault(source, _Shelf()).ask(self, answer, ask)
@@ -233,9 +263,9 @@ class _Held:
             self.shelves[ask.question] = list(shelves).index(source)
 
 
-def _data(views: Sequence[Exportable]) -> dict[str, Any]:
-    """What the page's script reads: see docs/widgets.md."""
-    shelves: dict[Hashable, _Shelf] = {}
+def _data(views: Sequence[Exportable]) -> tuple[dict[str, Any], list[str]]:
+    """What the page's script reads (see docs/widgets.md), and what had no room."""
+    shelves: dict[tuple[str, Hashable], _Shelf] = {}
     selections = {id(view.selection): view.selection for view in views}
     held = [_Held(view, number) for number, view in enumerate(views)]
     for each in held:
@@ -243,8 +273,10 @@ def _data(views: Sequence[Exportable]) -> dict[str, Any]:
             each.ask(shelves, ask)
     with _no_collection():
         while open_shelves := [shelf for shelf in shelves.values() if not shelf.whole]:
-            for shelf in open_shelves:
-                needs = shelf.pack()
+            # what is asked of many latents has the room that is left
+            for shelf in sorted(open_shelves, key=lambda shelf: len(shelf.asks)):
+                others = sum(each.size() for each in shelves.values() if each is not shelf)
+                needs = shelf.pack(BUDGET - others)
                 for each, ask in itertools.product(shelf.views, needs):
                     each.ask(shelves, ask)
     entries = [
@@ -257,11 +289,26 @@ def _data(views: Sequence[Exportable]) -> dict[str, Any]:
         }
         for each in held
     ]
-    return {
+    data = {
         "selections": [chosen(each) for each in selections.values()],
         "views": entries,
         "shelves": [shelf.packed for shelf in shelves.values()],
     }
+    left = [
+        f"{len(shelf.left):,} of {len(shelf.left) + len(shelf.asks):,} {SAID.get(question, question)}"
+        for (question, _), shelf in shelves.items()
+        if shelf.left
+    ]
+    return data, left
+
+
+def _left_out(views: Sequence[Exportable], left: Sequence[str]) -> str:
+    """What a page does not hold, for whoever reads it."""
+    said = list(dict.fromkeys([*filter(None, (view.left_out() for view in views)), *left]))
+    if not said:
+        return ""
+    note = f"Left out of this page: {'; '.join(said)}. A notebook with its kernel has all."
+    return f'<p class="sl-hint">{html.escape(note)}</p>'
 
 
 def _noting(answers: Iterable[Packed], needs: dict[str, Ask]) -> Iterator[Packed]:

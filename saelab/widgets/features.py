@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 KNOWN = ("latent", "name", "density", "mean", "max", "min", "count", "strongest")
 """Columns that the table has; every other one is an expression of SQL."""
 WAYS = ("text", "token", "example", "label", "latent")
+PAGE_CARDS = 4_096
+"""Latents whose cards an exported page holds, at most."""
 FILES = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
 
 
@@ -222,8 +224,20 @@ class FeaturesView(View):
 
     def exported(self) -> Iterable[Ask]:
         where = [Ask("where", {"sql": self.where})] if self.where.strip() else []
-        cards = (Ask("card", {"latent": j}) for j in range(len(self.table)) if j not in self.table.absent)
-        return [*self._lists(), *where, *cards]
+        return [*self._lists(), *where, *(Ask("card", {"latent": j}) for j in self._carded())]
+
+    def left_out(self) -> str:
+        n, some = len(self.table) - len(self.table.absent), len(self._carded())
+        return f"the cards of {n - some:,} latents, those that fire least" if some < n else ""
+
+    def _carded(self) -> list[int]:
+        """The latents whose cards a page holds: of many the most frequent ones, and the one that is shown."""
+        known = np.setdiff1d(np.arange(len(self.table)), list(self.table.absent))
+        if len(known) > PAGE_CARDS:
+            order = np.argsort(-np.asarray(self.table.count)[known], kind="stable")
+            shown = [j for j in (self.latent, self.begins) if j is not None]
+            known = np.union1d(known[order[:PAGE_CARDS]], np.array(shown, known.dtype))
+        return known.tolist()
 
     def _lists(self) -> list[Ask]:
         columns = [Ask("column", {"sql": name}) for name in self._own()]

@@ -192,6 +192,14 @@ class MapView(View):
             latents = np.sort(latents[:PAGE_ABOUT])
         yield from self._asks_about(list(dict.fromkeys([*latents.tolist(), *self._chosen()])))
 
+    def left_out(self) -> str:
+        n, said = len(self.map.placed), []
+        if n > PAGE_ABOUT:
+            said.append(f"neighbours and tokens of all but {PAGE_ABOUT:,} of {n:,} latents")
+        if len(self.map.x) > PAGE_COLUMNS and self.columns and "column" in self.questions:
+            said.append("columns that are not shown")
+        return " and ".join(said)
+
     def text(self) -> str:
         return str(self.map)
 

@@ -47,5 +47,8 @@ class Shared:
     in_bulk: bool = field(default=False, compare=False)
     """whether `for_page` is faster than one at a time: of equal sources such a one is asked"""
 
+    fetch: Callable[[Sequence[Mapping[str, Any]]], object] | None = field(default=None, compare=False)
+    """makes ready what several questions, of these arguments, will be answered with"""
+
     def __call__(self, **args: Any) -> Packed:
         return self.answer(**args)

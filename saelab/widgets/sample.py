@@ -176,6 +176,14 @@ class SampleView(View):
         held = (ask for number, side in enumerate(self.sides) for ask in side.asks(number))
         return [*self.first(), *held, *cards]
 
+    def left_out(self) -> str:
+        said = [side.left_out for side in self.sides]
+        if self.with_card and is_long(self.codes):
+            fired = len(np.unique(self.codes.codes.indices))
+            if fired > PAGE_CARDS:
+                said.append(f"the cards of all but the {PAGE_CARDS} strongest of {fired:,} latents")
+        return "; ".join(dict.fromkeys(filter(None, said)))
+
     def text(self) -> str:
         return str(self.codes) if self.difference is None else str(self.difference)
 

@@ -46,8 +46,9 @@ def pytest_collection_modifyitems(items):
 def browser():
     if CHROMIUM is None:
         pytest.skip("needs chromium; `make test` says how to install it")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=30_000)  # as long as every other wait
     with sync_playwright() as playwright:
         instance = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield instance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from axe import violations
+from playwright.sync_api import expect
 from real_lab import open_notebook, run_all, write_notebook
 
 CELLS = """
@@ -31,7 +32,7 @@ def test_a_board_holds_views(page, jupyter):
     latent = row.get_attribute("data-latent")
     row.click()
     page.wait_for_function(f"document.querySelectorAll('.sl-card[data-latent=\"{latent}\"]').length === 2")
-    assert f"#{latent}" in board.locator(".sl-legend").inner_text()
+    expect(board.locator(".sl-legend")).to_contain_text(f"#{latent}", use_inner_text=True)
     # a bar is dragged: the width is kept, and a board that is made later begins with it
     bar = board.locator(".sl-board-bar.sl-vertical")
     before = board.locator(".sl-board-column").first.bounding_box()["width"]
@@ -52,5 +53,5 @@ def test_a_board_holds_views(page, jupyter):
         "document.querySelectorAll('.sl-board')[1]?.querySelector('.sl-board-fold[aria-expanded=false]')"
     )
     assert abs(again.locator(".sl-board-column").first.bounding_box()["width"] - after) < 3
-    assert again.locator(".sl-board-column").nth(1).locator(".sl-board-cell").count() == 2
+    expect(again.locator(".sl-board-column").nth(1).locator(".sl-board-cell")).to_have_count(2)
     jupyter.kill_kernel("board.ipynb")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from axe import violations
 from conftest import ARTIFACTS
+from playwright.sync_api import expect
 
 import saelab
 
@@ -35,23 +36,24 @@ def test_pairs_are_read_side_by_side(page, exported):
     page.keyboard.press("ArrowDown")
     page.wait_for_selector(f'.sl-compare-side [data-latent="{pairs[1, 0]}"]')
     page.wait_for_selector(f'.sl-compare-side [data-latent="{pairs[1, 1]}"]')
+    page.wait_for_function("document.querySelectorAll('.sl-compare-side .sl-card').length === 2")
     assert cards() == pairs[1].tolist()
-    assert page.locator("tr.sl-chosen").count() == 1
+    expect(page.locator("tr.sl-chosen")).to_have_count(1)
 
     page.get_by_role("button", name="decoder cosine").click()
     page.get_by_role("button", name="decoder cosine").click()
     first = page.locator(".sl-compare-table td.sl-value").first.inner_text()
     assert float(first) == pytest.approx(view.compared.scores["cosine"].min(), abs=6e-4)
     page.get_by_label("filter by number or name").fill(f"#{pairs[3, 0]}")
-    numbers = page.locator(".sl-pair .sl-number").all_inner_texts()
-    assert f"#{pairs[3, 0]}" in numbers
+    sought = f"#{pairs[3, 0]}"
+    expect(page.locator(".sl-pair .sl-number").get_by_text(sought, exact=True).first).to_be_visible()
     page.get_by_label("filter by number or name").fill("no latent is called this")
-    assert page.get_by_text("No latent is called so.").is_visible()
+    expect(page.get_by_text("No latent is called so.")).to_be_visible()
     page.get_by_label("filter by number or name").fill("")
     page.locator('[data-list="own_theirs"]').click()
     n = len(view.compared.own["cosine"][1])
-    assert page.locator(".sl-hint[role=status]").inner_text() == f"{n} shown"
-    assert page.get_by_text("They were not measured for this page.").is_visible()
+    expect(page.locator(".sl-hint[role=status]")).to_have_text(f"{n} shown", use_inner_text=True)
+    expect(page.get_by_text("They were not measured for this page.")).to_be_visible()
     for width, scheme in ((1300, "light"), (600, "dark")):
         page.set_viewport_size({"width": width, "height": 1100})
         page.emulate_media(color_scheme=scheme)

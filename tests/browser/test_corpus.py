@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from axe import violations
+from playwright.sync_api import expect
 from shown import card, sample
 
 from saelab.widgets import SampleView, Views
@@ -39,21 +40,22 @@ def test_texts_and_documents_in_a_page(exported, page, scheme):
     page.on("request", lambda r: asked.append(r.url))
     page.goto(exported.as_uri())
     page.wait_for_selector(".sl-docs-open [data-at]")
+    expect(page.locator(".sl-view")).to_have_count(4)
     layered, compared, long, corpus = page.locator(".sl-view").all()
-    assert "nats" in layered.locator(".sl-legend").inner_text()
+    expect(layered.locator(".sl-legend")).to_contain_text("nats", use_inner_text=True)
     layered.locator("[data-at]").nth(2).focus()
     page.keyboard.press("L")
-    assert layered.locator(".sl-several-key li").count() == 2
+    expect(layered.locator(".sl-several-key li")).to_have_count(2)
     compared.locator("[data-at]").nth(4).hover()
-    assert compared.locator(".sl-differing .sl-chip").count() > 3
+    expect(compared.locator(".sl-differing .sl-chip").nth(3)).to_be_attached()
     # of 50,000 tokens those in sight are elements, wherever it is scrolled to
     for share in (0, 0.3, 0.99):
         long.locator(".sl-scrolled").evaluate("(e, s) => { e.scrollTop = s * e.scrollHeight; }", share)
         page.wait_for_timeout(50)
         assert 100 < long.locator("[data-at]").count() < 3_000
     long.locator(".sl-find input").fill("onerror")
-    assert long.locator(".sl-found").inner_text() == HOSTILE
-    assert long.locator(".sl-found").is_visible()
+    expect(long.locator(".sl-found")).to_have_text(HOSTILE, use_inner_text=True)
+    expect(long.locator(".sl-found")).to_be_visible()
     # the documents: by the keyboard
     corpus.locator(".sl-docs").focus()
     page.keyboard.press("ArrowDown")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from axe import violations
 from conftest import ARTIFACTS
+from playwright.sync_api import expect
 from real_lab import open_notebook, run_all, write_notebook
 
 CELLS = """
@@ -45,8 +46,8 @@ def test_a_concept_is_erased(page, jupyter, erase):
     open_notebook(page, jupyter, erase)
     run_all(page, 120_000)
     page.wait_for_function(DONE, timeout=60_000)
-    assert page.locator("[data-concept]").count() == 2, "the one that was added later came in"
-    assert page.locator(".sl-column").count() == 3
+    expect(page.locator("[data-concept]")).to_have_count(2)  # the one that was added later came in
+    expect(page.locator(".sl-column")).to_have_count(3)
     target = page.locator(f'{GROUP} [data-measure="target"] td')
     before, after = (float(target.nth(i).inner_text().split(" %")[0]) for i in (0, 1))
     assert after < before
@@ -64,15 +65,16 @@ def test_a_concept_is_erased(page, jupyter, erase):
     law = page.locator("[data-toggle]").nth(1)
     law.focus()
     anew(lambda: page.keyboard.press("Space"))
-    assert page.locator('[data-kind="kept"]').count() == 1
+    expect(page.locator('[data-kind="kept"]')).to_have_count(1)
     curve = page.locator("[data-roc] input").first
     curve.focus()
     said = page.locator(".sl-roc-said").first
     before = said.inner_text()
     anew(lambda: page.keyboard.press("Home"))  # the highest threshold: it opens on nothing
-    assert "opens on 0 % of 2 clean, 0 % of" in said.inner_text() != before
+    expect(said).to_contain_text("opens on 0 % of 2 clean, 0 % of", use_inner_text=True)
+    assert said.inner_text() != before
     anew(lambda: page.keyboard.press("End"))
-    assert "100.0 % of" in said.inner_text()
+    expect(said).to_contain_text("100.0 % of", use_inner_text=True)
     page.locator("[data-set=mode]").select_option("replace")
     page.get_by_role("button", name="next sample").focus()
     anew(lambda: page.keyboard.press("Enter"))
@@ -82,7 +84,7 @@ def test_a_concept_is_erased(page, jupyter, erase):
     tau.focus()
     for _ in range(3):
         page.keyboard.press("ArrowLeft")
-    assert page.locator(".sl-tau input[type=number]").input_value() == "-2.75"
+    expect(page.locator(".sl-tau input[type=number]")).to_have_value("-2.75")
     page.get_by_role("button", name="stop").click()
     assert page.evaluate(STATUS) == "stopped"
     page.wait_for_timeout(500)
@@ -111,5 +113,5 @@ def test_a_page_keeps_what_was_computed(page, jupyter, erase):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert violations(page) == []
         page.screenshot(path=ARTIFACTS / f"erase_page_{scheme}.png", full_page=True)
-    assert page.locator("[data-set=kept] option").count() >= 1
+    expect(page.locator("[data-set=kept] option").first).to_be_attached()
     assert page.errors == []

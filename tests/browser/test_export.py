@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from axe import violations
+from playwright.sync_api import expect
 from shown import levels_view, sample, stats, window
 
 from saelab.analysis.results import Examples, FeatureCard, LatentTable, LogitLens
@@ -79,36 +82,38 @@ def test_it_works_from_disk_with_no_network(exported, page, scheme):
     page.locator(".sl-row").nth(3).click()
     latent = page.locator(".sl-row.sl-chosen").get_attribute("data-latent")
     page.wait_for_selector(f'.sl-card[data-latent="{latent}"]')
-    assert page.locator(".sl-card h3").inner_text() == f"#{latent} label {latent}"
-    assert page.locator(".sl-card .sl-windows li").count() == 40
+    expect(page.locator(".sl-card h3")).to_have_text(f"#{latent} label {latent}", use_inner_text=True)
+    expect(page.locator(".sl-card .sl-windows li")).to_have_count(40)
     # every latent is in it: the last too
     page.locator(".sl-box").fill(str(N - 1))
     page.keyboard.press("Enter")
     page.wait_for_selector(f'.sl-card[data-latent="{N - 1}"]')
     # the text follows the selection
-    assert f"#{N - 1}" in page.locator(".sl-legend").inner_text()
+    expect(page.locator(".sl-legend")).to_contain_text(f"#{N - 1}", use_inner_text=True)
     # a name filters; what needs a kernel says so
     page.locator(".sl-box").fill("name77")
-    assert page.locator(".sl-row").count() == 11
+    expect(page.locator(".sl-row")).to_have_count(11)
     page.locator(".sl-box").fill("thank you")
     page.keyboard.press("Enter")
-    assert "only a notebook can say" in page.locator(".sl-banner:visible").inner_text()
+    expect(page.locator(".sl-banner:visible")).to_contain_text("only a notebook can say", use_inner_text=True)
     page.locator(".sl-box").fill("")
-    assert page.locator(".sl-banner:visible").count() == 0
+    expect(page.locator(".sl-banner:visible")).to_have_count(0)
     # lists are kept, columns sort, and what was chosen before is chosen again
     page.locator(".sl-set").select_option("list:few")
-    assert page.locator(".sl-row").count() == 3
+    expect(page.locator(".sl-row")).to_have_count(3)
     page.locator(".sl-head[data-sort=latent]").click()
-    assert page.locator(".sl-row .sl-number").all_inner_texts() == ["#3", "#5", "#900"]
+    expect(page.locator(".sl-row .sl-number")).to_have_text(["#3", "#5", "#900"], use_inner_text=True)
     page.locator(".sl-row").nth(1).click()
     page.wait_for_selector(".sl-card[data-latent='5'] .sl-note")
-    assert page.locator(".sl-note").inner_text() == HOSTILE[0]
-    assert page.locator(".sl-mark bdi").all_inner_texts() == [HOSTILE[0], "few"]
+    expect(page.locator(".sl-note")).to_have_text(HOSTILE[0], use_inner_text=True)
+    expect(page.locator(".sl-mark bdi")).to_have_text([HOSTILE[0], "few"], use_inner_text=True)
     page.locator(".sl-list").focus()
     page.keyboard.press("b")
     page.wait_for_selector(f'.sl-card[data-latent="{N - 1}"]')
     page.keyboard.press("b")
-    assert page.locator(".sl-count").inner_text().startswith("1,024 of 1,024 latents, ")
+    expect(page.locator(".sl-count")).to_have_text(
+        re.compile(r"^1,024 of 1,024 latents, "), use_inner_text=True
+    )
     # markup and directions are shown, not obeyed
     assert page.evaluate("window.hacked") is None
     shown = page.locator(".sl-text").inner_text()
@@ -117,6 +122,35 @@ def test_it_works_from_disk_with_no_network(exported, page, scheme):
     assert "U+200B" in shown
     assert "↵" in shown
     assert [u for u in asked if not u.startswith(("file:", "blob:", "data:"))] == []
+    assert page.errors == []
+
+
+def test_two_labs_of_a_page_stay_apart(tmp_path, page):
+    density = np.linspace(0.5, 0.01, 40).astype(np.float32)
+    views = []
+    for lab in ("one", "other"):
+        names = tuple(f"{lab}{j}" for j in range(40))
+        lines = LatentTable((density * 999).astype(np.int64), *[density] * 4, names)
+        marks = {"notes": lambda lab=lab: {3: f"note of {lab}"}, "tags": dict, "lists": dict}
+        views.append(FeaturesView(lines, questions={"card": lambda j: fake_card(j), **marks}))
+    path = views_page(tmp_path / "both.html", "Both", [Views("", views)])
+    page.goto(path.as_uri())
+    one, other = page.locator(".sl-view").nth(0), page.locator(".sl-view").nth(1)
+    shown = other.locator(".sl-card").get_attribute("data-latent")
+    one.locator(".sl-row[data-latent='3']").click()
+    expect(one.locator(".sl-card")).to_have_attribute("data-latent", "3")
+    expect(one.locator(".sl-note")).to_have_text("note of one")
+    expect(other.locator(".sl-card")).to_have_attribute("data-latent", shown)
+    expect(other.locator(".sl-row.sl-chosen")).to_have_attribute("data-latent", shown)
+    one.locator(".sl-box").fill("one1")
+    expect(one.locator(".sl-row")).to_have_count(11)
+    other.locator(".sl-row[data-latent='5']").click()
+    other.locator(".sl-row[data-latent='3']").click()
+    expect(other.locator(".sl-note")).to_have_text("note of other")
+    expect(other.locator(".sl-name").first).to_have_text("other0")
+    other.locator(".sl-list").press("b")
+    expect(other.locator(".sl-card")).to_have_attribute("data-latent", "5")
+    expect(one.locator(".sl-card")).to_have_attribute("data-latent", "3")
     assert page.errors == []
 
 
@@ -197,7 +231,7 @@ def test_the_table_of_a_wide_sae_draws_few_rows(browser, tmp_path):
     page = browser.new_page()
     page.goto(path.as_uri())
     page.wait_for_selector(".sl-row")
-    assert "65,536 of 65,536" in page.locator(".sl-count").inner_text()
+    expect(page.locator(".sl-count")).to_contain_text("65,536 of 65,536", use_inner_text=True)
     assert page.locator(".sl-row").count() < 60
     page.locator(".sl-list").evaluate("e => e.scrollTop = e.scrollHeight")
     page.wait_for_function("() => document.querySelectorAll('.sl-row').length > 5")
@@ -231,8 +265,10 @@ def test_a_signed_latent_shows_both_poles(signed_lab, page, tmp_path, scheme):
         peaks = section.locator(".sl-peak")
         signs = {"sl-negative" in c for c in peaks.evaluate_all("all => all.map((e) => e.className)")}
         assert signs == {kind == "bottom"}
-    assert page.locator(".sl-lens h5").all_inner_texts() == ["+positive pole", "\N{MINUS SIGN}negative pole"]
-    assert page.locator(".sl-zero").count() == 1
+    expect(page.locator(".sl-lens h5")).to_have_text(
+        ["+positive pole", "\N{MINUS SIGN}negative pole"], use_inner_text=True
+    )
+    expect(page.locator(".sl-zero")).to_have_count(1)
 
     # hue and line differ by sign, on the card and in the text
     looks = {}
@@ -260,15 +296,17 @@ def test_a_view_from_elsewhere_joins_in(page, tmp_path):
     page.goto(path.as_uri())
     page.wait_for_selector('.sl-card[data-latent="3"]')
     bars = page.locator("button[aria-pressed]:not([data-switch])")
-    assert bars.all_inner_texts() == ["#3 40.0 %", "#8 90.0 %"]
+    expect(bars).to_have_text(["#3 40.0 %", "#8 90.0 %"], use_inner_text=True)
     bars.nth(1).click()
-    assert page.locator("button[aria-pressed=true]").inner_text() == "#8 90.0 %"
+    expect(page.locator("button[aria-pressed=true]")).to_have_text("#8 90.0 %", use_inner_text=True)
     # the page holds the card that the card view had, and says so of others
-    assert page.locator(".sl-banner:visible").inner_text().startswith("This page holds no card of latent 8.")
-    assert page.locator('.sl-card[data-latent="3"]').count() == 1
+    expect(page.locator(".sl-banner:visible")).to_have_text(
+        re.compile(r"^This page holds no card of latent 8\."), use_inner_text=True
+    )
+    expect(page.locator('.sl-card[data-latent="3"]')).to_have_count(1)
     bars.first.click()
     page.wait_for_selector(".sl-banner", state="hidden")
     # choosing a window tells the other views
     page.locator(".sl-windows button").first.click()
-    assert page.locator('.sl-windows li[aria-current="true"]').count() >= 1
+    expect(page.locator('.sl-windows li[aria-current="true"]').first).to_be_attached()
     assert page.errors == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from playwright.sync_api import expect
+
 
 def state(page) -> list:
     """The cells' sources, and which cell is active."""
@@ -43,7 +45,7 @@ def test_keys_do_not_reach_the_notebook(views):
     page.keyboard.press("Home")
     first = page.locator(".sl-row.sl-chosen").get_attribute("data-latent")
     page.keyboard.press("ArrowDown")
-    assert page.locator(".sl-row.sl-chosen").get_attribute("data-latent") != first
+    expect(page.locator(".sl-row.sl-chosen")).not_to_have_attribute("data-latent", first)
     page.wait_for_selector(".sl-browser .sl-card")
 
 

@@ -3,6 +3,8 @@ samples."""
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import subjects_zoo as zoo
@@ -89,17 +91,18 @@ def test_an_image_lies_under_its_patches(vision_lab, page, tmp_path, scheme):
     assert [s > 0 for s in shades] == (codes[1:] != 0).tolist()
     page.locator(".sl-sample .sl-patch").nth(21).hover()
     page.wait_for_selector(".sl-detail .sl-chip")
-    assert page.locator(".sl-detail-head").inner_text().startswith("patch 2,5")
-    assert page.locator(".sl-sample .sl-extra .sl-token").count() == 1
+    expect(page.locator(".sl-detail-head")).to_have_text(re.compile(r"^patch 2,5"), use_inner_text=True)
+    expect(page.locator(".sl-sample .sl-extra .sl-token")).to_have_count(1)
 
     # the card: the pictures of the strongest examples, the peak where it is
     tiles = page.locator(".sl-card .sl-gallery").first.locator("li")
     examples = lab.store.examples(latent, 20, "top")
-    assert tiles.count() == len(examples) > 3
+    assert len(examples) > 3
+    expect(tiles).to_have_count(len(examples))
     for tile, example in zip(tiles.all(), examples, strict=True):
-        assert f"picture {example.document}" in tile.locator(".sl-title").inner_text()
+        expect(tile.locator(".sl-title")).to_contain_text(f"picture {example.document}", use_inner_text=True)
         fires = np.flatnonzero(example.values[1:])
-        assert tile.locator(".sl-patch").count() == len(fires)
+        expect(tile.locator(".sl-patch")).to_have_count(len(fires))
         if example.position:
             (area,), (peak,) = boxes(tile.locator(".sl-grid")), boxes(tile.locator(".sl-peak"))
             row, column = divmod(example.position - 1, 8)

@@ -52,14 +52,14 @@ def test_a_slider_steers(page, jupyter, steer):
     run_all(page, 120_000)
     page.wait_for_selector(".sl-column")
     page.wait_for_selector(".sl-dose svg")
-    assert page.locator(".sl-column").count() == 3
+    expect(page.locator(".sl-column")).to_have_count(3)
     steered = page.locator('[data-column="steered"] .sl-written')
     times = []
     for value in (0.5, 1, 1.5, 0, -1):
         before = steered.inner_text()
         times.append(page.evaluate(CLOCK, value))
         page.wait_for_function(WRITTEN)
-        assert steered.inner_text() != before
+        expect(steered).not_to_have_text(before, use_inner_text=True)
     assert len(times) == 5, "each came: the clock gives up by itself"
     # the others are dropped of a slider that moves on
     page.evaluate(
@@ -68,14 +68,14 @@ def test_a_slider_steers(page, jupyter, steer):
     )
     page.wait_for_function(WRITTEN)
     own = page.locator('[data-knob="7"] input[type=number]')
-    assert own.input_value() == "0.5"
+    expect(own).to_have_value("0.5")
     # keyboard: a number adds a latent, the slider goes by arrows
     page.locator(".sl-steer input[type=search]").fill("#12")
     page.keyboard.press("Enter")
     page.wait_for_selector('[data-knob="12"]')
     page.locator('[data-knob="12"] input[type=range]').focus()
     page.keyboard.press("ArrowRight")
-    assert page.locator('[data-knob="12"] input[type=number]').input_value() == "1.05"
+    expect(page.locator('[data-knob="12"] input[type=number]')).to_have_value("1.05")
     page.wait_for_function(WRITTEN)
     page.locator(".sl-steer select[data-set=gate]").select_option("token")
     page.wait_for_selector(".sl-gate svg")
@@ -95,7 +95,7 @@ def test_a_slider_steers(page, jupyter, steer):
     page.get_by_role("button", name="load", exact=True).click()
     own = page.get_by_label("strength of latent 7 as a number")
     expect(own).to_have_value("-0.75")
-    assert page.locator("[data-set=gate]").input_value() == "constant"
+    expect(page.locator("[data-set=gate]")).to_have_value("constant")
     page.wait_for_function(WRITTEN)
     assert violations(page, ".sl-root") == []
     ARTIFACTS.mkdir(exist_ok=True)

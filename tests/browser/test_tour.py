@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from axe import violations
 from conftest import own_errors
+from playwright.sync_api import expect
 from real_lab import ERRORS, open_notebook, run_all, save
 
 ROOT = Path(__file__).parents[2]
@@ -42,17 +43,18 @@ def test_views_move_each_other(views):
     page.wait_for_function(
         f"() => document.querySelectorAll('.sl-card[data-latent=\"{latent}\"]').length === 3"
     )
-    assert f"#{latent}" in page.locator(".sl-legend").first.inner_text()
+    expect(page.locator(".sl-legend").first).to_contain_text(f"#{latent}", use_inner_text=True)
     # the card that a call named stays where it is
-    assert page.locator('.sl-card[data-latent="7"]').count() == 1
+    expect(page.locator('.sl-card[data-latent="7"]')).to_have_count(1)
     # a window of one card: its row is chosen in all of them
     page.locator(".sl-windows .sl-value").nth(1).click()
     page.wait_for_function("() => document.querySelectorAll('li[aria-current=\"true\"]').length >= 3")
     # keyboard in the list
     page.locator(".sl-list").focus()
     page.keyboard.press("ArrowDown")
-    below = page.locator(".sl-row.sl-chosen").get_attribute("data-latent")
-    assert below != latent
+    below = page.locator(".sl-row.sl-chosen")
+    expect(below).not_to_have_attribute("data-latent", latent)
+    below = below.get_attribute("data-latent")
     page.wait_for_selector(f'.sl-card[data-latent="{below}"]')
     # "/" leads to the box; a number jumps
     page.keyboard.press("/")
@@ -83,7 +85,7 @@ def test_views_move_each_other(views):
     page.locator(".sl-where").first.fill("densty < 1")
     page.keyboard.press("Enter")
     page.wait_for_selector('.sl-wrong >> text=Referenced column "densty" not found')
-    assert page.locator(".sl-count").inner_text() == few
+    expect(page.locator(".sl-count")).to_have_text(few, use_inner_text=True)
     page.keyboard.press("Escape")
     page.wait_for_function("() => document.querySelector('.sl-count').innerText.startsWith('1,024')")
     # a tag and a note on a card are on the other cards of the latent too, and text
@@ -92,7 +94,7 @@ def test_views_move_each_other(views):
     card.locator("[aria-label='add a tag']").fill("<b>odd</b>")
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.querySelectorAll('.sl-mark').length === 3")
-    assert set(page.locator(".sl-mark bdi").all_inner_texts()) == {"<b>odd</b>"}
+    expect(page.locator(".sl-mark bdi")).to_have_text(["<b>odd</b>"] * 3, use_inner_text=True)
     card.locator("[aria-label='take the tag <b>odd</b> away']").click()
     page.wait_for_function("() => !document.querySelector('.sl-mark')")
     # keyboard in the text
@@ -100,9 +102,9 @@ def test_views_move_each_other(views):
     tokens.nth(2).focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
-    assert tokens.nth(3).get_attribute("aria-pressed") == "true"
+    expect(tokens.nth(3)).to_have_attribute("aria-pressed", "true")
     page.keyboard.press("Escape")
-    assert tokens.nth(3).get_attribute("aria-pressed") == "false"
+    expect(tokens.nth(3)).to_have_attribute("aria-pressed", "false")
     the_pinned_card_answers(page)
     # text is text
     assert "<img src=x" in page.locator(".sl-text").inner_text().replace("\n", "")
@@ -141,7 +143,7 @@ def the_pinned_card_answers(page):
         page.keyboard.type(text)
         page.keyboard.press(key)
         page.wait_for_selector('.sl-card[data-latent="7"] .sl-edit')
-        assert card.locator(".sl-label").inner_text() == (text if key == "Enter" else "")
+        expect(card.locator(".sl-label")).to_have_text(text if key == "Enter" else "", use_inner_text=True)
         assert page.evaluate("document.activeElement.className") == "sl-edit"
 
 
@@ -154,7 +156,7 @@ def test_hovering_needs_no_kernel(views):
     )
     page.locator(".sl-text .sl-token").nth(3).hover()
     page.wait_for_selector(".sl-detail .sl-chip")
-    assert "token 3" in page.locator(".sl-detail").first.inner_text()
+    expect(page.locator(".sl-detail").first).to_contain_text("token 3", use_inner_text=True)
     assert page.evaluate("window.sent") == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from axe import violations
 from conftest import ARTIFACTS, own_errors
+from playwright.sync_api import expect
 from real_lab import begin_all, open_notebook, write_notebook
 
 CELLS = """
@@ -47,11 +48,11 @@ def test_a_run_is_watched_and_stopped(page, browser, jupyter):
         alone = browser.new_context(viewport={"width": width, "height": 1400}, color_scheme=scheme).new_page()
         alone.goto((jupyter.folder / "watch.html").as_uri())
         alone.wait_for_selector(".sl-watch path[data-curve]")
-        assert alone.locator(f"{ROW} button:visible").count() == 0
+        expect(alone.locator(f"{ROW} button:visible")).to_have_count(0)
         assert violations(alone) == []
         assert alone.evaluate("document.documentElement.scrollWidth <= innerWidth")
         alone.locator("input[type=range]").focus()
         alone.keyboard.press("Home")
-        assert alone.locator("input[type=range]").get_attribute("aria-valuetext") == "0 rows"
+        expect(alone.locator("input[type=range]")).to_have_attribute("aria-valuetext", "0 rows")
         alone.screenshot(path=ARTIFACTS / f"watch-{scheme}-{width}.png")
         alone.context.close()

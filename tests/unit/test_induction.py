@@ -155,6 +155,9 @@ def test_roles_of_heads(planted):
     assert roles.counts[:2].tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
     assert roles.counts[2:].tolist() == [[0, 0, 0, 0]] * 2  # latent 4 never fires
     assert (roles.several, roles.judged) == (1, 1)
+    assert str(roles).startswith("1 of 1 heads with two clear latents or more are of several families: 100%")
+    none = head_roles(families(*planted, ["a"], bar=2), head_attribution(sae, 4), n=2)
+    assert str(none).startswith("no head has two clear latents among its top 2")
     wide = saelab.SAE.create(saelab.recipe("relu", d_in=32, d_sae=8, hook="blocks.1.attn.hook_z"))
     with pytest.raises(ShapeError, match="Got 5 and 8 latents"):
         head_roles(found, head_attribution(wide, 4))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 import saelab
@@ -49,6 +51,30 @@ def test_one_selection_for_all_of_them(lab):
     assert lab.selection.latent == 3
     card.latent = 4
     assert (lab.selection.latent, other.latent, first.latent) == (4, 4, 11)
+
+
+def test_two_labs_stay_apart(small_lab, tmp_path):
+    """Of stores of their own, though these hold the same."""
+    labs = []
+    for name in ("a", "b"):
+        shutil.copytree(small_lab.store.folder, tmp_path / name)
+        labs.append(saelab.Lab(small_lab.subject, small_lab.sae, tmp_path / name))
+    one, other = labs
+    views = [(lab.features(), lab.feature(), lab.map()) for lab in labs]
+    one.selection.latent = 5
+    views[0][0].latents = (3, 9)
+    one.label(5, "mine")
+    one.store.notes[5] = "a note"
+    one.lists["few"] = [5]
+    assert [view.latent for view in views[0]] == [5, 5, 5]
+    assert [view.latent for view in views[1]] == [None] * 3
+    assert (other.selection.latent, other.selection.latents, views[1][2].latents) == (None, None, None)
+    assert views[0][1].labels["5"]["label"] == "mine"
+    assert all(not view.labels and not view.written for view in views[1])
+    assert (dict(other.lists), 5 in other.store.notes) == ({}, False)
+    assert other.card(5).label == small_lab.card(5).label
+    other.selection.latent = 7
+    assert [view.latent for view in views[0]] == [5, 5, 5]
 
 
 def test_questions_go_to_the_sae_that_is_meant(lab):

@@ -66,6 +66,44 @@ def test_a_page_of_cards_that_are_made_together_is_the_same(tmp_path):
     assert asked == [list(range(64)), list(range(64, 128)), [128, 129]]
 
 
+def left_out(path) -> str:
+    found = re.search(r'<p class="sl-hint">Left out of this page: (.*?)</p>', path.read_text(), re.S)
+    return "" if found is None else found[1]
+
+
+def test_a_page_has_a_budget_and_says_what_it_leaves_out(tmp_path, monkeypatch):
+    view = FeaturesView(table(300), questions={"card": card})
+    whole = view.export(tmp_path / "whole.html")
+    assert left_out(whole) == ""
+    monkeypatch.setattr("saelab.widgets.export.BUDGET", 20_000)
+    data = data_of(view.export(tmp_path / "some.html"))
+    (entry,) = data["views"]
+    held = {question: chunks(data["shelves"][number]) for question, number in entry["shelves"].items()}
+    n = len(held["card"])
+    assert n % 64 == 0
+    assert 64 <= n < 300
+    assert list(held["card"]) == [f"card?latent={j}" for j in range(n)]
+    assert len(held["names"]) == len(held["table"]) == 1
+    sizes = [sum(map(len, shelf["chunks"])) for shelf in data["shelves"]]
+    assert sum(sizes) < 20_000 + max(map(len, data["shelves"][entry["shelves"]["card"]]["chunks"]))
+    assert left_out(tmp_path / "some.html") == f"{300 - n} of 300 cards. A notebook with its kernel has all."
+    # of another view nothing is lost for it
+    both = page(tmp_path / "both.html", "Both", [Views("", [view, SampleView(codes(), {"card": card})])])
+    shelves = data_of(both)["views"][1]["shelves"]
+    assert len(chunks(data_of(both)["shelves"][shelves["codes"]])) == 1
+
+
+def test_of_many_latents_a_page_holds_the_cards_of_those_that_fire_most(tmp_path, monkeypatch):
+    monkeypatch.setattr("saelab.widgets.features.PAGE_CARDS", 20)
+    made = table(130)
+    view = FeaturesView(made, questions={"card": card}, latent=3)
+    data = data_of(view.export(tmp_path / "page.html"))
+    held = latents_of(data["shelves"][data["views"][0]["shelves"]["card"]])
+    most = sorted(range(130), key=lambda j: (-made.count[j], j))[:20]
+    assert held == sorted({*most, 3, made.telling()})
+    assert left_out(tmp_path / "page.html").startswith(f"the cards of {130 - len(held)} latents, those that")
+
+
 def test_views_of_the_same_source_share_their_cards(tmp_path):
     """A browser holds all, a heatmap with a card those that it can show, a card view its own."""
     asked = []

@@ -181,6 +181,39 @@ def test_every_failure_is_an_answer(message):
         assert content["error"] == "latent must be an integer in 0..9. Got 99."
 
 
+def test_questions_that_come_together_are_answered_together(monkeypatch):
+    def some(latent):
+        if latent == 5:
+            message = "latent must be below 5. Got 5."
+            raise RangeError(message)
+        return card(latent)
+
+    view, sent = CardView(3, questions={"card": some}), Sent()
+    view.send = sent
+    many = [{"id": 10 + j, "args": {"latent": j}} for j in (4, 5, 6)]
+    view._received(view, {"ask": "card", "many": [*many, None]}, [])
+    ((content, buffers),) = sent
+    each = content["answers"]
+    assert [answer["id"] for answer in each] == [14, 15, 16, None]
+    assert each[1] == {"id": 15, "error": "latent must be below 5. Got 5."}
+    assert each[3]["error"]
+    assert (each[0]["ok"]["latent"], each[2]["ok"]["latent"]) == (4, 6)
+    for answer in (each[0], each[2]):
+        n = len(answer["ok"]["fields"])
+        alone = pack_card(card(answer["ok"]["latent"])).fields
+        for name, value in decoded(answer["ok"], buffers[:n]).items():
+            np.testing.assert_array_equal(value, alone[name])
+        buffers = buffers[n:]
+    assert not buffers
+    # what takes long, or is large, does not wait for the others
+    for limit in ("TOGETHER_S", "TOGETHER_BYTES"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"saelab.widgets.base.{limit}", -1)
+            sent.clear()
+            view._received(view, {"ask": "card", "many": many}, [])
+        assert [[answer["id"] for answer in content["answers"]] for content, _ in sent] == [[14], [15], [16]]
+
+
 def test_searching_without_a_model_says_so():
     browser = FeaturesView(table(), questions={"card": card})
     assert "needs the model" in ask(browser, id=1, ask="search", args={"text": "hi"})[0]["error"]

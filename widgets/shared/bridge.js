@@ -24,8 +24,9 @@ const SILENT =
   "stays readable.";
 
 /**
- * Ask the kernel: `{id, ask, args}` goes out, `{id, ok}` with buffers or `{id, error}` comes back. What came
- * along with the view is not asked for. Silence alone proves nothing: a kernel under load may tell that it is
+ * Ask the kernel: `{id, ask, args}` goes out, `{id, ok}` with buffers or `{id, error}` comes back; questions of
+ * one kind that are asked at once go out as one message, and come back in few: each message takes a host some
+ * milliseconds. What came along with the view is not asked for. Silence alone proves nothing: a kernel under load may tell that it is
  * idle, and some hosts tell no status. So an answer is waited for, however late, until the kernel is known to
  * be gone, or replies to a question of its own protocol that was sent after this one: it takes them in order,
  * so that it has passed over ours.
@@ -38,16 +39,41 @@ export function kernelBridge(model, say) {
   const watched = model.widget_manager?.kernel;
   const waiting = waitingRoom(() => model.widget_manager?.kernel, say);
   let next = 0;
+  /** @type {{id: number, ask: string, args: Args}[]} not sent yet */
+  let outgoing = [];
 
   /** @param {any} message @param {DataView[]} buffers */
   const receive = (message, buffers) => {
-    const asked = waiting.leave(message.id);
-    if (!asked) return;
-    say("");
-    if (message.error) asked.reject(new Error(message.error));
-    else settle(asked, { header: message.ok, buffers });
+    let at = 0;
+    for (const answer of message.answers ?? [message]) {
+      const from = at;
+      at += answer.ok?.fields?.length ?? 0;
+      const asked = waiting.leave(answer.id);
+      if (!asked) continue;
+      say("");
+      if (answer.error) asked.reject(new Error(answer.error));
+      else settle(asked, { header: answer.ok, buffers: message.answers ? buffers.slice(from, at) : buffers });
+    }
   };
   model.on("msg:custom", receive);
+
+  /** Send what was asked since the last time, in its order. */
+  const send = () => {
+    const all = outgoing;
+    outgoing = [];
+    for (let from = 0, to = 0; from < all.length; from = to) {
+      const { ask } = all[from];
+      while (to < all.length && all[to].ask === ask) to++;
+      const many = all.slice(from, to);
+      try {
+        if (many.length === 1) model.send(many[0]);
+        else model.send({ ask, many: many.map(({ id, args }) => ({ id, args })) });
+      } catch {
+        // the way to the kernel is closed
+        for (const { id } of many) waiting.leave(id)?.reject(new Error(DEAD));
+      }
+    }
+  };
 
   /** @param {any} _ @param {string} status */
   const watch = (_, status) => {
@@ -68,13 +94,8 @@ export function kernelBridge(model, say) {
         }
         const id = next++;
         waiting.enter(id, { resolve, reject });
-        try {
-          model.send({ id, ask: question, args });
-        } catch {
-          // the way to the kernel is closed
-          waiting.leave(id);
-          reject(new Error(DEAD));
-        }
+        outgoing.push({ id, ask: question, args });
+        if (outgoing.length === 1) queueMicrotask(send);
       });
     },
     close() {

@@ -31,6 +31,7 @@ export function cardPlace(view, place) {
   let asked = 0;
   /** @type {number | null} */
   let shown = null;
+  let leave = () => {};
 
   const mark = () => {
     const row = view.chosen("row");
@@ -89,6 +90,7 @@ export function cardPlace(view, place) {
     const mine = ++asked;
     shown = latent;
     if (latent === null) {
+      leave();
       place.replaceChildren(h("p", { class: "sl-hint" }, "Choose a latent to read its card."));
       place.removeAttribute("aria-busy");
       return;
@@ -100,7 +102,10 @@ export function cardPlace(view, place) {
       const label = view.edited(latent)?.label ?? card.header.label;
       const named = { ...card, header: { ...card.header, label } };
       const element = cardElement(named, cards.picture, doing(latent, card));
-      element.querySelector(".sl-card-head")?.after(marksElement(view, latent));
+      leave();
+      const marks = marksElement(view, latent);
+      leave = marks.leave;
+      element.querySelector(".sl-card-head")?.after(marks.element);
       place.replaceChildren(element);
       mark();
       view.say("");

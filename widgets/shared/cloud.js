@@ -49,9 +49,6 @@ export class Cloud {
     this.middle = [UNITS / 2, UNITS / 2];
     /** called when another part is in sight */
     this.moved = () => {};
-    /** milliseconds of the last frame, and what drew it */
-    this.took = 0;
-    this.engine = "canvas";
     this.painter = new Painter();
     this.waiting = { dots: false, frame: 0 };
     const shared = engine === "canvas" ? null : sharedContext(engine === "webgl");
@@ -83,12 +80,6 @@ export class Cloud {
   colour(tone) {
     this.tone = this.index.sorted(tone);
     this.dimmed = this.tone.includes(DIM);
-    this.redraw();
-  }
-
-  /** By number, 0 to 7. @param {Uint8Array | null} size */
-  sizes(size) {
-    this.size = size && this.index.sorted(size);
     this.redraw();
   }
 
@@ -174,10 +165,8 @@ export class Cloud {
     const { waiting, dots, over } = this;
     if (waiting.dots) {
       const ratio = this.card ? most : Math.min(most, Math.sqrt(MOST_PIXELS / (width * height)));
-      const start = performance.now();
       sized(dots, width, height, ratio);
       this.drawDots(ratio);
-      this.took = performance.now() - start;
       waiting.dots = false;
     }
     sized(over, width, height, most);
@@ -200,9 +189,7 @@ export class Cloud {
     const radius = ratio * Math.max(0.5, Math.min(4, Math.sqrt((0.06 * clientWidth * clientHeight) / seen)));
     const opacity = Math.max(0.3, Math.min(0.8, 0.3 * Math.sqrt((clientWidth * clientHeight) / seen)));
     const frame = { width, height, scale, left, top, radius, opacity };
-    const drawn = this.card?.draw(context, this, frame) ?? false;
-    if (!drawn) this.painter.draw(context, this, frame);
-    this.engine = drawn ? "webgl" : "canvas";
+    if (!this.card?.draw(context, this, frame)) this.painter.draw(context, this, frame);
     this.shade.style.opacity = String(seen > SHADED ? Math.min(1, 1.6 / this.zoom) : 0);
     const size = (65536 * this.scale) / SHADE;
     const corner = this.toPixels(0, 65536);

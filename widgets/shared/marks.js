@@ -26,9 +26,10 @@ function made(view) {
   const marks = {
     /** @type {Held | null} null until they came, and where a view has none */
     held: null,
-    /** @param {() => void} listener called whenever they are others */
+    /** @param {() => void} listener called whenever they are others, until what this gives is called */
     listen(listener) {
       listeners.add(listener);
+      return () => void listeners.delete(listener);
     },
     /**
      * Write; what is wrong with it is the caller's to show.
@@ -72,7 +73,7 @@ function named(names, latents) {
 }
 
 /**
- * Note, tags and lists of one latent, which are edited where they stand.
+ * Note, tags and lists of one latent, which are edited where they stand; `leave` when that goes away.
  * @param {View} view @param {number} latent
  */
 export function marksElement(view, latent) {
@@ -149,11 +150,9 @@ export function marksElement(view, latent) {
     place.replaceChildren(...there, ...(there.length ? [said] : []));
     if (focused) boxOf(place, focused)?.focus();
   }
-  marks.listen(() => {
-    if (place.isConnected) draw();
-  });
+  const leave = marks.listen(draw);
   draw();
-  return place;
+  return { element: place, leave };
 }
 
 /** @param {HTMLElement} place @param {string} label */

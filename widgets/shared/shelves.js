@@ -7,6 +7,9 @@
  */
 import { decodeChunk, keyOf } from "./answers.js";
 
+/** Opened chunks of a shelf that are kept: those that were asked for last. */
+const OPEN = 8;
+
 /** @typedef {{get: (key: string) => Promise<Answer | null>}} Shelf */
 
 /**
@@ -28,11 +31,10 @@ export function openShelf({ index, per, chunks }) {
 
   /** @param {number} number */
   function chunk(number) {
-    let answers = open.get(number);
-    if (!answers) {
-      answers = inflated(chunks[number]).then(decodeChunk);
-      open.set(number, answers);
-    }
+    const answers = open.get(number) ?? inflated(chunks[number]).then(decodeChunk);
+    open.delete(number);
+    open.set(number, answers);
+    if (open.size > OPEN) open.delete(/** @type {number} */ (open.keys().next().value));
     return answers;
   }
 

@@ -49,16 +49,27 @@ export class FakeModel {
     const { header, buffers } = sent(made);
     this.emit("msg:custom", { id, ok: header }, buffers);
   }
-  send(message) {
-    this.sent.push(message);
-    const answer = this.answers?.[message.ask];
+  send({ ask, many, ...one }) {
+    const asked = many ?? [one];
+    this.sent.push(...asked.map(({ id, args }) => ({ id, ask, args })));
+    const answer = this.answers?.[ask];
     if (!answer) return;
     Promise.resolve().then(() => {
-      try {
-        this.answer(message.id, answer(message.args));
-      } catch (error) {
-        this.emit("msg:custom", { id: message.id, error: error.message }, []);
-      }
+      const made = asked.map(({ id, args }) => {
+        try {
+          const { header, buffers } = sent(answer(args));
+          return { id, ok: header, buffers };
+        } catch (error) {
+          return { id, error: error.message, buffers: [] };
+        }
+      });
+      const told = made.map(({ buffers, ...rest }) => rest);
+      const content = many ? { answers: told } : told[0];
+      this.emit(
+        "msg:custom",
+        content,
+        made.flatMap(({ buffers }) => buffers),
+      );
     });
   }
   count() {

@@ -316,6 +316,7 @@ describe("the browser", () => {
     key($(".sl-list"), "b");
     key($(".sl-box"), "b");
     $(".sl-steps").lastChild.click();
+    await settle();
     expect(steps()).toEqual([-1, 1]);
   });
 });

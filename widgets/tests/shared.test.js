@@ -215,7 +215,40 @@ describe("bridge", () => {
     expect([...card.fields.tokens]).toEqual([1, 2]);
     expect(model.sent).toEqual([]);
     bridge.ask("card", { latent: 8 });
+    await settle();
     expect(model.sent.length).toBe(1);
+    bridge.close();
+  });
+  test("what is asked at once goes out as one message, kind by kind and in its order", async () => {
+    const answers = {
+      card({ latent }) {
+        if (latent === 2) throw new Error("no such latent");
+        return { header: { latent }, fields: { a: Uint16Array.from([latent]), b: Uint8Array.from([7]) } };
+      },
+      names: () => ({ fields: { names: ["x"] } }),
+    };
+    const model = new FakeModel({}, answers);
+    const messages = [];
+    const send = model.send.bind(model);
+    model.send = (message) => {
+      messages.push(message);
+      send(message);
+    };
+    const bridge = kernelBridge(model, () => {});
+    const cards = [1, 2, 3].map((latent) => bridge.ask("card", { latent }).catch((error) => error.message));
+    const names = bridge.ask("names");
+    const last = bridge.ask("card", { latent: 4 });
+    const [one, two, three] = await Promise.all(cards);
+    expect([one.header.latent, one.fields.a[0], one.fields.b[0]]).toEqual([1, 1, 7]);
+    expect(two).toBe("no such latent");
+    expect([three.header.latent, three.fields.a[0]]).toEqual([3, 3]);
+    expect((await names).fields.names).toEqual(["x"]);
+    expect((await last).fields.a[0]).toBe(4);
+    expect(messages).toEqual([
+      { ask: "card", many: [1, 2, 3].map((latent, id) => ({ id, args: { latent } })) },
+      { id: 3, ask: "names", args: {} },
+      { id: 4, ask: "card", args: { latent: 4 } },
+    ]);
     bridge.close();
   });
 });

@@ -490,6 +490,7 @@ describe("card", () => {
     const model = new FakeModel({ latent: 3 }, null);
     renderCard({ model, el });
     model.set("latent", 4);
+    await settle();
     const [first, second] = model.sent;
     const send = (m) => model.answer(m.id, card(m.args.latent));
     send(second);

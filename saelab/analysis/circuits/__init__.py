@@ -1,0 +1,1 @@
+"""Which heads, MLPs and latents carry a task: patching, circuits, and what they are worth."""

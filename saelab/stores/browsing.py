@@ -9,8 +9,7 @@ reads and changes nothing (see `queries`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +17,6 @@ import pyarrow as pa
 from saelab.stores.protocol import Latents
 from saelab.stores.queries import BRIEF
 from saelab.types import ConfigError, StoreError, short
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FILTER, COLUMN = "A filter", "A column"
 MOST_LETTERS = 2_000
@@ -103,27 +99,6 @@ def typed(store: Latents, expression: str) -> pa.ChunkedArray:
     return found.column(1)
 
 
-def frame(store: Latents, latents: Sequence[int], expressions: Sequence[str]) -> pd.DataFrame:
-    """Expressions of some latents.
-
-    Args:
-        store: Whose.
-        latents: Their numbers; the lines are in this order.
-        expressions: Each is a column of its own name.
-
-    Returns:
-        latent, and a column for each expression.
-
-    Raises:
-        ConfigError: One is none.
-    """
-    import pandas as pd
-
-    at = np.asarray(latents, np.int64)
-    made = {name: column(store, name)[at] for name in expressions}
-    return pd.DataFrame({"latent": at, **made})
-
-
 def _within(expression: Any, what: str) -> str:
     """An expression that can stand in brackets. Raises ConfigError."""
     if not isinstance(expression, str) or not expression.strip():
@@ -165,4 +140,4 @@ def _told(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-__all__ = ["column", "columns", "frame", "where"]
+__all__ = ["column", "columns", "where"]

@@ -120,9 +120,9 @@ class MapView(View):
         return self._shown(self.by, self.method)[0]
 
     @property
-    def selected(self) -> np.ndarray:
-        """int64: the latents that are chosen in the map, or elsewhere; none where none are."""
-        return np.array(self.latents or (), np.int64)
+    def selected(self) -> tuple[int, ...]:
+        """The latents that are chosen in the map, or elsewhere; none where none are."""
+        return tuple(self.latents or ())
 
     def figure(self) -> go.Figure:
         """The map that is shown as a plotly figure, for papers."""

@@ -80,10 +80,6 @@ def test_a_column_is_a_value_for_each_latent(store):
     assert browsing.column(store, "count > 3").tolist() == (frame["count"] > 3).astype(float).tolist()
     assert browsing.column(store, "count::decimal(9, 2)").tolist() == frame["count"].tolist()
     assert browsing.column(store, "1::utinyint").dtype == np.float64
-    found = browsing.frame(store, [5, 2], ["label", "count"])
-    assert (list(found), found["latent"].tolist(), found["label"].tolist()) == (
-        ["latent", "label", "count"], [5, 2], ["", "two"],
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -95,11 +95,11 @@ def test_it_follows_what_is_chosen_and_is_chosen_from():
     view = MapView(questions(planted()), selection=selection)
     other = MapView(questions(planted()), selection=Selection())
     selection.latents = (3, 7)
-    np.testing.assert_array_equal(view.selected, [3, 7])
+    assert view.selected == (3, 7)
     view.set_state({"latents": [5], "latent": 9})  # a lasso and a click in the browser
     assert (selection.latents, selection.latent) == ((5,), 9)
     assert other.latent is None
-    assert other.selected.tolist() == []
+    assert other.selected == ()
     view.close()
 
 

@@ -2,8 +2,8 @@
 
 `.map-KEY.safetensors` is no part of the store: it is derived from the files whose hashes its key names, with
 the options that it names, and is ignored where anything in it is odd. Tensors: `place` float32 [n 2],
-`cluster` int32 [n], `faith` float32 [3 pictures, 3 measures, value and interval], `names` uint8, a JSON list
-of strings.
+`cluster` int32 [n], `dead` bool [n], `faith` float32 [3 pictures, 3 measures, value and interval], `names`
+uint8, a JSON list of strings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saelab.analysis.maps.faithful import Faith, Share
-from saelab.analysis.maps.profiles import never_fire
 from saelab.analysis.maps.results import CONTROLS, LatentMap
 from saelab.config import is_unicode
 from saelab.files import parse_json
@@ -29,7 +28,7 @@ from saelab.types import FormatError, StoreError
 if TYPE_CHECKING:
     from saelab.stores import FeatureStore
 
-VERSION = 1
+VERSION = 2
 PATIENCE = 0.2
 """Seconds between two looks at whether another has made a map."""
 
@@ -45,11 +44,12 @@ def read(store: FeatureStore, options: Mapping[str, Any]) -> LatentMap | None:
             OSError, SafetensorError, FormatError, ValueError, KeyError, TypeError, OverflowError
         ):
             found = load_file(path)
-            place, cluster, faith = found["place"], found["cluster"], found["faith"]
+            place, cluster, dead, faith = (found[name] for name in ("place", "cluster", "dead", "faith"))
             names = parse_json(found["names"].tobytes(), path, of=list)
             n = store.n_latents
             sound = place.shape == (n, 2) and place.dtype == np.float32
             sound &= cluster.shape == (n,) and cluster.dtype == np.int32 and bool((cluster >= -1).all())
+            sound &= dead.shape == (n,) and dead.dtype == bool
             sound &= int(cluster.max(initial=-1)) < len(names) and not np.isinf(place).any()
             sound &= faith.shape == (len(pictures), 3, 3) and bool(np.isfinite(faith).all())
             if not sound or not all(isinstance(name, str) and is_unicode(name) for name in names):
@@ -58,7 +58,6 @@ def read(store: FeatureStore, options: Mapping[str, Any]) -> LatentMap | None:
                 name: Faith(*(Share(*map(float, share)) for share in each))
                 for name, each in zip(pictures, faith, strict=True)
             }
-            dead = never_fire(store)
             own = {"by": options["by"], "method": options["method"], "seed": options["seed"]}
             return LatentMap(
                 **own,
@@ -79,6 +78,7 @@ def keep(store: FeatureStore, options: Mapping[str, Any], made: LatentMap) -> No
     tensors = {
         "place": np.ascontiguousarray(np.stack([made.x, made.y], 1), np.float32),
         "cluster": np.ascontiguousarray(made.cluster, np.int32),
+        "dead": np.ascontiguousarray(made.dead, bool),
         "faith": np.array([made.faith[name] for name in _pictures(options)], np.float32),
         "names": np.frombuffer(json.dumps(list(made.names)).encode(), np.uint8),
     }

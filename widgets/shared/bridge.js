@@ -24,12 +24,12 @@ const SILENT =
   "stays readable.";
 
 /**
- * Ask the kernel: `{id, ask, args}` goes out, `{id, ok}` with buffers or `{id, error}` comes back; questions of
- * one kind that are asked at once go out as one message, and come back in few: each message takes a host some
- * milliseconds. What came along with the view is not asked for. Silence alone proves nothing: a kernel under load may tell that it is
- * idle, and some hosts tell no status. So an answer is waited for, however late, until the kernel is known to
- * be gone, or replies to a question of its own protocol that was sent after this one: it takes them in order,
- * so that it has passed over ours.
+ * Ask the kernel: `{id, ask, args}` goes out, `{id, ok}` with buffers or `{id, error}` comes back;
+ * questions of one kind that are asked at once go out as one message, and come back in few: each message
+ * takes a host some milliseconds. What came along with the view is not asked for. Silence alone proves
+ * nothing: a kernel under load may tell that it is idle, and some hosts tell no status. So an answer is
+ * waited for, however late, until the kernel is known to be gone, or replies to a question of its own
+ * protocol that was sent after this one: it takes them in order, so that it has passed over ours.
  * @param {Model} model
  * @param {(message: string) => void} say shows a banner; "" takes it away
  * @returns {Bridge}

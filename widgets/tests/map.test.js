@@ -1,5 +1,5 @@
 // @vitest-environment jsdom
-import { beforeEach, expect, test, vi } from "vitest";
+import { afterAll, beforeEach, expect, test, vi } from "vitest";
 import { legend, paletteOf, shareOf, tonesOf } from "../shared/map_colours.js";
 import { blend, contrast } from "../shared/scales.js";
 import { render } from "../views/map.js";
@@ -10,6 +10,11 @@ const NOWHERE = 65535;
 let el;
 /** What was drawn into a canvas, as calls. */
 let drawn;
+
+// other files run in the same process, where nothing is laid out
+afterAll(() => {
+  for (const size of ["clientWidth", "clientHeight"]) Reflect.deleteProperty(HTMLElement.prototype, size);
+});
 
 beforeEach(() => {
   drawn = [];
@@ -289,7 +294,7 @@ test("a scale runs from its low to its high end, and every colour can be told fr
   ).toContain("pale");
 });
 
-test("a map that opens before it is laid out, with a latent chosen elsewhere, is drawn when it is", async () => {
+test("a map that opens before it is laid out, with a latent chosen, is drawn when it is", async () => {
   let width = 0;
   Object.defineProperty(HTMLElement.prototype, "clientWidth", { configurable: true, get: () => width });
   let laidOut = () => {};

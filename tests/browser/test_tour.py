@@ -89,8 +89,9 @@ def test_views_move_each_other(views):
     page.keyboard.press("Escape")
     page.wait_for_function("() => document.querySelector('.sl-count').innerText.startsWith('1,024')")
     # a tag and a note on a card are on the other cards of the latent too, and text
-    page.locator(".sl-browser .sl-row").nth(1).click()
-    card = page.locator(".sl-browser .sl-card")
+    row = page.locator(".sl-browser .sl-row").nth(1)
+    row.click()
+    card = page.locator(f'.sl-browser .sl-card[data-latent="{row.get_attribute("data-latent")}"]')
     card.locator("[aria-label='add a tag']").fill("<b>odd</b>")
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.querySelectorAll('.sl-mark').length === 3")

@@ -89,6 +89,7 @@ class KeptLenses:
         self._store, self._sae, self._subject = store, sae, subject
         self._known: Lenses | None = None
         self._new = _Unwritten(store)
+        self._asked = False
         # with the kernel, or with the Lab
         weakref.finalize(self, self._new.write)
 
@@ -115,8 +116,6 @@ class KeptLenses:
         found = known.with_(self._new.lenses)
         self._new.write()
         return found
-
-    _asked = False
 
 
 class _Unwritten:

@@ -7,9 +7,10 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
+from saelab.arguments import an_integer, checked, one_of
 from saelab.corpora import world_families as families
 from saelab.corpora import world_lexicon as lexicon
-from saelab.types import ConfigError, nearest, short
+from saelab.types import ConfigError
 
 Kind = Literal["indirect object", "greater than", "docstring"]
 TRIES = 200
@@ -33,6 +34,7 @@ class _Pair(NamedTuple):
     wrong: list[str]
 
 
+@checked(kind=one_of(*get_args(Kind)), n=an_integer(1), seed=an_integer())
 def task_prompts(kind: Kind, to_tokens: Callable[..., Sequence[int]], n: int = 64, seed: int = 0) -> Prompts:
     """Pairs of prompts of a task; a corrupt one has as many tokens as its clean twin.
 
@@ -49,13 +51,6 @@ def task_prompts(kind: Kind, to_tokens: Callable[..., Sequence[int]], n: int = 6
     Raises:
         ConfigError: There is no such task, or the tokenizer leaves too few pairs.
     """
-    if kind not in get_args(Kind):
-        known = get_args(Kind)
-        message = (
-            f"kind must be one of {', '.join(known)}. Got {short(kind)}. {nearest(str(kind), known)}Pass one "
-            "of these."
-        )
-        raise ConfigError(message)
     rng = random.Random(f"{kind}-{seed}")
     write = {"indirect object": _names, "greater than": _years, "docstring": _arguments}[kind]
     found: list[_Pair] = []

@@ -64,21 +64,22 @@ def walked(page) -> dict[str, float]:
     return {name: after[name] - before[name] for name in after}
 
 
-def test_cards_of_a_page_leave_nothing_behind(exported, page):
-    page.goto(exported.as_uri())
-    page.wait_for_selector(".sl-row")
-    page.locator(".sl-row").first.click()
+def leaves_nothing(page) -> None:
     grown = walked(page)
     assert grown["bytes"] < BAR
     assert grown["nodes"] < 2_000
     assert grown["listeners"] < 500
+
+
+def test_cards_of_a_page_leave_nothing_behind(exported, page):
+    page.goto(exported.as_uri())
+    page.wait_for_selector(".sl-row")
+    page.locator(".sl-row").first.click()
+    leaves_nothing(page)
     assert page.errors == []
 
 
 def test_cards_of_a_notebook_leave_nothing_behind(views):
     views.locator(".sl-row").first.click()
-    grown = walked(views)
-    assert grown["bytes"] < BAR
-    assert grown["nodes"] < 2_000
-    assert grown["listeners"] < 500
+    leaves_nothing(views)
     assert views.errors == []

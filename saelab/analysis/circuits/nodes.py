@@ -77,6 +77,14 @@ class Site(ABC):
             [n, nodes].
         """
 
+    def noted(self, acts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is worth keeping with what was read of a pass, since it is asked again and again.
+
+        Args:
+            acts: By hook point.
+        """
+        return {}
+
     def edits(self, other: Mapping[str, Tensor], kept: Tensor) -> Edits:
         """Of one pass: the nodes that are not kept take the values of another.
 
@@ -166,6 +174,7 @@ class Latents(Site):
             raise HookError(message)
         self.sae = sae
         self.read, self.writes = sae.reads[0].name, sae.writes[0].name
+        self._noted = f"latents of {self.writes}"
         latents = (Node("latent", self.writes, j) for j in range(sae.d_sae))
         self.nodes = (*latents, Node("error", self.writes, 0))
 
@@ -190,11 +199,15 @@ class Latents(Site):
         whole = ((other[self.writes] - now[self.writes]).to(grad) * grad).sum((1, 2))
         return torch.cat([of_latents, (whole - of_latents.sum(1))[:, None]], 1)
 
+    def noted(self, acts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {self._noted: self._values(acts)}
+
     @torch.no_grad()
     def _values(self, acts: Mapping[str, Tensor]) -> Tensor:
         """[n, positions, d_sae]: how far each latent goes along its direction."""
-        x = acts[self.read]
-        x = x.to(self.sae.dtype)
+        if self._noted in acts:
+            return acts[self._noted]
+        x = acts[self.read].to(self.sae.dtype)
         codes, scale = self.sae.encode(x), self.sae.scale(x)
         return codes if scale is None else codes * scale.norm
 

@@ -128,7 +128,10 @@ def read(subject: Any, sites: Sequence[Site], batch: Batch) -> dict[str, Tensor]
         sites: Whose nodes are patched.
         batch: Pairs of prompts.
     """
-    return _acts(subject, batch.corrupt, _reads(sites))
+    acts = _acts(subject, batch.corrupt, _reads(sites))
+    for site in sites:
+        acts |= site.noted(acts)
+    return acts
 
 
 def scored(subject: Any, task: Task, batch: Batch, edits: Sequence[Any]) -> np.ndarray:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from saelab.analysis.controls import wilson
-from saelab.arguments import a_subject, checked
+from saelab.arguments import a_subject, checked, one_of, sequence
 from saelab.capabilities import HasLogits, HasTokens, need
-from saelab.types import ConfigError, CorpusError, Inputs, nearest, short
+from saelab.types import CorpusError, Inputs, short
 
 Score = Literal["logits", "probabilities"]
 TOGETHER = 64
@@ -117,7 +117,10 @@ class Task:
         )
 
 
-@checked(subject=a_subject)
+@checked(
+    subject=a_subject, clean=sequence, corrupt=sequence, right=sequence, wrong=sequence,
+    score=one_of(*get_args(Score)),
+)  # fmt: skip
 def prompt_task(
     subject: Any,
     clean: Sequence[str],
@@ -147,17 +150,10 @@ def prompt_task(
         SubjectError: The subject is no language model.
         CorpusError: There are not as many of one as of the other, a twin has another length, an answer has
             no token, or a right one begins as a wrong one does.
-        ConfigError: The score is none of these.
+        ConfigError: The score is none of these, or the others are no lists.
     """
     need(subject, HasTokens, "A task of prompts")
     need(subject, HasLogits, "A task of prompts")
-    if score not in get_args(Score):
-        known = get_args(Score)
-        message = (
-            f"score must be one of {', '.join(known)}. Got {short(score)}. {nearest(str(score), known)}Pass "
-            "one of these."
-        )
-        raise ConfigError(message)
     sides = [list(each) for each in (clean, corrupt, right, wrong)]
     if len({len(side) for side in sides}) > 1 or not sides[0]:
         sizes = ", ".join(str(len(side)) for side in sides)

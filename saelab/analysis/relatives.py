@@ -12,6 +12,7 @@ from saelab.analysis.results_near import Hint, Neuron, Relatives, Similar, Toget
 from saelab.arguments import a_store, an_integer, checked
 from saelab.stores.compare import largest_cosine
 from saelab.stores.directions import cosines, unit_blocks
+from saelab.stores.labels import judged_labels
 from saelab.types import StoreError
 
 if TYPE_CHECKING:
@@ -68,8 +69,6 @@ def relatives(store: FeatureStore, latent: int, n: int = 10, *, seed: int = 0) -
     else:
         aligned_ones = [s for s in near if s.cosine > chance]
         hints, overlap = _hints(store, latent, aligned_ones, seed)
-    labels = store.labels()
-    own = labels.loc[labels["latent"] == latent]
     return Relatives(
         latent,
         tuple(near[:n]),
@@ -81,7 +80,7 @@ def relatives(store: FeatureStore, latent: int, n: int = 10, *, seed: int = 0) -
         aligned_chance,
         tuple(hints[:n]),
         overlap,
-        tuple(zip(own["label"].tolist(), own["source"].tolist(), strict=True)),
+        tuple(each[1:] for each in judged_labels(store, latent)),
         tuple(reasons),
     )
 

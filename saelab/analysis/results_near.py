@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from saelab.errors import headline
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
 
 
@@ -84,8 +86,8 @@ class Relatives:
     """latents of near directions that fire on the same tokens more than chance gives"""
     overlap_chance: float
     """overlap that 99 of 100 other latents stay below"""
-    labels: tuple[tuple[str, str], ...] = ()
-    """(label, source), the newest last"""
+    labels: tuple[tuple[str, str, Mapping[str, float]], ...] = ()
+    """(label, source, what judges gave it by name), the newest last"""
     reasons: tuple[str, ...] = ()
     """why something is missing"""
 
@@ -121,5 +123,7 @@ class Relatives:
                 f"{h.latent} fires on the same ({h.overlap:.2f}, chance {self.overlap_chance:.2f}), "
                 f"{h.kind}: on {h.count} common rows, for {h.expected:.3g} by these tokens alone"
             )
-        lines += [f"«{label}» ({source})" for label, source in self.labels]
+        for label, source, scores in self.labels:
+            judged = "".join(f", {name} {value:.2f}" for name, value in scores.items())
+            lines.append(f"«{label}» ({source}{judged})")
         return "\n".join([*lines, *self.reasons]) or f"latent {self.latent}: nothing is known of others"

@@ -177,7 +177,7 @@ def build_labels(work: Path) -> None:
         named = names(fresh, truth)
         by_chance = shuffled(np.array(truth, dtype=object)).tolist()
         folder = ASSETS / "features" / hook
-        write_labels(folder, fresh.n_latents, [(j, name, "world") for j, name in sorted(named.items())])
+        write_labels(folder, fresh.n_latents, [(j, name, "world", {}) for j, name in sorted(named.items())])
         store = FeatureStore.open(folder)
         known = labels_of_rows(store, subject)
         control = shuffled(np.array(known, dtype=object)).tolist()

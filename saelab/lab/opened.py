@@ -141,8 +141,8 @@ class OpenedSAE:
                 "session": self._session,
                 "find": lambda way, value: self.search(200, {way: value})[["latent", "score"]],
                 "columns": lambda: browsing.columns(self.store),
-                "column": lambda sql: browsing.column(self.store, sql),
-                "where": lambda sql: browsing.where(self.store, sql),
+                "column": lambda sql: browsing.column(self.store, sql, self.given),
+                "where": lambda sql: browsing.where(self.store, sql, self.given),
                 "notes": lambda: self.notes,
                 "tags": lambda: self.tags,
                 "lists": lambda: self.lists,
@@ -375,7 +375,7 @@ class OpenedSAE:
     def _map_column(self, sql: str) -> LatentColumn:
         from saelab.analysis import latent_column
 
-        return latent_column(self.store, sql)
+        return latent_column(self.store, sql, self.given)
 
     def _map_columns(self) -> dict[str, str]:
         from saelab.analysis.maps.looking import COLUMNS

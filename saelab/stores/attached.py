@@ -26,8 +26,11 @@ from saelab.stores.feature_fields import KIND
 from saelab.stores.protocol import Latents
 from saelab.types import ConfigError, RangeError, StoreError
 
-FILES = ("labels.parquet", "annotations.parquet")
+FILES = ("labels.parquet", "label_scores.parquet", "annotations.parquet")
 """All such files: what a store is does not depend on them."""
+
+Label = tuple[int, str, str, Mapping[str, float]]
+"""latent, label, source, and what judges gave it, by the name of the score"""
 
 
 @dataclass(frozen=True)

@@ -436,7 +436,12 @@ class FeatureStore:
         return search(self, n, **asked, direction=direction, latent=latent)
 
     def attach_labels(
-        self, labels: Mapping[int, str] | str | Path, source: str | None = None, *, of: str | None = None
+        self,
+        labels: Mapping[int, str] | str | Path,
+        source: str | None = None,
+        *,
+        of: str | None = None,
+        scores: Mapping[int, Mapping[str, float]] | None = None,
     ) -> None:
         """Write labels of latents into the store, beside those that it has.
 
@@ -448,19 +453,20 @@ class FeatureStore:
         where it raises.
 
         Args:
-            labels: Latent -> label, or a file or folder of explanations that neuronpedia.org exports
-                (`saelab.stores.neuronpedia`).
+            labels: Latent -> label, or a file or folder of explanations that neuronpedia.org exports, with
+                their scores where it has them (`saelab.stores.neuronpedia`).
             source: Where they are from, "user" by default. For an export "neuronpedia" by default, followed
                 by who explained, as in "neuronpedia:gpt-4o-mini:oai_token-act-pair".
             of: Which SAE of an export of several, as "gpt2-small/6-res-jb".
+            scores: What judges gave these labels: latent -> name -> score.
 
         Raises:
             RangeError: A latent is out of range.
-            ConfigError: A label or source is no text, or `of` is needed or not there.
+            ConfigError: A label or source is no text, a score no number, or `of` is needed or not there.
             FormatError: An export is missing, broken or of another kind.
             StoreError: The store cannot be written.
         """
-        attach(self, labels, source, of)
+        attach(self, labels, source, of, scores)
 
     def labels(self) -> pd.DataFrame:
         """Every label that is attached now: latent, label, source; by latent, of one latent the newest last.

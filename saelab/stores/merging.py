@@ -22,7 +22,7 @@ from saelab.stores.directions import NAME as DIRECTIONS
 from saelab.stores.feature_fields import KIND
 from saelab.stores.feature_writer import choose, document_key
 from saelab.stores.features import FeatureStore
-from saelab.stores.labels import write_labels
+from saelab.stores.labels import judged_labels, write_labels
 from saelab.stores.lacking import need
 from saelab.stores.summary_writer import SummaryWriter, Vocabulary
 from saelab.types import CorpusError, Shown, StoreError, short
@@ -117,7 +117,7 @@ def merge_into(
         shutil.copyfile(stores[0].folder / DIRECTIONS, folder / DIRECTIONS)
     manifests.write_manifest(folder, KIND, own)
     for store in stores:
-        write_labels(folder, store.n_latents, store.labels().itertuples(index=False, name=None))
+        write_labels(folder, store.n_latents, judged_labels(store))
         add_annotations(folder, store.n_latents, ANNOTATIONS.all(store))
 
 

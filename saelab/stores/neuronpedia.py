@@ -7,6 +7,8 @@ schema.prisma, apps/webapp/lib/db/explanation.ts and neuron.ts):
 - an explanation is an object with `modelId`, `layer` (the id of the source, as `20-gemmascope-res-16k`),
   `index` (the latent, a string there; copies by others have numbers), `description`, and, null or not,
   `explanationModelName` and `typeName`; and more that is not read here (`id`, `authorId`, `embedding`, ...);
+- what judges gave it stands in a list `scores`, where the file has it: objects with `value`, a number,
+  `explanationScoreTypeName` (such as `eleuther_recall`) and `explanationScoreModelName`, the judge;
 - the bulk export has `v1/MODEL/SOURCE/explanations/batch-0.jsonl.gz`, ..., one explanation a line, ordered by
   `index` as a string; some sources have further folders `explanations-NAME/`;
 - the older exports `MODEL_SOURCE.json`, which `/api/explanation/export` gave until April 2026, are one list;
@@ -22,6 +24,7 @@ import codecs
 import contextlib
 import gzip
 import json
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -29,14 +32,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saelab.config import is_integer
+from saelab.config import is_integer, is_number
 from saelab.types import ConfigError, FormatError, RangeError, short
 
 if TYPE_CHECKING:
+    from saelab.stores.attached import Label
     from saelab.stores.protocol import Latents
 
 NEEDED = ("modelId", "layer", "index", "description")
 EXPLAINER = ("explanationModelName", "typeName")
+SCORER = ("explanationScoreTypeName", "explanationScoreModelName")
 LISTS = ("explanations", "results")
 BATCH = re.compile(r"batch-(\d+)\.jsonl(\.gz)?")
 FOLDER = re.compile(r"explanations(-.+)?")
@@ -63,7 +68,7 @@ _GZIP = b"\x1f\x8b"
 
 def read_export(
     store: Latents, path: str | Path, source: str = "neuronpedia", of: str | None = None
-) -> list[tuple[int, str, str]]:
+) -> list[Label]:
     """Every explanation of an export, without those that are empty or come twice.
 
     See `FeatureStore.attach_labels`. One explainer after the other, as the files name them first.
@@ -75,7 +80,7 @@ def read_export(
         of: Which SAE of an export of several.
 
     Returns:
-        (latent, label, source) of each.
+        latent, label, source and scores of each.
 
     Raises:
         FormatError: The export is missing, broken or of another kind.
@@ -89,9 +94,7 @@ def read_export(
     return rows
 
 
-def explanations(
-    store: Latents, path: str | Path, source: str, of: str | None = None
-) -> list[tuple[int, str, str]]:
+def explanations(store: Latents, path: str | Path, source: str, of: str | None = None) -> list[Label]:
     """`read_export`, of none where the files hold none.
 
     Args:
@@ -126,17 +129,18 @@ def explanations(
             "Attach the export of the same SAE."
         )
         raise RangeError(message)
-    return [(latent, text, name) for name, each in found.labels.items() for latent, text in each]
+    every = ((name, each) for name, named in found.labels.items() for each in named.items())
+    return [(latent, text, name, scores) for name, ((latent, text), scores) in every]
 
 
 @dataclass
 class _Found:
-    """What was read so far: by source, the pairs of latent and label, each once."""
+    """What was read so far: by source, the pairs of latent and label, each once, with their scores."""
 
     source: str
     of: str | None
     origins: list[str] = field(default_factory=list)
-    labels: dict[str, dict[tuple[int, str], None]] = field(default_factory=dict)
+    labels: dict[str, dict[tuple[int, str], dict[str, float]]] = field(default_factory=dict)
     largest: int = -1
     kept: int = 0
 
@@ -160,13 +164,34 @@ class _Found:
         latent = latent_of(row["index"])
         explainer = [name for key in EXPLAINER if (name := text_of(row, key).strip())]
         named = self.labels.setdefault(":".join([self.source, *explainer]), {})
+        scores = _scores(row)
+        self.kept += ROW * len(scores)
         if (latent, text) not in named:
-            named[latent, text] = None
+            named[latent, text] = {}
             self.largest = max(self.largest, latent)
             self.kept += ROW + len(text)
-            if self.kept > MAX_KEPT:
-                message = f"explanations of more than {MAX_KEPT:,} bytes"
-                raise ValueError(message)
+        if self.kept > MAX_KEPT:
+            message = f"explanations of more than {MAX_KEPT:,} bytes"
+            raise ValueError(message)
+        named[latent, text].update(scores)
+
+
+def _scores(row: dict[str, Any]) -> dict[str, float]:
+    """What judges gave an explanation, by kind of score and judge; of several by one the last. Raises
+    ValueError where it is something else."""
+    listed = row.get("scores") or []
+    if not isinstance(listed, list):
+        message = f"the scores {short(listed)}, which are no list"
+        raise ValueError(message)
+    found = {}
+    for each in listed:
+        value = each.get("value") if isinstance(each, dict) else None
+        if not is_number(value) or not math.isfinite(value):
+            message = f"the score {short(each)}, without a value"
+            raise ValueError(message)
+        scorer = [name for key in SCORER if (name := text_of(each, key).strip())]
+        found[":".join(scorer) or "score"] = float(value)
+    return found
 
 
 def _rows(value: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from saelab.stores import attached, tables
 from saelab.stores.annotations import ANNOTATIONS, VIEWS, described
-from saelab.stores.labels import LABELS, labels_of
+from saelab.stores.labels import LABEL_SCORES, LABELS, labels_of, scores_of
 from saelab.stores.lacking import lacks
 from saelab.stores.protocol import Latents
 from saelab.types import ConfigError, StoreError
@@ -95,6 +95,7 @@ def _connect(store: Latents) -> duckdb.DuckDBPyConnection:
     # copies, since the files may be replaced at any time
     copied = {
         "labels": pa.Table.from_pandas(labels_of(store), LABELS.schema, preserve_index=False),
+        "label_scores": pa.Table.from_pandas(scores_of(store), LABEL_SCORES.schema, preserve_index=False),
         "annotations": ANNOTATIONS.all(store),
     }
     with _complaining():

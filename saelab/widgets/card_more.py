@@ -78,7 +78,10 @@ def relatives(result: Relatives) -> Packed:
             for h in result.hints
         ],
         "overlap_chance": rounded(result.overlap_chance),
-        "labels": [[clean(label), clean(source)] for label, source in result.labels],
+        "labels": [
+            [clean(label), clean(source), [[clean(name), rounded(value)] for name, value in scores.items()]]
+            for label, source, scores in result.labels
+        ],
         "reasons": list(map(clean, result.reasons)),
     }  # fmt: skip
     return Packed(header)

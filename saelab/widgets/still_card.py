@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from saelab.analysis.results import FeatureCard
 from saelab.analysis.results_near import Relatives
@@ -52,9 +52,19 @@ def near(result: Relatives) -> str:
             f"chance {result.aligned_chance[0]:.1%})",
             [f"{n.neuron} {n.weight:+.2f}" for n in result.neurons[:MOST]],
         ),
-        ("Labels", [f"{label[: still.LABEL]} ({source})" for label, source in result.labels[-MOST:]]),
+        (
+            "Labels (scores as their judges gave them, without a control)"
+            if any(scores for _, _, scores in result.labels[-MOST:])
+            else "Labels",
+            [_label(*each) for each in result.labels[-MOST:]],
+        ),
     ]
     return "".join(_part(title, shown) for title, shown in parts if shown)
+
+
+def _label(label: str, source: str, scores: Mapping[str, float]) -> str:
+    judged = "".join(f", {name} {value:.2f}" for name, value in scores.items())
+    return f"{label[: still.LABEL]} ({source}{judged})"
 
 
 def _part(title: str, shown: Iterable[str]) -> str:

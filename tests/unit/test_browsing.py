@@ -58,6 +58,23 @@ def test_a_filter_finds_what_pandas_finds(store):
     assert known["tags"] == "VARCHAR[]"
 
 
+def test_labels_on_top_of_the_stores_are_asked_too(lab):
+    """Those of a Lab, which no store keeps."""
+    lab.store.attach_labels({2: "two", 5: "five", 6: "six"})
+    lab.store.tags.add("odd", [5])
+    lab = saelab.Lab(lab.subject, lab.sae, lab.store, labels={2: HOSTILE, 3: "three", 5: ""})
+    ask = lab._one().source.questions
+    assert ask["where"]("label is not null").tolist() == [2, 3, 6]
+    assert ask["where"]("label like '%drop table%' and len(histogram) > 0").tolist() == [2]
+    assert ask["where"]("'odd' in tags and label is null").tolist() == [5]
+    assert ask["column"]("coalesce(label, '-')").tolist()[:7] == ["-", "-", HOSTILE, "three", "-", "-", "six"]
+    coloured = lab._one()._map_column("label")
+    assert sorted(coloured.categories) == sorted([HOSTILE, "three", "six"])
+    assert np.isfinite(coloured.values).nonzero()[0].tolist() == [2, 3, 6]
+    with pytest.raises(ConfigError, match="one SQL expression"):
+        ask["where"]("no_such > 1")
+
+
 def test_what_is_held_in_memory_is_what_lies_in_the_files(store):
     for label in ("one", "another"):  # held, and then out of date
         store.attach_labels({2: label})

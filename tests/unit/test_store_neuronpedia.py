@@ -17,8 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from letters import N_LATENTS
 
+import saelab
+from saelab.analysis import relatives
 from saelab.stores import FeatureStore, neuronpedia
-from saelab.types import ConfigError, FormatError, RangeError, SaelabError
+from saelab.stores.labels import scores_of
+from saelab.types import ConfigError, FormatError, RangeError, SaelabError, StoreError
 
 MODEL, LAYER = "gpt2-small", "6-res-jb"
 GPT, CLAUDE = "neuronpedia:gpt-4o-mini:oai_token-act-pair", "neuronpedia:claude-3-5-haiku:np_max-act-logits"
@@ -53,6 +56,11 @@ def batch(folder, number, rows, suffix=".jsonl.gz"):
 
 def labels(store):
     return list(store.labels().itertuples(index=False, name=None))
+
+
+def read(store, path):
+    """Without their scores."""
+    return [each[:3] for each in neuronpedia.read_export(store, path)]
 
 
 def refused(store, path, error, told, **options):
@@ -378,11 +386,95 @@ def test_thirty_thousand_lines(letters_folder, tmp_path):
     for b in range(0, 30_000, 1024):
         batch(tmp_path / "e", b // 1024, [line(i, f"label {i}") for i in names[b : b + 1024]])
     wanted = sorted((i, f"label {i}", GPT) for i in range(30_000))
-    assert sorted(neuronpedia.read_export(store, tmp_path / "e")) == wanted
+    assert sorted(read(store, tmp_path / "e")) == wanted
     (tmp_path / "one.json").write_text(json.dumps([line(i, f"label {i}") for i in names], indent=1))
-    assert sorted(neuronpedia.read_export(store, tmp_path / "one.json")) == wanted
+    assert sorted(read(store, tmp_path / "one.json")) == wanted
     store.attach_labels(tmp_path / "e")
     assert labels(store) == wanted
+
+
+# ---- what judges gave them
+
+
+def judged(value, kind: str | None = "eleuther_recall", by: str | None = "claude-4-5-haiku", **other):
+    """As the API and the exports of scores write it, in their order."""
+    score = {"id": "cly", "value": value, "explanationId": "clx", "explanationScoreTypeName": kind}
+    return score | {"explanationScoreModelName": by, "jsonDetails": "[]"} | other
+
+
+RECALL, FUZZ = "eleuther_recall:claude-4-5-haiku", "eleuther_fuzz:claude-4-5-haiku"
+
+
+def test_scores_stand_beside_their_explanation(store, tmp_path):
+    rows = [
+        line(3, "old", "claude-3-5-haiku", "np_max-act-logits", scores=[judged(0.5)]),
+        line(3, "new", scores=[judged(0.25), judged(1, "eleuther_fuzz"), judged(0.75)]),
+        line(4, "nobody judged it", scores=[]),
+        line(5, "neither this", scores=None),
+        line(6, "by whom?", scores=[judged(0.1, None, None)]),
+    ]
+    store.attach_labels(batch(tmp_path, 0, rows))
+    found = [tuple(row) for row in scores_of(store).sort_values(["latent", "label", "score"]).to_numpy()]
+    assert found == [
+        (3, "new", GPT, FUZZ, 1.0),
+        (3, "new", GPT, RECALL, 0.75),  # by the same judge: the last
+        (3, "old", CLAUDE, RECALL, 0.5),
+        (6, "by whom?", GPT, "score", 0.1),
+    ]
+    asked = store.query(
+        "select latent from label_scores join labels using (latent, label, source) where value > 0.7"
+    )
+    assert asked["latent"].tolist() == [3, 3]
+    near = relatives(store, 3)
+    assert sorted(near.labels) == sorted(
+        [("old", CLAUDE, {RECALL: 0.5}), ("new", GPT, {RECALL: 0.75, FUZZ: 1.0})]
+    )
+    assert f"«old» ({CLAUDE}, {RECALL} 0.50)" in str(near)
+
+
+def test_a_label_that_is_replaced_takes_its_scores_with_it(store, tmp_path):
+    store.attach_labels({3: "names", 4: "places"}, source="me", scores={3: {"fuzz": 0.8}, 4: {"fuzz": 0.7}})
+    store.attach_labels({3: "people"}, source="other", scores={3: {"fuzz": 0.6}})
+    merged = saelab.stores.merge([store.folder], tmp_path / "merged")
+    assert scores_of(merged).equals(scores_of(store))
+    store.attach_labels({3: "persons"}, source="me")
+    left = [tuple(row) for row in scores_of(store)[["latent", "label", "value"]].to_numpy()]
+    assert left == [(3, "people", 0.6), (4, "places", 0.7)]
+    store.attach_labels({3: "names"}, source="me")  # the same words, said anew, were judged by nobody
+    assert len(scores_of(store)) == 2
+    store.attach_labels({3: ""}, source="other")
+    assert scores_of(store)["latent"].tolist() == [4]
+    FeatureStore.open(store.folder).verify()
+    (store.folder / "label_scores.parquet").unlink()
+    with pytest.raises(StoreError, match="label_scores"):
+        store.verify()
+
+
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [
+        ([0.5], "the score 0.5, without a value"),
+        ("none", "which are no list"),
+        ([judged(None)], "without a value"),
+        ([judged(float("nan"))], "without a value"),
+        ([judged(True)], "without a value"),
+        ([judged(0.5, 7)], "the explanationScoreTypeName 7"),
+    ],
+)
+def test_scores_that_are_none_are_refused(store, tmp_path, scores, told):
+    refused(store, batch(tmp_path, 0, [line(3, "x", scores=scores)]), FormatError, told)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [{4: {"fuzz": 0.5}}, {3: 0.5}, {3: {"fuzz": None}}, {3: {5: 0.5}}, {3: {"fuzz": float("inf")}}, [0.5]],
+)
+def test_scores_of_no_label_or_without_a_value_are_refused(store, scores):
+    with pytest.raises(ConfigError, match=r"Pass \{7"):
+        store.attach_labels({3: "x"}, scores=scores)
+    assert store.labels().empty
+    with pytest.raises(ConfigError, match="beside one of labels"):
+        store.attach_labels("export.jsonl", scores={3: {"fuzz": 0.5}})
 
 
 # ---- any file
@@ -417,7 +509,7 @@ def test_what_is_written_is_what_is_read(letters_folder, tmp_path, monkeypatch, 
         with pytest.raises(FormatError):
             neuronpedia.read_export(store, tmp_path / "x")
         return
-    found = neuronpedia.read_export(store, tmp_path / "x")
+    found = read(store, tmp_path / "x")
     assert len(found) == len(wanted)
     assert set(found) == wanted
 
@@ -441,4 +533,4 @@ def test_mutated_files_are_read_or_refused(letters_folder, tmp_path, at, cut, pa
     except SaelabError:
         return
     assert found
-    assert all(0 <= latent < N_LATENTS and text for latent, text, _ in found)
+    assert all(0 <= latent < N_LATENTS and text for latent, text, _, _ in found)

@@ -18,7 +18,10 @@ const near = {
   ...{ aligned: [0.36, 0.9], aligned_chance: [0.1, 0.5] },
   hints: [[6, "instead", 0.8, 0.7, 2, 40, 5]],
   overlap_chance: 0.2,
-  labels: [[NASTY, "me"]],
+  labels: [
+    [NASTY, "me", []],
+    ["names", "other", [[NASTY, 0.8]]],
+  ],
   reasons: ["why not"],
 };
 const windows = (kind) => ({

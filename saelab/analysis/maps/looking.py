@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +15,7 @@ from saelab.analysis.maps.profiles import Profile, profile
 from saelab.arguments import a_store, checked, text
 from saelab.stores.browsing import typed
 from saelab.stores.directions import unit_blocks
+from saelab.stores.labels import checked_labels
 from saelab.types import ConfigError
 
 if TYPE_CHECKING:
@@ -152,21 +153,23 @@ class LatentColumn:
 
 
 @checked(store=a_store, sql=text)
-def latent_column(store: FeatureStore, sql: str) -> LatentColumn:
+def latent_column(store: FeatureStore, sql: str, labels: Mapping[int, str] | None = None) -> LatentColumn:
     """A column of the table `latents`, or any SQL expression over latents (`saelab.stores.browsing`), such
     as "max / mean" or "len(tags)".
 
     Args:
         store: Of the latents.
         sql: The expression: of numbers, of truth values, or of words.
+        labels: Latent -> label, on top of those of the store; "" for none.
 
     Returns:
         The column.
 
     Raises:
-        ConfigError: It is no expression, or of another kind.
+        ConfigError: It is no expression, or of another kind, or a label is no text.
+        RangeError: A label is of no latent of the store.
     """
-    column = typed(store, sql)
+    column = typed(store, sql, None if labels is None else checked_labels(labels, store.n_latents))
     values = np.full(store.n_latents, np.nan, np.float32)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         words = column.to_pylist()

@@ -87,6 +87,8 @@ test("relatives are asked for when they are unfolded, and stay so for the next l
     "36.0 %",
     "40.0 ± 5.00",
     "instead of it",
+    "0.800",
+    "without a control",
     NASTY,
   ])
     expect(text).toContain(each);

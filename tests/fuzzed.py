@@ -63,10 +63,13 @@ UNTRIED = {
     "WandB": "needs its library",
     "start_map MapJob*": "begins a process; tests/unit/test_map_jobs.py has some",
     "Lab.compare compare side_by_side": "need two SAEs; tests/unit/test_compare.py has them",
-    "prompt_task activation_patching attribution_patching circuit agreement head_codes important": (
-        "need a model with heads and a task; tests/unit/test_circuits.py has them"
+    "prompt_task activation_patching attribution_patching circuit agreement head_codes important "
+    "path_patching edge_attribution head_edges": (
+        "need a model with heads and a task; tests/unit/test_circuits.py and test_circuit_edges.py have them"
     ),
-    "Agreement Circuit CodeTest* Effects Effects.* HeadCodes* Node Task Task.*": "what these give",
+    "Agreement Circuit CodeTest* Effects Effects.* HeadCodes* HeadEdge* Node Roc Task Task.*": (
+        "what these give; tests/unit/test_circuit_measures.py refuses"
+    ),
     "watch": "reads whatever is there; tests/unit/test_watching.py refuses",
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
     "Lab.map Lab.corpus *.telling": "ask what is tried by itself; tests/unit/test_map_view.py and others",

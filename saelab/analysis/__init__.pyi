@@ -3,8 +3,10 @@ from .attention.effects import edge_changes, head_losses
 from .attention.families import families, head_roles
 from .attention.induction import induction_scores, prefix_curves
 from .attention.recursive import recursive_dfa
-from .circuits.codes import CodeTest, HeadCodes, head_codes, important
-from .circuits.nodes import Node
+from .circuits.codes import HeadCodes, head_codes, important
+from .circuits.edges import edge_attribution, path_patching
+from .circuits.measures import CodeTest, Roc
+from .circuits.nodes import HeadEdge, Node, head_edges
 from .circuits.patching import activation_patching, attribution_patching
 from .circuits.pruning import circuit
 from .circuits.results import Agreement, Circuit, Effects, agreement
@@ -79,6 +81,7 @@ __all__ = [
     "GateCurve",
     "HeadAttribution",
     "HeadCodes",
+    "HeadEdge",
     "HeadLosses",
     "HeadRoles",
     "InductionScores",
@@ -102,6 +105,7 @@ __all__ = [
     "RecursiveDFA",
     "Relatives",
     "Report",
+    "Roc",
     "SampleCodes",
     "Scores",
     "Selected",
@@ -124,6 +128,7 @@ __all__ = [
     "distinct_n",
     "dose_response",
     "drawn_examples",
+    "edge_attribution",
     "edge_changes",
     "effect",
     "evaluate",
@@ -132,6 +137,7 @@ __all__ = [
     "frontier",
     "head_attribution",
     "head_codes",
+    "head_edges",
     "head_losses",
     "head_roles",
     "important",
@@ -143,6 +149,7 @@ __all__ = [
     "logit_lens",
     "match",
     "norms",
+    "path_patching",
     "predictions",
     "prefix_curves",
     "prompt_task",

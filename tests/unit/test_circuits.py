@@ -10,7 +10,6 @@ import torch
 import saelab
 from saelab.analysis import (
     Effects,
-    HeadCodes,
     activation_patching,
     agreement,
     attribution_patching,
@@ -19,7 +18,7 @@ from saelab.analysis import (
     important,
     prompt_task,
 )  # fmt: skip
-from saelab.analysis.circuits.codes import auc, edge_scores, head_writes, node_scores
+from saelab.analysis.circuits.codes import edge_scores, head_writes, node_scores
 from saelab.analysis.circuits.nodes import Latents, Node, edits_of, nodes_of, sites_of
 from saelab.analysis.circuits.patching import read
 from saelab.embedded.tasks import task_prompts
@@ -248,41 +247,12 @@ def test_what_is_refused(subject, names):
         agreement(attribution_patching(subject, names), attribution_patching(subject, few))
 
 
-def test_codes_are_counted_and_ranked_as_defined(names):
-    from sklearn.metrics import roc_auc_score
-
+def test_codes_are_counted_as_defined():
     codes = np.array([[[1, 7], [2, 7], [2, 8]], [[2, 7], [3, 7], [3, 7]]])  # [side, prompt, head]
     assert node_scores(codes).tolist() == [1, 1]
     assert node_scores(codes, normalised=True).tolist() == [1 / 3, 1 / 2]
     # (1, 7), (2, 7), (2, 8) on clean prompts; (2, 7), (3, 7) on corrupt ones
     assert edge_scores(codes).tolist() == [[0, 2], [2, 0]]
-    rng = np.random.default_rng(0)
-    truth, scores = rng.random(40) < 0.3, rng.integers(0, 6, 40).astype(float)
-    assert auc(scores, truth) == pytest.approx(roc_auc_score(truth, scores))
-
-
-def planted_codes(told: bool, seeds=2, pairs=60, heads=20):
-    """Heads of equally many codes; those of the circuit, the first five, have others on clean prompts."""
-    rng = np.random.default_rng(0)
-    codes, blank = rng.integers(0, 24, (2, seeds, 2, pairs, heads))
-    if told:
-        codes[:, :, :, :5] //= 2
-        codes[:, 0, :, :5] += 12
-    nodes = tuple(Node("head", "blocks.0.attn.hook_z", i) for i in range(heads))
-    return HeadCodes("planted", nodes, codes, blank), np.arange(heads) < 5
-
-
-def test_a_score_of_codes_is_named_by_what_it_beats():
-    told, truth = planted_codes(True)
-    found = told.against(truth)
-    assert found.title == "node score"
-    assert found.auc["codes"].min() == 1
-    assert found.auc["shuffled labels"].mean() < 0.75
-    blind, _ = planted_codes(False)
-    assert blind.against(truth).title == "diversity score"
-    assert "does not beat its controls" in str(blind.against(truth))
-    with pytest.raises(ConfigError, match="truth must say of each"):
-        told.against(np.ones(20, dtype=bool))
 
 
 def test_codes_of_heads_are_those_of_what_heads_write(subject, names):

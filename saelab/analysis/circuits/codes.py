@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saelab.analysis.circuits.nodes import Heads, Node, nodes_of, sites_of
+from saelab.analysis.circuits.measures import CODES, SHUFFLED, UNTRAINED, CodeTest
+from saelab.analysis.circuits.nodes import HeadEdge, Heads, Node, head_edges, nodes_of, sites_of
 from saelab.analysis.circuits.pruning import refuse_undone
 from saelab.analysis.circuits.results import Effects
 from saelab.analysis.circuits.tasks import Task
@@ -20,13 +22,7 @@ from saelab.sae import SAE, recipe
 from saelab.training import train
 from saelab.types import ConfigError, short
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 DRAWS = 200
-SHUFFLED, UNTRAINED = "shuffled labels", "untrained SAE"
-BARS = {SHUFFLED: 0.10, UNTRAINED: 0.05}
-"""By how much the AUC of the codes must exceed that of each control."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,93 +50,91 @@ class HeadCodes:
         made of these."""
         return np.stack([edge_scores(each) for each in self.codes])
 
-    def against(self, truth: np.ndarray, seed: int = 0) -> CodeTest:
+    def against(
+        self, truth: np.ndarray, estimates: Mapping[str, Effects] = MappingProxyType({}), *, seed: int = 0
+    ) -> CodeTest:
         """How well the scores tell the heads of a circuit from others, beside both controls.
 
         Args:
             truth: bool [heads], whether it is of the circuit, as exact patching found it (`important`).
+            estimates: By name, effects of the same heads on the same pairs, of `attribution_patching`: what
+                the size of their mean tells stands beside the codes.
             seed: Of the draws of prompts, and of shuffled labels.
 
         Raises:
-            ConfigError: truth is of other heads, or all are alike.
+            ConfigError: truth, or an estimate, is of other heads, or all are alike.
         """
+        return self._tested("node", self.nodes, node_scores, truth, estimates, seed)
+
+    def against_edges(
+        self, truth: np.ndarray, estimates: Mapping[str, Effects] = MappingProxyType({}), *, seed: int = 0
+    ) -> CodeTest:
+        """How well the scores of edges tell the edges of a circuit from others, beside both controls.
+
+        The authors' program judges its edges by the heads at their ends; here the truth is of edges.
+
+        Args:
+            truth: bool [edges], whether it is of the circuit, as exact path patching found it, in the order
+                of `head_edges(nodes)`: those of `path_patching`.
+            estimates: By name, effects of the same edges on the same pairs, of `edge_attribution`.
+            seed: Of the draws of prompts, and of shuffled labels.
+
+        Raises:
+            ConfigError: truth, or an estimate, is of other edges, or all are alike.
+        """
+        edges = head_edges(self.nodes)
+        place = {node: i for i, node in enumerate(self.nodes)}
+        ends = np.array([[place[edge.sender], place[edge.receiver]] for edge in edges]).reshape(-1, 2)
+        return self._tested(
+            "edge", edges, lambda codes: edge_scores(codes)[ends[:, 0], ends[:, 1]], truth, estimates, seed
+        )
+
+    def _tested(
+        self,
+        kind: Literal["node", "edge"],
+        items: Sequence[Node | HeadEdge],
+        score: Callable[[np.ndarray], np.ndarray],
+        truth: np.ndarray,
+        estimates: Mapping[str, Effects],
+        seed: int,
+    ) -> CodeTest:
         truth = np.asarray(truth, dtype=bool)
-        if truth.shape != (len(self.nodes),) or truth.all() or not truth.any():
+        if truth.shape != (len(items),) or truth.all() or not truth.any():
             message = (
-                f"truth must say of each of the {len(self.nodes)} heads whether it is of the circuit, and be "
-                f"both. Got {short(truth)}. Pass important(activation_patching(...))."
+                f"truth must say of each of the {len(items)} {kind}s whether it is of the circuit, and be "
+                f"both. Got {short(truth)}. Pass important(...) of what exact patching gave."
             )
             raise ConfigError(message)
+        seeds, pairs = len(self.codes), self.codes.shape[2]
+        for name, each in estimates.items():
+            if tuple(each.nodes) != tuple(items) or each.values.shape[1] != pairs:
+                message = (
+                    f"An estimate must be of the same {kind}s, on the same pairs. Got {len(each.nodes)} on "
+                    f"{each.values.shape[1]} for {name!r}, where there are {len(items)} on {pairs}. Measure "
+                    "it with the same task and nodes='heads'."
+                )
+                raise ConfigError(message)
         rng = np.random.default_rng(seed)
         arms: dict[str, Callable[[int, np.ndarray], np.ndarray]] = {
-            "codes": lambda s, at: self.codes[s][:, at],
-            SHUFFLED: lambda s, at: _shuffled(self.codes[s][:, at], rng),
-            UNTRAINED: lambda s, at: self.untrained[s][:, at],
+            CODES: lambda s, at: score(self.codes[s][:, at]),
+            SHUFFLED: lambda s, at: score(_shuffled(self.codes[s][:, at], rng)),
+            UNTRAINED: lambda s, at: score(self.untrained[s][:, at]),
         }
-        seeds, pairs = len(self.codes), self.codes.shape[2]
+        for name, each in estimates.items():
+            arms[name] = lambda s, at, of=each: np.abs(of.values[:, at].mean(1)) / abs(of.gap.mean())
         whole = np.arange(pairs)
-        found = {
-            arm: np.array([auc(node_scores(of(s, whole)), truth) for s in range(seeds)])
+        scores = {
+            arm: np.stack([of(s, whole) for s in range(1 if arm in estimates else seeds)])
             for arm, of in arms.items()
         }
-        gains: dict[str, list[float]] = {SHUFFLED: [], UNTRAINED: []}
-        for draw in range(DRAWS):
-            s, at = draw % seeds, rng.integers(0, pairs, pairs)
-            values = {arm: auc(node_scores(of(s, at)), truth) for arm, of in arms.items()}
-            for control, gain in gains.items():
-                gain.append(values["codes"] - values[control])
-        intervals = {c: tuple(map(float, np.percentile(g, [2.5, 97.5]))) for c, g in gains.items()}
-        return CodeTest(self.task, found, intervals, int(truth.sum()), len(truth))  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, eq=False)
-class CodeTest:
-    """Whether the codes of heads tell a circuit."""
-
-    task: str
-    auc: dict[str, np.ndarray]
-    """arm -> float64 [seeds], the area under the ROC curve"""
-    gain: dict[str, tuple[float, float]]
-    """control -> 95 % of what the AUC of the codes has over it, drawn over prompts, paired"""
-    heads: int
-    """of the circuit"""
-    of: int
-
-    @property
-    def title(self) -> str:
-        """What the score may be called: a "node score" where it beats both controls, by .10 and by .05 with
-        an interval above 0; else a "diversity score", for it says how varied a head is, not what it does."""
-        beaten = all(
-            self.auc["codes"].mean() - self.auc[control].mean() >= bar and self.gain[control][0] > 0
-            for control, bar in BARS.items()
+        drawn = [(draw % seeds, rng.integers(0, pairs, pairs)) for draw in range(DRAWS)]
+        return CodeTest(
+            self.task,
+            kind,
+            truth,
+            scores,
+            {arm: np.stack([of(s, at) for s, at in drawn]) for arm, of in arms.items()},
         )
-        return "node score" if beaten else "diversity score"
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row an arm: AUC, its least and largest over seeds, and what the codes have over it."""
-        import pandas as pd
-
-        return pd.DataFrame(
-            {
-                "arm": list(self.auc),
-                "auc": [float(v.mean()) for v in self.auc.values()],
-                "least": [float(v.min()) for v in self.auc.values()],
-                "largest": [float(v.max()) for v in self.auc.values()],
-                "gain_low": [self.gain.get(arm, (np.nan, np.nan))[0] for arm in self.auc],
-                "gain_high": [self.gain.get(arm, (np.nan, np.nan))[1] for arm in self.auc],
-            }
-        )
-
-    def __str__(self) -> str:
-        arms = "; ".join(f"{arm} {values.mean():.3f}" for arm, values in self.auc.items())
-        gains = "; ".join(f"over {arm} [{low:+.3f}, {high:+.3f}]" for arm, (low, high) in self.gain.items())
-        why = "" if self.title == "node score" else ": it does not beat its controls"
-        return (
-            f"{self.title.capitalize()} of {self.task!r}{why}\n"
-            f"  AUC of {self.heads} heads among {self.of}: {arms}\n  {gains}"
-        )
-
-    __repr__ = __str__
 
 
 @checked(
@@ -269,17 +263,6 @@ def edge_scores(codes: np.ndarray) -> np.ndarray:
     return out
 
 
-def auc(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Area under the ROC curve: how often one of the circuit scores above one that is not, ties half.
-
-    Args:
-        scores: [nodes].
-        truth: bool [nodes].
-    """
-    own, other = scores[truth][:, None], scores[~truth][None]
-    return float((own > other).mean() + 0.5 * (own == other).mean())
-
-
 def important(effects: Effects, share: float = 0.05) -> np.ndarray:
     """bool [nodes]: the ground truth of a circuit, by exact patching: which carry at least a share of the
     task's score, of either sign, with a 95 % interval that leaves out 0.
@@ -300,5 +283,10 @@ def _shuffled(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 __all__ = [
-    "CodeTest", "HeadCodes", "auc", "edge_scores", "head_codes", "head_writes", "important", "node_scores",
-]  # fmt: skip
+    "HeadCodes",
+    "edge_scores",
+    "head_codes",
+    "head_writes",
+    "important",
+    "node_scores",
+]

@@ -37,6 +37,22 @@ class Node(NamedTuple):
         }[self.kind]
 
 
+class HeadEdge(NamedTuple):
+    """What one head gives another directly."""
+
+    sender: Node
+    receiver: Node
+    """of a later layer"""
+
+    @property
+    def kind(self) -> str:
+        """An edge, where nodes have theirs."""
+        return "edge"
+
+    def __str__(self) -> str:
+        return f"{self.sender} -> {self.receiver}"
+
+
 Edits = list[tuple[str, Callable[[Tensor], Tensor]]]
 
 
@@ -260,6 +276,16 @@ def sites_of(subject: Any, nodes: str | Iterable[str], saes: SAE | Sequence[SAE]
     return found
 
 
+def head_edges(nodes: Sequence[Node]) -> list[HeadEdge]:
+    """Every pair of heads of which the second is of a later layer, senders in the order of the nodes.
+
+    Args:
+        nodes: Heads, in the order of the layers.
+    """
+    order = {hook: i for i, hook in enumerate(dict.fromkeys(node.hook for node in nodes))}
+    return [HeadEdge(s, r) for s in nodes for r in nodes if order[s.hook] < order[r.hook]]
+
+
 def nodes_of(sites: Sequence[Site]) -> list[Node]:
     """Every node, in order.
 
@@ -285,4 +311,6 @@ def edits_of(sites: Sequence[Site], other: Mapping[str, Tensor], kept: np.ndarra
     return found
 
 
-__all__ = ["Heads", "Latents", "Node", "Site", "Whole", "edits_of", "nodes_of", "sites_of"]
+__all__ = [
+    "HeadEdge", "Heads", "Latents", "Node", "Site", "Whole", "edits_of", "head_edges", "nodes_of", "sites_of",
+]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saelab.analysis.circuits.nodes import Node
+from saelab.analysis.circuits.nodes import HeadEdge, Node
 from saelab.analysis.controls import Alone, Beside, Sums, interval
 from saelab.types import ConfigError
 
@@ -20,10 +20,10 @@ SHOWN = 10
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """What each node does for a task: how much of the score is lost with it."""
+    """What each node, or each edge between heads, does for a task: how much of the score is lost with it."""
 
     task: str
-    nodes: tuple[Node, ...]
+    nodes: tuple[Node | HeadEdge, ...]
     values: np.ndarray
     """float64 [nodes, pairs]"""
     gap: np.ndarray

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import exported
+import graphed
 import numpy as np
 import pytest
 import subjects_zoo as zoo
@@ -38,10 +39,7 @@ UNTRIED = {
         "protocols"
     ),
     "Concept Concepts* Examples Examples.* FeatureCard Found LatentStats* LatentTable LogitLens* Match "
-    "LatentMap* LatentColumn Changed Difference* Layer Predictions* MapProgress "
-    "LatentMap* Relatives* "
-    "LatentMap* Changed Difference* Layer Predictions* "
-    "LatentMap* MapProgress "
+    "LatentMap* LatentColumn Changed Difference* Layer Predictions* MapProgress Relatives* "
     "NormDiagnostics* Point Recovery RecoveryScores Recovery.* Report* Scores SpecialTokens* TokenScores "
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
     "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "
@@ -70,6 +68,7 @@ UNTRIED = {
     "Agreement Circuit CodeTest* Effects Effects.* HeadCodes* HeadEdge* Node Roc Task Task.*": (
         "what these give; tests/unit/test_circuit_measures.py refuses"
     ),
+    "AttributionGraph AttributionGraph.* GraphNode": "made by the library; what takes arguments is tried",
     "watch": "reads whatever is there; tests/unit/test_watching.py refuses",
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
     "Lab.map Lab.corpus *.telling": "ask what is tried by itself; tests/unit/test_map_view.py and others",
@@ -155,6 +154,7 @@ class Things:
         interventions.save(self.edit, folder / "edits" / "edits.json")
         told = [{"modelId": "m", "layer": "0-x", "index": str(j), "description": f"d{j}"} for j in range(9)]
         (folder / "labels" / "batch-0.jsonl").write_text("\n".join(map(json.dumps, told)))
+        graphed.calls(folder, folder)
         exported.batch(folder / "export" / "features", 0, [exported.feature(0, frac_nonzero=0.1)])
         exported.batch(folder / "export" / "activations", 0, [exported.window(0, ["a", "b"], [0.0, 1.0])])
         self.model.model.save_pretrained(folder / "model")
@@ -196,6 +196,7 @@ class Things:
         return {
             **self._made(out), **self._read(out, store), **self._of_store(out, store),
             **self._analyses(store), **self._corpora(), **self._subjects(), **self._edits(out),
+            **{name: Case(*each) for name, each in graphed.calls(self.folder, out).items()},
         }  # fmt: skip
 
     def _made(self, out: Path) -> dict[str, Case]:

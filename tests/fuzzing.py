@@ -153,6 +153,12 @@ def _(path: Path, world: World) -> None:
     subject.run(subject.prepare(["a b"]), read=["blocks.0.hook_resid_post"])
 
 
+@_reader("graph")
+def _(path: Path, world: World) -> None:
+    graph = saelab.analysis.read_graph(path / "graph.json")
+    _each([lambda: str(graph), graph.prune, graph.to_frame, lambda: graph.to_json(path / "again.json")])
+
+
 @_reader("formats")
 def _(path: Path, world: World) -> None:
     _each([lambda: saelab.formats.list_saes(path), lambda: saelab.formats.sniff(path),

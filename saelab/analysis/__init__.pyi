@@ -5,6 +5,8 @@ from .attention.induction import induction_scores, prefix_curves
 from .attention.recursive import recursive_dfa
 from .circuits.codes import HeadCodes, head_codes, important
 from .circuits.edges import edge_attribution, path_patching
+from .circuits.graph_files import read_graph
+from .circuits.graphs import AttributionGraph, GraphNode
 from .circuits.measures import CodeTest, Roc
 from .circuits.nodes import HeadEdge, Node, head_edges
 from .circuits.patching import activation_patching, attribution_patching
@@ -58,6 +60,7 @@ __all__ = [
     "DFA",
     "Agreement",
     "Arm",
+    "AttributionGraph",
     "Branch",
     "Changed",
     "Choice",
@@ -79,6 +82,7 @@ __all__ = [
     "Found",
     "Frontier",
     "GateCurve",
+    "GraphNode",
     "HeadAttribution",
     "HeadCodes",
     "HeadEdge",
@@ -153,6 +157,7 @@ __all__ = [
     "predictions",
     "prefix_curves",
     "prompt_task",
+    "read_graph",
     "recovery",
     "recursive_dfa",
     "relatives",

@@ -31,7 +31,7 @@ CANDIDATES = 20
 """Latents of the nearest directions that are looked at for hints."""
 
 
-@checked(store=a_store, latent=an_integer(), n=an_integer())
+@checked(store=a_store, latent=an_integer(), n=an_integer(), seed=an_integer())
 def relatives(store: FeatureStore, latent: int, n: int = 10, *, seed: int = 0) -> Relatives:
     """What is near a latent: directions, latents that fire with it or instead of it, neurons.
 

@@ -41,7 +41,7 @@ def images(
 
     Raises:
         CorpusError: There is none, or another number of labels or ids.
-        ConfigError: A size outside of 8..512.
+        ConfigError: A size outside of 8..512; once it is read, a label that is no string and no list of them.
         MissingDependency: Pillow is not installed.
     """
     _pillow()
@@ -61,7 +61,7 @@ def images(
             item = known[i]
             sample = _opened(item) if isinstance(item, str | Path) else item
             id = ids[i] if ids is not None else Path(item).name if isinstance(item, str | Path) else str(i)
-            own = () if labels is None else (labels[i],) if isinstance(labels[i], str) else tuple(labels[i])
+            own = () if labels is None else _labels(labels[i])
             text = ", ".join(own) or f"image {id}"
             media = thumbnail(sample, size)
             yield Document(id, text, kind="image", sample=sample, labels=own, media=media)
@@ -75,6 +75,11 @@ def images(
         return digest.hexdigest()
 
     return Corpus(make, name, key, n)
+
+
+def _labels(given: Any) -> tuple[str, ...]:
+    """Of one image."""
+    return (given,) if isinstance(given, str) else tuple(map(str, listed("Each of labels", given)))
 
 
 def thumbnail(image: Any, size: int = 96) -> bytes:

@@ -139,11 +139,15 @@ class Where(Edit):
     def __post_init__(self) -> None:
         boolean("special", self.special)
         if self.mask is not None:
-            mask = torch.as_tensor(self.mask)
+            try:
+                mask = torch.as_tensor(self.mask)
+                got = f"{mask.dtype} {list(mask.shape)}"
+            except (TypeError, ValueError, RuntimeError):  # of what is no array
+                mask, got = torch.empty(0), short(self.mask)
             if mask.dtype != torch.bool or mask.ndim not in (1, 2) or not mask.numel():
                 message = (
-                    "mask must be bool, [samples, positions] or [positions]. Got "
-                    f"{mask.dtype} {list(mask.shape)}. Pass e.g. acts.norm(dim=-1) > 3."
+                    f"mask must be bool, [samples, positions] or [positions]. Got {got}. Pass e.g. "
+                    "acts.norm(dim=-1) > 3."
                 )
                 raise ConfigError(message)
             object.__setattr__(self, "mask", mask)

@@ -3,12 +3,10 @@ public names that are not tried, each with the reason."""
 
 from __future__ import annotations
 
-import functools
 import inspect
 import itertools
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
@@ -19,9 +17,9 @@ from typing import Any, NamedTuple
 import exported
 import graphed
 import numpy as np
-import pytest
 import subjects_zoo as zoo
 import torch
+from guarded import entered, without_ray
 from letters import TEXTS, Letters, Planted
 
 import saelab
@@ -234,8 +232,8 @@ class Things:
             "Run.save": Case(self.run.save, {"folder": out}),
             "harvest": Case(saelab.harvest, {"hooks": ["h"], "out": out, **small}),
             "index": Case(saelab.index, {"sae": self.sae, "out": out, **small}),
-            "scale.harvest": Case(_without_ray(saelab.scale.harvest), {"hooks": ["h"], "out": out, **far}),
-            "scale.index": Case(_without_ray(saelab.scale.index), {"sae": self.sae, "out": out, **far}),
+            "scale.harvest": Case(without_ray(saelab.scale.harvest), {"hooks": ["h"], "out": out, **far}),
+            "scale.index": Case(without_ray(saelab.scale.index), {"sae": self.sae, "out": out, **far}),
         }  # fmt: skip
 
     def _read(self, out: Path, store: FeatureStore) -> dict[str, Case]:
@@ -492,7 +490,7 @@ class Things:
                 {"sae": sae, "latents": (1,), "natural": torch.ones(2, 32), "threshold": 0.5},
             ),
             "AddDirection": Case(interventions.AddDirection, {"hook": hook, "vector": torch.ones(32)}),
-            "applied": Case(_entered, {"model": self.model, "edits": self.edit}, ("tokenizer",)),
+            "applied": Case(entered, {"model": self.model, "edits": self.edit}, ("tokenizer",)),
             "Each": Case(interventions.Each, {"edits": [self.edit]}),
             "Edit.where": Case(self.edit.where, {"positions": [0]}),
             "mean_difference": Case(
@@ -503,21 +501,3 @@ class Things:
             ),
             "latent_means": Case(interventions.latent_means, {"store": self.store, "latents": [1]}),
         }
-
-
-def _entered(model: Any, edits: Any, tokenizer: Any = None) -> None:
-    """What a context manager refuses, it refuses when it is entered."""
-    with interventions.applied(model, edits, tokenizer):
-        pass
-
-
-def _without_ray(call: Callable[..., Any]) -> Callable[..., Any]:
-    """It ends where Ray would start, which takes half a minute."""
-
-    @functools.wraps(call)
-    def stopped(**how: Any) -> Any:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "ray", None)
-            return call(**how)
-
-    return stopped

@@ -52,6 +52,7 @@ export function relativesElement(near, choose) {
   const link = (latent) =>
     h("button", { type: "button", class: "sl-number", onclick: () => choose(latent) }, `#${latent}`);
   const chance = short(near.similar_chance);
+  const uncontrolled = "; scores as judges gave them, without a control";
   const judged = near.labels.some((/** @type {[string, string, unknown[]]} */ each) => each[2].length);
   const parts = [
     near.similar.length
@@ -96,7 +97,7 @@ export function relativesElement(near, choose) {
     near.labels.length
       ? listed(
           "Explanations",
-          `labels of the store, the newest last${judged ? "; scores as judges gave them, without a control" : ""}`,
+          `labels of the store, the newest last${judged ? uncontrolled : ""}`,
           ["label", "source", ...(judged ? ["scores"] : [])],
           near.labels.map((/** @type {[string, string, [string, number][]]} */ [label, source, scores]) => [
             h("bdi", {}, label),

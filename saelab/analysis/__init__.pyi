@@ -1,5 +1,5 @@
-from .attention.direct import dfa, head_attribution
-from .attention.effects import edge_changes, head_losses
+from .attention.direct import dfa, head_attribution, head_readings
+from .attention.effects import edge_changes, head_effects, head_losses
 from .attention.families import families, head_roles
 from .attention.induction import induction_scores, prefix_curves
 from .attention.recursive import recursive_dfa
@@ -41,7 +41,16 @@ from .results import (
     Predictions,
     SampleCodes,
 )
-from .results_attention import DFA, Branch, Edge, EdgeChanges, HeadAttribution, HeadLosses, RecursiveDFA
+from .results_attention import (
+    DFA,
+    Branch,
+    Edge,
+    EdgeChanges,
+    HeadAttribution,
+    HeadEffects,
+    HeadLosses,
+    RecursiveDFA,
+)
 from .results_induction import Families, HeadRoles, InductionScores, PrefixCurves, Proxy
 from .results_near import Relatives
 from .samples import sample_codes
@@ -84,6 +93,7 @@ __all__ = [
     "GateCurve",
     "GraphNode",
     "HeadAttribution",
+    "HeadEffects",
     "HeadCodes",
     "HeadEdge",
     "HeadLosses",
@@ -142,7 +152,9 @@ __all__ = [
     "head_attribution",
     "head_codes",
     "head_edges",
+    "head_effects",
     "head_losses",
+    "head_readings",
     "head_roles",
     "important",
     "induction_scores",

@@ -335,6 +335,55 @@ class EdgeChanges:
 
 
 @dataclass(frozen=True)
+class HeadEffects:
+    """What becomes of a latent's pre-activation at one position when whole heads are taken out one by one,
+    beside what attribution says of them. Arrays are float64 [layers heads]."""
+
+    dfa: DFA
+    layers: tuple[int, ...]
+    """those that come before the latent"""
+    effects: np.ndarray
+    """pre-activation of the untouched model minus that without the head, at every position"""
+    parts: np.ndarray
+    """`DFA.by_head`; 0 of layers that do not write there directly"""
+    weights: np.ndarray
+    """the head's attention from the position to others than the first token"""
+    agreement: Beside
+    """Spearman's correlation of parts and effects over heads; the control is that of the weights and effects"""
+    sizes: Beside
+    """the same of |parts| and |effects|; the control is that of the weights and |effects|"""
+
+    @property
+    def average(self) -> float:
+        """|effect| of a head drawn at random."""
+        return float(np.abs(self.effects).mean())
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each head: layer, head, part, effect, weight."""
+        import pandas as pd
+
+        layer, head = (at.ravel() for at in np.indices(self.effects.shape))
+        return pd.DataFrame({
+            "layer": np.array(self.layers)[layer], "head": head, "part": self.parts.ravel(),
+            "effect": self.effects.ravel(), "weight": self.weights.ravel(),
+        })  # fmt: skip
+
+    __repr__ = headline
+
+    def __str__(self) -> str:
+        lines = [
+            f"latent {self.dfa.latent} at {self.dfa.dest}: Spearman of parts and effects of "
+            f"{self.effects.size} heads {self.agreement}",
+            f"of their sizes {self.sizes}" + "; not above its control" * (not self.sizes.apart),
+            f"a head drawn at random changes {self.average:.4f}; part, effect",
+        ]
+        order = np.argsort(-np.abs(self.effects), axis=None, kind="stable")[:SHOWN]
+        for i, h in zip(*np.unravel_index(order, self.effects.shape), strict=True):
+            lines.append(f"{self.parts[i, h]:+9.4f} {self.effects[i, h]:+9.4f}  {self.layers[i]}.{h}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
 class HeadLosses:
     """What latents of an SAE on hook_z lose when one head is taken out of what it reads."""
 
@@ -375,4 +424,7 @@ class HeadLosses:
         return "\n".join(lines)
 
 
-__all__ = ["DFA", "KINDS", "Branch", "Edge", "EdgeChanges", "HeadAttribution", "HeadLosses", "RecursiveDFA"]
+__all__ = [
+    "DFA", "KINDS", "Branch", "Edge", "EdgeChanges", "HeadAttribution", "HeadEffects", "HeadLosses",
+    "RecursiveDFA",
+]  # fmt: skip

@@ -304,7 +304,7 @@ class OpenedSAE:
         return search(self.store, n, with_own(self.store.labels(), self.given), **asked)
 
     def _session(self, kind: str) -> Any:
-        from saelab.analysis.steering.sessions import SESSIONS
+        from saelab.analysis.sessions import SESSIONS
 
         return SESSIONS[kind](self._model(), self.sae, self._store)
 

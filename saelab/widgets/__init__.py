@@ -13,6 +13,7 @@ from saelab.widgets.export import Text as Text
 from saelab.widgets.export import Views as Views
 from saelab.widgets.export import page as page
 from saelab.widgets.features import FeaturesView as FeaturesView
+from saelab.widgets.heads import HeadsView as HeadsView
 from saelab.widgets.map import MapView as MapView
 from saelab.widgets.questions import Ask as Ask
 from saelab.widgets.questions import Shared as Shared
@@ -35,5 +36,6 @@ class LabViews:
     map = Made(MapView.of)
     steer = Made(SteerView.of)
     erase = Made(EraseView.of)
+    heads = Made(HeadsView.of)
     board = Made(BoardView.of)
     compare = Made(CompareView.of)

@@ -33,7 +33,7 @@ said to be. The first CHUNK answers to each question are there in any case."""
 SAID = {
     "card": "cards", "other_card": "cards of the other SAE", "about": "latents' neighbours",
     "picture": "pictures", "along": "latents along the text", "chunk": "stretches of the text's latents",
-    "layer": "layers",
+    "layer": "layers", "dfa": "tokens' sources", "pattern": "heads' patterns", "top": "heads' latents",
 }  # fmt: skip
 """What answers to a question are called where some are left out."""
 

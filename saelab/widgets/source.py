@@ -63,6 +63,11 @@ class Source:
 class HasSources(Protocol):
     """A Lab, to its views."""
 
+    @property
+    def saes(self) -> Mapping[str, Any]:
+        """The SAEs by name, each loaded when it is first asked for."""
+        ...
+
     def source(self, sae: str | None = None) -> Source:
         """The SAE of a name; None: the chosen one."""
         ...

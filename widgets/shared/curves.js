@@ -6,7 +6,8 @@ import { short } from "./scales.js";
  * @typedef {{name: string, x: ArrayLike<number>, y: ArrayLike<number>, colour: string, dash?: string,
  *   marks?: boolean, steps?: boolean}} Curve
  * @typedef {{label: string, curves: Curve[], x: [number, number], log?: boolean, mark?: number,
- *   xTicks?: [number, string][], tick?: (value: number) => string}} Chart
+ *   xTicks?: [number, string][], tick?: (value: number) => string, most?: number}} Chart
+ *   most: how far y goes at least
  */
 
 export const FRAME = { width: 340, height: 180, left: 48, right: 12, top: 10, bottom: 24 };
@@ -64,9 +65,19 @@ function spanOf(curves, log) {
 }
 
 /** @param {Chart} chart */
-export function curvesChart({ label, curves, x: [from, to], log = false, mark, xTicks, tick = short }) {
+export function curvesChart({
+  label,
+  curves,
+  x: [from, to],
+  log = false,
+  mark,
+  xTicks,
+  tick = short,
+  most = 0,
+}) {
   const { width, height, left, right, top, bottom } = FRAME;
-  const [low, high] = spanOf(curves, log);
+  const [low, highest] = spanOf(curves, log);
+  const high = Math.max(highest, most);
   const scale = log ? Math.log : (/** @type {number} */ v) => v;
   /** @param {number} v */
   const px = (v) => left + ((v - from) / (to - from || 1)) * (width - left - right);

@@ -15,6 +15,7 @@ from saelab.analysis.attention.frozen import (
     Reading,
     encoder_of,
     place_of,
+    writing_layers,
 )
 from saelab.analysis.results_attention import DFA, HeadAttribution
 from saelab.arguments import a_subject, an_integer, checked, full_sae, maybe
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from saelab.sae import SAE
+    from saelab.subjects.head_maps import Norm
     from saelab.types import Inputs
 
 
@@ -97,6 +99,58 @@ def head_attribution(
     return HeadAttribution(
         _shares(decoder), _shares(encoder), _shares(encoder * own), own, measured=sizes is not None
     )
+
+
+@checked(subject=a_subject, sae=full_sae)
+def head_readings(subject: Any, sae: SAE) -> np.ndarray:
+    """How much of what each latent of an SAE on the stream reads every head can write, from weights alone.
+
+        share of head h of layer l in latent i = ||W_O[l, h] w_i|| / sum over all heads before it
+
+    with w_i the column of the encoder, through the gains of the norms on the way. What W_enc tells of an SAE
+    on `hook_z` (see `head_attribution`), one map further on. It knows nothing of what heads do write: their
+    patterns and values, and the scales of norms behind attention, which differ from layer to layer.
+
+    Args:
+        subject: The model that the SAE reads; its heads can be read.
+        sae: On the stream, on hook_attn_out, or on what attention or an MLP reads.
+
+    Returns:
+        float64 [d_sae layers heads], of the layers whose heads write there; sums over heads are 1.
+
+    Raises:
+        SubjectError: The subject has no attention that can be read.
+        HookError: The SAE is on attn.hook_z or another kind of hook point, or no head lies before it.
+    """
+    need(subject, HasHeads, "Attribution to heads")
+    place = place_of(sae.hook)
+    layers = writing_layers(subject, place)
+    if place.name == "attn.hook_z" or not layers:
+        message = (
+            f"Readings of heads need an SAE behind W_O, with a head before it. Got one on {place.hook}. Use "
+            "head_attribution for attn.hook_z, or another SAE."
+        )
+        raise HookError(message)
+    w = sae.W_enc.detach().double().cpu()
+    if sae.per_row and sae.config.options["normalise"] != "sphere":
+        w = w - w.mean(0)
+    if place.name in INTO:
+        w = _through(subject.layer_maps(place.layer).norms.get(INTO[place.name]), w, place.name)
+    sizes = []
+    for layer in layers:
+        maps = subject.layer_maps(layer)
+        sizes.append((maps.write @ _through(maps.norms.get("attn_out"), w)).norm(dim=1))
+    found = torch.stack(sizes).permute(2, 0, 1).numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return found / found.sum((1, 2), keepdims=True)
+
+
+def _through(norm: Norm | None, w: Tensor, name: str = "") -> Tensor:
+    """Readings [width n] behind a norm as those before it, but for its scale."""
+    if norm is None:
+        return w
+    back = w if name == "ln2.hook_normalized" else w * norm.gain[:, None]
+    return back - back.mean(0) if norm.centred else back
 
 
 @checked(subject=a_subject, sae=full_sae, text=a_text, dest=maybe(an_integer()))
@@ -190,6 +244,19 @@ def asked_of(subject: Any, sae: SAE, text: str, latent: Any) -> Asked:
             "model."
         )
         raise ShapeError(message)
+    return Asked(*read_text(subject, text), place, latent)
+
+
+def read_text(subject: Any, text: str) -> tuple[Inputs, tuple[str, ...]]:
+    """A text for a pass, and its tokens.
+
+    Args:
+        subject: The model.
+        text: Any.
+
+    Raises:
+        CorpusError: It is empty, too long, or has fewer than two tokens.
+    """
     inputs = subject.prepare([text])
     ids = inputs.data["input_ids"][0].tolist()
     if len(ids) < 2:
@@ -198,7 +265,7 @@ def asked_of(subject: Any, sae: SAE, text: str, latent: Any) -> Asked:
             f"{len(ids)} token, {text!r}. Pass a longer text."
         )
         raise CorpusError(message)
-    return Asked(inputs, tuple(subject.token_strings(ids)), place, latent)
+    return inputs, tuple(subject.token_strings(ids))
 
 
 def fired_of(sae: SAE, x: Tensor, asked: Asked, dest: int | None) -> Fired:
@@ -251,4 +318,6 @@ def _shares(norms: np.ndarray) -> np.ndarray:
         return norms / norms.sum(1, keepdims=True)
 
 
-__all__ = ["Asked", "Fired", "asked_of", "dfa", "fired_of", "head_attribution"]
+__all__ = [
+    "Asked", "Fired", "asked_of", "dfa", "fired_of", "head_attribution", "head_readings", "read_text",
+]  # fmt: skip

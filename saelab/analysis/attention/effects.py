@@ -10,15 +10,17 @@ import torch
 
 from saelab.analysis.attention.direct import asked_of, dfa, head_attribution
 from saelab.analysis.controls import Beside, Sums, beside
-from saelab.analysis.results_attention import EdgeChanges, HeadLosses
+from saelab.analysis.results_attention import EdgeChanges, HeadEffects, HeadLosses
 from saelab.arguments import a_subject, an_integer, checked, full_sae, maybe, one_of
 from saelab.arguments import text as a_text
 from saelab.harvesting.batches import batches, check_hooks
-from saelab.types import CorpusError
+from saelab.types import CorpusError, HookError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from saelab.analysis.attention.frozen import Place
+    from saelab.analysis.results_attention import DFA
     from saelab.sae import SAE
     from saelab.types import Inputs
 
@@ -70,6 +72,79 @@ def edge_changes(
         _spearman(one, other, weights, seed) for one, other in ((parts, changes), (abs(parts), abs(changes)))
     )
     return EdgeChanges(found, tuple(edges), changes, weights, signed, sizes)
+
+
+@checked(subject=a_subject, sae=full_sae, text=a_text, dest=maybe(an_integer()), seed=an_integer())
+def head_effects(
+    subject: Any, sae: SAE, text: str, latent: int, dest: int | None = None, *, seed: int = 0
+) -> HeadEffects:
+    """Take whole heads out of the model one by one, and compare what changes with what `dfa` says of them.
+
+    A head's pattern is set to 0 at every position, and all that comes after runs free. It costs a pass a head.
+
+    Args:
+        subject: As for `dfa`.
+        sae: As for `dfa`.
+        text: As for `dfa`.
+        latent: As for `dfa`.
+        dest: As for `dfa`.
+        seed: Of the draws that give the intervals.
+
+    Returns:
+        Of every head before the latent what its loss changes, with Spearman's correlation of parts and
+        effects. Intervals draw heads anew; the control is what the pattern alone would have told: how much
+        the head attends, from the position, to others than the first token.
+
+    Raises:
+        SubjectError, HookError, ShapeError, CorpusError, RangeError: As `dfa`.
+    """
+    asked = asked_of(subject, sae, text, latent)
+    found = dfa(subject, sae, text, latent, dest)
+    layers = layers_before(found, asked.place)
+    if not layers:
+        message = (
+            f"Effects of heads need a head before the latent. Got an SAE on {asked.place.hook}. Pass one "
+            "further on."
+        )
+        raise HookError(message)
+    patterns = subject.attend(asked.inputs, [asked.place.hook], output=False).patterns
+    heads = patterns[layers[0]].shape[1]
+    every = [(layer, head, None) for layer in layers for head in range(heads)]
+    without = pre_without(subject, sae, asked.inputs, asked.latent, found.dest, every)
+    rows = np.array([patterns[i][0, :, found.dest].double().cpu().numpy() for i in layers])
+    return compared_heads(found, layers, (found.pre - without).reshape(-1, heads), rows, seed)
+
+
+def layers_before(found: DFA, place: Place) -> tuple[int, ...]:
+    """The layers whose heads come before a latent.
+
+    Args:
+        found: Of the latent.
+        place: Of its SAE.
+    """
+    last = place.layer if place.name in ("attn.hook_z", "hook_attn_out") else max(found.layers, default=-1)
+    return tuple(range(last + 1))
+
+
+def compared_heads(
+    found: DFA, layers: Sequence[int], effects: np.ndarray, patterns: np.ndarray, seed: int = 0
+) -> HeadEffects:
+    """Effects of heads beside their parts.
+
+    Args:
+        found: The parts.
+        layers: Whose effects they are.
+        effects: float64 [layers heads].
+        patterns: [layers heads positions], from the position that was looked at.
+        seed: Of the draws.
+    """
+    parts = np.zeros(effects.shape)
+    parts[[list(layers).index(layer) for layer in found.layers]] = found.by_head
+    weights = patterns[..., 1:].sum(-1)
+    flat = [each.ravel() for each in (parts, effects, weights)]
+    signed = _spearman(*flat, seed)
+    sizes = _spearman(abs(flat[0]), abs(flat[1]), flat[2], seed)
+    return HeadEffects(found, tuple(layers), effects, parts, weights, signed, sizes)
 
 
 def pre_without(
@@ -214,4 +289,4 @@ def _over(of: Mapping[str, Any]) -> Any:
     return (of["of_high"] / of["high"]) / (of["of_low"] / of["low"])
 
 
-__all__ = ["edge_changes", "head_losses", "pre_without"]
+__all__ = ["compared_heads", "edge_changes", "head_effects", "head_losses", "layers_before", "pre_without"]

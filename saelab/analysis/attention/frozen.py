@@ -141,15 +141,8 @@ class Frozen:
         return self.acts[hook][position].double()
 
     def stage(self, place: Place) -> str:
-        """How much of its block has been added to the stream where a place lies: "pre", "mid" or "post".
-
-        Raises:
-            SubjectError: Nobody knows what its MLP reads.
-        """
-        kind = STREAM.get(place.name, INTO.get(place.name, "pre"))
-        if kind in ("mlp", "mlp_in") and not (kind := self.maps(place.layer).mlp_reads):
-            refuse_norm(self.subject, place.hook)
-        return "pre" if kind in ("attn_in", "pre") else kind
+        """`stage_of` a place of this model."""
+        return stage_of(self.subject, place, self.maps)
 
     def edges(self, layer: int, reading: Tensor, position: int) -> Edges:
         """What each head moves from each source into the z of a row.
@@ -221,6 +214,38 @@ class Frozen:
         return earlier + [place.layer] * (stage != "pre"), earlier + [place.layer] * (stage == "post")
 
 
+def stage_of(subject: Any, place: Place, maps: Callable[[int], LayerMaps] | None = None) -> str:
+    """How much of its block has been added to the stream where a place lies: "pre", "mid" or "post".
+
+    Args:
+        subject: The model.
+        place: In it.
+        maps: Its `layer_maps`, where they are kept.
+
+    Raises:
+        SubjectError: Nobody knows what its MLP reads.
+    """
+    kind = STREAM.get(place.name, INTO.get(place.name, "pre"))
+    if kind in ("mlp", "mlp_in") and not (kind := (maps or subject.layer_maps)(place.layer).mlp_reads):
+        refuse_norm(subject, place.hook)
+    return "pre" if kind in ("attn_in", "pre") else kind
+
+
+def writing_layers(subject: Any, place: Place) -> tuple[int, ...]:
+    """The layers whose heads write directly into what lies at a place.
+
+    Args:
+        subject: The model.
+        place: In it.
+
+    Raises:
+        SubjectError: As `stage_of`.
+    """
+    if place.name in ("attn.hook_z", "hook_attn_out"):
+        return (place.layer,)
+    return tuple(range(place.layer + (stage_of(subject, place) != "pre")))
+
+
 def encoder_of(sae: SAE, x: Tensor, latent: int) -> tuple[Tensor, float]:
     """(w, c) with pre-activation = w . x + c, where a row's own normalisation is frozen.
 
@@ -271,4 +296,7 @@ def refuse_norm(subject: Any, hook: str) -> None:
     raise SubjectError(message)
 
 
-__all__ = ["Edges", "Frozen", "Place", "Reading", "decoder_of", "encoder_of", "place_of", "refuse_norm"]
+__all__ = [
+    "Edges", "Frozen", "Place", "Reading", "decoder_of", "encoder_of", "place_of", "refuse_norm", "stage_of",
+    "writing_layers",
+]  # fmt: skip

@@ -1,0 +1,368 @@
+"""What a view of heads asks: of one text where every head looks, of a latent who wrote it there, and what the
+model does without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from saelab.analysis.attention.direct import asked_of, dfa, head_attribution, head_readings, read_text
+from saelab.analysis.attention.effects import compared_heads, edge_changes, layers_before, pre_without
+from saelab.analysis.attention.frozen import place_of
+from saelab.analysis.attention.induction import induction_scores, prefix_curves
+from saelab.analysis.attention.recursive import ATTENTION, MLPS, recursive_dfa
+from saelab.capabilities import HasHeads, HasTokens, need
+from saelab.types import ConfigError, CorpusError, HookError, SaelabError, ShapeError
+
+if TYPE_CHECKING:
+    from saelab.analysis.results_attention import DFA, EdgeChanges, HeadEffects, RecursiveDFA
+    from saelab.analysis.results_induction import InductionScores, PrefixCurves
+    from saelab.sae import SAE
+    from saelab.stores import FeatureStore
+
+MOST_TOKENS = 512
+"""Of a text: its patterns are held."""
+EDGES = 96
+"""That are taken out in a check."""
+SEQUENCES, LENGTH = 24, 96
+"""Random ones for each length of a prefix, and tokens of each."""
+TOP = 10
+"""Latents of a head that are told."""
+TRUE_OF = {
+    "z": (
+        "A part on attn.hook_z is what its edge moves: on the shipped SAEs parts and what changes without the "
+        "edge agree (Spearman 1.00)."
+    ),
+    "stream": (
+        "A part on the residual stream is what was written directly, not all that changes without it: on the "
+        "shipped SAEs Spearman with real changes is 0.33 to 0.61, and sizes are foretold no better than by "
+        "the pattern."
+    ),
+}
+"""Kinds of places -> how far parts can be trusted (docs/results/attention.md)."""
+
+
+class Where(NamedTuple):
+    """A latent along the text."""
+
+    dest: int
+    """where its |code| is largest; where it never fires, its pre-activation"""
+    fires: bool
+    pre: np.ndarray
+    """float64 [positions]"""
+    codes: np.ndarray
+    """float64 [positions]"""
+
+
+class Measure(NamedTuple):
+    """What a head's pattern is like on the text, mean over the positions behind the first."""
+
+    what: str
+    values: np.ndarray
+    """float64 [layers heads]"""
+    even: float
+    """of a head that attends to all positions before alike"""
+
+
+class HeadSession:
+    """Answers the questions of one view of heads. `read` gives it its text.
+
+    Args:
+        subject: A language model whose heads can be read.
+        sae: Whose latents are asked for.
+        store: Not needed.
+
+    Raises:
+        SubjectError: The subject has no attention that can be read.
+    """
+
+    def __init__(self, subject: Any, sae: SAE, store: FeatureStore | None = None) -> None:
+        need(subject, HasHeads, "A view of heads")
+        need(subject, HasTokens, "A view of heads")
+        self.subject, self.sae = subject, sae
+        self.text = ""
+        self.tokens: tuple[str, ...] = ()
+        self.why = ""
+        """why latents of this SAE are not attributed to heads; "" where they are"""
+        self._inputs: Any = None
+        self._others: Callable[[], Mapping[str, SAE]] = dict
+        self.dfa = lru_cache(256)(self._dfa)
+        self._without = lru_cache(1 << 12)(self._without_layer)
+
+    def read(self, text: str, others: Callable[[], Mapping[str, SAE]] = dict) -> None:
+        """Take a text.
+
+        Args:
+            text: Any, of two tokens at least.
+            others: Gives the SAEs that may be met on the way back, by name, when they are first asked for.
+
+        Raises:
+            SubjectError: What its heads do cannot be read.
+            CorpusError: The text has fewer than two tokens, or more than are shown.
+        """
+        self._inputs, self.tokens = read_text(self.subject, text)
+        if len(self.tokens) > MOST_TOKENS:
+            message = (
+                f"A view of heads takes texts of at most {MOST_TOKENS} tokens. Got {len(self.tokens)}. Pass a "
+                "part of it."
+            )
+            raise CorpusError(message)
+        self.text, self._others = text, others
+        try:
+            asked_of(self.subject, self.sae, text, 0)
+        except (HookError, ShapeError) as error:
+            self.why = str(error)
+
+    # ---- the text
+
+    @cached_property
+    def patterns(self) -> np.ndarray:
+        """float32 [layers heads positions positions]: from each position (the third) to each."""
+        last = f"blocks.{self.subject.n_layers - 1}.attn.hook_z"
+        seen = self.subject.attend(self._inputs, [last], output=False).patterns
+        return np.stack([seen[i][0].detach().float().cpu().numpy() for i in range(self.subject.n_layers)])
+
+    @property
+    def first(self) -> int:
+        """Positions before the text's own: 1 where BOS stands there."""
+        return int(self.subject.bos_id is not None)
+
+    @cached_property
+    def measures(self) -> Mapping[str, Measure]:
+        """What each head's pattern is like: "self", "previous", "first", "spread" and "distance"."""
+        pattern = self.patterns[:, :, 1:].astype(np.float64)
+        at = np.arange(1, len(self.tokens))
+        even = np.tri(len(self.tokens))[1:] / (at + 1)[:, None]
+        away = np.abs(at[:, None] - np.arange(len(self.tokens)))
+
+        def spread(rows: np.ndarray) -> np.ndarray:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return -np.nan_to_num(rows * np.log(rows)).sum(-1)
+
+        told: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+            "previous": ("attention to the position before", lambda rows: rows[..., at - 1, at - 1]),
+            "self": ("attention to the position itself", lambda rows: rows[..., at - 1, at]),
+            "first": ("attention to the first position", lambda rows: rows[..., 0]),
+            "spread": ("entropy of the attention, in nats", spread),
+            "distance": ("mean distance, in positions", lambda rows: (rows * away).sum(-1)),
+        }
+        return {
+            name: Measure(what, of(pattern).mean(-1), float(of(even).mean()))
+            for name, (what, of) in told.items()
+        }
+
+    # ---- a latent
+
+    @property
+    def kind(self) -> str:
+        """By what the SAE reads, "z" or "stream"; "" where its latents are attributed to no head."""
+        return "" if self.why else "z" if str(self.sae.hook).endswith("attn.hook_z") else "stream"
+
+    @property
+    def said(self) -> str:
+        """How far parts of this SAE's latents can be trusted."""
+        return TRUE_OF.get(self.kind, self.why)
+
+    def where(self, latent: int) -> Where:
+        """Where a latent fires on the text.
+
+        Args:
+            latent: Of the SAE.
+
+        Raises:
+            RangeError: There is no such latent.
+            HookError, ShapeError: The SAE is on another hook point than heads write to.
+        """
+        asked = asked_of(self.subject, self.sae, self.text, latent)
+        with torch.no_grad():
+            out = self.sae(self._read.to(self.sae.W_enc))
+        pre, codes = (each[:, asked.latent].double().cpu().numpy() for each in (out.pre, out.codes))
+        size = np.abs(codes)
+        return Where(int(size.argmax() if size.any() else pre.argmax()), bool(size.any()), pre, codes)
+
+    @cached_property
+    def _read(self) -> torch.Tensor:
+        """[positions d_in]: what the SAE reads."""
+        hook = str(self.sae.hook)
+        return self.subject.run(self._inputs, [hook], output=False).acts[hook][0]
+
+    def _dfa(self, latent: int, dest: int) -> DFA:
+        """Of a latent at a position, kept."""
+        return dfa(self.subject, self.sae, self.text, latent, dest)
+
+    def shares(self, latent: int) -> Mapping[str, np.ndarray]:
+        """What a latent's weights say: kind of share -> float64 [layers heads] of all layers, NaN of those
+        that do not write there.
+
+        Args:
+            latent: Of the SAE.
+
+        Returns:
+            "decoder", "encoder" and "corrected" of an SAE on hook_z, "reads" of others.
+
+        Raises:
+            HookError: As `head_readings`.
+        """
+        if self.kind == "z":
+            own = self._attribution
+            rows = {name: getattr(own, name)[latent][None] for name in ("decoder", "encoder", "corrected")}
+            layers = [place_of(self.sae.hook).layer]
+        else:
+            rows = {"reads": self._readings[latent]}
+            layers = list(range(len(rows["reads"])))
+            if str(self.sae.hook).endswith("hook_attn_out"):
+                layers = [place_of(self.sae.hook).layer]
+        whole = {name: np.full(self.patterns.shape[:2], np.nan) for name in rows}
+        for name, own in rows.items():
+            whole[name][layers] = own
+        return whole
+
+    @cached_property
+    def _attribution(self) -> Any:
+        """By the sizes of z on this text."""
+        heads = self.patterns.shape[1]
+        size = self._read[1:].float().unflatten(1, (heads, -1)).square().sum(-1).mean(0).sqrt()
+        return head_attribution(self.sae, heads, size.double().cpu().numpy())
+
+    @cached_property
+    def _readings(self) -> np.ndarray:
+        return head_readings(self.subject, self.sae)
+
+    def top(self, layer: int, head: int) -> list[tuple[str, str, list[tuple[int, float]]]]:
+        """The latents that belong to a head most, by weights alone.
+
+        Args:
+            layer: Of the model.
+            head: Of the layer.
+
+        Returns:
+            (SAE's name, "" for this one; kind of share; (latent, share), the largest first) of each SAE that
+            tells: one on the layer's hook_z, and this one.
+        """
+        found: list[tuple[str, str, list[tuple[int, float]]]] = []
+        own, hook = str(self.sae.hook), f"blocks.{layer}.attn.hook_z"
+        if own == hook:
+            found += [("", kind, self._attribution.top(head, TOP, kind)) for kind in ("decoder", "encoder")]
+        for name, sae in self.met.items():
+            if str(sae.hook) == hook != own:
+                told = head_attribution(sae, self.patterns.shape[1])
+                found.append((name, "decoder", told.top(head, TOP, "decoder")))
+        if self.kind == "stream":
+            layers = [place_of(own).layer] if own.endswith("hook_attn_out") else range(self._readings.shape[1])
+            if layer in layers:
+                share = np.nan_to_num(self._readings[:, list(layers).index(layer), head], nan=-1.0)
+                order = np.argsort(-share, kind="stable")[:TOP]
+                found.append(("", "reads", [(int(j), float(share[j])) for j in order if share[j] > 0]))
+        return found
+
+    # ---- without a head, without an edge
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """The layers whose heads can change a latent; none where latents are not attributed."""
+        if self.why:
+            return ()
+        place = place_of(self.sae.hook)
+        return layers_before(self.dfa(0, len(self.tokens) - 1), place)
+
+    def without(self, latent: int, dest: int, layer: int) -> np.ndarray:
+        """float64 [heads]: what a latent's pre-activation loses without each head of a layer.
+
+        Args:
+            latent: Of the SAE.
+            dest: The position.
+            layer: One of `before`.
+
+        Raises:
+            ConfigError: No head of the layer comes before the latent.
+        """
+        if layer not in self.before:
+            message = (
+                f"layer must be one whose heads come before the latent, {list(self.before)}. Got {layer}. "
+                "Pass another."
+            )
+            raise ConfigError(message)
+        return self._without(latent, dest, layer)
+
+    def _without_layer(self, latent: int, dest: int, layer: int) -> np.ndarray:
+        heads = [(layer, head, None) for head in range(self.patterns.shape[1])]
+        pre = self.dfa(latent, dest).pre
+        return pre - pre_without(self.subject, self.sae, self._inputs, latent, dest, heads)
+
+    def effects(self, latent: int, dest: int) -> HeadEffects:
+        """What a latent's pre-activation loses without each head before it, beside its parts.
+
+        Args:
+            latent: Of the SAE.
+            dest: The position.
+        """
+        rows = np.stack([self.without(latent, dest, layer) for layer in self.before])
+        patterns = self.patterns[list(self.before), :, dest]
+        return compared_heads(self.dfa(latent, dest), self.before, rows, patterns)
+
+    def check(self, latent: int, dest: int) -> EdgeChanges:
+        """Whether parts of a latent at a position are what changes without their edges.
+
+        Args:
+            latent: Of the SAE.
+            dest: The position.
+        """
+        return edge_changes(self.subject, self.sae, self.text, latent, dest, n=EDGES)
+
+    # ---- further back
+
+    @cached_property
+    def met(self) -> Mapping[str, SAE]:
+        """The SAEs that can be met on the way back, by name: one at most for the attention and the MLP of a
+        layer, a transcoder before an SAE on what the MLP gives."""
+        found: dict[tuple[str, str], tuple[str, SAE]] = {}
+        others = sorted(self._others().items(), key=lambda pair: str(pair[1].hook) == str(pair[1].writes[-1]))
+        for name, sae in others:
+            layer, _, kind = str(sae.writes[-1]).removeprefix("blocks.").partition(".")
+            if len(sae.reads) > 1 or not layer.isdigit() or kind not in (*ATTENTION, *MLPS):
+                continue
+            try:
+                fits = self.subject.width(sae.hook) == sae.d_in
+                fits &= self.subject.width(sae.writes[-1]) == sae.config.d_out if sae.config.d_out else True
+            except SaelabError:
+                continue
+            if fits:
+                found.setdefault(("attention" if kind in ATTENTION else "mlp", layer), (name, sae))
+        return dict(found.values())
+
+    def tree(self, latent: int, dest: int, depth: int, width: int) -> RecursiveDFA:
+        """A latent at a position, followed back to the embeddings.
+
+        Args:
+            latent: Of the SAE.
+            dest: The position.
+            depth: Steps back, at most.
+            width: Parts of a step that are followed.
+
+        Raises:
+            SubjectError, HookError: As `recursive_dfa`.
+        """
+        return recursive_dfa(
+            self.subject, self.sae, self.text, latent, dest, self.met, depth=depth, width=width
+        )
+
+    # ---- heads that repeat
+
+    def prefix(self, length: int) -> PrefixCurves:
+        """How all heads continue a prefix of a length in random tokens.
+
+        Args:
+            length: Tokens, 1 to 9.
+        """
+        return prefix_curves(self.subject, [length], n=SEQUENCES, length=LENGTH)
+
+    def induction(self) -> InductionScores:
+        """How all heads repeat random tokens."""
+        return induction_scores(self.subject, n=SEQUENCES)
+
+
+__all__ = ["HeadSession", "Measure", "Where"]

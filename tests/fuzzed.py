@@ -46,7 +46,7 @@ UNTRIED = {
     "Arm Choice Contrast Effect Effect.figure Effect.frontier Effect.table Effect.to_frame Figure GateCurve "
     "GateCurve.figure GateCurve.to_frame Selected Selected.figure Selected.to_frame TokenShift "
     "DFA DFA.to_frame Branch* Edge EdgeChanges* HeadAttribution HeadAttribution.to_frame HeadLosses* "
-    "RecursiveDFA* Families* HeadRoles* InductionScores* PrefixCurves* Proxy "
+    "HeadEffects* RecursiveDFA* Families* HeadRoles* InductionScores* PrefixCurves* Proxy "
     "DocumentRecord* Option Recipe* Step": "what functions give, and take no arguments or only right ones",
     "Codes* Inputs Context Sparse* FVU.over_ranks ActivationStore FeatureStore ActivationWriter* SAEConfig": (
         "made by the library, of what it has checked"
@@ -71,6 +71,9 @@ UNTRIED = {
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
     "Lab.map Lab.corpus *.telling": "ask what is tried by itself; tests/unit/test_map_view.py and others",
     "Lab.board": "holds views, whose methods are tried; tests/unit/test_board.py has some",
+    "Lab.heads head_effects head_readings": (
+        "need a model with heads; tests/unit/test_heads_view.py has some"
+    ),
     "Lab.erase": "needs samples with a concept; tests/unit/test_erasing.py has some",
     "VisionModel.*": "those of TorchModule, but for what is above",
     "FVU *.fingerprint *.verify *.hooks FeatureStore.latents FeatureStore.labels FeatureStore.top_names "

@@ -349,9 +349,9 @@ class HeadEffects:
     weights: np.ndarray
     """the head's attention from the position to others than the first token"""
     agreement: Beside
-    """Spearman's correlation of parts and effects over heads; the control is that of the weights and effects"""
+    """Spearman's correlation of parts and effects over heads; the control is that of weights and effects"""
     sizes: Beside
-    """the same of |parts| and |effects|; the control is that of the weights and |effects|"""
+    """the same of |parts| and |effects|; the control is that of weights and |effects|"""
 
     @property
     def average(self) -> float:

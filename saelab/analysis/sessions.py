@@ -1,4 +1,4 @@
-"""What views that keep a session ask, by kind: a Lab makes them of its subject, an SAE and the SAE's store."""
+"""What views with a session ask, by kind: a Lab makes them of its subject, an SAE and the SAE's store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention heads on a text: where each looks, which of them wrote a latent, and what the model does without."""
+"""Attention heads on a text: where each looks, which wrote a latent, and what the model does without it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ import numpy as np
 import traitlets
 
 from saelab.analysis.results import SampleCodes
-from saelab.arguments import an_integer, maybe, one_of
-from saelab.config import integer
+from saelab.arguments import maybe, one_of
 from saelab.stores.characters import joined
-from saelab.types import ConfigError, RangeError, SaelabError, StoreError
+from saelab.types import ConfigError, SaelabError, StoreError
 from saelab.widgets import still, still_heads
 from saelab.widgets.base import View
 from saelab.widgets.cards import asks_card, card_answers
 from saelab.widgets.heads_packed import (
-    pack_check, pack_dfa, pack_effects, pack_matrices, pack_pattern, pack_prefix, pack_tree, pack_where,
+    pack_check,
+    pack_dfa,
+    pack_effects,
+    pack_matrices,
+    pack_pattern,
+    pack_prefix,
+    pack_tree,
+    pack_where,
 )  # fmt: skip
 from saelab.widgets.questions import Ask
 from saelab.widgets.sides import pack_codes
@@ -35,7 +41,7 @@ KEPT = 256
 
 
 class HeadsView(View):
-    """Layers x heads, coloured by who wrote a latent, by what is lost without a head, or by where it looks; the
+    """Layers x heads, coloured by who wrote a latent, what is lost without a head, or where it looks; the
     pattern of a head, its latents, the sources of a token, and the way back as a tree.
 
     Args:
@@ -79,8 +85,8 @@ class HeadsView(View):
         sae: str | None = None,
         follow: bool = False,
     ) -> HeadsView:
-        """Attention heads on a text: which of them, from which tokens, wrote a latent, and what the model does
-        without each.
+        """Attention heads on a text: which of them, from which tokens, wrote a latent, and what the model
+        does without each.
 
         A grid of layers and heads, coloured by what heads moved (`saelab.analysis.dfa`), by the latent's
         weights, by what is lost without a head, or by where heads look; of a chosen head its pattern and the
@@ -94,8 +100,8 @@ class HeadsView(View):
             latent: whose heads are told; the view is pinned to it. Without one it is linked: it follows what
                 is chosen in the other linked views of its SAE.
             dest: the position that is looked at, BOS counted; None: where the latent is strongest.
-            colour: of the grid at first: "dfa", "weights", "ablation", "attention" or "induction"; None: "dfa",
-                where a latent is chosen and its SAE is on attention or the stream, else "attention".
+            colour: of the grid at first: "dfa", "weights", "ablation", "attention" or "induction"; None:
+                "dfa" where a latent is chosen and its SAE is on attention or the stream, else "attention".
             sae: name of the SAE; None: the chosen one.
             follow: choose the latent in every linked view, and be one of them.
 
@@ -110,14 +116,12 @@ class HeadsView(View):
         selection = source.selection_for(latent, follow)
         session = source.questions["session"]("heads")
         session.read(text, lambda: _saes(lab))
-        if maybe(an_integer())("dest", dest) is not None:
-            dest = integer("dest", dest, 0, len(session.tokens) - 1, error=RangeError)
         attributed = selection.latent is not None and not session.why
         return HeadsView(
             session,
             source,
             lab.source,
-            dest=-1 if dest is None else dest,
+            dest=-1 if dest is None else session.position(dest),
             colour=colour or ("dfa" if attributed else "attention"),
             selection=selection,
             edits=source.edits,

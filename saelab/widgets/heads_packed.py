@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from saelab.analysis.controls import Beside
 from saelab.analysis.results_attention import DFA, KINDS, EdgeChanges, HeadEffects, RecursiveDFA
 from saelab.analysis.results_induction import PrefixCurves
 from saelab.widgets.wire import Packed, clean, rounded
@@ -88,9 +87,7 @@ def pack_check(found: EdgeChanges) -> Packed:
     })  # fmt: skip
 
 
-def pack_tree(
-    found: RecursiveDFA, called: Mapping[str, str], names: Mapping[str, Sequence[str]]
-) -> Packed:
+def pack_tree(found: RecursiveDFA, called: Mapping[str, str], names: Mapping[str, Sequence[str]]) -> Packed:
     """The way back.
 
     Args:
@@ -102,7 +99,7 @@ def pack_tree(
         Header: `pre`, `sums` and `errors` by depth, `kinds` (name, what it is), `saes` (what the Lab calls
         those of latents and errors). Fields, one line for each branch, a parent before its children: `parent`
         int32 (-1 of the root), `kind` uint8, `value`, `code` float32, `layer`, `head`, `position`, `latent`,
-        `sae`, `count` int32 (-1 for none; `sae` a number in `saes`), and `called` json, what latents are called.
+        `sae`, `count` int32 (-1 for none; `sae` a number in `saes`); `called` json, what latents are called.
     """
     branches = list(found.root.walk())
     kinds, hooks = list(KINDS), list(dict.fromkeys(branch.sae for _, branch in branches if branch.sae))
@@ -143,8 +140,9 @@ def pack_prefix(found: PrefixCurves) -> Packed:
     return Packed({"n": found.n, "length": found.length}, fields)
 
 
-def beside(score: Beside) -> dict[str, Any]:
-    """A score with its control: `value`, `interval`, `control`, `control_interval`, `n`, `what`, `apart`."""
+def beside(score: Any) -> dict[str, Any]:
+    """A score with its control (`saelab.analysis.controls.Beside`): `value`, `interval`, `control`,
+    `control_interval`, `n`, `what`, `apart`."""
     return {
         "value": rounded(score.value), "interval": [rounded(each) for each in score.interval],
         "control": rounded(score.control), "n": score.n, "what": score.what, "apart": bool(score.apart),
@@ -158,5 +156,5 @@ def quantised(weights: np.ndarray) -> np.ndarray:
 
 
 def _called(branch: Any, names: Mapping[str, Sequence[str]]) -> str:
-    known = names.get(branch.sae, ())
+    known = list(names.get(branch.sae, ()))
     return known[branch.latent] if branch.latent is not None and branch.latent < len(known) else ""

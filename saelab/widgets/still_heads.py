@@ -29,7 +29,9 @@ def lines(session: Any, found: DFA | None, name: str) -> list[str]:
     if found is not None:
         where = session.where(found.latent)
         if not where.fires:
-            out.append(f"latent {found.latent} does not fire on this text; where its pre-activation is largest:")
+            out.append(
+                f"latent {found.latent} does not fire on this text; where its pre-activation is largest:"
+            )
         return [*filter(None, out), f"{name}: {found}" if name else str(found)]
     for which, each in session.measures.items():
         i, h = np.unravel_index(int(each.values.argmax()), each.values.shape)

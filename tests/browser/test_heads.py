@@ -11,7 +11,9 @@ from conftest import ARTIFACTS, own_errors
 from playwright.sync_api import expect
 from real_lab import open_notebook, run_all, write_notebook
 
-TEXT = "When Rosa and Tobin went to the market, Rosa gave the basket to\\n<img src=x onerror='window.hacked=1'>"
+TEXT = (
+    "When Rosa and Tobin went to the market, Rosa gave the basket to\\n<img src=x onerror='window.hacked=1'>"
+)
 CELLS = f"""
 import saelab
 lab = saelab.Lab.embedded()

@@ -46,9 +46,9 @@ export class HeadPattern {
   }
 
   paint() {
-    const context = this.canvas.getContext?.("2d");
     const { weights, n, each, masked } = this;
-    if (!context || !weights) return;
+    const context = weights && this.canvas.getContext("2d");
+    if (!context) return;
     const { positive, text } =
       PALETTE[isDark(this.canvas.closest(".sl-root") ?? this.canvas) ? "dark" : "light"];
     context.clearRect(0, 0, n * each, n * each);

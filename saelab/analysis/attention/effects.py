@@ -19,7 +19,6 @@ from saelab.types import CorpusError, HookError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from saelab.analysis.attention.frozen import Place
     from saelab.analysis.results_attention import DFA
     from saelab.sae import SAE
     from saelab.types import Inputs
@@ -80,7 +79,7 @@ def head_effects(
 ) -> HeadEffects:
     """Take whole heads out of the model one by one, and compare what changes with what `dfa` says of them.
 
-    A head's pattern is set to 0 at every position, and all that comes after runs free. It costs a pass a head.
+    A head's pattern is set to 0 at every position, and all that comes after runs free: a pass a head.
 
     Args:
         subject: As for `dfa`.
@@ -100,7 +99,7 @@ def head_effects(
     """
     asked = asked_of(subject, sae, text, latent)
     found = dfa(subject, sae, text, latent, dest)
-    layers = layers_before(found, asked.place)
+    layers = layers_before(found.layers)
     if not layers:
         message = (
             f"Effects of heads need a head before the latent. Got an SAE on {asked.place.hook}. Pass one "
@@ -115,15 +114,13 @@ def head_effects(
     return compared_heads(found, layers, (found.pre - without).reshape(-1, heads), rows, seed)
 
 
-def layers_before(found: DFA, place: Place) -> tuple[int, ...]:
+def layers_before(writing: Sequence[int]) -> tuple[int, ...]:
     """The layers whose heads come before a latent.
 
     Args:
-        found: Of the latent.
-        place: Of its SAE.
+        writing: Those whose heads write directly what its SAE reads.
     """
-    last = place.layer if place.name in ("attn.hook_z", "hook_attn_out") else max(found.layers, default=-1)
-    return tuple(range(last + 1))
+    return tuple(range(max(writing, default=-1) + 1))
 
 
 def compared_heads(
@@ -141,9 +138,9 @@ def compared_heads(
     parts = np.zeros(effects.shape)
     parts[[list(layers).index(layer) for layer in found.layers]] = found.by_head
     weights = patterns[..., 1:].sum(-1)
-    flat = [each.ravel() for each in (parts, effects, weights)]
-    signed = _spearman(*flat, seed)
-    sizes = _spearman(abs(flat[0]), abs(flat[1]), flat[2], seed)
+    one, other, alone = (each.ravel() for each in (parts, effects, weights))
+    signed = _spearman(one, other, alone, seed)
+    sizes = _spearman(abs(one), abs(other), alone, seed)
     return HeadEffects(found, tuple(layers), effects, parts, weights, signed, sizes)
 
 

@@ -12,11 +12,12 @@ import torch
 
 from saelab.analysis.attention.direct import asked_of, dfa, head_attribution, head_readings, read_text
 from saelab.analysis.attention.effects import compared_heads, edge_changes, layers_before, pre_without
-from saelab.analysis.attention.frozen import place_of
+from saelab.analysis.attention.frozen import place_of, writing_layers
 from saelab.analysis.attention.induction import induction_scores, prefix_curves
 from saelab.analysis.attention.recursive import ATTENTION, MLPS, recursive_dfa
 from saelab.capabilities import HasHeads, HasTokens, need
-from saelab.types import ConfigError, CorpusError, HookError, SaelabError, ShapeError
+from saelab.config import integer
+from saelab.types import ConfigError, CorpusError, HookError, RangeError, SaelabError, ShapeError
 
 if TYPE_CHECKING:
     from saelab.analysis.results_attention import DFA, EdgeChanges, HeadEffects, RecursiveDFA
@@ -34,8 +35,8 @@ TOP = 10
 """Latents of a head that are told."""
 TRUE_OF = {
     "z": (
-        "A part on attn.hook_z is what its edge moves: on the shipped SAEs parts and what changes without the "
-        "edge agree (Spearman 1.00)."
+        "A part on attn.hook_z is what its edge moves: on the shipped SAEs parts and what changes without "
+        "the edge agree (Spearman 1.00)."
     ),
     "stream": (
         "A part on the residual stream is what was written directly, not all that changes without it: on the "
@@ -107,8 +108,8 @@ class HeadSession:
         self._inputs, self.tokens = read_text(self.subject, text)
         if len(self.tokens) > MOST_TOKENS:
             message = (
-                f"A view of heads takes texts of at most {MOST_TOKENS} tokens. Got {len(self.tokens)}. Pass a "
-                "part of it."
+                f"A view of heads takes texts of at most {MOST_TOKENS} tokens. Got {len(self.tokens)}. Pass "
+                "a part of it."
             )
             raise CorpusError(message)
         self.text, self._others = text, others
@@ -116,6 +117,11 @@ class HeadSession:
             asked_of(self.subject, self.sae, text, 0)
         except (HookError, ShapeError) as error:
             self.why = str(error)
+
+    def position(self, dest: int) -> int:
+        """A position of the text. Raises RangeError."""
+        remedy = "Pass a position of the text, BOS counted."
+        return integer("dest", dest, 0, len(self.tokens) - 1, error=RangeError, remedy=remedy)
 
     # ---- the text
 
@@ -161,6 +167,11 @@ class HeadSession:
     def kind(self) -> str:
         """By what the SAE reads, "z" or "stream"; "" where its latents are attributed to no head."""
         return "" if self.why else "z" if str(self.sae.hook).endswith("attn.hook_z") else "stream"
+
+    @property
+    def writing(self) -> tuple[int, ...]:
+        """The layers whose heads write directly what the SAE reads; none where none is attributed."""
+        return () if self.why else writing_layers(self.subject, place_of(self.sae.hook))
 
     @property
     def said(self) -> str:
@@ -210,15 +221,11 @@ class HeadSession:
         if self.kind == "z":
             own = self._attribution
             rows = {name: getattr(own, name)[latent][None] for name in ("decoder", "encoder", "corrected")}
-            layers = [place_of(self.sae.hook).layer]
         else:
             rows = {"reads": self._readings[latent]}
-            layers = list(range(len(rows["reads"])))
-            if str(self.sae.hook).endswith("hook_attn_out"):
-                layers = [place_of(self.sae.hook).layer]
         whole = {name: np.full(self.patterns.shape[:2], np.nan) for name in rows}
         for name, own in rows.items():
-            whole[name][layers] = own
+            whole[name][list(self.writing)] = own
         return whole
 
     @cached_property
@@ -252,9 +259,8 @@ class HeadSession:
                 told = head_attribution(sae, self.patterns.shape[1])
                 found.append((name, "decoder", told.top(head, TOP, "decoder")))
         if self.kind == "stream":
-            layers = [place_of(own).layer] if own.endswith("hook_attn_out") else range(self._readings.shape[1])
-            if layer in layers:
-                share = np.nan_to_num(self._readings[:, list(layers).index(layer), head], nan=-1.0)
+            if layer in self.writing:
+                share = np.nan_to_num(self._readings[:, self.writing.index(layer), head], nan=-1.0)
                 order = np.argsort(-share, kind="stable")[:TOP]
                 found.append(("", "reads", [(int(j), float(share[j])) for j in order if share[j] > 0]))
         return found
@@ -264,10 +270,7 @@ class HeadSession:
     @property
     def before(self) -> tuple[int, ...]:
         """The layers whose heads can change a latent; none where latents are not attributed."""
-        if self.why:
-            return ()
-        place = place_of(self.sae.hook)
-        return layers_before(self.dfa(0, len(self.tokens) - 1), place)
+        return () if self.why else layers_before(self.writing)
 
     def without(self, latent: int, dest: int, layer: int) -> np.ndarray:
         """float64 [heads]: what a latent's pre-activation loses without each head of a layer.

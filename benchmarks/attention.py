@@ -2,24 +2,31 @@
 
 python benchmarks/attention.py speed [--rounds 15] [--record attention-speed]
 python benchmarks/attention.py truth [--documents 200] [--record attention-truth]
+python benchmarks/attention.py induction [--work DIR]
 
 Speed: `dfa` of one latent over a text of 256 tokens beside one plain pass of the model over the same text,
 interleaved, ratios within a round, in processor time of the thread that works; `recursive_dfa` of depth 4.
 
 Truth, on documents of a seed that no training saw, intervals over documents or latents:
-edges     Spearman's correlation of `dfa` with what happens when the edge is zeroed and all else runs free,
-          beside what the pattern alone tells
+edges     Spearman's correlation of `dfa`, and of `edge_effects`, with what happens when the edge is zeroed
+          and all else runs free, beside what the pattern alone tells
 heads     codes lost by latents without the head that they belong to, over those that do not
 quality   loss recovered by the SAE's reconstruction of z where mean ablation is 0, its L0 and dead latents,
           beside principal components of the same number and the same SAE untrained (a random decoder)
+
+Induction: an SAE trained as the shipped ones are, on the z of the layer where the induction heads are, and
+how many of its latents are of which family; about ten minutes of one core.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +34,9 @@ import torch
 from results import record
 
 import saelab
-from saelab.analysis import dfa, edge_changes, head_losses, recursive_dfa
+from saelab.analysis import dfa, edge_changes, edge_effects, families, head_losses, recursive_dfa
 from saelab.analysis.controls import Sums, interval, untrained
+from saelab.commands.build_embedded import D_SAE, SAE_BATCH, SAE_ROWS, SAE_STEPS, K, mixture
 from saelab.embedded import SAE_HOOKS, model_folder, sae_folder
 from saelab.interventions import MeanAblate, Reconstruct
 
@@ -39,9 +47,10 @@ Z = [hook for hook in SAE_HOOKS if hook.endswith("hook_z")]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What attribution to heads costs, and whether it is true")
-    parser.add_argument("what", choices=["speed", "truth"])
+    parser.add_argument("what", choices=["speed", "truth", "induction"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--documents", type=int, default=200)
+    parser.add_argument("--work", help="a folder for the activations and the run of induction")
     parser.add_argument("--record", help="keep the figures as benchmarks/results/NAME.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -49,6 +58,8 @@ def main() -> None:
     saes = {hook: saelab.load_sae(sae_folder(hook)) for hook in SAE_HOOKS}
     if options.what == "speed":
         rows, facts = speed(subject, saes, options.rounds), {"rounds": options.rounds}
+    elif options.what == "induction":
+        rows, facts = induction(subject, options.work), {}
     else:
         rows, facts = truth(subject, saes, options.documents), {"documents": options.documents}
     if options.record:
@@ -65,9 +76,11 @@ def speed(subject: Any, saes: Mapping[str, Any], rounds: int) -> list[dict[str, 
         with torch.no_grad():
             subject.model(**inputs.data, use_cache=False)
 
-    runs = {"plain pass": plain}
+    runs: dict[str, Callable[[], object]] = {"plain pass": plain}
     for hook, sae in saes.items():
         runs[f"dfa, {hook}"] = lambda sae=sae: dfa(subject, sae, text, 5, 200)
+        if hook not in Z:
+            runs[f"edge_effects, {hook}"] = lambda sae=sae: edge_effects(subject, sae, text, 5, 200)
     last = saes[SAE_HOOKS[2]]
     runs["recursive_dfa of depth 4"] = lambda: recursive_dfa(subject, last, text, 5, 200, z, depth=4)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -105,7 +118,7 @@ def truth(subject: Any, saes: Mapping[str, Any], n: int) -> list[dict[str, Any]]
 
 def _edges(subject: Any, sae: Any, documents: list[Any]) -> dict[str, Any]:
     """One latent a document: the strongest at a position drawn from its second half."""
-    draw, told = np.random.default_rng(SEED), {"": [], "control": [], "sizes": [], "sizes control": []}
+    draw, told = np.random.default_rng(SEED), defaultdict(list)
     for document in documents:
         text = document.text[:300]
         n = subject.prepare([text]).data["input_ids"].shape[1]
@@ -113,12 +126,30 @@ def _edges(subject: Any, sae: Any, documents: list[Any]) -> dict[str, Any]:
         acts = subject.run(subject.prepare([text]), str(sae.hook), output=False).acts[str(sae.hook)]
         latent = int(sae.encode(acts[0, dest : dest + 1])[0].argmax())
         found = edge_changes(subject, sae, text, latent, dest, n=96)
-        for name, score in (("", found.agreement), ("sizes", found.sizes)):
+        for name, score in (("", found.agreement), ("sizes", found.sizes), ("effects", found.foretold)):
             told[name].append(score.value)
             told[f"{name} control".strip()].append(score.control)
     return {"score": "edges, Spearman"} | {
         f"{name} {end}".strip(): value for name, own in told.items() for end, value in _mean(own).items()
     }
+
+
+def induction(subject: Any, work: str | None) -> list[dict[str, Any]]:
+    """Families of latents where the heads that repeat are, at two bars, of few and of many rows."""
+    place, hook = Path(work or tempfile.mkdtemp()), f"blocks.{subject.n_layers - 1}.attn.hook_z"
+    acts = saelab.harvest(subject, mixture(seed=1), [hook], place / "acts", max_rows=SAE_ROWS)
+    config = saelab.recipe("topk", d_in=subject.width(hook), d_sae=D_SAE, k=K, hook=subject.hook_point(hook))
+    sae = saelab.train(config, acts, steps=SAE_STEPS, batch_size=SAE_BATCH, seed=0, out=place / "run").sae
+    report = saelab.evaluate(sae, subject, mixture(seed=2).take(600), max_rows=30_000)
+    print(report, flush=True)
+    rows = []
+    for n_rows, n_documents in ((40_000, 600), (200_000, 3_200)):
+        for bar in (0.8, 0.5):
+            corpus = saelab.corpora.world(seed=SEED, n_documents=n_documents)
+            found = families(subject, sae, corpus, max_rows=n_rows, bar=bar)
+            print(found, flush=True)
+            rows.append({"rows": n_rows, "bar": bar, "found": str(found).splitlines()[0]})
+    return rows
 
 
 def _mean(values: list[float]) -> dict[str, float]:

@@ -121,6 +121,17 @@ def sequence(name: str, value: Any) -> Sequence[Any]:
     return listed(name, value)  # type: ignore[return-value]
 
 
+def a_function(like: str) -> Check:
+    """What can be called; like: an example of it."""
+
+    def check(name: str, value: Any) -> Callable[..., Any]:
+        if not callable(value):
+            _refuse(f"{name} must be a function", value, f"Pass {name}={like}.")
+        return value
+
+    return check
+
+
 def mapping(name: str, value: Any) -> Mapping[Any, Any]:
     """A dict or what is like one."""
     if not isinstance(value, Mapping):

@@ -45,7 +45,8 @@ UNTRIED = {
     "Compared Compared.* SideBySide SideBySide.* "
     "Arm Choice Contrast Effect Effect.figure Effect.frontier Effect.table Effect.to_frame Figure GateCurve "
     "GateCurve.figure GateCurve.to_frame Selected Selected.figure Selected.to_frame TokenShift "
-    "DFA DFA.to_frame Branch* Edge EdgeChanges* HeadAttribution HeadAttribution.to_frame HeadLosses* "
+    "DFA DFA.to_frame Branch* Edge EdgeChanges* EdgeEffects EdgeEffects.of EdgeEffects.to_frame "
+    "HeadAttribution HeadAttribution.to_frame HeadLosses* "
     "HeadEffects* RecursiveDFA* Families* HeadRoles* InductionScores* PrefixCurves* Proxy "
     "DocumentRecord* Option Recipe* Step": "what functions give, and take no arguments or only right ones",
     "Codes* Inputs Context Sparse* FVU.over_ranks ActivationStore FeatureStore ActivationWriter* SAEConfig": (
@@ -352,6 +353,8 @@ class Things:
             "dfa": Case(analysis.dfa, told),
             "DFA.top": Case(analysis.dfa(**told).top, {"n": 2}),
             "edge_changes": Case(analysis.edge_changes, told, ("n", "seed")),
+            "edge_effects": Case(analysis.edge_effects, told),
+            "EdgeEffects.top": Case(analysis.edge_effects(**told).top, {"n": 2}),
             "head_attribution": Case(analysis.head_attribution, {"sae": heads, "n_heads": 4}, ("sizes",)),
             "HeadAttribution.top": Case(analysis.head_attribution(heads, 4).top, {"head": 1, "n": 2}),
             "head_losses": Case(

@@ -3,6 +3,7 @@ from .attention.effects import edge_changes, head_effects, head_losses
 from .attention.families import families, head_roles
 from .attention.induction import induction_scores, prefix_curves
 from .attention.recursive import recursive_dfa
+from .attention.through import edge_effects
 from .circuits.codes import HeadCodes, head_codes, important
 from .circuits.edges import edge_attribution, path_patching
 from .circuits.graph_files import read_graph
@@ -46,6 +47,7 @@ from .results_attention import (
     Branch,
     Edge,
     EdgeChanges,
+    EdgeEffects,
     HeadAttribution,
     HeadEffects,
     HeadLosses,
@@ -82,6 +84,7 @@ __all__ = [
     "Difference",
     "Edge",
     "EdgeChanges",
+    "EdgeEffects",
     "Effect",
     "Effects",
     "Examples",
@@ -144,6 +147,7 @@ __all__ = [
     "drawn_examples",
     "edge_attribution",
     "edge_changes",
+    "edge_effects",
     "effect",
     "evaluate",
     "examples",

@@ -107,9 +107,8 @@ class Edge(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DFA:
-    """A latent's pre-activation at one position, by the heads and source positions that wrote it (direct
-    feature attribution, Kissane et al. 2024): parts + rest = pre."""
+class _Edges:
+    """A number for each head and source position, of a latent at one position."""
 
     latent: int
     hook: str
@@ -118,20 +117,13 @@ class DFA:
     dest: int
     """the position"""
     layers: tuple[int, ...]
-    """whose attention writes there directly"""
+    """whose heads these are"""
     parts: np.ndarray
     """float64 [layers heads positions]"""
-    rest: tuple[tuple[str, float], ...]
-    """(what, part) of what no head moves: the embedding, each MLP, constants"""
     pre: float
     """the pre-activation that the SAE computes there"""
     code: float
     """and the code; 0 where it does not fire"""
-
-    @property
-    def total(self) -> float:
-        """Of all parts; `pre` but for rounding."""
-        return float(self.parts.sum() + sum(part for _, part in self.rest))
 
     @property
     def by_source(self) -> np.ndarray:
@@ -169,13 +161,58 @@ class DFA:
     def __str__(self) -> str:
         lines = [
             f"latent {self.latent} at {self.dest} {self.tokens[self.dest]!r}: pre-activation {self.pre:.4f}, "
-            f"code {self.code:.4f}; heads {self.parts.sum():+.4f}, "
-            f"rest {self.total - self.parts.sum():+.4f}, off by {self.total - self.pre:+.1e}"
+            f"code {self.code:.4f}; {self._summed()}"
         ]
         for layer, head, source, part in self.top():
             lines.append(f"{part:+9.4f}  {layer}.{head}  from {source} {self.tokens[source]!r}")
-        lines += [f"{part:+9.4f}  {what}" for what, part in self.rest]
         return "\n".join(lines)
+
+    def _summed(self) -> str:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class DFA(_Edges):
+    """A latent's pre-activation at one position, by the heads and source positions that wrote it there
+    (direct feature attribution, Kissane et al. 2024): parts + rest = pre."""
+
+    rest: tuple[tuple[str, float], ...]
+    """(what, part) of what no head moves: the embedding, each MLP, constants"""
+
+    @property
+    def total(self) -> float:
+        """Of all parts; `pre` but for rounding."""
+        return float(self.parts.sum() + sum(part for _, part in self.rest))
+
+    __repr__ = headline
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *(f"{part:+9.4f}  {what}" for what, part in self.rest)])
+
+    def _summed(self) -> str:
+        heads = self.parts.sum()
+        return f"heads {heads:+.4f}, rest {self.total - heads:+.4f}, off by {self.total - self.pre:+.1e}"
+
+
+@dataclass(frozen=True)
+class EdgeEffects(_Edges):
+    """What a latent's pre-activation at one position would lose without each edge, through all that comes
+    after it, to first order. An edge is a head's weight of one source at that position. Parts do not sum to
+    the pre-activation: MLPs and later heads answer to several edges at once."""
+
+    def of(self, edges: Sequence[Edge]) -> np.ndarray:
+        """float64 [edges]: of some.
+
+        Args:
+            edges: Of layers that it has.
+        """
+        at = {layer: i for i, layer in enumerate(self.layers)}
+        return np.array([self.parts[at[edge.layer], edge.head, edge.source] for edge in edges])
+
+    __repr__ = headline
+
+    def _summed(self) -> str:
+        return "what each edge is worth through all that comes after it, to first order"
 
 
 @dataclass(frozen=True)
@@ -305,18 +342,23 @@ class EdgeChanges:
     """float64: pre-activation of the untouched model minus that without the edge"""
     weights: np.ndarray
     """float64: the pattern at the edge"""
+    effects: EdgeEffects
+    """what gradients say of the same edges"""
     agreement: Beside
     """Spearman's correlation of parts and changes; the control is that of the pattern and changes"""
     sizes: Beside
     """the same of |parts| and |changes|; the control is that of the pattern and |changes|"""
+    foretold: Beside
+    """the same of effects and changes; the control is that of the pattern and changes"""
 
     def to_frame(self) -> pd.DataFrame:
-        """One line for each edge: layer, head, source, token, part, change, weight."""
+        """One line for each edge: layer, head, source, token, part, change, weight, effect."""
         import pandas as pd
 
         found = pd.DataFrame(self.edges, columns=list(Edge._fields))
         found.insert(3, "token", [self.dfa.tokens[edge.source] for edge in self.edges])
-        return found.assign(change=self.changes, weight=self.weights)
+        effects = self.effects.of(self.edges)
+        return found.assign(change=self.changes, weight=self.weights, effect=effects)
 
     __repr__ = headline
 
@@ -324,13 +366,15 @@ class EdgeChanges:
         lines = [
             f"latent {self.dfa.latent} at {self.dfa.dest}: Spearman of parts and changes {self.agreement}",
             f"of their sizes {self.sizes}" + "; not above its control" * (not self.sizes.apart),
-            "part, change",
+            f"of effects by gradient and changes {self.foretold}",
+            "part, change, effect",
         ]
-        for edge, change in list(zip(self.edges, self.changes, strict=True))[:SHOWN]:
+        for edge, *told in list(zip(self.edges, self.changes, self.effects.of(self.edges), strict=True))[
+            :SHOWN
+        ]:
             token = self.dfa.tokens[edge.source]
-            lines.append(
-                f"{edge.part:+9.4f} {change:+9.4f}  {edge.layer}.{edge.head}  from {edge.source} {token!r}"
-            )
+            numbers = " ".join(f"{value:+9.4f}" for value in (edge.part, *told))
+            lines.append(f"{numbers}  {edge.layer}.{edge.head}  from {edge.source} {token!r}")
         return "\n".join(lines)
 
 

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 
+from saelab.arguments import a_function
 from saelab.config import integer
 from saelab.subjects.bridge import weights
 from saelab.subjects.head_maps import LayerMaps, measured
-from saelab.types import ConfigError, RangeError, SaelabError, SubjectError, short
+from saelab.types import RangeError, SaelabError, SubjectError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -82,12 +83,8 @@ class ReadsHeads:
                 than weigh values.
             ConfigError: `patterns` is no function.
         """
-        if not (patterns is None or callable(patterns)):
-            message = (
-                f"patterns must be a function of (layer, pattern). Got {short(patterns)}. Pass "
-                "patterns=lambda layer, pattern: pattern, changed."
-            )
-            raise ConfigError(message)
+        if patterns is not None:
+            a_function("lambda layer, pattern: pattern, changed")("patterns", patterns)
         self._check_heads()
         with _recorded(self, patterns) as seen:
             run = self.run(inputs, read, edits, output=output, grad=grad)

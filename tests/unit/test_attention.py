@@ -8,7 +8,7 @@ import subjects_zoo as zoo
 import torch
 
 import saelab
-from saelab.analysis import dfa, edge_changes, head_attribution, head_losses, recursive_dfa
+from saelab.analysis import dfa, edge_changes, edge_effects, head_attribution, head_losses, recursive_dfa
 from saelab.analysis.attention.effects import pre_without
 from saelab.embedded import SAE_HOOKS
 from saelab.types import ConfigError, CorpusError, HookError, RangeError, ShapeError, SubjectError
@@ -222,6 +222,68 @@ def test_an_error_node_is_what_the_sae_leaves_out():
     (error,) = [b for b in found.root.children if b.kind == "error"]
     assert (error.value, error.sae) == (pytest.approx(left_out.item(), abs=1e-5), "blocks.1.attn.hook_z")
     assert found.errors() == (0, error.value)
+
+
+def weighed(edge, dest, scale):
+    def patterns(layer, pattern):
+        if layer == edge.layer:
+            pattern[0, edge.head, dest, edge.source] *= scale
+        return pattern
+
+    return patterns
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_effects_of_edges_are_slopes(kind):
+    """Of the pre-activation along an edge's weight, by differences of whole passes."""
+    subject = model(kind)
+    for name in ("hook_resid_post", "attn.hook_z", "hook_mlp_in"):
+        hook = f"blocks.{subject.n_layers - 1}.{name}"
+        sae, dest = random_sae(subject, hook), 6
+        found = edge_effects(subject, sae, TEXT, 3, dest)
+        # blocks whose MLP runs beside attention do not read it
+        assert found.layers in [tuple(range(n)) for n in (subject.n_layers - 1, subject.n_layers)]
+        inputs, tried = subject.prepare([TEXT]), found.top(4)
+        tried += [edge for edge in found.top(found.parts.size) if edge.layer == 0 and edge.source < dest][:2]
+        for edge in tried:
+            ends = []
+            for scale in (0.98, 1.02):
+                seen = subject.attend(inputs, [hook], patterns=weighed(edge, dest, scale), output=False)
+                ends.append(pre_of(sae, seen.run.acts[hook][0, dest], 3))
+            slope = (ends[1] - ends[0]) / 0.04
+            assert edge.part == pytest.approx(slope, rel=0.02, abs=2e-4), (name, edge)
+        assert not found.parts[:, :, dest + 1 :].any()
+
+
+def test_effects_on_z_are_the_parts_of_its_layer():
+    subject = model("llama")
+    sae = random_sae(subject, "blocks.1.attn.hook_z")
+    direct, through = (f(subject, sae, TEXT, 2, 5) for f in (dfa, edge_effects))
+    np.testing.assert_allclose(through.parts[through.layers.index(1)], direct.parts[0], atol=1e-5)
+    assert through.of(direct.top(3)) == pytest.approx([edge.part for edge in direct.top(3)], abs=1e-5)
+    assert (through.pre, through.dest) == (pytest.approx(direct.pre, abs=1e-5), direct.dest)
+    first = edge_effects(subject, random_sae(subject, "blocks.0.hook_resid_pre"), TEXT, 2, 5)
+    assert (first.layers, first.parts.shape[0]) == ((), 0)
+    assert "what each edge is worth" in str(through)
+    assert all(p.grad is None for p in subject.model.parameters())
+
+
+@pytest.mark.parametrize("hook", [hook for hook in SAE_HOOKS if "resid" in hook])
+def test_gradients_foretell_what_edges_do_to_the_stream(subject, hook):
+    """Where what is written directly does not, on texts that the model was not trained on."""
+    sae = saelab.load_sae(saelab.embedded.sae_folder(hook))
+    told, direct = [], []
+    for document in saelab.corpora.world(seed=903, n_documents=4):
+        text = document.text[:200]
+        x = captured(subject, text, hook)
+        dest = len(x) - 1
+        latent = int(sae.encode(x[dest : dest + 1])[0].argmax())
+        found = edge_changes(subject, sae, text, latent, dest, n=64)
+        told.append(found.foretold.value)
+        direct.append(found.agreement.value)
+        assert found.foretold.interval[0] > found.foretold.control_interval[1], found
+    assert np.mean(told) >= 0.8
+    assert np.mean(told) > np.mean(direct) + 0.1
 
 
 @pytest.mark.parametrize("hook", SAE_HOOKS)

@@ -205,8 +205,8 @@ def dfa(subject: Any, sae: SAE, text: str, latent: int, dest: int | None = None)
     heads = next((each.shape[0] for each in parts), 0)
     edges = np.stack(parts) if parts else np.zeros((0, heads, frozen.n))
     return DFA(
-        asked.latent, place.hook, asked.tokens, fired.dest, tuple(layers), edges, tuple(rest), fired.pre,
-        fired.code,
+        asked.latent, place.hook, asked.tokens, fired.dest, tuple(layers), edges, fired.pre, fired.code,
+        tuple(rest),
     )  # fmt: skip
 
 
@@ -268,6 +268,17 @@ def read_text(subject: Any, text: str) -> tuple[Inputs, tuple[str, ...]]:
     return inputs, tuple(subject.token_strings(ids))
 
 
+def in_text(dest: int, asked: Asked) -> int:
+    """A position of the text, checked.
+
+    Args:
+        dest: The position.
+        asked: What was asked.
+    """
+    last = len(asked.tokens) - 1
+    return integer("dest", dest, 0, last, error=RangeError, remedy="Pass a position of the text.")
+
+
 def fired_of(sae: SAE, x: Tensor, asked: Asked, dest: int | None) -> Fired:
     """Where a latent is looked at, and what the SAE computes there.
 
@@ -277,9 +288,8 @@ def fired_of(sae: SAE, x: Tensor, asked: Asked, dest: int | None) -> Fired:
         asked: What was asked.
         dest: The position, or None.
     """
-    remedy = "Pass a position of the text."
     if dest is not None:
-        dest = integer("dest", dest, 0, len(x) - 1, error=RangeError, remedy=remedy)
+        dest = in_text(dest, asked)
     with torch.no_grad():
         out = sae((x if dest is None else x[dest : dest + 1]).to(sae.W_enc))
     pre, codes = (each[:, asked.latent].double().cpu().numpy() for each in (out.pre, out.codes))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from saelab.analysis.attention.direct import asked_of, dfa, head_attribution
+from saelab.analysis.attention.through import effects_at
 from saelab.analysis.controls import Beside, Sums, beside
 from saelab.analysis.results_attention import EdgeChanges, HeadEffects, HeadLosses
 from saelab.arguments import a_subject, an_integer, checked, full_sae, maybe, one_of
@@ -35,10 +36,11 @@ HIGH, LOW = 0.5, 0.05
 def edge_changes(
     subject: Any, sae: SAE, text: str, latent: int, dest: int | None = None, *, n: int = 128, seed: int = 0
 ) -> EdgeChanges:
-    """Take edges out of the model one by one, and compare what changes with what `dfa` says.
+    """Take edges out of the model one by one, and compare what changes with what attribution says.
 
-    An edge is a head's weight of one source at the destination. It is set to 0, and all that comes after runs
-    free: later patterns, norms and MLPs change with it.
+    Of `dfa`, which tells what is written to the latent directly, and of `edge_effects`, which follows the way
+    through what comes after. An edge is a head's weight of one source at the destination. It is set to 0, and
+    all that comes after runs free: later patterns, norms and MLPs change with it.
 
     Args:
         subject: As for `dfa`.
@@ -50,8 +52,9 @@ def edge_changes(
         seed: Of the draw.
 
     Returns:
-        The edges, largest |part| first, with Spearman's correlation of parts and changes over them, and of
-        their sizes. Intervals draw edges anew; the control is what the pattern alone would have told.
+        The edges, largest |part| first, with Spearman's correlation of parts and changes over them, of their
+        sizes, and of effects and changes. Intervals draw edges anew; the control is what the pattern alone
+        would have told.
 
     Raises:
         SubjectError, HookError, ShapeError, CorpusError, RangeError: As `dfa`.
@@ -62,15 +65,17 @@ def edge_changes(
     kept, others = every[: (n + 1) // 2], every[(n + 1) // 2 :]
     drawn = np.random.default_rng(seed).permutation(len(others))[: n // 2]
     edges = [*kept, *(others[i] for i in np.sort(drawn))]
-    patterns = subject.attend(asked.inputs, [asked.place.hook], output=False).patterns
-    weights = np.array([float(patterns[e.layer][0, e.head, found.dest, e.source]) for e in edges])
+    effects, patterns = effects_at(subject, sae, asked, found.dest)
+    weights = np.array([float(patterns[e.layer][e.head, e.source]) for e in edges])
     changed = pre_without(subject, sae, asked.inputs, asked.latent, found.dest, edges)
     changes = found.pre - changed
     parts = np.array([edge.part for edge in edges])
-    signed, sizes = (
-        _spearman(one, other, weights, seed) for one, other in ((parts, changes), (abs(parts), abs(changes)))
+    told = effects.of(edges)
+    signed, sizes, foretold = (
+        _spearman(one, other, weights, seed)
+        for one, other in ((parts, changes), (abs(parts), abs(changes)), (told, changes))
     )
-    return EdgeChanges(found, tuple(edges), changes, weights, signed, sizes)
+    return EdgeChanges(found, tuple(edges), changes, weights, effects, signed, sizes, foretold)
 
 
 @checked(subject=a_subject, sae=full_sae, text=a_text, dest=maybe(an_integer()), seed=an_integer())

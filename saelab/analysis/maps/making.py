@@ -13,7 +13,7 @@ from saelab.analysis.maps.faithful import Faith, faith
 from saelab.analysis.maps.layouts import METHODS, Tell, laid
 from saelab.analysis.maps.profiles import BY, never_fire, profile
 from saelab.analysis.maps.results import CONTROLS, LatentMap
-from saelab.arguments import a_store, an_integer, checked, flag, one_of
+from saelab.arguments import a_function, a_store, an_integer, checked, flag, maybe, one_of
 
 if TYPE_CHECKING:
     from saelab.stores import FeatureStore
@@ -29,7 +29,7 @@ CHECKS: dict[str, Any] = {
 """What whoever makes a map checks, here or in the background."""
 
 
-@checked(**CHECKS, keep=flag)
+@checked(**CHECKS, keep=flag, progress=maybe(a_function("print")))
 def latent_map(
     store: FeatureStore,
     by: str = "decoder",

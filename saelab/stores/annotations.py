@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from saelab.config import is_unicode
-from saelab.stores.attached import Attached, checked_latents, checked_source
+from saelab.stores.attached import Attached, checked_latents, checked_source, checked_text
 from saelab.stores.protocol import Latents
 from saelab.types import ConfigError, short
 
@@ -264,11 +263,7 @@ def _table(lines: list[Line]) -> pa.Table:
 
 def _checked(kind: str, text: Any) -> str:
     """A note, or the name of a tag or list. Raises ConfigError."""
-    if not isinstance(text, str) or not is_unicode(text):
-        got = "half a surrogate pair" if isinstance(text, str) else type(text).__name__
-        message = f"A {kind} must be a str. Got {got}. Pass e.g. 'to check'."
-        raise ConfigError(message)
-    text = text.strip()
+    text = checked_text(f"A {kind}", text, "e.g. 'to check'")
     if len(text) > LONGEST[kind]:
         message = (
             f"A {kind} must have at most {LONGEST[kind]:,} characters. Got {len(text):,}. Make it shorter."

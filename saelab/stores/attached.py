@@ -147,6 +147,22 @@ def checked_latents(latents: Any, n: int, what: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(integer(what, j, 0, n - 1, error=RangeError, remedy=remedy) for j in given))
 
 
+def checked_text(what: str, text: Any, example: str, of: str = "") -> str:
+    """A text that a file can hold, without white space around it. Raises ConfigError.
+
+    Args:
+        what: It is, as in "A note".
+        text: What was given.
+        example: Of what to pass.
+        of: Which one it is, as in " of latent 7".
+    """
+    if not isinstance(text, str) or not is_unicode(text):
+        got = "half a surrogate pair" if isinstance(text, str) else type(text).__name__
+        message = f"{what} must be a str. Got {got}{of}. Pass {example}."
+        raise ConfigError(message)
+    return text.strip()
+
+
 def checked_source(source: Any) -> str:
     """Raises ConfigError where it does not say where something is from."""
     if not isinstance(source, str) or not source.strip() or not is_unicode(source):

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from saelab.config import integer, is_number, is_unicode
-from saelab.stores.attached import Attached, Label, checked_source
+from saelab.stores.attached import Attached, Label, checked_source, checked_text
 from saelab.stores.neuronpedia import read_export
 from saelab.stores.protocol import Latents
 from saelab.types import ConfigError, RangeError, short
@@ -177,8 +177,4 @@ def checked_latent(latent: Any, n: int) -> int:
 
 def checked_label(text: Any, latent: Any) -> str:
     """A label. Raises ConfigError."""
-    if not isinstance(text, str) or not is_unicode(text):
-        got = "half a surrogate pair" if isinstance(text, str) else type(text).__name__
-        message = f"A label must be a str. Got {got} of latent {latent}. Pass {{7: 'names'}}."
-        raise ConfigError(message)
-    return text.strip()
+    return checked_text("A label", text, "{7: 'names'}", f" of latent {latent}")

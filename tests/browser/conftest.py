@@ -7,6 +7,7 @@ from pathlib import Path
 
 import kernels
 import pytest
+from axe import violations
 from real_lab import CHROMIUM, FLAGS, open_notebook, run_all, running_lab, save, write_notebook
 
 ROOT = Path(__file__).parents[2]
@@ -144,3 +145,14 @@ def keep(page, request) -> None:
 def own_errors(page) -> list[str]:
     """Those on its console that JupyterLab does not make by itself."""
     return [e for e in page.errors if not FOREIGN.search(e)]
+
+
+def fits_in_both_themes(page, name: str) -> None:
+    """A page is no wider than its window, wide and narrow, and nothing bars anybody from it; with pictures."""
+    ARTIFACTS.mkdir(exist_ok=True)
+    for width, scheme in ((1400, "light"), (600, "dark")):
+        page.set_viewport_size({"width": width, "height": 1200})
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert violations(page) == []
+        page.screenshot(path=ARTIFACTS / f"{name}_{scheme}.png", full_page=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from axe import violations
-from conftest import ARTIFACTS
+from conftest import fits_in_both_themes
 from playwright.sync_api import expect
 
 import saelab
@@ -54,11 +53,6 @@ def test_pairs_are_read_side_by_side(page, exported):
     n = len(view.compared.own["cosine"][1])
     expect(page.locator(".sl-hint[role=status]")).to_have_text(f"{n} shown", use_inner_text=True)
     expect(page.get_by_text("They were not measured for this page.")).to_be_visible()
-    for width, scheme in ((1300, "light"), (600, "dark")):
-        page.set_viewport_size({"width": width, "height": 1100})
-        page.emulate_media(color_scheme=scheme)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert violations(page) == []
-        page.screenshot(path=ARTIFACTS / f"compare_page_{scheme}.png", full_page=True)
+    fits_in_both_themes(page, "compare_page")
     assert page.evaluate("window.hacked") is None
     assert page.errors == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from axe import violations
-from conftest import ARTIFACTS
+from conftest import ARTIFACTS, fits_in_both_themes
 from playwright.sync_api import expect
 from real_lab import open_notebook, run_all, write_notebook
 
@@ -107,11 +107,6 @@ def test_a_page_keeps_what_was_computed(page, jupyter, erase):
     page.wait_for_selector("[data-roc] svg")
     page.locator("button.sl-number").first.click()
     page.wait_for_selector(".sl-card")
-    for width, scheme in ((1400, "light"), (600, "dark")):
-        page.set_viewport_size({"width": width, "height": 1200})
-        page.emulate_media(color_scheme=scheme)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert violations(page) == []
-        page.screenshot(path=ARTIFACTS / f"erase_page_{scheme}.png", full_page=True)
+    fits_in_both_themes(page, "erase_page")
     expect(page.locator("[data-set=kept] option").first).to_be_attached()
     assert page.errors == []

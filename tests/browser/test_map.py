@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from axe import violations
-from conftest import ARTIFACTS
+from conftest import ARTIFACTS, fits_in_both_themes
 from real_lab import open_notebook, run_all, write_notebook
 
 CELLS = """
@@ -112,11 +112,6 @@ def test_a_map_by_hand_and_by_keys(page, jupyter):
     page.wait_for_function(f"/1 found/.test({chosen % 0})")
     page.locator("select[aria-label=colour]").select_option("max")
     page.locator(".sl-map-tools .sl-help summary").click()
-    for width, scheme in ((1400, "light"), (600, "dark")):
-        page.set_viewport_size({"width": width, "height": 1200})
-        page.emulate_media(color_scheme=scheme)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert violations(page) == []
-        page.screenshot(path=ARTIFACTS / f"map_page_{scheme}.png", full_page=True)
+    fits_in_both_themes(page, "map_page")
     assert page.evaluate("window.hacked") is None
     assert page.errors == []

@@ -148,7 +148,7 @@ def own_errors(page) -> list[str]:
 
 
 def fits_in_both_themes(page, name: str) -> None:
-    """A page is no wider than its window, wide and narrow, and nothing bars anybody from it; with pictures."""
+    """A page is no wider than its window, wide and narrow, and nothing bars anybody from it."""
     ARTIFACTS.mkdir(exist_ok=True)
     for width, scheme in ((1400, "light"), (600, "dark")):
         page.set_viewport_size({"width": width, "height": 1200})

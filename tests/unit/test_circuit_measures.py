@@ -149,3 +149,22 @@ def test_intervals_are_paired():
     assert same.gain["untrained SAE"] == (0, 0)
     low, high = test.gain["untrained SAE"]
     assert low < 0 < high
+
+
+def test_the_mean_curve_of_several_seeds_is_the_mean_of_theirs():
+    codes, truth = planted_codes(False, seeds=3)
+    found = codes.against(truth, {GRADIENTS: estimate(truth, codes.nodes)})
+    for arm in found.scores:
+        others, own = found.mean_roc(arm)
+        assert (others[0], own[0], others[-1], own[-1]) == (0, 0, 1, 1)
+        assert (np.diff(others) >= 0).all()
+        assert (np.diff(own) >= -1e-12).all()
+        assert np.trapezoid(own, others) == pytest.approx(found.auc[arm].mean())
+        low, high = found.auc_interval[arm]
+        assert low <= found.auc[arm].mean() <= high
+        # between two numbers of others no curve jumps
+        middle = (np.arange(15) + 0.5) / 15
+        mean = np.mean([np.interp(middle, curve.fpr, curve.tpr) for curve in found.roc(arm)], 0)
+        np.testing.assert_allclose(np.interp(middle, others, own), mean)
+    with pytest.raises(ConfigError, match="arm must be one of"):
+        found.mean_roc("chance")

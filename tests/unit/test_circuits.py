@@ -204,6 +204,19 @@ def test_a_circuit_is_judged_on_pairs_that_had_no_part_in_its_choice(subject, na
     spoiled = Effects(effects.task, effects.nodes, wrong, effects.gap, effects.method)
     made = [circuit(subject, names, each, random_sets=2) for each in (effects, spoiled)]
     assert made[0].nodes == made[1].nodes
+    # as many of the largest effects, on the judged pairs alone
+    every, sites = list(effects.nodes), sites_of(subject, "heads")
+    chosen = np.setdiff1d(np.arange(len(names.pairs)), judged)
+    order = effects.of_pairs(chosen).order()
+    assert made[0].effects.order().tolist() == order.tolist()
+    size, grown = made[0].growth[3]
+    kept, won = np.isin(np.arange(len(every)), order[:size]), 0.0
+    for batch in names.batches(subject, judged):
+        logits = subject.run(batch.clean, edits=edits_of(sites, read(subject, sites, batch), kept)).output
+        won += float((names.measure(logits, batch.at).double().numpy() - names.corrupt[batch.at]).sum())
+    assert grown.value == pytest.approx(won / (names.clean - names.corrupt)[judged].sum(), abs=1e-4)
+    assert grown.interval[0] < grown.value < grown.interval[1]
+    assert grown.control < grown.value
 
 
 def test_what_is_refused(subject, names):

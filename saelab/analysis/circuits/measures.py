@@ -45,6 +45,11 @@ class CodeTest:
     one seed"""
 
     @property
+    def bars(self) -> dict[str, float]:
+        """Control -> by how much the AUC of the codes must exceed its own."""
+        return dict(BARS)
+
+    @property
     def heads(self) -> int:
         """Items of the circuit."""
         return int(self.truth.sum())
@@ -58,6 +63,11 @@ class CodeTest:
     def auc(self) -> dict[str, np.ndarray]:
         """Arm -> float64 [seeds], the area under the ROC curve; by chance 1/2."""
         return self._measured(auc)
+
+    @cached_property
+    def auc_interval(self) -> dict[str, tuple[float, float]]:
+        """Arm -> 95 % of its AUC, drawn over prompts and seeds."""
+        return {arm: _spread(_each(auc, of, self.truth)) for arm, of in self.drawn.items()}
 
     @cached_property
     def average_precision(self) -> dict[str, np.ndarray]:
@@ -89,6 +99,25 @@ class CodeTest:
             message = f"arm must be one of {', '.join(self.scores)}. Got {arm!r}. Pass one of these."
             raise ConfigError(message)
         return [Roc(*roc_curve(self.truth, each, drop_intermediate=False)) for each in self.scores[arm]]
+
+    def mean_roc(self, arm: str = CODES) -> tuple[np.ndarray, np.ndarray]:
+        """The mean of the ROC curves of all seeds: at each share of what is not of the circuit, the mean
+        share of the circuit. The area under it is the mean AUC.
+
+        Args:
+            arm: One of those of `scores`.
+
+        Returns:
+            Both shares, float64 [points], from none called to all.
+
+        Raises:
+            ConfigError: There is no such arm.
+        """
+        grid = np.arange(self.of - self.heads + 1)
+        curves = [(np.rint(roc.fpr * grid[-1]).astype(int), roc.tpr) for roc in self.roc(arm)]
+        # a curve may rise at once: both ends of each rise
+        ends = [np.mean([_height(grid, *curve, last) for curve in curves], 0) for last in (False, True)]
+        return np.repeat(grid / grid[-1], 2), np.stack(ends, 1).ravel()
 
     def f1(self, other: CodeTest) -> dict[str, np.ndarray]:
         """F1 at a threshold that was chosen on another task, where F1 is largest.
@@ -236,6 +265,17 @@ def best_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
     called = scores[:, None] >= levels
     values = 2 * (called & truth[:, None]).sum(0) / (called.sum(0) + truth.sum())
     return float(levels[values.argmax()])
+
+
+def _height(grid: np.ndarray, others: np.ndarray, own: np.ndarray, last: bool) -> np.ndarray:
+    """A curve's height at numbers of others: at its last point there or at its first, or between points."""
+    x, first = np.unique(others, return_index=True)
+    final = np.r_[first[1:], len(others)] - 1
+    i = np.searchsorted(x, grid)
+    before = np.maximum(i - 1, 0)
+    rise = (own[first][i] - own[final][before]) / np.maximum(x[i] - x[before], 1)
+    between = own[final][before] + rise * (grid - x[before])
+    return np.where(x[i] == grid, own[final if last else first][i], between)
 
 
 def _each(

@@ -18,6 +18,8 @@ from saelab.types import ConfigError, CorpusError, short
 
 LEAST = 8
 """Pairs below which there is nothing to choose on and to judge by."""
+SIZES = 9
+"""Numbers of nodes, from one to all, at which what the largest effects carry is held against random sets."""
 
 
 @checked(subject=a_subject, random_sets=an_integer(2, 1000), seed=an_integer())
@@ -88,6 +90,11 @@ def circuit(
     faithfulness, completeness = (
         _beside(task, judged, value, control, seed) for value, control in zip(values, controls, strict=True)
     )
+    growth = []
+    for size in np.unique(np.geomspace(1, len(every), SIZES).round().astype(int)[:-1]).tolist():
+        mask = _mask(effects.order()[:size].tolist(), len(every))
+        sets = [judging.kept(_alike(mask, every, rng)) for _ in range(max(2, random_sets // 2))]
+        growth.append((size, _beside(task, judged, judging.kept(mask), sets, seed)))
     return Circuit(
         task.name,
         tuple(every[i] for i in chosen),
@@ -97,6 +104,8 @@ def circuit(
         tuple(curve),
         target,
         effects.method,
+        tuple(growth),
+        effects,
     )
 
 

@@ -102,6 +102,11 @@ class Circuit:
     """the faithfulness that was asked for"""
     method: str
     """by which the nodes are ordered"""
+    growth: tuple[tuple[int, Beside], ...] = ()
+    """(number of nodes, faithfulness) of as many nodes of the largest effects, of the pairs that had no part
+    in the choice, beside random sets"""
+    effects: Effects | None = None
+    """of all nodes, on the pairs that the choice was made on"""
 
     @property
     def met(self) -> bool:

@@ -75,6 +75,7 @@ UNTRIED = {
     "Lab.heads head_effects head_readings": (
         "need a model with heads; tests/unit/test_heads_view.py has some"
     ),
+    "Lab.circuit": "takes results alone; tests/unit/test_circuit_view.py refuses others",
     "Lab.erase": "needs samples with a concept; tests/unit/test_erasing.py has some",
     "VisionModel.*": "those of TorchModule, but for what is above",
     "FVU *.fingerprint *.verify *.hooks FeatureStore.latents FeatureStore.labels FeatureStore.top_names "

@@ -134,6 +134,7 @@ class OpenedSAE:
                 "fetch": self.fetch,
                 "documents": lambda numbers: self.store.documents(numbers),
                 "labels": self.labels,
+                "hooks": self.hooks,
                 "layers": self.layers,
                 "predictions": self.predictions,
                 "difference": self.difference,
@@ -191,6 +192,12 @@ class OpenedSAE:
             self.selection.list = None
 
     # ---- its latents
+
+    def hooks(self) -> tuple[str, ...]:
+        """Where it reads and writes, by name; of a store alone where it reads."""
+        if self._sae is None:
+            return (self.store.hook.name,)
+        return tuple(dict.fromkeys(point.name for point in (*self.sae.writes, *self.sae.reads)))
 
     def checked(self, latent: int) -> int:
         """A latent of it. Raises RangeError."""

@@ -3,6 +3,7 @@
 from saelab.widgets.base import View as View
 from saelab.widgets.board import BoardView as BoardView
 from saelab.widgets.card import CardView as CardView
+from saelab.widgets.circuit import CircuitView as CircuitView
 from saelab.widgets.compare import CompareView as CompareView
 from saelab.widgets.corpus import CorpusView as CorpusView
 from saelab.widgets.densities import DensitiesView as DensitiesView
@@ -39,3 +40,4 @@ class LabViews:
     heads = Made(HeadsView.of)
     board = Made(BoardView.of)
     compare = Made(CompareView.of)
+    circuit = Made(CircuitView.of)

@@ -27,7 +27,7 @@ class Source:
     """of a sample that the subject reads"""
     questions: Mapping[str, Callable[..., Any]]
     """what views ask: "card", "cards", "documents", "search", "labels", "session", "layers", "predictions",
-    "notes", "tags", "lists"; the same functions each time, so that a page holds an answer once"""
+    "notes", "tags", "lists", "hooks"; the same functions each time, so that a page holds an answer once"""
     selection: Selection
     """what all views of the SAE share"""
     checked: Callable[[int], int]

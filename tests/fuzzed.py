@@ -363,6 +363,11 @@ class Things:
                 {"subject": model, "sae": heads, "corpus": ["a b"]},
                 ("n_heads", "ablation", "seed"),
             ),
+            "attribution_graph": Case(
+                partial(analysis.attribution_graph, max_nodes=8),
+                {"subject": model, "saes": self.model_sae, "text": "a b"},
+                ("target", "minus", "max_logits", "probability", "control", "seed"),
+            ),
             "recursive_dfa": Case(analysis.recursive_dfa, told, ("saes", "depth", "width")),
             "families": Case(
                 partial(analysis.families, least=2),
@@ -458,6 +463,7 @@ class Things:
             "generate": {"prompt": "a", "max_new_tokens": 1},
             "stream": {"prompt": ["a", "b"], "max_new_tokens": 1}, "hook_point": {"name": hook},
             "label": {"inputs": inputs, "sample": 0, "position": 0}, "loss": {"inputs": inputs},
+            "frozen_end": {"x": torch.ones(32)},
             "offsets": {"text": "a"}, "prepare": {"raw": ["a"]}, "prepare_tokens": {"rows": [[1, 2]]},
             "residual_to_logits": {"vectors": vectors}, "run": {"inputs": inputs, "read": [hook]},
             "to_residual": {"hook": hook, "vectors": vectors}, "to_tokens": {"text": "a"},

@@ -14,6 +14,7 @@ from .circuits.patching import activation_patching, attribution_patching
 from .circuits.pruning import circuit
 from .circuits.results import Agreement, Circuit, Effects, agreement
 from .circuits.tasks import Task, prompt_task
+from .circuits.tracing import attribution_graph
 from .compared import Compared, compare
 from .concepts import Concept, Concepts, concepts
 from .differences import sample_difference
@@ -133,6 +134,7 @@ __all__ = [
     "TokenShift",
     "activation_patching",
     "agreement",
+    "attribution_graph",
     "attribution_patching",
     "calibrate_gate",
     "card",

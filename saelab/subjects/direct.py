@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.func import functional_call
@@ -11,6 +11,8 @@ from torch.func import functional_call
 from saelab.types import ShapeError, SubjectError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 SMALL = 0.5
@@ -83,32 +85,18 @@ def measure(subject: Any) -> Tail:
     x0, x1 = torch.randn(2, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x0, x1 = ((x - x.mean()) / x.std(correction=0) for x in (x0, x1))
     x0 = x0.to(subject.device, next(subject.module.parameters()).dtype)
-    seen: list[Tensor] = []
-
-    def at(x: Tensor, token: int = 0) -> Tensor:
-        """The head's input [n d_head] where the last block gives x [n d], of a text of one token."""
-        seen.clear()
-        ids = subject.padded([[token] * len(x)])
-        with head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
-            subject.run(ids, edits=[(hook, lambda acts: x[None].to(acts.dtype))], grad=x.requires_grad)
-        if not seen:
-            message = (
-                "A logit lens needs a model that calls its output embeddings. Got "
-                f"{type(subject.model).__name__}, which does not. Compute logits from Run.output instead."
-            )
-            raise SubjectError(message)
-        return seen[-1].reshape(len(x), -1)
 
     def odd_of(x: Tensor, token: int = 0) -> Tensor:
         with torch.no_grad():
-            return (at(x[None], token) - at(-x[None], token))[0].float() / 2
+            up, down = (_head_input(subject, sign * x[None], token) for sign in (1, -1))
+            return (up - down)[0].float() / 2
 
     odd = odd_of(x0)
     rows = []
     for some in torch.arange(len(odd), device=x0.device).split(subject.n_ctx):
         x = x0.expand(len(some), d).clone().requires_grad_()
         with torch.enable_grad():
-            wanted = at(x).gather(1, some[:, None]).sum()
+            wanted = _head_input(subject, x).gather(1, some[:, None]).sum()
         rows.append(torch.autograd.grad(wanted, x)[0].float())
     derivative = torch.cat(rows).t()
     # of what is normed, twice as much is the same
@@ -133,6 +121,77 @@ def measure(subject: Any) -> Tail:
     return Tail(to_head.detach(), _scale(subject, head))
 
 
+def _head_input(subject: Any, x: Tensor, token: int = 0) -> Tensor:
+    """What the head reads [n d_head] where the last block gives x [n d], of a text of one token."""
+    head: Any = subject.model.get_output_embeddings()
+    hook, seen = f"blocks.{subject.n_layers - 1}.hook_resid_post", []
+    ids = subject.padded([[token] * len(x)])
+    with head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+        subject.run(ids, edits=[(hook, lambda acts: x[None].to(acts.dtype))], grad=x.requires_grad)
+    if not seen:
+        message = (
+            "A logit lens needs a model that calls its output embeddings. Got "
+            f"{type(subject.model).__name__}, which does not. Compute logits from Run.output instead."
+        )
+        raise SubjectError(message)
+    return seen[-1].reshape(len(x), -1)
+
+
+class End(NamedTuple):
+    """What follows one row x of the stream after the last block, the scale of the final norm frozen there:
+    logits, before a soft cap, are scale * (W_U (x @ to_head + constant) + bias)."""
+
+    to_head: Tensor
+    """float64 [d_model d_head]"""
+    constant: Tensor
+    """float64 [d_head]"""
+    W_U: Tensor
+    """[d_vocab d_head]"""
+    scale: Tensor
+    """float64 [d_vocab]"""
+    bias: Tensor
+    """float64 [d_vocab]"""
+
+    def readings(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(w float64 [n d_model], c [n]): of each token the logit less the mean logit is w . x + c.
+
+        Args:
+            ids: Of the tokens.
+        """
+        mean = (self.scale.to(self.W_U.device, torch.float32) @ self.W_U.float()).double().cpu()
+        own = self.W_U[list(ids)].double().cpu() * self.scale[list(ids), None] - mean / len(self.scale)
+        bias = self.scale * self.bias
+        return own @ self.to_head.t(), own @ self.constant + bias[list(ids)] - bias.mean()
+
+
+def end_at(subject: Any, tail: Tail, x: Tensor) -> End:
+    """What follows a row of the stream: the norm's odd part tells its scale, the even part its bias.
+
+    Args:
+        subject: The model.
+        tail: Its linear part.
+        x: float64 [d_model].
+
+    Raises:
+        SubjectError: It is not what the tail says.
+    """
+    head: Any = subject.model.get_output_embeddings()
+    like = next(subject.module.parameters())
+    with torch.no_grad():
+        up, down = (_head_input(subject, sign * x[None].to(like))[0].double().cpu() for sign in (1, -1))
+        bias = head.forward(torch.zeros_like(head.weight[:1])).double().cpu()[0]
+    to_head = tail.to_head.double().cpu()
+    odd, plain = (up - down) / 2, x @ to_head
+    scale = (odd @ plain) / (plain @ plain).clamp_min(1e-300)
+    if not (plain * scale - odd).norm() <= 1e-3 * odd.norm():
+        message = (
+            "What follows the last block must be a norm, or nothing. Got "
+            f"{type(subject.model).__name__}, where it is something else. Use dfa on an SAE instead."
+        )
+        raise SubjectError(message)
+    return End(to_head * scale, (up + down) / 2, head.weight.detach(), tail.scale.double().cpu(), bias)
+
+
 def _scale(subject: Any, head: Any) -> Tensor:
     """[d_vocab]"""
 
@@ -145,4 +204,4 @@ def _scale(subject: Any, head: Any) -> Tensor:
     return (out[0, 0] - out[1, 0]).float() / (2 * SMALL)
 
 
-__all__ = ["Tail", "measure", "project"]
+__all__ = ["End", "Tail", "end_at", "measure", "project"]

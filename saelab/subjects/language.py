@@ -16,7 +16,7 @@ from saelab.subjects.alone import check_segments, difference, masks, restarting
 from saelab.subjects.attention import ReadsHeads
 from saelab.subjects.base import TorchSubject, config_facts
 from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_square, weights
-from saelab.subjects.direct import Tail, measure, project
+from saelab.subjects.direct import End, Tail, end_at, measure, project
 from saelab.subjects.generation import WritesTexts
 from saelab.subjects.hooks import EditFn, Site, View, plan, stream_view
 from saelab.subjects.passes import Passed, real, run_hooked
@@ -29,6 +29,7 @@ from saelab.types import (
     HookPoint,
     Inputs,
     RangeError,
+    ShapeError,
     SubjectError,
     nearest,
     short,
@@ -156,10 +157,30 @@ class LanguageModel(ReadsTexts, WritesTexts, ReadsHeads, TorchSubject):
         Raises:
             SubjectError: The model never calls its head, or does more than norm the stream before it.
         """
+        return self._linear_end()(vectors, self.model.get_output_embeddings().weight.detach())  # type: ignore[operator,union-attr]
+
+    @checked(x=floats)
+    def frozen_end(self, x: Tensor) -> End:
+        """What makes logits of one row of the stream after the last block, the scale of the norm frozen.
+
+        Args:
+            x: [d_model].
+
+        Raises:
+            SubjectError: The model never calls its head, or does more than norm the stream before it.
+            ShapeError: The row is of another width.
+        """
+        if x.shape != (self.d_model,):
+            message = f"A row of the stream must be [{self.d_model}]. Got {list(x.shape)}. Pass one row."
+            raise ShapeError(message)
+        return end_at(self, self._linear_end(), x.double().cpu())
+
+    def _linear_end(self) -> Tail:
+        """What follows the stream, but for the scale of its norm, measured once for the weights."""
         state = weights(self.model)
         if self._tail is None or self._tail[0] != state:
             self._tail = (state, measure(self))
-        return self._tail[1](vectors, self.model.get_output_embeddings().weight.detach())  # type: ignore[operator,union-attr]
+        return self._tail[1]
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """(start, end) characters of each token of `to_tokens(text)`; (0, 0) for BOS. Needs a fast

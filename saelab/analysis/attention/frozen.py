@@ -51,7 +51,7 @@ class Reading(NamedTuple):
     position: int
     w: Tensor
     """float64 [width]"""
-    constant: float = 0.0
+    constant: Any = 0.0
 
 
 class Edges(NamedTuple):
@@ -166,12 +166,14 @@ class Frozen:
             z = self.row(f"blocks.{layer}.attn.hook_z", position)
             before = z @ maps.write.flatten(0, 1) + maps.write_bias
             after = self.row(f"blocks.{layer}.hook_attn_out", position)
-            w, constant = self.through(norm, before, after, w, f"blocks.{layer}.hook_attn_out")
+            w, c = self.through(norm, before, after, w, f"blocks.{layer}.hook_attn_out")
+            constant = float(c)
         constant += float(maps.write_bias @ w)
         return Reading(Place(layer, "attn.hook_z"), position, maps.write.flatten(0, 1) @ w, constant)
 
     def to_stream(self, reading: Reading) -> Reading:
-        """A reading of what attention or an MLP reads as one of the stream before the norm."""
+        """A reading of what attention or an MLP reads as one of the stream before the norm; of several w
+        [n width] the constants are [n]."""
         (layer, name), position, w, constant = reading
         maps = self.maps(layer)
         kind = INTO[name]
@@ -183,21 +185,31 @@ class Frozen:
                 norm = norm._replace(gain=torch.ones_like(norm.gain), bias=torch.zeros_like(norm.bias))
             x, y = self.row(before.hook, position), self.row(reading.place.hook, position)
             w, more = self.through(norm, x, y, w, reading.place.hook)
-            constant += more
+            constant = constant + (float(more) if more.ndim == 0 else more)
         return Reading(before, position, w, constant)
 
-    def through(self, norm: Norm, x: Tensor, y: Tensor, w: Tensor, hook: str) -> tuple[Tensor, float]:
-        """(w', c) with w . y = w' . x + c, the scale of the norm frozen at what made y of x.
+    def through(self, norm: Norm, x: Tensor, y: Tensor, w: Tensor, hook: str) -> tuple[Tensor, Tensor]:
+        """(w', c) with w . y = w' . x + c, the scale of the norm frozen at what made y of x; of one w or
+        several.
 
         Raises:
             SubjectError: It does not make y of x.
         """
-        n = norm.gain * (x - x.mean() if norm.centred else x)
-        scale = (n @ (y - norm.bias)) / (n @ n).clamp_min(1e-300)
-        if not (n * scale + norm.bias - y).norm() <= CLOSE * y.norm():
+        back = w * norm.gain * self.scale(norm, x, y, hook)
+        return back - back.mean(-1, keepdim=True) if norm.centred else back, w @ norm.bias
+
+    def scale(self, norm: Norm, x: Tensor, y: Tensor, hook: str) -> Tensor:
+        """float64 [...]: what a norm multiplied each row [... width] by, before its gain, to make y of x.
+
+        Raises:
+            SubjectError: It does not make y of x.
+        """
+        n = norm.gain * (x - x.mean(-1, keepdim=True) if norm.centred else x)
+        scale = (n * (y - norm.bias)).sum(-1) / (n * n).sum(-1).clamp_min(1e-300)
+        off = (n * scale[..., None] + norm.bias - y).norm(dim=-1)
+        if not (off <= CLOSE * y.norm(dim=-1)).all():
             refuse_norm(self.subject, hook)
-        back = w * norm.gain * scale
-        return back - back.mean() if norm.centred else back, float(w @ norm.bias)
+        return scale
 
     def start(self, position: int, w: Tensor) -> list[tuple[str, float]]:
         """(what, part) of the row that the first block reads."""
@@ -254,17 +266,30 @@ def encoder_of(sae: SAE, x: Tensor, latent: int) -> tuple[Tensor, float]:
         x: float64 [d_in], the row.
         latent: Its number.
     """
+    w, constant = encoders_of(sae, x, torch.tensor([latent]))
+    return w[0], float(constant[0])
+
+
+def encoders_of(sae: SAE, x: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """(w [n d_in], c [n]) of several latents; see `encoder_of`.
+
+    Args:
+        sae: Whose.
+        x: float64 [d_in], the row.
+        latents: int64 [n].
+    """
+    at = latents.to(sae.device)
     with torch.no_grad():
-        column = sae.W_enc[:, latent].detach().double().cpu()
-        constant = float(sae.b_enc[latent]) - float(sae.b_in().detach().double().cpu() @ column)
+        rows = sae.W_enc[:, at].detach().double().cpu().t()
+        constant = sae.b_enc[at].detach().double().cpu() - rows @ sae.b_in().detach().double().cpu()
         if not sae.per_row:
-            return column / sae.input_scale.detach().double().cpu(), constant
+            return rows / sae.input_scale.detach().double().cpu(), constant
         row, scale = sae.normalised(x[None].to(sae.W_enc))
         assert scale is not None
     mean = float(scale.mean[0, 0])
     centred, row = x - mean, row[0].double().cpu()
-    w = column * (centred @ row) / (centred @ centred).clamp_min(1e-300)
-    return (w - w.mean() if sae.config.options["normalise"] != "sphere" else w), constant
+    w = rows * ((centred @ row) / (centred @ centred).clamp_min(1e-300))
+    return (w - w.mean(1, keepdim=True) if sae.config.options["normalise"] != "sphere" else w), constant
 
 
 def decoder_of(sae: SAE, x: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -286,6 +311,27 @@ def decoder_of(sae: SAE, x: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
     return rows * norm, bias * norm + mean
 
 
+def linear_values(subject: Any, layer: int) -> LayerMaps:
+    """The maps of a layer whose values are linear in what its attention reads.
+
+    Args:
+        subject: The model.
+        layer: From 0.
+
+    Raises:
+        SubjectError: They are not.
+    """
+    maps = subject.layer_maps(layer)
+    if maps.read is None:
+        message = (
+            "The way back through heads needs values that are linear in what attention reads. Got "
+            f"{type(subject.model).__name__}, where those of layer {layer} are normed, or mixed between "
+            "positions. Use dfa, which takes one step."
+        )
+        raise SubjectError(message)
+    return maps
+
+
 def refuse_norm(subject: Any, hook: str) -> None:
     """Raises SubjectError."""
     message = (
@@ -297,6 +343,6 @@ def refuse_norm(subject: Any, hook: str) -> None:
 
 
 __all__ = [
-    "Edges", "Frozen", "Place", "Reading", "decoder_of", "encoder_of", "place_of", "refuse_norm", "stage_of",
-    "writing_layers",
+    "INTO", "STREAM", "Edges", "Frozen", "Place", "Reading", "decoder_of", "encoder_of", "encoders_of",
+    "linear_values", "place_of", "refuse_norm", "stage_of", "writing_layers",
 ]  # fmt: skip

@@ -17,13 +17,14 @@ from saelab.analysis.attention.frozen import (
     Reading,
     decoder_of,
     encoder_of,
+    linear_values,
     place_of,
     refuse_norm,
 )
 from saelab.analysis.results_attention import Branch, RecursiveDFA
 from saelab.arguments import a_subject, an_integer, checked, full_sae, listed, maybe
 from saelab.arguments import text as a_text
-from saelab.types import ConfigError, HookError, ShapeError, SubjectError, short
+from saelab.types import ConfigError, HookError, ShapeError, short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +95,7 @@ def recursive_dfa(
         CorpusError, RangeError: As `dfa`.
     """
     asked = asked_of(subject, sae, text, latent)
-    met = _met(subject, list(saes.values() if isinstance(saes, Mapping) else saes))
+    met = standing(subject, list(saes.values() if isinstance(saes, Mapping) else saes))
     within = {at: each for at, each in met.items() if at[1] <= asked.place.layer}
     more = dict.fromkeys(hook for each in within.values() for hook in (str(each.hook), str(each.writes[-1])))
     frozen = Frozen(subject, asked.inputs, asked.place, list(more), deep=True)
@@ -172,14 +173,8 @@ class _Way:
 
     def _edges(self, i: int, at: int, w: Tensor) -> list[_Part]:
         frozen = self.frozen
-        edges, maps = frozen.edges(i, w, at), frozen.maps(i)
-        if maps.read is None:
-            message = (
-                "The way back through heads needs values that are linear in what attention reads. Got "
-                f"{type(frozen.subject.model).__name__}, where those of layer {i} are normed, or mixed "
-                "between positions. Use dfa, which takes one step."
-            )
-            raise SubjectError(message)
+        edges, maps = frozen.edges(i, w, at), linear_values(frozen.subject, i)
+        assert maps.read is not None
         size = edges.parts.abs().flatten()
         largest = torch.topk(size, min(max(self.width, KEPT), len(size))).indices.tolist()
         heads, n = edges.parts.shape
@@ -207,7 +202,8 @@ class _Way:
             if "mlp_out" not in norms:
                 refuse_norm(frozen.subject, hook)
             if (norm := norms["mlp_out"]) is not None:
-                w, constant = frozen.through(norm, frozen.row(str(sae.writes[-1]), at), added, w, hook)
+                w, c = frozen.through(norm, frozen.row(str(sae.writes[-1]), at), added, w, hook)
+                constant = float(c)
         found, more = self._latents(sae, i, at, w)
         return found, constant + more
 
@@ -240,17 +236,32 @@ class _Way:
         return [*found, _Part(Branch("error", float(error @ w), i, None, at, sae=read))], constant
 
 
-def _met(subject: Any, saes: Sequence[Any]) -> dict[tuple[str, int], SAE]:
-    """(attention or mlp, layer) -> the SAE that stands for it. Raises HookError, ConfigError, ShapeError."""
+def standing(subject: Any, saes: Sequence[Any], *, stream: bool = False) -> dict[tuple[str, int], SAE]:
+    """("attention", "mlp", or "pre", "mid" or "post" of the stream; layer) -> the SAE that stands for it.
+
+    Args:
+        subject: The model.
+        saes: SAEs and transcoders.
+        stream: Whether they may stand for the stream.
+
+    Raises:
+        HookError: One is on another hook point.
+        ConfigError: Two stand for the same.
+        ShapeError: One is of another width.
+    """
     found: dict[tuple[str, int], SAE] = {}
     for given in saes:
         sae = full_sae("Each of saes", given)
-        written = str(sae.writes[-1])
+        written = str(sae.writes[-1]) if sae.writes else ""
         layer, _, name = written.removeprefix("blocks.").partition(".")
-        if len(sae.reads) > 1 or not layer.isdigit() or name not in (*ATTENTION, *MLPS):
+        streams = {f"hook_resid_{stage}": stage for stage in ("pre", "mid", "post")} if stream else {}
+        kinds = dict.fromkeys(ATTENTION, "attention") | dict.fromkeys(MLPS, "mlp") | streams
+        alone = len(sae.reads) == 1 and (name not in streams or written == str(sae.hook))
+        if not alone or not layer.isdigit() or name not in kinds:
+            places = "attn.hook_z, hook_attn_out, hook_mlp_out or mlp.hook_out"
             message = (
-                "SAEs on the way must stand for attn.hook_z, hook_attn_out, hook_mlp_out or mlp.hook_out. "
-                f"Got one for {short(' + '.join(map(str, sae.writes)))}. Leave it out."
+                f"SAEs on the way must stand for {places}{', or be on hook_resid_*' * stream}. Got one for "
+                f"{short(' + '.join(map(str, sae.writes)))}. Leave it out."
             )
             raise HookError(message)
         for hook, width in ((sae.hook, sae.d_in), (sae.writes[-1], sae.d_out)):
@@ -261,10 +272,13 @@ def _met(subject: Any, saes: Sequence[Any]) -> dict[tuple[str, int], SAE]:
                 raise ShapeError(message)
         if written != str(sae.hook):
             place_of(sae.hook)
-        at = ("attention" if name in ATTENTION else "mlp", int(layer))
+        at = (kinds[name], int(layer))
+        if at[0] == "pre" and at[1]:  # the same rows as behind the layer before
+            at = ("post", at[1] - 1)
         if at in found:
+            what = at[0] if at[0] in ("attention", "mlp") else "stream"
             message = (
-                f"One SAE must stand for the {at[0]} of a layer. Got {found[at].hook} and {sae.hook}. Leave "
+                f"One SAE must stand for the {what} of a layer. Got {found[at].hook} and {sae.hook}. Leave "
                 "one out."
             )
             raise ConfigError(message)
@@ -272,4 +286,4 @@ def _met(subject: Any, saes: Sequence[Any]) -> dict[tuple[str, int], SAE]:
     return found
 
 
-__all__ = ["recursive_dfa"]
+__all__ = ["MLPS", "recursive_dfa", "standing"]

@@ -123,6 +123,10 @@ class AttributionGraph:
         """
         return influence_of(shares_of(self.adjacency), self.weights())
 
+    def off(self) -> np.ndarray:
+        """float64 [nodes]: what sums of edges, bias and rest are above `pre`; NaN where that is not known."""
+        return self.adjacency.sum(1, dtype=np.float64) + self.bias + self.rest - self.pre
+
     def prune(self, node: float = 0.8, edge: float = 0.98) -> AttributionGraph:
         """The graph of the nodes and edges of the most influence, as circuit-tracer prunes.
 

@@ -85,7 +85,7 @@ def harvest(
     """
     texts = check_subject(subject).corpus(corpus)
     points = check_hooks(subject, hooks, texts)
-    max_rows = integer_or_none("max_rows", max_rows, 1)
+    max_rows, overwrite = integer_or_none("max_rows", max_rows, 1), boolean("overwrite", overwrite)
     options: dict[str, Any] = {
         "batch_size": integer("batch_size", batch_size, 1),
         "packing": packing,

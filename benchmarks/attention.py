@@ -3,6 +3,7 @@
 python benchmarks/attention.py speed [--rounds 15] [--record attention-speed]
 python benchmarks/attention.py truth [--documents 200] [--record attention-truth]
 python benchmarks/attention.py induction [--work DIR]
+python benchmarks/attention.py whole [--documents 200] [--record attention-whole]
 
 Speed: `dfa` of one latent over a text of 256 tokens beside one plain pass of the model over the same text,
 interleaved, ratios within a round, in processor time of the thread that works; `recursive_dfa` of depth 4.
@@ -16,6 +17,9 @@ quality   loss recovered by the SAE's reconstruction of z where mean ablation is
 
 Induction: an SAE trained as the shipped ones are, on the z of the layer where the induction heads are, and
 how many of its latents are of which family; about ten minutes of one core.
+
+Whole heads, on the documents of truth: Spearman's correlation, over the heads before a latent, of what is lost
+without the head with its part by `dfa`, and of its size with the latent's weights, beside the pattern alone.
 """
 
 from __future__ import annotations
@@ -25,16 +29,27 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from results import record
+from scipy.stats import spearmanr
 
 import saelab
-from saelab.analysis import dfa, edge_changes, edge_effects, families, head_losses, recursive_dfa
+from saelab.analysis import (
+    dfa,
+    edge_changes,
+    edge_effects,
+    families,
+    head_attribution,
+    head_effects,
+    head_losses,
+    head_readings,
+    recursive_dfa,
+)
 from saelab.analysis.controls import Sums, interval, untrained
 from saelab.commands.build_embedded import D_SAE, SAE_BATCH, SAE_ROWS, SAE_STEPS, K, mixture
 from saelab.embedded import SAE_HOOKS, model_folder, sae_folder
@@ -47,7 +62,7 @@ Z = [hook for hook in SAE_HOOKS if hook.endswith("hook_z")]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What attribution to heads costs, and whether it is true")
-    parser.add_argument("what", choices=["speed", "truth", "induction"])
+    parser.add_argument("what", choices=["speed", "truth", "induction", "whole"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--documents", type=int, default=200)
     parser.add_argument("--work", help="a folder for the activations and the run of induction")
@@ -61,7 +76,8 @@ def main() -> None:
     elif options.what == "induction":
         rows, facts = induction(subject, options.work), {}
     else:
-        rows, facts = truth(subject, saes, options.documents), {"documents": options.documents}
+        run = truth if options.what == "truth" else whole
+        rows, facts = run(subject, saes, options.documents), {"documents": options.documents}
     if options.record:
         record(options.record, rows, threads=1, **facts)
 
@@ -118,13 +134,8 @@ def truth(subject: Any, saes: Mapping[str, Any], n: int) -> list[dict[str, Any]]
 
 def _edges(subject: Any, sae: Any, documents: list[Any]) -> dict[str, Any]:
     """One latent a document: the strongest at a position drawn from its second half."""
-    draw, told = np.random.default_rng(SEED), defaultdict(list)
-    for document in documents:
-        text = document.text[:300]
-        n = subject.prepare([text]).data["input_ids"].shape[1]
-        dest = int(draw.integers(n // 2, n))
-        acts = subject.run(subject.prepare([text]), str(sae.hook), output=False).acts[str(sae.hook)]
-        latent = int(sae.encode(acts[0, dest : dest + 1])[0].argmax())
+    told = defaultdict(list)
+    for text, latent, dest in _strong(subject, sae, documents):
         found = edge_changes(subject, sae, text, latent, dest, n=96)
         for name, score in (("", found.agreement), ("sizes", found.sizes), ("effects", found.foretold)):
             told[name].append(score.value)
@@ -150,6 +161,46 @@ def induction(subject: Any, work: str | None) -> list[dict[str, Any]]:
             print(found, flush=True)
             rows.append({"rows": n_rows, "bar": bar, "found": str(found).splitlines()[0]})
     return rows
+
+
+def whole(subject: Any, saes: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
+    """Whole heads: one line for each SAE and score."""
+    documents = list(saelab.corpora.world(seed=SEED, n_documents=n))[: n // 4]
+    rows = []
+    for hook, sae in saes.items():
+        told: dict[str, list[float]] = {}
+        z = hook in Z
+        weights = head_attribution(sae, subject.n_heads).encoder if z else head_readings(subject, sae)
+        for text, latent, dest in _strong(subject, sae, documents):
+            found = head_effects(subject, sae, text, latent, dest)
+            # of an SAE on z the weights tell of one layer's heads alone
+            own = found.effects[-1:] if z else found.effects
+            share = weights[latent].reshape(own.shape)
+            scores = {
+                "parts": found.agreement.value, "parts, pattern": found.agreement.control,
+                "sizes": found.sizes.value, "sizes, pattern": found.sizes.control,
+                "weights": float(spearmanr(share.ravel(), abs(own).ravel()).statistic),
+                "weights, pattern": float(
+                    spearmanr(found.weights[-len(own) :].ravel(), abs(own).ravel()).statistic
+                ),
+            }  # fmt: skip
+            for name, value in scores.items():
+                told.setdefault(name, []).append(value)
+        for name, values in told.items():
+            rows.append({"sae": hook, "score": name} | _mean(values))
+            print(rows[-1], flush=True)
+    return rows
+
+
+def _strong(subject: Any, sae: Any, documents: list[Any]) -> Iterator[tuple[str, int, int]]:
+    """(text, latent, position): the strongest at a position drawn from the second half of each."""
+    draw = np.random.default_rng(SEED)
+    for document in documents:
+        text = document.text[:300]
+        n = subject.prepare([text]).data["input_ids"].shape[1]
+        dest = int(draw.integers(n // 2, n))
+        acts = subject.run(subject.prepare([text]), str(sae.hook), output=False).acts[str(sae.hook)]
+        yield text, int(sae.encode(acts[0, dest : dest + 1])[0].argmax()), dest
 
 
 def _mean(values: list[float]) -> dict[str, float]:

@@ -1,9 +1,11 @@
-"""What a user waits for in a real JupyterLab: a text of 512 tokens, and 50 answers at once.
+"""What a user waits for in a real JupyterLab: a text of 512 tokens, heads on a text, and 50 answers at once.
 
 python benchmarks/views.py [--rounds 5] [--record]
 
 On the embedded lab. `heatmap`: from the moment JupyterLab adds the cell's output to 512 tokens drawn in
-the page, of a cell that is run anew each round. `50 cards`: a view that asks for 50 cards at once, none
+the page, of a cell that is run anew each round. `heads`: the same of `lab.heads`, to the grid, the text and
+a latent's largest parts; `head`: from a click on a head to its pattern and latents; `token`: from one
+on a token to its sources. `50 cards`: a view that asks for 50 cards at once, none
 of them asked for before, from the first question to the last answer; `one card`: one alone. The browser
 over many latents is timed by benchmarks/browser.py, maps by benchmarks/maps.py, pages beside
 SAEDashboard's by benchmarks/dashboard.py.
@@ -48,6 +50,8 @@ class AskingView(View):
 lab.tokens(text)
 ---
 AskingView()
+---
+lab.heads("When Rosa and Tobin went to the market, Rosa gave the basket to", 109, sae="blocks.2.attn.hook_z")
 """
 ASKING = """
 import { rendering } from "../shared/view.js";
@@ -63,15 +67,26 @@ export const render = rendering((view) => {
 });
 """
 WATCH = """
-(n) => {
+([i, selector, n]) => {
   window.clocks = {};
-  const cell = document.querySelectorAll('.jp-CodeCell')[1];
+  const cell = document.querySelectorAll('.jp-CodeCell')[i];
   new MutationObserver(() => {
     const now = performance.now();
     if (cell.querySelector('.jp-OutputArea-child')) window.clocks.output ??= now;
-    if (cell.querySelectorAll('.sl-token').length >= n) window.clocks.drawn ??= now;
+    if (cell.querySelectorAll(selector).length >= n) window.clocks.drawn ??= now;
   }).observe(cell, {childList: true, subtree: true});
 }
+"""
+CHOOSE = """
+([selector, i, done]) => new Promise((resolve) => {
+  const start = performance.now();
+  const before = document.querySelector(done)?.innerText;
+  const clock = setInterval(() => {
+    const now = document.querySelector(done)?.innerText;
+    if (now && now !== before) { clearInterval(clock); resolve(performance.now() - start); }
+  }, 2);
+  document.querySelectorAll(selector)[i].click();
+})
 """
 
 
@@ -107,16 +122,24 @@ def main() -> None:
 
 def measured(page: Any, rounds: int) -> dict[str, list[float]]:
     """Milliseconds, round by round, of each kind."""
-    times: dict[str, list[float]] = {"heatmap": [], f"{AT_ONCE} cards": [], "one card": []}
-    for _ in range(rounds):
-        cell = page.locator(".jp-CodeCell").nth(1)
-        cell.locator(".cm-content").click()
-        page.evaluate(WATCH, TOKENS - 12)  # signs of an end of text are parts of others
-        page.keyboard.press("Control+Enter")
-        page.wait_for_function("window.clocks.drawn")
-        clocks = page.evaluate("window.clocks")
-        times["heatmap"].append(clocks["drawn"] - clocks["output"])
-        page.wait_for_timeout(500)
+    names = ("heatmap", "heads", "head", "token", f"{AT_ONCE} cards", "one card")
+    times: dict[str, list[float]] = {name: [] for name in names}
+    # signs of an end of text are parts of others
+    shown = {"heatmap": (1, ".sl-token", TOKENS - 12), "heads": (3, ".sl-edge", 1)}
+    for number in range(rounds):
+        for name, (i, selector, n) in shown.items():
+            page.locator(".jp-CodeCell").nth(i).locator(".cm-content").click()
+            page.evaluate(WATCH, [i, selector, n])
+            page.keyboard.press("Control+Enter")
+            page.wait_for_function("window.clocks.drawn")
+            clocks = page.evaluate("window.clocks")
+            times[name].append(clocks["drawn"] - clocks["output"])
+            page.wait_for_timeout(500)
+        # others in each round, so that none was asked for before
+        times["head"].append(page.evaluate(CHOOSE, [".sl-head-cell", 8 + number, ".sl-tops"]))
+        at = [".sl-heads .sl-text [data-at]", 3 + number, ".sl-heads-title"]
+        times["token"].append(page.evaluate(CHOOSE, at))
+        page.wait_for_timeout(300)
         for n, name in ((AT_ONCE, f"{AT_ONCE} cards"), (1, "one card")):
             took, answers = page.evaluate("(n) => window.asked(n)", n)
             assert answers == n

@@ -84,6 +84,12 @@ PICTURES = {
         'lab.compare("blocks.1.hook_resid_post")',
         "Which latents of two SAEs are matched, beside chance, and both cards.",
     ),
+    "heads": Picture(
+        "Attention heads",
+        f'lab.heads({TEXT!r}, 109, sae="blocks.2.attn.hook_z")',
+        "Which heads, from which tokens, wrote a latent; a head's pattern and latents; the way back.",
+        lambda page: (_choose(".sl-edge")(page), _choose(".sl-way summary")(page)),
+    ),
     "erase": Picture(
         "Erasing",
         "lab.erase('rudeness', rude, polite)",

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from saelab.analysis.results_attention import DFA
 
 COLOURS = ("dfa", "weights", "ablation", "attention", "induction")
-DEPTH, WIDTH = 4, 3
-"""Of the way back, at first."""
+DEEP, SHALLOW = (4, 3), (3, 2)
+"""Depth and width of the way back, in a small model and in others."""
 KEPT = 256
 """Answers to one question that took a pass, at most, that a page can have."""
 
@@ -161,7 +161,7 @@ class HeadsView(View):
         asks = [Ask("told")]
         if self._fires_known():
             asks.append(Ask("codes"))
-        if self.latent is not None and not self.session.why:
+        if self.latent is not None and not self.session.why and self.session.small:
             asks += self._asks(self.latent, self.dest)
         return asks
 
@@ -171,6 +171,7 @@ class HeadsView(View):
         layers, heads = session.patterns.shape[:2]
         if latent is not None and not session.why:
             where = session.where(latent)
+            asks += self._asks(latent, self.dest)
             asks += [Ask("dfa", {"latent": latent, "dest": i}) for i in range(len(session.tokens))]
             asks.append(self._asks_tree(latent, where.dest))
         asks += [ask for known in self._kept.values() for ask, _ in known.values()]
@@ -189,10 +190,19 @@ class HeadsView(View):
         )
 
     def text(self) -> str:
-        return clean("\n".join(still_heads.lines(self.session, self._known(), self._name(self.latent))))
+        return clean("\n".join(self._lines(self._known())))
 
     def html(self) -> str:
-        return still.frame(still_heads.form(self.session, self._known(), self._name(self.latent)))
+        found = self._known()
+        if found is None:
+            return still.frame(still.words("\n".join(self._lines(found))))
+        return still.frame(still_heads.form(self.session, found, self._name(self.latent)))
+
+    def _lines(self, found: DFA | None) -> list[str]:
+        lines = still_heads.lines(self.session, found, self._name(self.latent))
+        if found is None and self.latent is not None and not self.session.why:
+            lines.append(f"latent {self.latent}: who wrote it is told when the view asks")
+        return lines
 
     # ---- answers
 
@@ -203,7 +213,7 @@ class HeadsView(View):
             "sae": clean(str(self.source.selection.sae)), "hook": str(session.sae.hook), "kind": session.kind,
             "why": clean(session.why), "said": clean(session.said), "layers": layers, "heads": heads,
             "first": session.first, "before": list(session.before), "codes": self._fires_known(),
-            "cards": bool(self._names()),
+            "cards": bool(self._names()), "way": dict(zip(("depth", "width"), self._way, strict=True)),
             "measures": [[name, each.what, rounded(each.even)] for name, each in session.measures.items()],
         }  # fmt: skip
         measures = {name: each.values.astype(np.float32) for name, each in session.measures.items()}
@@ -217,10 +227,13 @@ class HeadsView(View):
 
     def _top(self, layer: int, head: int) -> Packed:
         found = []
-        for name, kind, latents in self.session.top(layer, head):
-            names = self._names_of(name) if name else self._names()
-            told = [[j, rounded(share), clean(names[j]) if j < len(names) else ""] for j, share in latents]
-            found.append({"sae": clean(name), "kind": kind, "latents": told})
+        for own in self.session.top(layer, head):
+            names = self._names_of(own.sae) if own.sae else self._names()
+            told = [
+                [j, rounded(share), clean(names[j]) if j < len(names) else ""] for j, share in own.latents
+            ]
+            of = {"sae": clean(own.sae), "kind": own.kind, "equal": rounded(own.equal)}
+            found.append({**of, "latents": told})
         return Packed({"lists": found})
 
     def _choose(self, sae: str, latent: int) -> Packed:
@@ -256,11 +269,12 @@ class HeadsView(View):
     # ---- what is known
 
     def _known(self) -> DFA | None:
-        """The parts of the chosen latent where it is looked at."""
+        """The parts of the chosen latent where it is looked at; of a large model if they were asked for."""
         if self.latent is None or self.session.why:
             return None
         dest = self.dest if self.dest >= 0 else self.session.where(self.latent).dest
-        return self.session.dfa(self.latent, dest)
+        asked = Ask("dfa", {"latent": self.latent, "dest": dest}).key() in self._kept.get("dfa", {})
+        return self.session.dfa(self.latent, dest) if self.session.small or asked else None
 
     def _asks(self, latent: int, dest: int) -> list[Ask]:
         at = dest if dest >= 0 else self.session.where(latent).dest
@@ -268,7 +282,12 @@ class HeadsView(View):
         return [Ask("where", of), Ask("dfa", {**of, "dest": at}), Ask("shares", of)]
 
     def _asks_tree(self, latent: int, dest: int) -> Ask:
-        return Ask("tree", {"latent": latent, "dest": dest, "depth": DEPTH, "width": WIDTH})
+        depth, width = self._way
+        return Ask("tree", {"latent": latent, "dest": dest, "depth": depth, "width": width})
+
+    @property
+    def _way(self) -> tuple[int, int]:
+        return DEEP if self.session.small else SHALLOW
 
     def _codes(self) -> SampleCodes:
         if self._read is None:

@@ -40,7 +40,7 @@ def lines(session: Any, found: DFA | None, name: str) -> list[str]:
     return [line for line in out if line]
 
 
-def form(session: Any, found: DFA | None, name: str) -> str:
+def form(session: Any, found: DFA, name: str) -> str:
     """The grid and the text.
 
     Args:
@@ -48,8 +48,6 @@ def form(session: Any, found: DFA | None, name: str) -> str:
         found: As for `lines`.
         name: As for `lines`.
     """
-    if found is None:
-        return still.words("\n".join(lines(session, found, name)))
     called = f"#{found.latent}" + (f" «{name[: still.LABEL]}»" if name else "")
     token = joined(found.tokens)[found.dest] or ""
     head = (

@@ -220,6 +220,17 @@ def test_a_latent_of_another_sae_is_chosen(lab):
     assert card["latent"] == 7
 
 
+def test_of_a_large_model_parts_are_told_when_they_are_asked_for(lab, monkeypatch):
+    monkeypatch.setattr("saelab.analysis.attention.looking.SMALL", 1)
+    view = lab.heads(TEXT, LATENT, sae=Z)
+    assert {ask.question for ask in view.first()} == {"told", "codes"}
+    assert f"latent {LATENT}: who wrote it is told when the view asks" in repr(view)
+    assert "+0.60" not in view.html()
+    view.answer("dfa", {"latent": LATENT, "dest": 18})
+    assert "+0.6043  2.3  from 15 ','" in repr(view)
+    assert "+0.60" in view.html()
+
+
 def test_a_page_has_what_was_asked_for(view):
     asked = {ask.key() for ask in view.exported()}
     n = len(view.session.tokens)

@@ -57,20 +57,26 @@ export class HeadGrid {
     this.element.addEventListener("keydown", (event) => this.keydown(event));
   }
 
-  /** @param {Shown} shown values NaN of those that have none */
+  /**
+   * @param {Shown} shown values NaN of those that have none
+   * @returns {string} the unit of the figures in the cells, "" where it is 1 or there are none
+   */
   draw({ values, max, spoken }) {
+    const power = max > 0 ? Math.floor(Math.log10(max)) : 0;
+    const unit = power < -1 || power > 2 ? 10 ** power : 1;
     this.cells.forEach((cell, at) => {
       const [layer, head] = [Math.floor(at / this.heads), at % this.heads];
       const value = values[at];
       const has = Number.isFinite(value);
       paint(cell, has ? value : 0, max);
       cell.classList.toggle("sl-none", !has);
-      cell.dataset.figure = this.heads <= WRITTEN && has ? figure(value, max) : "";
+      cell.dataset.figure = this.heads <= WRITTEN && has ? figure(value / unit) : "";
       const said = has ? spoken(at) : "nothing known";
       cell.setAttribute("aria-label", `head ${layer}.${head}: ${said}`);
       cell.title = `${layer}.${head}: ${said}`;
     });
     this.mark(this.chosen);
+    return unit === 1 || this.heads > WRITTEN ? "" : `figures × 10^${power}`;
   }
 
   /** Show which head is chosen, -1 for none. @param {number} at */
@@ -121,10 +127,10 @@ export class HeadGrid {
   }
 }
 
-/** Two figures, that fit a cell; nothing of what is next to nothing. @param {number} value @param {number} max */
-function figure(value, max) {
+/** Two figures, that fit a cell; nothing of what is next to nothing. @param {number} value */
+function figure(value) {
   const size = Math.abs(value);
-  if (!value || size < max / 100) return "";
+  if (size < 0.005) return "";
   const text = size >= 10 ? size.toFixed(0) : size >= 1 ? size.toFixed(1) : size.toFixed(2).replace(/^0/, "");
   return value < 0 ? `−${text}` : text;
 }

@@ -85,7 +85,7 @@ export class HeadRuns {
       shown = check
         ? [
             besideLine("Parts and what changes without their edges, Spearman", check.header.agreement),
-            besideLine("Their sizes", check.header.sizes, true),
+            besideLine("Their sizes", check.header.sizes),
           ]
         : [
             button("take edges out", "whether parts are what happens, beside what the pattern tells", () =>
@@ -98,7 +98,7 @@ export class HeadRuns {
         ? [
             h("p", {}, `A head drawn at random changes ${short(held.header.average)}.`),
             besideLine("DFA and what is lost, Spearman over heads", held.header.agreement),
-            besideLine("Their sizes", held.header.sizes, true),
+            besideLine("Their sizes", held.header.sizes),
           ]
         : [button("take each head out", "a pass of the model for each", () => this.ablate())];
     } else if (facts.colour === "induction" && !facts.induction)

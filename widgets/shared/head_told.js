@@ -8,6 +8,9 @@ import { curvesChart } from "./curves.js";
 import { h } from "./dom.js";
 import { percent, short, signed } from "./scales.js";
 
+/** Parts that no head moves, which are told apart. */
+const NAMED = 6;
+
 /** Kinds of shares -> what they are. @type {Record<string, string>} */
 export const SHARES = {
   decoder: "share of the latent's decoder in the head",
@@ -16,11 +19,11 @@ export const SHARES = {
   reads: "share of what the latent's encoder reads that the head can write",
 };
 
-/** @param {string} what @param {Beside} score @param {boolean} [bar] whether it must be above its control */
-export function besideLine(what, score, bar = false) {
+/** @param {string} what @param {Beside} score */
+export function besideLine(what, score) {
   const [low, high] = score.interval.map(short);
   const [from, to] = score.control_interval.map(short);
-  const fails = bar && !score.apart ? " Not above its control." : "";
+  const fails = score.apart ? "" : " Not apart from its control.";
   const value = h("b", {}, short(score.value));
   return h(
     "p",
@@ -49,6 +52,18 @@ export function largest(parts, layers, heads, n, most) {
 }
 
 /**
+ * What no head moves, in words: the largest, and the others together.
+ * @param {[string, number][]} rest
+ */
+export function restTold(rest) {
+  const order = [...rest].sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
+  const told = order.slice(0, NAMED).map(([what, part]) => `${what} ${signed(part)}`);
+  const others = order.slice(NAMED);
+  const sum = others.reduce((all, [, part]) => all + part, 0);
+  return others.length ? [...told, `${others.length} smaller ${signed(sum)}`] : told;
+}
+
+/**
  * @param {Edge[]} edges @param {(at: number) => string} token @param {(edge: Edge) => void} choose
  */
 export function edgeList(edges, token, choose) {
@@ -71,12 +86,12 @@ export function edgeList(edges, token, choose) {
 
 /**
  * Latents that belong to a head by their weights.
- * @param {{sae: string, kind: string, latents: [number, number, string][]}[]} lists
+ * @param {{sae: string, kind: string, equal: number, latents: [number, number, string][]}[]} lists
  * @param {number | null} chosen of this SAE
  * @param {(sae: string, latent: number) => void} choose @param {(sae: string) => boolean} can
  */
 export function latentLists(lists, chosen, choose, can) {
-  return lists.map(({ sae, kind, latents }) => {
+  return lists.map(({ sae, kind, equal, latents }) => {
     const items = latents.map(([latent, share, name]) => {
       const inner = [
         h("span", { class: "sl-number" }, `#${latent}`),
@@ -97,7 +112,8 @@ export function latentLists(lists, chosen, choose, can) {
         can(sae) ? h("button", attributes, ...inner) : h("span", { class: "sl-chip" }, ...inner),
       );
     });
-    const title = sae ? `${SHARES[kind]}, latents of ${sae}` : SHARES[kind];
+    const whose = sae ? `, latents of ${sae}` : "";
+    const title = `${SHARES[kind]}${whose} (of equal ones ${percent(equal)})`;
     return h("div", {}, h("h3", {}, title), h("ul", { class: "sl-latents" }, ...items));
   });
 }

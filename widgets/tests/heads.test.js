@@ -21,6 +21,7 @@ const told = (more = {}) => ({
   header: {
     ...{ sae: "z", hook: "blocks.1.attn.hook_z", kind: "z", why: "", said: "what parts are worth" },
     ...{ layers: LAYERS, heads: HEADS, first: 1, before: [0, 1], codes: true, cards: true },
+    way: { depth: 2, width: 2 },
     measures: [["self", "attention to itself", 0.4]],
     ...more,
   },
@@ -88,8 +89,8 @@ const answers = (more = {}) => ({
   top: ({ layer }) => ({
     header: {
       lists: [
-        { sae: "", kind: "decoder", latents: [[9, 0.5, HOSTILE]] },
-        ...(layer ? [] : [{ sae: "other", kind: "decoder", latents: [[5, 0.75, ""]] }]),
+        { sae: "", kind: "decoder", equal: 0.5, latents: [[9, 0.5, HOSTILE]] },
+        ...(layer ? [] : [{ sae: "other", kind: "decoder", equal: 0.5, latents: [[5, 0.75, ""]] }]),
       ],
     },
   }),
@@ -224,7 +225,7 @@ test("what is worth what stands beside its control, and says where it is not abo
   expect(agreement).toBe(
     "Parts and what changes without their edges, Spearman: 0.600 [0.500, 0.700], pattern alone 0.100 [0, 0.200], n = 4.",
   );
-  expect(sizes).toContain("Not above its control.");
+  expect(sizes).toContain("Not apart from its control.");
   const colour = $("[data-set=colour]");
   colour.value = "ablation";
   colour.dispatchEvent(new Event("change"));

@@ -11,7 +11,7 @@ import { HeadGrid } from "../shared/head_grid.js";
 import { HeadPattern } from "../shared/head_pattern.js";
 import { HeadRuns } from "../shared/head_runs.js";
 import { HeadText } from "../shared/head_text.js";
-import { edgeList, largest, latentLists } from "../shared/head_told.js";
+import { edgeList, largest, latentLists, restTold } from "../shared/head_told.js";
 import { HeadTree } from "../shared/head_tree.js";
 import { chip } from "../shared/latents.js";
 import { OneValue } from "../shared/paints.js";
@@ -21,7 +21,6 @@ import { rendering } from "../shared/view.js";
 
 /** Edges and latents that are listed. */
 const [LISTED, FIRING] = [8, 10];
-const DEFAULT = { depth: 4, width: 3 };
 
 export const render = rendering(async (view) => {
   const told = await view.ask("told");
@@ -160,10 +159,12 @@ class Heads {
       return;
     }
     if (!first) this.keepDest(latent);
+    this.draw(); // what is known: who wrote it may take a while
     const of = { latent };
     const where = await view.ask("where", of);
     if (mine !== this.asked) return;
     this.facts.known.where = where;
+    this.draw();
     const [dfa, shares] = where
       ? await Promise.all([view.ask("dfa", { latent, dest: this.facts.dest }), view.ask("shares", of)])
       : [null, null];
@@ -266,6 +267,7 @@ class Heads {
         shown.push(` does not fire on this text. What holds it back, at ${at}: `);
       else if (where) shown.push(` at ${at}: `);
       if (dfa) shown.push(`pre-activation ${short(dfa.header.pre)}, code ${short(dfa.header.code)}`);
+      else if (where) shown.push("asking who wrote it…");
     }
     this.title.replaceChildren(...shown);
   }
@@ -308,9 +310,10 @@ class Heads {
   drawGrid() {
     const { values, what, note } = this.facts.shown();
     const paint = new OneValue(values, { what, note });
-    this.grid.draw({ values, max: paint.max, spoken: (at) => paint.spoken(at) });
+    const unit = this.grid.draw({ values, max: paint.max, spoken: (at) => paint.spoken(at) });
     this.grid.mark(this.facts.at);
-    this.legend.replaceChildren(.../** @type {Node[]} */ (paint.legend().filter((part) => part !== null)));
+    const legend = /** @type {Node[]} */ (paint.legend().filter((part) => part !== null));
+    this.legend.replaceChildren(...legend, ...(unit ? [h("span", {}, unit)] : []));
   }
 
   drawText() {
@@ -381,7 +384,7 @@ class Heads {
       },
     );
     const moved = fields.parts.reduce((/** @type {number} */ a, /** @type {number} */ b) => a + b, 0);
-    const rest = header.rest.map((/** @type {[string, number]} */ [what, part]) => `${what} ${signed(part)}`);
+    const rest = restTold(header.rest);
     const sum = `heads ${signed(moved)}; ${rest.join("; ")}; together ${short(header.total)} of ${short(header.pre)}`;
     redraw(this.edges, [list, h("p", { class: "sl-hint" }, sum)]);
   }
@@ -414,7 +417,7 @@ class Heads {
     if (latent === null || dest < 0 || this.tree) return;
     const mine = this.asked;
     this.way.setAttribute("aria-busy", "true");
-    const answer = await view.ask("tree", { latent, dest, ...DEFAULT });
+    const answer = await view.ask("tree", { latent, dest, ...this.facts.told.way });
     this.way.removeAttribute("aria-busy");
     if (mine !== this.asked) return;
     if (!answer) {

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MOST_TOKENS = 512
 """Of a text: its patterns are held."""
+SMALL = 1 << 12
+"""Layers times width up to which parts come along with a view."""
 EDGES = 96
 """That are taken out in a check."""
 SEQUENCES, LENGTH = 24, 96
@@ -67,6 +69,19 @@ class Measure(NamedTuple):
     """float64 [layers heads]"""
     even: float
     """of a head that attends to all positions before alike"""
+
+
+class Belonging(NamedTuple):
+    """Latents that belong to a head by weights alone."""
+
+    sae: str
+    """its name; "" for the session's own"""
+    kind: str
+    """of share: "decoder", "encoder" or "reads\""""
+    latents: list[tuple[int, float]]
+    """(latent, share), the largest first"""
+    equal: float
+    """the share of each head where all have the same"""
 
 
 class HeadSession:
@@ -117,6 +132,12 @@ class HeadSession:
             asked_of(self.subject, self.sae, text, 0)
         except (HookError, ShapeError) as error:
             self.why = str(error)
+
+    @property
+    def small(self) -> bool:
+        """Whether a model's maps are measured in a moment (see `saelab.subjects.head_maps`): not of one of
+        many layers, whose parts are told when they are asked for."""
+        return self.subject.n_layers * self.subject.width("blocks.0.hook_resid_pre") <= SMALL
 
     def position(self, dest: int) -> int:
         """A position of the text. Raises RangeError."""
@@ -239,7 +260,7 @@ class HeadSession:
     def _readings(self) -> np.ndarray:
         return head_readings(self.subject, self.sae)
 
-    def top(self, layer: int, head: int) -> list[tuple[str, str, list[tuple[int, float]]]]:
+    def top(self, layer: int, head: int) -> list[Belonging]:
         """The latents that belong to a head most, by weights alone.
 
         Args:
@@ -247,22 +268,26 @@ class HeadSession:
             head: Of the layer.
 
         Returns:
-            (SAE's name, "" for this one; kind of share; (latent, share), the largest first) of each SAE that
-            tells: one on the layer's hook_z, and this one.
+            Of each SAE that tells: one on the layer's hook_z, and this one.
         """
-        found: list[tuple[str, str, list[tuple[int, float]]]] = []
+        found: list[Belonging] = []
+        heads = self.patterns.shape[1]
         own, hook = str(self.sae.hook), f"blocks.{layer}.attn.hook_z"
         if own == hook:
-            found += [("", kind, self._attribution.top(head, TOP, kind)) for kind in ("decoder", "encoder")]
+            found += [
+                Belonging("", kind, self._attribution.top(head, TOP, kind), 1 / heads)
+                for kind in ("decoder", "encoder")
+            ]
         for name, sae in self.met.items():
             if str(sae.hook) == hook != own:
-                told = head_attribution(sae, self.patterns.shape[1])
-                found.append((name, "decoder", told.top(head, TOP, "decoder")))
+                told = head_attribution(sae, heads)
+                found.append(Belonging(name, "decoder", told.top(head, TOP, "decoder"), 1 / heads))
         if self.kind == "stream":
             if layer in self.writing:
                 share = np.nan_to_num(self._readings[:, self.writing.index(layer), head], nan=-1.0)
                 order = np.argsort(-share, kind="stable")[:TOP]
-                found.append(("", "reads", [(int(j), float(share[j])) for j in order if share[j] > 0]))
+                latents = [(int(j), float(share[j])) for j in order if share[j] > 0]
+                found.append(Belonging("", "reads", latents, 1 / (heads * len(self.writing))))
         return found
 
     # ---- without a head, without an edge
@@ -368,4 +393,4 @@ class HeadSession:
         return induction_scores(self.subject, n=SEQUENCES)
 
 
-__all__ = ["HeadSession", "Measure", "Where"]
+__all__ = ["Belonging", "HeadSession", "Measure", "Where"]

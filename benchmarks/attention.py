@@ -18,8 +18,9 @@ quality   loss recovered by the SAE's reconstruction of z where mean ablation is
 Induction: an SAE trained as the shipped ones are, on the z of the layer where the induction heads are, and
 how many of its latents are of which family; about ten minutes of one core.
 
-Whole heads, on the documents of truth: Spearman's correlation, over the heads before a latent, of what is lost
-without the head with its part by `dfa`, and of its size with the latent's weights, beside the pattern alone.
+Whole heads, on the documents of truth: Spearman's correlation, over the heads before a latent, of what is
+lost without the head with its part by `dfa`, and of its size with the latent's weights, beside the pattern
+alone.
 """
 
 from __future__ import annotations

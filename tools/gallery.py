@@ -88,7 +88,9 @@ PICTURES = {
         "Attention heads",
         f'lab.heads({TEXT!r}, 109, sae="blocks.2.attn.hook_z")',
         "Which heads, from which tokens, wrote a latent; a head's pattern and latents; the way back.",
-        lambda page: (_choose(".sl-edge")(page), _choose(".sl-way summary")(page)),
+        lambda page: (
+            _choose(".sl-edge")(page), _choose(".sl-way summary")(page), page.evaluate("scrollTo(0, 0)")
+        ),
     ),
     "erase": Picture(
         "Erasing",

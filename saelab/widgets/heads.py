@@ -211,7 +211,8 @@ class HeadsView(View):
         layers, heads = session.patterns.shape[:2]
         header = {
             "sae": clean(str(self.source.selection.sae)), "hook": str(session.sae.hook), "kind": session.kind,
-            "why": clean(session.why), "said": clean(session.said), "layers": layers, "heads": heads,
+            "why": clean(session.why), "said": clean(session.said), "weighed": session.weighed,
+            "layers": layers, "heads": heads,
             "first": session.first, "before": list(session.before), "codes": self._fires_known(),
             "cards": bool(self._names()), "way": dict(zip(("depth", "width"), self._way, strict=True)),
             "measures": [[name, each.what, rounded(each.even)] for name, each in session.measures.items()],

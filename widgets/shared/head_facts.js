@@ -97,7 +97,11 @@ export class HeadFacts {
         (/** @type {number} */ k, /** @type {number} */ v) => k + +!Number.isNaN(v),
         0,
       );
-      return { values, what: SHARES[this.which] ?? "", note: `of equal ones each is ${short(1 / writers)}` };
+      return {
+        values,
+        what: SHARES[this.which] ?? "",
+        note: `of equal ones each is ${short(1 / writers)}; ${told.weighed}`,
+      };
     }
     if (colour === "ablation") {
       const held = this.effects.get(this.key());

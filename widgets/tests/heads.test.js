@@ -20,6 +20,7 @@ const [LAYERS, HEADS, N] = [2, 2, 3];
 const told = (more = {}) => ({
   header: {
     ...{ sae: "z", hook: "blocks.1.attn.hook_z", kind: "z", why: "", said: "what parts are worth" },
+    weighed: "what weights are worth",
     ...{ layers: LAYERS, heads: HEADS, first: 1, before: [0, 1], codes: true, cards: true },
     way: { depth: 2, width: 2 },
     measures: [["self", "attention to itself", 0.4]],
@@ -241,6 +242,12 @@ test("what is worth what stands beside its control, and says where it is not abo
   $("[data-run]").click();
   await quiet();
   expect(el.textContent).toContain("a position at random: at most 0.225");
+});
+
+test("shares of weights stand beside equal ones, and what they are worth is said", async () => {
+  await show({ colour: "weights" });
+  expect(cells().slice(2)).toEqual(["head 1.0: 0.250", "head 1.1: 0.750"]);
+  expect(el.textContent).toContain("of equal ones each is 0.500; what weights are worth");
 });
 
 test("a run that is stopped asks for no more", async () => {

@@ -20,6 +20,7 @@ from saelab.widgets.heads_packed import (
     pack_dfa,
     pack_effects,
     pack_matrices,
+    pack_parts,
     pack_pattern,
     pack_prefix,
     pack_tree,
@@ -33,7 +34,7 @@ from saelab.widgets.wire import Packed, clean, cleaned, rounded
 if TYPE_CHECKING:
     from saelab.analysis.results_attention import DFA
 
-COLOURS = ("dfa", "weights", "ablation", "attention", "induction")
+COLOURS = ("dfa", "gradient", "weights", "ablation", "attention", "induction")
 DEEP, SHALLOW = (4, 3), (3, 2)
 """Depth and width of the way back, in a small model and in others."""
 KEPT = 256
@@ -100,8 +101,8 @@ class HeadsView(View):
             latent: whose heads are told; the view is pinned to it. Without one it is linked: it follows what
                 is chosen in the other linked views of its SAE.
             dest: the position that is looked at, BOS counted; None: where the latent is strongest.
-            colour: of the grid at first: "dfa", "weights", "ablation", "attention" or "induction"; None:
-                "dfa" where a latent is chosen and its SAE is on attention or the stream, else "attention".
+            colour: of the grid at first: "dfa", "gradient", "weights", "ablation", "attention" or
+                "induction"; None: "dfa" where a latent is chosen that heads write, else "attention".
             sae: name of the SAE; None: the chosen one.
             follow: choose the latent in every linked view, and be one of them.
 
@@ -134,6 +135,7 @@ class HeadsView(View):
         kept: dict[str, Callable[..., Packed]] = {
             "where": lambda latent: pack_where(session.where(latent), self._name(latent)),
             "dfa": lambda latent, dest: pack_dfa(session.dfa(latent, dest), session.patterns[:, :, dest]),
+            "gradient": lambda latent, dest: pack_parts(session.gradient(latent, dest)),
             "shares": lambda latent: pack_matrices(session.shares(latent)),
             "pattern": lambda layer, head: pack_pattern(session.patterns[layer, head]),
             "top": self._top,
@@ -173,6 +175,7 @@ class HeadsView(View):
             where = session.where(latent)
             asks += self._asks(latent, self.dest)
             asks += [Ask("dfa", {"latent": latent, "dest": i}) for i in range(len(session.tokens))]
+            asks.append(Ask("gradient", {"latent": latent, "dest": where.dest}))
             asks.append(self._asks_tree(latent, where.dest))
         asks += [ask for known in self._kept.values() for ask, _ in known.values()]
         asks += [Ask(q, {"layer": i, "head": j}) for q in ("pattern", "top")

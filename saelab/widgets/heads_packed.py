@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from saelab.analysis.results_attention import DFA, KINDS, EdgeChanges, HeadEffects, RecursiveDFA
+from saelab.analysis.results_attention import DFA, KINDS, EdgeChanges, EdgeEffects, HeadEffects, RecursiveDFA
 from saelab.analysis.results_induction import PrefixCurves
 from saelab.widgets.wire import Packed, clean, rounded
 
@@ -50,6 +50,12 @@ def pack_dfa(found: DFA, patterns: np.ndarray) -> Packed:
     return Packed(header, {"parts": found.parts.astype(np.float32), "weights": quantised(patterns)})
 
 
+def pack_parts(found: EdgeEffects) -> Packed:
+    """What edges are worth: header `layers`, `total` of all; `parts` float32 [layers heads positions]."""
+    header = {"layers": list(found.layers), "total": rounded(float(found.parts.sum()))}
+    return Packed(header, {"parts": found.parts.astype(np.float32)})
+
+
 def pack_pattern(pattern: np.ndarray) -> Packed:
     """`weights` uint16 [positions positions] of one head, from each position to each (65535 is 1)."""
     return Packed({}, {"weights": quantised(pattern)})
@@ -75,15 +81,15 @@ def pack_effects(found: HeadEffects) -> Packed:
 
 
 def pack_check(found: EdgeChanges) -> Packed:
-    """Parts beside what changes: `n`, `agreement`, `sizes`, and of the largest `edges` [layer, head, source,
-    part, change, weight]."""
+    """Parts beside what changes: `n`, `agreement`, `sizes`, `foretold` (by gradient), and of the largest
+    `edges` [layer, head, source, part, change, weight]."""
     edges = [
         [*edge[:3], rounded(edge.part), rounded(float(change)), rounded(float(weight))]
         for edge, change, weight in zip(found.edges, found.changes, found.weights, strict=True)
     ]
     return Packed({
         "n": len(edges), "edges": edges[:LISTED], "agreement": beside(found.agreement),
-        "sizes": beside(found.sizes),
+        "sizes": beside(found.sizes), "foretold": beside(found.foretold),
     })  # fmt: skip
 
 

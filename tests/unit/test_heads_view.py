@@ -9,7 +9,7 @@ import torch
 from letters import Letters
 
 import saelab
-from saelab.analysis import dfa, head_attribution, head_effects, head_readings, recursive_dfa
+from saelab.analysis import dfa, edge_effects, head_attribution, head_effects, head_readings, recursive_dfa
 from saelab.analysis.attention.looking import MOST_TOKENS, HeadSession
 from saelab.analysis.results_attention import KINDS
 from saelab.types import ConfigError, CorpusError, HookError, RangeError, SubjectError
@@ -80,6 +80,10 @@ def test_what_it_is_answered_is_what_the_analysis_says(lab, name):
         with torch.no_grad():
             after = sae(without_head(subject, TEXT, name, layer, head)[dest : dest + 1]).pre[0, LATENT]
         assert lost == pytest.approx(float(pre[dest]) - float(after), abs=1e-4)
+    worth = view.answer("gradient", {"latent": LATENT, "dest": dest})
+    slopes = edge_effects(subject, sae, TEXT, LATENT, dest)
+    assert worth.header["layers"] == list(slopes.layers)
+    np.testing.assert_allclose(worth.fields["parts"], slopes.parts, atol=1e-6)
     effects = view.answer("effects", {"latent": LATENT, "dest": dest})
     alone = head_effects(subject, sae, TEXT, LATENT, dest)
     np.testing.assert_allclose(effects.fields["effects"], alone.effects, atol=1e-5)

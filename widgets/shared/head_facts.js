@@ -13,6 +13,15 @@ const INDUCTION = {
   previous: "attention to the position before, on random tokens written twice",
 };
 
+/** What parts are, and how they are summed. @type {Record<string, [string, string]>} */
+const PARTS = {
+  dfa: ["who wrote", "parts of its pre-activation, over all sources"],
+  gradient: [
+    "what heads are worth to",
+    "through all that comes after them, to first order, over all sources",
+  ],
+};
+
 export class HeadFacts {
   /** @param {View} view @param {Answer} told @param {(at: number) => string} token what a token is called */
   constructor(view, { header, fields }, token) {
@@ -61,6 +70,13 @@ export class HeadFacts {
     const given = this.view.option("dest") ?? -1;
     return given >= 0 && given < this.n ? given : (this.known.where?.header.dest ?? -1);
   }
+  /** What heads and tokens show: parts, or what edges are worth where heads are coloured by that. */
+  get parts() {
+    return /** @type {Answer | null} */ (
+      (this.colour === "gradient" ? this.known.gradient : this.known.dfa) ?? null
+    );
+  }
+
   /** Colourings of the grid: title, and the kinds that it has. @returns {[string, string, [string, string][]][]} */
   colourings() {
     const { known, told } = this;
@@ -68,6 +84,7 @@ export class HeadFacts {
     const found = [];
     if (told.kind && this.latent !== null) {
       found.push(["dfa", "who wrote it (DFA)", []]);
+      found.push(["gradient", "what its edges are worth (gradient)", []]);
       const kinds = known.shares?.header.names ?? [];
       found.push(["weights", "its weights", kinds.map((/** @type {string} */ k) => [k, SHARES[k]])]);
       found.push(["ablation", "what is lost without the head", []]);
@@ -86,10 +103,10 @@ export class HeadFacts {
     const { known, told } = this;
     const none = this.none();
     const colour = this.colourings().some(([name]) => name === this.colour) ? this.colour : "attention";
-    if (colour === "dfa") {
-      if (!known.dfa) return { values: none, what: "who wrote the latent", note: "" };
-      const note = "parts of its pre-activation, over all sources";
-      return { values: this.byHead(known.dfa), what: `who wrote #${this.latent}`, note };
+    if (colour === "dfa" || colour === "gradient") {
+      const [what, note] = PARTS[colour];
+      const { parts } = this;
+      return { values: parts ? this.byHead(parts) : none, what: `${what} #${this.latent}`, note };
     }
     if (colour === "weights") {
       const values = known.shares?.fields[this.which] ?? none;
@@ -157,22 +174,24 @@ export class HeadFacts {
     const { at, by, known, n } = this;
     const values = new Float32Array(n);
     const { dfa } = known;
+    const { parts } = this;
     const heads = this.told.heads;
-    if (by === "pattern" || !dfa) {
+    if (by === "pattern" || !parts) {
       if (at < 0 || this.dest < 0) return { values, what: "" };
       const row = dfa ? dfa.fields.weights.subarray(at * n, at * n + n) : this.patternRow();
       if (row) for (let s = this.masked; s < n; s++) values[s] = row[s] / WHOLE;
       return { values, what: `attention of head ${this.headName} from ${this.dest}` };
     }
     /** @type {number[]} */
-    const layers = dfa.header.layers;
+    const layers = parts.header.layers;
     for (let i = 0; i < layers.length * heads; i++) {
       const number = layers[Math.floor(i / heads)] * heads + (i % heads);
       if (by === "head" && number !== at) continue;
-      for (let s = this.masked; s < n; s++) values[s] += dfa.fields.parts[i * n + s];
+      for (let s = this.masked; s < n; s++) values[s] += parts.fields.parts[i * n + s];
     }
     const whose = by === "head" ? `head ${this.headName}` : "all heads";
-    return { values, what: `what ${whose} moved to ${this.dest}, by source` };
+    const verb = this.colour === "gradient" ? "are worth at" : "moved to";
+    return { values, what: `what ${whose} ${verb} ${this.dest}, by source` };
   }
 
   patternRow() {

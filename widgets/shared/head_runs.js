@@ -80,12 +80,13 @@ export class HeadRuns {
     const known = Boolean(facts.known.dfa);
     /** @type {(Node | string)[]} */
     let shown = [];
-    if (facts.colour === "dfa" && known) {
+    if (["dfa", "gradient"].includes(facts.colour) && known) {
       const check = facts.checks.get(facts.key());
       shown = check
         ? [
             besideLine("Parts and what changes without their edges, Spearman", check.header.agreement),
             besideLine("Their sizes", check.header.sizes),
+            besideLine("What edges are worth by gradient, and changes", check.header.foretold),
           ]
         : [
             button("take edges out", "whether parts are what happens, beside what the pattern tells", () =>

@@ -95,7 +95,13 @@ const answers = (more = {}) => ({
       ],
     },
   }),
-  check: () => ({ header: { n: 4, edges: [], agreement: beside(), sizes: beside({ apart: false }) } }),
+  check: () => ({
+    header: { n: 4, edges: [], agreement: beside(), sizes: beside({ apart: false }), foretold: beside() },
+  }),
+  gradient: () => ({
+    header: { layers: [0, 1], total: 3 },
+    fields: { parts: Float32Array.from([1, 1, 0, 0, 0, 0, 0, 0, -3, 0, 0, 4]) },
+  }),
   without: ({ layer }) => ({ fields: { effects: Float32Array.from([layer, -1]) } }),
   effects: () => ({
     header: { layers: [0, 1], average: 0.75, agreement: beside(), sizes: beside() },
@@ -242,6 +248,20 @@ test("what is worth what stands beside its control, and says where it is not abo
   $("[data-run]").click();
   await quiet();
   expect(el.textContent).toContain("a position at random: at most 0.225");
+});
+
+test("what edges are worth by gradient is asked for where heads are coloured by it", async () => {
+  const { model } = await show();
+  expect(asked(model, "gradient")).toEqual([]);
+  model.set("colour", "gradient");
+  await quiet();
+  expect(asked(model, "gradient").map(({ args }) => args)).toEqual([{ latent: 7, dest: 2 }]);
+  expect(cells()).toEqual(["head 0.0: 2.00", "head 0.1: 0", "head 1.0: minus 3.00", "head 1.1: 4.00"]);
+  expect(tokens().map((name) => name.split(", ").pop())).toEqual(["1.00", "1.00", "1.00"]);
+  expect(el.textContent).toContain("these do not sum to the pre-activation");
+  model.set("dest", 1);
+  await quiet();
+  expect(asked(model, "gradient").at(-1).args).toEqual({ latent: 7, dest: 1 });
 });
 
 test("shares of weights stand beside equal ones, and what they are worth is said", async () => {

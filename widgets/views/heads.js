@@ -172,7 +172,7 @@ class Heads {
     Object.assign(this.facts.known, { dfa, shares });
     this.runs.held();
     if (!first && this.facts.colour === "attention") this.view.remember({ colour: "dfa" });
-    this.draw();
+    this.loadColour();
     this.cards?.show(latent);
     if (this.isOpen(".sl-way")) this.loadTree();
   }
@@ -189,7 +189,7 @@ class Heads {
     const { latent, told } = this.facts;
     const mine = ++this.asked;
     this.runs.stop();
-    this.facts.known.dfa = null;
+    this.facts.known.dfa = this.facts.known.gradient = null;
     this.tree = null;
     if (latent !== null && told.kind) {
       const dfa = await view.ask("dfa", { latent, dest: this.facts.dest });
@@ -198,7 +198,7 @@ class Heads {
       this.runs.held();
       if (this.isOpen(".sl-way")) this.loadTree();
     }
-    this.draw();
+    this.loadColour();
   }
 
   /** @param {number} layer @param {number} head */
@@ -230,9 +230,21 @@ class Heads {
         this.news = new Set();
         if (news.has("dest")) this.loadDest();
         if (news.has("layer") || news.has("head")) this.loadHead();
-        if (news.has("colour")) this.draw();
+        if (news.has("colour")) this.loadColour();
       });
     this.news.add(option);
+  }
+
+  /** What heads are worth is asked for where they are coloured by it. */
+  async loadColour() {
+    const { latent, dest, known, told, colour } = this.facts;
+    this.draw();
+    if (colour !== "gradient" || known.gradient || latent === null || !told.kind) return;
+    const mine = this.asked;
+    const answer = await this.view.ask("gradient", { latent, dest });
+    if (mine !== this.asked) return;
+    this.facts.known.gradient = answer;
+    this.draw();
   }
 
   /** @param {string} selector */
@@ -324,8 +336,8 @@ class Heads {
     const legend = what ? paint.legend().filter((part) => part !== null) : [hint];
     this.sourceLegend.replaceChildren(.../** @type {Node[]} */ (legend));
     const choices = /** @type {[string, string, boolean][]} */ ([
-      ["all", "all heads' parts", Boolean(this.facts.known.dfa)],
-      ["head", "the head's parts", Boolean(this.facts.known.dfa) && this.facts.at >= 0],
+      ["all", "all heads' parts", Boolean(this.facts.parts)],
+      ["head", "the head's parts", Boolean(this.facts.parts) && this.facts.at >= 0],
       ["pattern", "the head's attention", this.facts.at >= 0],
     ]);
     const by = choices.filter(([, , has]) => has);
@@ -368,12 +380,12 @@ class Heads {
   }
 
   drawEdges() {
-    const { dfa } = this.facts.known;
-    if (!dfa) {
+    const { parts } = this.facts;
+    if (!parts) {
       this.edges.replaceChildren();
       return;
     }
-    const { header, fields } = dfa;
+    const { header, fields } = parts;
     const found = largest(fields.parts, header.layers, this.facts.told.heads, this.facts.n, LISTED);
     const list = edgeList(
       found,
@@ -384,9 +396,11 @@ class Heads {
       },
     );
     const moved = fields.parts.reduce((/** @type {number} */ a, /** @type {number} */ b) => a + b, 0);
-    const rest = restTold(header.rest);
+    const rest = restTold(header.rest ?? []);
+    const worth =
+      "what each edge is worth through all that comes after it: these do not sum to the pre-activation";
     const sum = `heads ${signed(moved)}; ${rest.join("; ")}; together ${short(header.total)} of ${short(header.pre)}`;
-    redraw(this.edges, [list, h("p", { class: "sl-hint" }, sum)]);
+    redraw(this.edges, [list, h("p", { class: "sl-hint" }, header.rest ? sum : worth)]);
   }
 
   drawHead() {

@@ -15,12 +15,13 @@ from saelab.analysis.attention.effects import compared_heads, edge_changes, laye
 from saelab.analysis.attention.frozen import place_of, writing_layers
 from saelab.analysis.attention.induction import induction_scores, prefix_curves
 from saelab.analysis.attention.recursive import ATTENTION, MLPS, recursive_dfa
+from saelab.analysis.attention.through import edge_effects
 from saelab.capabilities import HasHeads, HasTokens, need
 from saelab.config import integer
 from saelab.types import ConfigError, CorpusError, HookError, RangeError, SaelabError, ShapeError
 
 if TYPE_CHECKING:
-    from saelab.analysis.results_attention import DFA, EdgeChanges, HeadEffects, RecursiveDFA
+    from saelab.analysis.results_attention import DFA, EdgeChanges, EdgeEffects, HeadEffects, RecursiveDFA
     from saelab.analysis.results_induction import InductionScores, PrefixCurves
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
@@ -43,7 +44,7 @@ TRUE_OF = {
     "stream": (
         "A part on the residual stream is what was written directly, not all that changes without it: on the "
         "shipped SAEs Spearman with real changes is 0.33 to 0.61, and sizes are foretold no better than by "
-        "the pattern."
+        "the pattern. The gradient through all that comes after foretells them by 0.93 to 0.98."
     ),
 }
 """Kinds of places -> how far parts can be trusted (docs/results/attention.md)."""
@@ -118,6 +119,7 @@ class HeadSession:
         self._inputs: Any = None
         self._others: Callable[[], Mapping[str, SAE]] = dict
         self.dfa = lru_cache(256)(self._dfa)
+        self.gradient = lru_cache(256)(self._gradient)
         self._without = lru_cache(1 << 12)(self._without_layer)
 
     def read(self, text: str, others: Callable[[], Mapping[str, SAE]] = dict) -> None:
@@ -241,6 +243,10 @@ class HeadSession:
     def _dfa(self, latent: int, dest: int) -> DFA:
         """Of a latent at a position, kept."""
         return dfa(self.subject, self.sae, self.text, latent, dest)
+
+    def _gradient(self, latent: int, dest: int) -> EdgeEffects:
+        """What edges are worth to a latent at a position through all that comes after them, kept."""
+        return edge_effects(self.subject, self.sae, self.text, latent, dest)
 
     def shares(self, latent: int) -> Mapping[str, np.ndarray]:
         """What a latent's weights say: kind of share -> float64 [layers heads] of all layers, NaN of those

@@ -32,7 +32,8 @@ export class HeadPattern {
 
   /**
    * @param {Uint16Array | null} weights [n n] @param {string} name of the head
-   * @param {number} masked columns from the left that are left out @param {number} dest the row that is marked
+   * @param {number} masked columns from the left that are left out
+   * @param {number} dest the row that is marked
    */
   draw(weights, name, masked, dest) {
     this.weights = weights;

@@ -1,6 +1,6 @@
 /**
- * What takes passes of the model, and is asked for: edges and heads taken out, random tokens. What comes of it
- * stands beside the colours; a page has what was asked for in the notebook.
+ * What takes passes of the model, and is asked for: edges and heads taken out, random tokens. What comes of
+ * it stands beside the colours; a page has what was asked for in the notebook.
  * @typedef {import("../types.js").Answer} Answer
  * @typedef {import("../types.js").Args} Args
  * @typedef {import("../types.js").View} View
@@ -61,7 +61,7 @@ export class HeadRuns {
     if (check || effects || induction) this.changed();
   }
 
-  /** Effects of the layers before a latent as those of all layers. @param {Answer} answer @returns {Answer} */
+  /** Effects of the layers before a latent as of all layers. @param {Answer} answer @returns {Answer} */
   whole({ header, fields }) {
     const { heads } = this.facts.told;
     const effects = this.facts.none();

@@ -148,7 +148,8 @@ export function prefixChart(name, at, known) {
   const [from, to] = [of("drop_low")[worst], of("drop_high")[worst]].map(short);
   const lost =
     lengths[worst] > 1
-      ? ` Largest drop where the token two before the source is another: ${short(drop[worst])} [${from}, ${to}].`
+      ? ` Largest drop, where the token two before the source is another: ${short(drop[worst])} ` +
+        `[${from}, ${to}].`
       : "";
   return [chart, h("p", { class: "sl-hint" }, `by length ${figures}; dashed grey: another position.${lost}`)];
 }

@@ -1,6 +1,6 @@
 /**
- * The way back from a latent as a tree that unfolds: each step with its part, what an SAE leaves out, and what
- * its parts sum to. Arrow keys go through it, as in any tree.
+ * The way back from a latent as a tree that unfolds: each step with its part, what an SAE leaves out, and
+ * what its parts sum to. Arrow keys go through it, as in any tree.
  * @typedef {import("../types.js").Answer} Answer
  * @typedef {{kind: string, value: number, layer: number, head: number, position: number, latent: number,
  *   sae: string, hook: string, count: number, called: string, children: number[]}} Step
@@ -47,8 +47,8 @@ export function told(step, token) {
 export class HeadTree {
   /**
    * @param {Answer} answer
-   * @param {{token: (at: number) => string, act: (step: Step) => void, can: (step: Step) => boolean}} how act:
-   *   a step is clicked, where it can be
+   * @param {{token: (at: number) => string, act: (step: Step) => void, can: (step: Step) => boolean}} how
+   *   act: a step is clicked, where it can be
    */
   constructor(answer, { token, act, can }) {
     this.steps = stepsOf(answer);

@@ -42,7 +42,7 @@ const beside = (more = {}) => ({
   ...{ value: 0.6, interval: [0.5, 0.7], control: 0.1, control_interval: [0, 0.2], n: 4 },
   ...{ what: "pattern alone", apart: true, ...more },
 });
-/** Of the second layer alone: head 0 moves 1 from the first token, head 1 moves -2 from the second and 4 there. */
+/** Of the second layer alone: head 0 moves 1 from the first token, head 1 -2 from the second and 4 there. */
 const PARTS = [1, 0, 0, 0, -2, 4];
 const dfa = ({ latent, dest }) => ({
   header: { latent, dest, pre: 3.5, code: 3.5, total: 3.5, layers: [1], rest: [["constants", 0.5]] },
@@ -167,7 +167,7 @@ test("who wrote a latent, by head and by source", async () => {
   expect($("img")).toBe(null);
 });
 
-test("a head's own parts and attention light its sources, and the first position may be left out", async () => {
+test("a head's own parts light its sources, and the first position may be left out", async () => {
   const { model } = await show();
   $$(".sl-head-cell")[3].click();
   await quiet();
@@ -230,7 +230,8 @@ test("what is worth what stands beside its control, and says where it is not abo
   await quiet();
   const [agreement, sizes] = $$(".sl-beside-line").map((line) => line.textContent);
   expect(agreement).toBe(
-    "Parts and what changes without their edges, Spearman: 0.600 [0.500, 0.700], pattern alone 0.100 [0, 0.200], n = 4.",
+    "Parts and what changes without their edges, Spearman: 0.600 [0.500, 0.700], " +
+      "pattern alone 0.100 [0, 0.200], n = 4.",
   );
   expect(sizes).toContain("Not apart from its control.");
   const colour = $("[data-set=colour]");

@@ -2,6 +2,7 @@
  * Attention heads on a text: a grid of all of them, the pattern of one, who wrote a latent, and the way back.
  * @typedef {import("../types.js").Answer} Answer
  * @typedef {import("../types.js").View} View
+ * @typedef {import("../shared/head_tree.js").Step} Step
  */
 import { cardPlace } from "../shared/cards.js";
 import { SampleCodes } from "../shared/codes.js";
@@ -222,7 +223,7 @@ class Heads {
     if (this.isOpen(".sl-prefix")) this.runs.drawCurves();
   }
 
-  /** An option was set, here or in Python; layer and head are set one after the other. @param {string} option */
+  /** An option was set, here or in Python; a layer and its head come in turn. @param {string} option */
   optionSet(option) {
     if (!this.news.size)
       queueMicrotask(() => {
@@ -399,7 +400,8 @@ class Heads {
     const rest = restTold(header.rest ?? []);
     const worth =
       "what each edge is worth through all that comes after it: these do not sum to the pre-activation";
-    const sum = `heads ${signed(moved)}; ${rest.join("; ")}; together ${short(header.total)} of ${short(header.pre)}`;
+    const together = `together ${short(header.total)} of ${short(header.pre)}`;
+    const sum = `heads ${signed(moved)}; ${rest.join("; ")}; ${together}`;
     redraw(this.edges, [list, h("p", { class: "sl-hint" }, header.rest ? sum : worth)]);
   }
 
@@ -446,12 +448,12 @@ class Heads {
     });
     const depths = sums.map((/** @type {number} */ sum, /** @type {number} */ i) => `${i}: ${short(sum)}`);
     const said =
-      `pre-activation ${short(pre)}; cut at each depth the parts sum to ${depths.join(", ")}; of them errors of ` +
-      `SAEs ${signed(errors[errors.length - 1])}. Patterns, scales of norms and which latents fire are frozen.`;
+      `pre-activation ${short(pre)}; cut at each depth the parts sum to ${depths.join(", ")}; of them errors ` +
+      `of SAEs ${signed(errors[errors.length - 1])}. Patterns, scales of norms and who fires are frozen.`;
     this.way.replaceChildren(h("p", { class: "sl-hint" }, said), this.tree.element);
   }
 
-  /** Whether a step of the tree leads somewhere. @param {import("../shared/head_tree.js").Step} step @param {number} dest */
+  /** Whether a step of the tree leads somewhere. @param {Step} step @param {number} dest */
   acts(step, dest) {
     if (step.kind === "edge") return true;
     if (step.kind !== "latent" || (step.hook === this.facts.told.hook && step.position === dest))
@@ -459,7 +461,7 @@ class Heads {
     return step.hook === this.facts.told.hook || (this.view.live && Boolean(step.sae));
   }
 
-  /** @param {import("../shared/head_tree.js").Step} step @param {number} dest */
+  /** @param {Step} step @param {number} dest */
   act(step, dest) {
     if (!this.acts(step, dest)) return;
     if (step.kind === "edge") {
@@ -471,7 +473,10 @@ class Heads {
     } else this.chooseLatent(step.sae, step.latent);
   }
 
-  /** Choose a latent, of this SAE or another of the Lab, and show its card. @param {string} sae @param {number} latent */
+  /**
+   * Choose a latent, of this SAE or another of the Lab, and show its card.
+   * @param {string} sae @param {number} latent
+   */
   async chooseLatent(sae, latent) {
     if (!sae) {
       this.view.choose({ latent });

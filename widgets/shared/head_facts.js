@@ -32,8 +32,8 @@ export class HeadFacts {
     this.measures = fields;
     /** @type {number} tokens */
     this.n = fields.names.length;
-    /** @type {Record<string, any>} "where", "dfa", "gradient", "shares" of the chosen latent, "pattern", "top"
-     * of the chosen head; none or null while not known */
+    /** @type {Record<string, any>} "where", "dfa", "gradient", "shares" of the chosen latent, "pattern"
+     * and "top" of the chosen head; none or null while not known */
     this.known = {};
     /** @type {Map<string, Answer>} what heads are worth that were taken out, by latent and token */
     this.effects = new Map();

@@ -449,7 +449,7 @@ class Heads {
     const depths = sums.map((/** @type {number} */ sum, /** @type {number} */ i) => `${i}: ${short(sum)}`);
     const said =
       `pre-activation ${short(pre)}; cut at each depth the parts sum to ${depths.join(", ")}; of them ` +
-      `errors of SAEs ${signed(errors[errors.length - 1])}. Patterns, scales of norms and who fires are frozen.`;
+      `errors of SAEs ${signed(errors[errors.length - 1])}. Patterns, norms and who fires are frozen.`;
     this.way.replaceChildren(h("p", { class: "sl-hint" }, said), this.tree.element);
   }
 

@@ -1,5 +1,5 @@
-"""Prompts in pairs of three tasks that the embedded model does, for work on circuits: of names, templates and
-years that its training never saw."""
+"""Prompts in pairs of four tasks that the embedded model does, for work on circuits: of names, templates,
+years and pairs of nouns that its training never saw."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from saelab.corpora import world_families as families
 from saelab.corpora import world_lexicon as lexicon
 from saelab.types import ConfigError
 
-Kind = Literal["indirect object", "greater than", "docstring"]
+Kind = Literal["indirect object", "greater than", "docstring", "agreement"]
 TRIES = 200
 """Prompts that are written for each that is wanted, at most: most do not fit."""
 
@@ -40,7 +40,9 @@ def task_prompts(kind: Kind, to_tokens: Callable[..., Sequence[int]], n: int = 6
 
     "indirect object": the corrupt prompt has a third person give, so that neither name follows (the ABC
     prompts of Wang et al. 2022). "greater than": the corrupt span starts in the year 01 (Hanna et al. 2023).
-    "docstring": the corrupt signature has other arguments (Heimersheim & Janiak 2023).
+    "docstring": the corrupt signature has other arguments (Heimersheim & Janiak 2023). "agreement": two nouns
+    joined by "and" were, one beside another was (the world has no plural nouns); the corrupt prompt is the
+    other of the two, and every second pair begins with either.
 
     Args:
         kind: Which task.
@@ -52,7 +54,9 @@ def task_prompts(kind: Kind, to_tokens: Callable[..., Sequence[int]], n: int = 6
         ConfigError: There is no such task, or the tokenizer leaves too few pairs.
     """
     rng = random.Random(f"{kind}-{seed}")
-    write = {"indirect object": _names, "greater than": _years, "docstring": _arguments}[kind]
+    write = {
+        "indirect object": _names, "greater than": _years, "docstring": _arguments, "agreement": _numbers,
+    }[kind]  # fmt: skip
     found: list[_Pair] = []
     for _ in range(TRIES * n):
         if len(found) == n:
@@ -118,6 +122,19 @@ def _arguments(rng: random.Random) -> _Pair | None:
     space = " " * begin.endswith(" ")
     wrong = [f"{space}{w}" for i, w in enumerate(words) if i != at]
     return _Pair(begin.rstrip(" "), corrupt.rstrip(" "), [f"{space}{words[at]}"], wrong)
+
+
+def _numbers(rng: random.Random) -> _Pair:
+    """Of nouns that no text of training joins: its pairs are of one topic, or of names."""
+    topics = [lexicon.TOPIC_WORDS[topic] for topic in rng.sample(list(lexicon.TOPIC_WORDS), 2)]
+    one, other = rng.choice([
+        rng.sample(families.REVIEW_THINGS, 2), rng.sample(lexicon.PLACES, 2), [rng.choice(t) for t in topics],
+        [rng.choice(lexicon.PLACES), rng.choice(topics[0])],
+    ])  # fmt: skip
+    several, alone = f"The {one} and the {other}", f"The {one} {rng.choice(['near', 'of', 'in'])} the {other}"
+    if rng.random() < 0.5:
+        return _Pair(several, alone, [" were"], [" was"])
+    return _Pair(alone, several, [" was"], [" were"])
 
 
 __all__ = ["Kind", "Prompts", "task_prompts"]

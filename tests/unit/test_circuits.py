@@ -24,7 +24,7 @@ from saelab.analysis.circuits.patching import read
 from saelab.embedded.tasks import task_prompts
 from saelab.types import ConfigError, CorpusError, HookError, SubjectError
 
-TASKS = ("indirect object", "greater than", "docstring")
+TASKS = ("indirect object", "greater than", "docstring", "agreement")
 
 
 def task_of(subject, kind, n=48, seed=3):
@@ -170,6 +170,19 @@ def test_a_few_heads_carry_what_random_ones_do_not(subject, kind):
     assert found.faithfulness.apart
     assert found.completeness.value < 0.1 < 0.5 < found.completeness.control
     assert str(found.nodes[0]) in repr(found)
+
+
+def test_nouns_of_agreement_are_never_joined_in_the_world(subject):
+    prompts = task_prompts("agreement", subject.to_tokens, 200, 5)
+    joined = [max(pair, key=lambda text: " and the " in text) for pair in zip(*prompts[:2], strict=True)]
+    assert all(" and the " in text for text in joined)
+    assert 60 < sum(clean == text for clean, text in zip(prompts.clean, joined, strict=True)) < 140
+    answers = [[" were" if " and " in clean else " was"] for clean in prompts.clean]
+    assert answers == prompts.right
+    texts = "\n".join(d.text.lower() for d in saelab.corpora.world(seed=0, n_documents=4_000))
+    assert " and the " in texts
+    found = [text for text in joined if f"{text.lower().removeprefix('the ')} " in texts]
+    assert found == []
 
 
 def test_estimates_agree_with_what_they_estimate(subject, names):

@@ -225,11 +225,52 @@ def beside(of: Sums, control: Sums, score: Score, seed: int = 0, what: str = "un
     return Beside(values[0], values[1], intervals[0], intervals[1], of.n_units, what)
 
 
+def correlation(
+    guess: np.ndarray, true: np.ndarray, control: np.ndarray, what: str, *, ranks: bool = False, seed: int = 0
+) -> Beside:
+    """Pearson's correlation of two quantities, or Spearman's, beside that of a control with the second.
+
+    Intervals draw the items with replacement, the same for the control; ranks are taken anew in each draw,
+    for those of all items would make the interval of another figure.
+
+    Args:
+        guess: [n].
+        true: [n].
+        control: [n], what stands in the guess's place.
+        what: The control is.
+        ranks: Whether it is Spearman's.
+        seed: Of the draws.
+
+    Returns:
+        The two; NaN where all values are equal.
+    """
+    from scipy.stats import rankdata
+
+    def measured(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        x, y = (rankdata(each, axis=-1) if ranks else each for each in (x, y))
+        x, y = (each - each.mean(-1, keepdims=True) for each in (x, y))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+
+    n = len(true)
+    draws = np.random.default_rng(seed).integers(0, n, (DRAWS, n))
+    values, intervals = [], []
+    for each in (np.asarray(guess, dtype=np.float64), np.asarray(control, dtype=np.float64)):
+        values.append(float(measured(each, true)))
+        drawn = measured(each[draws], np.asarray(true, dtype=np.float64)[draws])
+        known = drawn[np.isfinite(drawn)]
+        tail = 50 * (1 - CONFIDENCE)
+        low, high = np.percentile(known, [tail, 100 - tail]) if len(known) else (float("nan"), float("nan"))
+        intervals.append((float(low), float(high)))
+    return Beside(values[0], values[1], intervals[0], intervals[1], n, what)
+
+
 __all__ = [
     "Alone",
     "Beside",
     "Sums",
     "beside",
+    "correlation",
     "interval",
     "random_directions",
     "shuffled",

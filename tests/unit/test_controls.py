@@ -7,7 +7,16 @@ import pytest
 import torch
 
 import saelab
-from saelab.analysis.controls import Sums, beside, interval, random_directions, shuffled, untrained
+from saelab.analysis.controls import (
+    DRAWS,
+    Sums,
+    beside,
+    correlation,
+    interval,
+    random_directions,
+    shuffled,
+    untrained,
+)
 
 
 def _mean(sums):
@@ -96,3 +105,35 @@ def test_controls_know_nothing_but_scale():
     directions = random_directions(2000, 8, seed=2)
     np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1, rtol=1e-5)
     assert abs(directions.mean(0)).max() < 0.05
+
+
+@pytest.mark.parametrize("ranks", [False, True])
+def test_correlations_are_those_of_scipy_in_each_draw(ranks):
+    from scipy.stats import pearsonr, spearmanr
+
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=25)
+    guess, control = np.round(np.exp(true + rng.normal(size=25))), rng.integers(0, 4, 25)
+    found = correlation(guess, true, control, "small numbers", ranks=ranks, seed=3)
+    measure = spearmanr if ranks else pearsonr
+    assert found.value == pytest.approx(measure(guess, true)[0])
+    assert found.control == pytest.approx(measure(control, true)[0])
+    draws = np.random.default_rng(3).integers(0, 25, (DRAWS, 25))
+    for own, ends in ((guess, found.interval), (control, found.control_interval)):
+        drawn = [measure(own[d], true[d])[0] for d in draws]
+        assert ends == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])))
+    same = correlation(np.ones(25), true, control, "")
+    assert np.isnan([same.value, *same.interval]).all()
+
+
+def test_intervals_of_ranks_cover_the_truth_as_often_as_they_say():
+    """Of Spearman's correlation of normal pairs, 6 / pi arcsin(r / 2); within what chance allows of 300 and
+    what a bootstrap of 60 falls short."""
+    rng, r = np.random.default_rng(0), 0.8
+    truth, covered = 6 / np.pi * np.arcsin(r / 2), 0
+    for number in range(300):
+        x, noise = rng.normal(size=(2, 60))
+        y = r * x + np.sqrt(1 - r * r) * noise
+        low, high = correlation(x, y, noise, "noise", ranks=True, seed=number).interval
+        covered += low <= truth <= high
+    assert 0.90 <= covered / 300 <= 0.98

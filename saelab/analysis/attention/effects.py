@@ -10,7 +10,7 @@ import torch
 
 from saelab.analysis.attention.direct import asked_of, dfa, head_attribution
 from saelab.analysis.attention.through import effects_at
-from saelab.analysis.controls import Beside, Sums, beside
+from saelab.analysis.controls import Beside, Sums, beside, correlation
 from saelab.analysis.results_attention import EdgeChanges, HeadEffects, HeadLosses
 from saelab.arguments import a_subject, an_integer, checked, full_sae, maybe, one_of
 from saelab.arguments import text as a_text
@@ -72,7 +72,7 @@ def edge_changes(
     parts = np.array([edge.part for edge in edges])
     told = effects.of(edges)
     signed, sizes, foretold = (
-        _spearman(one, other, weights, seed)
+        correlation(one, other, weights, "pattern alone", ranks=True, seed=seed)
         for one, other in ((parts, changes), (abs(parts), abs(changes)), (told, changes))
     )
     return EdgeChanges(found, tuple(edges), changes, weights, effects, signed, sizes, foretold)
@@ -144,8 +144,8 @@ def compared_heads(
     parts[[list(layers).index(layer) for layer in found.layers]] = found.by_head
     weights = patterns[..., 1:].sum(-1)
     one, other, alone = (each.ravel() for each in (parts, effects, weights))
-    signed = _spearman(one, other, alone, seed)
-    sizes = _spearman(abs(one), abs(other), alone, seed)
+    signed = correlation(one, other, alone, "pattern alone", ranks=True, seed=seed)
+    sizes = correlation(abs(one), abs(other), alone, "pattern alone", ranks=True, seed=seed)
     return HeadEffects(found, tuple(layers), effects, parts, weights, signed, sizes)
 
 
@@ -179,23 +179,6 @@ def pre_without(
         with torch.no_grad():
             found.append(sae(run.acts[hook][:, dest].to(sae.W_enc)).pre[:, latent].double().cpu().numpy())
     return np.concatenate(found)
-
-
-def _spearman(parts: np.ndarray, changes: np.ndarray, weights: np.ndarray, seed: int) -> Beside:
-    from scipy.stats import rankdata
-
-    y = rankdata(changes) - (len(changes) + 1) / 2
-    sums = []
-    for each in (parts, weights):
-        x, own = rankdata(each) - (len(changes) + 1) / 2, Sums()
-        own.add(np.arange(len(y)), n=np.ones(len(y)), x=x, y=y, xx=x * x, yy=y * y, xy=x * y)
-        sums.append(own)
-    return beside(sums[0], sums[1], _correlation, seed, "pattern alone")
-
-
-def _correlation(of: Mapping[str, Any]) -> Any:
-    n, x, y = of["n"], of["x"], of["y"]
-    return (of["xy"] - x * y / n) / np.sqrt((of["xx"] - x * x / n) * (of["yy"] - y * y / n))
 
 
 @checked(

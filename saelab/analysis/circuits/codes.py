@@ -14,7 +14,7 @@ from torch import Tensor
 from saelab.analysis.circuits.measures import CODES, SHUFFLED, UNTRAINED, CodeTest
 from saelab.analysis.circuits.nodes import HeadEdge, Heads, Node, head_edges, nodes_of, sites_of
 from saelab.analysis.circuits.pruning import refuse_undone
-from saelab.analysis.circuits.results import Effects
+from saelab.analysis.circuits.results import Effects, carries
 from saelab.analysis.circuits.tasks import Task
 from saelab.analysis.controls import untrained
 from saelab.arguments import a_subject, an_integer, checked
@@ -272,8 +272,7 @@ def important(effects: Effects, share: float = 0.05) -> np.ndarray:
         share: The least share.
     """
     intervals = np.array([effects.interval(i) for i in range(len(effects.nodes))])
-    apart = (intervals[:, 0] > 0) | (intervals[:, 1] < 0)
-    return (np.abs(effects.share) >= share) & apart
+    return carries(effects.share, intervals[:, 0], intervals[:, 1], share)
 
 
 def _shuffled(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:

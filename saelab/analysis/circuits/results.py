@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from saelab.analysis.circuits.nodes import HeadEdge, Node
-from saelab.analysis.controls import Alone, Beside, Sums, interval
+from saelab.analysis.controls import Alone, Beside, Sums, correlation, interval
 from saelab.types import ConfigError
 
 if TYPE_CHECKING:
@@ -81,6 +80,19 @@ class Effects:
         top = ", ".join(f"{self.nodes[i]} {self.share[i]:+.0%}" for i in self.order()[:SHOWN])
         more = f" and {len(self.nodes) - SHOWN} more" if len(self.nodes) > SHOWN else ""
         return f"Effects({self.task!r}, {self.method}, {len(self.gap)} pairs: {top}{more})"
+
+
+def carries(share: np.ndarray, low: np.ndarray, high: np.ndarray, least: float) -> np.ndarray:
+    """bool [nodes]: the rule by which a node, or an edge, is of a circuit: it carries at least a share of the
+    score, of either sign, with an interval that leaves out 0.
+
+    Args:
+        share: Of the score, what is lost with each.
+        low: The interval's lower end.
+        high: Its upper end.
+        least: The least share.
+    """
+    return (np.abs(share) >= least) & ((low > 0) | (high < 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,37 +180,16 @@ def agreement(exact: Effects, estimate: Effects, seed: int = 0) -> list[Agreemen
         at = [i for i, node in enumerate(exact.nodes) if node.kind == kind and node in place]
         true = exact.mean[at]
         guess = estimate.mean[[place[exact.nodes[i]] for i in at]]
-        pearson, spearman = (_correlated(true, guess, of, seed) for of in (_pearson, _spearman))
+        pearson, spearman = (_correlated(true, guess, ranks, seed) for ranks in (False, True))
         found.append(Agreement(kind, pearson, spearman, len(at)))
     return found
 
 
-def _correlated(
-    true: np.ndarray, guess: np.ndarray, measure: Callable[[np.ndarray, np.ndarray], float], seed: int
-) -> Beside | Alone:
+def _correlated(true: np.ndarray, guess: np.ndarray, ranks: bool, seed: int) -> Beside | Alone:
     if len(true) < 4 or true.std() == 0 or guess.std() == 0:
         return Alone(float("nan"), "fewer than four nodes, or all alike", len(true))
-    rng = np.random.default_rng(seed)
-    shuffled = guess[rng.permutation(len(guess))]
-    draws = rng.integers(0, len(true), (500, len(true)))
-    own, control = (_spread([measure(true[d], other[d]) for d in draws]) for other in (guess, shuffled))
-    return Beside(measure(true, guess), measure(true, shuffled), own, control, len(true), "shuffled nodes")
+    shuffled = np.random.default_rng(seed).permutation(guess)
+    return correlation(guess, true, shuffled, "shuffled nodes", ranks=ranks, seed=seed)
 
 
-def _spread(values: Sequence[float]) -> tuple[float, float]:
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _pearson(a: np.ndarray, b: np.ndarray) -> float:
-    spread: Any = a.std() * b.std()
-    return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else float("nan")
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    from scipy.stats import rankdata
-
-    return _pearson(rankdata(a), rankdata(b))
-
-
-__all__ = ["Agreement", "Circuit", "Effects", "agreement"]
+__all__ = ["Agreement", "Circuit", "Effects", "agreement", "carries"]

@@ -46,14 +46,36 @@ class Layer:
         if llama:
             self.block = model.model.layers[layer]
             self.norm, self.attn = self.block.input_layernorm, self.block.self_attn
-            self.out = self.attn.o_proj
+            self.out, self.norm_mlp = self.attn.o_proj, self.block.post_attention_layernorm
         else:
             self.block = model.transformer.h[layer]
-            self.norm, self.attn, self.out = self.block.ln_1, self.block.attn, self.block.attn.c_proj
+            self.norm, self.attn, self.norm_mlp = self.block.ln_1, self.block.attn, self.block.ln_2
+            self.out = self.attn.c_proj
 
     def written(self, z):
         weight = self.out.weight.T if isinstance(self.out, torch.nn.Linear) else self.out.weight
         return z @ weight
+
+
+def told(model, pair, receiver, theirs, stream):
+    """The score after a clean prompt where one head alone has read another stream."""
+    caught = []
+    handle = receiver.out.register_forward_pre_hook(lambda module, args: caught.append(args[0].clone()))
+    with torch.no_grad():
+        _, kwargs = seen(model, pair.clean, receiver.attn)
+        receiver.attn(**(kwargs | {"hidden_states": receiver.norm(stream)}))
+    handle.remove()
+
+    def patch(module, args):
+        z = args[0].clone()
+        z[..., theirs] = caught[-1][..., theirs]
+        return (z,)
+
+    handle = receiver.out.register_forward_pre_hook(patch)
+    with torch.no_grad():
+        last = model(torch.tensor([pair.clean])).logits[0, -1]
+    handle.remove()
+    return float(last[list(pair.right)].mean() - last[list(pair.wrong)].mean())
 
 
 def seen(model, tokens, layer):
@@ -67,6 +89,35 @@ def seen(model, tokens, layer):
     handle.remove()
     args, kwargs = found[0]
     return (args[0] if args else kwargs["hidden_states"]).clone(), kwargs
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_through_mlps_all_is_run_anew_but_heads(kind):
+    """Blocks by their modules: what attention adds is the clean pass's, but for what the sender writes."""
+    subject, task = tiny(kind)
+    model, llama = subject.model, kind == "llama"
+    edge, largest = edge_of(0, 3, 2, 0), 0.0
+    found = path_patching(subject, task, only=[edge], through_mlps=True)
+    direct = path_patching(subject, task, only=[edge])
+    assert np.abs(found.values - direct.values).max() > 1e-3
+    width = subject.width("blocks.0.attn.hook_z") // subject.n_heads
+    layers = [Layer(model, i, llama) for i in range(3)]
+    own, theirs = (slice(n.index * width, (n.index + 1) * width) for n in edge)
+    for number, pair in enumerate(task.pairs[:2]):
+        z = [seen(model, tokens, layers[0].out)[0] for tokens in (pair.clean, pair.corrupt)]
+        alone = torch.zeros_like(z[0])
+        alone[..., own] = (z[1] - z[0])[..., own]
+        with torch.no_grad():
+            stream = seen(model, pair.clean, layers[0].block)[0]
+            for layer in layers[:2]:
+                stream = stream + layer.out(seen(model, pair.clean, layer.out)[0])
+                if layer is layers[0]:
+                    stream = stream + layer.written(alone)
+                stream = stream + layer.block.mlp(layer.norm_mlp(stream))
+        lost = task.clean[number] - told(model, pair, layers[2], theirs, stream)
+        assert found.values[0, number] == pytest.approx(lost, rel=1e-3, abs=3e-5)
+        largest = max(largest, abs(lost))
+    assert largest > 1e-2
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -89,24 +140,7 @@ def test_a_path_is_what_hooks_of_torch_make_of_the_model(kind):
             alone = torch.zeros_like(z[0])
             alone[..., own] = (z[1] - z[0])[..., own]
             stream = seen(model, pair.clean, receiver.block)[0] + sender.written(alone)
-            # the receiver's attention alone reads the changed stream
-            caught = []
-            handle = receiver.out.register_forward_pre_hook(lambda m, a, c=caught: c.append(a[0].clone()))
-            with torch.no_grad():
-                _, kwargs = seen(model, pair.clean, receiver.attn)
-                receiver.attn(**(kwargs | {"hidden_states": receiver.norm(stream)}))
-            handle.remove()
-
-            def patch(module, args, new=caught[-1], theirs=theirs):
-                z = args[0].clone()
-                z[..., theirs] = new[..., theirs]
-                return (z,)
-
-            handle = receiver.out.register_forward_pre_hook(patch)
-            with torch.no_grad():
-                last = model(torch.tensor([pair.clean])).logits[0, -1]
-            handle.remove()
-            lost = task.clean[number] - float(last[list(pair.right)].mean() - last[list(pair.wrong)].mean())
+            lost = task.clean[number] - told(model, pair, receiver, theirs, stream)
             assert found.values[found.nodes.index(edge), number] == pytest.approx(lost, rel=1e-3, abs=3e-5)
             largest = max(largest, abs(lost))
     assert largest > 1e-2
@@ -130,28 +164,30 @@ def test_what_heads_write_adds_up(kind):
     assert close == (kind != "gemma2")
 
 
+@pytest.mark.parametrize("through", [False, True])
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2", "neox"])
-def test_the_gradient_of_an_edge_is_the_limit_of_a_difference(kind):
+def test_the_gradient_of_an_edge_is_the_limit_of_a_difference(kind, through):
     """A tenth of the sender's change, to both sides, given to the one receiver."""
     subject = zoo.language_model(kind)
     task = prompt_task(subject, ["a b c d e"] * 2, ["a b f d e", "f b c d e"], ["x"] * 2, ["y"] * 2)
-    estimate = edge_attribution(subject, task)
+    estimate = edge_attribution(subject, task, through_mlps=through)
     (batch,) = task.batches(subject)
     stream = _Stream(subject, sites_of(subject, "heads"), batch)
-    asked = [
-        HeadEdge(head(0, 0), head(1, 3)),
-        HeadEdge(head(0, 2), head(2, 1)),
-        HeadEdge(head(1, 1), head(2, 2)),
-    ]
-    for edge in asked:
-        change, scores = stream.change(edge.sender), []
+    corrupt = stream.corrupt
+    for edge in (edge_of(0, 0, 1, 3), edge_of(0, 2, 2, 1), edge_of(1, 1, 2, 2)):
+        scores, hook = [], edge.receiver.hook
         for share in (0.1, -0.1):
-            new = stream.reading(edge.receiver.hook, share * change)
+            stream.corrupt = {h: stream.clean[h] + share * (z - stream.clean[h]) for h, z in corrupt.items()}
+            if through:
+                new = stream.alone(edge.sender, hook)
+            else:
+                new = stream.reading(hook, stream.change(edge.sender))
             logits = subject.run(batch.clean, edits=stream.one(edge.receiver, new)).output
             scores.append(task.measure(logits, batch.at).double().numpy())
         slope = (scores[1] - scores[0]) / 0.2
         guess = estimate.values[estimate.nodes.index(edge), batch.at]
-        np.testing.assert_allclose(guess, slope, rtol=0.05, atol=1e-3 * np.abs(estimate.values).max() + 1e-5)
+        largest = np.abs(estimate.values).max()
+        np.testing.assert_allclose(guess, slope, rtol=0.05, atol=1e-3 * largest + 1e-5)
 
 
 def test_an_edge_into_nothing_is_worth_nothing(subject):

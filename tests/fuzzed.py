@@ -61,10 +61,11 @@ UNTRIED = {
     "start_map MapJob*": "begins a process; tests/unit/test_map_jobs.py has some",
     "Lab.compare compare side_by_side": "need two SAEs; tests/unit/test_compare.py has them",
     "prompt_task activation_patching attribution_patching circuit agreement head_codes important "
-    "path_patching edge_attribution head_edges": (
-        "need a model with heads and a task; tests/unit/test_circuits.py and test_circuit_edges.py have them"
+    "path_patching edge_attribution head_edges freeze frozen read_truths": (
+        "need a model with heads and a task; tests/unit/test_circuits.py, test_circuit_edges.py and "
+        "test_circuit_truth.py have them"
     ),
-    "Agreement Circuit CodeTest* Effects Effects.* HeadCodes* HeadEdge* Node Roc Task Task.*": (
+    "Agreement Circuit CodeTest* Effects Effects.* HeadCodes* HeadEdge* Node Roc Task Task.* Truth*": (
         "what these give; tests/unit/test_circuit_measures.py refuses"
     ),
     "AttributionGraph AttributionGraph.* GraphNode": "made by the library; what takes arguments is tried",

@@ -15,6 +15,7 @@ from .circuits.pruning import circuit
 from .circuits.results import Agreement, Circuit, Effects, agreement
 from .circuits.tasks import Task, prompt_task
 from .circuits.tracing import attribution_graph
+from .circuits.truth import Truth, freeze, frozen, read_truths
 from .compared import Compared, compare
 from .concepts import Concept, Concepts, concepts
 from .differences import sample_difference
@@ -132,6 +133,7 @@ __all__ = [
     "Task",
     "TokenScores",
     "TokenShift",
+    "Truth",
     "activation_patching",
     "agreement",
     "attribution_graph",
@@ -154,7 +156,9 @@ __all__ = [
     "evaluate",
     "examples",
     "families",
+    "freeze",
     "frontier",
+    "frozen",
     "head_attribution",
     "head_codes",
     "head_edges",
@@ -176,6 +180,7 @@ __all__ = [
     "prefix_curves",
     "prompt_task",
     "read_graph",
+    "read_truths",
     "recovery",
     "recursive_dfa",
     "relatives",

@@ -57,6 +57,16 @@ def store_folder(hook: str = STORE_HOOK) -> Path:
     return _existing(ASSETS / "features" / hook)
 
 
+def circuits_file() -> Path:
+    """What exact patching found of the model's tasks, for `saelab.analysis.read_truths`;
+    `python -m saelab.commands.freeze_circuits` writes it.
+
+    Raises:
+        StoreError: The assets are missing.
+    """
+    return _existing(ASSETS / "circuits.json")
+
+
 def provenance() -> dict[str, Any]:
     """How the assets were made: command, seeds, versions, tokens seen, loss curve, scores, hashes."""
     return read_json(_existing(ASSETS / "provenance.json"), "provenance of the assets")

@@ -113,6 +113,13 @@ MUTATIONS = [
     Mutation("the loss recovered ignores the ablation", "saelab/analysis/scores/core.py",
              'sums["loss"]) / (sums["ablated"] - sums["clean"])', 'sums["loss"]) / sums["ablated"]',
              "unit/test_analysis unit/test_scores"),
+    Mutation("a latent is a part of itself in an attribution graph", "saelab/analysis/circuits/walking.py",
+             'return Place(place.layer - 1, "hook_resid_post")', "return place",
+             "unit/test_graph_tracing"),
+    Mutation("pruning keeps what leads nowhere", "saelab/analysis/circuits/graphs.py",
+             "now = kept & (fixed | edges.any(0)) & (~latent | edges.any(1))",
+             "now = kept & (fixed | edges.any(0))",
+             "unit/test_graphs"),
     # views, config, command line
     Mutation("a small negative code is quantised to 0", "saelab/widgets/card_windows.py",
              "np.where((values != 0) & (numbers == zero)", "np.where((values > 1e9) & (numbers == zero)",

@@ -80,6 +80,23 @@ def test_influence_is_the_sum_over_all_ways_of_the_product_of_their_shares(seed)
     np.testing.assert_allclose(graph.influence(), graph.weights() @ inverse, atol=1e-12)
 
 
+def test_effects_are_signed_sums_over_all_ways():
+    """A latent that fires with 2 and loses a pre-activation of -1 loses half of what it brings, reversed."""
+    graph = random_graph(3)
+    value = [node.value if node.kind == "latent" else 1 for node in graph.nodes]
+    for node in range(len(graph.nodes) - 2):
+        expected = 0.0
+        for logit, weight in ((12, 0.75), (13, 0.25)):
+            for way in ways(graph, node, logit):
+                steps = [
+                    graph.adjacency[t, s] / (value[t] if t < 12 else 1) for s, t in itertools.pairwise(way)
+                ]
+                expected += weight * np.prod(steps)
+        assert graph.effects()[node] == pytest.approx(expected, abs=1e-6)
+    doubled = replace(graph, nodes=tuple(node._replace(value=2 * node.value) for node in graph.nodes))
+    assert not np.allclose(doubled.effects(), graph.effects())
+
+
 def test_pruning_keeps_the_fewest_that_make_up_the_share():
     """A graph whose figures are plain: the latent 2 brings the logit 8 of 10, the latent 3 the rest."""
     adjacency = np.zeros((6, 6))

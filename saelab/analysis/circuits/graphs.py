@@ -123,6 +123,18 @@ class AttributionGraph:
         """
         return influence_of(shares_of(self.adjacency), self.weights())
 
+    def effects(self) -> np.ndarray:
+        """float64 [nodes]: how much of the logits, by their weights, would be lost with each node, along all
+        ways, if what comes after it answered linearly: latents that fire in proportion, errors not at all::
+
+            effects = weights adjacency (I - B)^-1,   B[t, s] = adjacency[t, s] / value[t] of latents t
+        """
+        latent = self.of_kind("latent")
+        value = np.array([node.value if node.kind == "latent" else 1.0 for node in self.nodes])
+        step = np.where(latent[:, None], self.adjacency.astype(np.float64) / value[:, None], 0)
+        direct = self.weights() @ self.adjacency.astype(np.float64)
+        return direct + influence_of(step, direct)
+
     def off(self) -> np.ndarray:
         """float64 [nodes]: what sums of edges, bias and rest are above `pre`; NaN where that is not known."""
         return self.adjacency.sum(1, dtype=np.float64) + self.bias + self.rest - self.pre

@@ -19,7 +19,9 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import saelab
+from saelab.analysis import circuit, prompt_task
 from saelab.corpora.world_lexicon import RUDE
+from saelab.embedded.tasks import task_prompts
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -92,6 +94,11 @@ PICTURES = {
             _choose(".sl-edge")(page), _choose(".sl-way summary")(page), page.evaluate("scrollTo(0, 0)")
         ),
     ),
+    "circuit": Picture(
+        "A circuit",
+        "lab.circuit(found)",
+        "Which heads do a task, and how much of it as their number grows, beside random sets.",
+    ),
     "erase": Picture(
         "Erasing",
         "lab.erase('rudeness', rude, polite)",
@@ -112,10 +119,12 @@ def main() -> None:
             _notebook(browser, Path(empty))
         lab = saelab.Lab.embedded()
         requests = [d.text for d in saelab.corpora.world(seed=100, n_documents=3_000, families=["manners"])]
-        samples = {
+        samples: dict[str, Any] = {
             "rude": [text for text in requests if any(each in text.lower() for each in RUDE)][:120],
             "polite": [text for text in requests if not any(each in text.lower() for each in RUDE)][:120],
         }
+        if "circuit" in wanted:
+            samples["found"] = _found(lab.subject)
         for name, picture in PICTURES.items():
             if name in wanted:
                 view = eval(picture.code, {"lab": lab, **samples})
@@ -125,6 +134,14 @@ def main() -> None:
     total = sum(path.stat().st_size for path in IMAGES.glob("*.png"))
     print(f"{total:,} bytes in all")
     assert total <= MOST_BYTES, f"pictures must be of {MOST_BYTES:,} bytes at most"
+
+
+def _found(subject: Any) -> Any:
+    """The circuit of a task that the embedded model does."""
+    p = task_prompts("indirect object", subject.to_tokens, 64, 5)
+    return circuit(
+        subject, prompt_task(subject, p.clean, p.corrupt, p.right, p.wrong, name="indirect object")
+    )
 
 
 def _notebook(browser: Any, empty: Path) -> None:

@@ -158,8 +158,8 @@ class SAE(Network):
         # what its buffers hold besides is not among the tensors
         sae.sparsifier = config.entry.sparsifier(config)
         rest = {f"sparsifier.{name}": tensor for name, tensor in sae.sparsifier.state_dict().items()}
-        rest["input_scale"] = torch.ones(config.d_in) if config.widths else torch.ones(())
-        rest["output_scale"] = torch.ones(())
+        rest["input_scale"] = torch.ones(config.d_in if config.widths else (), dtype=torch.float32)
+        rest["output_scale"] = torch.ones((), dtype=torch.float32)
         absent = [name for name in sae.state_dict() if name not in tensors]
         if lost := [name for name in absent if name not in rest]:
             message = (
@@ -227,6 +227,7 @@ class SAE(Network):
 
 
 def _on_meta(cls: type[SAE], config: SAEConfig) -> SAE:
-    """An SAE whose tensors take no memory."""
+    """An SAE whose tensors take no memory. Of float32 whatever the default is: a model that another thread
+    loads meanwhile changes that, and weights would be rounded."""
     with torch.device("meta"):
-        return cls(config)
+        return cls(config).float()

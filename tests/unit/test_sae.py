@@ -503,6 +503,19 @@ def test_what_is_no_weight_is_there_when_it_is_loaded(name, tmp_path):
     assert torch.equal(loaded(x).x_hat, made(x).x_hat)
 
 
+def test_an_sae_is_loaded_whole_while_another_thread_loads_a_model(sae, tmp_path):
+    """Which changes torch's default dtype for a while."""
+    sae.save(tmp_path)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float16)
+        loaded = type(sae).load(tmp_path)
+    finally:
+        torch.set_default_dtype(before)
+    assert loaded.W_enc.dtype == sae.W_enc.dtype
+    assert loaded.fingerprint() == sae.fingerprint()
+
+
 def test_an_sae_is_loaded_in_the_layout_that_it_is_trained_in(sae, tmp_path):
     loaded = SAE.load(sae.save(tmp_path / "sae"))
     for name, tensor in sae.state_dict().items():

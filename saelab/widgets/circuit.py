@@ -115,8 +115,8 @@ class CircuitView(View):
         parts = parts_of(result)
         own = lab.source(sae)
         sources = [own, *(lab.source(name) for name in lab.saes if name != own.selection.sae)]
-        if sae is None:
-            hooks = {hook for hook, _ in parts.latents()}
+        hooks = {hook for hook, _ in parts.latents()}
+        if sae is None and hooks:  # which loads the SAEs
             sources.sort(key=lambda each: not hooks.intersection(each.questions["hooks"]()))
         options: dict[str, Any] = {} if pinned is None else {"pinned": pinned}
         selection, edits = sources[0].selection, sources[0].edits

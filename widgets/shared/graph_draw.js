@@ -21,9 +21,14 @@ export class Drawing {
   /** @param {string} label @param {Does} does */
   constructor(label, does) {
     this.does = does;
-    this.canvas = /** @type {HTMLCanvasElement} */ (
-      h("canvas", { class: "sl-graph-edges", "aria-hidden": true })
-    );
+    const layer = () =>
+      /** @type {HTMLCanvasElement} */ (h("canvas", { class: "sl-graph-edges", "aria-hidden": true }));
+    this.canvas = layer();
+    /** of the item that is lit */
+    this.over = layer();
+    this.layers = h("div", { class: "sl-graph-layers" }, this.canvas, this.over);
+    /** what part the canvas shows */
+    this.drawn = "";
     this.paper = h("div", { class: "sl-graph-paper" });
     this.frame = h("div", { class: "sl-graph-frame", role: "group", "aria-label": label }, this.paper);
     /** @type {Item[]} */
@@ -42,7 +47,7 @@ export class Drawing {
     this.begun = false;
     this.frame.addEventListener("scroll", () => this.later());
     this.frame.addEventListener("keydown", (event) => this.keydown(event));
-    this.watcher = new ResizeObserver(() => this.later());
+    this.watcher = new ResizeObserver(() => this.resized());
     this.watcher.observe(this.frame);
   }
 
@@ -78,9 +83,10 @@ export class Drawing {
     const foot = h("div", { class: "sl-graph-foot", style: { top: `${height - FOOT}px` } }, ...tokens);
     this.paper.style.width = `${width}px`;
     this.paper.style.height = `${height}px`;
-    this.paper.replaceChildren(this.canvas, ...names, foot, ...this.buttons);
+    this.paper.replaceChildren(this.layers, ...names, foot, ...this.buttons);
     const again = items.findIndex(({ key }) => key === had);
     if (again >= 0) this.buttons[again].focus({ preventScroll: true });
+    this.drawn = "";
     this.paint();
   }
 
@@ -183,48 +189,75 @@ export class Drawing {
     return best;
   }
 
+  /** A frame that is watched tells of its first size too, which is drawn already. */
+  resized() {
+    const { canvas, frame } = this;
+    if (canvas.style.width !== `${frame.clientWidth}px` || canvas.style.height !== `${frame.clientHeight}px`)
+      this.later();
+  }
+
+  /** Draw all in the colours of the page as it is now. */
+  anew() {
+    this.drawn = "";
+    this.later();
+  }
+
   later() {
     cancelAnimationFrame(this.waiting);
     this.waiting = requestAnimationFrame(() => this.paint());
   }
 
-  /** Draw the edges in sight. */
+  /** Draw the edges in sight; those of the item that is lit above the others, which pale. */
   paint() {
-    const { canvas, frame, lines, places, lit } = this;
+    const { frame, lines, lit } = this;
     const [width, height] = [frame.clientWidth, frame.clientHeight];
-    const context = canvas.getContext("2d");
-    if (!context || !width || !height) return;
+    if (!width || !height) return;
     if (!this.begun) frame.scrollLeft = frame.scrollWidth;
     this.begun = true;
-    const dense = globalThis.devicePixelRatio || 1;
-    canvas.width = width * dense;
-    canvas.height = height * dense;
-    canvas.style.width = `${width}px`;
-    canvas.style.height = `${height}px`;
-    context.setTransform(dense, 0, 0, dense, -frame.scrollLeft * dense, -frame.scrollTop * dense);
-    const style = getComputedStyle(canvas);
-    const colours = ["--sl-up", "--sl-down"].map((name) => style.getPropertyValue(name).trim() || "#888");
-    const most = lines.length ? Math.abs(lines[lines.length - 1].weight) : 1;
-    const [left, right] = [frame.scrollLeft, frame.scrollLeft + width];
-    const [top, bottom] = [frame.scrollTop, frame.scrollTop + height];
-    for (const bright of lit < 0 ? [true] : [false, true])
-      for (const { source, target, weight } of lines) {
-        const own = source === lit || target === lit;
-        if (lit >= 0 && own !== bright) continue;
-        const [[x, y], [u, v]] = [places[source], places[target]];
-        if (Math.max(x, u) < left || Math.min(x, u) > right) continue;
-        if (Math.max(y, v) < top || Math.min(y, v) > bottom) continue;
-        const share = Math.abs(weight) / most;
-        context.globalAlpha = lit < 0 ? 0.15 + 0.75 * share : own ? 0.95 : 0.06;
-        context.lineWidth = own ? 1.2 + 3 * share : 0.6 + 2.4 * share;
-        context.strokeStyle = colours[weight < 0 ? 1 : 0];
-        context.setLineDash(weight < 0 ? [5, 3] : []);
-        context.beginPath();
-        context.moveTo(x, y);
-        const bend = (y - v) / 2;
-        context.bezierCurveTo(x, y - bend, u, v + bend, u, v);
-        context.stroke();
-      }
+    const view = `${width} ${height} ${frame.scrollLeft} ${frame.scrollTop}`;
+    if (view !== this.drawn) draw(this, this.canvas, lines);
+    this.drawn = view;
+    const own = lit < 0 ? [] : lines.filter(({ source, target }) => source === lit || target === lit);
+    this.canvas.style.opacity = lit < 0 ? "1" : "0.15";
+    this.over.hidden = lit < 0;
+    if (lit >= 0) draw(this, this.over, own);
+  }
+}
+
+/**
+ * Draw some lines, as far as they are in sight.
+ * @param {Drawing} drawing @param {HTMLCanvasElement} canvas @param {Line[]} some
+ */
+function draw({ frame, lines, places, lit }, canvas, some) {
+  const context = canvas.getContext("2d");
+  if (!context) return;
+  const [width, height] = [frame.clientWidth, frame.clientHeight];
+  const dense = globalThis.devicePixelRatio || 1;
+  canvas.width = width * dense;
+  canvas.height = height * dense;
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+  context.setTransform(dense, 0, 0, dense, -frame.scrollLeft * dense, -frame.scrollTop * dense);
+  const style = getComputedStyle(canvas);
+  const colours = ["--sl-up", "--sl-down"].map((name) => style.getPropertyValue(name).trim() || "#888");
+  const most = lines.length ? Math.abs(lines[lines.length - 1].weight) : 1;
+  const [left, right] = [frame.scrollLeft, frame.scrollLeft + width];
+  const [top, bottom] = [frame.scrollTop, frame.scrollTop + height];
+  for (const { source, target, weight } of some) {
+    const [[x, y], [u, v]] = [places[source], places[target]];
+    if (Math.max(x, u) < left || Math.min(x, u) > right) continue;
+    if (Math.max(y, v) < top || Math.min(y, v) > bottom) continue;
+    const share = Math.abs(weight) / most;
+    const own = source === lit || target === lit;
+    context.globalAlpha = own ? 0.95 : 0.15 + 0.75 * share;
+    context.lineWidth = (own ? 1.2 : 0.6) + 2.4 * share;
+    context.strokeStyle = colours[weight < 0 ? 1 : 0];
+    context.setLineDash(weight < 0 ? [5, 3] : []);
+    context.beginPath();
+    context.moveTo(x, y);
+    const bend = (y - v) / 2;
+    context.bezierCurveTo(x, y - bend, u, v + bend, u, v);
+    context.stroke();
   }
 }
 

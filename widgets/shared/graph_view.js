@@ -6,6 +6,7 @@
 import { cardPlace } from "./cards.js";
 import { sideOf } from "./circuit_cards.js";
 import { scoreLine } from "./circuit_scores.js";
+import { watchTheme } from "./dark.js";
 import { h, tokenName } from "./dom.js";
 import { EMBEDDING, ERROR, Graph, LATENT, LOGIT } from "./graph.js";
 import { Drawing, MOST_DRAWN } from "./graph_draw.js";
@@ -77,6 +78,7 @@ export class GraphView {
       ),
     );
     view.closing(() => this.drawing.close());
+    view.closing(watchTheme(() => this.drawing.anew()));
     view.closing(() => cancelAnimationFrame(this.frame));
     for (const name of ["node", "edge"]) view.changed(name, () => this.prune());
     for (const name of ["pinned", "groups", "alone"]) view.changed(name, () => this.draw());

@@ -161,7 +161,10 @@ test("nodes are buttons over their edges, in words; sliders prune", async () => 
   const model = await shown();
   expect($$(".sl-node")).toHaveLength(7);
   expect($("[role=status].sl-hint").textContent).toBe("7 of 7 nodes, 7 of 7 edges");
-  expect(strokes).toBeGreaterThanOrEqual(7);
+  expect(strokes).toBe(7);
+  node("1_9").dispatchEvent(new Event("pointerenter"));
+  await new Promise(requestAnimationFrame);
+  expect(strokes).toBe(7 + 3); // its own, above the others
   expect(node("1_9").getAttribute("aria-label")).toBe(
     `latent 9 of 1 mlp_out at 1 ${HOSTILE}, 3.00 ${HOSTILE}`,
   );

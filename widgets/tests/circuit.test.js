@@ -19,6 +19,8 @@ beforeEach(() => {
     {
       get: (_, name) => () => {
         if (name === "stroke") strokes++;
+        // maps that other tests left open paint, too
+        return name === "getImageData" ? { data: new Uint8ClampedArray(0) } : undefined;
       },
       set: () => true,
     },

@@ -1,13 +1,15 @@
 // @vitest-environment jsdom
-import { beforeEach, expect, test } from "vitest";
+import { afterAll, beforeEach, expect, test } from "vitest";
 import { render } from "../views/heads.js";
 import { card, FakeModel, settle } from "./fake.js";
 
-// jsdom paints nothing
-HTMLCanvasElement.prototype.getContext = () => null;
-
 let el;
+const { getContext } = HTMLCanvasElement.prototype;
+afterAll(() => {
+  HTMLCanvasElement.prototype.getContext = getContext;
+});
 beforeEach(() => {
+  HTMLCanvasElement.prototype.getContext = () => null; // jsdom paints nothing
   el = document.createElement("div");
   document.body.replaceChildren(el);
 });

@@ -80,7 +80,7 @@ export class Drawing {
       const style = { left: `${left[column]}px`, width: `${left[column + 1] - left[column] - 2}px` };
       return tokenElement(token, { class: "sl-graph-token", style, title: `position ${column}` });
     });
-    const foot = h("div", { class: "sl-graph-foot", style: { top: `${height - FOOT}px` } }, ...tokens);
+    const foot = h("div", { class: "sl-graph-foot" }, ...tokens);
     this.paper.style.width = `${width}px`;
     this.paper.style.height = `${height}px`;
     this.paper.replaceChildren(this.layers, ...names, foot, ...this.buttons);

@@ -14,9 +14,9 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from saelab.embedded.tasks import task_prompts
+from saelab.embedded.tasks import Kind, task_prompts
 
 PUBLIC = Path(__file__).resolve().parents[2] / "shared" / "data" / "prompts" / "circuits"
 Task = Callable[[int], dict[str, Any]]
@@ -43,7 +43,7 @@ def of_the_world(subject: Any) -> dict[str, Task]:
     def of(kind: Any) -> Task:
         return lambda n: task_prompts(kind, subject.to_tokens, n, seed=1)._asdict()
 
-    return {kind: of(kind) for kind in ("indirect object", "greater than", "docstring")}
+    return {kind: of(kind) for kind in get_args(Kind)}
 
 
 def of_the_public(subject: Any) -> dict[str, Task]:

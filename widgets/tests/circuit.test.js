@@ -137,6 +137,42 @@ test("influence goes down all ways, and the fewest that make up a share are kept
   expect([...made.prune(1, 0.3).edges].some(Boolean)).toBe(false);
 });
 
+test("scores of a node with many ways out are the sums over all ways", () => {
+  const n = 14;
+  const weight = (t, s) => ((t * 7 + s * 13) % 11) - 5; // some are 0, of either sign
+  const edges = [];
+  for (let t = 0; t < n; t++) for (let s = 0; s < t; s++) if (weight(t, s)) edges.push([s, t, weight(t, s)]);
+  const answer = graph();
+  for (const name of ["kind", "hook", "layer", "index", "position", "value", "influence", "weights"])
+    answer.fields[name] = new answer.fields[name].constructor(n);
+  answer.fields.ids = answer.fields.labels = Array.from({ length: n }, (_, i) => `${i}`);
+  answer.fields.weights[n - 1] = 1;
+  [answer.fields.source, answer.fields.target] = [0, 1].map((k) => Uint16Array.from(edges, (e) => e[k]));
+  answer.fields.weight = Float32Array.from(edges, (e) => e[2]);
+  const made = new Graph(answer);
+  const found = new Float64Array(n);
+  made.scores(new Uint8Array(edges.length).fill(1)).forEach((score, e) => {
+    found[made.source[e]] += score;
+  });
+  // weights (A + A^2 + ...)
+  const whole = Float64Array.from({ length: n }, (_, t) =>
+    edges.reduce((sum, e) => sum + (e[1] === t ? Math.abs(e[2]) : 0), 0),
+  );
+  let now = Float64Array.from(answer.fields.weights);
+  const sums = new Float64Array(n);
+  for (let step = 0; step < n; step++) {
+    const next = new Float64Array(n);
+    for (const [s, t, w] of edges) next[s] += (now[t] * Math.abs(w)) / whole[t];
+    now = next;
+    now.forEach((value, i) => {
+      sums[i] += value;
+    });
+  }
+  sums.forEach((value, i) => {
+    expect(found[i]).toBeCloseTo(value, 10);
+  });
+});
+
 test("edges of one layer come in their order too", () => {
   const answer = graph();
   answer.fields.layer.fill(0);

@@ -346,3 +346,14 @@ def test_what_cannot_be_drawn_is_refused_by_name(subject):
     for share in (0, 1.5, "all"):
         with pytest.raises(ConfigError, match="probability must be a share above 0"):
             attribution_graph(own, sae, TEXT, probability=share)
+
+
+def test_norms_of_the_embedded_model_take_the_mean(subject):
+    """Its stream has next to none where they are measured, and more elsewhere."""
+    norms = [norm for i in range(subject.n_layers) for norm in subject.layer_maps(i).norms.values() if norm]
+    assert len(norms) == 2 * subject.n_layers
+    assert all(norm.centred for norm in norms)
+    hooks = [(f"blocks.{i}.mlp.hook_in", f"blocks.{i}.hook_mlp_out") for i in range(subject.n_layers)]
+    saes = [random_sae(subject, read, i, hook_out=written) for i, (read, written) in enumerate(hooks)]
+    graph = attribution_graph(subject, saes, "The station of 1567 was over in 1591.", control=False)
+    assert off(graph).max() < 1e-3

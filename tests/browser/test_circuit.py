@@ -6,7 +6,7 @@ import json
 
 import pytest
 from axe import violations
-from conftest import ARTIFACTS, ROOT, own_errors
+from conftest import ARTIFACTS, ROOT, fits_in_both_themes, own_errors
 from playwright.sync_api import expect
 from real_lab import open_notebook, run_all, write_notebook
 
@@ -130,11 +130,6 @@ def test_a_page_prunes_without_a_kernel(page, jupyter, circuit):
     with page.expect_download() as download:
         page.get_by_role("button", name="circuit-tracer JSON").click()
     assert len(json.loads(download.value.path().read_text())["qParams"]["pinnedIds"]) == 1
-    for width, scheme in ((1400, "light"), (600, "dark")):
-        page.set_viewport_size({"width": width, "height": 1200})
-        page.emulate_media(color_scheme=scheme)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert violations(page) == []
-        page.screenshot(path=ARTIFACTS / f"circuit_page_{scheme}.png", full_page=True)
+    fits_in_both_themes(page, "circuit_page")
     assert page.errors == []
     assert page.evaluate("window.hacked") is None

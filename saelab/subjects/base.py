@@ -165,9 +165,30 @@ class TorchSubject(ABC):
     def _ready(self, hooks: Sequence[HookPoint], inputs: Inputs | None = None) -> None:
         """Check each hook point at its first use. inputs: those of the run that asks, if any."""
         with self._lock:
-            for hook in hooks:
+            new = list({key: h for h in hooks if (key := self._key(h)) not in self._widths}.values())
+            for i, hook in enumerate(new):
+                if i == 1:  # by then there is an example
+                    self._check_together([each for each in new[1:] if each.call is None])
                 if self._key(hook) not in self._widths:
                     self._check(hook, inputs)
+
+    def _check_together(self, hooks: Sequence[HookPoint]) -> None:
+        """What one pass and one gradient show of many hook points: those that the output answers to need no
+        passes of their own, which of a large model take seconds each. Of the others nothing is said."""
+        found: Sequence[Tensor | None] = ()
+        acts: list[Tensor] = []
+        if not hooks:
+            return
+        try:
+            with torch.enable_grad():
+                passed = self._forward(self._example(hooks[0], None), list(hooks), [], True, True)
+                acts = [passed.acts[hook.name] for hook in hooks]
+                found = torch.autograd.grad(_any_of(passed.output), acts, allow_unused=True)
+        except Exception:  # whatever hinders a gradient, each is tried by itself
+            return
+        for hook, own, grad in zip(hooks, acts, found, strict=True):
+            if grad is not None and bool(grad.isfinite().all()) and bool(grad.any()):
+                self._widths[self._key(hook)] = own.shape[-1]
 
     def _check(self, hook: HookPoint, inputs: Inputs | None = None) -> None:
         """Liveness and width, once for a hook point. inputs: those of the run that asks, if any."""
@@ -188,6 +209,13 @@ class TorchSubject(ABC):
     def _to_device(self, data: Mapping[str, Any]) -> dict[str, Any]:
         device = holding(self.device, "A model", SubjectError)
         return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in data.items()}
+
+
+def _any_of(output: Any) -> Tensor:
+    """A number that depends on all of an output."""
+    draw = torch.Generator().manual_seed(0)
+    parts = [t.float().cpu() for t in all_tensors(output) if t.requires_grad]
+    return torch.stack([(t * torch.randn(t.shape, generator=draw)).sum() for t in parts]).sum()
 
 
 # where a model came from, how it is run, and numbers of its tokenizer: none changes what its weights compute

@@ -516,3 +516,46 @@ def test_the_digest_knows_names_shapes_and_dtypes():
     x = torch.arange(6, dtype=torch.int32)
     tensors = [{"a": x}, {"b": x}, {"a": x.view(2, 3)}, {"a": x.view(3, 2)}, {"a": x.view(torch.float32)}]
     assert len({_sha256("net", t) for t in tensors} | {_sha256("other", tensors[0])}) == 6
+
+
+class Chain(nn.Module):
+    """Eight layers, one whose result nobody uses, and how often it was run."""
+
+    def __init__(self, how=lambda x: x) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(8))
+        self.aside, self.how, self.passes = nn.Linear(4, 4), how, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        for layer in self.layers:
+            x = layer(x).tanh() + x
+        self.aside(x)
+        return self.how(x)
+
+
+def test_many_hook_points_are_checked_by_one_gradient():
+    """Which of a large model would take seconds each."""
+    names = [f"layers.{i}" for i in range(8)]
+    chain = Chain()
+    subject = TorchModule(chain, example=samples(1, 4))
+    inputs = subject.prepare(samples(2, 4))
+    chain.passes = 0
+    assert set(subject.run(inputs, names).acts) == set(names)
+    # the first by passes of its own, the others by one, and the run; one by one they were 25
+    assert chain.passes <= 6
+    assert all(p.grad is None for p in chain.parameters())
+    with pytest.raises(HookError, match=r"must influence the output\. Got 'aside'"):
+        TorchModule(Chain(), example=samples(1, 4)).run(inputs, ["layers.0", "aside", "layers.3"])
+
+
+def test_where_there_is_no_gradient_hook_points_are_checked_one_by_one():
+    chain = Chain(how=lambda x: (10 * x).round().long())
+    subject = TorchModule(chain, example=samples(1, 4))
+    inputs = subject.prepare(samples(2, 4))
+    chain.passes = 0
+    assert len(subject.run(inputs, [f"layers.{i}" for i in range(8)]).acts) == 8
+    assert chain.passes >= 24
+    with pytest.raises(HookError, match=r"must influence the output\. Got 'aside'"):
+        subject.run(inputs, ["layers.0", "aside"])

@@ -1,5 +1,5 @@
 // @vitest-environment jsdom
-import { afterAll, beforeEach, expect, test, vi } from "vitest";
+import { afterAll, afterEach, beforeEach, expect, test, vi } from "vitest";
 import { legend, paletteOf, shareOf, tonesOf } from "../shared/map_colours.js";
 import { blend, contrast } from "../shared/scales.js";
 import { render } from "../views/map.js";
@@ -10,7 +10,13 @@ const NOWHERE = 65535;
 let el;
 /** What was drawn into a canvas, as calls. */
 let drawn;
+/** Ends those maps that a test opened: an open one goes on painting. @type {(() => void)[]} */
+let open = [];
 
+afterEach(() => {
+  for (const close of open) close();
+  open = [];
+});
 // other files run in the same process, where nothing is laid out
 afterAll(() => {
   for (const size of ["clientWidth", "clientHeight"]) Reflect.deleteProperty(HTMLElement.prototype, size);
@@ -72,6 +78,11 @@ const column = ({ sql }) => {
   const values = Float32Array.from([1, 10, 100, 1000, 0, Number.NaN, 5]);
   return { header: { title: sql, categories: [], low: 1, high: 1000, log: true }, fields: { values } };
 };
+const opened = (model) => {
+  const done = render({ model, el });
+  open.push(done);
+  return done;
+};
 const show = async (state = {}, answers = {}) => {
   const model = new FakeModel(
     {
@@ -85,7 +96,7 @@ const show = async (state = {}, answers = {}) => {
       ...answers,
     },
   );
-  const done = render({ model, el });
+  const done = opened(model);
   await settle();
   return { model, done };
 };
@@ -132,6 +143,7 @@ test("the pointer tells of a latent, a click chooses it, and a choice elsewhere 
   await new Promise((r) => setTimeout(r, 150));
   expect(model.sent.filter((m) => m.ask === "about" && m.args.latent === 2).length).toBe(1);
   done();
+  open = [];
   expect(model.count()).toBe(0);
 });
 
@@ -241,7 +253,7 @@ test("a slower method shows PCA and how far it is, can be cancelled, and takes i
       },
       { ...answers, about, names: () => names([]) },
     );
-    render({ model, el });
+    opened(model);
     await vi.advanceTimersByTimeAsync(10);
     expect($(".sl-map-job").textContent).toContain("UMAP is being made: umap 25 %, 3 s; PCA until then");
     job = { ...job, share: 0.5 };

@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="by default the file that ships")
     options = parser.parse_args()
     subject = load_subject(str(model_folder()))
-    out = options.out or ASSETS / "circuits.json"
+    out = options.out or ASSETS.parent / "circuits.json"
     tasks: dict[str, dict[str, Any]] = {}
     for kind in get_args(Kind):
         tasks[kind] = truth_of(subject, kind, options.pairs, options.seed)

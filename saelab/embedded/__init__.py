@@ -64,7 +64,7 @@ def circuits_file() -> Path:
     Raises:
         StoreError: The assets are missing.
     """
-    return _existing(ASSETS / "circuits.json")
+    return _existing(ASSETS.parent / "circuits.json")
 
 
 def provenance() -> dict[str, Any]:

@@ -215,7 +215,13 @@ test("keys go through heads, tokens and the way back", async () => {
   await press(items()[0], "ArrowDown");
   expect(document.activeElement).toBe(items()[1]);
   await press(items()[1], "ArrowRight");
-  expect(items().map((item) => item.getAttribute("aria-level"))).toEqual(["1", "2", "3", "3", "2", "2"]);
+  const unfolded = ["1", "2", "3", "3", "2", "2"];
+  expect(items().map((item) => item.getAttribute("aria-level"))).toEqual(unfolded);
+  // what is said again of the same token leaves it as it is, and the focus in it
+  model.set("dest", 1);
+  await quiet();
+  expect(items().map((item) => item.getAttribute("aria-level"))).toEqual(unfolded);
+  expect(document.activeElement).toBe(items()[1]);
   await press(items()[1], "ArrowRight");
   await press(items()[2], "Enter");
   expect(asked(model, "choose").map(({ args }) => args)).toEqual([{ sae: "other", latent: 5 }]);

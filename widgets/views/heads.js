@@ -53,7 +53,8 @@ class Heads {
     /** @type {SampleCodes | null} */
     this.codes = null;
     /** @type {HeadTree | null} */
-    this.tree = null;
+    /** of which latent and token the way back was asked for */
+    this.treeOf = "";
     /** which latent and token are awaited: answers to older questions are dropped */
     this.asked = 0;
     /** @type {Set<string>} options that were set since they were looked at */
@@ -154,7 +155,7 @@ class Heads {
     this.runs.stop();
     const { pattern, top } = this.facts.known;
     this.facts.known = { pattern, top };
-    this.tree = null;
+    this.forgetTree();
     if (latent === null || !told.kind) {
       this.draw();
       return;
@@ -191,7 +192,7 @@ class Heads {
     const mine = ++this.asked;
     this.runs.stop();
     this.facts.known.dfa = this.facts.known.gradient = null;
-    this.tree = null;
+    this.forgetTree();
     if (latent !== null && told.kind) {
       const dfa = await view.ask("dfa", { latent, dest: this.facts.dest });
       if (mine !== this.asked) return;
@@ -427,21 +428,34 @@ class Heads {
 
   // ---- the way back
 
+  get treeKey() {
+    return `${this.facts.latent} ${this.facts.dest}`;
+  }
+
+  /** The way back that is shown stays where it is of what is chosen. */
+  forgetTree() {
+    if (this.treeOf === this.treeKey) return;
+    this.treeOf = "";
+    this.way.removeAttribute("aria-busy");
+  }
+
   async loadTree() {
     const { view } = this;
     const { latent, dest } = this.facts;
-    if (latent === null || dest < 0 || this.tree) return;
-    const mine = this.asked;
+    const key = this.treeKey;
+    if (latent === null || dest < 0 || this.treeOf === key) return;
+    this.treeOf = key;
     this.way.setAttribute("aria-busy", "true");
     const answer = await view.ask("tree", { latent, dest, ...this.facts.told.way });
+    if (this.treeOf !== key) return;
     this.way.removeAttribute("aria-busy");
-    if (mine !== this.asked) return;
     if (!answer) {
+      this.treeOf = "";
       this.way.replaceChildren();
       return;
     }
     const { sums, errors, pre } = answer.header;
-    this.tree = new HeadTree(answer, {
+    const tree = new HeadTree(answer, {
       token: (at) => this.facts.token(at),
       act: (step) => this.act(step, answer.header.dest),
       can: (step) => this.acts(step, answer.header.dest),
@@ -450,7 +464,7 @@ class Heads {
     const said =
       `pre-activation ${short(pre)}; cut at each depth the parts sum to ${depths.join(", ")}; of them ` +
       `errors of SAEs ${signed(errors[errors.length - 1])}. Patterns, norms and who fires are frozen.`;
-    this.way.replaceChildren(h("p", { class: "sl-hint" }, said), this.tree.element);
+    this.way.replaceChildren(h("p", { class: "sl-hint" }, said), tree.element);
   }
 
   /** Whether a step of the tree leads somewhere. @param {Step} step @param {number} dest */

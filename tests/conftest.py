@@ -38,7 +38,8 @@ TOGETHER = {
         (
             "browser",
             "browser",
-            "boards compared corpus erase export hosts keys map pictures reopened steer tour watch",
+            "boards circuit compared corpus erase export heads hosts keys living map pictures reopened steer "
+            "tour watch",
         ),
         (
             "forks",

@@ -156,19 +156,14 @@ class _Edges:
             "token": [self.tokens[i] for i in source], "part": self.parts.ravel(),
         })  # fmt: skip
 
-    __repr__ = headline
-
-    def __str__(self) -> str:
+    def _words(self, summed: str) -> str:
         lines = [
             f"latent {self.latent} at {self.dest} {self.tokens[self.dest]!r}: pre-activation {self.pre:.4f}, "
-            f"code {self.code:.4f}; {self._summed()}"
+            f"code {self.code:.4f}; {summed}"
         ]
         for layer, head, source, part in self.top():
             lines.append(f"{part:+9.4f}  {layer}.{head}  from {source} {self.tokens[source]!r}")
         return "\n".join(lines)
-
-    def _summed(self) -> str:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -187,11 +182,10 @@ class DFA(_Edges):
     __repr__ = headline
 
     def __str__(self) -> str:
-        return "\n".join([super().__str__(), *(f"{part:+9.4f}  {what}" for what, part in self.rest)])
-
-    def _summed(self) -> str:
         heads = self.parts.sum()
-        return f"heads {heads:+.4f}, rest {self.total - heads:+.4f}, off by {self.total - self.pre:+.1e}"
+        off = f"rest {self.total - heads:+.4f}, off by {self.total - self.pre:+.1e}"
+        rest = (f"{part:+9.4f}  {what}" for what, part in self.rest)
+        return "\n".join([self._words(f"heads {heads:+.4f}, {off}"), *rest])
 
 
 @dataclass(frozen=True)
@@ -211,8 +205,8 @@ class EdgeEffects(_Edges):
 
     __repr__ = headline
 
-    def _summed(self) -> str:
-        return "what each edge is worth through all that comes after it, to first order"
+    def __str__(self) -> str:
+        return self._words("what each edge is worth through all that comes after it, to first order")
 
 
 @dataclass(frozen=True)

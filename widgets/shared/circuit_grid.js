@@ -3,8 +3,7 @@
  * @typedef {import("../types.js").Answer} Answer
  * @typedef {import("../types.js").View} View
  */
-import { cardPlace } from "./cards.js";
-import { sideOf } from "./circuit_cards.js";
+import { SideCards } from "./circuit_cards.js";
 import { growthFigure, scoreLine } from "./circuit_scores.js";
 import { h } from "./dom.js";
 import { isOfTheHost } from "./keys.js";
@@ -23,9 +22,7 @@ export class CircuitGrid {
     /** @type {HTMLElement[]} */
     this.buttons = [];
     this.panel = h("div", { class: "sl-circuit-about", "aria-live": "polite" });
-    this.places = h("div", {});
-    /** @type {Map<number, {place: HTMLElement, card: {show: (latent: number | null) => void}}>} */
-    this.cards = new Map();
+    this.cards = new SideCards(view);
     const short = header.met ? "" : `short of the faithfulness of ${header.target} that was asked for; `;
     const said = `${header.n} of ${header.of} nodes, ${short}in the order of ${header.method}`;
     this.grid = h("div", {
@@ -40,7 +37,7 @@ export class CircuitGrid {
       scoreLine(header.scores, true),
       ...header.notes.map((/** @type {string} */ text) => h("p", { class: "sl-doubt" }, text)),
       h("div", { class: "sl-circuit" }, h("div", {}, this.grid, this.panel), growthFigure(header)),
-      this.places,
+      this.cards.element,
     );
     this.draw();
     view.follow("latent", (latent) => {
@@ -137,17 +134,7 @@ export class CircuitGrid {
       h("span", {}, inside[i] ? " is in the circuit: " : " is not in the circuit: "),
       effect,
     );
-    const sae = kind[i] === LATENT ? this.header.saes[hook[i]] : -1;
-    for (const [number, { place }] of this.cards) place.hidden = number !== sae;
-    if (sae < 0) return;
-    let own = this.cards.get(sae);
-    if (!own) {
-      const place = h("div", { class: "sl-place" });
-      this.places.append(place);
-      own = { place, card: cardPlace(sideOf(this.view, sae), place) };
-      this.cards.set(sae, own);
-    }
-    own.card.show(index[i]);
+    this.cards.show(kind[i] === LATENT ? this.header.saes[hook[i]] : -1, index[i]);
   }
 
   /** @param {KeyboardEvent} event */

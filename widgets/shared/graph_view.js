@@ -3,8 +3,7 @@
  * @typedef {import("../types.js").Answer} Answer
  * @typedef {import("../types.js").View} View
  */
-import { cardPlace } from "./cards.js";
-import { sideOf } from "./circuit_cards.js";
+import { SideCards } from "./circuit_cards.js";
 import { scoreLine } from "./circuit_scores.js";
 import { watchTheme } from "./dark.js";
 import { h, tokenName } from "./dom.js";
@@ -53,9 +52,7 @@ export class GraphView {
     });
     this.panel = h("div", { class: "sl-graph-about", role: "group", "aria-label": "node", tabindex: 0 });
     this.pins = h("div", { class: "sl-graph-pins" });
-    this.places = h("div", {});
-    /** @type {Map<number, {place: HTMLElement, card: {show: (latent: number | null) => void}}>} by SAE */
-    this.cards = new Map();
+    this.cards = new SideCards(view);
     view.body.append(
       h(
         "div",
@@ -74,7 +71,7 @@ export class GraphView {
         ),
         h("div", { class: "sl-graph-beside" }, h("div", {}, this.drawing.frame, legend()), this.panel),
         this.pins,
-        this.places,
+        this.cards.element,
       ),
     );
     view.closing(() => this.drawing.close());
@@ -287,18 +284,9 @@ export class GraphView {
   }
 
   showCard() {
-    const { graph, told, view } = this;
+    const { graph, told } = this;
     const sae = told >= 0 && graph.kind[told] === LATENT ? graph.header.saes[graph.hook[told]] : -1;
-    for (const [number, { place }] of this.cards) place.hidden = number !== sae;
-    if (sae < 0) return;
-    let own = this.cards.get(sae);
-    if (!own) {
-      const place = h("div", { class: "sl-place" });
-      this.places.append(place);
-      own = { place, card: cardPlace(sideOf(view, sae), place) };
-      this.cards.set(sae, own);
-    }
-    own.card.show(graph.index[told]);
+    this.cards.show(sae, graph.index[told]);
   }
 
   // ---- pins

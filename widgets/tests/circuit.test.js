@@ -1,38 +1,23 @@
 // @vitest-environment jsdom
-import { afterAll, beforeEach, expect, test, vi } from "vitest";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { EMBEDDING, ERROR, Graph, LATENT, LOGIT, thresholdOf } from "../shared/graph.js";
 import { render } from "../views/circuit.js";
-import { card, FakeModel, settle } from "./fake.js";
+import { card, FakeModel, onCanvas, settle } from "./fake.js";
 
 const HOSTILE = "<img src=x onerror=alert(1)>";
 let el;
 let strokes;
 
-afterAll(() => {
-  for (const size of ["clientWidth", "clientHeight"]) Reflect.deleteProperty(HTMLElement.prototype, size);
-});
-
+let ended;
 beforeEach(() => {
   strokes = 0;
-  const context = new Proxy(
-    {},
-    {
-      get: (_, name) => () => {
-        if (name === "stroke") strokes++;
-      },
-      set: () => true,
-    },
-  );
-  HTMLCanvasElement.prototype.getContext = (kind) => (kind === "2d" ? context : null);
-  Object.defineProperty(HTMLElement.prototype, "clientWidth", { configurable: true, get: () => 600 });
-  Object.defineProperty(HTMLElement.prototype, "clientHeight", { configurable: true, get: () => 400 });
-  globalThis.ResizeObserver = class {
-    observe() {}
-    disconnect() {}
-  };
+  ended = onCanvas((name) => {
+    if (name === "stroke") strokes++;
+  });
   el = document.createElement("div");
   document.body.replaceChildren(el);
 });
+afterEach(() => ended());
 const $ = (selector) => el.querySelector(selector);
 const $$ = (selector) => [...el.querySelectorAll(selector)];
 

@@ -203,3 +203,34 @@ export function table(n) {
 
 export const names = (list) => ({ fields: { names: list } });
 export const settle = () => new Promise((resolve) => setTimeout(resolve, 20));
+
+/**
+ * From here on elements have a size, and every call of a canvas's context is `answer(name, ...args)`.
+ * @returns {() => void} which ends that: other files run in the same process, where nothing is laid out
+ */
+export function onCanvas(answer) {
+  const { getContext } = HTMLCanvasElement.prototype;
+  const { ResizeObserver } = globalThis;
+  const context = new Proxy(
+    {},
+    {
+      get:
+        (_, name) =>
+        (...args) =>
+          answer(name, ...args),
+      set: () => true,
+    },
+  );
+  HTMLCanvasElement.prototype.getContext = (kind) => (kind === "2d" ? context : null);
+  Object.defineProperty(HTMLElement.prototype, "clientWidth", { configurable: true, get: () => 600 });
+  Object.defineProperty(HTMLElement.prototype, "clientHeight", { configurable: true, get: () => 400 });
+  globalThis.ResizeObserver = class {
+    observe() {}
+    disconnect() {}
+  };
+  return () => {
+    HTMLCanvasElement.prototype.getContext = getContext;
+    for (const size of ["clientWidth", "clientHeight"]) Reflect.deleteProperty(HTMLElement.prototype, size);
+    globalThis.ResizeObserver = ResizeObserver;
+  };
+}

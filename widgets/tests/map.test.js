@@ -1,9 +1,9 @@
 // @vitest-environment jsdom
-import { afterAll, afterEach, beforeEach, expect, test, vi } from "vitest";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { legend, paletteOf, shareOf, tonesOf } from "../shared/map_colours.js";
 import { blend, contrast } from "../shared/scales.js";
 import { render } from "../views/map.js";
-import { FakeModel, names, settle } from "./fake.js";
+import { FakeModel, names, onCanvas, settle } from "./fake.js";
 
 const HOSTILE = "<img src=x onerror=alert(1)>";
 const NOWHERE = 65535;
@@ -12,37 +12,21 @@ let el;
 let drawn;
 /** Ends those maps that a test opened: an open one goes on painting. @type {(() => void)[]} */
 let open = [];
+let ended;
 
 afterEach(() => {
   for (const close of open) close();
   open = [];
+  ended();
 });
-// other files run in the same process, where nothing is laid out
-afterAll(() => {
-  for (const size of ["clientWidth", "clientHeight"]) Reflect.deleteProperty(HTMLElement.prototype, size);
-});
-
 beforeEach(() => {
   drawn = [];
-  const context = new Proxy(
-    {},
-    {
-      get: (_, name) => {
-        if (name === "createImageData" || name === "getImageData")
-          return (a, b, c, d) => ({ data: new Uint8ClampedArray(4 * (c ?? a) * (d ?? b)) });
-        if (name === "measureText") return (text) => ({ width: 7 * text.length });
-        return (...args) => drawn.push([name, ...args]);
-      },
-      set: () => true,
-    },
-  );
-  HTMLCanvasElement.prototype.getContext = (kind) => (kind === "2d" ? context : null);
-  Object.defineProperty(HTMLElement.prototype, "clientWidth", { configurable: true, get: () => 600 });
-  Object.defineProperty(HTMLElement.prototype, "clientHeight", { configurable: true, get: () => 400 });
-  globalThis.ResizeObserver = class {
-    observe() {}
-    disconnect() {}
-  };
+  ended = onCanvas((name, ...args) => {
+    if (name === "createImageData" || name === "getImageData")
+      return { data: new Uint8ClampedArray(4 * (args[2] ?? args[0]) * (args[3] ?? args[1])) };
+    if (name === "measureText") return { width: 7 * args[0].length };
+    return drawn.push([name, ...args]);
+  });
   el = document.createElement("div");
   document.body.replaceChildren(el);
 });

@@ -180,7 +180,18 @@ def dfa(subject: Any, sae: SAE, text: str, latent: int, dest: int | None = None)
         CorpusError: The text is empty, too long, or has fewer than two tokens.
         RangeError: The latent or position is out of range, or the latent fires nowhere and no dest is given.
     """
-    asked = asked_of(subject, sae, text, latent)
+    return dfa_of(subject, sae, asked_of(subject, sae, text, latent), dest)[0]
+
+
+def dfa_of(subject: Any, sae: SAE, asked: Asked, dest: int | None) -> tuple[DFA, Frozen]:
+    """`dfa` of what was asked, and the pass that it was read of.
+
+    Args:
+        subject: The model.
+        sae: The SAE.
+        asked: What was asked.
+        dest: The position, or None.
+    """
     place = asked.place
     frozen = Frozen(subject, asked.inputs, place)
     x = frozen.acts[place.hook]
@@ -204,10 +215,11 @@ def dfa(subject: Any, sae: SAE, text: str, latent: int, dest: int | None = None)
     rest.append(("constants", constant))
     heads = next((each.shape[0] for each in parts), 0)
     edges = np.stack(parts) if parts else np.zeros((0, heads, frozen.n))
-    return DFA(
+    found = DFA(
         asked.latent, place.hook, asked.tokens, fired.dest, tuple(layers), edges, fired.pre, fired.code,
         tuple(rest),
     )  # fmt: skip
+    return found, frozen
 
 
 def _of_z(frozen: Frozen, reading: Reading) -> list[Reading]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from saelab.analysis.attention.direct import asked_of, dfa, head_attribution
+from saelab.analysis.attention.direct import asked_of, dfa_of, head_attribution
 from saelab.analysis.attention.through import effects_at
 from saelab.analysis.controls import Beside, Sums, beside, correlation
 from saelab.analysis.results_attention import EdgeChanges, HeadEffects, HeadLosses
@@ -60,7 +60,7 @@ def edge_changes(
         SubjectError, HookError, ShapeError, CorpusError, RangeError: As `dfa`.
     """
     asked = asked_of(subject, sae, text, latent)
-    found = dfa(subject, sae, text, latent, dest)
+    found, _ = dfa_of(subject, sae, asked, dest)
     every = [edge for edge in found.top(found.parts.size) if edge.source <= found.dest]
     kept, others = every[: (n + 1) // 2], every[(n + 1) // 2 :]
     drawn = np.random.default_rng(seed).permutation(len(others))[: n // 2]
@@ -103,7 +103,7 @@ def head_effects(
         SubjectError, HookError, ShapeError, CorpusError, RangeError: As `dfa`.
     """
     asked = asked_of(subject, sae, text, latent)
-    found = dfa(subject, sae, text, latent, dest)
+    found, frozen = dfa_of(subject, sae, asked, dest)
     layers = layers_before(found.layers)
     if not layers:
         message = (
@@ -111,11 +111,10 @@ def head_effects(
             "further on."
         )
         raise HookError(message)
-    patterns = subject.attend(asked.inputs, [asked.place.hook], output=False).patterns
-    heads = patterns[layers[0]].shape[1]
+    heads = len(frozen.patterns[layers[0]])
     every = [(layer, head, None) for layer in layers for head in range(heads)]
     without = pre_without(subject, sae, asked.inputs, asked.latent, found.dest, every)
-    rows = np.array([patterns[i][0, :, found.dest].double().cpu().numpy() for i in layers])
+    rows = np.array([frozen.patterns[i][:, found.dest].double().numpy() for i in layers])
     return compared_heads(found, layers, (found.pre - without).reshape(-1, heads), rows, seed)
 
 

@@ -42,7 +42,7 @@ UNTRIED = {
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
     "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "
     "Run.figure Run.to_frame TensorBoard WandB Settings ActivationBatch Shown Scale Edit Edit.to_dict "
-    "Compared Compared.* SideBySide SideBySide.* "
+    "Compared Compared.* "
     "Arm Choice Contrast Effect Effect.figure Effect.frontier Effect.table Effect.to_frame Figure GateCurve "
     "GateCurve.figure GateCurve.to_frame Selected Selected.figure Selected.to_frame TokenShift "
     "DFA DFA.to_frame Branch* Edge EdgeChanges* EdgeEffects EdgeEffects.of EdgeEffects.to_frame "
@@ -59,7 +59,7 @@ UNTRIED = {
     "SAE.push_to_hub": "needs a network; tests/unit/test_hub.py has a server",
     "WandB": "needs its library",
     "start_map MapJob*": "begins a process; tests/unit/test_map_jobs.py has some",
-    "Lab.compare compare side_by_side": "need two SAEs; tests/unit/test_compare.py has them",
+    "Lab.compare compare": "need two SAEs; tests/unit/test_compare.py has them",
     "prompt_task activation_patching attribution_patching circuit agreement head_codes important "
     "path_patching edge_attribution head_edges freeze frozen read_truths": (
         "need a model with heads and a task; tests/unit/test_circuits.py, test_circuit_edges.py and "

@@ -19,7 +19,7 @@ from .circuits.truth import Truth, freeze, frozen, read_truths
 from .compared import Compared, compare
 from .concepts import Concept, Concepts, concepts
 from .differences import sample_difference
-from .evals import Report, Scores, evaluate
+from .evals import evaluate
 from .frontier import Frontier, Point, frontier
 from .labels import row_labels
 from .latents import card, cards, examples, latent_table
@@ -32,6 +32,8 @@ from .norms import NormDiagnostics, norms
 from .predictions import predictions
 from .recovery import Match, Recovery, RecoveryScores, match, recovery
 from .relatives import relatives
+from .report import Report, Scores
+from .reports import Reports
 from .results import (
     Changed,
     Difference,
@@ -59,7 +61,6 @@ from .results_induction import Families, HeadRoles, InductionScores, PrefixCurve
 from .results_near import Relatives
 from .samples import sample_codes
 from .searches import Found, search
-from .side_by_side import SideBySide, side_by_side
 from .special import SpecialTokens, TokenScores, special_tokens
 from .steering.effects import dose_response, effect, side_effects
 from .steering.gate import GateCurve, calibrate_gate
@@ -124,11 +125,11 @@ __all__ = [
     "RecursiveDFA",
     "Relatives",
     "Report",
+    "Reports",
     "Roc",
     "SampleCodes",
     "Scores",
     "Selected",
-    "SideBySide",
     "SpecialTokens",
     "Task",
     "TokenScores",
@@ -190,7 +191,6 @@ __all__ = [
     "sample_difference",
     "search",
     "select_latents",
-    "side_by_side",
     "side_effects",
     "special_tokens",
     "start_map",

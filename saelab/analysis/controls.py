@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,16 @@ CONFIDENCE = 0.95
 MOST_UNITS = 4096
 Z = 1.959964
 """Standard deviations that hold 95 % of a normal distribution."""
+
+
+class Control(NamedTuple):
+    """The same score of something that knows nothing."""
+
+    what: str
+    """it is: "untrained SAE", "shuffled labels", "random directions\""""
+    value: float
+    interval: tuple[float, float]
+    """95 % of `value`"""
 
 
 @dataclass(frozen=True)
@@ -39,15 +49,20 @@ class Beside:
     """units that were drawn from: documents, or rows where there are no documents"""
     what: str = "untrained SAE"
     """what the control is"""
+    also: tuple[Control, ...] = ()
+    """further controls"""
 
     @property
     def apart(self) -> bool:
-        """Whether the two intervals do not meet."""
-        return self.interval[0] > self.control_interval[1] or self.interval[1] < self.control_interval[0]
+        """Whether its interval meets that of no control."""
+        low, high = self.interval
+        others = [self.control_interval, *(control.interval for control in self.also)]
+        return all(low > other[1] or high < other[0] for other in others)
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{self.value:.4g} [{low:.4g}, {high:.4g}] (n={self.n:,}); {self.what} {self.control:.4g}"
+        head = f"{self.value:.4g} [{low:.4g}, {high:.4g}] (n={self.n:,}); {self.what} {self.control:.4g}"
+        return ", ".join([head, *(f"{control.what} {control.value:.4g}" for control in self.also)])
 
 
 @dataclass(frozen=True)
@@ -268,6 +283,7 @@ def correlation(
 __all__ = [
     "Alone",
     "Beside",
+    "Control",
     "Sums",
     "beside",
     "correlation",

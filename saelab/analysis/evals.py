@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from saelab.analysis import scores
-from saelab.analysis.controls import Beside, Sums, beside, untrained
+from saelab.analysis.controls import Sums, beside, untrained
+from saelab.analysis.report import Report, Scores
+from saelab.analysis.reports import Reports
 from saelab.analysis.scores import Score, Seen, Spliced
-from saelab.analysis.sources import Block, Passes, source_of
+from saelab.analysis.sources import Block, Ground, Passes
+from saelab.analysis.suites import Found, Suite, chosen
 from saelab.arguments import an_integer, checked, full_sae, maybe
 from saelab.capabilities import HasLoss
-from saelab.errors import fitting, headline
-from saelab.types import CorpusError
+from saelab.errors import fitting
+from saelab.types import ConfigError, CorpusError, SaelabError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from torch import Tensor
 
     from saelab.corpora import Document
@@ -27,90 +29,107 @@ if TYPE_CHECKING:
     from saelab.types import Subject
 
 
-@dataclass(frozen=True)
-class Scores:
-    """The core scores of one SAE on one corpus; see `saelab.analysis.scores` for what each is. None where the
-    subject cannot tell."""
-
-    fvu: float
-    l0: float
-    dead: float
-    loss: float | None = None
-    loss_recovered: float | None = None
+def _saes(name: str, value: Any) -> SAE | Mapping[str, SAE]:
+    """An SAE, or several by name."""
+    if not isinstance(value, Mapping):
+        return full_sae(name, value)
+    if not value:
+        message = f"{name} must be an SAE, or several by name. Got none. Pass {name}={{'mine': sae}}."
+        raise ConfigError(message)
+    return {str(key): full_sae(f"{name}[{key!r}]", each) for key, each in value.items()}
 
 
-@dataclass(frozen=True)
-class Report:
-    """Scores of an SAE beside those of an untrained SAE of the same configuration, on the same rows."""
-
-    hook: str
-    n_rows: int
-    loss_clean: float | None
-    """the subject untouched, in nats for language models; None where it has no loss"""
-    loss_ablated: float | None
-    """the activations replaced by their mean"""
-    sae: Scores
-    untrained: Scores
-    scores: Mapping[str, Beside] = field(default_factory=dict)
-    """every score by its name, beside its control, with intervals over documents (of "dead": over latents)"""
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    """scores that could not be measured, and why"""
-
-    def to_frame(self) -> pd.DataFrame:
-        """One line for each score: this SAE, untrained SAE, and the 95 % interval of this SAE's."""
-        import pandas as pd
-
-        columns = ["this SAE", "untrained SAE", "from", "to"]
-        lines = [[s.value, s.control, *s.interval] for s in self.scores.values()]
-        return pd.DataFrame(lines, index=pd.Index(self.scores, name="score"), columns=columns)
-
-    __repr__ = headline
-
-    def __str__(self) -> str:
-        head = f"{self.hook}, {self.n_rows:,} rows"
-        if self.loss_clean is not None:
-            head += f"; loss {self.loss_clean:.3f} clean, {self.loss_ablated:.3f} ablated"
-        lines = [head, self.to_frame().to_string(float_format=lambda v: f"{v:.4g}")]
-        return "\n".join([*lines, *(f"{name}: left out, {why}" for name, why in self.left_out.items())])
-
-
-@fitting("A batch", "Pass a lower batch_size, or an SAE of less latents.")
-@checked(sae=full_sae, max_rows=maybe(an_integer(1)), batch_size=an_integer(1), seed=an_integer())
+@overload
 def evaluate(
     sae: SAE,
     subject: Subject | ActivationStore | Tensor,
-    corpus: Iterable[str | Document] | Any = None,
+    corpus: Any = None,
     *,
+    suites: Sequence[str | Suite] = ...,
     max_rows: int | None = None,
     batch_size: int = 16,
     seed: int = 0,
-) -> Report:
-    """Reconstruction, sparsity and effect on the loss, beside an untrained SAE.
+) -> Report: ...
+@overload
+def evaluate(
+    sae: Mapping[str, SAE],
+    subject: Subject | ActivationStore | Tensor,
+    corpus: Any = None,
+    *,
+    suites: Sequence[str | Suite] = ...,
+    max_rows: int | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Reports: ...
+@fitting("A batch", "Pass a lower batch_size, or an SAE of less latents.")
+@checked(sae=_saes, max_rows=maybe(an_integer(1)), batch_size=an_integer(1), seed=an_integer())
+def evaluate(
+    sae: SAE | Mapping[str, SAE],
+    subject: Subject | ActivationStore | Tensor,
+    corpus: Iterable[str | Document] | Any = None,
+    *,
+    suites: Sequence[str | Suite] | str | Suite = ("core",),
+    max_rows: int | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Report | Reports:
+    """Scores of an SAE, or of several on the same rows, each beside its control and with an interval.
 
+    The core (reconstruction, sparsity and effect on the loss, beside an untrained SAE) is in every report.
     Rows are those of `saelab.harvest`; where the loss is measured, other positions (BOS, padding) are kept as
     they are. Documents longer than the context are cut at it. A transcoder is scored on its target, a
     crosscoder on all that it reads, from the activations of the untouched model.
 
     Args:
-        sae: whose scores are wanted.
-        subject: the model, any that can be read at the SAE's hook points; or activations that are at hand: a
+        sae: Whose scores are wanted; several by name.
+        subject: The model, any that can be read at the SAE's hook points; or activations that are at hand: a
             store, or a tensor [n d_in]. What needs the model's loss is left out of a report then, by name.
-        corpus: what the subject reads; none with a store or a tensor.
-        max_rows: stop after this many rows.
-        batch_size: samples of a forward pass.
-        seed: of the untrained SAE, and of the draws that give the intervals.
+        corpus: What the subject reads; none with a store or a tensor.
+        suites: What is measured beside the core (`saelab.analysis.suites`): names, or suites with options of
+            their own. One that cannot be run is left out by name, with the reason.
+        max_rows: Stop after this many rows.
+        batch_size: Samples of a forward pass.
+        seed: Of the untrained SAE, and of the draws that give the intervals.
 
     Returns:
-        The report.
+        The `Report` of one SAE, the `Reports` of several.
 
     Raises:
         DeviceMemoryError: A batch does not fit into memory.
         HookError: The SAE names no hook point, or one that the subject does not have.
         ShapeError: The activations have another width than the SAE.
         CorpusError: There are no rows.
-        ConfigError: A subject without a corpus, or activations with one.
+        ConfigError: A subject without a corpus, activations with one, a suite that is unknown, or no SAE.
     """
-    source = source_of(sae, subject, corpus, max_rows, batch_size)
+    asked = chosen(suites)
+    ground = Ground.of(subject, corpus, max_rows, batch_size, seed)
+    if not isinstance(sae, Mapping):
+        return _report(sae, ground, asked)
+    return Reports({name: _report(each, ground, asked) for name, each in sae.items()})
+
+
+def _report(sae: SAE, ground: Ground, asked: Sequence[Suite]) -> Report:
+    """One SAE's: the core, then each suite; what a suite refuses is left out, the others still run."""
+    report = _core(sae, ground)
+    found: dict[str, Found] = {}
+    left_out = dict(report.left_out)
+    for suite in asked:
+        why = suite.lacks(ground)
+        if why is None:
+            try:
+                found[suite.name] = suite.run(sae, ground)
+            except SaelabError as error:
+                why = str(error)
+        if why is not None:
+            left_out[suite.name] = why
+            continue
+        left_out |= {f"{suite.name}: {name}": told for name, told in found[suite.name].left_out.items()}
+    return replace(report, suites=found, left_out=left_out)
+
+
+def _core(sae: SAE, ground: Ground) -> Report:
+    """The scores of `saelab.analysis.scores`."""
+    source = ground.source(sae)
     # the first pass finds the mean, the second measures: flat memory at the price of a partial forward
     total: Tensor | None = None
     first: tuple[Tensor, Tensor] | None = None
@@ -120,10 +139,12 @@ def evaluate(
         total, n_rows = summed if total is None else total + summed, n_rows + len(block.y)
         first = first or ((block.x, block.y) if len(block.y) else None)
     if total is None or first is None:
-        message = f"There must be rows to score. Got none in {corpus!r}. Pass longer texts, or more samples."
+        message = (
+            f"There must be rows to score. Got none in {ground.corpus!r}. Pass longer texts, or more samples."
+        )
         raise CorpusError(message)
     mean = total / n_rows
-    control = untrained(sae, *first, seed=seed)
+    control = untrained(sae, *first, seed=ground.seed)
     known = scores.registered()
     left_out = {name: why for name, score in known.items() if (why := source.lacks(score.needs)) is not None}
     measured = {name: score for name, score in known.items() if name not in left_out}
@@ -145,7 +166,9 @@ def evaluate(
     finally:
         sae.train(mode)
     of, beside_it = (arm.finished() for arm in arms)
-    found = {name: beside(of[name], beside_it[name], score.value, seed) for name, score in measured.items()}
+    found = {
+        name: beside(of[name], beside_it[name], score.value, ground.seed) for name, score in measured.items()
+    }
     clean, ablated = (
         losses.total(name) / losses.total("n") if splicing else None for name in ("clean", "ablated")
     )
@@ -159,6 +182,7 @@ def evaluate(
         untrained=Scores(**{name: found[name].control for name in core if name in found}),
         scores=found,
         left_out=left_out,
+        rows=source.fingerprint(),
     )
 
 
@@ -199,4 +223,4 @@ class _Arm:
         return self.sums
 
 
-__all__ = ["Report", "Scores", "evaluate"]
+__all__ = ["evaluate"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saelab.analysis.evals import Report, Scores
+from saelab.analysis.report import Report, Scores
 from saelab.arguments import checked, listed, mapping
 from saelab.config import is_number
 from saelab.errors import headline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,38 +20,65 @@ from saelab.types import ConfigError, Inputs, ShapeError, check_finite
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from saelab.corpora import Corpus
     from saelab.sae import SAE
-    from saelab.types import Intervention
+    from saelab.types import Intervention, Subject
 
 ROWS_AT_ONCE = 4096
 
 
-def source_of(sae: SAE, subject: Any, corpus: Any, max_rows: int | None, batch_size: int) -> Rows | Passes:
-    """Where the rows of `saelab.evaluate` come from. Raises ConfigError, HookError, ShapeError."""
-    import torch
+@dataclass(frozen=True)
+class Ground:
+    """What every SAE of one evaluation is measured on."""
 
-    from saelab.stores import ActivationStore
+    subject: Subject | None
+    """None where activations alone are given"""
+    corpus: Any
+    """what the subject reads, which can be read again; or the activations: a store, or a tensor [n d_in]"""
+    max_rows: int | None = None
+    batch_size: int = 16
+    seed: int = 0
 
-    if isinstance(subject, np.ndarray):
-        subject = floats("subject", subject)
-    if isinstance(subject, ActivationStore | torch.Tensor):
-        if corpus is not None:
+    @classmethod
+    def of(cls, subject: Any, corpus: Any, max_rows: int | None, batch_size: int, seed: int) -> Ground:
+        """The ground that a subject and a corpus make, or activations.
+
+        Raises:
+            ConfigError: A subject without a corpus, activations with one, or something else.
+            CorpusError: The corpus is none that the subject reads.
+        """
+        import torch
+
+        from saelab.stores import ActivationStore
+
+        if isinstance(subject, np.ndarray):
+            subject = floats("subject", subject)
+        if isinstance(subject, ActivationStore | torch.Tensor):
+            if corpus is not None:
+                message = (
+                    "Activations are scored as they are. Got a corpus beside them. Leave it out, or pass the "
+                    "subject."
+                )
+                raise ConfigError(message)
+            return cls(None, subject, max_rows, batch_size, seed)
+        if not callable(getattr(subject, "read", None)):
             message = (
-                "Activations are scored as they are. Got a corpus beside them. Leave it out, or pass the "
-                "subject."
+                "An SAE is evaluated on a subject, a store of activations or a tensor. Got a "
+                f"{type(subject).__name__}. Pass e.g. saelab.load_subject(...)."
             )
             raise ConfigError(message)
-        return Rows(sae, subject, max_rows)
-    if not callable(getattr(subject, "read", None)):
-        message = (
-            "An SAE is evaluated on a subject, a store of activations or a tensor. Got a "
-            f"{type(subject).__name__}. Pass e.g. saelab.load_subject(...)."
-        )
-        raise ConfigError(message)
-    if corpus is None:
-        message = "A subject needs a corpus to be evaluated on. Got None. Pass texts, or what else it reads."
-        raise ConfigError(message)
-    return Passes(sae, subject, corpus, max_rows, batch_size)
+        if corpus is None:
+            message = (
+                "A subject needs a corpus to be evaluated on. Got None. Pass texts, or what else it reads."
+            )
+            raise ConfigError(message)
+        return cls(subject, subject.corpus(corpus), max_rows, batch_size, seed)
+
+    def source(self, sae: SAE) -> Rows | Passes:
+        """The rows that an SAE reads and writes. Raises HookError, ShapeError."""
+        if self.subject is None:
+            return Rows(sae, self.corpus, self.max_rows)
+        return Passes(sae, self.subject, self.corpus, self.max_rows, self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -106,10 +134,19 @@ class Rows:
         """Why a capability is not at hand; None where it is."""
         return None if capability is None else "activations alone have no loss: pass the subject and a corpus"
 
+    def __len__(self) -> int:
+        return len(self._acts) if self._max is None else min(len(self._acts), self._max)
+
+    def fingerprint(self) -> str:
+        """Hex digest of what the rows are of."""
+        if hasattr(self._acts, "fingerprint"):
+            return self._acts.fingerprint()
+        return hashlib.sha256(self._acts[: len(self)].cpu().numpy().tobytes()).hexdigest()
+
     def blocks(self) -> Iterator[Block]:
         import torch
 
-        n = len(self._acts) if self._max is None else min(len(self._acts), self._max)
+        n = len(self)
         for low in range(0, n, ROWS_AT_ONCE):
             at = np.arange(low, min(low + ROWS_AT_ONCE, n))
             if self._reads is None:
@@ -125,8 +162,8 @@ class Rows:
 class Passes:
     """A subject over a corpus."""
 
-    def __init__(self, sae: SAE, subject: Any, corpus: Any, max_rows: int | None, batch_size: int) -> None:
-        self.subject, self.corpus, self._max = subject, subject.corpus(corpus), max_rows
+    def __init__(self, sae: SAE, subject: Any, corpus: Corpus, max_rows: int | None, batch_size: int) -> None:
+        self.subject, self.corpus, self._max = subject, corpus, max_rows
         self.reads = check_hooks(subject, sae.reads, self.corpus)
         self.writes = check_hooks(subject, sae.writes, self.corpus)
         self.widths = [subject.width(hook) for hook in self.writes]
@@ -139,6 +176,7 @@ class Passes:
                 )
                 raise ShapeError(message)
         self.how = How(batch_size, long="truncate")
+        self._n_read = 0
         self.name = _named(list(map(str, self.reads)), list(map(str, self.writes)))
 
     def lacks(self, capability: type | None) -> str | None:
@@ -152,9 +190,11 @@ class Passes:
         import torch
 
         seen = done = 0
+        self._n_read = 0
         hooks = list(dict.fromkeys([*self.reads, *self.writes]))
         documents, size = iter(enumerate(self.corpus)), self.subject.stretch(self.how)
         while stretch := list(itertools.islice(documents, size)):
+            self._n_read += len(stretch)
             reading = self.subject.read(stretch, self.how)
             for samples, inputs in reading.passes():
                 run = self.subject.run(inputs, read=hooks, output=False)
@@ -174,6 +214,10 @@ class Passes:
                 if self._max is not None and seen >= self._max:
                     return
             done += reading.n_samples
+
+    def fingerprint(self) -> str:
+        """Hex digest of the documents that were read for the rows."""
+        return self.corpus.take(max(1, self._n_read)).fingerprint()
 
     def losses(self, block: Block, mean: Tensor) -> Spliced:
         clean, n = self.subject.loss(block.inputs)
@@ -201,4 +245,4 @@ def _named(reads: Sequence[str], writes: Sequence[str]) -> str:
     return names[0] if names[0] == names[1] else " -> ".join(names)
 
 
-__all__ = ["Block", "Passes", "Rows", "source_of"]
+__all__ = ["Block", "Ground", "Passes", "Rows"]

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from saelab.analysis.compared import Compared
-    from saelab.analysis.evals import Report
     from saelab.analysis.logits import KeptLenses
     from saelab.analysis.maps.background import MapJob
     from saelab.analysis.maps.looking import LatentColumn, Neighbourhood
     from saelab.analysis.maps.results import LatentMap
+    from saelab.analysis.report import Report
+    from saelab.analysis.reports import Reports
     from saelab.analysis.results import Difference, FeatureCard, LatentTable, Predictions, SampleCodes
     from saelab.analysis.results_near import Relatives
     from saelab.analysis.searches import Found
-    from saelab.analysis.side_by_side import SideBySide
     from saelab.analysis.stored import StoredCorpus
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
@@ -328,14 +328,14 @@ class OpenedSAE:
 
         return compare(self.store, other.questions["store"](), names=self._names(other))
 
-    def _scores(self, other: Source) -> SideBySide:
+    def _scores(self, other: Source) -> Reports:
         """Both on the first documents of our store, each with its own model."""
-        from saelab.analysis import SideBySide
+        from saelab.analysis import Reports
 
         sql = "select text from documents where text != '' order by document limit ?"
         samples = self.store.query(sql, [SCORED_TEXTS])["text"].tolist()
         both = (self._report(samples), other.questions["report"](samples))
-        return SideBySide(dict(zip(self._names(other), both, strict=True)))
+        return Reports(dict(zip(self._names(other), both, strict=True)))
 
     def _report(self, samples: list[str]) -> Report:
         from saelab.analysis import evaluate

@@ -181,7 +181,7 @@ class CompareView(View):
                 message = "Scores are measured with a model. Got none. Make the view by a Lab with one."
                 raise ConfigError(message)
             self.scored = self.questions["scores"]()
-        frame = self.scored.to_frame()
+        frame = self.scored.to_frame().drop(columns="beside")  # all beside untrained SAEs
         rows = [[str(score), clean(str(sae)), *map(rounded, map(float, values))]
                 for score, sae, *values in frame.itertuples(index=False, name=None)]  # fmt: skip
         of = {name: [report.hook, report.n_rows] for name, report in self.scored.reports.items()}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import saelab
-from saelab.analysis import compare, side_by_side
+from saelab.analysis import compare
 from saelab.analysis.controls import wilson
 from saelab.types import ConfigError, StoreError
 from saelab.widgets import CompareView
@@ -126,12 +126,12 @@ def test_wilsons_interval_is_where_its_definition_holds():
 
 def test_scores_of_both_are_those_of_evaluate(subject, small_lab, planted):
     texts = ["Tina gave the basket to Hugo.", "The river was long."]
-    found = side_by_side({"a": small_lab.sae, "b": planted[0].sae}, subject, texts, max_rows=100)
+    found = saelab.evaluate({"a": small_lab.sae, "b": planted[0].sae}, subject, texts, max_rows=100)
     alone = saelab.evaluate(small_lab.sae, subject, texts, max_rows=100)
     assert found.reports["a"].sae == alone.sae
     assert [p.name for p in found.frontier.points] == ["a", "b"]
     row = found.to_frame().iloc[0]
-    assert (row["score"], row["value"], row["untrained"]) == ("fvu", alone.sae.fvu, alone.untrained.fvu)
+    assert (row["score"], row["value"], row["control"]) == ("fvu", alone.sae.fvu, alone.untrained.fvu)
 
 
 # ---- the view
@@ -204,7 +204,7 @@ def test_layers_of_one_lab_and_what_cannot_be_compared(small_lab, planted, tmp_p
 
 def test_the_view_measures_scores(view):
     told = view.answers()["scores"]().header
-    assert told["columns"] == ["score", "sae", "value", "from", "to", "untrained"]
+    assert told["columns"] == ["score", "sae", "value", "from", "to", "control"]
     assert {row[0] for row in told["rows"]} >= {"fvu", "l0", "loss_recovered"}
     assert any(ask.question == "scores" for ask in view.exported())
 

@@ -357,6 +357,9 @@ class Things:
             "edge_changes": Case(analysis.edge_changes, told, ("n", "seed")),
             "edge_effects": Case(analysis.edge_effects, told),
             "EdgeEffects.top": Case(analysis.edge_effects(**told).top, {"n": 2}),
+            "gradient_pursuit": Case(
+                analysis.gradient_pursuit, {"x": self.rows, "directions": torch.eye(6), "k": 2}
+            ),
             "head_attribution": Case(analysis.head_attribution, {"sae": heads, "n_heads": 4}, ("sizes",)),
             "HeadAttribution.top": Case(analysis.head_attribution(heads, 4).top, {"head": 1, "n": 2}),
             "head_losses": Case(

@@ -18,6 +18,7 @@ from .circuits.tracing import attribution_graph
 from .circuits.truth import Truth, freeze, frozen, read_truths
 from .compared import Compared, compare
 from .concepts import Concept, Concepts, concepts
+from .dark.pursuit import gradient_pursuit
 from .differences import sample_difference
 from .evals import evaluate
 from .frontier import Frontier, Point, frontier
@@ -160,6 +161,7 @@ __all__ = [
     "freeze",
     "frontier",
     "frozen",
+    "gradient_pursuit",
     "head_attribution",
     "head_codes",
     "head_edges",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
     from saelab.sae import SAE
@@ -76,6 +77,45 @@ class Alone:
 
     def __str__(self) -> str:
         return f"{self.value:.4g} (no control: {self.why})"
+
+
+def controls_of(claim: Beside | Alone) -> dict[str, float]:
+    """What a figure stands beside, by what it is.
+
+    Args:
+        claim: The figure.
+    """
+    if isinstance(claim, Alone):
+        return {}
+    return {claim.what: claim.control} | {control.what: control.value for control in claim.also}
+
+
+def interval_of(claim: Beside | Alone) -> tuple[float, float]:
+    """The 95 % interval of a figure; NaN where it has none.
+
+    Args:
+        claim: The figure.
+    """
+    return claim.interval if isinstance(claim, Beside) else (float("nan"), float("nan"))
+
+
+def framed(claims: Mapping[str, Beside | Alone]) -> pd.DataFrame:
+    """One line for each figure: this SAE, each control (NaN where it stands beside none of that kind), and
+    the 95 % interval of this SAE's.
+
+    Args:
+        claims: Figures by name.
+    """
+    import pandas as pd
+
+    lines = [
+        {"score": name, "this SAE": claim.value, **controls_of(claim)}
+        | dict(zip(("from", "to"), interval_of(claim), strict=True))
+        for name, claim in claims.items()
+    ]
+    ends = ["from", "to"]
+    columns = [name for line in lines for name in line if name not in ends]
+    return pd.DataFrame(lines, columns=list(dict.fromkeys([*columns, *ends]))).set_index("score")
 
 
 def untrained(sae: SAE, rows: Tensor, targets: Tensor | None = None, seed: int = 0) -> SAE:
@@ -286,8 +326,11 @@ __all__ = [
     "Control",
     "Sums",
     "beside",
+    "controls_of",
     "correlation",
+    "framed",
     "interval",
+    "interval_of",
     "random_directions",
     "shuffled",
     "untrained",

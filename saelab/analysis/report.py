@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from saelab.analysis.controls import Alone, Beside
+from saelab.analysis.controls import Alone, Beside, framed
 from saelab.analysis.suites.registry import Found
 from saelab.errors import headline
 
@@ -59,16 +59,7 @@ class Report:
     def to_frame(self) -> pd.DataFrame:
         """One line for each figure: this SAE, each control (NaN where it stands beside none of that kind),
         and the 95 % interval of this SAE's."""
-        import pandas as pd
-
-        lines = [
-            {"score": name, "this SAE": claim.value, **controls_of(claim)}
-            | dict(zip(("from", "to"), interval_of(claim), strict=True))
-            for name, claim in self.claims.items()
-        ]
-        ends = ["from", "to"]
-        columns = [name for line in lines for name in line if name not in ends]
-        return pd.DataFrame(lines, columns=list(dict.fromkeys([*columns, *ends]))).set_index("score")
+        return framed(self.claims)
 
     __repr__ = headline
 
@@ -80,16 +71,4 @@ class Report:
         return "\n".join([*lines, *(f"{name}: left out, {why}" for name, why in self.left_out.items())])
 
 
-def controls_of(claim: Beside | Alone) -> dict[str, float]:
-    """What a figure stands beside, by what it is."""
-    if isinstance(claim, Alone):
-        return {}
-    return {claim.what: claim.control} | {control.what: control.value for control in claim.also}
-
-
-def interval_of(claim: Beside | Alone) -> tuple[float, float]:
-    """The 95 % interval of a figure; NaN where it has none."""
-    return claim.interval if isinstance(claim, Beside) else (float("nan"), float("nan"))
-
-
-__all__ = ["Report", "Scores", "controls_of", "interval_of"]
+__all__ = ["Report", "Scores"]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from saelab.analysis.controls import controls_of, interval_of
 from saelab.analysis.frontier import Frontier, frontier
-from saelab.analysis.report import Report, controls_of, interval_of
+from saelab.analysis.report import Report
 from saelab.errors import headline
 from saelab.types import ConfigError
 

@@ -123,9 +123,10 @@ def demo(
 def write_report(result: DemoResult) -> None:
     """The page: findings, scores beside their controls, the browser, three texts, the training curve."""
     report, lab, run = result.report, result.lab, result.run
+    columns = ["this SAE", "from", "to", "untrained SAE"]
     scores = [
-        [name, f"{s.value:.4g}", f"{s.interval[0]:.4g} to {s.interval[1]:.4g}", f"{s.control:.4g}"]
-        for name, s in report.scores.items()
+        [name, f"{own:.4g}", f"{low:.4g} to {high:.4g}", f"{control:.4g}"]
+        for name, own, low, high, control in report.to_frame()[columns].itertuples(name=None)
     ]
     best = [
         [

@@ -38,7 +38,8 @@ UNTRIED = {
     ),
     "Concept Concepts* Examples Examples.* FeatureCard Found LatentStats* LatentTable LogitLens* Match "
     "LatentMap* LatentColumn Changed Difference* Layer Predictions* MapProgress Relatives* "
-    "NormDiagnostics* Point Recovery RecoveryScores Recovery.* Report* Scores SpecialTokens* TokenScores "
+    "NormDiagnostics* Point Recovery RecoveryScores Recovery.* Report Report.to_frame Report.to_json "
+    "Reports Reports.figure Reports.to_frame Reports.to_json Scores SpecialTokens* TokenScores "
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
     "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "
     "Run.figure Run.to_frame TensorBoard WandB Settings ActivationBatch Shown Scale Edit Edit.to_dict "
@@ -303,6 +304,7 @@ class Things:
         codes = partial(analysis.sample_codes, subject, sae, "abc")
         report = saelab.evaluate(own, self.rows) if not hasattr(self, "_report") else self._report
         self._report = report
+        several = analysis.Reports({"a": report})
         d = np.eye(6, dtype=np.float32)
         truth = corpora.synthetic(6, 12)
         lens = {"sae": self.model_sae, "subject": model}
@@ -401,6 +403,11 @@ class Things:
             "predictions": Case(
                 analysis.predictions, {"subject": model, "sample": "x y", "edits": [self.edit]}
             ),
+            "read_report": Case(analysis.read_report, {"path": report.save(self.folder / "report.json")}),
+            "Report.from_json": Case(analysis.Report.from_json, {"text": report.to_json()}),
+            "Report.save": Case(report.save, {"path": self.folder / "saved.json"}),
+            "Reports.from_json": Case(analysis.Reports.from_json, {"text": several.to_json()}),
+            "Reports.save": Case(several.save, {"path": self.folder / "saved.json"}),
             "recovery": Case(analysis.recovery, {"sae": own, "truth": truth, "n_rows": 64}),
             "row_labels": Case(analysis.row_labels, {"subject": model, "store": store, "corpus": []}),
             "sample_codes": Case(analysis.sample_codes, {"subject": subject, "sae": sae, "sample": "abc"}),

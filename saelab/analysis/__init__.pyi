@@ -34,7 +34,7 @@ from .predictions import predictions
 from .recovery import Match, Recovery, RecoveryScores, match, recovery
 from .relatives import relatives
 from .report import Report, Scores
-from .reports import Reports
+from .reports import Reports, read_report
 from .results import (
     Changed,
     Difference,
@@ -183,6 +183,7 @@ __all__ = [
     "prefix_curves",
     "prompt_task",
     "read_graph",
+    "read_report",
     "read_truths",
     "recovery",
     "recursive_dfa",

@@ -11,6 +11,7 @@ import numpy as np
 from saelab.analysis import scores
 from saelab.analysis.controls import Sums, beside, untrained
 from saelab.analysis.report import Report, Scores
+from saelab.analysis.report_json import options_of
 from saelab.analysis.reports import Reports
 from saelab.analysis.scores import Score, Seen, Spliced
 from saelab.analysis.sources import Block, Ground, Passes
@@ -124,7 +125,8 @@ def _report(sae: SAE, ground: Ground, asked: Sequence[Suite]) -> Report:
             left_out[suite.name] = why
             continue
         left_out |= {f"{suite.name}: {name}": told for name, told in found[suite.name].left_out.items()}
-    return replace(report, suites=found, left_out=left_out)
+    told = {suite.name: options_of(suite) for suite in asked}
+    return replace(report, suites=found, left_out=left_out, options=told)
 
 
 def _core(sae: SAE, ground: Ground) -> Report:
@@ -183,6 +185,12 @@ def _core(sae: SAE, ground: Ground) -> Report:
         scores=found,
         left_out=left_out,
         rows=source.fingerprint(),
+        about={
+            "recipe": sae.config.title,
+            "d_in": sae.d_in,
+            "d_sae": sae.d_sae,
+            "fingerprint": sae.fingerprint(),
+        },
     )
 
 

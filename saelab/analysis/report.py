@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from saelab.analysis import report_json
 from saelab.analysis.controls import Alone, Beside, framed
 from saelab.analysis.suites.registry import Found
 from saelab.errors import headline
@@ -38,15 +40,19 @@ class Report:
     """the activations replaced by their mean"""
     sae: Scores
     untrained: Scores
-    scores: Mapping[str, Beside] = field(default_factory=dict)
+    scores: Mapping[str, Beside | Alone] = field(default_factory=dict)
     """every core score by its name, beside its control, with intervals over documents (of "dead": over
-    latents)"""
+    latents); alone where it was published so"""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """scores, figures ("suite: name") and suites that could not be measured, and why"""
     suites: Mapping[str, Found] = field(default_factory=dict)
     """what each suite beside the core found, by its name"""
     rows: str = ""
     """fingerprint of what the rows are of, hex: reports are comparable where it and n_rows are equal"""
+    about: Mapping[str, str | int] = field(default_factory=dict)
+    """what the SAE is: its recipe, d_in, d_sae and fingerprint; of one that was published, by whom"""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """what each suite was run with, by its name; what JSON cannot hold is told in words"""
 
     @property
     def claims(self) -> dict[str, Beside | Alone]:
@@ -60,6 +66,41 @@ class Report:
         """One line for each figure: this SAE, each control (NaN where it stands beside none of that kind),
         and the 95 % interval of this SAE's."""
         return framed(self.claims)
+
+    def to_json(self) -> str:
+        """The report as text, for `from_json`: numbers, intervals and tables as they are.
+
+        Raises:
+            ConfigError: A table of a suite holds what is neither number, boolean, text nor missing.
+        """
+        return report_json.dumped({"report": report_json.plain(self)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """The report that `to_json` wrote.
+
+        Args:
+            text: What it gave.
+
+        Raises:
+            FormatError: It is something else, of several SAEs, or of a newer saelab.
+        """
+        return report_json.report_of(cls, report_json.part(report_json.parsed(text), "report"))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the report into a file, which `saelab.analysis.read_report` reads.
+
+        Args:
+            path: The file, x.json. What is there stays until all of the new one is on the disk.
+
+        Returns:
+            The path.
+
+        Raises:
+            ConfigError: As `to_json`.
+            StoreError: It cannot be written.
+        """
+        return report_json.save(path, {"report": report_json.plain(self)})
 
     __repr__ = headline
 

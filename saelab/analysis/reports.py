@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saelab.analysis import report_json
 from saelab.analysis.controls import controls_of, interval_of
 from saelab.analysis.frontier import Frontier, frontier
 from saelab.analysis.report import Report
+from saelab.arguments import checked, place
 from saelab.errors import headline
 from saelab.types import ConfigError
 
@@ -62,6 +65,44 @@ class Reports:
     def _frontier(self) -> Frontier:
         return frontier({name: [report] for name, report in self.reports.items()})
 
+    def to_json(self) -> str:
+        """The reports as text, for `from_json`.
+
+        Raises:
+            ConfigError: As `Report.to_json`.
+        """
+        return report_json.dumped(self._plain())
+
+    @classmethod
+    def from_json(cls, text: str) -> Reports:
+        """The reports that `to_json` wrote.
+
+        Args:
+            text: What it gave.
+
+        Raises:
+            FormatError: It is something else, of one SAE, or of a newer saelab.
+        """
+        return _reports(report_json.parsed(text), "the text")
+
+    def save(self, path: str | Path) -> Path:
+        """Write the reports into a file, which `saelab.analysis.read_report` reads.
+
+        Args:
+            path: The file, x.json. What is there stays until all of the new one is on the disk.
+
+        Returns:
+            The path.
+
+        Raises:
+            ConfigError: As `to_json`.
+            StoreError: It cannot be written.
+        """
+        return report_json.save(path, self._plain())
+
+    def _plain(self) -> dict[str, Any]:
+        return {"reports": {name: report_json.plain(report) for name, report in self.reports.items()}}
+
     __repr__ = headline
 
     def __str__(self) -> str:
@@ -70,4 +111,29 @@ class Reports:
         return "\n".join([*heads, table])
 
 
-__all__ = ["Reports"]
+@checked(path=place)
+def read_report(path: str | Path) -> Report | Reports:
+    """What `report.save(path)` or `reports.save(path)` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The `Report` of one SAE, the `Reports` of several.
+
+    Raises:
+        StoreError: It cannot be read.
+        FormatError: It is something else, damaged, or of a newer saelab.
+    """
+    data = report_json.STAMP.read(Path(path), "report")
+    if "report" in data:
+        return report_json.report_of(Report, report_json.part(data, "report", path), path)
+    return _reports(data, path)
+
+
+def _reports(data: Mapping[str, Any], where: object) -> Reports:
+    each = report_json.part(data, "reports", where)
+    return Reports({name: report_json.report_of(Report, one, where) for name, one in each.items()})
+
+
+__all__ = ["Reports", "read_report"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from saelab.errors import SubjectError
-from saelab.types import HookPoint, Inputs, Intervention
+from saelab.types import HookPoint, Inputs, Intervention, Run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,6 +83,40 @@ class HasLoss(Protocol):
 
 
 @runtime_checkable
+class HasTargets(Protocol):
+    """Its output is logits, and it knows which each position should choose."""
+
+    def targets(self, inputs: Inputs) -> Tensor:
+        """The number that the logits of each position should choose.
+
+        Args:
+            inputs: What `prepare` gave.
+
+        Returns:
+            int64 [samples positions], -1 where nothing is foretold.
+        """
+        ...
+
+
+@runtime_checkable
+class Resumes(Protocol):
+    """Goes on from the middle of a pass that is known."""
+
+    n_layers: int
+
+    def resume(self, inputs: Inputs, block: int, stream: Tensor, edits: Sequence[Intervention] = ()) -> Run:
+        """The rest of a pass, from a stream that is known.
+
+        Args:
+            inputs: What `prepare` gave.
+            block: The first that is computed; `n_layers`: what follows the last.
+            stream: [samples positions d_model], what that block reads.
+            edits: As for `run`, of hook points from that block on.
+        """
+        ...
+
+
+@runtime_checkable
 class HasPictures(Protocol):
     """Reads images, of which it may see a part."""
 
@@ -146,7 +180,8 @@ def need(subject: Any, capability: type, what: str) -> None:
 
     Args:
         subject: whose it should be.
-        capability: `HasTokens`, `HasLogits`, `HasLoss`, `HasPictures`, `HasHeads` or `Generates`.
+        capability: `HasTokens`, `HasLogits`, `HasLoss`, `HasTargets`, `Resumes`, `HasPictures`, `HasHeads`
+            or `Generates`.
         what: who needs it, for the message: "A logit lens".
 
     Raises:
@@ -162,4 +197,15 @@ def need(subject: Any, capability: type, what: str) -> None:
         raise SubjectError(message)
 
 
-__all__ = ["Generates", "HasHeads", "HasLogits", "HasLoss", "HasPictures", "HasTokens", "lacking", "need"]
+__all__ = [
+    "Generates",
+    "HasHeads",
+    "HasLogits",
+    "HasLoss",
+    "HasPictures",
+    "HasTargets",
+    "HasTokens",
+    "Resumes",
+    "lacking",
+    "need",
+]

@@ -33,7 +33,8 @@ PACKAGES = (
     training, types,
 )  # fmt: skip
 UNTRIED = {
-    "HasHeads HasLogits HasLoss HasPictures HasTokens Generates Intervention Subject *.HasLogits": (
+    "HasHeads HasLogits HasLoss HasPictures HasTargets HasTokens Generates Resumes Intervention Subject "
+    "*.HasLogits": (
         "protocols"
     ),
     "Concept Concepts* Examples Examples.* FeatureCard Found LatentStats* LatentTable LogitLens* Match "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -234,8 +235,7 @@ def interval(sums: Sums, score: Score, seed: int = 0, draws: int = DRAWS) -> tup
     if n > MOST_UNITS:
         table = np.add.reduceat(table, np.linspace(0, n, MOST_UNITS, endpoint=False).astype(int))
         n = len(table)
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
-    drawn = weights @ table
+    drawn = _weights(n, draws, seed) @ table
     with np.errstate(divide="ignore", invalid="ignore"):
         scores = np.asarray(score(dict(zip(names, drawn.T, strict=True))), dtype=np.float64)
     tail = 50 * (1 - CONFIDENCE)
@@ -244,6 +244,14 @@ def interval(sums: Sums, score: Score, seed: int = 0, draws: int = DRAWS) -> tup
         return float("nan"), float("nan")
     low, high = np.percentile(known, [tail, 100 - tail])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=2)  # scores of one evaluation draw the same units: documents, latents
+def _weights(n: int, draws: int, seed: int) -> np.ndarray:
+    """float64 [draws n]: how often each unit is drawn."""
+    found = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+    found.flags.writeable = False
+    return found
 
 
 def wilson(found: int, of: int) -> tuple[float, float]:

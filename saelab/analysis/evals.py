@@ -10,14 +10,14 @@ import numpy as np
 
 from saelab.analysis import scores
 from saelab.analysis.controls import Sums, beside, untrained
+from saelab.analysis.densities import densities
 from saelab.analysis.report import Report, Scores
 from saelab.analysis.report_json import options_of
 from saelab.analysis.reports import Reports
-from saelab.analysis.scores import Score, Seen, Spliced
-from saelab.analysis.sources import Block, Ground, Passes
+from saelab.analysis.scores import Fired, Score, Seen, Spliced
+from saelab.analysis.sources import Block, Ground, Passes, Rows
 from saelab.analysis.suites import Found, Suite, chosen
 from saelab.arguments import an_integer, checked, full_sae, maybe
-from saelab.capabilities import HasLoss
 from saelab.errors import fitting
 from saelab.types import ConfigError, CorpusError, SaelabError
 
@@ -104,14 +104,16 @@ def evaluate(
     """
     asked = chosen(suites)
     ground = Ground.of(subject, corpus, max_rows, batch_size, seed)
-    if not isinstance(sae, Mapping):
-        return _report(sae, ground, asked)
-    return Reports({name: _report(each, ground, asked) for name, each in sae.items()})
+    saes = sae if isinstance(sae, Mapping) else {"": sae}
+    core: dict[str, Report] = {}
+    for group in _of_one_place(saes):
+        core |= _core(group, ground)
+    reports = {name: _with_suites(core[name], each, ground, asked) for name, each in saes.items()}
+    return Reports(reports) if isinstance(sae, Mapping) else reports[""]
 
 
-def _report(sae: SAE, ground: Ground, asked: Sequence[Suite]) -> Report:
-    """One SAE's: the core, then each suite; what a suite refuses is left out, the others still run."""
-    report = _core(sae, ground)
+def _with_suites(report: Report, sae: SAE, ground: Ground, asked: Sequence[Suite]) -> Report:
+    """What a suite refuses is left out, the others still run."""
     found: dict[str, Found] = {}
     left_out = dict(report.left_out)
     for suite in asked:
@@ -129,10 +131,58 @@ def _report(sae: SAE, ground: Ground, asked: Sequence[Suite]) -> Report:
     return replace(report, suites=found, left_out=left_out, options=told)
 
 
-def _core(sae: SAE, ground: Ground) -> Report:
-    """The scores of `saelab.analysis.scores`."""
-    source = ground.source(sae)
-    # the first pass finds the mean, the second measures: flat memory at the price of a partial forward
+def _of_one_place(saes: Mapping[str, SAE]) -> list[dict[str, SAE]]:
+    """SAEs that read and write the same hook points, which share the subject's passes."""
+    found: dict[Any, dict[str, SAE]] = {}
+    for name, sae in saes.items():
+        config = sae.config
+        found.setdefault((config.hook, config.hook_out, config.hooks), {})[name] = sae
+    return list(found.values())
+
+
+def _core(saes: Mapping[str, SAE], ground: Ground) -> dict[str, Report]:
+    """The scores of `saelab.analysis.scores` of SAEs of one place, which share the subject's passes."""
+    source, *_ = [ground.source(sae) for sae in saes.values()]  # checks the widths of each
+    mean, first = _first_look(source, ground)
+    known = scores.registered()
+    left_out = {name: why for name, score in known.items() if (why := source.lacks(score.needs)) is not None}
+    measured = {name: score for name, score in known.items() if name not in left_out}
+    arms = {name: _Arm(sae, measured) for name, sae in saes.items()}
+    controls = _controls(arms, first, ground.seed)
+    splicing = any(score.needs is not None for score in measured.values())
+    passes = source if splicing and isinstance(source, Passes) else None
+    losses = Sums()
+    every = list({id(arm): arm for arm in (*arms.values(), *controls.values())}.values())
+    modes = [(arm.sae, arm.sae.training) for arm in every]
+    try:
+        for arm in every:
+            arm.sae.eval()
+        for block in source.blocks():
+            base = passes.losses(block, mean) if passes is not None else None
+            for arm in every:
+                x_hat = arm.add(block, mean)
+                if passes is not None and base is not None:
+                    arm.splice(block, passes.spliced(block, x_hat, base))
+            if base is not None:
+                told = {"clean": base.clean, "ablated": base.ablated, "zeroed": base.zeroed}
+                losses.add(np.arange(len(base.n)), n=base.n, **told)
+    finally:
+        for sae, mode in modes:
+            sae.train(mode)
+    for arm in every:
+        arm.finish()
+    n = losses.total("n")
+    lost = {f"loss_{name}": losses.total(name) / n for name in losses.names() if name != "n"}
+    rows = source.fingerprint()
+    return {
+        name: _report(arm, controls[name], ground.seed, source.name, left_out, rows, lost)
+        for name, arm in arms.items()
+    }
+
+
+def _first_look(source: Rows | Passes, ground: Ground) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """(mean of all rows, x and y of the first). What follows measures about the mean; so the rows are read
+    twice, and memory does not grow with them."""
     total: Tensor | None = None
     first: tuple[Tensor, Tensor] | None = None
     n_rows = 0
@@ -145,52 +195,56 @@ def _core(sae: SAE, ground: Ground) -> Report:
             f"There must be rows to score. Got none in {ground.corpus!r}. Pass longer texts, or more samples."
         )
         raise CorpusError(message)
-    mean = total / n_rows
-    control = untrained(sae, *first, seed=ground.seed)
-    known = scores.registered()
-    left_out = {name: why for name, score in known.items() if (why := source.lacks(score.needs)) is not None}
-    measured = {name: score for name, score in known.items() if name not in left_out}
-    arms = [_Arm(each, measured) for each in (sae, control)]
-    splicing = any(score.needs is HasLoss for score in measured.values())
-    passes = source if splicing and isinstance(source, Passes) else None
-    losses = Sums()
-    mode = sae.training
-    sae.eval()
-    try:
-        for block in source.blocks():
-            base = passes.losses(block, mean) if passes is not None else None
-            for arm in arms:
-                x_hat = arm.add(block, mean)
-                if passes is not None and base is not None:
-                    arm.splice(block, passes.loss(block, x_hat), base)
-            if base is not None:
-                losses.add(np.arange(len(base.n)), **vars(base))
-    finally:
-        sae.train(mode)
-    of, beside_it = (arm.finished() for arm in arms)
+    return total / n_rows, first
+
+
+def _controls(arms: Mapping[str, _Arm], first: tuple[Tensor, Tensor], seed: int) -> dict[str, _Arm]:
+    """The untrained SAE beside each; those of one configuration have one."""
+    made: list[_Arm] = []
+    found = {}
+    for name, arm in arms.items():
+        own = (arm.sae.config, arm.sae.device, arm.sae.dtype)
+        same = (each for each in made if (each.sae.config, each.sae.device, each.sae.dtype) == own)
+        control = next(same, None)
+        if control is None:
+            made.append(control := _Arm(untrained(arm.sae, *first, seed=seed), arm.measured))
+        found[name] = control
+    return found
+
+
+def _report(
+    arm: _Arm,
+    control: _Arm,
+    seed: int,
+    hook: str,
+    left_out: Mapping[str, str],
+    rows: str,
+    lost: Mapping[str, float],
+) -> Report:
     found = {
-        name: beside(of[name], beside_it[name], score.value, ground.seed) for name, score in measured.items()
+        name: beside(arm.sums[name], control.sums[name], score.value, seed)
+        for name, score in arm.measured.items()
     }
-    clean, ablated = (
-        losses.total(name) / losses.total("n") if splicing else None for name in ("clean", "ablated")
-    )
-    core = list(Scores.__dataclass_fields__)
+    core = [name for name in Scores.__dataclass_fields__ if name in found]
+    sae = arm.sae
     return Report(
-        hook=source.name,
-        n_rows=n_rows,
-        loss_clean=clean,
-        loss_ablated=ablated,
-        sae=Scores(**{name: found[name].value for name in core if name in found}),
-        untrained=Scores(**{name: found[name].control for name in core if name in found}),
+        hook=hook,
+        n_rows=arm.n_rows,
+        loss_clean=lost.get("loss_clean"),
+        loss_ablated=lost.get("loss_ablated"),
+        loss_zeroed=lost.get("loss_zeroed"),
+        sae=Scores(**{name: found[name].value for name in core}),
+        untrained=Scores(**{name: found[name].control for name in core}),
         scores=found,
         left_out=left_out,
-        rows=source.fingerprint(),
+        rows=rows,
         about={
             "recipe": sae.config.title,
             "d_in": sae.d_in,
             "d_sae": sae.d_sae,
             "fingerprint": sae.fingerprint(),
         },
+        tables={"densities": densities({"this SAE": arm.fired, "untrained SAE": control.fired}, arm.n_rows)},
     )
 
 
@@ -201,6 +255,7 @@ class _Arm:
         self.sae, self.measured = sae, measured
         self.sums = {name: Sums() for name in measured}
         self.fired = np.zeros(sae.d_sae, dtype=np.int64)
+        self.n_rows = 0
 
     def add(self, block: Block, mean: Tensor) -> Tensor:
         """Count some rows; gives x_hat."""
@@ -208,27 +263,30 @@ class _Arm:
 
         with torch.no_grad():
             x = block.x.to(self.sae.device)
-            forward = self.sae(x)
-            codes, x_hat = forward.codes, forward.x_hat
-            seen = Seen(x, block.y.to(x_hat.device), x_hat, codes, mean.to(x_hat.device))
-            self.fired += (codes != 0).sum(0).cpu().numpy()
+            forward = self.sae(x, sparse=True)
+            x_hat = forward.x_hat
+            seen = Seen(x, block.y.to(x_hat.device), x_hat, forward.codes, mean.to(x_hat.device))
+            self.fired += seen.fired.cpu().numpy()
+            self.n_rows += len(x)
+            units, at = np.unique(block.unit, return_inverse=True)
             for name, score in self.measured.items():
                 found = {key: value.cpu().numpy() for key, value in score.of_rows(seen).items()}
-                if found:
-                    self.sums[name].add(block.unit, **found)
+                summed = {key: np.bincount(at, each, len(units)) for key, each in found.items()}
+                if summed:
+                    self.sums[name].add(units, **summed)
         return x_hat.to(block.y.device)
 
-    def splice(self, block: Block, loss: np.ndarray, base: Spliced) -> None:
-        spliced = Spliced(base.n, loss, base.clean, base.ablated)
+    def splice(self, block: Block, spliced: Spliced) -> None:
         for name, score in self.measured.items():
             if found := score.of_samples(spliced):
                 self.sums[name].add(block.samples, **found)
 
-    def finished(self) -> dict[str, Sums]:
+    def finish(self) -> None:
+        """Count the latents, once all rows were seen."""
+        fired = Fired(self.fired, self.n_rows, self.sae)
         for name, score in self.measured.items():
-            if found := score.of_latents(self.fired, self.sae):
+            if found := score.of_latents(fired):
                 self.sums[name].add(np.arange(self.sae.d_sae), **found)
-        return self.sums
 
 
 __all__ = ["evaluate"]

@@ -53,6 +53,10 @@ class Report:
     """what the SAE is: its recipe, d_in, d_sae and fingerprint; of one that was published, by whom"""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """what each suite was run with, by its name; what JSON cannot hold is told in words"""
+    loss_zeroed: float | None = None
+    """the activations replaced by zeros"""
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """what lies behind the core scores: "densities", latents by the share of rows on which they fire"""
 
     @property
     def claims(self) -> dict[str, Beside | Alone]:
@@ -108,6 +112,7 @@ class Report:
         head = f"{self.hook}, {self.n_rows:,} rows"
         if self.loss_clean is not None:
             head += f"; loss {self.loss_clean:.3f} clean, {self.loss_ablated:.3f} ablated"
+            head += "" if self.loss_zeroed is None else f", {self.loss_zeroed:.3f} zeroed"
         lines = [head, self.to_frame().to_string(float_format=lambda v: f"{v:.4g}", na_rep="")]
         return "\n".join([*lines, *(f"{name}: left out, {why}" for name, why in self.left_out.items())])
 

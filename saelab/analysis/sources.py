@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saelab.analysis.scores import Spliced
+from saelab.analysis.splicing import Splicing, Untouched
 from saelab.arguments import floats
 from saelab.capabilities import lacking
 from saelab.harvesting.batches import check_hooks, side_by_side
 from saelab.subjects.reading import How
-from saelab.types import ConfigError, Inputs, ShapeError, check_finite
+from saelab.types import ConfigError, HookPoint, Inputs, ShapeError, check_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from saelab.corpora import Corpus
+    from saelab.analysis.scores import Spliced
     from saelab.sae import SAE
-    from saelab.types import Intervention, Subject
+    from saelab.types import Subject
 
 ROWS_AT_ONCE = 4096
+MOST_KEPT = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Ground:
     max_rows: int | None = None
     batch_size: int = 16
     seed: int = 0
+    kept: Kept = field(default_factory=lambda: Kept(), repr=False, compare=False)
+    """of the subject's passes"""
 
     @classmethod
     def of(cls, subject: Any, corpus: Any, max_rows: int | None, batch_size: int, seed: int) -> Ground:
@@ -78,7 +81,7 @@ class Ground:
         """The rows that an SAE reads and writes. Raises HookError, ShapeError."""
         if self.subject is None:
             return Rows(sae, self.corpus, self.max_rows)
-        return Passes(sae, self.subject, self.corpus, self.max_rows, self.batch_size)
+        return Passes(sae, self)
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,48 @@ class Block:
     """bool [samples positions]: which positions are rows"""
     samples: Sequence[int] = ()
     """number of each sample of the pass"""
+    n_read: int = 0
+    """documents that were read until then"""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        tensors = {id(each): each for each in (self.x, self.y, *self.acts.values())}
+        return sum(each.numel() * each.element_size() for each in tensors.values())
+
+
+class Kept:
+    """Passes of a subject that are asked for again, while they fit into memory.
+
+    Args:
+        most: Bytes.
+    """
+
+    def __init__(self, most: int = MOST_KEPT) -> None:
+        self._left = most
+        self._blocks: dict[Any, list[Block]] = {}
+
+    def blocks(self, key: Any, make: Callable[[], Iterator[Block]]) -> Iterator[Block]:
+        """The blocks that `make` gives, made once where they fit.
+
+        Args:
+            key: What they are of.
+            make: Called where they are not kept.
+        """
+        if key in self._blocks:
+            yield from self._blocks[key]
+            return
+        found: list[Block] | None = []
+        left = self._left
+        for block in make():
+            left -= block.size
+            if found is not None:
+                found.append(block)
+            if left < 0:
+                found = None
+            yield block
+        if found is not None:
+            self._left, self._blocks[key] = left, found
 
 
 class Rows:
@@ -162,8 +207,10 @@ class Rows:
 class Passes:
     """A subject over a corpus."""
 
-    def __init__(self, sae: SAE, subject: Any, corpus: Corpus, max_rows: int | None, batch_size: int) -> None:
-        self.subject, self.corpus, self._max = subject, corpus, max_rows
+    def __init__(self, sae: SAE, ground: Ground) -> None:
+        subject: Any = ground.subject
+        self.subject, self.corpus, self._max = subject, ground.corpus, ground.max_rows
+        self._kept, self._n_read = ground.kept, 0
         self.reads = check_hooks(subject, sae.reads, self.corpus)
         self.writes = check_hooks(subject, sae.writes, self.corpus)
         self.widths = [subject.width(hook) for hook in self.writes]
@@ -175,8 +222,10 @@ class Passes:
                     "Pass the subject that it was trained on."
                 )
                 raise ShapeError(message)
-        self.how = How(batch_size, long="truncate")
-        self._n_read = 0
+        self.how = How(ground.batch_size, long="truncate")
+        self._splicing = Splicing(subject, self.writes, self.widths)
+        beside = [] if self._splicing.stream is None else [HookPoint.of(self._splicing.stream)]
+        self._hooks = list({str(hook): hook for hook in [*self.reads, *self.writes, *beside]}.values())
         self.name = _named(list(map(str, self.reads)), list(map(str, self.writes)))
 
     def lacks(self, capability: type | None) -> str | None:
@@ -187,14 +236,19 @@ class Passes:
         return f"a {type(self.subject).__name__} lacks {', '.join(missing)}"
 
     def blocks(self) -> Iterator[Block]:
+        """The rows pass by pass, as often as they are asked for: kept where they fit into memory."""
+        for block in self._kept.blocks(tuple(self._hooks), self._passes):
+            self._n_read = block.n_read
+            yield block
+
+    def _passes(self) -> Iterator[Block]:
         import torch
 
-        seen = done = 0
-        self._n_read = 0
-        hooks = list(dict.fromkeys([*self.reads, *self.writes]))
+        seen = done = n_read = 0
+        hooks = self._hooks
         documents, size = iter(enumerate(self.corpus)), self.subject.stretch(self.how)
         while stretch := list(itertools.islice(documents, size)):
-            self._n_read += len(stretch)
+            n_read += len(stretch)
             reading = self.subject.read(stretch, self.how)
             for samples, inputs in reading.passes():
                 run = self.subject.run(inputs, read=hooks, output=False)
@@ -209,7 +263,7 @@ class Passes:
                 numbers = [done + sample for sample in samples]
                 unit = np.array(numbers, dtype=np.int64)[kept.nonzero()[:, 0].numpy()]
                 x, y = side_by_side(rows, self.reads), side_by_side(rows, self.writes)
-                yield Block(x, y, unit, inputs, run.acts, kept, numbers)
+                yield Block(x, y, unit, inputs, run.acts, kept, numbers, n_read)
                 seen += len(x)
                 if self._max is not None and seen >= self._max:
                     return
@@ -219,25 +273,17 @@ class Passes:
         """Hex digest of the documents that were read for the rows."""
         return self.corpus.take(max(1, self._n_read)).fingerprint()
 
-    def losses(self, block: Block, mean: Tensor) -> Spliced:
-        clean, n = self.subject.loss(block.inputs)
-        ablated, _ = self.subject.loss(block.inputs, self._replaced(block, mean.expand(len(block.y), -1)))
-        return Spliced(n, clean, clean, ablated)
+    def losses(self, block: Block, mean: Tensor) -> Untouched:
+        """What the samples of a block lose as they are, with the mean [d_out], and with zeros."""
+        return self._splicing.untouched(block, mean)
 
-    def loss(self, block: Block, x_hat: Tensor) -> np.ndarray:
-        return self.subject.loss(block.inputs, self._replaced(block, x_hat))[0]
+    def spliced(self, block: Block, rows: Tensor, base: Untouched) -> Spliced:
+        """What they lose with others in place of the rows, [rows d_out]."""
+        return self._splicing.spliced(block, rows, base)
 
-    def _replaced(self, block: Block, rows: Tensor) -> list[Intervention]:
-        """The edits that put [rows d_out] where the rows are; the rest stays as it is."""
-        from saelab.interventions.reconstruction import Replace
-
-        edits: list[Intervention] = []
-        assert block.kept is not None
-        for hook, own in zip(self.writes, rows.split(self.widths, 1), strict=True):
-            values = block.acts[str(hook)].clone()
-            values[block.kept.to(values.device)] = own.to(values)
-            edits.append(Replace(hook, values))
-        return edits
+    def loss(self, block: Block, rows: Tensor) -> np.ndarray:
+        """[samples]: of that the loss alone."""
+        return self._splicing.loss(block, rows)
 
 
 def _named(reads: Sequence[str], writes: Sequence[str]) -> str:

@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saelab.arguments import checked, flag, floats, is_listed, prepared, sequence
@@ -17,9 +16,10 @@ from saelab.subjects.attention import ReadsHeads
 from saelab.subjects.base import TorchSubject, config_facts
 from saelab.subjects.bridge import Bridge, bridge_points, is_bridge_point, is_square, weights
 from saelab.subjects.direct import End, Tail, end_at, measure, project
+from saelab.subjects.foretelling import ForetellsTokens
 from saelab.subjects.generation import WritesTexts
 from saelab.subjects.hooks import EditFn, Site, View, plan, stream_view
-from saelab.subjects.passes import Passed, real, run_hooked
+from saelab.subjects.passes import Passed, run_hooked
 from saelab.subjects.points import Architecture
 from saelab.subjects.reading import ReadsTexts
 from saelab.subjects.tokens import check_ids, check_texts, context_length, encode, token_text
@@ -36,7 +36,7 @@ from saelab.types import (
 )
 
 
-class LanguageModel(ReadsTexts, WritesTexts, ReadsHeads, TorchSubject):
+class LanguageModel(ReadsTexts, WritesTexts, ReadsHeads, ForetellsTokens, TorchSubject):
     """A Hugging Face causal language model, read and edited at hook points in TransformerLens vocabulary.
 
     Points that are a module's input or output are read by plain hooks on the model, and the pass stops after
@@ -346,27 +346,6 @@ class LanguageModel(ReadsTexts, WritesTexts, ReadsHeads, TorchSubject):
                 del self._masks[bridged]
                 raise SubjectError(why)
             return self._masks[bridged]
-
-    def loss(self, inputs: Inputs, edits: Sequence[Any] | Any = ()) -> tuple[np.ndarray, np.ndarray]:
-        """Cross-entropy of the next token.
-
-        Args:
-            inputs: of `prepare`.
-            edits: as in `run`.
-
-        Returns:
-            (summed over the tokens of a sample, in nats, float64 [samples]; tokens that were predicted, int64
-            [samples]).
-        """
-        logits: Any = self.run(inputs, edits=edits).output
-        ids = inputs.data["input_ids"].to(logits.device)
-        there = real(inputs, *ids.shape)
-        there = np.ones(ids.shape, dtype=bool) if there is None else there
-        target = torch.from_numpy(there[:, 1:] & there[:, :-1]).to(logits.device)
-        each = F.cross_entropy(logits[:, :-1][target].float(), ids[:, 1:][target], reduction="none")
-        summed = torch.zeros(len(ids), dtype=torch.float64)
-        summed.index_add_(0, target.nonzero()[:, 0].cpu(), each.double().cpu())
-        return summed.numpy(), target.sum(1).cpu().numpy()
 
     @checked(inputs=prepared)
     def label(self, inputs: Inputs, sample: int, position: int) -> str:

@@ -65,13 +65,18 @@ def test_a_module_with_a_loss_equals_brute_force(subject_of_rows, rows, sae):
             "clean": _loss(net.second(x), None),
             "spliced": _loss(net.second(x_hat), None),
             "ablated": _loss(net.second(x.mean(0).expand_as(x)), None),
+            "zeroed": _loss(net.second(torch.zeros_like(x)), None),
         }
     mean = {name: float(value.mean()) for name, value in loss.items()}
-    assert report.left_out == {}
+    told = "a TorchModule lacks targets"
+    assert report.left_out == {"kl": told, "kl_recovered_zero": told}
     assert report.n_rows == 300
     assert report.loss_clean == pytest.approx(mean["clean"], rel=1e-5)
     assert report.loss_ablated == pytest.approx(mean["ablated"], rel=1e-5)
     assert report.sae.loss == pytest.approx(mean["spliced"], rel=1e-5)
+    assert report.loss_zeroed == pytest.approx(mean["zeroed"], rel=1e-5)
+    recovered = (mean["zeroed"] - mean["spliced"]) / (mean["zeroed"] - mean["clean"])
+    assert report.scores["loss_recovered_zero"].value == pytest.approx(recovered, rel=1e-4)
     recovered = (mean["ablated"] - mean["spliced"]) / (mean["ablated"] - mean["clean"])
     assert report.sae.loss_recovered == pytest.approx(recovered, rel=1e-4)
     assert report.sae.fvu == pytest.approx(saelab.sae.fvu(x, x_hat), rel=1e-5)
@@ -80,6 +85,16 @@ def test_a_module_with_a_loss_equals_brute_force(subject_of_rows, rows, sae):
     assert report.scores["cosine"].value == pytest.approx(float(cosine), rel=1e-5)
     ratio = x_hat.norm(dim=1).sum() / x.norm(dim=1).sum()
     assert report.scores["length_ratio"].value == pytest.approx(float(ratio), rel=1e-5)
+    by_hand = {
+        "mse": float((x - x_hat).square().mean()),
+        "log2_mse": float((x - x_hat).square().mean().log2()),
+        "error_norm": float((x - x_hat).norm(dim=1).mean()),
+        "relative_bias": float(x_hat.square().sum() / (x * x_hat).sum()),
+        "l1": float(codes.abs().sum(1).mean()),
+        "dense": float(((codes != 0).float().mean(0) > 0.1).float().mean()),
+    }
+    for name, value in by_hand.items():
+        assert report.scores[name].value == pytest.approx(value, rel=1e-5), name
     assert report.scores["fvu"].n == 300
     assert report.scores["dead"].n == 20
 
@@ -89,11 +104,16 @@ def test_what_a_subject_cannot_tell_is_left_out_by_name(subject_of_rows, rows, s
     report = saelab.evaluate(sae, bare, rows)
     full = saelab.evaluate(sae, subject_of_rows, rows)
     why = "a TorchModule lacks loss"
-    assert report.left_out == {"loss": why, "loss_recovered": why}
+    assert {name for name, told in report.left_out.items() if told == why} == {
+        "loss",
+        "loss_recovered",
+        "loss_recovered_zero",
+    }
     assert (report.loss_clean, report.loss_ablated, report.sae.loss) == (None, None, None)
     assert report.sae.fvu == full.sae.fvu
     assert "loss: left out, a TorchModule lacks loss" in str(report)
     assert list(report.to_frame().index) == [n for n in full.to_frame().index if "loss" not in n]
+    assert report.loss_zeroed is None
     points = saelab.analysis.frontier({"topk": [report]})
     assert np.isnan(points.at(3.0)["loss_recovered"]).all()
 
@@ -128,7 +148,7 @@ def test_intervals_are_over_documents_and_hold_the_value(subject, small_sae):
     report = saelab.evaluate(small_sae, subject, corpus)
     for name, score in report.scores.items():
         assert score.interval[0] <= score.value <= score.interval[1], name
-        assert score.n == (64 if name == "dead" else 30), name
+        assert score.n == (64 if name in ("dead", "dense") else 30), name
     assert report.scores["fvu"].apart
     assert report.sae.fvu == report.scores["fvu"].value
     assert report.untrained.loss == report.scores["loss"].control
@@ -137,8 +157,8 @@ def test_intervals_are_over_documents_and_hold_the_value(subject, small_sae):
 def test_a_score_of_ones_own_is_one_class(subject_of_rows, rows, sae, monkeypatch):
     monkeypatch.setattr(scores.registry, "_SCORES", dict(scores.registered()))
 
-    @scores.register("l1")
-    class L1(scores.Score):
+    @scores.register("weight")
+    class Weight(scores.Score):
         """Sum of |code| of a row, mean."""
 
         def of_rows(self, seen):
@@ -150,13 +170,13 @@ def test_a_score_of_ones_own_is_one_class(subject_of_rows, rows, sae, monkeypatc
 
     report = saelab.evaluate(sae, subject_of_rows, rows)
     x = subject_of_rows.run(subject_of_rows.prepare(rows), read=["first"]).acts["first"][:, 0]
-    found = report.scores["l1"]
+    found = report.scores["weight"]
     assert found.value == pytest.approx(float(sae.encode(x).abs().sum(1).mean()), rel=1e-5)
     assert found.interval[0] < found.value < found.interval[1]
     assert found.control != found.value
-    assert "l1" in report.to_frame().index
+    assert "weight" in report.to_frame().index
     for name, cls, match in (
-        ("l0", L1, "a name of its own"),
+        ("l0", Weight, "a name of its own"),
         ("x", type("Bare", (scores.Score,), {}), "a docstring"),
         ("x", type("NoScore", (), {"__doc__": "x"}), "a class below"),
     ):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from saelab.analysis.scores.registry import Score, Seen, Spliced, register, registered
+from saelab.analysis.scores.registry import Fired, Score, Seen, Spliced, register, registered
 
 for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
     importlib.import_module(_module.name)
 
-__all__ = ["Score", "Seen", "Spliced", "register", "registered"]
+__all__ = ["Fired", "Score", "Seen", "Spliced", "register", "registered"]

@@ -1,4 +1,4 @@
-"""Reconstruction, sparsity, and what the reconstruction costs the subject."""
+"""Reconstruction, sparsity, and what the reconstruction costs the subject: the scores that stand first."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saelab.analysis.scores.registry import Score, Seen, Spliced, register
+from saelab.analysis.scores.registry import Fired, Score, Seen, Spliced, register
 from saelab.capabilities import HasLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from saelab.sae import SAE
-
 
 @register("fvu")
 class FVU(Score):
-    """sum |y - x_hat|^2 / sum |y - mean y|^2 over all rows: 0 is perfect, 1 is what the mean gives."""
+    """sum |y - x_hat|^2 / sum |y - mean y|^2 over all rows: 0 is perfect, 1 is what the mean gives.
+
+    1 - FVU is SAELens' explained_variance. dictionary_learning's frac_variance_explained forgives a constant
+    error: it is 1 - Var(y - x_hat) / Var(y), at least 1 - FVU.
+    """
 
     def of_rows(self, seen: Seen) -> Mapping[str, Tensor]:
-        y = seen.y.double()
-        return {
-            "error": (y - seen.x_hat.double()).square().sum(1),
-            "deviation": (y - seen.mean.double()).square().sum(1),
-        }
+        return {"error": seen.error, "deviation": seen.deviation}
 
     def value(self, sums: Mapping[str, Any]) -> Any:
         exact = np.where(np.asarray(sums["error"]) == 0, 0.0, np.inf)
@@ -34,11 +32,10 @@ class FVU(Score):
 
 @register("l0")
 class L0(Score):
-    """Latents != 0 on a row, mean."""
+    """Latents != 0 on a row, mean; as SAELens and dictionary_learning have it."""
 
     def of_rows(self, seen: Seen) -> Mapping[str, Tensor]:
-        on = (seen.codes != 0).sum(1)
-        return {"on": on, "rows": on.new_ones(len(on))}
+        return {"on": seen.on, "rows": seen.rows}
 
     def value(self, sums: Mapping[str, Any]) -> Any:
         return sums["on"] / sums["rows"]
@@ -46,10 +43,10 @@ class L0(Score):
 
 @register("dead")
 class Dead(Score):
-    """Share of latents that never fired on these rows."""
+    """Share of latents that never fired on these rows: 1 - dictionary_learning's frac_alive."""
 
-    def of_latents(self, fired: np.ndarray, sae: SAE) -> Mapping[str, np.ndarray]:
-        return {"never": fired == 0, "latents": np.ones(len(fired))}
+    def of_latents(self, fired: Fired) -> Mapping[str, np.ndarray]:
+        return {"never": fired.rows == 0, "latents": np.ones(len(fired.rows))}
 
     def value(self, sums: Mapping[str, Any]) -> Any:
         return sums["never"] / sums["latents"]
@@ -58,7 +55,11 @@ class Dead(Score):
 @register("loss")
 class Loss(Score):
     """The subject's loss with the activations replaced by the reconstruction: of language models the
-    next-token cross-entropy, in nats."""
+    next-token cross-entropy, in nats.
+
+    It is SAELens' ce_loss_with_sae, but for the mean: theirs leaves out targets that follow a special token.
+    dictionary_learning's loss_reconstructed replaces BOS and padding too, which are no rows here.
+    """
 
     needs = HasLoss
 

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @register("cosine")
 class Cosine(Score):
-    """Cosine of x_hat with y, mean over rows; rows of zeros count 0."""
+    """Cosine of x_hat with y, mean over rows: SAELens' and dictionary_learning's cossim. Rows of zeros count
+    0; theirs are NaN."""
 
     def of_rows(self, seen: Seen) -> Mapping[str, Tensor]:
-        y, x_hat = seen.y.double(), seen.x_hat.double()
-        lengths = y.norm(dim=1) * x_hat.norm(dim=1)
-        cosine = (y * x_hat).sum(1) / lengths.clamp_min(1e-300)
-        return {"cosine": cosine.where(lengths > 0, 0.0), "rows": cosine.new_ones(len(cosine))}
+        y, x_hat = seen.lengths
+        cosine = seen.product / (y * x_hat).clamp_min(1e-300)
+        return {"cosine": cosine.where(y * x_hat > 0, 0.0), "rows": seen.rows}
 
     def value(self, sums: Mapping[str, Any]) -> Any:
         return sums["cosine"] / sums["rows"]
@@ -27,10 +27,31 @@ class Cosine(Score):
 
 @register("length_ratio")
 class LengthRatio(Score):
-    """sum |x_hat| / sum |y| over rows: below 1 where reconstructions are too short (shrinkage)."""
+    """sum |x_hat| / sum |y| over rows: below 1 where reconstructions are too short (shrinkage).
+
+    The l2_ratio of SAELens and dictionary_learning is the mean of |x_hat| / |y| instead, in which short rows
+    count as much as long ones.
+    """
 
     def of_rows(self, seen: Seen) -> Mapping[str, Tensor]:
-        return {"x_hat": seen.x_hat.double().norm(dim=1), "y": seen.y.double().norm(dim=1)}
+        y, x_hat = seen.lengths
+        return {"x_hat": x_hat, "y": y}
 
     def value(self, sums: Mapping[str, Any]) -> Any:
         return sums["x_hat"] / sums["y"]
+
+
+@register("relative_bias")
+class RelativeBias(Score):
+    """sum |x_hat|^2 / sum y . x_hat over rows: 1 where no other factor of x_hat would be nearer to y, below
+    where it is too short (Rajamanoharan et al. 2024, arXiv 2404.16014, eq. 10).
+
+    The relative_reconstruction_bias of SAELens and dictionary_learning; SAELens takes the mean over batches
+    of each batch's own.
+    """
+
+    def of_rows(self, seen: Seen) -> Mapping[str, Tensor]:
+        return {"squared": seen.lengths[1].square(), "product": seen.product}
+
+    def value(self, sums: Mapping[str, Any]) -> Any:
+        return sums["squared"] / sums["product"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from saelab.types import ConfigError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from saelab.sae import SAE
+    from saelab.sae.kernels import Sparse
 
 S = TypeVar("S", bound="type[Score]")
 _SCORES: dict[str, Score] = {}
@@ -34,10 +36,64 @@ class Seen:
     """[rows d_out]: what x_hat should be: x itself, or a transcoder's target"""
     x_hat: Tensor
     """[rows d_out]"""
-    codes: Tensor
-    """[rows d_sae]"""
+    found: Tensor | Sparse
+    """codes [rows d_sae], dense or not"""
     mean: Tensor
     """[d_out]: of y over all rows"""
+
+    @cached_property
+    def codes(self) -> Tensor:
+        """[rows d_sae]; `on`, `size` and `fired` need none that are dense."""
+        return self.found.dense() if isinstance(self.found, tuple) else self.found
+
+    @cached_property
+    def error(self) -> Tensor:
+        """float64 [rows]: |y - x_hat|^2."""
+        return (self.y - self.x_hat).double().square().sum(1)
+
+    @cached_property
+    def deviation(self) -> Tensor:
+        """float64 [rows]: |y - mean|^2."""
+        return (self.y.double() - self.mean.double()).square().sum(1)
+
+    @cached_property
+    def product(self) -> Tensor:
+        """float64 [rows]: y . x_hat."""
+        return (self.y.double() * self.x_hat.double()).sum(1)
+
+    @cached_property
+    def lengths(self) -> tuple[Tensor, Tensor]:
+        """float64 [rows] each: |y| and |x_hat|."""
+        return self.y.double().norm(dim=1), self.x_hat.double().norm(dim=1)
+
+    @cached_property
+    def on(self) -> Tensor:
+        """float64 [rows]: codes != 0."""
+        return self._summed(lambda values: values != 0)
+
+    @cached_property
+    def size(self) -> Tensor:
+        """float64 [rows]: sum of |code|."""
+        return self._summed(lambda values: values.abs())
+
+    @cached_property
+    def fired(self) -> Tensor:
+        """int64 [d_sae]: rows where each latent is not 0."""
+        if isinstance(self.found, tuple):
+            indices = self.found.indices[self.found.values != 0]
+            return indices.bincount(minlength=self.found.d_sae)
+        return (self.found != 0).sum(0)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """int64 [rows]: ones."""
+        return self.x.new_ones(len(self.x)).long()
+
+    def _summed(self, of: Callable[[Tensor], Tensor]) -> Tensor:
+        if not isinstance(self.found, tuple):
+            return of(self.found).sum(1).double()
+        out = self.found.values.new_zeros(len(self.x)).double()
+        return out.index_add_(0, self.found.rows(), of(self.found.values).double())
 
 
 @dataclass(frozen=True)
@@ -52,6 +108,28 @@ class Spliced:
     """of the subject untouched"""
     ablated: np.ndarray
     """with the mean of all rows in their place"""
+    zeroed: np.ndarray
+    """with zeros in their place"""
+    kl: np.ndarray | None = None
+    """summed KL(untouched || with the reconstruction) of the distributions of tokens; None of a subject
+    without `HasTargets`"""
+    kl_zeroed: np.ndarray | None = None
+    """the same with zeros in place of the rows"""
+
+
+@dataclass(frozen=True)
+class Fired:
+    """How often the latents of one SAE fired on all rows."""
+
+    rows: np.ndarray
+    """int64 [d_sae]: rows where each is not 0"""
+    n_rows: int
+    sae: SAE
+
+    @property
+    def density(self) -> np.ndarray:
+        """float64 [d_sae]: share of the rows."""
+        return self.rows / self.n_rows
 
 
 class Score(ABC):
@@ -72,13 +150,8 @@ class Score(ABC):
         """Quantity -> [samples]; units are samples."""
         return {}
 
-    def of_latents(self, fired: np.ndarray, sae: SAE) -> Mapping[str, np.ndarray]:
-        """Quantity -> [d_sae], once all rows were seen; units are latents.
-
-        Args:
-            fired: int64 [d_sae], rows where each is not 0.
-            sae: Whose latents they are.
-        """
+    def of_latents(self, fired: Fired) -> Mapping[str, np.ndarray]:
+        """Quantity -> [d_sae], once all rows were seen; units are latents."""
         return {}
 
     @abstractmethod

@@ -1,0 +1,39 @@
+"""How much codes weigh, and how many latents fire nearly always."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saelab.analysis.scores.registry import Fired, Score, Seen, register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OFTEN = 0.1
+
+
+@register("l1")
+class L1(Score):
+    """sum of |code| of a row, mean, in units of the normalised input: the l1 of SAELens, the l1_loss of
+    dictionary_learning. It depends on the lengths of decoder rows."""
+
+    def of_rows(self, seen: Seen) -> Mapping[str, Tensor]:
+        return {"size": seen.size, "rows": seen.rows}
+
+    def value(self, sums: Mapping[str, Any]) -> Any:
+        return sums["size"] / sums["rows"]
+
+
+@register("dense")
+class Dense(Score):
+    """Share of latents that fire on more than a tenth of the rows. The histogram behind it is the report's
+    table "densities"."""
+
+    def of_latents(self, fired: Fired) -> Mapping[str, np.ndarray]:
+        return {"often": fired.density > OFTEN, "latents": np.ones(len(fired.rows))}
+
+    def value(self, sums: Mapping[str, Any]) -> Any:
+        return sums["often"] / sums["latents"]

@@ -475,6 +475,10 @@ class Things:
             "generate": {"prompt": "a", "max_new_tokens": 1},
             "stream": {"prompt": ["a", "b"], "max_new_tokens": 1}, "hook_point": {"name": hook},
             "label": {"inputs": inputs, "sample": 0, "position": 0}, "loss": {"inputs": inputs},
+            "targets": {"inputs": inputs},
+            "resume": {
+                "inputs": inputs, "block": 1, "stream": torch.ones(*inputs.data["input_ids"].shape, 32),
+            },
             "frozen_end": {"x": torch.ones(32)},
             "offsets": {"text": "a"}, "prepare": {"raw": ["a"]}, "prepare_tokens": {"rows": [[1, 2]]},
             "residual_to_logits": {"vectors": vectors}, "run": {"inputs": inputs, "read": [hook]},

@@ -226,7 +226,7 @@ def _report(
         for name, score in arm.measured.items()
     }
     core = [name for name in Scores.__dataclass_fields__ if name in found]
-    sae = arm.sae
+    sae, fired = arm.sae, {"this SAE": arm.fired, "untrained SAE": control.fired}
     return Report(
         hook=hook,
         n_rows=arm.n_rows,
@@ -244,7 +244,7 @@ def _report(
             "d_sae": sae.d_sae,
             "fingerprint": sae.fingerprint(),
         },
-        tables={"densities": densities({"this SAE": arm.fired, "untrained SAE": control.fired}, arm.n_rows)},
+        core=Found({}, tables={"densities": densities(fired, arm.n_rows)}),
     )
 
 

@@ -55,8 +55,8 @@ class Report:
     """what each suite was run with, by its name; what JSON cannot hold is told in words"""
     loss_zeroed: float | None = None
     """the activations replaced by zeros"""
-    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    """what lies behind the core scores: "densities", latents by the share of rows on which they fire"""
+    core: Found = field(default_factory=lambda: Found({}))
+    """tables behind the core scores: "densities", latents by the share of rows on which they fire"""
 
     @property
     def claims(self) -> dict[str, Beside | Alone]:

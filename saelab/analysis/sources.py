@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saelab.analysis.blocks import Block, Kept
 from saelab.analysis.splicing import Splicing, Untouched
 from saelab.arguments import floats
 from saelab.capabilities import lacking
 from saelab.harvesting.batches import check_hooks, side_by_side
 from saelab.subjects.reading import How
-from saelab.types import ConfigError, HookPoint, Inputs, ShapeError, check_finite
+from saelab.types import ConfigError, HookPoint, ShapeError, check_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from saelab.types import Subject
 
 ROWS_AT_ONCE = 4096
-MOST_KEPT = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Ground:
     max_rows: int | None = None
     batch_size: int = 16
     seed: int = 0
-    kept: Kept = field(default_factory=lambda: Kept(), repr=False, compare=False)
+    kept: Kept = field(default_factory=Kept, repr=False, compare=False)
     """of the subject's passes"""
 
     @classmethod
@@ -82,65 +82,6 @@ class Ground:
         if self.subject is None:
             return Rows(sae, self.corpus, self.max_rows)
         return Passes(sae, self)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some rows, and where they are in a pass of the subject."""
-
-    x: Tensor
-    y: Tensor
-    unit: np.ndarray
-    """int64 [rows]: number of the sample that each is of"""
-    inputs: Inputs | None = None
-    acts: Mapping[str, Tensor] = field(default_factory=dict)
-    """hook name -> [samples positions width]"""
-    kept: Tensor | None = None
-    """bool [samples positions]: which positions are rows"""
-    samples: Sequence[int] = ()
-    """number of each sample of the pass"""
-    n_read: int = 0
-    """documents that were read until then"""
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        tensors = {id(each): each for each in (self.x, self.y, *self.acts.values())}
-        return sum(each.numel() * each.element_size() for each in tensors.values())
-
-
-class Kept:
-    """Passes of a subject that are asked for again, while they fit into memory.
-
-    Args:
-        most: Bytes.
-    """
-
-    def __init__(self, most: int = MOST_KEPT) -> None:
-        self._left = most
-        self._blocks: dict[Any, list[Block]] = {}
-
-    def blocks(self, key: Any, make: Callable[[], Iterator[Block]]) -> Iterator[Block]:
-        """The blocks that `make` gives, made once where they fit.
-
-        Args:
-            key: What they are of.
-            make: Called where they are not kept.
-        """
-        if key in self._blocks:
-            yield from self._blocks[key]
-            return
-        found: list[Block] | None = []
-        left = self._left
-        for block in make():
-            left -= block.size
-            if found is not None:
-                found.append(block)
-            if left < 0:
-                found = None
-            yield block
-        if found is not None:
-            self._left, self._blocks[key] = left, found
 
 
 class Rows:

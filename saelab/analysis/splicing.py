@@ -15,7 +15,7 @@ from saelab.capabilities import HasTargets, Resumes, lacking
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from saelab.analysis.sources import Block
+    from saelab.analysis.blocks import Block
     from saelab.interventions import Replace
     from saelab.types import HookPoint
 

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from saelab.arguments import checked, floats, prepared
 from saelab.config import integer
 from saelab.subjects.bridge import weights
-from saelab.subjects.hooks import main_tensor
+from saelab.subjects.hooks import main_tensor, normalise_edits
 from saelab.subjects.passes import real
 from saelab.types import RangeError, ShapeError
 
@@ -37,6 +38,7 @@ class ForetellsTokens:
     _middle: tuple[Any, dict[int, list[Callable[[Tensor], Any]] | None]] | None = None
     """the state of the weights, and for each block what those before it return; None: it can't be begun at"""
 
+    @checked(inputs=prepared)
     def targets(self, inputs: Inputs) -> Tensor:
         """The token that the logits of each position should choose.
 
@@ -73,6 +75,7 @@ class ForetellsTokens:
         summed.index_add_(0, where.nonzero()[:, 0].cpu(), each.double().cpu())
         return summed.numpy(), where.sum(1).cpu().numpy()
 
+    @checked(inputs=prepared, stream=floats)
     def resume(self, inputs: Inputs, block: int, stream: Tensor, edits: Sequence[Any] | Any = ()) -> Run:
         """The rest of a pass, from a stream that is known.
 
@@ -89,6 +92,7 @@ class ForetellsTokens:
             As `run`, with the output alone.
 
         Raises:
+            HookError: edits are none.
             RangeError: There is no such block.
             ShapeError: The stream is not of the inputs' shape.
         """
@@ -101,7 +105,7 @@ class ForetellsTokens:
             )
             raise ShapeError(message)
         with self._lock:
-            return self._begun(inputs, block, stream, edits, self._before(block))
+            return self._begun(inputs, block, stream, normalise_edits(edits), self._before(block))
 
     def _begun(
         self,

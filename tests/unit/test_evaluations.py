@@ -182,8 +182,9 @@ def test_several_saes_share_the_passes_and_score_as_alone(subject, sae, monkeypa
     monkeypatch.setattr(type(subject), "run", counted)
     found = saelab.evaluate(saes, subject, TEXTS)
     for name, report in alone.items():
-        assert replace(found[name], tables={}) == replace(report, tables={}), name
-        assert found[name].tables["densities"].equals(report.tables["densities"])
+        own, other = found[name].core.tables["densities"], report.core.tables["densities"]
+        assert own.equals(other)
+        assert replace(found[name], core=report.core) == report, name
     # two places, each read once; there clean, mean, zeros, and an SAE and its untrained one: twins share that
     assert read.count("read") == 2
     assert read.count("whole") == (3 + 3 + 2) + (3 + 1 + 1)
@@ -204,7 +205,7 @@ def test_passes_that_do_not_fit_are_made_again(subject, sae):
 
 
 def test_the_table_of_densities_is_a_histogram_of_all_latents(subject, sae, report, by_hooks):
-    table = report.tables["densities"]
+    table = report.core.tables["densities"]
     codes = torch.cat([each[2] for each in by_hooks])
     share = (codes != 0).double().mean(0).numpy()
     assert table["this SAE"].sum() == table["untrained SAE"].sum() == sae.d_sae

@@ -29,8 +29,8 @@ class L1(Score):
 
 @register("dense")
 class Dense(Score):
-    """Share of latents that fire on more than a tenth of the rows. The histogram behind it is the report's
-    table "densities"."""
+    """Share of latents that fire on more than a tenth of the rows. The histogram behind it is
+    `report.core.tables["densities"]`."""
 
     def of_latents(self, fired: Fired) -> Mapping[str, np.ndarray]:
         return {"often": fired.density > OFTEN, "latents": np.ones(len(fired.rows))}

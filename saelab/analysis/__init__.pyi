@@ -1,6 +1,8 @@
 from .attention.direct import dfa, head_attribution, head_readings
 from .attention.effects import edge_changes, head_effects, head_losses
+from .attention.examples import head_examples
 from .attention.families import families, head_roles
+from .attention.headvis import read_headvis
 from .attention.induction import induction_scores, prefix_curves
 from .attention.recursive import recursive_dfa
 from .attention.through import edge_effects
@@ -58,6 +60,7 @@ from .results_attention import (
     HeadLosses,
     RecursiveDFA,
 )
+from .results_heads import HeadExamples, HeadMeasure, HeadSequence, OneHead, TokenShare
 from .results_induction import Families, HeadRoles, InductionScores, PrefixCurves, Proxy
 from .results_near import Relatives
 from .samples import sample_codes
@@ -103,8 +106,11 @@ __all__ = [
     "HeadCodes",
     "HeadEdge",
     "HeadEffects",
+    "HeadExamples",
     "HeadLosses",
+    "HeadMeasure",
     "HeadRoles",
+    "HeadSequence",
     "InductionScores",
     "LatentColumn",
     "LatentMap",
@@ -117,6 +123,7 @@ __all__ = [
     "Match",
     "Node",
     "NormDiagnostics",
+    "OneHead",
     "Point",
     "Predictions",
     "PrefixCurves",
@@ -134,6 +141,7 @@ __all__ = [
     "SpecialTokens",
     "Task",
     "TokenScores",
+    "TokenShare",
     "TokenShift",
     "Truth",
     "activation_patching",
@@ -166,6 +174,7 @@ __all__ = [
     "head_codes",
     "head_edges",
     "head_effects",
+    "head_examples",
     "head_losses",
     "head_readings",
     "head_roles",
@@ -183,6 +192,7 @@ __all__ = [
     "prefix_curves",
     "prompt_task",
     "read_graph",
+    "read_headvis",
     "read_report",
     "read_truths",
     "recovery",

@@ -14,6 +14,7 @@ from saelab.analysis.attention.direct import asked_of, dfa, head_attribution, he
 from saelab.analysis.attention.effects import compared_heads, edge_changes, layers_before, pre_without
 from saelab.analysis.attention.frozen import place_of, writing_layers
 from saelab.analysis.attention.induction import induction_scores, prefix_curves
+from saelab.analysis.attention.measures import MEASURES, even_pattern, row_measures
 from saelab.analysis.attention.recursive import ATTENTION, MLPS, recursive_dfa
 from saelab.analysis.attention.through import edge_effects
 from saelab.capabilities import HasHeads, HasTokens, need
@@ -174,25 +175,11 @@ class HeadSession:
     @cached_property
     def measures(self) -> Mapping[str, Measure]:
         """What each head's pattern is like: "self", "previous", "first", "spread" and "distance"."""
-        pattern = self.patterns[:, :, 1:].astype(np.float64)
-        at = np.arange(1, len(self.tokens))
-        even = np.tri(len(self.tokens))[1:] / (at + 1)[:, None]
-        away = np.abs(at[:, None] - np.arange(len(self.tokens)))
-
-        def spread(rows: np.ndarray) -> np.ndarray:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                return -np.nan_to_num(rows * np.log(rows)).sum(-1)
-
-        told: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
-            "previous": ("attention to the position before", lambda rows: rows[..., at - 1, at - 1]),
-            "self": ("attention to the position itself", lambda rows: rows[..., at - 1, at]),
-            "first": ("attention to the first position", lambda rows: rows[..., 0]),
-            "spread": ("entropy of the attention, in nats", spread),
-            "distance": ("mean distance, in positions", lambda rows: (rows * away).sum(-1)),
-        }
+        found = row_measures(self.patterns.astype(np.float64))
+        even = row_measures(even_pattern(len(self.tokens)))
         return {
-            name: Measure(what, of(pattern).mean(-1), float(of(even).mean()))
-            for name, (what, of) in told.items()
+            name: Measure(what, found[name].mean(-1), float(even[name].mean()))
+            for name, what in MEASURES.items()
         }
 
     # ---- a latent

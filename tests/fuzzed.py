@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import exported
 import graphed
+import headvis
 import numpy as np
 import subjects_zoo as zoo
 import torch
@@ -50,6 +51,7 @@ UNTRIED = {
     "DFA DFA.to_frame Branch* Edge EdgeChanges* EdgeEffects EdgeEffects.of EdgeEffects.to_frame "
     "HeadAttribution HeadAttribution.to_frame HeadLosses* "
     "HeadEffects* RecursiveDFA* Families* HeadRoles* InductionScores* PrefixCurves* Proxy "
+    "HeadExamples HeadExamples.to_frame HeadMeasure HeadSequence* OneHead TokenShare* "
     "DocumentRecord* Option Recipe* Step": "what functions give, and take no arguments or only right ones",
     "Codes* Inputs Context Sparse* FVU.over_ranks ActivationStore FeatureStore ActivationWriter* SAEConfig": (
         "made by the library, of what it has checked"
@@ -161,6 +163,7 @@ class Things:
         told = [{"modelId": "m", "layer": "0-x", "index": str(j), "description": f"d{j}"} for j in range(9)]
         (folder / "labels" / "batch-0.jsonl").write_text("\n".join(map(json.dumps, told)))
         graphed.calls(folder, folder)
+        headvis.written(folder / "headvis")
         exported.batch(folder / "export" / "features", 0, [exported.feature(0, frac_nonzero=0.1)])
         exported.batch(folder / "export" / "activations", 0, [exported.window(0, ["a", "b"], [0.0, 1.0])])
         self.model.model.save_pretrained(folder / "model")
@@ -203,6 +206,7 @@ class Things:
             **self._made(out), **self._read(out, store), **self._of_store(out, store),
             **self._analyses(store), **self._corpora(), **self._subjects(), **self._edits(out),
             **{name: Case(*each) for name, each in graphed.calls(self.folder, out).items()},
+            **{name: Case(*each) for name, each in headvis.calls(self.folder, self.model).items()},
         }  # fmt: skip
 
     def _made(self, out: Path) -> dict[str, Case]:
@@ -382,12 +386,6 @@ class Things:
                 ("max_rows", "bar", "strength", "seed"),
             ),
             "head_roles": Case(analysis.head_roles, roles, ("n", "kind", "seed")),
-            "induction_scores": Case(
-                analysis.induction_scores, {"subject": model, "n": 2, "length": 4}, ("seed",)
-            ),
-            "prefix_curves": Case(
-                analysis.prefix_curves, {"subject": model, "lengths": [2], "n": 2, "length": 24}, ("seed",)
-            ),
             "direct_logits": Case(analysis.direct_logits, {**lens, "latents": [1]}),
             "drawn_examples": Case(analysis.drawn_examples, {"store": store, "latent": 1}),
             "examples": Case(analysis.examples, {"store": store, "latent": 1}),

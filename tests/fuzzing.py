@@ -159,6 +159,12 @@ def _(path: Path, world: World) -> None:
     _each([lambda: str(graph), graph.prune, graph.to_frame, lambda: graph.to_json(path / "again.json")])
 
 
+@_reader("headvis")
+def _(path: Path, world: World) -> None:
+    found = saelab.analysis.read_headvis(path)
+    _each([lambda: str(found), found.to_frame, *(lambda at=at: str(found.head(*at)) for at in found.known)])
+
+
 @_reader("formats")
 def _(path: Path, world: World) -> None:
     _each([lambda: saelab.formats.list_saes(path), lambda: saelab.formats.sniff(path),

@@ -9,6 +9,7 @@ import numpy as np
 import traitlets
 
 from saelab.analysis.results import SampleCodes
+from saelab.analysis.results_heads import HeadExamples
 from saelab.arguments import maybe, one_of
 from saelab.stores.characters import joined
 from saelab.types import ConfigError, SaelabError, StoreError
@@ -17,8 +18,10 @@ from saelab.widgets.base import View
 from saelab.widgets.cards import asks_card, card_answers
 from saelab.widgets.heads_packed import (
     pack_check,
+    pack_corpus,
     pack_dfa,
     pack_effects,
+    pack_head,
     pack_matrices,
     pack_parts,
     pack_pattern,
@@ -34,7 +37,7 @@ from saelab.widgets.wire import Packed, clean, cleaned, rounded
 if TYPE_CHECKING:
     from saelab.analysis.results_attention import DFA
 
-COLOURS = ("dfa", "gradient", "weights", "ablation", "attention", "induction")
+COLOURS = ("dfa", "gradient", "weights", "ablation", "attention", "corpus", "induction")
 DEEP, SHALLOW = (4, 3), (3, 2)
 """Depth and width of the way back, in a small model and in others."""
 KEPT = 256
@@ -83,6 +86,7 @@ class HeadsView(View):
         *,
         dest: int | None = None,
         colour: str | None = None,
+        examples: HeadExamples | None = None,
         sae: str | None = None,
         follow: bool = False,
     ) -> HeadsView:
@@ -101,8 +105,10 @@ class HeadsView(View):
             latent: whose heads are told; the view is pinned to it. Without one it is linked: it follows what
                 is chosen in the other linked views of its SAE.
             dest: the position that is looked at, BOS counted; None: where the latent is strongest.
-            colour: of the grid at first: "dfa", "gradient", "weights", "ablation", "attention" or
+            colour: of the grid at first: "dfa", "gradient", "weights", "ablation", "attention", "corpus" or
                 "induction"; None: "dfa" where a latent is chosen that heads write, else "attention".
+            examples: what heads do over a corpus: of `saelab.analysis.head_examples` or `read_headvis`; None:
+                over the first documents of the SAE's store, when the view asks.
             sae: name of the SAE; None: the chosen one.
             follow: choose the latent in every linked view, and be one of them.
 
@@ -110,13 +116,16 @@ class HeadsView(View):
             SubjectError: The subject has no attention that can be read.
             CorpusError: The text has fewer than two tokens, or more than 512.
             RangeError: The latent or position is out of range.
-            ConfigError: There is no such colour.
+            ConfigError: There is no such colour, or the examples are none.
+            ShapeError: They are of a model of other layers and heads.
         """
         source = lab.source(sae)
         colour = maybe(one_of(*COLOURS))("colour", colour)
         selection = source.selection_for(latent, follow)
         session = source.questions["session"]("heads")
         session.read(text, lambda: _saes(lab))
+        if examples is not None:
+            session.over(_examples(examples))
         attributed = selection.latent is not None and not session.why
         return HeadsView(
             session,
@@ -145,6 +154,8 @@ class HeadsView(View):
             "effects": lambda latent, dest: pack_effects(session.effects(latent, dest)),
             "check": lambda latent, dest: pack_check(session.check(latent, dest)),
             "tree": self._tree,
+            "corpus": lambda: pack_corpus(session.corpus),
+            "examples": lambda layer, head: pack_head(session.corpus.head(layer, head), session.corpus),
             "prefix": lambda length: pack_prefix(session.prefix(length)),
             "induction": lambda: pack_matrices(_induction(session.induction())),
         }
@@ -328,6 +339,16 @@ class HeadsView(View):
     def _name(self, latent: int | None) -> str:
         names = self._names() if latent is not None else []
         return names[latent] if latent is not None and latent < len(names) else ""
+
+
+def _examples(given: Any) -> HeadExamples:
+    if not isinstance(given, HeadExamples):
+        message = (
+            f"examples must be HeadExamples. Got {type(given).__name__}. Pass what head_examples(subject, "
+            "corpus) or read_headvis(folder) gives."
+        )
+        raise ConfigError(message)
+    return given
 
 
 def _saes(lab: HasSources) -> dict[str, Any]:

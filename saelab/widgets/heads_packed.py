@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from saelab.analysis.results_attention import DFA, KINDS, EdgeChanges, EdgeEffects, HeadEffects, RecursiveDFA
+from saelab.analysis.results_heads import AWAY, HeadExamples, OneHead, TokenShare
 from saelab.analysis.results_induction import PrefixCurves
-from saelab.widgets.wire import Packed, clean, rounded
+from saelab.stores.characters import joined
+from saelab.widgets.wire import Packed, clean, cleaned, rounded
 
 WHOLE = 65_535
 """What a weight of 1 is sent as."""
@@ -144,6 +146,61 @@ def pack_prefix(found: PrefixCurves) -> Packed:
     names = ("scores", "low", "high", "control", "drop", "drop_low", "drop_high")
     fields = {name: getattr(found, name)[..., 0].astype(np.float32) for name in names}
     return Packed({"n": found.n, "length": found.length}, fields)
+
+
+def pack_corpus(found: HeadExamples) -> Packed:
+    """What all heads do over a corpus: header `n`, `corpus`, `model`, and of each measure its name, what it
+    is, and that of even attention (null where it is not known); a float32 field [layers heads] of each."""
+    measures = found.measures.items()
+    header = {
+        "n": found.n, "corpus": clean(found.corpus), "model": clean(found.model),
+        "measures": [[clean(name), clean(each.what), rounded(each.even)] for name, each in measures],
+    }  # fmt: skip
+    return Packed(header, {clean(name): each.values.astype(np.float32) for name, each in measures})
+
+
+def pack_head(one: OneHead, found: HeadExamples) -> Packed:
+    """What one head does over a corpus.
+
+    Args:
+        one: The head.
+        found: What it is of.
+
+    Returns:
+        Header: `n`, `corpus`, `intervals`; `measures` [what, value, low, high, even]; `keys`, `queries`
+        [token, share, low, high, even, apart]; `away`, `even` and their `edges`; `strongest` and its `bins`;
+        `sequences` with `document`, `interval`, `strongest`, `best` ([query, key] or null), and how many
+        `tokens` and `edges` each has in the fields. Fields: `names` json, `pairs` uint16 [edges 2],
+        `weights` uint16 [edges].
+    """
+    at = one.layer, one.head
+    measures = [
+        [clean(each.what), *map(rounded, (each.values[at], each.low[at], each.high[at], each.even))]
+        for each in found.measures.values()
+    ]
+    sequences = [
+        {
+            "document": each.document, "interval": each.interval, "strongest": rounded(each.strongest),
+            "best": each.best, "tokens": len(each.tokens), "edges": len(each.weights),
+        }
+        for each in one.sequences
+    ]  # fmt: skip
+    header = {
+        "n": found.n, "corpus": clean(found.corpus), "intervals": found.intervals, "measures": measures,
+        "keys": [_told(each) for each in one.keys], "queries": [_told(each) for each in one.queries],
+        "away": [rounded(each) for each in one.away], "even": [rounded(each) for each in one.even_away],
+        "edges": list(AWAY), "strongest": one.strongest.tolist(),
+        "bins": [rounded(each) for each in one.bins], "sequences": sequences,
+    }  # fmt: skip
+    names = [name for each in one.sequences for name in cleaned(joined(each.tokens))]
+    pairs = [each.edges for each in one.sequences] or [np.zeros((0, 2))]
+    weights = [each.weights for each in one.sequences] or [np.zeros(0)]
+    fields = {"pairs": np.concatenate(pairs).astype(np.uint16), "weights": quantised(np.concatenate(weights))}
+    return Packed(header, {"names": names, **fields})
+
+
+def _told(each: TokenShare) -> list[Any]:
+    return [clean(each.token), *map(rounded, (each.share, each.low, each.high, each.even)), bool(each.apart)]
 
 
 def beside(score: Any) -> dict[str, Any]:

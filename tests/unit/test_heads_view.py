@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import headvis
 import numpy as np
 import pytest
 import subjects_zoo as zoo
@@ -9,10 +10,19 @@ import torch
 from letters import Letters
 
 import saelab
-from saelab.analysis import dfa, edge_effects, head_attribution, head_effects, head_readings, recursive_dfa
+from saelab.analysis import (
+    dfa,
+    edge_effects,
+    head_attribution,
+    head_effects,
+    head_examples,
+    head_readings,
+    read_headvis,
+    recursive_dfa,
+)
 from saelab.analysis.attention.looking import MOST_TOKENS, HeadSession
 from saelab.analysis.results_attention import KINDS
-from saelab.types import ConfigError, CorpusError, HookError, RangeError, SubjectError
+from saelab.types import ConfigError, CorpusError, HookError, RangeError, ShapeError, StoreError, SubjectError
 
 TEXT = "When Rosa and Tobin went to the market, Rosa gave the basket to"
 Z, STREAM = "blocks.2.attn.hook_z", "blocks.2.hook_resid_post"
@@ -249,3 +259,65 @@ def test_a_page_has_what_was_asked_for(view):
     form = view.html()
     assert "<script" not in form
     assert "+0.60" in form
+
+
+def test_what_a_head_does_over_a_corpus_is_what_the_analysis_says(lab):
+    texts = saelab.corpora.world(seed=44, n_documents=12)
+    found = head_examples(lab.subject, texts, n=3, drawn=1)
+    view = lab.heads(TEXT, LATENT, sae=Z, examples=found, colour="corpus")
+    own, told = found.head(2, 3), view.answer("examples", {"layer": 2, "head": 3})
+    header, f = told.header, told.fields
+    assert header["n"] == 12
+    at = edge = 0
+    for each, sent in zip(own.sequences, header["sequences"], strict=True):
+        assert (sent["document"], sent["best"]) == (each.document, each.best)
+        names = f["names"][at : at + sent["tokens"]]
+        assert "".join(name or "" for name in names) == "".join(each.tokens)
+        last = edge + sent["edges"]
+        np.testing.assert_array_equal(f["pairs"][edge:last], each.edges)
+        np.testing.assert_allclose(f["weights"][edge:last] / 65535, each.weights, atol=1e-5)
+        at, edge = at + sent["tokens"], last
+    assert len(f["names"]) == at
+    for sent, each in zip(header["keys"], own.keys, strict=True):
+        assert (sent[0], sent[5]) == (each.token, each.apart)
+        np.testing.assert_allclose(sent[1:5], each[1:], rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(header["away"], own.away, rtol=1e-5)
+    assert sum(header["strongest"]) == 12
+    matrices = view.answer("corpus", {})
+    for (name, what, even), (key, each) in zip(
+        matrices.header["measures"], found.measures.items(), strict=True
+    ):
+        assert (name, what) == (key, each.what)
+        assert even == pytest.approx(each.even, rel=1e-5)
+        np.testing.assert_allclose(matrices.fields[name], each.values, rtol=1e-5)
+    # a page has those that were asked for
+    asked = {ask.key() for ask in view.exported() if ask.question in ("corpus", "examples")}
+    assert asked == {"corpus", "examples?head=3&layer=2"}
+
+
+def test_without_examples_the_documents_of_the_store_are_read(lab):
+    view = lab.heads(TEXT, LATENT, sae=Z)
+    store = lab.source(Z).questions["store"]()
+    found = view.answer("examples", {"layer": 0, "head": 0}).header
+    assert found["n"] == store.n_documents
+    with pytest.raises(RangeError, match="one of the 32 that are known"):
+        view.answer("examples", {"layer": 9, "head": 0})
+    bare = saelab.Lab(lab.subject, lab.saes[Z]).heads(TEXT, LATENT)
+    with pytest.raises(StoreError, match="Got none with texts"):
+        bare.answer("examples", {"layer": 0, "head": 0})
+
+
+def test_a_folder_of_headvis_is_shown(lab, tmp_path):
+    """Of a model of as many layers and heads; another is refused."""
+    files = headvis.contents()
+    files["config.json"] |= {"n_layers": 4, "n_heads": 8}
+    view = lab.heads(TEXT, LATENT, sae=Z, examples=read_headvis(headvis.written(tmp_path, files)))
+    told = view.answer("examples", {"layer": 1, "head": 0}).header
+    assert [each["interval"] for each in told["sequences"]] == [3, 3, 2, 2, 1, 1, 1]
+    assert told["measures"][0][1:] == [1.0, None, None, None]
+    assert np.isnan(view.answer("corpus", {}).fields["previous"][3, 7])
+    small = read_headvis(headvis.written(tmp_path / "other"))
+    with pytest.raises(ShapeError, match=r"4 layers of 8 heads\. Got 2 of 2, of a/model"):
+        lab.heads(TEXT, LATENT, sae=Z, examples=small)
+    with pytest.raises(ConfigError, match=r"examples must be HeadExamples\. Got str"):
+        lab.heads(TEXT, LATENT, sae=Z, examples="folder")

@@ -41,6 +41,8 @@ export class HeadFacts {
     this.checks = new Map();
     /** @type {Answer | null} */
     this.induction = null;
+    /** @type {Answer | null} what heads do over a corpus */
+    this.corpus = null;
     /** @type {Map<number, Answer>} by the length of a prefix */
     this.prefixes = new Map();
     this.mask = false;
@@ -97,6 +99,9 @@ export class HeadFacts {
       "where it looks",
       told.measures.map((/** @type {string[]} */ m) => [m[0], m[1]]),
     ]);
+    /** @type {[string, string][]} */
+    const over = (this.corpus?.header.measures ?? []).map((/** @type {string[]} */ m) => [m[0], m[1]]);
+    found.push(["corpus", "where it looks over a corpus", over]);
     found.push(["induction", "whether it repeats", Object.entries(INDUCTION)]);
     return found;
   }
@@ -131,6 +136,14 @@ export class HeadFacts {
         what: `what #${this.latent} loses without the head`,
         note,
       };
+    }
+    if (colour === "corpus") {
+      const own = this.corpus?.header.measures.find((/** @type {any[]} */ m) => m[0] === this.which);
+      if (!this.corpus || !own) return { values: none, what: "", note: "" };
+      const { n, corpus } = this.corpus.header;
+      const even = own[2] === null ? "" : `of even attention ${short(own[2])}; `;
+      const note = `${even}over ${n.toLocaleString("en")} sequences of ${corpus}`;
+      return { values: this.corpus.fields[own[0]], what: own[1], note };
     }
     if (colour === "induction") {
       const values = this.induction?.fields[this.which] ?? none;

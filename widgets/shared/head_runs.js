@@ -50,15 +50,17 @@ export class HeadRuns {
       return view.request(question, args).catch(() => null); // asked ahead of time: it may not be there
     };
     const of = { latent: Number(latent), dest };
-    const [check, effects, induction] = await Promise.all([
+    const [check, effects, induction, corpus] = await Promise.all([
       latent === null ? null : ask("check", of),
       latent === null ? null : ask("effects", of),
       facts.induction ?? ask("induction"),
+      facts.corpus ?? ask("corpus"),
     ]);
     if (check) facts.checks.set(key, check);
     if (effects) facts.effects.set(key, this.whole(effects));
     facts.induction = induction;
-    if (check || effects || induction) this.changed();
+    facts.corpus = corpus;
+    if (check || effects || induction || corpus) this.changed();
   }
 
   /** Effects of the layers before a latent as of all layers. @param {Answer} answer @returns {Answer} */
@@ -104,6 +106,8 @@ export class HeadRuns {
         : [button("take each head out", "a pass of the model for each", () => this.ablate())];
     } else if (facts.colour === "induction" && !facts.induction)
       shown = [button("try random tokens", "written twice", () => this.induce())];
+    else if (facts.colour === "corpus" && !facts.corpus)
+      shown = [button("read the corpus", "one pass over its documents", () => this.read())];
     redraw(this.control, shown);
   }
 
@@ -140,6 +144,13 @@ export class HeadRuns {
     const mine = ++this.running;
     this.say("trying random tokens…");
     this.facts.induction = (await this.view.ask("induction")) ?? this.facts.induction;
+    this.over(mine);
+  }
+
+  async read() {
+    const mine = ++this.running;
+    this.say("reading the corpus…");
+    this.facts.corpus = (await this.view.ask("corpus")) ?? this.facts.corpus;
     this.over(mine);
   }
 

@@ -7,6 +7,7 @@
 import { cardPlace } from "../shared/cards.js";
 import { SampleCodes } from "../shared/codes.js";
 import { h } from "../shared/dom.js";
+import { HeadExamples } from "../shared/head_examples.js";
 import { HeadFacts } from "../shared/head_facts.js";
 import { HeadGrid } from "../shared/head_grid.js";
 import { HeadPattern } from "../shared/head_pattern.js";
@@ -71,6 +72,7 @@ class Heads {
     this.legend = h("div", { class: "sl-legend" });
     this.sourceLegend = h("div", { class: "sl-legend" });
     this.runs = new HeadRuns(view, this.facts, () => this.draw());
+    this.examples = new HeadExamples(view, this.facts);
     this.edges = h("div", {});
     this.tops = h("div", { class: "sl-tops" });
     this.way = h("div", {});
@@ -100,6 +102,9 @@ class Heads {
     const prefix = this.fold("How long a repeated prefix must be", "sl-prefix", this.runs.curves, () =>
       this.runs.loadCurves(),
     );
+    const over = this.fold("Over a corpus: its strongest sequences", "sl-over", this.examples.element, () =>
+      this.examples.load(),
+    );
     const left = h("div", {}, this.colours, this.legend, this.grid.element, this.runs.control);
     const right = h(
       "div",
@@ -122,6 +127,7 @@ class Heads {
       this.edges,
       this.runs.status,
       h("div", { class: "sl-heads-columns" }, left, right),
+      over,
       told.kind ? fold : "",
       this.place,
     );
@@ -213,6 +219,7 @@ class Heads {
     const [layer, head, at] = [this.view.option("layer"), this.view.option("head"), this.facts.at];
     this.facts.known.pattern = this.facts.known.top = null;
     this.draw();
+    if (this.isOpen(".sl-over")) this.examples.load();
     if (at < 0) return;
     const [pattern, top] = await Promise.all([
       this.view.ask("pattern", { layer, head }),

@@ -12,6 +12,7 @@ import torch
 
 from saelab.analysis.attention.direct import asked_of, dfa, head_attribution, head_readings, read_text
 from saelab.analysis.attention.effects import compared_heads, edge_changes, layers_before, pre_without
+from saelab.analysis.attention.examples import head_examples
 from saelab.analysis.attention.frozen import place_of, writing_layers
 from saelab.analysis.attention.induction import induction_scores, prefix_curves
 from saelab.analysis.attention.measures import MEASURES, even_pattern, row_measures
@@ -19,10 +20,11 @@ from saelab.analysis.attention.recursive import ATTENTION, MLPS, recursive_dfa
 from saelab.analysis.attention.through import edge_effects
 from saelab.capabilities import HasHeads, HasTokens, need
 from saelab.config import integer
-from saelab.types import ConfigError, CorpusError, HookError, RangeError, SaelabError, ShapeError
+from saelab.types import ConfigError, CorpusError, HookError, RangeError, SaelabError, ShapeError, StoreError
 
 if TYPE_CHECKING:
     from saelab.analysis.results_attention import DFA, EdgeChanges, EdgeEffects, HeadEffects, RecursiveDFA
+    from saelab.analysis.results_heads import HeadExamples
     from saelab.analysis.results_induction import InductionScores, PrefixCurves
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
@@ -37,6 +39,8 @@ SEQUENCES, LENGTH = 24, 96
 """Random ones for each length of a prefix, and tokens of each."""
 TOP = 10
 """Latents of a head that are told."""
+DOCUMENTS, FEWER = 300, 60
+"""Of the store, over which heads are told: of a small model, and of others."""
 TRUE_OF = {
     "z": (
         "A part on attn.hook_z is what its edge moves: on the shipped SAEs parts and what changes without "
@@ -103,7 +107,7 @@ class HeadSession:
     Args:
         subject: A language model whose heads can be read.
         sae: Whose latents are asked for.
-        store: Not needed.
+        store: Whose documents heads are told over, where no others are given.
 
     Raises:
         SubjectError: The subject has no attention that can be read.
@@ -112,7 +116,7 @@ class HeadSession:
     def __init__(self, subject: Any, sae: SAE, store: FeatureStore | None = None) -> None:
         need(subject, HasHeads, "A view of heads")
         need(subject, HasTokens, "A view of heads")
-        self.subject, self.sae = subject, sae
+        self.subject, self.sae, self.store = subject, sae, store
         self.text = ""
         self.tokens: tuple[str, ...] = ()
         self.why = ""
@@ -396,6 +400,43 @@ class HeadSession:
             length: Tokens, 1 to 9.
         """
         return prefix_curves(self.subject, [length], n=SEQUENCES, length=LENGTH)
+
+    # ---- over a corpus
+
+    def over(self, given: HeadExamples) -> None:
+        """Take what heads do over a corpus, in place of the store's documents.
+
+        Args:
+            given: Of a model of the same layers and heads.
+
+        Raises:
+            ShapeError: It is of another model.
+        """
+        own = self.patterns.shape[:2]
+        if (given.layers, given.heads) != own:
+            message = (
+                f"Examples must be of the model's {own[0]} layers of {own[1]} heads. Got {given.layers} of "
+                f"{given.heads}, of {given.model}. Pass what head_examples(lab.subject, ...) gives."
+            )
+            raise ShapeError(message)
+        self.corpus = given
+
+    @cached_property
+    def corpus(self) -> HeadExamples:
+        """What heads do over the first documents of the store. Raises StoreError."""
+        texts: list[str] = []
+        if self.store is not None:
+            n = min(DOCUMENTS if self.small else FEWER, self.store.n_documents)
+            texts = [each.text for each in self.store.documents(range(n)).values() if each.text]
+        if not texts:
+            message = (
+                "Heads are told over the documents of a store of this SAE. Got none with texts. Pass "
+                "examples=head_examples(subject, corpus), or read_headvis(folder)."
+            )
+            raise StoreError(message)
+        return head_examples(self.subject, texts, documents=len(texts))
+
+    # ---- heads that repeat, on random tokens
 
     def induction(self) -> InductionScores:
         """How all heads repeat random tokens."""

@@ -1,10 +1,12 @@
 """Is a latent that an attribution graph says matters one without which the logit changes?
 
 python benchmarks/graphs.py [--texts 16] [--nodes 48] [--coders FOLDER] [--steps 600] [--record NAME]
+    [--model SmolLM2-135M] [--rows 50000] [--d-sae 512] [--length 30] [--max-nodes 2048]
 
 Of each text of the labelled world that training never saw: the graph of the embedded model's likeliest next
-token, through the SAEs that ship, through transcoders of all MLPs that are trained here, and through both;
-then latents are taken out of the model one by one (code times decoder row, at their position) and the model
+token, through the SAEs that ship, through transcoders of all MLPs that are trained here, and through both; of
+SmolLM2 the same of paragraphs of WikiText that training never saw, through transcoders of all 30 MLPs. Then
+latents are taken out of the model one by one (code times decoder row, at their position) and the model
 runs on freely: attention, norms and MLPs answer. Half of them are those of the most influence, half are drawn
 at random. Beside influence stand the size of what a latent writes, which needs no graph, and graphs of
 untrained SAEs. Intervals are over texts.
@@ -22,6 +24,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from generation import models
+from promises.real_texts import paragraphs
 from results import record
 from scipy.stats import spearmanr
 
@@ -39,28 +43,34 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=48)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--coders", help="a folder of the transcoders; they are trained where it has none")
+    parser.add_argument("--model", choices=["embedded", "SmolLM2-135M"], default="embedded")
+    parser.add_argument("--rows", type=int, default=50_000, help="that transcoders are trained on")
+    parser.add_argument("--d-sae", type=int, default=512, help="of transcoders")
+    parser.add_argument("--length", type=int, default=30, help="of a text, in tokens")
+    parser.add_argument("--max-nodes", type=int, default=2048)
     parser.add_argument("--record", help="keep the figures as benchmarks/results/NAME.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    subject = saelab.Lab.embedded().subject
-    ours = [saelab.load_sae(saelab.embedded.sae_folder(hook)) for hook in SAE_HOOKS]
-    folder = Path(options.coders or tempfile.mkdtemp())
-    coders = transcoders(subject, folder, options.steps)
-    texts = [
-        subject.tokenizer.decode(subject.to_tokens(document.text, bos=False)[:30])
-        for document in saelab.corpora.world(seed=903, n_documents=options.texts)
-    ]
-    heads = [sae for sae in ours if str(sae.hook).endswith("hook_z")]
-    sets = {
-        "SAEs that ship": ours,
-        "transcoders": coders,
-        "transcoders and SAEs of attention": coders + heads,
-    }
+    subject = models()[options.model]()
+    seen, held_out = corpora(options.model)
+    coders = transcoders(subject, seen, Path(options.coders or tempfile.mkdtemp()), options)
+    tokens = [subject.to_tokens(text, bos=False) for text in held_out]
+    long = [ids[: options.length] for ids in tokens if len(ids) >= options.length]
+    texts = [subject.tokenizer.decode(ids) for ids in long[: options.texts]]
+    sets = {"transcoders": coders}
+    if options.model == "embedded":
+        ours = [saelab.load_sae(saelab.embedded.sae_folder(hook)) for hook in SAE_HOOKS]
+        heads = [sae for sae in ours if str(sae.hook).endswith("hook_z")]
+        sets = {"SAEs that ship": ours, **sets, "transcoders and SAEs of attention": coders + heads}
     rows = []
     for name, saes in sets.items():
-        own = [measured(subject, saes, text, options.nodes) for text in texts]
-        blank = [measured(subject, bare(subject, saes, text), text, options.nodes) for text in texts]
-        row: dict[str, Any] = {"through": name, "texts": len(texts), "positions": 30}
+        own, blank = [], []
+        for text in texts:
+            own.append(measured(subject, saes, text, options))
+            blank.append(measured(subject, bare(subject, saes, text), text, options))
+            print(f"{name}: {len(own)} of {len(texts)} texts", flush=True)
+        row: dict[str, Any] = {"model": options.model, "through": name, "texts": len(texts)}
+        row["positions"] = options.length
         for what in own[0]:
             row[what] = told([each[what] for each in own])
             row[f"{what}, untrained"] = told([each[what] for each in blank])
@@ -68,25 +78,36 @@ def main() -> None:
         for key, value in row.items():
             print(f"{key}: {value}", flush=True)
     if options.record:
-        record(options.record, rows, texts=options.texts, nodes=options.nodes, steps=options.steps)
+        kept = ("texts", "nodes", "steps", "rows", "d_sae", "max_nodes")
+        record(options.record, rows, **{name: getattr(options, name) for name in kept})
 
 
-def transcoders(subject: Any, folder: Path, steps: int) -> list[SAE]:
-    """Transcoders of all MLPs of the embedded model."""
-    pairs = [
-        (f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.hook_mlp_out") for layer in range(subject.n_layers)
-    ]
-    if not (folder / f"mlp{subject.n_layers - 1}").exists():
-        corpus = saelab.corpora.world(seed=11, n_documents=800)
-        hooks = [hook for pair in pairs for hook in pair]
-        acts = saelab.harvest(subject, corpus, hooks, folder / "acts", max_rows=50_000, progress=False)
+def corpora(model: str) -> tuple[list[str], list[str]]:
+    """Texts that transcoders are trained on, and others."""
+    if model == "embedded":
+        both = saelab.corpora.world(seed=11, n_documents=800), saelab.corpora.world(seed=903, n_documents=200)
+        return tuple([document.text for document in each] for each in both)
+    return paragraphs(held_out=False), paragraphs(held_out=True)
+
+
+def transcoders(subject: Any, texts: list[str], folder: Path, options: Any) -> list[SAE]:
+    """Transcoders of all MLPs of a model; those that the folder has are as they are."""
+    layers = range(subject.n_layers)
+    pairs = [(f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.hook_mlp_out") for layer in layers]
+    missing = [layer for layer in layers if not (folder / f"mlp{layer}").exists()]
+    if missing:
+        hooks = [hook for layer in missing for hook in pairs[layer]]
+        rows = options.rows
+        acts = saelab.harvest(subject, texts, hooks, folder / "acts", max_rows=rows, progress=False)
         d = subject.d_model
-        for layer, (read, written) in enumerate(pairs):
+        for layer in missing:
+            read, written = pairs[layer]
             config = saelab.recipe(
-                "transcoder", d_in=d, d_out=d, d_sae=512, k=16, hook=read, hook_out=written
+                "transcoder", d_in=d, d_out=d, d_sae=options.d_sae, k=16, hook=read, hook_out=written
             )  # fmt: skip
-            run = saelab.train(config, acts, steps=steps, batch_size=1024, seed=0, progress=False)
+            run = saelab.train(config, acts, steps=options.steps, batch_size=1024, seed=0, progress=False)
             run.sae.save(folder / f"mlp{layer}")
+            print(f"transcoder of layer {layer}", flush=True)
     return [saelab.load_sae(folder / f"mlp{layer}").eval() for layer in range(subject.n_layers)]
 
 
@@ -101,10 +122,10 @@ def bare(subject: Any, saes: Sequence[SAE], text: str) -> list[SAE]:
     ]
 
 
-def measured(subject: Any, saes: Sequence[SAE], text: str, n: int) -> dict[str, float]:
+def measured(subject: Any, saes: Sequence[SAE], text: str, options: Any) -> dict[str, float]:
     """How influence, effects and sizes go with what is lost without a latent."""
-    begin = time.thread_time()
-    graph = attribution_graph(subject, saes, text, max_logits=1, control=False)
+    begin, n = time.thread_time(), options.nodes
+    graph = attribution_graph(subject, saes, text, max_nodes=options.max_nodes, max_logits=1, control=False)
     seconds = time.thread_time() - begin
     influence, effects = graph.influence(), graph.effects()
     latents = np.flatnonzero(graph.of_kind("latent"))

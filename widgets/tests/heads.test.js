@@ -128,6 +128,30 @@ const answers = (more = {}) => ({
       ]),
     ),
   }),
+  corpus: () => ({
+    header: { n: 12, corpus: HOSTILE, model: "m", measures: [["self", "attention to itself", 0.2]] },
+    fields: { self: Float32Array.from([0.1, 0.2, Number.NaN, 0.4]) },
+  }),
+  examples: () => ({
+    header: {
+      ...{ n: 12, corpus: HOSTILE, intervals: 1, measures: [["attention to itself", 0.5, null, null, null]] },
+      keys: [
+        [HOSTILE, 0.5, 0.4, 0.6, 0.1, true],
+        ["a", 0.3, 0.1, 0.6, 0.2, false],
+      ],
+      ...{ queries: [], away: [0, 0.75, 0.25], even: [0, 0.5, 0.5], edges: [0, 1, 2, 4] },
+      ...{ strongest: [3, 9], bins: [0, 0.5, 1] },
+      sequences: [
+        { document: 4, interval: 1, strongest: 0.8, best: [2, 1], tokens: 3, edges: 3 },
+        { document: 9, interval: 0, strongest: 0.001, best: null, tokens: 2, edges: 1 },
+      ],
+    },
+    fields: {
+      names: [...NAMES, "<s>", " two"],
+      pairs: Uint16Array.from([1, 0, 2, 0, 2, 1, 1, 0]),
+      weights: Uint16Array.from([65535, 13107, 52428, 65535]),
+    },
+  }),
   choose: () => ({ header: {} }),
   card: ({ latent }) => card(latent),
   other_card: ({ latent }) => card(latent),
@@ -299,6 +323,57 @@ test("curves over prefixes are asked for when they are unfolded", async () => {
   await quiet();
   expect(asked(model, "prefix").map(({ args }) => args.length)).toEqual([1, 2, 3, 5, 9]);
   expect($(".sl-prefix").textContent).toContain("1: 0.100, 2: 0.200, 3: 0.300, 5: 0.500, 9: 0.900");
+});
+
+test("what a head does over a corpus is asked for when it is unfolded", async () => {
+  const { model } = await show({ layer: -1, head: -1 });
+  const fold = $(".sl-over");
+  fold.open = true;
+  fold.dispatchEvent(new Event("toggle"));
+  await quiet();
+  expect(fold.textContent).toContain("Choose a head in the grid.");
+  model.set("layer", 1);
+  model.set("head", 1);
+  await quiet();
+  expect(asked(model, "examples").map(({ args }) => args)).toEqual([{ layer: 1, head: 1 }]);
+  expect(fold.querySelector("img")).toBe(null);
+  expect(fold.textContent).toContain("Head 1.1 over 12 sequences of <img");
+  const rows = [...fold.querySelectorAll("tbody tr")].map((row) => row.textContent);
+  expect(rows).toEqual([
+    `${HOSTILE}50.0 %[40.0 %, 60.0 %]10.0 %`,
+    "a30.0 %[10.0 %, 60.0 %]20.0 %not above even",
+    "attention to itself0.500",
+  ]);
+  expect(fold.textContent).toContain("No token above even attention.");
+  const [strongest, drawn] = fold.querySelectorAll("li");
+  const tokens = [...strongest.querySelectorAll("[data-at]")];
+  expect(strongest.textContent).toContain(`0.800 from «${HOSTILE}» to «·one» document 4`);
+  expect(tokens.map((token) => token.getAttribute("aria-pressed"))).toEqual(["false", "false", "true"]);
+  expect(tokens[1].title).toBe("1: 0.800 of 1");
+  tokens[1].click();
+  expect(tokens.map((token) => token.title)).toEqual(["0: 1.00 of 0", "1: 0 of 1", "2: 0 of 2"]);
+  expect(drawn.textContent).toContain("document 9");
+  // the same head again is not asked for
+  model.set("head", 0);
+  await quiet();
+  model.set("head", 1);
+  await quiet();
+  expect(asked(model, "examples").length).toBe(2);
+});
+
+test("heads are coloured by what they do over a corpus once it was read", async () => {
+  const { model } = await show({ colour: "corpus" });
+  expect($$(".sl-head-cell.sl-none").length).toBe(4);
+  $("[data-run]").click();
+  await quiet();
+  expect(asked(model, "corpus").length).toBe(1);
+  expect(cells()).toEqual([
+    "head 0.0: 0.100",
+    "head 0.1: 0.200",
+    "head 1.0: nothing known",
+    "head 1.1: 0.400",
+  ]);
+  expect(el.textContent).toContain("of even attention 0.200; over 12 sequences of <img");
 });
 
 test("a latent that is silent, an SAE of another place, and what is chosen elsewhere", async () => {

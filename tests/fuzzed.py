@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import exported
 import graphed
+import headed
 import headvis
 import numpy as np
 import subjects_zoo as zoo
@@ -206,7 +207,7 @@ class Things:
             **self._made(out), **self._read(out, store), **self._of_store(out, store),
             **self._analyses(store), **self._corpora(), **self._subjects(), **self._edits(out),
             **{name: Case(*each) for name, each in graphed.calls(self.folder, out).items()},
-            **{name: Case(*each) for name, each in headvis.calls(self.folder, self.model).items()},
+            **{name: Case(*each) for name, each in headed.calls(self.folder, self.model).items()},
         }  # fmt: skip
 
     def _made(self, out: Path) -> dict[str, Case]:
@@ -314,12 +315,7 @@ class Things:
         truth = corpora.synthetic(6, 12)
         lens = {"sae": self.model_sae, "subject": model}
         told = {**lens, "text": "a b", "latent": 1, "dest": 1}
-        heads = saelab.SAE.create(saelab.recipe("relu", d_in=32, d_sae=8, hook="blocks.1.attn.hook_z"))
         words = [*zoo.TEXTS, "a b", "c d", "e f", "g h", "i j"]
-        roles = {
-            "found": analysis.families(model, heads, words, least=2),
-            "attribution": analysis.head_attribution(heads, 4),
-        }
         sides = {"positive": words[:4], "negative": words[4:]}
         gated = interventions.Erase(self.model_sae, (1,), threshold=0.0)
         asked: dict[str, Any] = {"subject": model, "draws": 1, "max_new_tokens": 1}
@@ -367,25 +363,12 @@ class Things:
             "gradient_pursuit": Case(
                 analysis.gradient_pursuit, {"x": self.rows, "directions": torch.eye(6), "k": 2}
             ),
-            "head_attribution": Case(analysis.head_attribution, {"sae": heads, "n_heads": 4}, ("sizes",)),
-            "HeadAttribution.top": Case(analysis.head_attribution(heads, 4).top, {"head": 1, "n": 2}),
-            "head_losses": Case(
-                partial(analysis.head_losses, max_rows=8),
-                {"subject": model, "sae": heads, "corpus": ["a b"]},
-                ("n_heads", "ablation", "seed"),
-            ),
             "attribution_graph": Case(
                 partial(analysis.attribution_graph, max_nodes=8),
                 {"subject": model, "saes": self.model_sae, "text": "a b"},
                 ("target", "minus", "max_logits", "probability", "control", "seed"),
             ),
             "recursive_dfa": Case(analysis.recursive_dfa, told, ("saes", "depth", "width")),
-            "families": Case(
-                partial(analysis.families, least=2),
-                {"subject": model, "sae": heads, "corpus": words},
-                ("max_rows", "bar", "strength", "seed"),
-            ),
-            "head_roles": Case(analysis.head_roles, roles, ("n", "kind", "seed")),
             "direct_logits": Case(analysis.direct_logits, {**lens, "latents": [1]}),
             "drawn_examples": Case(analysis.drawn_examples, {"store": store, "latent": 1}),
             "examples": Case(analysis.examples, {"store": store, "latent": 1}),

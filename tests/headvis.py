@@ -1,5 +1,4 @@
-"""A small folder as HeadVis reads it and neuronpedia.org exports it, for tests, and what is asked of heads
-alone as calls with right arguments, for `fuzzed` and `fuzzing`."""
+"""A small folder as HeadVis reads it and neuronpedia.org exports it, for tests."""
 
 from __future__ import annotations
 
@@ -8,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from saelab import analysis
 
 LAYERS, HEADS = 2, 2
 TOKENS = ["<bos>", "When", " Ro", "sa", " saw", " Ro", "sa", "."]
@@ -70,22 +67,3 @@ def written(folder: Path, files: dict[str, Any] | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(data))
     return folder
-
-
-def calls(folder: Path, model: Any) -> dict[str, tuple[Any, ...]]:
-    """Name -> function, right arguments, and others that it takes.
-
-    Args:
-        folder: Where the one of `Things` is.
-        model: A language model.
-    """
-    texts = {"subject": model, "corpus": ["a b c", "b c d"], "n": 2, "drawn": 1}
-    return {
-        "read_headvis": (analysis.read_headvis, {"folder": folder / "headvis"}),
-        "head_examples": (analysis.head_examples, texts, ("documents", "length", "seed")),
-        "HeadExamples.head": (analysis.read_headvis(folder / "headvis").head, {"layer": 1, "head": 0}),
-        "induction_scores": (analysis.induction_scores, {"subject": model, "n": 2, "length": 4}, ("seed",)),
-        "prefix_curves": (
-            analysis.prefix_curves, {"subject": model, "lengths": [2], "n": 2, "length": 24}, ("seed",)
-        ),
-    }  # fmt: skip

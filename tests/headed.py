@@ -1,0 +1,47 @@
+"""What is asked of attention heads, as calls with right arguments, for `fuzzed`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import subjects_zoo as zoo
+
+import saelab
+from saelab import analysis
+
+
+def calls(folder: Path, model: Any) -> dict[str, tuple[Any, ...]]:
+    """Name -> function, right arguments, and others that it takes.
+
+    Args:
+        folder: Where `headvis.written` has written "headvis".
+        model: A language model of four heads.
+    """
+    heads = saelab.SAE.create(saelab.recipe("relu", d_in=32, d_sae=8, hook="blocks.1.attn.hook_z"))
+    told = analysis.head_attribution(heads, 4)
+    words = [*zoo.TEXTS, "a b", "c d", "e f", "g h", "i j"]
+    of = {"subject": model, "sae": heads}
+    roles = {"found": analysis.families(model, heads, words, least=2), "attribution": told}
+    texts = {"subject": model, "corpus": ["a b c", "b c d"], "n": 2, "drawn": 1}
+    return {
+        "families": (
+            partial(analysis.families, least=2), {**of, "corpus": words},
+            ("max_rows", "bar", "strength", "seed"),
+        ),
+        "head_attribution": (analysis.head_attribution, {"sae": heads, "n_heads": 4}, ("sizes",)),
+        "HeadAttribution.top": (told.top, {"head": 1, "n": 2}),
+        "head_examples": (analysis.head_examples, texts, ("documents", "length", "seed")),
+        "HeadExamples.head": (analysis.read_headvis(folder / "headvis").head, {"layer": 1, "head": 0}),
+        "head_losses": (
+            partial(analysis.head_losses, max_rows=8), {**of, "corpus": ["a b"]},
+            ("n_heads", "ablation", "seed"),
+        ),
+        "head_roles": (analysis.head_roles, roles, ("n", "kind", "seed")),
+        "induction_scores": (analysis.induction_scores, {"subject": model, "n": 2, "length": 4}, ("seed",)),
+        "prefix_curves": (
+            analysis.prefix_curves, {"subject": model, "lengths": [2], "n": 2, "length": 24}, ("seed",)
+        ),
+        "read_headvis": (analysis.read_headvis, {"folder": folder / "headvis"}),
+    }  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from saelab.analysis.results import LogitLens
-from saelab.arguments import an_integer, an_sae, checked, listed
+from saelab.arguments import an_integer, an_sae, checked, full_sae, listed
 from saelab.config import integer
 from saelab.stores.lenses import Lenses, keep, read
 from saelab.types import RangeError
@@ -51,7 +51,7 @@ def logit_lenses(sae: SAE, subject: Any, latents: list[int], n: int = 10) -> lis
     return [LogitLens(j, *lens) for j in latents if (lens := found.of(j)) is not None]
 
 
-@checked(sae=an_sae, latents=listed)
+@checked(sae=full_sae, latents=listed)
 def direct_logits(sae: SAE, subject: Any, latents: list[int]) -> np.ndarray:
     """Direct effect on the logits of one unit of each latent; rows have mean 0.
 

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 AT_ONCE = 16
 """Sequences of a pass."""
+MOST = 10_000
+"""Sequences, at most: their tokens are drawn before the first pass."""
 LONGEST = 9
 """Of the prefixes that are tried."""
 
 
-@checked(subject=a_subject, n=an_integer(2), length=an_integer(2), seed=an_integer())
+@checked(subject=a_subject, n=an_integer(2, MOST), length=an_integer(2), seed=an_integer())
 def induction_scores(subject: Any, *, n: int = 64, length: int = 32, seed: int = 0) -> InductionScores:
     """How much each head attends to what came after the same token before, in random tokens written twice.
 
@@ -38,7 +40,7 @@ def induction_scores(subject: Any, *, n: int = 64, length: int = 32, seed: int =
 
     Args:
         subject: A language model whose heads can be read.
-        n: Sequences.
+        n: Sequences, up to 10,000.
         length: Tokens that are repeated.
         seed: Of the tokens, and of the draws that give the intervals.
 
@@ -68,7 +70,7 @@ def induction_scores(subject: Any, *, n: int = 64, length: int = 32, seed: int =
     return InductionScores(score, low[..., 0], high[..., 0], control, duplicate, previous, n, length)
 
 
-@checked(subject=a_subject, lengths=sequence, n=an_integer(2), length=an_integer(24), seed=an_integer())
+@checked(subject=a_subject, lengths=sequence, n=an_integer(2, MOST), length=an_integer(24), seed=an_integer())
 def prefix_curves(
     subject: Any, lengths: Sequence[int] = tuple(range(1, LONGEST + 1)), *, n: int = 100, length: int = 128,
     seed: int = 0,
@@ -83,7 +85,7 @@ def prefix_curves(
     Args:
         subject: A language model whose heads can be read.
         lengths: Of prefixes, 1 to 9.
-        n: Sequences for each.
+        n: Sequences for each, up to 10,000.
         length: Tokens of a sequence; as many as the context holds where it holds fewer.
         seed: Of the tokens and places, and of the draws that give the intervals.
 

@@ -1,11 +1,11 @@
 """Is a latent that an attribution graph says matters one without which the logit changes?
 
 python benchmarks/graphs.py [--texts 16] [--nodes 48] [--coders FOLDER] [--steps 600] [--record NAME]
-    [--model SmolLM2-135M] [--rows 50000] [--d-sae 512] [--length 30] [--max-nodes 2048]
+    [--model SmolLM2-135M] [--layers 10 20 ...] [--rows 50000] [--d-sae 512] [--length 30] [--max-nodes 2048]
 
 Of each text of the labelled world that training never saw: the graph of the embedded model's likeliest next
 token, through the SAEs that ship, through transcoders of all MLPs that are trained here, and through both; of
-SmolLM2 the same of paragraphs of WikiText that training never saw, through transcoders of all 30 MLPs. Then
+SmolLM2 the same of paragraphs of WikiText that training never saw, through transcoders alone. Then
 latents are taken out of the model one by one (code times decoder row, at their position) and the model
 runs on freely: attention, norms and MLPs answer. Half of them are those of the most influence, half are drawn
 at random. Beside influence stand the size of what a latent writes, which needs no graph, and graphs of
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--coders", help="a folder of the transcoders; they are trained where it has none")
     parser.add_argument("--model", choices=["embedded", "SmolLM2-135M"], default="embedded")
+    parser.add_argument("--layers", type=int, nargs="*", help="that have transcoders; by default all")
     parser.add_argument("--rows", type=int, default=50_000, help="that transcoders are trained on")
     parser.add_argument("--d-sae", type=int, default=512, help="of transcoders")
     parser.add_argument("--length", type=int, default=30, help="of a text, in tokens")
@@ -78,22 +79,22 @@ def main() -> None:
         for key, value in row.items():
             print(f"{key}: {value}", flush=True)
     if options.record:
-        kept = ("texts", "nodes", "steps", "rows", "d_sae", "max_nodes")
+        kept = ("texts", "nodes", "steps", "rows", "d_sae", "max_nodes", "layers")
         record(options.record, rows, **{name: getattr(options, name) for name in kept})
 
 
 def corpora(model: str) -> tuple[list[str], list[str]]:
     """Texts that transcoders are trained on, and others."""
     if model == "embedded":
-        both = saelab.corpora.world(seed=11, n_documents=800), saelab.corpora.world(seed=903, n_documents=200)
-        return tuple([document.text for document in each] for each in both)
+        seen, held_out = (saelab.corpora.world(seed, n_documents=n) for seed, n in ((11, 800), (903, 200)))
+        return [each.text for each in seen], [each.text for each in held_out]
     return paragraphs(held_out=False), paragraphs(held_out=True)
 
 
 def transcoders(subject: Any, texts: list[str], folder: Path, options: Any) -> list[SAE]:
-    """Transcoders of all MLPs of a model; those that the folder has are as they are."""
-    layers = range(subject.n_layers)
-    pairs = [(f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.hook_mlp_out") for layer in layers]
+    """Transcoders of MLPs of a model; those that the folder has are as they are."""
+    layers = options.layers or range(subject.n_layers)
+    pairs = {layer: (f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.hook_mlp_out") for layer in layers}
     missing = [layer for layer in layers if not (folder / f"mlp{layer}").exists()]
     if missing:
         hooks = [hook for layer in missing for hook in pairs[layer]]
@@ -108,7 +109,7 @@ def transcoders(subject: Any, texts: list[str], folder: Path, options: Any) -> l
             run = saelab.train(config, acts, steps=options.steps, batch_size=1024, seed=0, progress=False)
             run.sae.save(folder / f"mlp{layer}")
             print(f"transcoder of layer {layer}", flush=True)
-    return [saelab.load_sae(folder / f"mlp{layer}").eval() for layer in range(subject.n_layers)]
+    return [saelab.load_sae(folder / f"mlp{layer}").eval() for layer in layers]
 
 
 def bare(subject: Any, saes: Sequence[SAE], text: str) -> list[SAE]:

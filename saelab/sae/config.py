@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 from saelab.config import integer, is_integer, is_number
-from saelab.sae.dictionaries import Archetypal, Dictionary, Free
+from saelab.sae.dictionaries import Archetypal, Dictionary, Free, Frozen
 from saelab.sae.sparsifiers import Sparsifier
 from saelab.types import ConfigError, HookPoint, nearest, short
 
@@ -31,10 +31,12 @@ class Option:
 
 
 def chosen_dictionary(config: SAEConfig) -> Dictionary:
-    """Free decoder rows, or archetypal ones, as the options say."""
+    """Free decoder rows, frozen or archetypal ones, as the options say."""
     options = config.options
     if options["dictionary"] == "free":
         return Free(config.d_sae, config.width_out)
+    if options["dictionary"] == "frozen":
+        return Frozen(config.d_sae, config.width_out)
     candidates = options["candidates"] or min(config.d_sae, 4096)
     return Archetypal(config.d_sae, config.width_out, candidates, options["delta"])
 

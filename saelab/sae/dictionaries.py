@@ -52,6 +52,23 @@ class Free(Dictionary):
         self.W_dec.copy_(W_dec)
 
 
+class Frozen(Dictionary):
+    """Directions that stay as they were drawn, while the encoder learns: the control of a trained decoder
+    (Makelov et al., arXiv 2405.08366)."""
+
+    def __init__(self, d_sae: int, d_out: int) -> None:
+        super().__init__()
+        self.register_buffer("W_dec", torch.zeros(d_sae, d_out))
+        self.W_dec: Tensor
+
+    def forward(self) -> Tensor:
+        return self.W_dec
+
+    @torch.no_grad()
+    def set(self, W_dec: Tensor) -> None:
+        self.W_dec.copy_(W_dec)
+
+
 class Joint(Free):
     """Free rows that write to several places at once (a crosscoder): row i is the concatenation of a
     direction for each place, and its size is the sum of their norms (Lindsey et al. 2024), so that a latent

@@ -48,8 +48,9 @@ def decoder(default: str = "free") -> dict[str, Option]:
         ),
         "dictionary": Option(
             default,
-            one_of("free", "archetypal"),
-            "'free' decoder rows, or 'archetypal': near the convex hull of k-means centres of the data.",
+            one_of("free", "archetypal", "frozen"),
+            "'free' decoder rows, 'archetypal' ones near the convex hull of k-means centres of the data, or "
+            "'frozen' ones, which stay as they were drawn: a control of what training the decoder brings.",
         ),
         "candidates": Option(
             None,

@@ -105,7 +105,8 @@ def start_of_k(name: str, value: Any, config: SAEConfig) -> None:
 def resampling(name: str, value: Any, config: SAEConfig) -> None:
     integer_from(1, optional=True)(name, value, config)
     if value is not None and config.options.get("dictionary", "free") != "free":
-        msg = f"{name} needs free decoder rows. Got {value} with an archetypal dictionary. Pass None."
+        kind = config.options["dictionary"]
+        msg = f"{name} needs free decoder rows. Got {value} with {kind} ones. Pass None."
         raise ConfigError(msg)
 
 

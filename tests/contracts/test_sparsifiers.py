@@ -64,7 +64,7 @@ FACTORS = {
     "apply_b_dec_to_input": [None, False],
     "tied_init": [None, False],
     "b_dec_init": [None, "zeros", "geometric_median"],
-    "dictionary": [None, "archetypal"],
+    "dictionary": [None, "archetypal", "frozen"],
 }
 
 

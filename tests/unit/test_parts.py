@@ -1,6 +1,8 @@
-"""Archetypal dictionaries, matching pursuit, transcoders, crosscoders and per-row normalisation."""
+"""Dictionaries that are not free, matching pursuit, transcoders, crosscoders and per-row normalisation."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,6 +32,23 @@ def _codes(n: int, n_features: int, k: float, seed: int) -> torch.Tensor:
 def _found(directions: torch.Tensor, rows: torch.Tensor) -> float:
     """Share of directions that some row meets at a cosine of .9."""
     return float(((directions @ torch.nn.functional.normalize(rows, dim=1).t()).amax(1) > 0.9).float().mean())
+
+
+# frozen
+
+
+def test_a_frozen_dictionary_stays_as_it_was_drawn_while_its_encoder_learns(tmp_path):
+    x = _codes(4_000, 30, 2, 0) @ _directions(30, 16, 0)
+    config = recipe("topk", d_in=16, d_sae=40, k=3, dictionary="frozen")
+    start = SAE.create(config, 0, x)
+    sae = train(config, x, steps=150, batch_size=256, progress=False).sae
+    assert torch.equal(sae.W_dec, SAE.create(config, 0, x).W_dec)
+    assert not torch.allclose(sae.W_enc, start.W_enc, atol=1e-2)
+    assert fvu(x, sae(x).x_hat) < 0.9 * fvu(x, start(x).x_hat)
+    free = train(replace(config, options=config.options | {"dictionary": "free"}), x, steps=150,
+                 batch_size=256, progress=False).sae  # fmt: skip
+    assert fvu(x, free(x).x_hat) < 0.8 * fvu(x, sae(x).x_hat)
+    assert torch.equal(SAE.load(sae.save(tmp_path / "sae"))(x).x_hat, sae(x).x_hat)
 
 
 # archetypal

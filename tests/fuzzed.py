@@ -70,6 +70,13 @@ UNTRIED = {
         "need a model with heads and a task; tests/unit/test_circuits.py, test_circuit_edges.py and "
         "test_circuit_truth.py have them"
     ),
+    "attributed_prompts attribute_task against_supervised occlusion over_splitting": (
+        "need a tokenizer, a model that does a task, or trainings; tests/unit/test_supervised.py refuses"
+    ),
+    "AttributedPrompts AttributeTask AttributeTask.* AgainstSupervised AgainstSupervised.* AttributeF1 "
+    "Edited Stood Stood.* Location SupervisedDictionary SupervisedDictionary.*": (
+        "what these give; tests/unit/test_supervised.py refuses what they are not asked for"
+    ),
     "Agreement Circuit CodeTest* Effects Effects.* HeadCodes* HeadEdge* Node Roc Task Task.* Truth*": (
         "what these give; tests/unit/test_circuit_measures.py refuses"
     ),
@@ -400,6 +407,10 @@ class Things:
             "SampleCodes.of": Case(codes().of, {"latent": 1}),
             "SampleCodes.top": Case(codes().top, {"position": 1}),
             "search": Case(analysis.search, {"subject": subject, "sae": sae, "sample": "abc"}),
+            "supervised_dictionary": Case(
+                analysis.supervised_dictionary, {"acts": self.rows, "attributes": {"a": ["x", "y"] * 32}}
+            ),
+            "attribute_f1": Case(analysis.attribute_f1, {"codes": d, "values": ["x"] * len(d)}),
             "special_tokens": Case(
                 analysis.special_tokens, {**lens, "corpus": zoo.TEXTS[:1], "packing": "document"}
             ),

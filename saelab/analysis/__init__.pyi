@@ -72,12 +72,21 @@ from .steering.results import Arm, Effect, Figure, TokenShift
 from .steering.select import select_latents
 from .steering.selected import Choice, Contrast, Selected
 from .steering.texts import distinct_n, lexicon_count, repetition
+from .supervised.comparing import against_supervised
+from .supervised.dictionaries import SupervisedDictionary, supervised_dictionary
+from .supervised.f1 import AttributeF1, attribute_f1
+from .supervised.results import AgainstSupervised, Edited, Stood
+from .supervised.tasks import AttributeTask, Location, attribute_task
+from .supervised.toys import occlusion, over_splitting
 from .windows import drawn_examples, whole_document
 
 __all__ = [
     "DFA",
+    "AgainstSupervised",
     "Agreement",
     "Arm",
+    "AttributeF1",
+    "AttributeTask",
     "AttributionGraph",
     "Branch",
     "Changed",
@@ -92,6 +101,7 @@ __all__ = [
     "Edge",
     "EdgeChanges",
     "EdgeEffects",
+    "Edited",
     "Effect",
     "Effects",
     "Examples",
@@ -117,6 +127,7 @@ __all__ = [
     "LatentStats",
     "LatentTable",
     "Layer",
+    "Location",
     "LogitLens",
     "MapJob",
     "MapProgress",
@@ -139,13 +150,18 @@ __all__ = [
     "Scores",
     "Selected",
     "SpecialTokens",
+    "Stood",
+    "SupervisedDictionary",
     "Task",
     "TokenScores",
     "TokenShare",
     "TokenShift",
     "Truth",
     "activation_patching",
+    "against_supervised",
     "agreement",
+    "attribute_f1",
+    "attribute_task",
     "attribution_graph",
     "attribution_patching",
     "calibrate_gate",
@@ -187,6 +203,8 @@ __all__ = [
     "logit_lens",
     "match",
     "norms",
+    "occlusion",
+    "over_splitting",
     "path_patching",
     "predictions",
     "prefix_curves",
@@ -207,5 +225,6 @@ __all__ = [
     "side_effects",
     "special_tokens",
     "start_map",
+    "supervised_dictionary",
     "whole_document",
 ]

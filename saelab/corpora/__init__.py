@@ -7,14 +7,17 @@ from saelab.corpora.natural import natural
 from saelab.corpora.sources import hub, jsonl, parquet, text
 from saelab.corpora.synthetic import Synthetic, SyntheticRows, synthetic
 from saelab.corpora.world import world
+from saelab.corpora.world_prompts import AttributedPrompts, attributed_prompts
 
 __all__ = [
+    "AttributedPrompts",
     "Corpus",
     "Document",
     "Span",
     "Synthetic",
     "SyntheticRows",
     "as_corpus",
+    "attributed_prompts",
     "dialogues",
     "hub",
     "images",

@@ -46,7 +46,8 @@ UNTRIED = {
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
     "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "
     "Run.figure Run.to_frame TensorBoard WandB Settings ActivationBatch Shown Scale Edit Edit.to_dict "
-    "Compared Compared.* "
+    "Compared Compared.* DarkMatter DarkMatter.figure DarkMatter.to_frame ErrorParts ErrorScaling* Losses "
+    "Pair "
     "Arm Choice Contrast Effect Effect.figure Effect.frontier Effect.table Effect.to_frame Figure GateCurve "
     "GateCurve.figure GateCurve.to_frame Selected Selected.figure Selected.to_frame TokenShift "
     "DFA DFA.to_frame Branch* Edge EdgeChanges* EdgeEffects EdgeEffects.of EdgeEffects.to_frame "
@@ -204,6 +205,10 @@ class Things:
         return saelab.SAE.create(config).eval()
 
     @cached_property
+    def dark(self) -> analysis.DarkMatter:
+        return analysis.dark_matter(self.run.sae, self.rows)
+
+    @cached_property
     def edit(self) -> interventions.Edit:
         return interventions.Scale(self.model_sae, (1,), 0.5)
 
@@ -317,6 +322,7 @@ class Things:
         codes = partial(analysis.sample_codes, subject, sae, "abc")
         report = saelab.evaluate(own, self.rows) if not hasattr(self, "_report") else self._report
         self._report = report
+        dark = self.dark
         several = analysis.Reports({"a": report})
         d = np.eye(6, dtype=np.float32)
         truth = corpora.synthetic(6, 12)
@@ -362,6 +368,10 @@ class Things:
             "card": Case(analysis.card, {"store": store, "latent": 1}),
             "cards": Case(analysis.cards, {"store": store, "latents": [1, 2]}),
             "concepts": Case(analysis.concepts, {"store": store, "labels": ["a"] * store.n_rows}),
+            "dark_matter": Case(analysis.dark_matter, {"sae": own, "subject": self.rows}),
+            "DarkMatter.classes": Case(dark.classes, {"seed": 0}),
+            "DarkMatter.parts": Case(dark.parts, {"sae": own, "x": self.rows}),
+            "error_scaling": Case(analysis.error_scaling, {"found": {"a": dark, "b": dark}}),
             "dfa": Case(analysis.dfa, told),
             "DFA.top": Case(analysis.dfa(**told).top, {"n": 2}),
             "edge_changes": Case(analysis.edge_changes, told, ("n", "seed")),

@@ -20,7 +20,10 @@ from .circuits.tracing import attribution_graph
 from .circuits.truth import Truth, freeze, frozen, read_truths
 from .compared import Compared, compare
 from .concepts import Concept, Concepts, concepts
+from .dark.measuring import dark_matter
 from .dark.pursuit import gradient_pursuit
+from .dark.results import DarkMatter, ErrorParts, Losses
+from .dark.scaling import ErrorScaling, Pair, error_scaling
 from .differences import sample_difference
 from .evals import evaluate
 from .frontier import Frontier, Point, frontier
@@ -97,6 +100,7 @@ __all__ = [
     "Concept",
     "Concepts",
     "Contrast",
+    "DarkMatter",
     "Difference",
     "Edge",
     "EdgeChanges",
@@ -104,6 +108,8 @@ __all__ = [
     "Edited",
     "Effect",
     "Effects",
+    "ErrorParts",
+    "ErrorScaling",
     "Examples",
     "Families",
     "FeatureCard",
@@ -129,12 +135,14 @@ __all__ = [
     "Layer",
     "Location",
     "LogitLens",
+    "Losses",
     "MapJob",
     "MapProgress",
     "Match",
     "Node",
     "NormDiagnostics",
     "OneHead",
+    "Pair",
     "Point",
     "Predictions",
     "PrefixCurves",
@@ -170,6 +178,7 @@ __all__ = [
     "circuit",
     "compare",
     "concepts",
+    "dark_matter",
     "dfa",
     "direct_logits",
     "distinct_n",
@@ -179,6 +188,7 @@ __all__ = [
     "edge_changes",
     "edge_effects",
     "effect",
+    "error_scaling",
     "evaluate",
     "examples",
     "families",

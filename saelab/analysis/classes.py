@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from saelab.analysis.sources import Block, Passes, Rows
+from saelab.analysis.blocks import Block
+from saelab.analysis.sources import Passes, Rows
 from saelab.capabilities import HasTokens, lacking
 
 QUARTERS = ("commonest quarter", "2nd quarter", "3rd quarter", "rarest quarter")

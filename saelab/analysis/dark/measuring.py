@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saelab.analysis.blocks import Block
 from saelab.analysis.classes import RowClasses
 from saelab.analysis.controls import Beside, Control, Sums, beside, untrained
 from saelab.analysis.dark.linear import Crossed, Fit, fold_of
 from saelab.analysis.dark.pursuit import pursued
 from saelab.analysis.dark.results import DarkMatter, Losses
-from saelab.analysis.sources import Block, Ground, Passes, Rows
+from saelab.analysis.sources import Ground, Passes, Rows
 from saelab.arguments import an_integer, checked, flag, full_sae, maybe
 from saelab.capabilities import HasLoss
 from saelab.errors import fitting

@@ -82,6 +82,9 @@ UNTRIED = {
         "what these give; tests/unit/test_circuit_measures.py refuses"
     ),
     "AttributionGraph AttributionGraph.* GraphNode": "made by the library; what takes arguments is tried",
+    "Probing.* Absorption.* TPP.* SCR.*": (
+        "run by evaluate; tests/unit/test_probing.py, test_absorption.py and test_removing.py refuse"
+    ),
     "watch": "reads whatever is there; tests/unit/test_watching.py refuses",
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
     "Lab.map Lab.corpus *.telling": "ask what is tried by itself; tests/unit/test_map_view.py and others",
@@ -364,6 +367,10 @@ class Things:
             "repetition": Case(analysis.repetition, {"text": "a b a"}),
             "lexicon_count": Case(analysis.lexicon_count, {"text": "a b a", "lexicon": ["a"]}),
             "evaluate": Case(saelab.evaluate, {"sae": own, "subject": self.rows}),
+            "Probing": Case(analysis.Probing, {"labels": None}, ("ks", "held_out", "by", "most", "rows")),
+            "Absorption": Case(analysis.Absorption, {"examples": 0}, ("words", "held_out", "bar", "rows")),
+            "TPP": Case(analysis.TPP, {"labels": None}, ("ns", "held_out", "most", "rows")),
+            "SCR": Case(analysis.SCR, {"labels": None}, ("pairs", "ns", "held_out", "most", "most_pairs")),
             "analysis.evaluate": Case(saelab.evaluate, {**lens, "corpus": zoo.TEXTS[:1], "batch_size": 2}),
             "card": Case(analysis.card, {"store": store, "latent": 1}),
             "cards": Case(analysis.cards, {"store": store, "latents": [1, 2]}),

@@ -75,6 +75,10 @@ from .steering.results import Arm, Effect, Figure, TokenShift
 from .steering.select import select_latents
 from .steering.selected import Choice, Contrast, Selected
 from .steering.texts import distinct_n, lexicon_count, repetition
+from .suites.absorption import Absorption
+from .suites.probing import Probing
+from .suites.scr import SCR
+from .suites.tpp import TPP
 from .supervised.comparing import against_supervised
 from .supervised.dictionaries import SupervisedDictionary, supervised_dictionary
 from .supervised.f1 import AttributeF1, attribute_f1
@@ -85,6 +89,9 @@ from .windows import drawn_examples, whole_document
 
 __all__ = [
     "DFA",
+    "SCR",
+    "TPP",
+    "Absorption",
     "AgainstSupervised",
     "Agreement",
     "Arm",
@@ -146,6 +153,7 @@ __all__ = [
     "Point",
     "Predictions",
     "PrefixCurves",
+    "Probing",
     "Proxy",
     "Recovery",
     "RecoveryScores",

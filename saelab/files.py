@@ -301,6 +301,7 @@ def read_json(
     of: type = dict,
     most: int = MAX_JSON_BYTES,
     remedy: str = "It is truncated or was edited: write it again.",
+    nan: bool = False,
 ) -> Any:
     """The content of a JSON file.
 
@@ -310,6 +311,7 @@ def read_json(
         of: What it must hold: `dict` for an object, `list` for an array, `object` for either.
         most: Its bytes, at most.
         remedy: What to do about another file.
+        nan: Whether NaN and infinity are read, which others write into JSON.
 
     Raises:
         StoreError: Where it cannot be read.
@@ -327,7 +329,7 @@ def read_json(
     if len(data) > most:
         message = f"The {what} must have at most {most:,} bytes. Got more at {path}. Do not trust this file."
         raise FormatError(message)
-    return parse_json(data, path, what, of, remedy)
+    return parse_json(data, path, what, of, remedy, nan=nan)
 
 
 def parse_json(
@@ -338,8 +340,9 @@ def parse_json(
     remedy: str = "It is truncated or was edited: write it again.",
     *,
     unique: bool = False,
+    nan: bool = False,
 ) -> Any:
-    """What JSON says: UTF-8, without NaN and infinity.
+    """What JSON says: UTF-8, by default without NaN and infinity.
 
     Args:
         data: The text.
@@ -348,14 +351,14 @@ def parse_json(
         of: What it must hold: `dict` for an object, `list` for an array, `object` for either.
         remedy: What to do about another text.
         unique: Whether a key that comes twice in an object is refused.
+        nan: Whether NaN and infinity are read, which others write into JSON.
 
     Raises:
         FormatError: Where it is something else.
     """
     try:
-        found = json.loads(
-            data.decode("utf-8"), parse_constant=_constant, object_pairs_hook=_pairs if unique else None
-        )
+        pairs, constant = _pairs if unique else None, None if nan else _constant
+        found = json.loads(data.decode("utf-8"), parse_constant=constant, object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:  # bytes that are no UTF-8 are a ValueError
         message = (
             f"The {what} must be valid JSON. Got {len(data):,} bytes that are not ({error}) in {where}. "

@@ -41,8 +41,9 @@ UNTRIED = {
     ),
     "Concept Concepts* Examples Examples.* FeatureCard Found LatentStats* LatentTable LogitLens* Match "
     "LatentMap* LatentColumn Changed Difference* Layer Predictions* MapProgress Relatives* "
-    "NormDiagnostics* Point Recovery RecoveryScores Recovery.* Report Report.to_frame Report.to_json "
-    "Reports Reports.figure Reports.to_frame Reports.to_json Scores SpecialTokens* TokenScores "
+    "NormDiagnostics* Point* Recovery RecoveryScores Recovery.* Report Report.to_frame Report.to_json "
+    "Reports Reports.by_recipe "
+    "Reports.figure Reports.to_frame Reports.to_json Scores SpecialTokens* TokenScores "
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
     "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "
     "Run.figure Run.to_frame TensorBoard WandB Settings ActivationBatch Shown Scale Edit Edit.to_dict "
@@ -400,6 +401,7 @@ class Things:
             "whole_document": Case(analysis.whole_document, {"store": store, "latent": 1, "row": 0}),
             "frontier": Case(analysis.frontier, {"reports": {"a": [report]}}),
             "Frontier.at": Case(analysis.frontier({"a": [report]}).at, {"l0": 2.0}),
+            "Frontier.front": Case(analysis.frontier({"a": [report]}).front, {"score": "fvu"}),
             "latent_table": Case(analysis.latent_table, {"store": store}),
             "latent_column": Case(analysis.latent_column, {"store": store, "sql": "max / mean"}),
             "latent_map": Case(analysis.latent_map, {"store": store, "keep": False}),
@@ -410,6 +412,15 @@ class Things:
                 analysis.predictions, {"subject": model, "sample": "x y", "edits": [self.edit]}
             ),
             "read_report": Case(analysis.read_report, {"path": report.save(self.folder / "report.json")}),
+            "read_saebench": Case(
+                analysis.read_saebench,
+                {"path": analysis.write_saebench(report, self.folder / "saebench.json", name="a")},
+            ),
+            "write_saebench": Case(
+                analysis.write_saebench,
+                {"report": report, "path": self.folder / "saved.json", "name": "a"},
+                ("model", "dataset"),
+            ),
             "Report.from_json": Case(analysis.Report.from_json, {"text": report.to_json()}),
             "Report.save": Case(report.save, {"path": self.folder / "saved.json"}),
             "Reports.from_json": Case(analysis.Reports.from_json, {"text": several.to_json()}),

@@ -66,6 +66,7 @@ from .results_attention import (
 from .results_heads import HeadExamples, HeadMeasure, HeadSequence, OneHead, TokenShare
 from .results_induction import Families, HeadRoles, InductionScores, PrefixCurves, Proxy
 from .results_near import Relatives
+from .saebench import read_saebench, write_saebench
 from .samples import sample_codes
 from .searches import Found, search
 from .special import SpecialTokens, TokenScores, special_tokens
@@ -230,6 +231,7 @@ __all__ = [
     "read_graph",
     "read_headvis",
     "read_report",
+    "read_saebench",
     "read_truths",
     "recovery",
     "recursive_dfa",
@@ -245,4 +247,5 @@ __all__ = [
     "start_map",
     "supervised_dictionary",
     "whole_document",
+    "write_saebench",
 ]

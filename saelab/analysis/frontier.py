@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saelab.analysis.controls import interval_of
 from saelab.analysis.report import Report, Scores
 from saelab.arguments import checked, listed, mapping
 from saelab.config import is_number
@@ -30,6 +31,9 @@ LOOKS = (
     ("#e69f00", "hexagon", "dash"),
 )
 
+BETTER = {"fvu": -1, "loss_recovered": 1}
+"""Score -> 1 where more is better, -1 where less is."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -38,6 +42,12 @@ class Point:
     name: str
     sae: Scores
     untrained: Scores
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % of the SAE's scores, by name; NaN, or missing, where there is none"""
+
+    def interval(self, score: str) -> tuple[float, float]:
+        """95 % of a score; NaN where there is none."""
+        return self.intervals.get(score, (float("nan"), float("nan")))
 
 
 @dataclass(frozen=True)
@@ -85,10 +95,56 @@ class Frontier:
         index = pd.Index(found, name="name")
         return pd.DataFrame(list(found.values()), index=index, columns=["fvu", "loss_recovered"])
 
+    def front(self, score: str = "fvu") -> pd.DataFrame:
+        """The Pareto front: SAEs of which none is as sparse and better, or as good and sparser.
+
+        Args:
+            score: "fvu" (lower is better) or "loss_recovered" (higher is better).
+
+        Returns:
+            The sparsest first: name, l0, the score, its 95 % interval (from, to), and "sure": whether the
+            interval meets that of no SAE that is as sparse or sparser, so that the place on the front is no
+            accident of the documents.
+
+        Raises:
+            ConfigError: The score is neither.
+        """
+        import pandas as pd
+
+        rows = []
+        for point in self._front(score):
+            low, high = point.interval(score)
+            others = (p for p in self._known(score) if p is not point and p.sae.l0 <= point.sae.l0)
+            rivals = [p.interval(score) for p in others]
+            sure = all(high < other[0] or low > other[1] for other in rivals)
+            value = getattr(point.sae, score)
+            rows.append([point.name, point.sae.l0, value, low, high, sure and low == low])
+        return pd.DataFrame(rows, columns=["name", "l0", score, "from", "to", "sure"])
+
+    def _known(self, score: str) -> list[Point]:
+        """SAEs that fire and have the score."""
+        return [p for p in self.points if p.sae.l0 > 0 and not np.isnan(_known(getattr(p.sae, score)))]
+
+    def _front(self, score: str) -> list[Point]:
+        if not isinstance(score, str) or score not in BETTER:
+            message = f"score must be one of {', '.join(BETTER)}. Got {short(score)}. Pass e.g. score='fvu'."
+            raise ConfigError(message)
+        found: list[Point] = []
+        best = -np.inf
+        for point in sorted(
+            self._known(score), key=lambda p: (p.sae.l0, -BETTER[score] * getattr(p.sae, score))
+        ):
+            value = BETTER[score] * getattr(point.sae, score)
+            if value > best:
+                found.append(point)
+                best = value
+        return found
+
     def figure(self) -> go.Figure:
-        """FVU and loss recovered over L0: a line a name, told apart by marker, dash and colour. The untrained
-        controls, crosses, show on a click in the legend: they lie so far off that they would squeeze the
-        lines. An SAE that never fires has no place on the logarithmic axis of L0."""
+        """FVU and loss recovered over L0: a line a name, told apart by marker, dash and colour, with bars of
+        the 95 % intervals; the Pareto front is grey, in steps. The untrained controls, crosses, show on a
+        click in the legend: they lie so far off that they would squeeze the lines. An SAE that never fires
+        has no place on the logarithmic axis of L0."""
         from plotly.subplots import make_subplots
 
         figure = make_subplots(cols=2, horizontal_spacing=0.1)
@@ -101,9 +157,17 @@ class Frontier:
                     name=name, legendgroup=name, showlegend=column == 1, mode="lines+markers",
                     line={"color": colour, "dash": dash, "width": 1.5},
                     marker={"symbol": shape, "size": 10, "line": {"width": 1, "color": "white"}},
+                    error_y=_bars(points, score, colour),
                     hovertemplate=f"{name}<br>L0 %{{x:.1f}}<br>%{{y:.4f}}<extra></extra>",
                     row=1, col=column,
                 )  # fmt: skip
+            front = self._front(score)
+            figure.add_scatter(
+                x=[p.sae.l0 for p in front], y=[getattr(p.sae, score) for p in front],
+                name="Pareto front", legendgroup="front", showlegend=column == 1, mode="lines",
+                line={"color": "#999999", "width": 5, "shape": "hv"}, opacity=0.35, hoverinfo="skip",
+                row=1, col=column,
+            )  # fmt: skip
             figure.add_scatter(
                 x=[p.untrained.l0 for p in self.points],
                 y=[getattr(p.untrained, score) for p in self.points],
@@ -161,14 +225,14 @@ def frontier(reports: Mapping[str, Sequence[Report]]) -> Frontier:
             raise ConfigError(message)
     first = every[0]
     for report in every:
-        if _ground(report) != _ground(first):
+        if ground_of(report) != ground_of(first):
             message = (
-                f"The reports of a frontier must be of the same texts and hook point. Got {_ground(first)} "
-                f"and {_ground(report)}. Evaluate them on the same corpus with the same max_rows."
+                f"The reports of a frontier must be of the same texts and hook point. Got {ground_of(first)} "
+                f"and {ground_of(report)}. Evaluate them on the same corpus with the same max_rows."
             )
             raise ConfigError(message)
     points = [
-        Point(name, report.sae, report.untrained)
+        Point(name, report.sae, report.untrained, {s: interval_of(c) for s, c in report.scores.items()})
         for name, group in groups.items()
         for report in sorted(group, key=lambda r: r.sae.l0)
     ]
@@ -179,7 +243,23 @@ def _known(score: float | None) -> float:
     return float("nan") if score is None else score
 
 
-def _ground(report: Report) -> str:
-    """What two reports share if they are of the same rows: rows and clean loss tell texts apart."""
-    loss = "" if report.loss_clean is None else f" (loss {report.loss_clean:.4f})"
-    return f"{report.n_rows:,} rows of {report.hook}{loss}"
+def _bars(points: Sequence[Point], score: str, colour: str) -> dict[str, Any]:
+    """Bars of the 95 % intervals of a line's points; none where there is none."""
+    values = [_known(getattr(p.sae, score)) for p in points]
+    ends = [p.interval(score) for p in points]
+    above = [high - value for value, (_, high) in zip(values, ends, strict=True)]
+    below = [value - low for value, (low, _) in zip(values, ends, strict=True)]
+    array, arrayminus = ([max(0.0, np.nan_to_num(size)) for size in sizes] for sizes in (above, below))
+    look = {"color": colour, "thickness": 1.5, "width": 4}
+    return {"type": "data", "symmetric": False, "array": array, "arrayminus": arrayminus, **look}
+
+
+def ground_of(report: Report) -> str:
+    """What two reports share if they are of the same rows of one hook point.
+
+    Args:
+        report: One of them.
+    """
+    loss = "" if report.loss_clean is None else f", loss {report.loss_clean:.4f}"
+    rows = f", fingerprint {report.rows[:12]}" if report.rows else ""
+    return f"{report.n_rows:,} rows of {report.hook}{rows}{loss}"

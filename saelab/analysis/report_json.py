@@ -126,12 +126,39 @@ def report_of(cls: type[T], data: Any, where: object = "the text") -> T:
         FormatError: It is none: wrong types, missing or unknown fields, a claim that is neither beside a
             control nor says why it has none, columns of different lengths.
     """
+    check_text(data, 0)
     try:
-        _check_text(data, 0)
         return from_dict(cls, data, _read)
     except (ConfigError, OverflowError) as error:
         message = f"A report must be one that saelab wrote. Got in {where}: {error}"
         raise FormatError(message) from error
+
+
+def check_text(value: Any, depth: int) -> None:
+    """See that every text in it can be printed and written again, and nothing is nested beyond reason.
+
+    Args:
+        value: What JSON gave.
+        depth: How deep it lies itself.
+
+    Raises:
+        FormatError: A text holds half of a surrogate pair, or lists and objects lie too deep.
+    """
+    if depth > DEEPEST:
+        message = f"A report must be nested {DEEPEST} deep at most. Got more. {STAMP.remedy}"
+        raise FormatError(message)
+    if isinstance(value, str) and not is_unicode(value):
+        message = (
+            f"A report must hold Unicode. Got half of a surrogate pair in {short(value)}. {STAMP.remedy}"
+        )
+        raise FormatError(message)
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            check_text(key, depth + 1)
+            check_text(each, depth + 1)
+    elif isinstance(value, list):
+        for each in value:
+            check_text(each, depth + 1)
 
 
 def _write(value: Any, where: str) -> Any:
@@ -162,6 +189,10 @@ def _told(value: Any, where: str) -> Any:
 
 def _read(hint: Any, value: Any, where: str) -> Any:
     """What `_write` wrote, and what needs more than its type."""
+    import pandas as pd
+
+    if hint is pd.DataFrame:
+        return _read_frame(value, where)
     if hint is float:
         if isinstance(value, str) and value in WORDS:
             return WORDS[value]
@@ -178,11 +209,10 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         return Control(typed(str, said["what"], where), typed(float, said["value"], where, _read), of)
     if hint is Found:
         said = _keys(value, ("claims", "left_out", "tables"), where)
-        tables = typed(Mapping[str, Any], said["tables"], f"{where}.tables")
         return Found(
             typed(Mapping[str, Beside | Alone], said["claims"], f"{where}.claims", _read),
             typed(Mapping[str, str], said["left_out"], f"{where}.left_out"),
-            {name: _read_frame(each, f"{where}.tables[{name!r}]") for name, each in tables.items()},
+            typed(Mapping[str, pd.DataFrame], said["tables"], f"{where}.tables", _read),
         )
     return NotImplemented
 
@@ -325,23 +355,4 @@ def _number(value: float) -> Any:
     return float(value) if math.isfinite(value) else _word(value)
 
 
-def _check_text(value: Any, depth: int) -> None:
-    """Every text in it can be printed and written again, and none of it is nested beyond reason."""
-    if depth > DEEPEST:
-        message = f"A report must be nested {DEEPEST} deep at most. Got more. {STAMP.remedy}"
-        raise ConfigError(message)
-    if isinstance(value, str) and not is_unicode(value):
-        message = (
-            f"A report must hold Unicode. Got half of a surrogate pair in {short(value)}. {STAMP.remedy}"
-        )
-        raise ConfigError(message)
-    if isinstance(value, Mapping):
-        for key, each in value.items():
-            _check_text(key, depth + 1)
-            _check_text(each, depth + 1)
-    elif isinstance(value, list):
-        for each in value:
-            _check_text(each, depth + 1)
-
-
-__all__ = ["STAMP", "dumped", "options_of", "parsed", "part", "plain", "report_of", "save"]
+__all__ = ["STAMP", "check_text", "dumped", "options_of", "parsed", "part", "plain", "report_of", "save"]

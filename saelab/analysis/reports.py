@@ -11,7 +11,7 @@ import numpy as np
 
 from saelab.analysis import report_json
 from saelab.analysis.controls import controls_of, interval_of
-from saelab.analysis.frontier import Frontier, frontier
+from saelab.analysis.frontier import Frontier, frontier, ground_of
 from saelab.analysis.report import Report
 from saelab.arguments import checked, place
 from saelab.errors import headline
@@ -38,6 +38,16 @@ class Reports:
             return self._frontier()
         except ConfigError:
             return None
+
+    def by_recipe(self) -> dict[str, list[Report]]:
+        """The reports by what their SAEs are, "topk, 4,096 latents", for `saelab.analysis.frontier`: SAEs of
+        one recipe and width make one line, from the sparsest to the densest."""
+        found: dict[str, list[Report]] = {}
+        for name, report in self.reports.items():
+            recipe, width = report.about.get("recipe"), report.about.get("d_sae")
+            known = recipe is not None and isinstance(width, int)
+            found.setdefault(f"{recipe}, {width:,} latents" if known else name, []).append(report)
+        return found
 
     def to_frame(self) -> pd.DataFrame:
         """One row a score and SAE: value, its 95 % interval, what the first control is, and its value."""
@@ -106,7 +116,10 @@ class Reports:
     __repr__ = headline
 
     def __str__(self) -> str:
-        heads = [f"{name}: {report.hook}, {report.n_rows:,} rows" for name, report in self.reports.items()]
+        heads = [f"{name}: {ground_of(report)}" for name, report in self.reports.items()]
+        rows = {(report.n_rows, report.rows) for report in self.reports.values()}
+        if len(rows) > 1:
+            heads.append("Not of the same rows: their differences are not those of the SAEs alone.")
         table = self.to_frame().to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep="")
         return "\n".join([*heads, table])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +131,7 @@ def _evaluate(job: Job) -> Outcome:
     report = evaluate(sae, subject, corpus, **values)
     data = {
         "command": "eval",
-        "report": dataclasses.asdict(report),
+        "report": json.loads(report.to_json())["report"],
         "job": job.given,
         "fingerprints": {
             "subject": subject.fingerprint(),

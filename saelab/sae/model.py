@@ -180,6 +180,7 @@ class SAE(Network):
         dtype: str = "float32",
         private: bool = False,
         subfolder: str | None = None,
+        report: publish.Reported | None = None,
     ) -> str:
         """Write it, with a model card, into a repository of the Hugging Face hub.
 
@@ -190,11 +191,13 @@ class SAE(Network):
             dtype: As for `save`.
             private: Whether a new repository is private.
             subfolder: In the repository.
+            report: What `saelab.evaluate` gave of it: a table of the card, and report.json beside the SAE.
 
         Returns:
             The commit's address.
 
         Raises:
+            ConfigError: The report is of another SAE.
             StoreError: The hub cannot be reached or written.
         """
         return publish.push(
@@ -206,6 +209,7 @@ class SAE(Network):
             dtype,
             private,
             subfolder,
+            report,
         )
 
     def fingerprint(self) -> str:

@@ -16,6 +16,7 @@ import torch
 from forks import Forked
 
 from saelab import load_sae, save_sae
+from saelab.analysis import read_report
 from saelab.formats import list_saes
 from saelab.sae import SAE, recipe
 from saelab.types import ConfigError, FormatError
@@ -219,7 +220,18 @@ def test_an_sae_is_pushed_with_its_card(serving, tmp_path):
 from saelab.sae import SAE, recipe
 torch.manual_seed(0)
 sae = SAE.create(recipe("topk", d_in=6, d_sae=16, k=3, hook="blocks.1.hook_resid_post"))
-print(sae.push_to_hub({OWNER!r}, metrics={{"fvu": 0.25}}, provenance={{"model": "tiny"}}))
+from saelab.analysis import evaluate
+from saelab.errors import ConfigError
+report = evaluate(sae, torch.randn(40, 6))
+other = SAE.create(recipe("topk", d_in=6, d_sae=16, k=3), seed=1)
+try:
+    other.push_to_hub({OWNER!r}, report=report)
+except ConfigError as error:
+    assert "report of a card" in str(error)
+else:
+    raise AssertionError
+told = {{"metrics": {{"fvu": 0.25}}, "provenance": {{"model": "tiny"}}}}
+print(sae.push_to_hub({OWNER!r}, **told, report=report))
 """
     done = elsewhere(code, tmp_path / "home", server.server_port, HF_TOKEN="hf_x")
     assert done.returncode == 0, done.stderr
@@ -228,13 +240,20 @@ print(sae.push_to_hub({OWNER!r}, metrics={{"fvu": 0.25}}, provenance={{"model": 
         for entry in server.pushed
         if entry["key"] == "file"
     }
-    assert set(files) == {"README.md", "config.json", "sae.safetensors"}
+    assert set(files) == {"README.md", "config.json", "report.json", "sae.safetensors"}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     assert load_sae(tmp_path).config.hook.name == "blocks.1.hook_resid_post"
     card = files["README.md"].decode()
     for words in ("library_name: saelab", "| fvu | 0.25 |", "| model | tiny |", "topk", "d_sae", "load_sae("):
         assert words in card
+    report = read_report(tmp_path / "report.json")
+    fvu = report.scores["fvu"]
+    low, high = fvu.interval
+    assert f"| fvu | {fvu.value:.4g} | {fvu.control:.4g} | {low:.4g} | {high:.4g} |" in card
+    assert "|  | this SAE | untrained SAE | from | to |" in card
+    assert f"- loss: {report.left_out['loss']}" in card
+    assert "40 rows of blocks.1.hook_resid_post" in card
 
 
 def test_a_revision_needs_a_repository(tmp_path):

@@ -60,6 +60,8 @@ def whole() -> Report:
         "ab12",
         {"recipe": "topk", "d_sae": 64},
         {"told": {"share": 0.5, "words": ["a"], "of": None}},
+        3.5,
+        Found({}, tables=TABLES),
     )
 
 
@@ -67,15 +69,16 @@ def assert_same(found: Report, expected: Report) -> None:
     """Every field, NaN equal to NaN; tables by value, dtype, index and names."""
     for field in dataclasses.fields(Report):
         ours, theirs = getattr(found, field.name), getattr(expected, field.name)
-        if field.name != "suites":
+        if field.name not in ("suites", "core"):
             assert repr(plain(ours)) == repr(plain(theirs)), field.name
     assert list(found.suites) == list(expected.suites)
-    for name, each in expected.suites.items():
-        assert repr(plain(found.suites[name].claims)) == repr(plain(each.claims))
-        assert found.suites[name].left_out == each.left_out
-        assert list(found.suites[name].tables) == list(each.tables)
+    for name, each in {**expected.suites, "core": expected.core}.items():
+        of = found.core if name == "core" else found.suites[name]
+        assert repr(plain(of.claims)) == repr(plain(each.claims))
+        assert of.left_out == each.left_out
+        assert list(of.tables) == list(each.tables)
         for title, table in each.tables.items():
-            pd.testing.assert_frame_equal(found.suites[name].tables[title], table, check_exact=True)
+            pd.testing.assert_frame_equal(of.tables[title], table, check_exact=True)
 
 
 def plain(value):

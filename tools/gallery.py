@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import saelab
-from saelab.analysis import circuit, prompt_task
+from saelab.analysis import attribution_graph, circuit, prompt_task
 from saelab.corpora.world_lexicon import RUDE
 from saelab.embedded.tasks import task_prompts
 
@@ -99,6 +99,11 @@ PICTURES = {
         "lab.circuit(found)",
         "Which heads do a task, and how much of it as their number grows, beside random sets.",
     ),
+    "graph": Picture(
+        "An attribution graph",
+        "lab.circuit(graph)",
+        "What brought the model to its next token, by layer and position: pruned, pinned, with cards.",
+    ),
     "erase": Picture(
         "Erasing",
         "lab.erase('rudeness', rude, polite)",
@@ -125,6 +130,9 @@ def main() -> None:
         }
         if "circuit" in wanted:
             samples["found"] = _found(lab.subject)
+        if "graph" in wanted:
+            saes = [saelab.load_sae(saelab.embedded.sae_folder(hook)) for hook in saelab.embedded.SAE_HOOKS]
+            samples["graph"] = attribution_graph(lab.subject, saes, TEXT, max_logits=3)
         for name, picture in PICTURES.items():
             if name in wanted:
                 view = eval(picture.code, {"lab": lab, **samples})

@@ -4,6 +4,7 @@ python benchmarks/attention.py speed [--rounds 15] [--record attention-speed]
 python benchmarks/attention.py truth [--documents 200] [--record attention-truth]
 python benchmarks/attention.py induction [--work DIR]
 python benchmarks/attention.py whole [--documents 200] [--record attention-whole]
+python benchmarks/attention.py large [--record attention-large]
 
 Speed: `dfa` of one latent over a text of 256 tokens beside one plain pass of the model over the same text,
 interleaved, ratios within a round, in processor time of the thread that works; `recursive_dfa` of depth 4.
@@ -21,6 +22,10 @@ how many of its latents are of which family; about ten minutes of one core.
 Whole heads, on the documents of truth: Spearman's correlation, over the heads before a latent, of what is
 lost without the head with its part by `dfa`, and of its size with the latent's weights, beside the pattern
 alone.
+
+Large: what `lab.heads` answers on SmolLM2-135M over a text of 15 tokens, each question asked once and for the
+first time, in processor time, of SAEs that were not trained (what an answer costs does not depend on that);
+and `head_examples` over some documents, beside plain passes of the same.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from generation import models
 from results import record
 from scipy.stats import spearmanr
 
@@ -47,6 +53,7 @@ from saelab.analysis import (
     families,
     head_attribution,
     head_effects,
+    head_examples,
     head_losses,
     head_readings,
     recursive_dfa,
@@ -63,13 +70,18 @@ Z = [hook for hook in SAE_HOOKS if hook.endswith("hook_z")]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What attribution to heads costs, and whether it is true")
-    parser.add_argument("what", choices=["speed", "truth", "induction", "whole"])
+    parser.add_argument("what", choices=["speed", "truth", "induction", "whole", "large"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--documents", type=int, default=200)
     parser.add_argument("--work", help="a folder for the activations and the run of induction")
     parser.add_argument("--record", help="keep the figures as benchmarks/results/NAME.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.what == "large":
+        rows = large(models()["SmolLM2-135M"]())
+        if options.record:
+            record(options.record, rows)
+        return
     subject = saelab.load_subject(model_folder())
     saes = {hook: saelab.load_sae(sae_folder(hook)) for hook in SAE_HOOKS}
     if options.what == "speed":
@@ -115,6 +127,42 @@ def speed(subject: Any, saes: Mapping[str, Any], rounds: int) -> list[dict[str, 
             "x plain pass": round(statistics.median(ratios), 2), "largest x": round(max(ratios), 2),
         })  # fmt: skip
         print(rows[-1], flush=True)
+    return rows
+
+
+def large(subject: Any) -> list[dict[str, Any]]:
+    """Processor seconds of each question, asked for the first time."""
+    rows: list[dict[str, Any]] = []
+
+    def timed(what: str, run: Callable[[], Any]) -> Any:
+        begin = time.process_time()
+        found = run()
+        rows.append({"what": what, "seconds": round(time.process_time() - begin, 2)})
+        print(rows[-1], flush=True)
+        return found
+
+    def sae(hook: str) -> Any:
+        x = subject.run(subject.prepare([text]), hook, output=False).acts[hook][0, 1:]
+        config = saelab.recipe("topk", d_in=x.shape[1], d_sae=512, k=32, hook=hook)
+        return saelab.SAE.create(config, 0, x)
+
+    text = "When Mary and John went to the store, John gave a drink to"
+    texts = [document.text[:400] for document in saelab.corpora.world(seed=SEED, n_documents=12)]
+    lab = saelab.Lab(subject, {"stream": sae("blocks.20.hook_resid_post"), "z": sae("blocks.12.attn.hook_z")})
+    latent = int(lab.codes(text).codes.indices[-1])
+    view = timed("the view", lambda: lab.heads(text, latent))
+    dest = view.answer("where", {"latent": latent}).header["dest"]
+    of = {"latent": latent, "dest": dest}
+    timed("told", lambda: view.answer("told", {}))
+    timed("the first dfa", lambda: view.answer("dfa", of))
+    timed("another dfa", lambda: view.answer("dfa", {**of, "dest": dest - 1}))
+    timed("by gradient", lambda: view.answer("gradient", of))
+    timed("way back, depth 3", lambda: view.answer("tree", {**of, "depth": 3, "width": 2}))
+    timed("a layer's heads taken out", lambda: view.answer("without", {**of, "layer": 5}))
+    found = timed("head_examples of 12 documents", lambda: head_examples(subject, texts, documents=12))
+    ids = [subject.to_tokens(each)[:128] for each in texts]
+    timed("plain passes of the same", lambda: [subject.run(subject.padded([each])) for each in ids])
+    print(found)
     return rows
 
 

@@ -223,7 +223,7 @@ class Things:
             **self._made(out), **self._read(out, store), **self._of_store(out, store),
             **self._analyses(store), **self._corpora(), **self._subjects(), **self._edits(out),
             **{name: Case(*each) for name, each in graphed.calls(self.folder, out).items()},
-            **{name: Case(*each) for name, each in headed.calls(self.folder, self.model).items()},
+            **{name: Case(*each) for name, each in headed.calls(self.folder, self.model, self.model_sae).items()},
         }  # fmt: skip
 
     def _made(self, out: Path) -> dict[str, Case]:
@@ -331,7 +331,6 @@ class Things:
         d = np.eye(6, dtype=np.float32)
         truth = corpora.synthetic(6, 12)
         lens = {"sae": self.model_sae, "subject": model}
-        told = {**lens, "text": "a b", "latent": 1, "dest": 1}
         words = [*zoo.TEXTS, "a b", "c d", "e f", "g h", "i j"]
         sides = {"positive": words[:4], "negative": words[4:]}
         gated = interventions.Erase(self.model_sae, (1,), threshold=0.0)
@@ -391,9 +390,8 @@ class Things:
             "attribution_graph": Case(
                 partial(analysis.attribution_graph, max_nodes=8),
                 {"subject": model, "saes": self.model_sae, "text": "a b"},
-                ("target", "minus", "max_logits", "probability", "control", "seed"),
+                ("target", "minus", "position", "max_logits", "probability", "control", "seed"),
             ),
-            "recursive_dfa": Case(analysis.recursive_dfa, told, ("saes", "depth", "width")),
             "direct_logits": Case(analysis.direct_logits, {**lens, "latents": [1]}),
             "drawn_examples": Case(analysis.drawn_examples, {"store": store, "latent": 1}),
             "examples": Case(analysis.examples, {"store": store, "latent": 1}),

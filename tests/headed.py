@@ -12,20 +12,28 @@ import saelab
 from saelab import analysis
 
 
-def calls(folder: Path, model: Any) -> dict[str, tuple[Any, ...]]:
+def calls(folder: Path, model: Any, sae: saelab.SAE) -> dict[str, tuple[Any, ...]]:
     """Name -> function, right arguments, and others that it takes.
 
     Args:
         folder: Where `headvis.written` has written "headvis".
         model: A language model of four heads.
+        sae: On its residual stream.
     """
     heads = saelab.SAE.create(saelab.recipe("relu", d_in=32, d_sae=8, hook="blocks.1.attn.hook_z"))
     told = analysis.head_attribution(heads, 4)
     words = [*zoo.TEXTS, "a b", "c d", "e f", "g h", "i j"]
     of = {"subject": model, "sae": heads}
+    asked = {"subject": model, "sae": sae, "text": "a b", "latent": 1, "dest": 1}
     roles = {"found": analysis.families(model, heads, words, least=2), "attribution": told}
     texts = {"subject": model, "corpus": ["a b c", "b c d"], "n": 2, "drawn": 1}
     return {
+        "dfa": (analysis.dfa, asked),
+        "DFA.top": (analysis.dfa(**asked).top, {"n": 2}),
+        "edge_changes": (analysis.edge_changes, asked, ("n", "seed")),
+        "edge_effects": (analysis.edge_effects, asked),
+        "EdgeEffects.top": (analysis.edge_effects(**asked).top, {"n": 2}),
+        "recursive_dfa": (analysis.recursive_dfa, asked, ("saes", "depth", "width")),
         "families": (
             partial(analysis.families, least=2), {**of, "corpus": words},
             ("max_rows", "bar", "strength", "seed"),

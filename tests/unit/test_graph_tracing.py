@@ -250,6 +250,27 @@ def test_a_difference_of_logits_is_that_of_their_rows():
     assert "-> 'a' - 'b':" in str(one)
 
 
+def test_another_position_than_the_last_is_explained(subject):
+    """As if the text ended there: by the model's own output over all of it."""
+    text, at = "When Rosa and Tobin went to the market, Rosa gave", 8
+    saes = [saelab.load_sae(saelab.embedded.sae_folder(SAE_HOOKS[1]))]
+    graph = attribution_graph(subject, saes, text, position=at, max_logits=1, control=False)
+    ids = subject.to_tokens(text)
+    assert graph.tokens == tuple(subject.token_strings(ids[: at + 1]))
+    output = subject.run(subject.prepare([text])).output[0, at].softmax(-1)
+    (logit,) = graph.logits
+    assert logit.index == int(output.argmax())
+    assert logit.value == pytest.approx(float(output.max()), abs=1e-5)
+    alone = attribution_graph(subject, saes, graph.text, max_logits=1, control=False)
+    assert (alone.ids, alone.tokens) == (graph.ids, graph.tokens)
+    np.testing.assert_allclose(alone.adjacency, graph.adjacency, atol=1e-6)
+    last = attribution_graph(subject, saes, graph.text, position=at, max_logits=1, control=False)
+    np.testing.assert_array_equal(last.adjacency, alone.adjacency)
+    for wrong in (0, len(ids), -1):
+        with pytest.raises(RangeError, match="position must be"):
+            attribution_graph(subject, saes, text, position=wrong)
+
+
 def test_of_many_latents_those_of_the_most_influence_are_followed(subject):
     hooks = SAE_HOOKS[:3]
     saes = [saelab.load_sae(saelab.embedded.sae_folder(hook)) for hook in hooks]

@@ -27,9 +27,9 @@ from saelab.analysis.controls import Alone, Sums, beside, untrained
 from saelab.arguments import a_subject, an_integer, checked, flag, is_listed
 from saelab.arguments import text as a_text
 from saelab.capabilities import HasHeads, HasLogits, HasTokens, need
-from saelab.config import is_number
+from saelab.config import integer, is_number
 from saelab.sae import SAE
-from saelab.types import ConfigError, SubjectError, short
+from saelab.types import ConfigError, RangeError, SubjectError, short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +61,7 @@ def attribution_graph(
     target: str | int | Sequence[str | int] | None = None,
     minus: str | int | None = None,
     *,
+    position: int | None = None,
     max_nodes: int = 2048,
     max_logits: int = 10,
     probability: float = 0.95,
@@ -89,6 +90,8 @@ def attribution_graph(
         target: Token or tokens, by text or id, whose logits are explained; None: the likeliest after the
             text, as many as reach `probability` together.
         minus: A token: the logit of the one target less this one's is explained.
+        position: Whose next token is explained, BOS counted; None: the last. What comes behind it has no part
+            in it, and is cut off.
         max_nodes: Latents that are followed, those of the most influence first. What others bring is counted
             in `rest`, and as error in the scores.
         max_logits: Logits, at most, where no target is given.
@@ -103,7 +106,8 @@ def attribution_graph(
         ShapeError: An SAE is of another width.
         ConfigError: There is no SAE, or two stand for the same, or a target is missing or no token.
         CorpusError: The text has fewer than two tokens or too many, or a target is not one token.
-        RangeError: The id of a target is none of the vocabulary.
+        RangeError: The id of a target is none of the vocabulary, or the position none of the text behind the
+            first.
     """
     for capability in (HasTokens, HasLogits, HasHeads):
         need(subject, capability, "An attribution graph")
@@ -113,6 +117,11 @@ def attribution_graph(
     found = _saes(subject, saes)
     inputs, words = read_text(subject, text)
     ids = inputs.data["input_ids"][0].tolist()
+    if position is not None:
+        remedy = "Pass a position of the text, BOS counted."
+        end = 1 + integer("position", position, 1, len(ids) - 1, error=RangeError, remedy=remedy)
+        ids, words = ids[:end], words[:end]
+        inputs, text = subject.prepare_tokens([ids]), "".join(words[ids[0] == subject.bos_id :])
     top = Place(subject.n_layers - 1, "hook_resid_post")
     hooks = dict.fromkeys(hook for sae in found.values() for hook in (str(sae.hook), str(sae.writes[-1])))
     frozen = Frozen(subject, inputs, top, list(hooks), deep=True)

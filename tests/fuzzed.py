@@ -223,7 +223,7 @@ class Things:
             **self._made(out), **self._read(out, store), **self._of_store(out, store),
             **self._analyses(store), **self._corpora(), **self._subjects(), **self._edits(out),
             **{name: Case(*each) for name, each in graphed.calls(self.folder, out).items()},
-            **{name: Case(*each) for name, each in headed.calls(self.folder, self.model, self.model_sae).items()},
+            **{name: Case(*each) for name, each in headed.calls(self).items()},
         }  # fmt: skip
 
     def _made(self, out: Path) -> dict[str, Case]:

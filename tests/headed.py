@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import subjects_zoo as zoo
@@ -12,19 +11,18 @@ import saelab
 from saelab import analysis
 
 
-def calls(folder: Path, model: Any, sae: saelab.SAE) -> dict[str, tuple[Any, ...]]:
+def calls(things: Any) -> dict[str, tuple[Any, ...]]:
     """Name -> function, right arguments, and others that it takes.
 
     Args:
-        folder: Where `headvis.written` has written "headvis".
-        model: A language model of four heads.
-        sae: On its residual stream.
+        things: The `Things` of `fuzzed`, whose model has four heads.
     """
+    model, folder = things.model, things.folder / "headvis"
     heads = saelab.SAE.create(saelab.recipe("relu", d_in=32, d_sae=8, hook="blocks.1.attn.hook_z"))
     told = analysis.head_attribution(heads, 4)
     words = [*zoo.TEXTS, "a b", "c d", "e f", "g h", "i j"]
     of = {"subject": model, "sae": heads}
-    asked = {"subject": model, "sae": sae, "text": "a b", "latent": 1, "dest": 1}
+    asked = {"subject": model, "sae": things.model_sae, "text": "a b", "latent": 1, "dest": 1}
     roles = {"found": analysis.families(model, heads, words, least=2), "attribution": told}
     texts = {"subject": model, "corpus": ["a b c", "b c d"], "n": 2, "drawn": 1}
     return {
@@ -41,7 +39,7 @@ def calls(folder: Path, model: Any, sae: saelab.SAE) -> dict[str, tuple[Any, ...
         "head_attribution": (analysis.head_attribution, {"sae": heads, "n_heads": 4}, ("sizes",)),
         "HeadAttribution.top": (told.top, {"head": 1, "n": 2}),
         "head_examples": (analysis.head_examples, texts, ("documents", "length", "seed")),
-        "HeadExamples.head": (analysis.read_headvis(folder / "headvis").head, {"layer": 1, "head": 0}),
+        "HeadExamples.head": (analysis.read_headvis(folder).head, {"layer": 1, "head": 0}),
         "head_losses": (
             partial(analysis.head_losses, max_rows=8), {**of, "corpus": ["a b"]},
             ("n_heads", "ablation", "seed"),
@@ -51,5 +49,5 @@ def calls(folder: Path, model: Any, sae: saelab.SAE) -> dict[str, tuple[Any, ...
         "prefix_curves": (
             analysis.prefix_curves, {"subject": model, "lengths": [2], "n": 2, "length": 24}, ("seed",)
         ),
-        "read_headvis": (analysis.read_headvis, {"folder": folder / "headvis"}),
+        "read_headvis": (analysis.read_headvis, {"folder": folder}),
     }  # fmt: skip

@@ -379,11 +379,6 @@ class Things:
             "DarkMatter.classes": Case(dark.classes, {"seed": 0}),
             "DarkMatter.parts": Case(dark.parts, {"sae": own, "x": self.rows}),
             "error_scaling": Case(analysis.error_scaling, {"found": {"a": dark, "b": dark}}),
-            "dfa": Case(analysis.dfa, told),
-            "DFA.top": Case(analysis.dfa(**told).top, {"n": 2}),
-            "edge_changes": Case(analysis.edge_changes, told, ("n", "seed")),
-            "edge_effects": Case(analysis.edge_effects, told),
-            "EdgeEffects.top": Case(analysis.edge_effects(**told).top, {"n": 2}),
             "gradient_pursuit": Case(
                 analysis.gradient_pursuit, {"x": self.rows, "directions": torch.eye(6), "k": 2}
             ),

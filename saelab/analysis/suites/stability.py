@@ -1,0 +1,130 @@
+"""The suite "stability"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saelab.analysis.controls import Beside, untrained
+from saelab.analysis.stability import alike, claims
+from saelab.analysis.suites.registry import Found, Suite, register
+from saelab.types import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from saelab.analysis.sources import Ground
+    from saelab.sae import SAE
+
+
+@register("stability")
+@dataclass(frozen=True)
+class Stability(Suite):
+    """Would another training have found the same dictionary? Cosines of decoder rows: with the nearest of the
+    other SAE (MMCS), and with a partner of its own (Hungarian method).
+
+    "this SAE" is it beside one trained anew by its configuration; "seeds" and "halves" are two trained anew,
+    on the same rows, or each on its own half of them (the samples of one are not those of the other), always
+    from other random weights. They say how stable the recipe is at this budget, which is small. With `others`
+    nothing is trained: "others" are this SAE beside each of them.
+    """
+
+    others: tuple[Any, ...] = ()
+    """SAEs of the same place, such as other seeds of a run; their figures are means over them"""
+    steps: int = 100
+    """of each training"""
+    rows: int = 20_000
+    """that are trained on, at most"""
+    batch_size: int = 512
+    most: int = 4096
+    """latents of a dictionary that is matched one to one, at most"""
+
+    def run(self, sae: SAE, ground: Ground) -> Found:
+        signed = sae.sparsifier.signed
+        seed = ground.seed
+        rows, targets, unit = _rows(sae, ground, self.rows)
+        bare = [_directions(untrained(sae, rows, targets, seed=seed + i)) for i in (1, 2)]
+        control = alike(*bare, signed, self.most)
+        pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        own = _directions(sae)
+        if self.others:
+            for other in self.others:
+                if other.d_out != sae.d_out:
+                    message = (
+                        f"SAEs that are compared must write activations of one width. Got {other.d_out} "
+                        f"beside {sae.d_out}. Pass SAEs of the same hook point."
+                    )
+                    raise ConfigError(message)
+            pairs["others"] = [(own, _directions(other)) for other in self.others]
+        else:
+            half = np.isin(unit, np.unique(unit)[::2])
+            if not 0 < half.sum() < len(unit):
+                message = f"Data halves need two samples. Got {len(np.unique(unit))}. Pass more of them."
+                raise ConfigError(message)
+            parts = [half, half, ~half]
+            trained = [
+                _directions(self._trained(sae, rows, targets, part, seed + 1 + i))
+                for i, part in enumerate(parts)
+            ]
+            pairs = {
+                "this SAE": [(own, trained[0])],
+                "seeds": [(trained[0], trained[1])],
+                "halves": [(trained[0], trained[2])],
+            }
+        found: dict[str, Beside] = {}
+        tables: dict[str, pd.DataFrame] = {}
+        for name, each in pairs.items():
+            cosines = [alike(a, b, signed, self.most) for a, b in each]
+            matched = [c.matched for c in cosines if c.matched is not None]
+            mean = type(cosines[0])(
+                np.mean([c.best for c in cosines], 0),
+                np.mean(matched, 0) if len(matched) == len(cosines) else None,
+            )
+            found |= claims(name, mean, control, seed, signed, sae.d_out)
+            tables[name] = _table(mean)
+        left_out = {}
+        if not any(name.endswith("stability") for name in found):
+            left_out["stability"] = f"more than {self.most:,} latents: pass a larger most"
+        return Found(found, left_out, tables)
+
+    def _trained(self, sae: SAE, rows: Tensor, targets: Tensor | None, part: np.ndarray, seed: int) -> SAE:
+        import torch
+
+        from saelab.training import train
+
+        at = torch.from_numpy(np.flatnonzero(part))
+        given: Any = rows[at] if targets is None else (rows[at], targets[at])
+        if sae.config.widths:
+            given = tuple(rows[at].split(list(sae.config.widths), 1))
+        how: dict[str, Any] = {"steps": self.steps, "batch_size": min(self.batch_size, len(at))}
+        return train(sae.config, given, seed=seed, progress=False, device=sae.device, **how).sae.eval()
+
+
+def _rows(sae: SAE, ground: Ground, most: int) -> tuple[Tensor, Tensor | None, np.ndarray]:
+    """(x, y of a transcoder, sample of each) of the first rows."""
+    import torch
+
+    x, y, unit, left = [], [], [], most
+    for block in ground.source(sae).blocks():
+        x.append(block.x[:left].float().cpu())
+        y.append(block.y[:left].float().cpu())
+        unit.append(block.unit[:left])
+        left -= len(x[-1])
+        if left <= 0:
+            break
+    targets = None if sae.config.d_out is None else torch.cat(y)
+    return torch.cat(x), targets, np.concatenate(unit)
+
+
+def _directions(sae: SAE) -> np.ndarray:
+    return sae.W_dec.detach().cpu().double().numpy()
+
+
+def _table(found: Any) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = {"latent": np.arange(len(found.best)), "best": found.best}
+    return pd.DataFrame(columns if found.matched is None else {**columns, "matched": found.matched})

@@ -1,0 +1,135 @@
+"""What every registered suite of `saelab.evaluate` must keep, on the embedded model and on activations."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+import saelab
+from saelab.analysis import suites
+from saelab.analysis.controls import Alone, Beside
+from saelab.analysis.suites import Found
+
+HOOK = "blocks.2.hook_resid_post"
+SMALL: dict[str, dict[str, Any]] = {
+    "stability": {"steps": 20, "rows": 1500},
+    "cost": {"rounds": 1, "rows": 256},
+    "norms": {"rows": 1000},
+}
+"""Options with which a suite takes seconds; what is not here runs with its own."""
+TIMED = "a second"
+"""In the names of figures that a clock gave."""
+
+
+@cache
+def subject() -> Any:
+    return saelab.load_subject(saelab.embedded.model_folder())
+
+
+def corpus() -> Any:
+    return saelab.corpora.world(seed=77, n_documents=30)
+
+
+@cache
+def sae(kind: str = "trained") -> Any:
+    if kind == "trained":
+        return saelab.SAE.load(saelab.embedded.sae_folder())
+    rows = torch.cat([block.x for block in _blocks()])
+    config = saelab.SAE.load(saelab.embedded.sae_folder()).config
+    return saelab.SAE.create(config, seed=12, rows=rows)
+
+
+def _blocks() -> Any:
+    from saelab.analysis.sources import Ground
+
+    return Ground.of(subject(), corpus(), 1000, 16, 0).source(sae()).blocks()
+
+
+def suite(name: str) -> Any:
+    return suites.registered()[name](**SMALL.get(name, {}))
+
+
+@cache
+def report(name: str, kind: str = "trained") -> Any:
+    return saelab.evaluate(sae(kind), subject(), corpus(), suites=(suite(name),), seed=4)
+
+
+def found(name: str, kind: str = "trained") -> Found:
+    given = report(name, kind)
+    assert name in given.suites, given.left_out.get(name)
+    return given.suites[name]
+
+
+NAMES = sorted(suites.registered())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_stands_beside_controls_with_intervals_or_says_why_not(name):
+    claims = found(name).claims
+    assert claims
+    for title, claim in claims.items():
+        if isinstance(claim, Alone):
+            assert len(claim.why) > 10, title
+            assert math.isfinite(claim.value), title
+            continue
+        assert isinstance(claim, Beside), title
+        both = [(claim.value, claim.interval), (claim.control, claim.control_interval)]
+        for value, (low, high) in [*both, *((each.value, each.interval) for each in claim.also)]:
+            assert math.isfinite(value), title
+            assert low <= high, title  # not NaN
+            slack = 1e-9 + 1e-6 * abs(value) + 0.5 * (high - low)
+            assert low - slack <= value <= high + slack, title
+        assert claim.what, title
+        assert all(each.what for each in claim.also), title
+        assert claim.n > 1, title
+    for title, why in found(name).left_out.items():
+        assert title not in claims
+        assert why
+    assert type(found(name).tables) is dict
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_untrained_sae_is_as_good_as_its_control(name):
+    """Where the control is another untrained SAE, figures of one that is untrained itself are near it."""
+    claims = found(name, "untrained").claims
+    trained = found(name).claims
+    for title, claim in claims.items():
+        if isinstance(claim, Beside) and claim.what == "untrained SAE" and title in trained:
+            of_trained = trained[title]
+            assert isinstance(of_trained, Beside)
+            apart = abs(of_trained.value - of_trained.control)
+            wide = (
+                claim.interval[1] - claim.interval[0] + claim.control_interval[1] - claim.control_interval[0]
+            )
+            assert abs(claim.value - claim.control) <= max(0.25 * apart, wide), title
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_gives_the_same_figures_and_leaves_the_sae_as_it_was(name):
+    own = sae()
+    before = own.fingerprint()
+    own.train()  # it is scored in eval mode all the same
+    try:
+        again = saelab.evaluate(own, subject(), corpus(), suites=(suite(name),), seed=4).suites[name]
+        assert own.training
+        assert own.fingerprint() == before
+    finally:
+        own.eval()
+    one, other = ({k: v for k, v in each.claims.items() if TIMED not in k} for each in (found(name), again))
+    assert one == other
+    assert found(name).left_out == again.left_out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_activations_alone_are_measured_or_it_is_said_what_is_missing(name):
+    rows = torch.cat([block.x for block in _blocks()])
+    assert suites.registered()[name]() is not None  # each option has a default
+    given = saelab.evaluate(sae(), rows, suites=(suite(name),))
+    assert (name in given.suites) != (name in given.left_out)
+    assert given.sae.fvu < 0.2
+    if name in given.left_out:
+        assert len(given.left_out[name]) > 10

@@ -47,9 +47,10 @@ def main() -> None:
     if options.memory:
         print(json.dumps({"MB": rise(options.memory)}))
         return
-    rows = [*core(options), several(options), report(options), *memory()]
-    for row in rows:
-        print(row)
+    rows = []
+    for part in (core, several, report, memory):
+        rows += part(options)
+        print(json.dumps(rows, indent=1), flush=True)
     if options.keep:
         record("evaluate", rows, rounds=options.rounds, documents=options.documents, threads=1)
 
@@ -67,13 +68,16 @@ def middle() -> tuple[Any, Any]:
 def core(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The core of one SAE over three forward passes."""
     return [
-        {"what": f"core / 3 forward passes, {name}", **over_passes(*shape, options)}
-        for name, shape in (("embedded", embedded()), ("6 blocks of 384", middle()))
+        {
+            "what": f"core / 3 forward passes, {name}",
+            **over_passes(*shape, options.documents // less, options),
+        }
+        for name, shape, less in (("embedded", embedded(), 1), ("6 blocks of 384", middle(), 8))
     ]
 
 
-def over_passes(subject: Any, sae: Any, options: argparse.Namespace) -> dict[str, Any]:
-    corpus = saelab.corpora.world(seed=9, n_documents=options.documents)
+def over_passes(subject: Any, sae: Any, documents: int, options: argparse.Namespace) -> dict[str, Any]:
+    corpus = saelab.corpora.world(seed=9, n_documents=documents)
     passes = batches(subject, corpus)
     quotients, told = [], []
     for i in range(options.rounds + 1):
@@ -83,7 +87,7 @@ def over_passes(subject: Any, sae: Any, options: argparse.Namespace) -> dict[str
     return {"rows": told[0].n_rows, **spread(quotients)}
 
 
-def several(options: argparse.Namespace) -> dict[str, Any]:
+def several(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Four SAEs of one place at once over the same one by one."""
     subject, sae = embedded()
     corpus = saelab.corpora.world(seed=9, n_documents=options.documents)
@@ -92,10 +96,10 @@ def several(options: argparse.Namespace) -> dict[str, Any]:
     for i in range(options.rounds + 1):
         alone = seconds(lambda: [saelab.evaluate(each, subject, corpus) for each in saes.values()])
         quotients += [seconds(lambda: saelab.evaluate(saes, subject, corpus)) / alone] if i else []
-    return {"what": "4 SAEs at once / one by one, embedded", **spread(quotients)}
+    return [{"what": "4 SAEs at once / one by one, embedded", **spread(quotients)}]
 
 
-def report(options: argparse.Namespace) -> dict[str, Any]:
+def report(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Processor seconds of the core and every suite there is, with their own options."""
     subject, sae = embedded()
     corpus = saelab.corpora.world(seed=9, n_documents=options.documents)
@@ -104,10 +108,11 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     alone = {name: each - took["core"] for name, each in took.items() if name != "core"}
     whole = took["core"] + sum(alone.values())
     told = ", ".join(f"{name} {each:.1f}" for name, each in {"core": took["core"], **alone}.items())
-    return {"what": "whole report of the embedded SAE, seconds of one thread", "median": whole, "parts": told}
+    what = "whole report of the embedded SAE, seconds of one thread"
+    return [{"what": what, "median": whole, "parts": told}]
 
 
-def memory() -> list[dict[str, Any]]:
+def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
     """MB by which a process rises while it evaluates, by documents."""
     found = []
     for documents in (1_000, 4_000, 16_000):

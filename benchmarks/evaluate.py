@@ -69,18 +69,18 @@ def core(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The core of one SAE over three forward passes."""
     return [
         {
-            "what": f"core / 3 forward passes, {name}",
+            "what": f"core / 3 passes, {name}",
             **over_passes(*shape, options.documents // less, options),
         }
         for name, shape, less in (("embedded", embedded(), 1), ("6 blocks of 384", middle(), 8))
     ]
 
 
-def over_passes(subject: Any, sae: Any, documents: int, options: argparse.Namespace) -> dict[str, Any]:
+def over_passes(subject: Any, sae: Any, documents: int, rounds: int) -> dict[str, Any]:
     corpus = saelab.corpora.world(seed=9, n_documents=documents)
     passes = batches(subject, corpus)
     quotients, told = [], []
-    for i in range(options.rounds + 1):
+    for i in range(rounds + 1):
         forward = seconds(lambda: [subject.run(inputs) for _ in range(3) for inputs in passes])
         whole = seconds(lambda: told.append(saelab.evaluate(sae, subject, corpus)))
         quotients += [whole / forward] if i else []  # the first warms up

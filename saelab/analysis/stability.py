@@ -58,8 +58,8 @@ def claims(
         d: Width of the directions.
     """
     n = len(found.best)
-    drawn = (random_directions(n, d, seed + i) for i in (0, 1))
-    random = alike(*drawn, either_sign, n if found.matched is not None else 0)
+    one, other = (random_directions(n, d, seed + i) for i in (0, 1))
+    random = alike(one, other, either_sign, n if found.matched is not None else 0)
     out = {}
     for measure, values in (("MMCS", "best"), ("stability", "matched")):
         of, beside_it, chance = (getattr(each, values) for each in (found, control, random))

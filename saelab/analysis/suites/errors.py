@@ -72,18 +72,18 @@ class Errors(Suite):
         if "kl" in this.names():
             claims["KL"] = _against(this, bare_, "kl", "random kl", ground.seed)
         claims["loss added / random"] = beside(this, bare_, _over("loss", "random"), ground.seed)
-        table = pd.DataFrame({name: this.of(name) for name in this.names()})
-        table = table[(table["rows"] > 0) & (table["n"] > 0)]
-        longer = table["length"].to_numpy() / table["rows"].to_numpy()
-        added = table["loss"].to_numpy() / table["n"].to_numpy()
+        sums_of = {name: this.of(name) for name in this.names()}
+        seen = np.flatnonzero((sums_of["rows"] > 0) & (sums_of["n"] > 0))
+        sums_of = {name: each[seen] for name, each in sums_of.items()}
+        longer, added = sums_of["length"] / sums_of["rows"], sums_of["loss"] / sums_of["n"]
         left_out = {}
-        if len(table) < 3 or np.ptp(longer) == 0 or np.ptp(added) == 0:
-            left_out["longer errors cost more"] = f"{len(table)} samples do not tell: pass more of them"
+        if len(seen) < 3 or np.ptp(longer) == 0 or np.ptp(added) == 0:
+            left_out["longer errors cost more"] = f"{len(seen)} samples do not tell: pass more of them"
         else:
             claims["longer errors cost more"] = correlation(
                 longer, added, shuffled(longer, ground.seed), "shuffled samples", ranks=True, seed=ground.seed
             )
-        return Found(claims, left_out, {"samples": table.reset_index(names="sample")})
+        return Found(claims, left_out, {"samples": pd.DataFrame({"sample": seen, **sums_of})})
 
 
 def _directions(like: Tensor, generator: Any) -> Tensor:

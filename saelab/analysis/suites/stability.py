@@ -46,19 +46,19 @@ class Stability(Suite):
         signed = sae.sparsifier.signed
         seed = ground.seed
         rows, targets, unit = _rows(sae, ground, self.rows)
-        bare = [_directions(untrained(sae, rows, targets, seed=seed + i)) for i in (1, 2)]
-        control = alike(*bare, signed, self.most)
+        one, other = (_directions(untrained(sae, rows, targets, seed=seed + i)) for i in (1, 2))
+        control = alike(one, other, signed, self.most)
         pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         own = _directions(sae)
         if self.others:
-            for other in self.others:
-                if other.d_out != sae.d_out:
+            for each in self.others:
+                if each.d_out != sae.d_out:
                     message = (
-                        f"SAEs that are compared must write activations of one width. Got {other.d_out} "
+                        f"SAEs that are compared must write activations of one width. Got {each.d_out} "
                         f"beside {sae.d_out}. Pass SAEs of the same hook point."
                     )
                     raise ConfigError(message)
-            pairs["others"] = [(own, _directions(other)) for other in self.others]
+            pairs["others"] = [(own, _directions(each)) for each in self.others]
         else:
             half = np.isin(unit, np.unique(unit)[::2])
             if not 0 < half.sum() < len(unit):

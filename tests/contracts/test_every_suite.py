@@ -16,7 +16,7 @@ from saelab.analysis.suites import Found
 
 HOOK = "blocks.2.hook_resid_post"
 SMALL: dict[str, dict[str, Any]] = {
-    "stability": {"steps": 20, "rows": 1500},
+    "stability": {"steps": 5, "rows": 1000},
     "cost": {"rounds": 1, "rows": 256},
     "norms": {"rows": 1000},
 }
@@ -31,7 +31,7 @@ def subject() -> Any:
 
 
 def corpus() -> Any:
-    return saelab.corpora.world(seed=77, n_documents=30)
+    return saelab.corpora.world(seed=77, n_documents=16)
 
 
 @cache
@@ -64,7 +64,9 @@ def found(name: str, kind: str = "trained") -> Found:
     return given.suites[name]
 
 
-NAMES = sorted(suites.registered())
+LATER = {"absorption", "dark_matter", "principled", "probing", "scr", "tpp"}
+"""Suites that have tests of their own and were not yet held to this contract."""
+NAMES = sorted(set(suites.registered()) - LATER)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -22,7 +22,7 @@ COMMANDS = {
     "harvest": "run a model over a corpus and keep what flows through its hook points",
     "train": "train one SAE or several, on an activation store or on a model that reads a corpus",
     "index": "write down where every latent of an SAE fires in a corpus",
-    "eval": "score an SAE beside an untrained one",
+    "eval": "score an SAE, or all of a folder, beside untrained ones",
     "info": "say what a folder is",
     "convert": "write an SAE in the format of another library",
     "import": "make a feature store of what neuronpedia.org exports of an SAE",
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"saelab {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = "; the same command goes on" if name in (*JOBS[:3], "import") else ""
+        again = "; the same command goes on" if name in (*JOBS, "import") else ""
         print(f"\nsaelab {name}: interrupted{again}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `saelab info ... | head`

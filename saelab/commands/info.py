@@ -56,7 +56,7 @@ def describe(path: str | Path, given: Mapping[str, Any] | None = None, *, check:
         return Info(place, kind, {"path": place, "kind": kind, **data, **_job(place)})
     path, reason = path_of(place), ""
     sae = functools.partial(_sae, given=given or {}, check=check)
-    for look in (_store, _run, _runs, _demo, _model, sae, _unfinished):
+    for look in (_store, _run, _runs, _evaluation, _demo, _model, sae, _unfinished):
         try:
             found = look(path)
         except FormatError as error:
@@ -97,6 +97,20 @@ def _store(path: Path) -> tuple[str, dict[str, Any]] | None:
         told = {**counts, "hook": hook, "labels": labels, "bytes": _bytes(manifest), **made, **of}
         return "feature store", told
     return _activations(path)
+
+
+def _evaluation(path: Path) -> tuple[str, dict[str, Any]] | None:
+    if not (path / "reports.json").is_file():
+        return None
+    from saelab.analysis import Report, read_report
+
+    found = read_report(path / "reports.json")
+    reports = {"": found} if isinstance(found, Report) else dict(found.reports)
+    told = {name: f"FVU {each.sae.fvu:.4g} at L0 {each.sae.l0:.4g}" for name, each in reports.items()}
+    rows = sorted({each.n_rows for each in reports.values()})
+    suites = sorted({suite for each in reports.values() for suite in each.suites})
+    scores = {"scores": told[""]} if "" in told else {"saes": told}
+    return "evaluation", {"n_rows": rows, "suites": suites, **scores}
 
 
 def _activations(path: str | Path) -> tuple[str, dict[str, Any]]:

@@ -117,6 +117,12 @@ def _own(command: str) -> dict[str, Argument]:
     """The arguments of the command's function that stand for themselves."""
     handled = ("subject", "sae", "corpus", "config", "callbacks")
     own = arguments_of(_function(command), handled)
+    if command == "eval":
+        own["suites"] = Argument(list[str], ["core"], own["suites"].line)
+        line = "a folder that keeps each report once it is there, so that the same command goes on"
+        own["out"] = Argument(str | None, None, line)
+        own["overwrite"] = Argument(bool, False, "begin anew")
+        own["progress"] = Argument(bool, True, "show how many are done")
     if command == "train":
         own["out"] = Argument(str, NEEDED, own["out"].line)
         line = "the folder of an activation store; without it rows are made from subject and corpus"

@@ -52,14 +52,14 @@ def waiting(out: Path) -> Path:
 
 def begun(out: Path) -> list[Path]:
     """What an unfinished job has left: folders of finished parts beside `out`, checkpoints in it."""
-    found = [out.parent / f".{out.name}-partial", out / "checkpoints", out / "history.jsonl"]
+    found = [out.parent / f".{out.name}-partial", out / "checkpoints", out / "history.jsonl", out / "saes"]
     return [path for path in [*found, *out.glob("*/checkpoints")] if path.exists()]
 
 
 def is_whole(out: Path) -> bool:
     """Whether a store or a finished run, or several, lie there."""
     runs = [folder for folder in out.glob("*-*") if folder.is_dir() and folder.name[0].isdigit()]
-    return any((out / name).is_file() for name in ("manifest.json", "run.json")) or (
+    return any((out / name).is_file() for name in ("manifest.json", "run.json", "reports.json")) or (
         bool(runs) and all((folder / "run.json").is_file() for folder in runs)
     )
 
@@ -87,9 +87,20 @@ def is_finished(job: Job) -> bool:
     return not found
 
 
+def left_by_another(job: Job) -> list[str]:
+    """What differs in the job that an unfinished one left beside `out`; nothing where there is none."""
+    out = place(job.values["out"])
+    left = read(waiting(out)) if isinstance(out, Path) and waiting(out).is_file() else None
+    return [] if left is None else _differences(left, job)
+
+
 @contextlib.contextmanager
-def recording(job: Job) -> Iterator[None]:
-    """Keep the record while the job runs, put it into `out` when it is done."""
+def recording(job: Job) -> Iterator[dict[str, Any]]:
+    """Keep the record while the job runs, put it into `out` when it is done.
+
+    Yields:
+        The record. What the result itself does not state of its "fingerprints" may be put into it.
+    """
     out = place(job.values["out"])
     session: dict[str, Any] = {"started": now(), "ended": None, "versions": versions(), "git": git_revision()}
     record = {
@@ -101,7 +112,7 @@ def recording(job: Job) -> Iterator[None]:
         "sessions": [session],
     }
     with _kept(out, record, job) if isinstance(out, Path) else contextlib.nullcontext():
-        yield
+        yield record
         session["ended"] = now()
         _finish(out, record)
 
@@ -166,7 +177,8 @@ def _finish(out: Out, record: dict[str, Any]) -> None:
     there = place_of(out)
     told = {name: value for name, value in record.items() if name != "job"}
     there.write(JOB, record["job"].encode())
-    there.write(PROVENANCE, json_bytes(told | {"fingerprints": _fingerprints(out)}))
+    fingerprints = _fingerprints(out) | told.get("fingerprints", {})
+    there.write(PROVENANCE, json_bytes(told | {"fingerprints": fingerprints}))
     if isinstance(out, Path):
         waiting(out).unlink(missing_ok=True)
 

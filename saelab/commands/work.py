@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from saelab.commands import info, records
+from saelab.commands import evaluating, info, records
 from saelab.commands.jobs import Job
 from saelab.types import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from saelab.analysis import Report, Reports
+    from saelab.sae import SAE
 
 
 @dataclass(frozen=True)
@@ -122,20 +127,24 @@ def _rows(values: dict[str, Any], recipes: list[Mapping[str, Any]]) -> Any:
 
 
 def _evaluate(job: Job) -> Outcome:
-    from saelab.analysis import evaluate
+    from saelab.analysis import Reports
 
-    values = dict(job.values)
-    subject, sae = _subject(values.pop("subject")), _sae(values.pop("sae"))
-    corpus = _corpus(values.pop("corpus"))
-    started = records.now()
-    report = evaluate(sae, subject, corpus, **values)
+    out, started = job.values["out"], records.now()
+    if out is not None and records.is_finished(job):
+        report: Report | Reports = evaluating.finished(Path(out))
+        return Outcome([f"{out} is finished: nothing to do.", *_told(report)], {"did": "nothing"})
+    subject, corpus = _subject(job.values["subject"]), _corpus(job.values["corpus"])
+    saes = _saes(job.values["sae"])
+    report = evaluating.evaluate(job, saes, subject, corpus)
+    several = isinstance(report, Reports)
+    of = {name: each.about["fingerprint"] for name, each in report.reports.items()} if several else {}
     data = {
         "command": "eval",
-        "report": json.loads(report.to_json())["report"],
+        **{name: each for name, each in json.loads(report.to_json()).items() if name[:6] == "report"},
         "job": job.given,
         "fingerprints": {
             "subject": subject.fingerprint(),
-            "sae": sae.fingerprint(),
+            "sae": of if isinstance(report, Reports) else report.about["fingerprint"],
             "corpus": corpus.fingerprint(),
         },
         "seeds": job.seeds(),
@@ -144,7 +153,29 @@ def _evaluate(job: Job) -> Outcome:
         "started": started,
         "ended": records.now(),
     }
-    return Outcome(str(report).splitlines(), data)
+    return Outcome(_told(report), data)
+
+
+def _told(report: Report | Reports) -> list[str]:
+    """A table; of several SAEs of one place which are on the front of FVU over L0."""
+    lines = str(report).splitlines()
+    found = getattr(report, "frontier", None)
+    if found is None or len(found.points) < 2:
+        return lines
+    front = found.front().to_string(index=False, float_format=lambda v: f"{v:.4g}")
+    return [*lines, "", "Pareto front (none is as sparse and better):", *front.splitlines()]
+
+
+def _saes(table: Mapping[str, Any]) -> dict[str, Callable[[], SAE]]:
+    """What loads each SAE that is meant: one, called "", or all of a folder, by their places in it."""
+    from saelab.formats import list_saes
+
+    path = Path(table["path"])
+    if table.get("subfolder") is None and table["path"] != "embedded" and path.is_dir():
+        names = [each.subfolder for each in list_saes(path) if each.subfolder not in ("", ".")]
+        if names:
+            return {name: functools.partial(_sae, {**table, "subfolder": name}) for name in names}
+    return {"": functools.partial(_sae, table)}
 
 
 _DO = {"harvest": _harvest, "index": _index, "train": _train}

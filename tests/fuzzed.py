@@ -93,6 +93,7 @@ UNTRIED = {
     "Lab.heads head_effects head_readings": (
         "need a model with heads; tests/unit/test_heads_view.py has some"
     ),
+    "Lab.report": "takes results alone; tests/unit/test_report_view.py refuses others",
     "Lab.circuit": "takes results alone; tests/unit/test_circuit_view.py refuses others",
     "Lab.erase": "needs samples with a concept; tests/unit/test_erasing.py has some",
     "VisionModel.*": "those of TorchModule, but for what is above",

@@ -18,6 +18,7 @@ from saelab.widgets.heads import HeadsView as HeadsView
 from saelab.widgets.map import MapView as MapView
 from saelab.widgets.questions import Ask as Ask
 from saelab.widgets.questions import Shared as Shared
+from saelab.widgets.report import ReportView as ReportView
 from saelab.widgets.sample import SampleView as SampleView
 from saelab.widgets.selection import Selection as Selection
 from saelab.widgets.source import Made
@@ -41,3 +42,4 @@ class LabViews:
     board = Made(BoardView.of)
     compare = Made(CompareView.of)
     circuit = Made(CircuitView.of)
+    report = Made(ReportView.of)

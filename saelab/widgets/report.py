@@ -123,8 +123,8 @@ class ReportView(View):
         return Packed(header, {"lines": self._lines()[:MOST_LINES]})
 
     def _lines(self) -> list[list[Any]]:
-        """score, SAE, value, from, to, controls (what, value, from, to), whether apart (None: unknown), why it
-        has none. The SAEs of one score follow each other."""
+        """score, SAE, value, from, to, controls (what, value, from, to), whether apart (None: unknown), why
+        it has none. The SAEs of one score follow each other."""
         reports = self._reports()
         scores = dict.fromkeys(score for report in reports.values() for score in report.claims)
         return [

@@ -55,7 +55,7 @@ def test_figures_stand_beside_their_controls_and_say_where_they_fail(page, expor
 def test_it_fits_in_both_themes(page, exported):
     page.goto(exported.as_uri())
     expect(page.locator(".sl-report tbody tr")).to_have_count(4)
-    fits_in_both_themes(page)
+    fits_in_both_themes(page, "report")
 
 
 def test_another_result_is_a_table_that_sorts_by_its_heads(page, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def here(tmp_path, monkeypatch):
 
 def command(folder, *more) -> list[str]:
     told = ["--subject", "embedded", "--sae", str(folder), "--corpus.kind", "text", "--corpus.paths", "texts"]
-    return ["eval", *told, "--max-rows", "200", "--no-progress", *more]
+    return ["eval", *told, "--max-rows", "200", *more, "--no-progress"]
 
 
 @pytest.fixture
@@ -75,6 +76,7 @@ def test_a_job_that_was_killed_goes_on_and_finds_the_same(folder, texts, monkeyp
     seen = []
     evaluate = saelab.analysis.evaluate
 
+    @functools.wraps(evaluate)
     def killed(sae, *args, **options):
         if len(seen) == 2:
             raise KeyboardInterrupt
@@ -86,6 +88,7 @@ def test_a_job_that_was_killed_goes_on_and_finds_the_same(folder, texts, monkeyp
     assert "goes on" in capsys.readouterr().err
     assert not Path("out/reports.json").exists()
 
+    @functools.wraps(evaluate)
     def once(sae, *args, **options):
         assert sae.fingerprint() not in seen
         seen.append(sae.fingerprint())
@@ -104,6 +107,7 @@ def stopped_after_one(folder, monkeypatch):
     evaluate = saelab.analysis.evaluate
     done = []
 
+    @functools.wraps(evaluate)
     def killed(sae, *args, **options):
         if done:
             raise KeyboardInterrupt

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from saelab.analysis.controls import Alone, Beside, interval_of
 from saelab.types import ConfigError, short
 from saelab.widgets import still
 from saelab.widgets.base import View
@@ -135,10 +134,11 @@ class ReportView(View):
         ]
 
 
-def _claim(claim: Beside | Alone) -> list[Any]:
-    ends = [rounded(end) for end in interval_of(claim)]
-    if isinstance(claim, Alone):
-        return [rounded(claim.value), *ends, [], None, clean(claim.why)]
+def _claim(claim: Any) -> list[Any]:
+    """Of a figure beside controls, or of one that says why it has none (`saelab.analysis.controls`)."""
+    if hasattr(claim, "why"):
+        return [rounded(claim.value), None, None, [], None, clean(claim.why)]
+    ends = [rounded(end) for end in claim.interval]
     controls = [(claim.what, claim.control, claim.control_interval), *claim.also]
     told = [[clean(what), rounded(value), *map(rounded, of)] for what, value, of in controls]
     known = all(end == end for _, _, of in controls for end in of) and None not in ends

@@ -1,13 +1,12 @@
 """`saelab eval`: one SAE, or every SAE of a folder on the same rows, resumable where `out` says where.
 
-Each SAE's report is written into `out/saes` as soon as it is measured, so that a job that was killed goes on
-with the next one; `out/reports.json` has them all once the last is there.
+Each SAE's report is written into `out/reports` as soon as it is measured, so that a job that was killed goes
+on with the next one; `out/reports.json` has them all once the last is there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +78,7 @@ def _one(
     """One SAE's report, read where this very SAE's is there already."""
     from saelab.analysis import Report, evaluate, read_report
 
-    path = None if out is None else out / "saes" / f"{quote(name or 'sae', safe=' ')}.json"
+    path = None if out is None else out / "reports" / f"{quote(name or 'sae', safe=' ')}.json"
     if path is not None and path.is_file():
         with contextlib.suppress(SaelabError):  # a damaged one is measured again
             before = read_report(path)
@@ -97,10 +96,13 @@ def _recorded(job: Job, out: Path | None) -> Iterator[dict[str, Any]]:
     if out is None:
         yield {}
         return
+    begun = _begun(out)
     if job.values["overwrite"]:
-        shutil.rmtree(out / "saes", ignore_errors=True)
+        for path in begun:
+            path.unlink()
+        begun = []
     different = records.left_by_another(job)
-    if different and any((out / "saes").glob("*.json")):
+    if different and begun:
         message = (
             f"An evaluation goes on with the same job. Got {out}, where one was begun with "
             f"{'; '.join(different)[:400]}. Pass another out, or overwrite=true to begin anew."
@@ -108,6 +110,18 @@ def _recorded(job: Job, out: Path | None) -> Iterator[dict[str, Any]]:
         raise StoreError(message)
     with records.recording(job) as record:
         yield record
+
+
+def _begun(out: Path) -> list[Path]:
+    """The reports that lie there; other files of that folder are not ours."""
+    from saelab.analysis import read_report
+
+    found = []
+    for path in sorted((out / "reports").glob("*.json")):
+        with contextlib.suppress(SaelabError):
+            read_report(path)
+            found.append(path)
+    return found
 
 
 def _refuse_other_rows(found: Mapping[str, Report]) -> None:

@@ -52,7 +52,7 @@ def waiting(out: Path) -> Path:
 
 def begun(out: Path) -> list[Path]:
     """What an unfinished job has left: folders of finished parts beside `out`, checkpoints in it."""
-    found = [out.parent / f".{out.name}-partial", out / "checkpoints", out / "history.jsonl", out / "saes"]
+    found = [out.parent / f".{out.name}-partial", out / "checkpoints", out / "history.jsonl", out / "reports"]
     return [path for path in [*found, *out.glob("*/checkpoints")] if path.exists()]
 
 

@@ -125,7 +125,9 @@ def test_saes_that_were_scored_on_other_rows_are_not_compared(folder, texts, mon
     with pytest.raises(ConfigError, match="same rows"):
         work.run(job(command(folder, "--out", "out")))
     assert not Path("out/reports.json").exists()
+    Path("out/reports/mine.json").write_text("[]")
     work.run(job(command(folder, "--out", "out", "--overwrite", "true")))
+    assert Path("out/reports/mine.json").exists()  # what lies beside ours is not begun anew
     assert isinstance(read_report("out/reports.json"), Reports)
 
 
@@ -133,12 +135,12 @@ def test_another_job_does_not_go_on_with_what_one_left(folder, texts, monkeypatc
     stopped_after_one(folder, monkeypatch)
     with pytest.raises(StoreError, match="seed: 0 -> 3"):
         work.run(job(command(folder, "--out", "out", "--seed", "3")))
-    assert len(list(Path("out/saes").glob("*.json"))) == 1
+    assert len(list(Path("out/reports").glob("*.json"))) == 1
 
 
 def test_an_sae_that_changed_and_a_damaged_report_are_measured_again(folder, texts, monkeypatch, tmp_path):
     stopped_after_one(folder, monkeypatch)
-    (path,) = Path("out/saes").glob("*.json")
+    (path,) = Path("out/reports").glob("*.json")
     before = path.read_text()
     path.write_text(before[: len(before) // 2])
     work.run(job(command(folder, "--out", "out")))

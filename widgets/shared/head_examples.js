@@ -1,6 +1,6 @@
 /**
- * What the chosen head does over a corpus: its strongest sequences beside drawn ones, the tokens that it looks
- * at and from, what its pattern is like, and how far back it goes; each beside even attention.
+ * What the chosen head does over a corpus: its strongest sequences beside drawn ones, the tokens that it
+ * looks at and from, what its pattern is like, and how far back it goes; each beside even attention.
  * @typedef {import("../types.js").Answer} Answer
  * @typedef {import("../types.js").View} View
  * @typedef {import("./head_facts.js").HeadFacts} HeadFacts

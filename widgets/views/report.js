@@ -19,7 +19,8 @@ export const render = rendering(async (view) => {
 });
 
 /**
- * @param {{heads: string[], left_out: [string, string, string][], several: boolean, same_rows: boolean}} header
+ * @param {{heads: string[], left_out: [string, string, string][], several: boolean,
+ *   same_rows: boolean}} header
  * @param {Line[]} lines
  */
 function figures(header, lines) {

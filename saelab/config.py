@@ -46,6 +46,11 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def holds_float32(value: Any) -> TypeGuard[float]:
+    """Whether it is a finite number that a float32 holds."""
+    return is_number(value) and abs(value) < 3e38
+
+
 def integer(
     name: str,
     value: Any,

@@ -279,13 +279,58 @@ def beside(of: Sums, control: Sums, score: Score, seed: int = 0, what: str = "un
         seed: Seed of the draws that give the intervals.
         what: The control is.
     """
-    values = []
-    for sums in (of, control):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            totals = {name: np.float64(sums.total(name)) for name in sums.names()}
-            values.append(float(score(totals)))
-    intervals = [interval(sums, score, seed) for sums in (of, control)]
-    return Beside(values[0], values[1], intervals[0], intervals[1], of.n_units, what)
+    return beside_each(of, {what: control}, score, seed)
+
+
+def beside_each(
+    of: Sums, controls: Mapping[str, Sums], score: Score, seed: int = 0, n: int | None = None
+) -> Beside:
+    """A score of sums over the same units, with its intervals, beside that of each control.
+
+    Args:
+        of: Sums of what is scored.
+        controls: What each is -> its sums, the first first.
+        score: What is computed of them.
+        seed: Seed of the draws that give the intervals.
+        n: Units that count; None for those of `of`.
+    """
+    told = {what: with_interval(sums, score, seed) for what, sums in controls.items()}
+    return against(with_interval(of, score, seed), told, of.n_units if n is None else n)
+
+
+class Measured(NamedTuple):
+    """A score of some sums."""
+
+    value: float
+    interval: tuple[float, float]
+    """95 % of it"""
+
+
+def with_interval(sums: Sums, score: Score, seed: int = 0) -> Measured:
+    """A score of sums, with its interval.
+
+    Args:
+        sums: Of the units.
+        score: What is computed of them.
+        seed: Seed of the draws.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        totals = {name: np.float64(sums.total(name)) for name in sums.names()}
+        value = float(score(totals))
+    return Measured(value, interval(sums, score, seed))
+
+
+def against(own: Measured, controls: Mapping[str, Measured], n: int) -> Beside:
+    """What was measured beside what was measured of controls.
+
+    Args:
+        own: What is claimed.
+        controls: What each is -> the same of it, the first first.
+        n: Units that were drawn from.
+    """
+    (what, first), *rest = controls.items()
+    also = tuple(Control(name, *each) for name, each in rest)
+    return Beside(own.value, first.value, own.interval, first.interval, n, what, also)
 
 
 def correlation(
@@ -332,8 +377,11 @@ __all__ = [
     "Alone",
     "Beside",
     "Control",
+    "Measured",
     "Sums",
+    "against",
     "beside",
+    "beside_each",
     "controls_of",
     "correlation",
     "framed",
@@ -343,4 +391,5 @@ __all__ = [
     "shuffled",
     "untrained",
     "wilson",
+    "with_interval",
 ]

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from saelab.analysis import scores
+from saelab.analysis.blocks import Block
 from saelab.analysis.controls import Sums, beside, untrained
 from saelab.analysis.densities import densities
 from saelab.analysis.report import Report, Scores
 from saelab.analysis.report_json import options_of
 from saelab.analysis.reports import Reports
 from saelab.analysis.scores import Fired, Score, Seen, Spliced
-from saelab.analysis.sources import Block, Ground, Passes, Rows
+from saelab.analysis.sources import Ground, Passes, Rows
 from saelab.analysis.suites import Found, Suite, chosen
 from saelab.arguments import an_integer, checked, full_sae, maybe
 from saelab.errors import fitting

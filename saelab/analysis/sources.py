@@ -232,4 +232,4 @@ def _named(reads: Sequence[str], writes: Sequence[str]) -> str:
     return names[0] if names[0] == names[1] else " -> ".join(names)
 
 
-__all__ = ["Block", "Ground", "Passes", "Rows"]
+__all__ = ["Ground", "Passes", "Rows"]

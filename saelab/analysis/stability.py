@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from saelab.analysis.controls import Beside, Control, Sums, beside, interval, random_directions
+from saelab.analysis.controls import Beside, Sums, beside_each, random_directions
 from saelab.analysis.recovery import match
 
 
@@ -65,10 +65,9 @@ def claims(
         of, beside_it, chance = (getattr(each, values) for each in (found, control, random))
         if of is None or beside_it is None or chance is None:
             continue
-        sums = [_sums(each) for each in (of, beside_it, chance)]
-        also = (Control("random directions", float(chance.mean()), interval(sums[2], _mean, seed)),)
-        claim = beside(sums[0], sums[1], _mean, seed, "two untrained SAEs")
-        out[f"{name}: {measure}"] = Beside(**{**vars(claim), "also": also})
+        own, untrained, random_ones = (_sums(each) for each in (of, beside_it, chance))
+        controls = {"two untrained SAEs": untrained, "random directions": random_ones}
+        out[f"{name}: {measure}"] = beside_each(own, controls, _mean, seed)
     return out
 
 

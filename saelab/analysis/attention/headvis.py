@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, NoReturn
 
 import numpy as np
 
 from saelab.analysis.attention.sums import Weighed, shares
 from saelab.analysis.results_heads import HeadExamples, HeadMeasure, HeadSequence, OneHead
 from saelab.arguments import checked, place
-from saelab.config import is_integer, is_number, is_unicode
+from saelab.config import holds_float32, is_integer, is_number, is_unicode
 from saelab.files import read_json
 from saelab.types import FormatError, short
 
@@ -110,7 +110,7 @@ def _measures(path: Path, config: dict[str, Any], shape: tuple[int, int]) -> dic
         for name, value in row.items():
             if name in ("layer", "head"):
                 continue
-            if value is not None and not _is_finite(value):
+            if value is not None and not holds_float32(value):
                 _refuse(path, "must have finite numbers as metrics", f"{short(value)} as {short(name, 60)}")
             if len(found) >= MOST_METRICS and name not in found:
                 _refuse(path, f"must have at most {MOST_METRICS} metrics", f"more, of them {short(name, 60)}")
@@ -197,7 +197,7 @@ def _sequence(path: Path, number: int, raw: Any, intervals: int) -> HeadSequence
     interval, strongest, name = (raw.get(key) for key in ("interval", "max_activation", "sequence_id"))
     if not (is_integer(interval) and 1 <= interval <= intervals):
         _refuse(path, f"must have an interval from 1 to {intervals}", f"{short(interval)} in {where}")
-    if not _is_finite(strongest):
+    if not holds_float32(strongest):
         _refuse(path, "must have a finite number as max_activation", f"{short(strongest)} in {where}")
     edges = np.stack(np.divmod(np.array(at, dtype=np.int64), max(n, 1)), 1).astype(np.int32)
     return HeadSequence(
@@ -215,7 +215,7 @@ def _histogram(path: Path, data: dict[str, Any]) -> tuple[np.ndarray, np.ndarray
     edges, values = raw.get("bin_edges"), raw.get("bin_values")
     if not (isinstance(edges, list) and isinstance(values, list) and len(edges) == len(values) + 1):
         _refuse(path, "must have a histogram with bin_edges, one more than bin_values", short(raw))
-    if not (all(map(_is_finite, edges)) and edges == sorted(set(edges))):
+    if not (all(map(holds_float32, edges)) and edges == sorted(set(edges))):
         _refuse(path, "must have a histogram whose bin_edges rise", short(edges))
     if not all(is_integer(each) and 0 <= each < 2**53 for each in values):
         _refuse(path, "must have a histogram of counts", short(values))
@@ -229,11 +229,6 @@ def _file(folder: Path, pattern: str, layer: int, head: int) -> Path:
 def _name(value: Any, otherwise: str) -> str:
     """A text of a file, cut."""
     return value[:LONGEST] if isinstance(value, str) and is_unicode(value) else otherwise
-
-
-def _is_finite(value: Any) -> TypeGuard[float]:
-    """Whether it is a number that a float32 holds."""
-    return is_number(value) and abs(value) < 3e38
 
 
 def _is_head(at: Any) -> bool:

@@ -20,7 +20,7 @@ from saelab.analysis.circuits.graphs import AttributionGraph, GraphNode
 from saelab.analysis.circuits.influence import completeness, replacement, sums_of
 from saelab.analysis.controls import Alone, Beside
 from saelab.arguments import checked, place
-from saelab.config import is_integer, is_number
+from saelab.config import holds_float32, is_integer, is_number
 from saelab.files import read_json
 from saelab.types import FormatError, short
 
@@ -143,7 +143,7 @@ def _adjacency(path: Any, links: list[Any], at: dict[str, int]) -> np.ndarray:
     found = np.zeros((len(at), len(at)), dtype=np.float32)
     seen: set[tuple[str, str]] = set()
     for link in links:
-        if not (isinstance(link, dict) and _finite(link.get("weight"))):
+        if not (isinstance(link, dict) and holds_float32(link.get("weight"))):
             _refuse(path, "must have links with source, target and a finite weight", short(link))
         ends: Any = link.get("source"), link.get("target")
         for end in ends:
@@ -203,17 +203,12 @@ def _text(raw: Any, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _finite(value: Any) -> bool:
-    """Whether it is a number that a float32 holds."""
-    return is_number(value) and abs(value) < 3e38
-
-
 def _number(path: Any, raw: dict[str, Any], name: str) -> float:
     """A number of a file; NaN where it has none."""
     value = raw.get(name)
     if value is None:
         return math.nan
-    if not _finite(value):
+    if not holds_float32(value):
         _refuse(path, f"must have finite numbers as {name}", short(value))
     return float(value)
 

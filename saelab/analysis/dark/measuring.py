@@ -10,7 +10,7 @@ import numpy as np
 
 from saelab.analysis.blocks import Block
 from saelab.analysis.classes import RowClasses
-from saelab.analysis.controls import Beside, Control, Sums, beside, untrained
+from saelab.analysis.controls import Beside, Control, Sums, against, beside_each, untrained, with_interval
 from saelab.analysis.dark.linear import Crossed, Fit, fold_of
 from saelab.analysis.dark.pursuit import pursued
 from saelab.analysis.dark.results import DarkMatter, Losses
@@ -230,9 +230,9 @@ class _Measuring:
         found["linear_r2_mean"] = self._coordinates()
         found["norm2_r2"] = self._beside(_r2("_norm2"), THIS, controls)
         found["norm_r2"] = self._beside(_r2("_norm"), THIS, controls)
+        blind = with_interval(self.sums[SHUFFLED], _share("left_true"), self.seed)
         rest = self._beside(_share("left"), THIS, bare)
-        blind = beside(self.sums[THIS], self.sums[SHUFFLED], _share("left_true"), self.seed, SHUFFLED)
-        found["nonlinear_fvu"] = replace(rest, also=(_control(blind),))
+        found["nonlinear_fvu"] = replace(rest, also=(Control(SHUFFLED, *blind),))
         found["linear_fvu"] = self._beside(_linear("deviation"), THIS, bare)
         found["linear_share"] = self._beside(_linear("error"), THIS, bare)
         if self.arms.pursuit:
@@ -243,17 +243,15 @@ class _Measuring:
                 found[f"pursuit_{name}"] = self._beside(score, PURSUIT, others)
         if self.loses is None:
             for name in ("linear", "nonlinear"):
-                own, other = _recovered(name), _recovered(f"other_{name}")
-                value = beside(self.losses, self.losses, own, self.seed)
-                control = beside(self.losses, self.losses, other, self.seed, OTHERS)
-                found[f"loss_{name}"] = replace(
-                    value, control=control.value, control_interval=control.interval, what=OTHERS
+                own, other = (
+                    with_interval(self.losses, _recovered(each), self.seed)
+                    for each in (name, f"other_{name}")
                 )
+                found[f"loss_{name}"] = against(own, {OTHERS: other}, self.losses.n_units)
         return found
 
     def _beside(self, score: Callable, arm: str, controls: Mapping[str, Sums]) -> Beside:
-        each = [beside(self.sums[arm], sums, score, self.seed, what) for what, sums in controls.items()]
-        return replace(each[0], also=tuple(_control(other) for other in each[1:]))
+        return beside_each(self.sums[arm], controls, score, self.seed)
 
     def _coordinates(self) -> Beside:
         """Mean over coordinates of each one's R2; those of which the error is constant take no part."""
@@ -266,11 +264,8 @@ class _Measuring:
             sums[name] = Sums()
             r2 = 1 - left[varies] / spread[varies]
             sums[name].add(np.arange(len(r2)), r2=r2, n=np.ones(len(r2)))
-        each = [
-            beside(sums[THIS], sums[what], lambda s: s["r2"] / s["n"], self.seed, what)
-            for what in (UNTRAINED, SHUFFLED)
-        ]
-        return replace(each[0], also=(_control(each[1]),))
+        own = sums.pop(THIS)
+        return beside_each(own, sums, lambda s: s["r2"] / s["n"], self.seed)
 
     def _rows(self) -> pd.DataFrame:
         import pandas as pd
@@ -341,10 +336,6 @@ def _targets(errors: Mapping[str, Tensor]) -> Tensor:
         square = error.square().sum(1, keepdim=True)
         parts += [error, square, square.sqrt()]
     return torch.cat(parts, 1)
-
-
-def _control(other: Beside) -> Control:
-    return Control(other.what, other.control, other.control_interval)
 
 
 def _share(name: str) -> Callable[[Mapping[str, Any]], Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from saelab.analysis.controls import Beside, Control, Sums, beside, shuffled
+from saelab.analysis.controls import Beside, Sums, against, shuffled, with_interval
 from saelab.analysis.dark.linear import Crossed, fold_of
 from saelab.analysis.dark.results import DarkMatter
 from saelab.arguments import an_integer, checked, mapping
@@ -193,12 +193,8 @@ def _pair(narrow: str, wide: str, one: DarkMatter, two: DarkMatter, seed: int) -
     sums.add(document, spread=left["error"][1], **{name: each[0] for name, each in left.items()})
 
     def of(score: Callable, controls: Mapping[str, Callable]) -> Beside:
-        own = beside(sums, sums, score, seed)
-        each = [beside(sums, sums, other, seed, what) for what, other in controls.items()]
-        first, *rest = (Control(control.what, control.value, control.interval) for control in each)
-        return replace(
-            own, what=first.what, control=first.value, control_interval=first.interval, also=tuple(rest)
-        )
+        told = {what: with_interval(sums, other, seed) for what, other in controls.items()}
+        return against(with_interval(sums, score, seed), told, sums.n_units)
 
     def r2(name: str) -> Callable[[Mapping[str, Any]], Any]:
         return lambda s: 1 - s[name] / s["spread"]

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from saelab.analysis.controls import Beside, Control, Sums, beside
+from saelab.analysis.controls import Beside, Sums, beside_each
 from saelab.config import integer, is_number
 from saelab.types import ConfigError, short
+
+UNTRAINED, SHUFFLED, RANDOM = "untrained SAE", "shuffled labels", "random latents"
 
 
 class Shares:
@@ -55,10 +57,7 @@ def claim(of: Shares, controls: Mapping[str, Shares], seed: int, n: int) -> Besi
         seed: Of the draws that give the intervals.
         n: Units that judge.
     """
-    found = [beside(of.sums, other.sums, of.of, seed, what) for what, other in controls.items()]
-    also = tuple(Control(each.what, each.control, each.control_interval) for each in found[1:])
-    first = found[0]
-    return Beside(first.value, first.control, first.interval, first.control_interval, n, first.what, also)
+    return beside_each(of.sums, {what: each.sums for what, each in controls.items()}, of.of, seed, n)
 
 
 def halves(n: int, held_out: float, seed: int) -> np.ndarray:
@@ -89,6 +88,20 @@ def counts(name: str, values: Any) -> tuple[int, ...]:
     return tuple(sorted({integer(f"Each of {name}", value, 1) for value in values}))
 
 
+def settle(suite: Any, numbers: str, *least_one: str) -> None:
+    """Check the options of a frozen suite, and put them in their final form. Raises ConfigError.
+
+    Args:
+        suite: Which has a `held_out`.
+        numbers: Name of its option that holds numbers of latents.
+        *least_one: Names of those that are integers >= 1.
+    """
+    object.__setattr__(suite, numbers, counts(numbers, getattr(suite, numbers)))
+    share("held_out", suite.held_out)
+    for name in least_one:
+        object.__setattr__(suite, name, integer(name, getattr(suite, name), 1))
+
+
 def few_enough(name: str, values: Sequence[int], d_sae: int) -> None:
     """Refuse more latents than there are. Raises ConfigError."""
     if max(values) > d_sae:
@@ -98,4 +111,6 @@ def few_enough(name: str, values: Sequence[int], d_sae: int) -> None:
         raise ConfigError(message)
 
 
-__all__ = ["Shares", "claim", "counts", "few_enough", "halves", "share"]
+__all__ = [
+    "RANDOM", "SHUFFLED", "UNTRAINED", "Shares", "claim", "counts", "few_enough", "halves", "settle", "share",
+]  # fmt: skip

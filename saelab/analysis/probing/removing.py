@@ -7,13 +7,15 @@ and so its mean from the document's: the error of the SAE stays.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saelab.analysis.probing.claims import RANDOM, SHUFFLED, UNTRAINED
 from saelab.analysis.probing.gathered import Gathered, averages, codes_of, directions_of, weighed
-from saelab.analysis.probing.linear import Probe
+from saelab.analysis.probing.linear import Probe, probe_of
 from saelab.types import ConfigError
 
 if TYPE_CHECKING:
@@ -92,10 +94,48 @@ def effects(of: Pooled, probe: Probe, positive: np.ndarray, fit: np.ndarray, *, 
     return np.abs(found) if either else found
 
 
+def orders(
+    arms: Mapping[str, Pooled],
+    probe: Probe,
+    positive: np.ndarray,
+    fit: np.ndarray,
+    most: int,
+    rng: np.random.Generator,
+    *,
+    either: bool,
+) -> dict[str, np.ndarray]:
+    """Arm -> its latents, those that a probe rests on most first: of the SAE (""), of its control, by labels
+    that are shuffled among the fitted documents, and drawn at random.
+
+    Args:
+        arms: "" -> documents as the SAE sees them, "untrained SAE" -> as its control does.
+        probe: Of the label.
+        positive: bool [documents], which have it.
+        fit: int64 [n], documents that are fitted on.
+        most: Latents of each arm.
+        rng: Of the draws.
+        either: As for `effects`.
+    """
+    own = arms[""]
+    wrong = positive.copy()
+    wrong[fit] = rng.permutation(wrong[fit])
+    # a probe of the true labels would tell which latents matter, whatever the means are of
+    misled = probe_of(own.x[fit], wrong[fit])
+    found = {
+        name: strongest(effects(of, by, labels, fit, either=either), most)
+        for name, of, by, labels in (
+            ("", own, probe, positive),
+            (UNTRAINED, arms[UNTRAINED], probe, positive),
+            (SHUFFLED, own, misled, wrong),
+        )
+    }
+    return found | {RANDOM: rng.permutation(len(own.latents))[:most]}
+
+
 def strongest(effect: np.ndarray, n: int) -> np.ndarray:
     """int64 [<= n]: the latents of the largest effects above 0."""
     order = np.argsort(-effect, kind="stable")[:n]
     return order[effect[order] > 0]
 
 
-__all__ = ["Pooled", "autoencoder", "effects", "pooled", "strongest"]
+__all__ = ["Pooled", "autoencoder", "effects", "orders", "pooled", "strongest"]

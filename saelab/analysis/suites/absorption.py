@@ -10,7 +10,7 @@ import numpy as np
 
 from saelab.analysis.controls import Beside, untrained
 from saelab.analysis.probing.absorbed import absorption, f1, main_latents
-from saelab.analysis.probing.claims import Shares, claim, halves, share
+from saelab.analysis.probing.claims import RANDOM, UNTRAINED, Shares, claim, halves, share
 from saelab.analysis.probing.gathered import codes_of, directions_of, gather, weighed
 from saelab.analysis.probing.labelled import labels_of_rows
 from saelab.analysis.probing.linear import probe_of
@@ -34,7 +34,6 @@ DRAWS = 4
 """Of random latents, for each letter."""
 A_LABEL, OTHERS = 200, 2_000
 """Rows that bear a label, and rows that bear none, at most."""
-UNTRAINED, RANDOM = "untrained SAE", "random latents"
 
 
 @register("absorption")

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saelab.analysis.controls import Beside, Control, Sums, beside, correlation, shuffled, untrained
+from saelab.analysis.controls import (
+    Beside,
+    Sums,
+    against,
+    beside,
+    correlation,
+    shuffled,
+    untrained,
+    with_interval,
+)
 from saelab.analysis.suites.registry import Found, Suite, register
 from saelab.capabilities import HasLoss
 
@@ -96,10 +105,9 @@ def _directions(like: Tensor, generator: Any) -> Tensor:
 
 def _against(this: Sums, bare: Sums, own: str, random: str, seed: int) -> Beside:
     """A cost a target beside that of random errors, and of the untrained SAE's."""
-    first = beside(this, bare, _over(own, "n"), seed)
-    drawn = beside(this, bare, _over(random, "n"), seed)
-    also = (Control(first.what, first.control, first.control_interval),)
-    return Beside(first.value, drawn.value, first.interval, drawn.interval, first.n, RANDOM, also)
+    cost, drawn = _over(own, "n"), _over(random, "n")
+    controls = {RANDOM: with_interval(this, drawn, seed), "untrained SAE": with_interval(bare, cost, seed)}
+    return against(with_interval(this, cost, seed), controls, this.n_units)
 
 
 def _over(above: str, below: str) -> Callable[[Mapping[str, Any]], Any]:

@@ -10,12 +10,20 @@ import numpy as np
 
 from saelab.analysis.controls import untrained
 from saelab.analysis.probing import labelled, sparse
-from saelab.analysis.probing.claims import Shares, claim, counts, few_enough, halves, share
+from saelab.analysis.probing.claims import (
+    RANDOM,
+    SHUFFLED,
+    UNTRAINED,
+    Shares,
+    claim,
+    few_enough,
+    halves,
+    settle,
+)  # fmt: skip
 from saelab.analysis.probing.gathered import Gathered, averages, codes_of, gather
 from saelab.analysis.sources import Ground
 from saelab.analysis.suites.registry import Found, Suite, register
 from saelab.arguments import one_of
-from saelab.config import integer
 from saelab.types import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
 
 DRAWS = 4
 """Of shuffled labels and of random latents, for each label."""
-UNTRAINED, SHUFFLED, RANDOM, RAW = "untrained SAE", "shuffled labels", "random latents", "coordinates of x"
+RAW = "coordinates of x"
 
 
 @register("probing")
@@ -65,11 +73,8 @@ class Probing(Suite):
     rows: int = 30_000
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ks", counts("ks", self.ks))
+        settle(self, "ks", "most", "rows")
         one_of("means", "effect")("by", self.by)
-        share("held_out", self.held_out)
-        for name in ("most", "rows"):
-            object.__setattr__(self, name, integer(name, getattr(self, name), 1))
 
     def run(self, sae: SAE, ground: Ground) -> Found:
         """Measure one SAE.

@@ -9,22 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saelab.analysis.controls import Beside, Control, Sums, beside, untrained
+from saelab.analysis.controls import Sums, beside_each, untrained
 from saelab.analysis.probing import labelled
-from saelab.analysis.probing.claims import counts, halves, share
+from saelab.analysis.probing.claims import RANDOM, SHUFFLED, UNTRAINED, halves, settle
 from saelab.analysis.probing.gathered import gather
 from saelab.analysis.probing.linear import probe_of
-from saelab.analysis.probing.removing import Pooled, autoencoder, effects, pooled, strongest
+from saelab.analysis.probing.removing import Pooled, autoencoder, orders, pooled
 from saelab.analysis.probing.sparse import LEAST
 from saelab.analysis.suites.registry import Found, Suite, register
-from saelab.config import integer
 from saelab.types import ConfigError, short
 
 if TYPE_CHECKING:
     from saelab.analysis.sources import Ground
     from saelab.sae import SAE
 
-UNTRAINED, SHUFFLED, RANDOM = "untrained SAE", "shuffled labels", "random latents"
 MISLED = 0.05
 """How much less a misled probe is right than one that isn't, below which there is nothing to repair."""
 
@@ -69,10 +67,7 @@ class SCR(Suite):
     rows: int = 60_000
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ns", counts("ns", self.ns))
-        share("held_out", self.held_out)
-        for name in ("most", "most_pairs", "rows"):
-            object.__setattr__(self, name, integer(name, getattr(self, name), 1))
+        settle(self, "ns", "most", "most_pairs", "rows")
 
     def run(self, sae: SAE, ground: Ground) -> Found:
         """Measure one SAE.
@@ -188,12 +183,8 @@ def repaired(
 
     claims = {}
     for n, kind in itertools.product(ns, kinds):
-        found = [beside(sums[kind, n, ""], sums[kind, n, name], score, seed, name) for name in names[1:]]
-        also = tuple(Control(each.what, each.control, each.control_interval) for each in found[1:])
-        first = found[0]
-        claims[f"{kind}_{n}"] = Beside(
-            first.value, first.control, first.interval, first.control_interval, len(judged), first.what, also
-        )
+        controls = {name: sums[kind, n, name] for name in names[1:]}
+        claims[f"{kind}_{n}"] = beside_each(sums[kind, n, ""], controls, score, seed, len(judged))
     return Found(claims, left_out, {"pairs": pd.DataFrame(lines)})
 
 
@@ -258,19 +249,7 @@ def _pair(
             f"{spurious} misleads no probe of {target}: right {before.mean():.2f}, else {oracle.mean():.2f}"
         )
     of_spurious = probe_of(x[fit], labels[spurious][fit])
-    wrong = labels[spurious].copy()
-    wrong[fit] = rng.permutation(wrong[fit])
-    # a probe of the true labels would tell which latents matter, whatever the means are of
-    of_nothing = probe_of(x[fit], wrong[fit])
-    order: dict[str, np.ndarray] = {}
-    for name, positive, by in (
-        ("", labels[spurious], of_spurious),
-        (UNTRAINED, labels[spurious], of_spurious),
-        (SHUFFLED, wrong, of_nothing),
-    ):
-        own = arms[name if name == UNTRAINED else ""]
-        order[name] = strongest(effects(own, by, positive, fit, either=True), largest)
-    order[RANDOM] = rng.permutation(len(arms[""].latents))[:largest]
+    order = orders(arms, of_spurious, labels[spurious], fit, largest, rng, either=True)
     line = {
         "target": target, "spurious": spurious, "before": before.mean(), "oracle": oracle.mean(),
         "latents": " ".join(map(str, arms[""].latents[order[""][:10]])),

@@ -10,19 +10,16 @@ import numpy as np
 
 from saelab.analysis.controls import untrained
 from saelab.analysis.probing import labelled, sparse
-from saelab.analysis.probing.claims import Shares, claim, counts, halves, share
+from saelab.analysis.probing.claims import RANDOM, SHUFFLED, UNTRAINED, Shares, claim, halves, settle
 from saelab.analysis.probing.gathered import gather
 from saelab.analysis.probing.linear import probe_of
-from saelab.analysis.probing.removing import Pooled, autoencoder, effects, pooled, strongest
+from saelab.analysis.probing.removing import Pooled, autoencoder, orders, pooled
 from saelab.analysis.suites.registry import Found, Suite, register
-from saelab.config import integer
 from saelab.types import ConfigError
 
 if TYPE_CHECKING:
     from saelab.analysis.sources import Ground
     from saelab.sae import SAE
-
-UNTRAINED, SHUFFLED, RANDOM = "untrained SAE", "shuffled labels", "random latents"
 
 
 @register("tpp")
@@ -57,10 +54,7 @@ class TPP(Suite):
     rows: int = 60_000
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ns", counts("ns", self.ns))
-        share("held_out", self.held_out)
-        for name in ("most", "rows"):
-            object.__setattr__(self, name, integer(name, getattr(self, name), 1))
+        settle(self, "ns", "most", "rows")
 
     def run(self, sae: SAE, ground: Ground) -> Found:
         """Measure one SAE.
@@ -134,19 +128,7 @@ def perturbed(
     shares = {(kind, n, name): Shares() for kind in ("tpp", "own", "others") for n in ns for name in names}
     lines = []
     for label, (task, parts, probe, _) in known.items():
-        wrong = task.positive.copy()
-        wrong[parts.fit] = rng.permutation(wrong[parts.fit])
-        # a probe of the true labels would tell which latents matter, whatever the means are of
-        misled = probe_of(x[parts.fit], wrong[parts.fit])
-        order: dict[str, Any] = {}
-        for name, positive, by in (
-            ("", task.positive, probe),
-            (UNTRAINED, task.positive, probe),
-            (SHUFFLED, wrong, misled),
-        ):
-            own = arms[name if name == UNTRAINED else ""]
-            order[name] = strongest(effects(own, by, positive, parts.fit, either=False), max(ns))
-        order[RANDOM] = rng.permutation(len(arms[""].latents))[: max(ns)]
+        order = orders(arms, probe, task.positive, parts.fit, max(ns), rng, either=False)
         line: dict[str, Any] = {"class": label, "accuracy": known[label][3].mean()}
         for name, ranked in order.items():
             own = arms[name if name == UNTRAINED else ""]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saelab.analysis.controls import Beside, Control, Sums, interval
+from saelab.analysis.controls import Beside, Measured, Sums, against, with_interval
 from saelab.analysis.steering.results import Figure
 from saelab.analysis.supervised.tasks import Location
 from saelab.types import ConfigError, nearest
@@ -291,14 +291,12 @@ class AgainstSupervised:
         sums = Sums()
         n = len(next(iter(values.values())))
         sums.add(np.arange(n), **values)
-        value = float(measure({key: np.float64(sums.total(key)) for key in values}))
-        return Figure(value, interval(sums, measure, self.seed), n)
+        return Figure(*with_interval(sums, measure, self.seed), n)
 
 
 def _beside(figure: Figure, controls: Mapping[str, Figure]) -> Beside:
-    (what, first), *rest = controls.items()
-    also = tuple(Control(name, each.value, each.interval) for name, each in rest)
-    return Beside(figure.value, first.value, figure.interval, first.interval, figure.n, what, also)
+    told = {what: Measured(each.value, each.interval) for what, each in controls.items()}
+    return against(Measured(figure.value, figure.interval), told, figure.n)
 
 
 def _told(figure: Figure) -> dict[str, float]:

@@ -178,7 +178,8 @@ class Passes:
 
     def blocks(self) -> Iterator[Block]:
         """The rows pass by pass, as often as they are asked for: kept where they fit into memory."""
-        for block in self._kept.blocks(tuple(self._hooks), self._passes):
+        # of the same hook points a crosscoder reads more than an autoencoder whose passes go on from one
+        for block in self._kept.blocks((tuple(self.reads), tuple(self.writes)), self._passes):
             self._n_read = block.n_read
             yield block
 

@@ -88,6 +88,21 @@ def test_several_saes_are_scored_on_the_same_rows(own, sae, rows):
     assert set(found.to_frame()["score"]) == {*found["a"].scores, "told: share", "told: rows"}
 
 
+def test_passes_are_kept_apart_where_saes_read_the_same_hook_points_otherwise():
+    """An autoencoder whose passes go on from the stream, beside a crosscoder that reads that stream too."""
+    lab = saelab.Lab.embedded()
+    places = ["blocks.2.attn.hook_z", "blocks.2.hook_resid_pre"]
+    width = lab.subject.width(places[0])
+    one = saelab.SAE.create(saelab.recipe("topk", d_in=width, d_sae=16, k=2, hook=places[0]))
+    both = [width, lab.subject.width(places[1])]
+    config = saelab.recipe("crosscoder", d_in=sum(both), d_sae=16, k=2, hooks=places, widths=both)
+    texts = ["Tina gave the basket to Hugo.", "The river was long."]
+    saes = {"one": one, "both": saelab.SAE.create(config)}
+    found = saelab.evaluate(saes, lab.subject, texts)
+    for name, each in saes.items():
+        assert found[name].sae == saelab.evaluate(each, lab.subject, texts).sae
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +17,10 @@ from saelab.corpora.world_prompts import AttributedPrompts, attributed_prompts
 if TYPE_CHECKING:
     from saelab.analysis.sources import Ground
     from saelab.sae import SAE
+
+
+VALUES = 5
+"""Of an attribute, without which the interval of its F1, which draws values anew, would say nothing."""
 
 
 @register("principled")
@@ -49,21 +54,32 @@ class Principled(Suite):
         learnt, judged = attribute_task(subject, train), attribute_task(subject, test)
         at = Location(str(sae.hook), self.position)
         found = against_supervised(subject, learnt, judged, at, {"SAE": sae}, k=self.k, seed=ground.seed)
-        return Found(_claims(found), _left_out(found), {"figures": found.to_frame(), "f1": found.f1})
+        few = {name: n for name in found.unedited if (n := _n_values(found, name)) < VALUES}
+        return Found(
+            _claims(found, few), _left_out(found, few), {"figures": found.to_frame(), "f1": found.f1}
+        )
 
 
-def _claims(found: AgainstSupervised) -> dict[str, Beside]:
+def _n_values(found: AgainstSupervised, attribute: str) -> int:
+    return found.f1[found.f1["attribute"] == attribute]["value"].nunique()
+
+
+def _claims(found: AgainstSupervised, few: Mapping[str, int]) -> dict[str, Beside]:
     blank = "SAE, untrained"
     claims = dict(found.beside("SAE", blank, NO_EDIT, RANDOM))
-    for attribute in found.unedited:
+    for attribute in (name for name in found.unedited if name not in few):
         claims[f"F1 of {attribute}"] = found.f1_beside("SAE", attribute, blank)
     claims = {name: replace(claim, what="untrained SAE") for name, claim in claims.items()}
     told = found.beside(SUPERVISED, RANDOM, NO_EDIT)
     return claims | {f"supervised dictionary: {name}": claim for name, claim in told.items()}
 
 
-def _left_out(found: AgainstSupervised) -> dict[str, str]:
-    return {
+def _left_out(found: AgainstSupervised, few: Mapping[str, int]) -> dict[str, str]:
+    f1 = {
+        f"F1 of {attribute}": f"values are drawn anew for its interval, and there are {n}, not {VALUES}"
+        for attribute, n in few.items()
+    }
+    return f1 | {
         f"{attribute} edit": f"without an edit {same.mean():.1%} of the prompts agree with the true one "
         f"already, and above {COUNTS:.0%} an edit says nothing"
         for attribute, same in found.unedited.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -13,54 +13,73 @@ from saelab.capabilities import HasTokens, lacking
 
 QUARTERS = ("commonest quarter", "2nd quarter", "3rd quarter", "rarest quarter")
 """Of the rows, by how often their token occurs in them."""
+CLASSES = ("token kind", "position band", "token frequency", "document kind")
+"""Kinds of classes."""
 
 
 class RowClasses:
-    """What kinds the rows of a source are of, block by block, in their order."""
+    """What kinds the rows of a source are of. The first reading counts tokens, the second is told of each
+    block; of rows nothing is kept.
+
+    Args:
+        source: Whose blocks come.
+    """
 
     def __init__(self, source: Rows | Passes) -> None:
-        self._source = source
-        self._units: list[np.ndarray] = []
-        self._positions: list[np.ndarray] = []
-        self._tokens: list[np.ndarray] = []
+        subject = source.subject if isinstance(source, Passes) else None
+        self._special: np.ndarray | None = None
+        if subject is not None and not lacking(subject, HasTokens):
+            self._special = np.array(sorted(getattr(subject, "special_ids", ())), np.int64)
+        self._documents = iter(source.corpus) if isinstance(source, Passes) else iter(())
+        self._kinds: list[str] = []
+        self._counts = np.zeros(0, np.int64)
+        self._quarters: np.ndarray | None = None
 
     def add(self, block: Block) -> None:
-        """Count the rows of a block."""
-        self._units.append(block.unit)
-        if block.kept is None or block.inputs is None:
-            return
-        self._positions.append(block.kept.nonzero()[:, 1].numpy())
-        source = self._source
-        if isinstance(source, Passes) and not lacking(source.subject, HasTokens):
-            ids = block.inputs.data["input_ids"].cpu()
-            if ids.shape == block.kept.shape:
-                self._tokens.append(ids[block.kept].numpy())
+        """Count the tokens of a block of the first reading."""
+        ids = self._tokens(block)
+        if ids is not None:
+            found = np.bincount(ids, minlength=len(self._counts))
+            found[: len(self._counts)] += self._counts
+            self._counts = found
 
-    def columns(self) -> dict[str, np.ndarray]:
-        """Of all rows: `document` and, where there is such a thing, `position` int64 and `token`, its id; and
-        of each kind of class, by its name ("position band", "token frequency", "document kind"), the class of
-        each row."""
-        unit = np.concatenate([np.zeros(0, np.int64), *self._units])
-        found = {"document": unit}
-        if self._positions:
-            found["position"] = position = np.concatenate(self._positions)
+    def of(self, block: Block) -> dict[str, np.ndarray]:
+        """Of each row of a block of the second reading: `document` and, where there is such a thing,
+        `position` int64 and `token`, its id; and of each kind of class (`CLASSES`) the one that it is of.
+
+        Args:
+            block: Of the same source.
+        """
+        found = {"document": block.unit}
+        if block.kept is not None:
+            found["position"] = position = block.kept.nonzero()[:, 1].numpy()
             found["position band"] = bands(position)
-        if self._tokens:
-            found["token"] = token = np.concatenate(self._tokens)
-            found["token frequency"] = frequency(token)
-        kinds = self._kinds(int(unit.max(initial=-1)) + 1)
+        ids = self._tokens(block)
+        if ids is not None and self._special is not None:
+            if self._quarters is None:
+                self._quarters = quarters(self._counts)
+            found["token"] = ids
+            found["token frequency"] = np.array(QUARTERS, object)[self._quarters[ids]]
+            found["token kind"] = np.where(np.isin(ids, self._special), SPECIAL, "ordinary").astype(object)
+        kinds = self._kinds_until(int(block.unit.max(initial=-1)) + 1)
         if any(kinds):
-            found["document kind"] = np.array([*kinds], object)[unit]
+            found["document kind"] = np.array(kinds, object)[block.unit]
         return found
 
-    def _kinds(self, n: int) -> Sequence[str]:
-        source = self._source
-        if not isinstance(source, Passes):
-            return []
-        return [getattr(each, "kind", "") for each in itertools.islice(iter(source.corpus), n)]
+    def _tokens(self, block: Block) -> np.ndarray | None:
+        if self._special is None or block.kept is None or block.inputs is None:
+            return None
+        ids = block.inputs.data["input_ids"].cpu()
+        return ids[block.kept].numpy() if ids.shape == block.kept.shape else None
+
+    def _kinds_until(self, n: int) -> list[str]:
+        more = itertools.islice(self._documents, max(0, n - len(self._kinds)))
+        self._kinds += [getattr(each, "kind", "") for each in more]
+        return self._kinds
 
 
-CLASSES = ("position band", "token frequency", "document kind")
+SPECIAL = "special"
+"""Tokens that the tokenizer knows as its own: BOS, role markers, ends of turns."""
 
 
 def bands(position: np.ndarray) -> np.ndarray:
@@ -77,21 +96,19 @@ def bands(position: np.ndarray) -> np.ndarray:
     return np.where(position < 1, "0", np.array(names, object)[power])
 
 
-def frequency(token: np.ndarray) -> np.ndarray:
+def quarters(counts: np.ndarray) -> np.ndarray:
     """The quarter of the rows that each token is in, when tokens are sorted by how many rows they have.
 
     Args:
-        token: int [n].
+        counts: int [d_vocab]: rows of each token.
 
     Returns:
-        str [n], of `QUARTERS`.
+        int [d_vocab], of `QUARTERS`.
     """
-    _, at, counts = np.unique(token, return_inverse=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     before = np.empty(len(counts), np.int64)
     before[order] = np.cumsum(counts[order]) - counts[order]
-    quarter = np.minimum(4 * before // max(1, len(token)), 3)
-    return np.array(QUARTERS, object)[quarter[at]]
+    return np.minimum(4 * before // max(1, int(counts.sum())), 3)
 
 
 def ordered(values: np.ndarray) -> list[str]:
@@ -109,4 +126,4 @@ def ordered(values: np.ndarray) -> list[str]:
     return sorted(set(values.tolist()), key=key)
 
 
-__all__ = ["CLASSES", "QUARTERS", "RowClasses", "bands", "frequency", "ordered"]
+__all__ = ["CLASSES", "QUARTERS", "RowClasses", "bands", "ordered", "quarters"]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 DRAWS = 1000
 CONFIDENCE = 0.95
 MOST_UNITS = 4096
+DRAWN_AT_ONCE = 1 << 20
+"""Items that are drawn at once: memory does not grow with them."""
 Z = 1.959964
 """Standard deviations that hold 95 % of a normal distribution."""
 
@@ -165,17 +167,24 @@ def random_directions(n: int, d: int, seed: int = 0) -> np.ndarray:
 
 
 class Sums:
-    """Sums of several quantities, for each unit apart.
+    """Sums of several quantities, for each unit apart; of more than 8,192 units for equal groups of
+    neighbours, so that memory does not grow with them.
 
     >>> sums = Sums()
     >>> sums.add([0, 0, 1], error=[1.0, 2.0, 4.0], n=[1, 1, 1])
     >>> sums.total("error"), sums.n_units
     (7.0, 2)
+
+    Args:
+        apart: Whether every unit is kept apart, however many there are.
     """
 
-    def __init__(self) -> None:
-        self._sums: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    def __init__(self, *, apart: bool = False) -> None:
+        self._sums: dict[str, np.ndarray] = {}
+        self._apart = apart
         self.n_units = 0
+        self.group = 1
+        """units of which one sum is"""
 
     def add(self, unit: Any, **values: Any) -> None:
         """Add quantities of rows.
@@ -188,22 +197,35 @@ class Sums:
         if not len(unit):
             return
         self.n_units = max(self.n_units, int(unit.max()) + 1)
-        # a sum for each unit that occurs: rows are not kept
-        first, at = np.unique(unit, return_inverse=True)
+        while not self._apart and self._groups > 2 * MOST_UNITS:
+            self.group *= 2
+            for name, each in self._sums.items():
+                even = np.pad(each, (0, len(each) % 2))
+                self._sums[name] = even[::2] + even[1::2]
+        at = unit // self.group
+        low = int(at.min())
         for name, value in values.items():
-            summed = np.bincount(at, weights=np.asarray(value, dtype=np.float64), minlength=len(first))
-            self._sums.setdefault(name, []).append((first, summed))
+            summed = np.bincount(at - low, np.asarray(value, dtype=np.float64))
+            held = self._sums.get(name, np.zeros(0))
+            if len(held) < low + len(summed):  # with room, so that not every call copies what there is
+                held = np.pad(held, (0, 2 * (low + len(summed)) - len(held)))
+            held[low : low + len(summed)] += summed
+            self._sums[name] = held
+
+    @property
+    def _groups(self) -> int:
+        return -(-self.n_units // self.group)
 
     def of(self, name: str) -> np.ndarray:
-        """float64 [n_units] of a quantity; zeros where it was never added."""
-        out = np.zeros(self.n_units)
-        for unit, value in self._sums.get(name, []):
-            out[unit] += value
+        """float64 [units, or groups of them] of a quantity; zeros where it was never added."""
+        out = np.zeros(self._groups)
+        held = self._sums.get(name, out)[: len(out)]
+        out[: len(held)] = held
         return out
 
     def total(self, name: str) -> float:
         """Over all units."""
-        return float(sum(value.sum() for _, value in self._sums.get(name, [])))
+        return float(self._sums.get(name, np.zeros(1)).sum())
 
     def names(self) -> list[str]:
         """Names of the quantities."""
@@ -228,10 +250,10 @@ def interval(sums: Sums, score: Score, seed: int = 0, draws: int = DRAWS) -> tup
         (low, high); NaN with fewer than two units.
     """
     names = sums.names()
-    n = sums.n_units
-    if n < 2:
+    if sums.n_units < 2:
         return float("nan"), float("nan")
     table = np.stack([sums.of(name) for name in names], axis=1)
+    n = len(table)
     if n > MOST_UNITS:
         table = np.add.reduceat(table, np.linspace(0, n, MOST_UNITS, endpoint=False).astype(int))
         n = len(table)
@@ -360,12 +382,16 @@ def correlation(
         with np.errstate(divide="ignore", invalid="ignore"):
             return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
 
-    n = len(true)
-    draws = np.random.default_rng(seed).integers(0, n, (DRAWS, n))
+    n, true = len(true), np.asarray(true, dtype=np.float64)
+    at_once = max(1, DRAWN_AT_ONCE // max(1, n))
     values, intervals = [], []
     for each in (np.asarray(guess, dtype=np.float64), np.asarray(control, dtype=np.float64)):
         values.append(float(measured(each, true)))
-        drawn = measured(each[draws], np.asarray(true, dtype=np.float64)[draws])
+        rng, parts = np.random.default_rng(seed), []
+        for low in range(0, DRAWS, at_once):
+            draws = rng.integers(0, n, (min(at_once, DRAWS - low), n))
+            parts.append(measured(each[draws], true[draws]))
+        drawn = np.concatenate(parts)
         known = drawn[np.isfinite(drawn)]
         tail = 50 * (1 - CONFIDENCE)
         low, high = np.percentile(known, [tail, 100 - tail]) if len(known) else (float("nan"), float("nan"))

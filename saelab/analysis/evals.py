@@ -16,11 +16,11 @@ from saelab.analysis.report import Report, Scores
 from saelab.analysis.report_json import options_of
 from saelab.analysis.reports import Reports
 from saelab.analysis.scores import Fired, Score, Seen, Spliced
-from saelab.analysis.sources import Ground, Passes, Rows
+from saelab.analysis.sources import Ground, Passes, first_look
 from saelab.analysis.suites import Found, Suite, chosen
 from saelab.arguments import an_integer, checked, full_sae, maybe
 from saelab.errors import fitting
-from saelab.types import ConfigError, CorpusError, SaelabError
+from saelab.types import ConfigError, SaelabError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,7 +144,7 @@ def _of_one_place(saes: Mapping[str, SAE]) -> list[dict[str, SAE]]:
 def _core(saes: Mapping[str, SAE], ground: Ground) -> dict[str, Report]:
     """The scores of `saelab.analysis.scores` of SAEs of one place, which share the subject's passes."""
     source, *_ = [ground.source(sae) for sae in saes.values()]  # checks the widths of each
-    mean, first = _first_look(source, ground)
+    mean, first = first_look(source)
     known = scores.registered()
     left_out = {name: why for name, score in known.items() if (why := source.lacks(score.needs)) is not None}
     measured = {name: score for name, score in known.items() if name not in left_out}
@@ -179,24 +179,6 @@ def _core(saes: Mapping[str, SAE], ground: Ground) -> dict[str, Report]:
         name: _report(arm, controls[name], ground.seed, source.name, left_out, rows, lost)
         for name, arm in arms.items()
     }
-
-
-def _first_look(source: Rows | Passes, ground: Ground) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """(mean of all rows, x and y of the first). What follows measures about the mean; so the rows are read
-    twice, and memory does not grow with them."""
-    total: Tensor | None = None
-    first: tuple[Tensor, Tensor] | None = None
-    n_rows = 0
-    for block in source.blocks():
-        summed = block.y.double().sum(0)
-        total, n_rows = summed if total is None else total + summed, n_rows + len(block.y)
-        first = first or ((block.x, block.y) if len(block.y) else None)
-    if total is None or first is None:
-        message = (
-            f"There must be rows to score. Got none in {ground.corpus!r}. Pass longer texts, or more samples."
-        )
-        raise CorpusError(message)
-    return total / n_rows, first
 
 
 def _controls(arms: Mapping[str, _Arm], first: tuple[Tensor, Tensor], seed: int) -> dict[str, _Arm]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from saelab.arguments import floats
 from saelab.capabilities import lacking
 from saelab.harvesting.batches import check_hooks, side_by_side
 from saelab.subjects.reading import How
-from saelab.types import ConfigError, HookPoint, ShapeError, check_finite
+from saelab.types import ConfigError, CorpusError, HookPoint, ShapeError, check_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,6 +116,9 @@ class Rows:
                 raise ShapeError(message)
         self.name = _named(self._reads, self._writes)
 
+    def __repr__(self) -> str:
+        return repr(self._acts)
+
     def lacks(self, capability: type | None) -> str | None:
         """Why a capability is not at hand; None where it is."""
         return None if capability is None else "activations alone have no loss: pass the subject and a corpus"
@@ -168,6 +171,9 @@ class Passes:
         beside = [] if self._splicing.stream is None else [HookPoint.of(self._splicing.stream)]
         self._hooks = list({str(hook): hook for hook in [*self.reads, *self.writes, *beside]}.values())
         self.name = _named(list(map(str, self.reads)), list(map(str, self.writes)))
+
+    def __repr__(self) -> str:
+        return repr(self.corpus)
 
     def lacks(self, capability: type | None) -> str | None:
         """Why a capability is not at hand; None where it is."""
@@ -228,9 +234,38 @@ class Passes:
         return self._splicing.loss(block, rows)
 
 
+def first_look(
+    source: Rows | Passes, seen: Callable[[Block], object] | None = None
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The mean of all rows that are written, float64 [d_out], about which a second reading measures; and x
+    and y of the first block, of which an untrained SAE is made. Memory does not grow with the rows.
+
+    Args:
+        source: Of the rows.
+        seen: Called with each block that has rows.
+
+    Raises:
+        CorpusError: There are none.
+    """
+    total: Tensor | None = None
+    first: tuple[Tensor, Tensor] | None = None
+    n_rows = 0
+    for block in source.blocks():
+        if len(block.y):
+            summed = block.y.double().sum(0)
+            total, n_rows = summed if total is None else total + summed, n_rows + len(block.y)
+            first = first or (block.x, block.y)
+            if seen is not None:
+                seen(block)
+    if total is None or first is None:
+        message = f"There must be rows to score. Got none in {source!r}. Pass longer texts, or more samples."
+        raise CorpusError(message)
+    return total / n_rows, first
+
+
 def _named(reads: Sequence[str], writes: Sequence[str]) -> str:
     names = [" + ".join(hooks) for hooks in (reads, writes)]
     return names[0] if names[0] == names[1] else " -> ".join(names)
 
 
-__all__ = ["Ground", "Passes", "Rows"]
+__all__ = ["Ground", "Passes", "Rows", "first_look"]

@@ -43,6 +43,26 @@ def test_sums_are_those_of_each_unit():
     assert sums.of("never").tolist() == [0.0] * 60
 
 
+@pytest.mark.parametrize("n", [8192, 8193, 20_000, 70_001])
+def test_sums_of_many_units_are_of_groups_of_neighbours_and_lose_nothing(n):
+    rng = np.random.default_rng(n)
+    rows = np.concatenate([np.arange(n), rng.integers(0, n, 3 * n)])
+    x, y = rng.normal(size=(2, len(rows)))
+    order = np.argsort(rows + rng.integers(0, 300, len(rows)))  # nearly as a corpus is read
+    sums, apart = Sums(), Sums(apart=True)
+    for part in np.array_split(order, 50):
+        sums.add(rows[part], x=x[part])
+        apart.add(rows[part], x=x[part])
+        sums.add(rows[part][:3], y=y[part][:3])  # not of every row
+    assert sums.n_units == apart.n_units == n
+    np.testing.assert_allclose(apart.of("x"), np.bincount(rows, x), atol=1e-9)
+    plain = np.bincount(rows // sums.group, x)
+    np.testing.assert_allclose(sums.of("x"), plain, atol=1e-9)
+    assert len(sums.of("y")) == len(plain) <= 8192
+    assert sums.group == (1 if n <= 8192 else 2 ** int(np.ceil(np.log2(n / 8192))))
+    assert sums.total("x") == pytest.approx(x.sum())
+
+
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     """95 % of 300 data sets, within what chance allows of 300; rows of a unit taken for independent would be
     covered far less often."""

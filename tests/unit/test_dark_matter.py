@@ -10,7 +10,7 @@ import torch
 
 import saelab
 from saelab.analysis import dark_matter, error_scaling
-from saelab.analysis.classes import bands, frequency, ordered
+from saelab.analysis.classes import QUARTERS, bands, ordered, quarters
 from saelab.analysis.dark.linear import Crossed, fold_of
 from saelab.analysis.dark.scaling import power_law
 from saelab.types import ConfigError, CorpusError, NonFiniteError, ShapeError
@@ -193,7 +193,7 @@ def test_rows_and_classes_add_up(found):
     assert len(several) > 10
     assert (several["from"] <= several["fvu"]).all()
     assert (several["fvu"] <= several["to"]).all()
-    assert set(table["by"]) == {"position band", "token frequency", "document kind"}
+    assert set(table["by"]) == {"token kind", "position band", "token frequency", "document kind"}
     big = table[table["rows"] > 400]
     assert (big["shuffled fvu"] / whole - 1).abs().max() < 0.25
 
@@ -202,14 +202,11 @@ def test_kinds_of_rows():
     assert bands(np.array([0, 1, 2, 3, 4, 7, 8, 100])).tolist() == [
         "0", "1", "2-3", "2-3", "4-7", "4-7", "8-15", "64-127",
     ]  # fmt: skip
-    tokens = np.array([5, 5, 5, 5, 9, 9, 2, 7])
-    assert frequency(tokens).tolist() == [
-        *["commonest quarter"] * 4,
-        *["3rd quarter"] * 2,
-        *["rarest quarter"] * 2,
-    ]
+    counts = np.bincount([5, 5, 5, 5, 9, 9, 2, 7])
+    assert quarters(counts)[[5, 9, 2, 7]].tolist() == [0, 2, 3, 3]
+    assert quarters(np.ones(8, int)).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert ordered(np.array(["16-31", "8-15", "0", "2-3"])) == ["0", "2-3", "8-15", "16-31"]
-    assert ordered(frequency(tokens)) == ["commonest quarter", "3rd quarter", "rarest quarter"]
+    assert ordered(np.array(QUARTERS, object)[[3, 0, 2]]) == [QUARTERS[0], QUARTERS[2], QUARTERS[3]]
 
 
 def test_other_rows_come_apart_by_the_same_map(rows):

@@ -119,6 +119,7 @@ class _Measuring:
         self.coordinates: dict[str, list[Tensor]] = {}
         self.losses, self.loses = Sums(), source.lacks(HasLoss)
         self.norms: list[np.ndarray] = []
+        self.kinds: list[dict[str, np.ndarray]] = []
         self.identity = self.identity_loss = 0.0
 
     def result(self) -> DarkMatter:
@@ -199,6 +200,7 @@ class _Measuring:
         if self.arms.pursuit:
             columns.append(errors[PURSUIT].norm(dim=1))
         self.norms.append(torch.stack(columns, 1).numpy())
+        self.kinds.append(self.classes.of(block))
         self._splice(number, block, own, linear[THIS], mean)
 
     def _splice(self, number: int, block: Block, error: Tensor, linear: Tensor, mean: Tensor) -> None:
@@ -273,7 +275,8 @@ class _Measuring:
         names = ["input", "error", "linear", "nonlinear", "untrained", "untrained_nonlinear"]
         names += ["pursuit"] if self.arms.pursuit else []
         columns = dict(zip(names, np.concatenate(self.norms).T, strict=True))
-        return pd.DataFrame({**self.classes.columns(), **columns})
+        kinds = {name: np.concatenate([each[name] for each in self.kinds]) for name in self.kinds[0]}
+        return pd.DataFrame({**kinds, **columns})
 
     def _losses(self) -> Losses | None:
         if self.loses is not None:

@@ -51,7 +51,7 @@ class Errors(Suite):
         source: Any = ground.source(sae)
         generator = torch.Generator().manual_seed(ground.seed)
         arms: dict[str, SAE] = {}
-        sums = {"this SAE": Sums(), "untrained SAE": Sums()}
+        sums = {name: Sums(apart=True) for name in ("this SAE", "untrained SAE")}  # told of each sample
         mode = sae.training
         sae.eval()
         try:

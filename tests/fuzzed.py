@@ -72,6 +72,8 @@ UNTRIED = {
         "need a model with heads and a task; tests/unit/test_circuits.py, test_circuit_edges.py and "
         "test_circuit_truth.py have them"
     ),
+    "Fact": "a tuple of four texts; tests/unit/test_ravel.py refuses others",
+    "scene_facts relation_facts": "need a tokenizer, or files; tests/unit/test_ravel.py refuses",
     "attributed_prompts attribute_task against_supervised occlusion over_splitting": (
         "need a tokenizer, a model that does a task, or trainings; tests/unit/test_supervised.py refuses"
     ),
@@ -83,8 +85,9 @@ UNTRIED = {
         "what these give; tests/unit/test_circuit_measures.py refuses"
     ),
     "AttributionGraph AttributionGraph.* GraphNode": "made by the library; what takes arguments is tried",
-    "Probing.* Absorption.* TPP.* SCR.*": (
-        "run by evaluate; tests/unit/test_probing.py, test_absorption.py and test_removing.py refuse"
+    "Probing.* Absorption.* TPP.* SCR.* RAVEL.*": (
+        "run by evaluate; tests/unit/test_probing.py, test_absorption.py, test_removing.py and test_ravel.py "
+        "refuse"
     ),
     "watch": "reads whatever is there; tests/unit/test_watching.py refuses",
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
@@ -371,6 +374,7 @@ class Things:
             "Probing": Case(analysis.Probing, {"labels": None}, ("ks", "held_out", "by", "most", "rows")),
             "Absorption": Case(analysis.Absorption, {"examples": 0}, ("words", "held_out", "bar", "rows")),
             "TPP": Case(analysis.TPP, {"labels": None}, ("ns", "held_out", "most", "rows")),
+            "RAVEL": Case(analysis.RAVEL, {"facts": None}, ("where", "steps", "pairs", "held_out")),
             "SCR": Case(analysis.SCR, {"labels": None}, ("pairs", "ns", "held_out", "most", "most_pairs")),
             "analysis.evaluate": Case(saelab.evaluate, {**lens, "corpus": zoo.TEXTS[:1], "batch_size": 2}),
             "card": Case(analysis.card, {"store": store, "latent": 1}),

@@ -78,6 +78,7 @@ from .steering.selected import Choice, Contrast, Selected
 from .steering.texts import distinct_n, lexicon_count, repetition
 from .suites.absorption import Absorption
 from .suites.probing import Probing
+from .suites.ravel import RAVEL
 from .suites.scr import SCR
 from .suites.tpp import TPP
 from .supervised.comparing import against_supervised
@@ -90,6 +91,7 @@ from .windows import drawn_examples, whole_document
 
 __all__ = [
     "DFA",
+    "RAVEL",
     "SCR",
     "TPP",
     "Absorption",

@@ -2,6 +2,7 @@
 world, English from the standard library); and activations whose features are known, to try SAEs on."""
 
 from saelab.corpora.documents import Corpus, Document, Span, as_corpus, dialogues, samples, token_labels
+from saelab.corpora.facts import Fact, relation_facts, scene_facts
 from saelab.corpora.images import images
 from saelab.corpora.natural import natural
 from saelab.corpora.sources import hub, jsonl, parquet, text
@@ -13,6 +14,7 @@ __all__ = [
     "AttributedPrompts",
     "Corpus",
     "Document",
+    "Fact",
     "Span",
     "Synthetic",
     "SyntheticRows",
@@ -24,7 +26,9 @@ __all__ = [
     "jsonl",
     "natural",
     "parquet",
+    "relation_facts",
     "samples",
+    "scene_facts",
     "synthetic",
     "text",
     "token_labels",

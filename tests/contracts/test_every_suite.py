@@ -20,13 +20,14 @@ from saelab.corpora.world_prompts import attributed_prompts
 
 HOOK = "blocks.2.hook_resid_post"
 SMALL: dict[str, dict[str, Any]] = {
-    "stability": {"steps": 5, "rows": 1000},
+    "absorption": {"words": 500, "examples": 0, "rows": 1000},
     "cost": {"rounds": 1, "rows": 256},
     "norms": {"rows": 1000},
-    "absorption": {"words": 500, "examples": 0, "rows": 1000},
     "principled": {"n_train": 200, "n_test": 60, "k": (2,)},
     "probing": {"ks": (1, 5)},
+    "ravel": {"steps": 20, "pairs": 30},
     "scr": {"ns": (10,), "held_out": 0.5},
+    "stability": {"steps": 5, "rows": 1000},
     "tpp": {"ns": (10,), "held_out": 0.5},
 }
 """Options with which a suite takes seconds; what is not here runs with its own."""

@@ -16,10 +16,14 @@ UNTRAINED, SHUFFLED, RANDOM = "untrained SAE", "shuffled labels", "random latent
 
 class Shares:
     """How often something was right, by task and unit: the mean over tasks has an interval over units. Of
-    tasks that are taken off it the mean is subtracted."""
+    tasks that are taken off it the mean is subtracted.
 
-    def __init__(self) -> None:
-        self.sums = Sums()
+    Args:
+        sums: Where it is counted; None for sums of its own.
+    """
+
+    def __init__(self, sums: Sums | None = None) -> None:
+        self.sums = Sums() if sums is None else sums
         self._names: dict[str, bool] = {}
 
     def add(self, name: str, unit: np.ndarray, value: np.ndarray, *, off: bool = False) -> None:

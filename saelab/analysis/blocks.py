@@ -1,10 +1,10 @@
-"""Some rows at a time, and passes that are kept while they fit into memory."""
+"""Some rows at a time, and what is kept of a subject's passes while it fits into memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from saelab.types import Inputs
 
+T = TypeVar("T")
 MOST_KEPT = 256 << 20
 
 
@@ -41,7 +42,8 @@ class Block:
 
 
 class Kept:
-    """Passes of a subject that are asked for again, while they fit into memory.
+    """What a subject's passes gave and is asked for again, by other suites and SAEs, while it fits into
+    memory.
 
     Args:
         most: Bytes.
@@ -50,6 +52,7 @@ class Kept:
     def __init__(self, most: int = MOST_KEPT) -> None:
         self._left = most
         self._blocks: dict[Any, list[Block]] = {}
+        self._values: dict[Any, Any] = {}
 
     def blocks(self, key: Any, make: Callable[[], Iterator[Block]]) -> Iterator[Block]:
         """The blocks that `make` gives, made once where they fit.
@@ -72,6 +75,22 @@ class Kept:
             yield block
         if found is not None:
             self._left, self._blocks[key] = left, found
+
+    def value(self, key: Any, make: Callable[[], T], size: Callable[[T], int]) -> T:
+        """What `make` gives, made once where it fits.
+
+        Args:
+            key: What it is of.
+            make: Called where it is not kept.
+            size: Its bytes.
+        """
+        if key in self._values:
+            return self._values[key]
+        found = make()
+        if size(found) <= self._left:
+            self._left -= size(found)
+            self._values[key] = found
+        return found
 
 
 __all__ = ["Block", "Kept"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saelab.analysis.blocks import Block, Kept
-from saelab.analysis.splicing import Splicing, Untouched
+from saelab.analysis.splicing import Clean, Splicing, Untouched
 from saelab.arguments import floats
 from saelab.capabilities import lacking
 from saelab.harvesting.batches import check_hooks, side_by_side
@@ -228,6 +228,14 @@ class Passes:
     def spliced(self, block: Block, rows: Tensor, base: Untouched) -> Spliced:
         """What they lose with others in place of the rows, [rows d_out]."""
         return self._splicing.spliced(block, rows, base)
+
+    def clean(self, block: Block) -> Clean:
+        """What they lose as they are, and nothing else: one pass where `losses` takes three."""
+        return self._splicing.clean(block)
+
+    def changed(self, block: Block, rows: Tensor, base: Clean) -> tuple[np.ndarray, np.ndarray | None]:
+        """[samples] each: loss with others in place of the rows, and KL; None without `HasTargets`."""
+        return self._splicing.changed(block, rows, base)
 
     def loss(self, block: Block, rows: Tensor) -> np.ndarray:
         """[samples]: of that the loss alone."""

@@ -37,20 +37,25 @@ class Distribution(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Untouched:
-    """What a subject loses on some samples as it is, and where nothing of the rows is left. Arrays are
-    [samples]."""
+class Clean:
+    """What a subject loses on some samples as it is. Arrays are [samples]."""
 
     n: np.ndarray
     """targets"""
     clean: np.ndarray
+    says: Distribution | None
+    """what the subject says as it is; None without `HasTargets`"""
+
+
+@dataclass(frozen=True)
+class Untouched(Clean):
+    """What it loses as it is, and where nothing of the rows is left."""
+
     ablated: np.ndarray
     """with the mean in place of the rows"""
     zeroed: np.ndarray
     """with zeros in their place"""
-    kl_zeroed: np.ndarray | None = None
-    says: Distribution | None = None
-    """what the subject says as it is; None without `HasTargets`"""
+    kl_zeroed: np.ndarray | None
 
 
 class Splicing:
@@ -70,6 +75,19 @@ class Splicing:
         self._logits = not lacking(subject, HasTargets)
         self.block, self.stream = _middle(subject, writes) if self._logits else (0, None)
 
+    def clean(self, block: Block) -> Clean:
+        """What the samples of a block lose as they are.
+
+        Args:
+            block: Of the pass.
+        """
+        if not self._logits:
+            loss, n = self.subject.loss(block.inputs)
+            return Clean(n, loss, None)
+        logp = self._logp(block, None)
+        n, loss, _ = self._told(block, logp, None)
+        return Clean(n, loss, Distribution.of(logp))
+
     def untouched(self, block: Block, mean: Tensor) -> Untouched:
         """What the samples of a block lose as they are, with the mean [d_out], and with zeros.
 
@@ -77,33 +95,36 @@ class Splicing:
             block: Of the pass.
             mean: Of all rows.
         """
-        rows = {
-            "ablated": mean.expand(len(block.y), -1),
-            "zeroed": block.y.new_zeros(1, 1).expand_as(block.y),
-        }
-        if not self._logits:
-            clean, n = self.subject.loss(block.inputs)
-            return Untouched(n, clean, self.loss(block, rows["ablated"]), self.loss(block, rows["zeroed"]))
-        logp = self._logp(block, None)
-        n, clean, _ = self._told(block, logp, None)
-        says = Distribution.of(logp)
-        ablated = self.loss(block, rows["ablated"])
-        _, zeroed, kl = self._told(block, self._logp(block, rows["zeroed"]), says)
-        return Untouched(n, clean, ablated, zeroed, kl, says)
+        base = self.clean(block)
+        ablated = self.loss(block, mean.expand(len(block.y), -1))
+        zeroed, kl = self.changed(block, block.y.new_zeros(1, 1).expand_as(block.y), base)
+        return Untouched(base.n, base.clean, base.says, ablated, zeroed, kl)
 
     def spliced(self, block: Block, rows: Tensor, base: Untouched) -> Spliced:
-        """What they lose with other rows.
+        """What they lose with other rows, next to what they lose untouched.
 
         Args:
             block: Of the pass.
             rows: [rows d_out].
             base: What they lose without.
         """
-        told = (base.n, base.clean, base.ablated, base.zeroed)
+        loss, kl = self.changed(block, rows, base)
+        there = None if kl is None else base.kl_zeroed
+        return Spliced(base.n, loss, base.clean, base.ablated, base.zeroed, kl=kl, kl_zeroed=there)
+
+    def changed(self, block: Block, rows: Tensor, base: Clean) -> tuple[np.ndarray, np.ndarray | None]:
+        """[samples] each: the summed loss with other rows, and the summed KL from what the subject says as it
+        is; None without `HasTargets`.
+
+        Args:
+            block: Of the pass.
+            rows: [rows d_out].
+            base: What they lose without.
+        """
         if base.says is None:
-            return Spliced(told[0], self.loss(block, rows), *told[1:])
+            return self.loss(block, rows), None
         _, loss, kl = self._told(block, self._logp(block, rows), base.says)
-        return Spliced(told[0], loss, *told[1:], kl=kl, kl_zeroed=base.kl_zeroed)
+        return loss, kl
 
     def loss(self, block: Block, rows: Tensor) -> np.ndarray:
         """[samples]: the summed loss with other rows [rows d_out]."""
@@ -166,4 +187,4 @@ def _middle(subject: Any, writes: Sequence[HookPoint]) -> tuple[int, str | None]
     return (first, stream) if all(places) and stream in subject.hooks() else (0, None)
 
 
-__all__ = ["Splicing", "Untouched"]
+__all__ = ["Clean", "Splicing", "Untouched"]

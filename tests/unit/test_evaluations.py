@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import saelab
-from saelab.analysis import splicing
+from saelab.analysis import splicing, suites
 from saelab.analysis.sources import Ground, Kept
 
 HOOK = "blocks.2.hook_resid_post"
@@ -164,6 +164,19 @@ def test_the_error_added_back_gives_the_clean_loss(hooks, subject, monkeypatch):
         for name in ("kl", "kl_zeroed"):
             np.testing.assert_allclose(getattr(found, name), getattr(whole_found, name), rtol=1e-4)
         np.testing.assert_allclose(source.loss(block, x_hat), found.loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("suite", "passes"), [("errors", 1 + 4), ("dark_matter", 1 + 1 + 6)])
+def test_suites_make_no_pass_whose_loss_they_do_not_tell(suite, passes, subject, sae, monkeypatch):
+    # on a real model passes are what an evaluation waits for; those up to the rows are kept
+    asked = suites.registered()[suite]()
+    ground = Ground.of(subject, [text * 12 for text in TEXTS * 5], None, 16, 0)
+    [_] = ground.source(sae).blocks()
+    made: list[int] = []
+    logp = splicing.Splicing._logp
+    monkeypatch.setattr(splicing.Splicing, "_logp", lambda *a: made.append(1) or logp(*a))
+    asked.run(sae, ground)
+    assert len(made) == passes
 
 
 def test_several_saes_share_the_passes_and_score_as_alone(subject, sae, monkeypatch):

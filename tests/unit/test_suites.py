@@ -103,6 +103,34 @@ def test_passes_are_kept_apart_where_saes_read_the_same_hook_points_otherwise():
         assert found[name].sae == saelab.evaluate(each, lab.subject, texts).sae
 
 
+def test_suites_read_a_place_once_for_all_saes(monkeypatch):
+    lab = saelab.Lab.embedded()
+    twin = saelab.SAE.create(lab.sae.config, seed=5)
+    corpus = saelab.corpora.world(seed=3, n_documents=60)
+    asked = (
+        suites.registered()["probing"](ks=(1,)),
+        suites.registered()["tpp"](ns=(2,)),
+        suites.registered()["absorption"](words=100, examples=2, rows=300),
+    )
+    alone = saelab.evaluate(twin, lab.subject, corpus, suites=asked, max_rows=1_500)
+    read: list[int] = []
+    run = type(lab.subject).run
+
+    def counted(self, inputs, *args, **options):
+        read.append(bool(options.get("read")))
+        return run(self, inputs, *args, **options)
+
+    monkeypatch.setattr(type(lab.subject), "run", counted)
+    saelab.evaluate(lab.sae, lab.subject, corpus, suites=asked, max_rows=1_500)
+    once = sum(read)
+    read.clear()
+    found = saelab.evaluate({"a": lab.sae, "b": twin}, lab.subject, corpus, suites=asked, max_rows=1_500)
+    assert once > 0
+    assert sum(read) == once
+    for name, claim in alone.claims.items():
+        assert found["b"].claims[name] == claim
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

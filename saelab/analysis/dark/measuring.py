@@ -213,8 +213,9 @@ class _Measuring:
         self.identity = max(self.identity, float((y - whole).abs().max()) / size if size else 0.0)
         if self.loses is not None or not isinstance(self.source, Passes):
             return
-        base, other = self.source.losses(block, mean), self.arms.other(number, len(y)).to(y.device)
+        base, other = self.source.clean(block), self.arms.other(number, len(y)).to(y.device)
         rows = {
+            "ablated": mean.to(y).expand_as(y),
             "sae": x_hat, "linear": x_hat + part, "nonlinear": x_hat + rest, "both": whole,
             "other_linear": x_hat + part[other], "other_nonlinear": x_hat + rest[other],
         }  # fmt: skip
@@ -222,7 +223,7 @@ class _Measuring:
         with np.errstate(invalid="ignore"):
             apart = np.abs(found["both"] - base.clean) / np.maximum(base.n, 1)
         self.identity_loss = max(self.identity_loss, float(apart.max(initial=0.0)))
-        self.losses.add(block.samples, n=base.n, clean=base.clean, ablated=base.ablated, **found)
+        self.losses.add(block.samples, n=base.n, clean=base.clean, **found)
 
     def _scores(self) -> dict[str, Beside]:
         controls = {UNTRAINED: self.sums[UNTRAINED], SHUFFLED: self.sums[SHUFFLED]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from torch import Tensor
 
-    from saelab.analysis.sources import Ground
+    from saelab.analysis.sources import Ground, Passes, Rows
     from saelab.corpora import Document
     from saelab.sae import SAE
 
@@ -41,13 +41,20 @@ class Gathered:
         return len(self.x)
 
     @property
+    def size(self) -> int:
+        """Bytes of the activations."""
+        return sum(
+            each.numel() * each.element_size() for each in {id(t): t for t in (self.x, self.y)}.values()
+        )
+
+    @property
     def n_documents(self) -> int:
         """Numbers of documents that occur, the last and all before it."""
         return int(self.document.max()) + 1 if len(self.document) else 0
 
 
 def gather(sae: SAE, ground: Ground, most: int) -> Gathered:
-    """The first rows of what an evaluation is measured on.
+    """The first rows of what an evaluation is measured on, read once for all SAEs of a place.
 
     Args:
         sae: Whose hook points are read.
@@ -59,35 +66,51 @@ def gather(sae: SAE, ground: Ground, most: int) -> Gathered:
         HookError: The SAE has no hook point of the subject.
         ShapeError: The activations have another width than the SAE.
     """
-    import torch
-
     most = most if ground.max_rows is None else min(most, ground.max_rows)
     source = ground.source(sae)  # checks hook points and widths
+    if ground.subject is None:
+        return _of_activations(source, ground, most)
+    key = ("gathered", tuple(map(str, sae.reads)), tuple(map(str, sae.writes)), most)
+    return ground.kept.value(key, lambda: _of_subject(sae, ground, most), lambda found: found.size)
+
+
+def _of_activations(source: Rows | Passes, ground: Ground, most: int) -> Gathered:
+    x, y, document = [], [], []
+    left = most
+    for block in source.blocks():
+        x.append(block.x[:left].float().cpu())
+        y.append(x[-1] if block.y is block.x else block.y[:left].float().cpu())
+        document.append(np.asarray(block.unit[:left]))
+        left -= len(x[-1])
+        if left <= 0:
+            break
+    return _whole(ground, x, y, document, [np.zeros(len(each), np.int64) for each in x], [])
+
+
+def _of_subject(sae: SAE, ground: Ground, most: int) -> Gathered:
     x, y, document, position = [], [], [], []
     documents: list[Document] = []
-    if ground.subject is None:
-        left = most
-        for block in source.blocks():
-            x.append(block.x[:left].float().cpu())
-            y.append(x[-1] if block.y is block.x else block.y[:left].float().cpu())
-            document.append(np.asarray(block.unit[:left]))
-            position.append(np.zeros(len(x[-1]), np.int64))
-            left -= len(x[-1])
-            if left <= 0:
-                break
-    else:
-        subject = ground.subject
-        corpus = subject.corpus(ground.corpus)
-        reads, writes = (check_hooks(subject, hooks, corpus) for hooks in (sae.reads, sae.writes))
-        every = list(dict.fromkeys([*reads, *writes]))
-        for batch in batches(
-            subject, corpus, every, batch_size=ground.batch_size, max_rows=most, long="truncate"
-        ):
-            x.append(side_by_side(batch.acts, reads).float().cpu())
-            y.append(x[-1] if reads == writes else side_by_side(batch.acts, writes).float().cpu())
-            document.append(batch.rows.origin[:, 0])
-            position.append(batch.rows.origin[:, 1])
-            documents += batch.documents
+    subject: Any = ground.subject
+    corpus = subject.corpus(ground.corpus)
+    reads, writes = (check_hooks(subject, hooks, corpus) for hooks in (sae.reads, sae.writes))
+    every = list(dict.fromkeys([*reads, *writes]))
+    for batch in batches(
+        subject, corpus, every, batch_size=ground.batch_size, max_rows=most, long="truncate"
+    ):
+        x.append(side_by_side(batch.acts, reads).float().cpu())
+        y.append(x[-1] if reads == writes else side_by_side(batch.acts, writes).float().cpu())
+        document.append(batch.rows.origin[:, 0])
+        position.append(batch.rows.origin[:, 1])
+        documents += batch.documents
+    return _whole(ground, x, y, document, position, documents)
+
+
+def _whole(
+    ground: Ground, x: list[Tensor], y: list[Tensor], document: list[np.ndarray],
+    position: list[np.ndarray], documents: list[Document],
+) -> Gathered:  # fmt: skip
+    import torch
+
     if not any(map(len, x)):
         message = f"There must be rows to score. Got none in {ground.corpus!r}. Pass longer texts, or more."
         raise CorpusError(message)

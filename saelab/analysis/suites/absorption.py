@@ -129,7 +129,11 @@ class Absorption(Suite):
             return "needs a subject with tokens"
         words = words_of(subject, self.words, ground.seed)
         hooks = check_hooks(subject, sae.reads, ground.corpus)
-        x = read_words(subject, hooks, words, self.examples, ground.batch_size, ground.seed)
+        x = ground.kept.value(
+            ("words", tuple(map(str, hooks)), self.words, self.examples),
+            lambda: read_words(subject, hooks, words, self.examples, ground.batch_size, ground.seed),
+            lambda rows: rows.numel() * rows.element_size(),
+        )
         rng = np.random.default_rng(ground.seed)
         judge = np.zeros(len(x), dtype=bool)
         for letter in set(words.letters):  # of each the same share

@@ -61,16 +61,16 @@ class Errors(Suite):
                 if not arms:
                     bare = untrained(sae, block.x, block.y, seed=ground.seed)
                     arms = dict(zip(sums, (sae, bare), strict=True))
-                base = source.losses(block, block.y.mean(0))
+                base = source.clean(block)
                 for name, arm in arms.items():
                     with torch.no_grad():
                         x_hat = arm(block.x.to(arm.device), sparse=True).x_hat.to(block.y)
                     length = (block.y - x_hat).norm(dim=1, keepdim=True)
                     other = block.y + length * _directions(block.y, generator)
-                    found, control = (source.spliced(block, rows, base) for rows in (x_hat, other))
-                    told = {"n": base.n, "loss": found.loss - base.clean, "random": control.loss - base.clean}
-                    if found.kl is not None and control.kl is not None:
-                        told |= {"kl": found.kl, "random kl": control.kl}
+                    (loss, kl), (lost, random) = (source.changed(block, r, base) for r in (x_hat, other))
+                    told = {"n": base.n, "loss": loss - base.clean, "random": lost - base.clean}
+                    if kl is not None:
+                        told |= {"kl": kl, "random kl": random}
                     sums[name].add(block.samples, **told)
                     ones = np.ones(len(block.unit))
                     sums[name].add(block.unit, length=length[:, 0].cpu().numpy(), rows=ones)

@@ -85,9 +85,9 @@ UNTRIED = {
         "what these give; tests/unit/test_circuit_measures.py refuses"
     ),
     "AttributionGraph AttributionGraph.* GraphNode": "made by the library; what takes arguments is tried",
-    "Probing.* Absorption.* TPP.* SCR.* RAVEL.*": (
-        "run by evaluate; tests/unit/test_probing.py, test_absorption.py, test_removing.py and test_ravel.py "
-        "refuse"
+    "Probing.* Absorption.* TPP.* SCR.* RAVEL.* Unlearning.*": (
+        "run by evaluate; tests/unit/test_probing.py, test_absorption.py, test_removing.py, test_ravel.py "
+        "and test_unlearning.py refuse"
     ),
     "watch": "reads whatever is there; tests/unit/test_watching.py refuses",
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
@@ -376,6 +376,11 @@ class Things:
             "TPP": Case(analysis.TPP, {"labels": None}, ("ns", "held_out", "most", "rows")),
             "RAVEL": Case(analysis.RAVEL, {"facts": None}, ("where", "steps", "pairs", "held_out")),
             "SCR": Case(analysis.SCR, {"labels": None}, ("pairs", "ns", "held_out", "most", "most_pairs")),
+            "Unlearning": Case(
+                analysis.Unlearning,
+                {"forget": None},
+                ("ns", "strength", "retain", "held_out", "kinds", "rows"),
+            ),
             "analysis.evaluate": Case(saelab.evaluate, {**lens, "corpus": zoo.TEXTS[:1], "batch_size": 2}),
             "card": Case(analysis.card, {"store": store, "latent": 1}),
             "cards": Case(analysis.cards, {"store": store, "latents": [1, 2]}),

@@ -81,6 +81,7 @@ from .suites.probing import Probing
 from .suites.ravel import RAVEL
 from .suites.scr import SCR
 from .suites.tpp import TPP
+from .suites.unlearning import Unlearning
 from .supervised.comparing import against_supervised
 from .supervised.dictionaries import SupervisedDictionary, supervised_dictionary
 from .supervised.f1 import AttributeF1, attribute_f1
@@ -176,6 +177,7 @@ __all__ = [
     "TokenShare",
     "TokenShift",
     "Truth",
+    "Unlearning",
     "activation_patching",
     "against_supervised",
     "agreement",

@@ -29,9 +29,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "scr": {"ns": (10,), "held_out": 0.5},
     "stability": {"steps": 5, "rows": 1000},
     "tpp": {"ns": (10,), "held_out": 0.5},
+    "unlearning": {"ns": (5,), "held_out": 0.5},
 }
 """Options with which a suite takes seconds; what is not here runs with its own."""
-LABELLED = ("scr", "tpp")
+LABELLED = ("scr", "tpp", "unlearning")
 """Suites of labels of documents, which need more of these: short ones."""
 TIMED = "a second"
 """In the names of figures that a clock gave."""

@@ -12,7 +12,7 @@ import torch
 
 import saelab
 from saelab.analysis import RAVEL
-from saelab.analysis.disentangling.asking import Cases, ask, cases_of
+from saelab.analysis.disentangling.asking import Asked, Cases, ask, cases_of
 from saelab.analysis.disentangling.swapping import Swapping
 from saelab.analysis.sources import Ground
 from saelab.corpora import Fact, relation_facts, scene_facts
@@ -204,6 +204,10 @@ def test_facts_of_scenes_stand_in_them_at_the_same_positions():
     assert asked.known.mean() > 0.95
     span = subject.token_strings([asked.ids[0][i] for i in asked.at[0]])
     assert "".join(span).strip() == told[0].entity
+    last = ask(subject, told, "blocks.2.hook_resid_post", "last").at
+    assert all(
+        len(one) == 1 < len(all_) and one[0] == all_[-1] for one, all_ in zip(last, asked.at, strict=True)
+    )
     assert told != scene_facts(subject.to_tokens, 40, seed=4)
     sizes: dict[str, int] = {}
     with pytest.raises(CorpusError, match="four words"):
@@ -290,6 +294,35 @@ def test_latents_of_the_embedded_model_carry_who_where_and_what():
     assert claim.apart
     assert claim.value > 0.8
     assert all(each < 0.75 for each in (claim.control, *(other.value for other in claim.also)))
+
+
+def test_entities_are_compared_by_one_form_of_prompt():
+    told = [Fact(f"e{i}", "a", f"{form} e{i}", f" {i}") for i in range(4) for form in ("is", "was")]
+    answer = np.arange(8) // 2
+    asked = Asked(told, [[0]] * 8, [np.zeros(1, int)] * 8, answer, answer, [torch.zeros(1, 2)] * 8)
+    cases = cases_of(asked, ["a"], [f"e{i}" for i in range(4)], 100, np.random.default_rng(0))
+    assert len(cases) == 24
+    assert all(base % 2 == source % 2 for base, source in zip(cases.base, cases.source, strict=True))
+
+
+def test_latents_are_chosen_on_other_entities_than_those_that_judge(monkeypatch):
+    seen: dict[str, set[str]] = {"learn": set(), "says": set()}
+
+    def spied(name):
+        own = getattr(Swapping, name)
+
+        def call(self, cases, *rest):
+            seen[name] |= {self.asked.facts[i].entity for i in np.r_[cases.base, cases.source]}
+            return own(self, cases, *rest)
+
+        monkeypatch.setattr(Swapping, name, call)
+
+    for name in seen:
+        spied(name)
+    run("own", steps=2)
+    assert seen["learn"]
+    assert len(seen["says"]) == 10
+    assert not seen["learn"] & seen["says"]
 
 
 def test_cases_can_be_taken_apart():

@@ -26,7 +26,15 @@ class Shares:
         self.sums = Sums() if sums is None else sums
         self._names: dict[str, bool] = {}
 
-    def add(self, name: str, unit: np.ndarray, value: np.ndarray, *, off: bool = False) -> None:
+    def add(
+        self,
+        name: str,
+        unit: np.ndarray,
+        value: np.ndarray,
+        *,
+        off: bool = False,
+        of: np.ndarray | None = None,
+    ) -> None:
         """Add a task.
 
         Args:
@@ -34,9 +42,10 @@ class Shares:
             unit: int64 [n], numbers of documents.
             value: [n], what is averaged.
             off: Whether it is one of those whose mean is subtracted.
+            of: [n], of how many each value is the sum; None for one.
         """
         self._names[name] = off
-        self.sums.add(unit, **{f"{name}\n": value, f"{name}\nn": np.ones(len(unit))})
+        self.sums.add(unit, **{f"{name}\n": value, f"{name}\nn": np.ones(len(unit)) if of is None else of})
 
     def of(self, sums: Mapping[str, Any]) -> Any:
         """Mean over tasks of each task's mean, less that of those that are taken off; a task of which no unit

@@ -15,6 +15,7 @@ from saelab.corpora import token_labels
 from saelab.types import ConfigError, ShapeError, short
 
 if TYPE_CHECKING:
+    from saelab.corpora import Document
     from saelab.types import Subject
 
 
@@ -43,7 +44,7 @@ def annotated(gathered: Gathered, subject: Subject | None) -> list[Task]:
         ConfigError: Nothing is labelled.
     """
     documents = gathered.documents
-    named = [{*document.labels, document.kind} - {""} for document in documents]
+    named = names_of(documents)
     tasks = list(_distinct([Task(k, "document", np.array([k in own for own in named])) for k in _all(named)]))
     labels = labels_of_rows(gathered, subject)
     if labels is not None:
@@ -55,6 +56,11 @@ def annotated(gathered: Gathered, subject: Subject | None) -> list[Task]:
         )
         raise ConfigError(message)
     return tasks
+
+
+def names_of(documents: Sequence[Document]) -> list[set[str]]:
+    """The labels and the kind that each document bears itself."""
+    return [{*document.labels, document.kind} - {""} for document in documents]
 
 
 def labels_of_rows(gathered: Gathered, subject: Subject | None) -> np.ndarray | None:

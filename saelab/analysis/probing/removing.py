@@ -56,6 +56,15 @@ def autoencoder(what: str, sae: SAE) -> None:
         raise ConfigError(message)
 
 
+def one_place(what: str, sae: SAE) -> None:
+    """Refuse what is no autoencoder of one hook point. Raises ConfigError."""
+    if sae.config.d_out is not None or sae.config.widths:
+        message = (
+            f"{what} is of an autoencoder of one hook point. Got a {sae.config.recipe}. Leave the suite out."
+        )
+        raise ConfigError(message)
+
+
 def pooled(sae: SAE, gathered: Gathered, n_documents: int) -> Pooled:
     """The documents of some rows.
 
@@ -138,4 +147,4 @@ def strongest(effect: np.ndarray, n: int) -> np.ndarray:
     return order[effect[order] > 0]
 
 
-__all__ = ["Pooled", "autoencoder", "effects", "orders", "pooled", "strongest"]
+__all__ = ["Pooled", "autoencoder", "effects", "one_place", "orders", "pooled", "strongest"]

@@ -14,6 +14,7 @@ from saelab.analysis.probing.claims import RANDOM, UNTRAINED, Shares, claim, hal
 from saelab.analysis.probing.gathered import codes_of, directions_of, gather, weighed
 from saelab.analysis.probing.labelled import labels_of_rows
 from saelab.analysis.probing.linear import probe_of
+from saelab.analysis.probing.removing import one_place
 from saelab.analysis.probing.words import read_words, words_of
 from saelab.analysis.suites.registry import Found, Suite, register
 from saelab.capabilities import HasTokens, lacking
@@ -92,12 +93,7 @@ class Absorption(Suite):
         Raises:
             ConfigError: No letter and no label can be judged, or the SAE is a transcoder or crosscoder.
         """
-        if sae.config.d_out is not None or sae.config.widths:
-            message = (
-                f"Absorption is of an autoencoder of one hook point. Got a {sae.config.recipe}. Leave the "
-                "suite out."
-            )
-            raise ConfigError(message)
+        one_place("Absorption", sae)
         claims: dict[str, Beside] = {}
         left_out: dict[str, str] = {}
         tables: dict[str, pd.DataFrame] = {}

@@ -12,7 +12,7 @@ from saelab.analysis.controls import Alone, Beside, Sums, beside_each, untrained
 from saelab.analysis.disentangling.asking import Asked, Cases, Where, ask, cases_of, shares_known
 from saelab.analysis.disentangling.swapping import Swapping
 from saelab.analysis.probing.claims import RANDOM, UNTRAINED, Shares, halves, share
-from saelab.analysis.probing.removing import autoencoder
+from saelab.analysis.probing.removing import one_place
 from saelab.analysis.suites.registry import Found, Suite, register
 from saelab.capabilities import HasLogits, HasTokens
 from saelab.config import integer
@@ -103,10 +103,7 @@ class RAVEL(Suite):
         """
         import torch
 
-        autoencoder("RAVEL", sae)
-        if sae.config.widths:
-            message = f"RAVEL is of an SAE of one hook point. Got a {sae.config.recipe}. Leave the suite out."
-            raise ConfigError(message)
+        one_place("RAVEL", sae)
         subject: Any = ground.subject
         if self.facts is None:
             facts, where = scene_facts(subject.to_tokens, seed=ground.seed), self.where or "prompt"

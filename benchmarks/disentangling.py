@@ -1,0 +1,124 @@
+"""Latents that carry one attribute alone, and latents without which one kind of text alone is forgotten.
+
+python benchmarks/disentangling.py [--record] [--real] [--sae FOLDER] [--documents 800]
+
+On the SAEs of the embedded model: who, where and what in scenes of the world, and its kinds of documents.
+With --real on an SAE of SmolLM2-135M-Instruct (as `benchmarks/real_sae.py` makes it, or --sae): letters of
+words, what is known of countries, and AxBench's concepts. Kept as
+benchmarks/results/disentangling-embedded.json and disentangling-smollm2.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from probing import HOOKS, concepts
+from results import record
+
+import saelab
+from saelab.analysis import RAVEL, Unlearning
+from saelab.analysis.controls import controls_of, interval_of
+from saelab.analysis.sources import Ground
+from saelab.corpora import relation_facts
+from saelab.types import SaelabError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import real_models
+
+FACTS = real_models.DATA / "prompts" / "facts"
+RELATIONS = {
+    "letters": ("linguistic/word_first_letter", "linguistic/word_last_letter"),
+    "countries": tuple(
+        f"factual/country_{name}" for name in ("capital_city", "currency", "language", "largest_city")
+    ),
+}
+STEPS = 60
+"""Of learning masks on SmolLM2."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--record", action="store_true", help="keep the figures")
+    parser.add_argument("--real", action="store_true", help="on SmolLM2")
+    parser.add_argument("--sae", type=Path, help="of SmolLM2")
+    parser.add_argument("--documents", type=int, default=800)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    lines = list(real(options.sae) if options.real else embedded(options.documents))
+    if options.record and lines:
+        record(f"disentangling-{'smollm2' if options.real else 'embedded'}", lines, threads=options.threads)
+
+
+def embedded(documents: int) -> list[dict[str, Any]]:
+    """Of the SAEs that ship with saelab."""
+    lab = saelab.Lab.embedded()
+    families = ["docstring", "story", "review", "manners", "topic", "years"]
+    texts = saelab.corpora.world(seed=77, n_documents=documents, families=families)
+    ground = Ground.of(lab.subject, texts, None, 16, 0)
+    lines = []
+    for hook in HOOKS:
+        for suite in (RAVEL(), Unlearning(kinds=len(families))):
+            lines += measured(hook, "", lab.saes[hook], ground, suite)
+    return lines
+
+
+def real(folder: Path | None) -> list[dict[str, Any]]:
+    """Of an SAE of SmolLM2; nothing, with the reason, where one of its parts is missing."""
+    import real_sae
+
+    folder = folder or real_sae.folder()
+    reason = real_models.missing(real_models.SMOLLM2)
+    reason = reason or ("" if FACTS.exists() else f"needs files of relations, which are not at {FACTS}")
+    reason = reason or ("" if folder.exists() else f"needs an SAE, which is not at {folder}")
+    if reason:
+        print(f"Left out: {reason}")
+        return []
+    subject, sae = saelab.load_subject(real_models.smollm2_file(), progress=False), saelab.load_sae(folder)
+    ground = Ground.of(subject, list(concepts()), None, 16, 0)
+    lines = []
+    for what, names in RELATIONS.items():
+        facts = relation_facts([FACTS / f"{name}.json" for name in names])
+        lines += measured(str(sae.hook), what, sae, ground, RAVEL(facts=facts, steps=STEPS))
+    return lines + measured(str(sae.hook), "AxBench", sae, ground, Unlearning(rows=12_000))
+
+
+def measured(hook: str, what: str, sae: saelab.SAE, ground: Ground, suite: Any) -> list[dict[str, Any]]:
+    """A row for each claim."""
+    clock = time.thread_time()
+    try:
+        found = suite.run(sae, ground)
+    except SaelabError as error:
+        print(f"{hook}, {suite.name} {what}: left out, {error}", flush=True)
+        return []
+    print(
+        f"{hook}, {suite.name} {what}: {time.thread_time() - clock:.1f} s of CPU; left out: {found.left_out}"
+    )
+    for table in found.tables.values():
+        print(table.T.to_string(), flush=True)
+    lines = []
+    for name, claim in found.claims.items():
+        low, high = interval_of(claim)
+        print(f"  {name}: {claim}", flush=True)
+        lines.append(
+            {
+                "where": hook,
+                "of": what,
+                "claim": f"{suite.name}: {name}",
+                "this SAE": claim.value,
+                "from": low,
+                "to": high,
+                **controls_of(claim),
+                "n": claim.n,
+            }
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -34,6 +34,7 @@ from saelab.errors import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
 
@@ -135,6 +136,12 @@ class Codes:
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each code that is not 0: row, latent, value."""
+        import pandas as pd
+
+        return pd.DataFrame({"row": self.row_ids(), "latent": self.indices, "value": self.values})
 
     @property
     def l0(self) -> np.ndarray:

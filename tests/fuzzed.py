@@ -55,6 +55,8 @@ UNTRIED = {
     "HeadAttribution HeadAttribution.to_frame HeadLosses* "
     "HeadEffects* RecursiveDFA* Families* HeadRoles* InductionScores* PrefixCurves* Proxy "
     "HeadExamples HeadExamples.to_frame HeadMeasure HeadSequence* OneHead TokenShare* "
+    "Agreement.to_frame AttributeF1.to_frame Circuit.to_frame Example.to_frame FeatureCard.to_frame "
+    "LatentColumn.to_frame LatentTable.to_frame Match.to_frame *.drawings *.panels "
     "DocumentRecord* Option Recipe* Step": "what functions give, and take no arguments or only right ones",
     "Codes* Inputs Context Sparse* FVU.over_ranks ActivationStore FeatureStore ActivationWriter* SAEConfig": (
         "made by the library, of what it has checked"

@@ -25,6 +25,8 @@ CONFIDENCE = 0.95
 MOST_UNITS = 4096
 DRAWN_AT_ONCE = 1 << 20
 """Items that are drawn at once: memory does not grow with them."""
+SCORE, OWN = "score", "this SAE"
+"""Columns of a table of figures: what each is called, and its value."""
 Z = 1.959964
 """Standard deviations that hold 95 % of a normal distribution."""
 
@@ -112,13 +114,13 @@ def framed(claims: Mapping[str, Beside | Alone]) -> pd.DataFrame:
     import pandas as pd
 
     lines = [
-        {"score": name, "this SAE": claim.value, **controls_of(claim)}
+        {SCORE: name, OWN: claim.value, **controls_of(claim)}
         | dict(zip(("from", "to"), interval_of(claim), strict=True))
         for name, claim in claims.items()
     ]
     ends = ["from", "to"]
     columns = [name for line in lines for name in line if name not in ends]
-    return pd.DataFrame(lines, columns=list(dict.fromkeys([*columns, *ends]))).set_index("score")
+    return pd.DataFrame(lines, columns=list(dict.fromkeys([*columns, *ends]))).set_index(SCORE)
 
 
 def untrained(sae: SAE, rows: Tensor, targets: Tensor | None = None, seed: int = 0) -> SAE:
@@ -400,6 +402,8 @@ def correlation(
 
 
 __all__ = [
+    "OWN",
+    "SCORE",
     "Alone",
     "Beside",
     "Control",

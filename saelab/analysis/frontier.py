@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saelab.analysis.controls import interval_of
+from saelab.analysis.panels import Curve, Drawing
 from saelab.analysis.report import Report, Scores
 from saelab.arguments import checked, listed, mapping
 from saelab.config import is_number
@@ -33,6 +34,7 @@ LOOKS = (
 
 BETTER = {"fvu": -1, "loss_recovered": 1}
 """Score -> 1 where more is better, -1 where less is."""
+PANELS = {"fvu": "FVU (lower is better)", "loss_recovered": "loss recovered (higher is better)"}
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,22 @@ class Frontier:
                 best = value
         return found
 
+    def drawings(self) -> tuple[Drawing, ...]:
+        """FVU, and loss recovered where it is known, over L0: a line a name with 95 % intervals, and the
+        Pareto front in steps."""
+        found = []
+        for score, title in PANELS.items():
+            known = self._known(score)
+            curves = [
+                _curve(name, [p for p in points if p in known], score)
+                for name, points in self._groups().items()
+            ]
+            front = self._front(score)
+            curves.append(_curve("Pareto front", front, score)._replace(kind="steps", low=None, high=None))
+            if known:
+                found.append(Drawing(f"{title} over L0", "L0", title, tuple(curves), log=True))
+        return tuple(found)
+
     def figure(self) -> go.Figure:
         """FVU and loss recovered over L0: a line a name, told apart by marker, dash and colour, with bars of
         the 95 % intervals; the Pareto front is grey, in steps. The untrained controls, crosses, show on a
@@ -148,8 +166,7 @@ class Frontier:
         from plotly.subplots import make_subplots
 
         figure = make_subplots(cols=2, horizontal_spacing=0.1)
-        panels = [("fvu", "FVU (lower is better)"), ("loss_recovered", "loss recovered (higher is better)")]
-        for column, (score, title) in enumerate(panels, start=1):
+        for column, (score, title) in enumerate(PANELS.items(), start=1):
             for i, (name, points) in enumerate(self._groups().items()):
                 colour, shape, dash = LOOKS[i % len(LOOKS)]
                 figure.add_scatter(
@@ -237,6 +254,13 @@ def frontier(reports: Mapping[str, Sequence[Report]]) -> Frontier:
         for report in sorted(group, key=lambda r: r.sae.l0)
     ]
     return Frontier(first.hook, first.n_rows, tuple(points))
+
+
+def _curve(name: str, points: Sequence[Point], score: str) -> Curve:
+    """A line of a drawing."""
+    low, high = np.array([p.interval(score) for p in points], float).reshape(-1, 2).T
+    x, y = ([p.sae.l0 for p in points], [getattr(p.sae, score) for p in points])
+    return Curve(name, np.array(x, float), np.array(y, float), "line", low, high)
 
 
 def _known(score: float | None) -> float:

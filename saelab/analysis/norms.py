@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from saelab.analysis.panels import Curve, Drawing
 from saelab.arguments import checked, floats, full_sae
 from saelab.errors import headline
 from saelab.types import ConfigError, MissingDependency
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 BANDS = (0.25, 0.5, 1.0)
 """Values of eps (d_sae - 1) for which the figure shows what the theory allows."""
+EQUAL = "equal"
 SHOWN = 5_000
 """Points in the figure, at most."""
 
@@ -93,23 +95,20 @@ class NormDiagnostics:
         except ImportError as error:
             message = "A figure needs plotly. It is not installed. Run: pip install plotly"
             raise MissingDependency(message) from error
-        some = slice(None, None, -(-len(self.input) // SHOWN) or 1)
+        points, *lines = zf_plot(self.input, self.code).curves
         figure = go.Figure(
             go.Scattergl(
-                x=self.input[some], y=self.code[some], customdata=self.l0[some], mode="markers",
+                x=points.x, y=points.y, customdata=self.l0[_some(len(self.l0))], mode="markers",
                 name="activations", marker={"size": 4, "opacity": 0.4, "color": "#0072b2"},
                 hovertemplate="input %{x:.3g}<br>code %{y:.3g}<br>L0 %{customdata}<extra></extra>",
             )
         )  # fmt: skip
-        end = float(self.input.max(initial=0.0))
-        lines = [("equal", 1.0, "dash")]
-        lines += [(f"eps (d_sae - 1) = {e:g}", (1 + e) ** -0.5, "dot") for e in BANDS]
-        lines += [(f"eps (d_sae - 1) = {e:g}", (1 - e) ** -0.5, "dot") for e in BANDS if e < 1]
-        for name, slope, dash in lines:
-            shade = "#333333" if dash == "dash" else "#999999"
+        for line in lines:
+            equal = line.name == EQUAL
             figure.add_scatter(
-                x=[0.0, end], y=[0.0, slope * end], mode="lines", name=name, showlegend=dash == "dash",
-                line={"dash": dash, "width": 1.5 if dash == "dash" else 1, "color": shade},
+                x=line.x, y=line.y, mode="lines", name=line.name, showlegend=equal,
+                line={"dash": "dash" if equal else "dot", "width": 1.5 if equal else 1,
+                      "color": "#333333" if equal else "#999999"},
             )  # fmt: skip
         figure.update_layout(
             title=f"codes and inputs: median length ratio {np.nanmedian(self.ratio):.3f}"
@@ -118,6 +117,10 @@ class NormDiagnostics:
             xaxis_title="norm of the input", yaxis_title="norm of the code", template="plotly_white",
         )  # fmt: skip
         return figure
+
+    def drawings(self) -> tuple[Drawing, ...]:
+        """The ZF plot."""
+        return (zf_plot(self.input, self.code),)
 
     __repr__ = headline
 
@@ -131,6 +134,32 @@ class NormDiagnostics:
             f"eps_LBO {middle(self.eps_lbo)}; the largest proven overlap is "
             f"{np.nanmax(self.eps_sharp, initial=0.0):.4g}, the largest measured {self.coherence:.4g}"
         )
+
+
+def zf_plot(given: np.ndarray, code: np.ndarray) -> Drawing:
+    """The ZF plot as `NormDiagnostics.figure` says.
+
+    Args:
+        given: [n], norms of the inputs.
+        code: [n], norms of the codes.
+    """
+    end = np.array([0.0, np.nanmax(given, initial=0.0)])
+    slopes = [(EQUAL, 1.0), *((f"eps (d_sae - 1) = {e:g}", (1 + e) ** -0.5) for e in BANDS)]
+    slopes += [(f"eps (d_sae - 1) = {e:g}", (1 - e) ** -0.5) for e in BANDS if e < 1]
+    some = _some(len(given))
+    return Drawing(
+        "ZF plot: codes and inputs",
+        "norm of the input",
+        "norm of the code",
+        (
+            Curve("activations", given[some], code[some]),
+            *(Curve(name, end, slope * end, "guide") for name, slope in slopes),
+        ),
+    )
+
+
+def _some(n: int) -> slice:
+    return slice(None, None, -(-n // SHOWN) or 1)
 
 
 @checked(sae=full_sae, acts=floats)

@@ -100,6 +100,12 @@ class Match(NamedTuple):
     cosines: np.ndarray
     """float64 [n_features], 0 where there is no latent"""
 
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each direction: latent, cosine."""
+        import pandas as pd
+
+        return pd.DataFrame({"latent": self.latents, "cosine": self.cosines}).rename_axis("direction")
+
 
 @checked(W_dec=matrix, directions=matrix, either_sign=flag)
 def match(W_dec: np.ndarray, directions: np.ndarray, *, either_sign: bool = False) -> Match:

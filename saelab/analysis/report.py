@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.analysis import report_json
 from saelab.analysis.controls import Alone, Beside, framed
-from saelab.analysis.suites.registry import Found
+from saelab.analysis.panels import Drawing, Figures, Panel
+from saelab.analysis.suites.registry import Found, registered
 from saelab.errors import headline
 
 if TYPE_CHECKING:
@@ -106,6 +107,20 @@ class Report:
         """
         return report_json.save(path, {"report": report_json.plain(self)})
 
+    def drawings(self) -> tuple[Drawing, ...]:
+        """What its suites draw of what they found."""
+        known = registered()
+        return tuple(
+            drawing
+            for name, found in self.suites.items()
+            if name in known  # a report that was read may have suites that are no longer there
+            for drawing in known[name].drawings(found)
+        )
+
+    def panels(self) -> tuple[Panel, ...]:
+        """What is shown of it: its figures, what was left out, and its drawings."""
+        return of_several({"": self})
+
     __repr__ = headline
 
     def __str__(self) -> str:
@@ -117,4 +132,27 @@ class Report:
         return "\n".join([*lines, *(f"{name}: left out, {why}" for name, why in self.left_out.items())])
 
 
-__all__ = ["Report", "Scores"]
+def of_several(reports: Mapping[str, Report]) -> tuple[Panel, ...]:
+    """The figures of reports in one table, and their drawings.
+
+    Args:
+        reports: By name; "" of one that stands alone.
+    """
+    figures = Figures(
+        {name: report.claims for name, report in reports.items()},
+        tuple(
+            f"{f'{name}: ' if name else ''}{report.hook}, {report.n_rows:,} rows"
+            for name, report in reports.items()
+        ),
+        tuple((name, score, why) for name, each in reports.items() for score, why in each.left_out.items()),
+        len({(report.n_rows, report.rows) for report in reports.values()}) < 2,
+    )
+    drawn = (
+        replace(drawing, title=f"{name}: {drawing.title}" if name else drawing.title)
+        for name, report in reports.items()
+        for drawing in report.drawings()
+    )
+    return (figures, *drawn)
+
+
+__all__ = ["Report", "Scores", "of_several"]

@@ -12,7 +12,8 @@ import numpy as np
 from saelab.analysis import report_json
 from saelab.analysis.controls import controls_of, interval_of
 from saelab.analysis.frontier import Frontier, frontier, ground_of
-from saelab.analysis.report import Report
+from saelab.analysis.panels import Panel
+from saelab.analysis.report import Report, of_several
 from saelab.arguments import checked, place
 from saelab.errors import headline
 from saelab.types import ConfigError
@@ -71,6 +72,13 @@ class Reports:
             ConfigError: The SAEs read different hook points, whose scores have no common scale.
         """
         return self._frontier().figure()
+
+    def panels(self) -> tuple[Panel, ...]:
+        """What is shown of them: their figures side by side, the frontier where there is one, and what the
+        suites of each draw."""
+        figures, *drawn = of_several(self.reports)
+        front = self.frontier if len(self.reports) > 1 else None
+        return (figures, *(front.drawings() if front else ()), *drawn)
 
     def _frontier(self) -> Frontier:
         return frontier({name: [report] for name, report in self.reports.items()})

@@ -110,6 +110,15 @@ class FeatureCard:
         """Its number."""
         return self.stats.latent
 
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each window, the strongest first, of "top", "quantile" and "bottom": kind, and what
+        `Examples.to_frame` has."""
+        import pandas as pd
+
+        kinds = {"top": self.top, "quantile": self.quantile, "bottom": self.bottom}
+        parts = {kind: examples.to_frame() for kind, examples in kinds.items() if examples is not None}
+        return pd.concat(parts, names=["kind"]).reset_index("kind").reset_index(drop=True)
+
     __repr__ = headline
 
     def __str__(self) -> str:
@@ -405,6 +414,13 @@ class LatentTable:
     def signed(self) -> bool:
         """Whether any latent is ever negative."""
         return bool((self.min < 0).any())
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each latent: latent, name, count, density, mean, min, max."""
+        import pandas as pd
+
+        columns = {name: getattr(self, name) for name in ("count", "density", "mean", "min", "max")}
+        return pd.DataFrame({"latent": np.arange(len(self)), "name": self.names, **columns})
 
     def telling(self) -> int | None:
         """A latent to begin reading with: of those that fire on at most 1 % of the rows, but on 20 at least,

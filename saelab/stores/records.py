@@ -118,6 +118,13 @@ class Example(NamedTuple):
     values: np.ndarray
     """float32 [len(names)]: the latent's code on each row, 0 where it does not fire"""
 
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each row of the window: position, name, value."""
+        import pandas as pd
+
+        position = np.arange(self.start, self.start + len(self.names))
+        return pd.DataFrame({"position": position, "name": self.names, "value": self.values})
+
     def __repr__(self) -> str:
         name = self.names[self.position - self.start]
         place = f"row {self.row}, document {self.document}"

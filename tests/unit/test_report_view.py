@@ -27,13 +27,19 @@ def report(fvu: float = 0.2, **changes) -> Report:
     )
 
 
+def shown(result, panel: int = 0):
+    """Header and lines of a panel, as they go over the wire."""
+    header, fields = ReportView(result)._packed()[:2]
+    return header["panels"][panel], fields[f"panel{panel}"]
+
+
 def test_figures_go_with_their_controls_and_whether_they_hold():
-    header, fields = ReportView(Reports({"a": report(), "b": report(0.62, rows="other")}))._packed()[:2]
+    header, fields = shown(Reports({"a": report(), "b": report(0.62, rows="other")}))
     assert header["several"]
     assert not header["same_rows"]
     assert header["left_out"][0] == ["a", "loss", "no <i>loss"]
-    lines = {(line[0], line[1]): line[2:] for line in fields["lines"]}
-    assert [line[:2] for line in fields["lines"]][:2] == [["fvu", "a"], ["fvu", "b"]]
+    lines = {(line[0], line[1]): line[2:] for line in fields}
+    assert [line[:2] for line in fields][:2] == [["fvu", "a"], ["fvu", "b"]]
     assert lines["fvu", "a"] == [0.2, 0.15, 0.25, [["untrained SAE", 0.7, 0.6, 0.8]], True, ""]
     assert lines["fvu", "b"][4] is False  # 0.57 to 0.67 meets 0.6 to 0.8: shown failing
     assert lines["l0", "a"] == [8.0, None, None, [["untrained SAE", 9.0, None, None]], None, ""]
@@ -60,13 +66,13 @@ def test_any_result_with_a_table_is_shown_and_nothing_else():
             index = pd.Index(np.arange(self.n) / 2, name="share")
             return pd.DataFrame({"n": np.arange(self.n), "yes": True, "name": "x"}, index=index)
 
-    header, fields = ReportView(Found(3))._packed()[:2]
-    assert header == {"kind": "Found", "columns": ["share", "n", "yes", "name"]}
-    assert fields["lines"][1] == [0.5, 1, "yes", "x"]
+    header, lines = shown(Found(3))
+    assert header == {"kind": "table", "title": "Found", "columns": ["share", "n", "yes", "name"]}
+    assert lines[1] == [0.5, 1, "yes", "x"]
     assert ReportView(Found(3)).left_out() == ""
     assert f"first {MOST_LINES:,} of 2,001" in ReportView(Found(2_001)).left_out()
-    assert len(ReportView(Found(2_001))._packed().fields["lines"]) == MOST_LINES
-    for wrong in (3, "report", None, {"a": report()}):
+    assert len(shown(Found(2_001))[1]) == MOST_LINES
+    for wrong in (3, "report", None):
         with pytest.raises(ConfigError, match=r"with a table\. Got"):
             ReportView(wrong)
 
@@ -78,4 +84,4 @@ def test_a_lab_shows_what_evaluate_gives_and_exports_it(tmp_path):
     assert "fvu" in view.html()
     page = view.export(tmp_path / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert lab.report(saelab.analysis.frontier({"a": [found]}))._packed().fields["lines"][0][0] == "a"
+    assert shown(saelab.analysis.frontier({"a": [found]}))[1][0][0] == "a"

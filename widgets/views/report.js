@@ -1,21 +1,28 @@
 /**
- * What an analysis found: figures beside their controls with bars of their intervals, or a table to sort.
+ * What an analysis found: figures beside their controls with bars of their intervals, tables to sort,
+ * drawings.
  * @typedef {import("../types.js").View} View
  * @typedef {[string, number | null, number | null, number | null]} Control what, value, from, to
  * @typedef {[string, string, number | null, number | null, number | null, Control[], boolean | null, string]}
  *   Line score, SAE, value, from, to, controls, whether apart of them, why it has none
  */
 import { freshId, h, svg } from "../shared/dom.js";
+import { drawingElement } from "../shared/drawing.js";
 import { short } from "../shared/scales.js";
 import { rendering } from "../shared/view.js";
 
 const [WIDTH, HEIGHT, EDGE] = [150, 18, 8];
 
+/** @type {Record<string, (header: any, lines: any) => Element[]>} */
+const PANELS = { figures, table: plainTable, drawing: (header, curves) => [drawingElement(header, curves)] };
+
 export const render = rendering(async (view) => {
   const answer = await view.ask("result");
   if (!answer) return;
   const { header, fields } = answer;
-  view.body.append(...(header.columns ? plainTable(header, fields.lines) : figures(header, fields.lines)));
+  /** @type {{kind: string}[]} */
+  const panels = header.panels;
+  view.body.append(...panels.flatMap((panel, i) => PANELS[panel.kind](panel, fields[`panel${i}`])));
 });
 
 /**
@@ -28,7 +35,12 @@ function figures(header, lines) {
   const names = header.several ? ["score", "SAE"] : ["score"];
   const head = [...names, "value", "95 % interval", "", "beside"];
   const columns = head.map((text) => (text ? h("th", { scope: "col" }, text) : h("td")));
-  const table = h("table", { class: "sl-report" }, h("thead", {}, h("tr", {}, ...columns)), body);
+  const table = h(
+    "table",
+    { class: "sl-report sl-report-figures" },
+    h("thead", {}, h("tr", {}, ...columns)),
+    body,
+  );
   const spans = spansOf(lines);
   const said = h("p", { class: "sl-hint", "aria-live": "polite" });
   const draw = (/** @type {string} */ words) => {
@@ -125,9 +137,9 @@ function bar([, , value, low, high, controls], [from, to]) {
 
 /**
  * A table whose columns are sorted by a click on their heads.
- * @param {{kind: string, columns: string[]}} header @param {(string | number | null)[][]} lines
+ * @param {{title: string, columns: string[]}} header @param {(string | number | null)[][]} lines
  */
-function plainTable({ kind, columns }, lines) {
+function plainTable({ title, columns }, lines) {
   const body = h("tbody");
   let by = -1;
   let up = true;
@@ -142,7 +154,7 @@ function plainTable({ kind, columns }, lines) {
           ...line.map((cell) =>
             typeof cell === "string"
               ? h("td", {}, h("bdi", {}, cell))
-              : h("td", { class: "sl-value" }, short(cell)),
+              : h("td", { class: "sl-value" }, Number.isInteger(cell) ? String(cell) : short(cell)),
           ),
         ),
       ),
@@ -161,7 +173,7 @@ function plainTable({ kind, columns }, lines) {
   });
   draw();
   const table = h("table", { class: "sl-report" }, h("thead", {}, h("tr", {}, ...heads)), body);
-  return [h("div", { class: "sl-report-place", tabindex: 0, role: "group", "aria-label": kind }, table)];
+  return [h("div", { class: "sl-report-place", tabindex: 0, role: "group", "aria-label": title }, table)];
 }
 
 /** Numbers before words, what is missing last. @param {any} a @param {any} b */

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from saelab.arguments import a_subject, an_integer, checked
 from saelab.sae import SAE, recipe
 from saelab.training import train
 from saelab.types import ConfigError, short
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DRAWS = 200
 
@@ -43,6 +46,14 @@ class HeadCodes:
             normalised: Whether they are counted as a share of all its codes.
         """
         return np.stack([node_scores(each, normalised) for each in self.codes])
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each head: node, its score (mean over seeds), and that of untrained SAEs."""
+        import pandas as pd
+
+        blank = np.mean([node_scores(each, False) for each in self.untrained], axis=0)
+        nodes = [str(node) for node in self.nodes]
+        return pd.DataFrame({"node": nodes, "score": self.scores().mean(0), "untrained SAE": blank})
 
     def edges(self) -> np.ndarray:
         """float64 [seeds, heads, heads]: how many pairs of codes two heads have on a clean prompt together

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saelab.analysis.circuits.nodes import HeadEdge, Node
-from saelab.analysis.controls import Alone, Beside, Sums, correlation, interval
+from saelab.analysis.controls import Alone, Beside, Sums, controls_of, correlation, interval, interval_of
 from saelab.types import ConfigError
 
 if TYPE_CHECKING:
@@ -125,6 +125,17 @@ class Circuit:
         """Whether the circuit is as faithful as was asked for, on pairs that had no part in the choice."""
         return self.faithfulness.value >= self.target
 
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each of its nodes: node, and where its effects are known, effect, share, low, high."""
+        import pandas as pd
+
+        own = [str(node) for node in self.nodes]
+        if self.effects is None:
+            return pd.DataFrame({"node": own})
+        columns = ["node", "effect", "share", "low", "high"]
+        told = self.effects.to_frame().set_index("node").reindex(own)
+        return pd.DataFrame(told.reset_index(), columns=columns)
+
     def __str__(self) -> str:
         nodes = ", ".join(map(str, self.nodes[:SHOWN]))
         more = f" and {len(self.nodes) - SHOWN} more" if len(self.nodes) > SHOWN else ""
@@ -149,6 +160,19 @@ class Agreement:
     spearman: Beside | Alone
     n: int
     """nodes"""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each correlation: kind, figure, value, its 95 % interval, and that of shuffled nodes
+        (NaN where there is none)."""
+        import pandas as pd
+
+        lines = []
+        for name, each in (("Pearson", self.pearson), ("Spearman", self.spearman)):
+            ends = dict(zip(("from", "to"), interval_of(each), strict=True))
+            lines.append(
+                {"kind": self.kind, "figure": name, "value": each.value, **ends, **controls_of(each)}
+            )
+        return pd.DataFrame(lines)
 
     def __str__(self) -> str:
         return f"{self.kind} (n={self.n}): Pearson {self.pearson}; Spearman {self.spearman}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from saelab.analysis.controls import wilson
 from saelab.arguments import a_subject, checked, one_of, sequence
 from saelab.capabilities import HasLogits, HasTokens, need
 from saelab.types import CorpusError, Inputs, short
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Score = Literal["logits", "probabilities"]
 TOGETHER = 64
@@ -60,6 +63,13 @@ class Task:
     """float64 [pairs]: the score after each clean prompt"""
     corrupt: np.ndarray
     """float64 [pairs]: the score, of the clean prompt's answers, after each corrupt one"""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each pair: tokens, and the score after the clean and after the corrupt prompt."""
+        import pandas as pd
+
+        tokens = [len(pair.clean) for pair in self.pairs]
+        return pd.DataFrame({"tokens": tokens, "clean": self.clean, "corrupt": self.corrupt})
 
     @property
     def accuracy(self) -> float:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from saelab.analysis.circuits.results import Effects, carries
 from saelab.analysis.circuits.tasks import Task
 from saelab.files import Stamp, write_bytes
 from saelab.types import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HEADS, EDGES = 0.05, 0.005
 """The least shares of the score, of either sign, from which a head and an edge are of the circuit: an edge is
@@ -90,6 +93,18 @@ class Truth:
                     "freeze their own truth."
                 )
                 raise ConfigError(message)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each head or edge of the circuit: way ("head", or what edges are told on), node,
+        share, low, high."""
+        import pandas as pd
+
+        lines = [
+            (way, str(known.nodes[i]), known.share[i], known.low[i], known.high[i])
+            for way, known in {"head": self.heads, **self.edges}.items()
+            for i in np.flatnonzero(known.known)
+        ]
+        return pd.DataFrame(lines, columns=["way", "node", "share", "low", "high"])
 
     def __str__(self) -> str:
         edges = "\n".join(f"  edges, {way}: {known}" for way, known in self.edges.items())

@@ -19,6 +19,8 @@ from saelab.stores.labels import checked_labels
 from saelab.types import ConfigError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from saelab.stores import FeatureStore
 
 CONTROLS = 16
@@ -145,6 +147,14 @@ class LatentColumn:
     """where it ends: what 1 % are above"""
     log: bool = False
     """whether the scale is one of logarithms, as of what is positive and spread over orders of magnitude"""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each latent: latent, value; the word of a category, "" of what is in none."""
+        import pandas as pd
+
+        words = np.array([*self.categories, ""], object)
+        value = words[self.values.astype(int)] if self.categories else self.values
+        return pd.DataFrame({"latent": np.arange(len(value)), "value": value})
 
     @property
     def title(self) -> str:

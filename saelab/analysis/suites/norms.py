@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saelab.analysis.controls import Alone, Beside, Sums, beside, untrained
-from saelab.analysis.norms import NormDiagnostics, norms
+from saelab.analysis.norms import NormDiagnostics, norms, zf_plot
+from saelab.analysis.panels import Drawing
 from saelab.analysis.suites.registry import Found, Suite, register
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Norms(Suite):
     prove? (arXiv 2503.24277: the ZF plot and eps_LBO; `saelab.analysis.norms` says more.)
 
     "code / input" and "sum / input" are ratios of the rows' summed lengths, the others means over rows. The
-    table "zf" has what the ZF plot shows, row by row; `saelab.analysis.norms(sae, acts).figure()` draws it.
+    table "zf" has what the ZF plot shows, row by row; it is drawn where the report is shown.
     """
 
     rows: int = 5_000
@@ -63,6 +64,18 @@ class Norms(Suite):
         asked = [*FIGURES, "largest overlap", "largest proven overlap"]
         left_out = {name: "no row has two latents on" for name in asked if name not in claims}
         return Found(claims, left_out, {"zf": found.to_frame()})
+
+    @classmethod
+    def drawings(cls, found: Found) -> tuple[Drawing, ...]:
+        """The ZF plot.
+
+        Args:
+            found: Of `run`, or of a report that was read.
+        """
+        table = found.tables.get("zf")
+        if table is None or not {"input", "code"} <= set(table.columns):
+            return ()
+        return (zf_plot(table["input"].to_numpy(), table["code"].to_numpy()),)
 
 
 def _ratio(sums: Mapping[str, Any]) -> Any:

@@ -20,6 +20,7 @@ from saelab.types import ConfigError, nearest, short
 if TYPE_CHECKING:
     import pandas as pd
 
+    from saelab.analysis.panels import Drawing
     from saelab.analysis.sources import Ground
     from saelab.sae import SAE
 
@@ -66,6 +67,15 @@ class Suite(ABC):
         missing = [name for need in self.needs for name in lacking(ground.subject, need)]
         kind = type(ground.subject).__name__
         return f"a {kind} lacks {', '.join(dict.fromkeys(missing))}" if missing else None
+
+    @classmethod
+    def drawings(cls, found: Found) -> tuple[Drawing, ...]:
+        """What is drawn of what it found, where a report is shown; nothing by default.
+
+        Args:
+            found: Of `run`, or of a report that was read.
+        """
+        return ()
 
     @abstractmethod
     def run(self, sae: SAE, ground: Ground) -> Found:

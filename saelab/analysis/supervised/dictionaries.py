@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 from saelab.analysis.controls import random_directions
 from saelab.arguments import checked, floats, is_listed, mapping, one_of
 from saelab.types import ConfigError, ShapeError, check_finite, short
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Method = Literal["mean", "mse"]
 Column = Sequence[Any] | np.ndarray
@@ -34,6 +37,17 @@ class SupervisedDictionary:
     vectors: Mapping[str, Tensor]
     """attribute -> [values width], u[i, v], in units of the activations"""
     method: Method
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each direction: attribute, value, norm in units of the activations."""
+        import pandas as pd
+
+        lines = [
+            (attribute, value, float(vector.norm()))
+            for attribute, values in self.values.items()
+            for value, vector in zip(values, self.vectors[attribute], strict=True)
+        ]
+        return pd.DataFrame(lines, columns=["attribute", "value", "norm"])
 
     def reconstruct(self, attributes: Mapping[str, Column]) -> Tensor:
         """What activations with these attributes are by the dictionary.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from saelab.arguments import checked, matrix, sequence
 from saelab.types import ShapeError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNION = 10
 """Values that a latent may stand for together, at most."""
@@ -20,6 +23,12 @@ class AttributeF1(NamedTuple):
     values: tuple[str, ...]
     f1: np.ndarray
     """float64 [values d_sae], from 0 to 1"""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each value: value, the latent of the largest F1, and that F1."""
+        import pandas as pd
+
+        return pd.DataFrame({"value": self.values, "latent": self.f1.argmax(1), "F1": self.f1.max(1)})
 
 
 class Description(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from saelab.capabilities import HasLogits, HasTokens, need
 from saelab.config import is_integer
 from saelab.corpora.world_prompts import AttributedPrompts
 from saelab.types import ConfigError, CorpusError, HookError, Inputs, check_finite, short
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TOGETHER = 64
 """Prompts of one pass."""
@@ -53,6 +56,13 @@ class AttributeTask:
     """attribute -> str [n], its value in the twin"""
     score: np.ndarray
     """float64 [n]: logit of the right token - logit of the wrong one"""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each prompt: right and wrong token, score, and its value of each attribute."""
+        import pandas as pd
+
+        known = {"right": self.right, "wrong": self.wrong, "score": self.score}
+        return pd.DataFrame(known | {name: each for name, each in self.attributes.items()})
 
     @property
     def accuracy(self) -> float:

@@ -113,16 +113,16 @@ def measured(where: str, sae: saelab.SAE, ground: Ground, suites: tuple[Any, ...
     return lines
 
 
-def sentences() -> Iterator[Document]:
-    """Sentences of reviews that people judged."""
+def sentences(first: int = 0, n: int = SENTENCES) -> Iterator[Document]:
+    """Sentences of reviews that people judged, n of either kind."""
     with zipfile.ZipFile(real_models.DATA / "language" / "text" / "sentence_polarity.zip") as file:
         for kind, label in (("neg", "negative"), ("pos", "positive")):
             texts = file.read(f"sentence_polarity/rt-polarity.{kind}").decode("latin-1").splitlines()
-            for i, text in enumerate(texts[:SENTENCES]):
+            for i, text in enumerate(texts[first : first + n], first):
                 yield Document(f"{kind} {i}", text, labels=(label,))
 
 
-def concepts() -> Iterator[Document]:
+def concepts(characters: int = CHARACTERS) -> Iterator[Document]:
     """Answers of a model that were asked to hold a concept, and answers that were not."""
     import pandas as pd
 
@@ -130,7 +130,7 @@ def concepts() -> Iterator[Document]:
     for i, line in enumerate(table.to_dict("records")):
         label = () if line["category"] == "negative" else (f"concept {line['concept_id']}",)
         if str(line["output"]).strip():
-            yield Document(str(i), line["output"][:CHARACTERS], labels=label)
+            yield Document(str(i), line["output"][:characters], labels=label)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+from saelab.corpora.world_prompts import ORDER, AttributedPrompts
 from saelab.embedded.tasks import Kind, task_prompts
 
 PUBLIC = Path(__file__).resolve().parents[2] / "shared" / "data" / "prompts" / "circuits"
 Task = Callable[[int], dict[str, Any]]
+PAIR = r"\b[A-Z][a-z]+ and [A-Z][a-z]+\b"
+VALUES = 12
+"""Names of prompts with attributes: each has to come often enough for a mean."""
 
 PEOPLE = "teacher doctor farmer singer lawyer painter driver student writer pilot".split()
 THINGS = "key book table window picture letter garden house car boat road tree".split()
@@ -55,7 +59,7 @@ def of_the_public(subject: Any) -> dict[str, Task]:
     def names(n: int) -> dict[str, Any]:
         pairs = []
         for row in _rows("ioi_llama.csv"):
-            first, second = re.findall(r"\b[A-Z][a-z]+ and [A-Z][a-z]+\b", row["clean"])[0].split(" and ")
+            first, second = re.findall(PAIR, row["clean"])[0].split(" and ")
             giver = first if row["clean"].count(first) > 1 else second
             receiver = second if giver == first else first
             tokens = [subject.to_tokens(f" {each}", bos=False)[0] for each in (giver, receiver)]
@@ -100,6 +104,47 @@ def agreeing(n: int, seed: int = 1) -> list[tuple[str, str, list[str], list[str]
             found.append((several, one, PLURAL, SINGULAR))
         else:
             found.append((f"{one}s", f"{several}s", SINGULAR, PLURAL))
+    return found
+
+
+def named(subject: Any, n: int, seed: int) -> AttributedPrompts:
+    """Public prompts of indirect objects by what they are made of, as `saelab.corpora.attributed_prompts`
+    writes them of the world: "IO", "S" and "Pos".
+
+    Args:
+        subject: Of the tokens; names that are more than one take no part.
+        n: How many.
+        seed: Of the draws; even and odd ones share names and no template.
+    """
+    rng = random.Random(f"named-{seed}")
+    texts, names = [], set()
+    for row in _rows("ioi_llama.csv"):
+        first, second = re.findall(PAIR, row["clean"])[0].split(" and ")
+        names |= {first, second}
+        giver = first if row["clean"].count(first) > 1 else second
+        before, after = row["clean"].split(f"{first} and {second}")
+        texts.append((before, after.replace(giver, "\0")))
+    names = [name for name in sorted(names) if len(subject.to_tokens(f" {name}", bos=False)) == 1][:VALUES]
+    texts = sorted(set(texts))[seed % 2 :: 2]
+    found = AttributedPrompts([], [], [], *({key: [] for key in ("IO", "S", "Pos")} for _ in range(3)))
+
+    def written(text: tuple[str, str], receiver: str, giver: str, order: int) -> str:
+        both = (receiver, giver) if order == 0 else (giver, receiver)
+        return text[0] + " and ".join(both) + text[1].replace("\0", giver)
+
+    for _ in range(n):
+        text, order = rng.choice(texts), rng.randrange(2)
+        receiver, giver, other, another = rng.sample(names, 4)
+        found.prompts.append(written(text, receiver, giver, order))
+        found.right.append(f" {receiver}")
+        found.wrong.append(f" {giver}")
+        for attribute, own, twin, changed in (
+            ("IO", receiver, written(text, other, giver, order), other),
+            ("S", giver, written(text, receiver, another, order), another),
+            ("Pos", ORDER[order], written(text, receiver, giver, 1 - order), ORDER[1 - order]),
+        ):
+            for column, value in zip(found[3:], (own, twin, changed), strict=True):
+                column[attribute].append(value)
     return found
 
 

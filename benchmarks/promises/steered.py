@@ -53,7 +53,8 @@ class SAEs(NamedTuple):
 def rows(subject: Any, texts: Sequence[str], hook: str = HOOK) -> Tensor:
     """Activations [n, width] of texts at a hook point, those that count."""
     inputs = subject.prepare(list(texts), truncate=True)
-    return subject.run(inputs, read=hook).acts[hook][torch.from_numpy(inputs.counted)]
+    acts = subject.run(inputs, read=hook, output=False).acts[hook]
+    return acts[torch.from_numpy(inputs.counted)]
 
 
 def holds(text: str, phrases: Sequence[str]) -> bool:

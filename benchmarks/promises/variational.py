@@ -37,7 +37,7 @@ def measure(seeds: Iterable[int]) -> Report:
         truth = synthetic(D_IN, N, active=K, exact=True, seed=seed)
         test = held_out(truth)
         for name, sae in train(configs, truth.rows(100_000).acts, STEPS, seed).items():
-            score(report, name, sae, truth, seed, **_sampled(sae, test.acts))
+            score(report, name, sae, truth, seed, **sampled(sae, test.acts))
             scores = report.table[name][-1]
             scores["alive"] = 1 - scores["dead"]
 
@@ -72,7 +72,7 @@ def measure(seeds: Iterable[int]) -> Report:
     return report
 
 
-def _sampled(sae: SAE, x: torch.Tensor) -> dict[str, float]:
+def sampled(sae: SAE, x: torch.Tensor) -> dict[str, float]:
     """Of two training passes over the same rows: how much is explained, and how far the supports agree. Of
     codes that are not drawn, what eval mode gives, and 1."""
     sae.train()

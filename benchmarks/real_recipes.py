@@ -159,7 +159,7 @@ def suites(subject: Any, saes: Mapping[str, SAE], place: Path) -> Iterator[dict[
         Document(d.id, d.text, labels=(*d.labels, "film" if FILM & set(d.text.split()) else "no film"))
         for d in sentences(n=OF_EITHER)
     ]
-    train, test = (named(subject, n, seed) for n, seed in ((400, 0), (100, 1)))
+    train, test = (named(subject, n, seed) for n, seed in ((100, 0), (40, 1)))
     own: dict[str, Suite] = {
         "absorption": Absorption(examples=2, words=800),
         "principled": registered()["principled"](train=train, test=test),

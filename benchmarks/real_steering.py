@@ -84,7 +84,7 @@ def steered(subject: Any, saes: Mapping[str, SAE], path: Path, seed: int) -> Ite
             "sae": f"{name}, {seed}", "score": "AUROC of the latent, held-out reviews", "value": held[name],
             UNTRAINED: held[UNTRAINED], "latent": told[name],
         }  # fmt: skip
-    arms = [name for name in pushes if name in saes or name == "topk, two latents"]
+    arms = [name for name in pushes if name != UNTRAINED and not name.startswith("random")]
     yield from judged(written, arms, perplexity(subject, clean, []), seed)
 
 
@@ -138,8 +138,11 @@ def judged(
         both = [written[f"{name}, {sign * length:+g}"]["perplexity"] for name in names for sign in (1, -1)]
         return float(np.mean(both)) / plain - 1
 
+    unseen = list(sentences())
+    right = (judge([d.text for d in unseen]) > 0.5) == ["positive" in d.labels for d in unseen]
+    yield {"sae": f"the judge, {seed}", "score": "right of unseen reviews", "value": float(right.mean())}
     for length, name in itertools.product(LENGTHS, arms):
-        sums = {what: gaps(own, length) for what, own in controls.items()}
+        sums = {what: gaps(own, length) for what, own in controls.items() if what != name}
         claim = beside_each(gaps([name], length), sums, lambda of: of["gap"] / of["n"], seed)
         yield {
             "sae": f"{name}, {seed}", "score": f"gap at {length:g}", "value": claim.value,

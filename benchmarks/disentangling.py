@@ -3,9 +3,9 @@
 python benchmarks/disentangling.py [--record] [--real] [--sae FOLDER] [--documents 800]
 
 On the SAEs of the embedded model: who, where and what in scenes of the world, and its kinds of documents.
-With --real on an SAE of SmolLM2-135M-Instruct (as `benchmarks/real_sae.py` makes it, or --sae): letters of
-words, what is known of countries, and AxBench's concepts. Kept as
-benchmarks/results/disentangling-embedded.json and disentangling-smollm2.json.
+With --real on an SAE of SmolLM2-135M-Instruct (as `benchmarks/real_sae.py` makes it, or --sae): what is
+known of countries, and AxBench's concepts. Kept as benchmarks/results/disentangling-embedded.json and
+disentangling-smollm2.json.
 """
 
 from __future__ import annotations
@@ -24,21 +24,64 @@ import saelab
 from saelab.analysis import RAVEL, Unlearning
 from saelab.analysis.controls import controls_of, interval_of
 from saelab.analysis.sources import Ground
-from saelab.corpora import relation_facts
+from saelab.corpora import Fact, relation_facts
 from saelab.types import SaelabError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import real_models
 
 FACTS = real_models.DATA / "prompts" / "facts"
-RELATIONS = {
-    "letters": ("linguistic/word_first_letter", "linguistic/word_last_letter"),
-    "countries": tuple(
-        f"factual/country_{name}" for name in ("capital_city", "currency", "language", "largest_city")
-    ),
+RELATIONS = tuple(
+    f"factual/country_{name}" for name in ("capital_city", "currency", "language", "largest_city")
+)
+COUNTRIES = """\
+French: France=Paris; Senegal=Dakar
+German: Germany=Berlin; Austria=Vienna
+Italian: Italy=Rome
+Spanish: Spain=Madrid; Mexico=Mexico City; Cuba=Havana; Argentina=Buenos Aires; Chile=Santiago
+Spanish: Peru=Lima; Colombia=Bogotá; Venezuela=Caracas; Ecuador=Quito; Bolivia=La Paz
+Spanish: Uruguay=Montevideo; Paraguay=Asunción
+Portuguese: Portugal=Lisbon; Angola=Luanda; Mozambique=Maputo; Brazil=Brasília
+Greek: Greece=Athens
+Polish: Poland=Warsaw
+Russian: Russia=Moscow
+Swedish: Sweden=Stockholm
+Norwegian: Norway=Oslo
+Danish: Denmark=Copenhagen
+Finnish: Finland=Helsinki
+Hungarian: Hungary=Budapest
+Romanian: Romania=Bucharest
+Bulgarian: Bulgaria=Sofia
+Ukrainian: Ukraine=Kyiv
+English: Ireland=Dublin; England=London; Nigeria=Abuja; Ghana=Accra; Zimbabwe=Harare
+English: Uganda=Kampala; Canada=Ottawa; Australia=Canberra
+Turkish: Turkey=Ankara
+Mandarin: China=Beijing
+Japanese: Japan=Tokyo
+Thai: Thailand=Bangkok
+Vietnamese: Vietnam=Hanoi
+Indonesian: Indonesia=Jakarta
+Persian: Iran=Tehran
+Arabic: Iraq=Baghdad; Saudi Arabia=Riyadh; Syria=Damascus; Lebanon=Beirut; Egypt=Cairo
+Arabic: Algeria=Algiers; Tunisia=Tunis; Morocco=Rabat; Libya=Tripoli; Sudan=Khartoum
+Hebrew: Israel=Jerusalem
+Urdu: Pakistan=Islamabad
+Bengali: Bangladesh=Dhaka
+Nepali: Nepal=Kathmandu
+Dari: Afghanistan=Kabul
+Khmer: Cambodia=Phnom Penh
+Mongolian: Mongolia=Ulaanbaatar
+Swahili: Kenya=Nairobi
+Amharic: Ethiopia=Addis Ababa
+Somali: Somalia=Mogadishu
+"""
+"""The language of countries, and their capitals."""
+PROMPTS = {
+    "capital": ("The capital of {} is", "The capital of {} is the city of"),
+    "language": ("In {}, the primary language is", "The official language of {} is"),
 }
-STEPS = 60
-"""Of learning masks on SmolLM2."""
+STEPS, PAIRS = 40, 60
+"""Of learning masks on SmolLM2, and pairs of an attribute."""
 
 
 def main() -> None:
@@ -82,10 +125,26 @@ def real(folder: Path | None) -> list[dict[str, Any]]:
     subject, sae = saelab.load_subject(real_models.smollm2_file(), progress=False), saelab.load_sae(folder)
     ground = Ground.of(subject, list(concepts()), None, 16, 0)
     lines = []
-    for what, names in RELATIONS.items():
-        facts = relation_facts([FACTS / f"{name}.json" for name in names])
-        lines += measured(str(sae.hook), what, sae, ground, RAVEL(facts=facts, steps=STEPS))
+    relations = relation_facts([FACTS / f"{name}.json" for name in RELATIONS])
+    for what, facts in (("countries of a table", told()), ("countries of files", relations)):
+        asked = RAVEL(facts=facts, steps=STEPS, pairs=PAIRS)
+        lines += measured(str(sae.hook), what, sae, ground, asked)
     return lines + measured(str(sae.hook), "AxBench", sae, ground, Unlearning(rows=12_000))
+
+
+def told() -> list[Fact]:
+    """What is known of countries, as a user would write it down."""
+    found = []
+    for line in COUNTRIES.splitlines():
+        language, countries = line.split(": ")
+        for country, capital in (each.split("=") for each in countries.split("; ")):
+            answers = {"capital": capital, "language": language}
+            found += [
+                Fact(country, key, form.format(country), f" {answers[key]}")
+                for key, forms in PROMPTS.items()
+                for form in forms
+            ]
+    return found
 
 
 def measured(hook: str, what: str, sae: saelab.SAE, ground: Ground, suite: Any) -> list[dict[str, Any]]:

@@ -128,6 +128,24 @@ MUTATIONS = [
              "        if key not in known:\n", "        if False:\n", "unit/test_config"),
     Mutation("a job goes on with what another one left", "saelab/stores/manifest.py",
              "    if old == spec:\n        return\n", "    return\n", "unit/test_jobs unit/test_merging"),
+    # attributes swapped, and kinds of text forgotten
+    Mutation("isolation asks for the answer of the source", "saelab/analysis/suites/ravel.py",
+             '("isolation", self.isolation, ~own, cases.base)',
+             '("isolation", self.isolation, ~own, cases.source)', "unit/test_ravel"),
+    Mutation("masks are learnt on the entities that judge", "saelab/analysis/suites/ravel.py",
+             "self.pairs, rng) for side in sides)", "self.pairs, rng) for side in sides[1:] * 2)",
+             "unit/test_ravel"),
+    Mutation("prompts of other forms are compared", "saelab/analysis/disentangling/asking.py",
+             'form = fact.prompt.replace(fact.entity, "\\0")', 'form = ""', "unit/test_ravel"),
+    Mutation("the codes of the base are given, not the source's", "saelab/analysis/disentangling/swapping.py",
+             "apart = other.codes - own.codes", "apart = own.codes - other.codes", "unit/test_ravel"),
+    Mutation("latents may fire on what should stay", "saelab/analysis/suites/unlearning.py",
+             "np.where(rates[1] < retain, rates[0], 0.0)", "rates[0]", "unit/test_unlearning"),
+    Mutation("latents are clamped where they do not fire", "saelab/analysis/suites/unlearning.py",
+             "np.where(own != 0, -strength", "np.where(own == own, -strength", "unit/test_unlearning"),
+    Mutation("documents that were fitted on judge what is forgotten", "saelab/analysis/suites/unlearning.py",
+             "for i in np.flatnonzero(judge).tolist()]", "for i in np.flatnonzero(~judge).tolist()]",
+             "unit/test_unlearning"),
 ]  # fmt: skip
 
 

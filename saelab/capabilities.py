@@ -104,7 +104,15 @@ class Resumes(Protocol):
 
     n_layers: int
 
-    def resume(self, inputs: Inputs, block: int, stream: Tensor, edits: Sequence[Intervention] = ()) -> Run:
+    def resume(
+        self,
+        inputs: Inputs,
+        block: int,
+        stream: Tensor,
+        edits: Sequence[Intervention] = (),
+        *,
+        grad: bool = False,
+    ) -> Run:
         """The rest of a pass, from a stream that is known.
 
         Args:
@@ -112,6 +120,7 @@ class Resumes(Protocol):
             block: The first that is computed; `n_layers`: what follows the last.
             stream: [samples positions d_model], what that block reads.
             edits: As for `run`, of hook points from that block on.
+            grad: As for `run`.
         """
         ...
 

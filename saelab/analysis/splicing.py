@@ -73,7 +73,7 @@ class Splicing:
     def __init__(self, subject: Any, writes: Sequence[HookPoint], widths: Sequence[int]) -> None:
         self.subject, self.writes, self.widths = subject, writes, list(widths)
         self._logits = not lacking(subject, HasTargets)
-        self.block, self.stream = _middle(subject, writes) if self._logits else (0, None)
+        self.block, self.stream = middle(subject, writes) if self._logits else (0, None)
 
     def clean(self, block: Block) -> Clean:
         """What the samples of a block lose as they are.
@@ -174,9 +174,14 @@ class Splicing:
         return edits
 
 
-def _middle(subject: Any, writes: Sequence[HookPoint]) -> tuple[int, str | None]:
+def middle(subject: Any, writes: Sequence[HookPoint]) -> tuple[int, str | None]:
     """(block, hook point of the stream that it reads) where a pass can go on with other rows; (0, None) where
-    it has to begin anew."""
+    it has to begin anew.
+
+    Args:
+        subject: The model.
+        writes: Hook points whose activations are replaced.
+    """
     if lacking(subject, Resumes):
         return 0, None
     places = [re.fullmatch(r"blocks\.(\d+)\.(.+)", str(hook)) for hook in writes]
@@ -187,4 +192,4 @@ def _middle(subject: Any, writes: Sequence[HookPoint]) -> tuple[int, str | None]
     return (first, stream) if all(places) and stream in subject.hooks() else (0, None)
 
 
-__all__ = ["Clean", "Splicing", "Untouched"]
+__all__ = ["Clean", "Splicing", "Untouched", "middle"]

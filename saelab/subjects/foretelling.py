@@ -76,7 +76,15 @@ class ForetellsTokens:
         return summed.numpy(), where.sum(1).cpu().numpy()
 
     @checked(inputs=prepared, stream=floats)
-    def resume(self, inputs: Inputs, block: int, stream: Tensor, edits: Sequence[Any] | Any = ()) -> Run:
+    def resume(
+        self,
+        inputs: Inputs,
+        block: int,
+        stream: Tensor,
+        edits: Sequence[Any] | Any = (),
+        *,
+        grad: bool = False,
+    ) -> Run:
         """The rest of a pass, from a stream that is known.
 
         Blocks before are not computed where the model's passes show, at the first use, that this changes
@@ -87,6 +95,7 @@ class ForetellsTokens:
             block: the first that is computed; `n_layers`: what follows the last.
             stream: [samples positions d_model], what that block reads.
             edits: as in `run`, of hook points from that block on.
+            grad: As in `run`: whether a gradient goes back to the stream and the edits.
 
         Returns:
             As `run`, with the output alone.
@@ -105,7 +114,7 @@ class ForetellsTokens:
             )
             raise ShapeError(message)
         with self._lock:
-            return self._begun(inputs, block, stream, normalise_edits(edits), self._before(block))
+            return self._begun(inputs, block, stream, normalise_edits(edits), self._before(block), grad=grad)
 
     def _begun(
         self,
@@ -114,12 +123,14 @@ class ForetellsTokens:
         stream: Tensor,
         edits: Sequence[Any],
         before: list[Callable[[Tensor], Any]] | None,
+        *,
+        grad: bool = False,
     ) -> Run:
         last = block == self.n_layers
         name = f"blocks.{block - 1}.hook_resid_post" if last else f"blocks.{block}.hook_resid_pre"
         self.width(name)  # a hook point that is used for the first time is tried in whole passes
         with _passed_on(self._arch.layers, before or []):
-            return self.run(inputs, edits=[(name, lambda acts: stream.to(acts)), *edits])
+            return self.run(inputs, edits=[(name, lambda acts: stream.to(acts)), *edits], grad=grad)
 
     def _before(self, block: int) -> list[Callable[[Tensor], Any]] | None:
         """How the blocks before this one hand on a stream that they leave as it is; None where the model's

@@ -145,7 +145,7 @@ def test_the_error_added_back_gives_the_clean_loss(hooks, subject, monkeypatch):
             saelab.recipe("crosscoder", hooks=hooks, widths=(128, 128), d_in=256, d_sae=64, k=4)
         )
     source = Ground.of(subject, TEXTS, None, 2, 0).source(sae)
-    monkeypatch.setattr(splicing, "_middle", lambda *_: (0, None))
+    monkeypatch.setattr(splicing, "middle", lambda *_: (0, None))
     whole = Ground.of(subject, TEXTS, None, 2, 0).source(sae)
     for block, again in zip(source.blocks(), whole.blocks(), strict=True):
         with torch.no_grad():

@@ -3,6 +3,7 @@ alone, together, or not at all."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 import saelab
 from saelab.analysis import RAVEL
-from saelab.analysis.disentangling.asking import Asked, Cases, ask, cases_of
+from saelab.analysis.disentangling.asking import Asked, Cases, ask, cases_of, passes
 from saelab.analysis.disentangling.swapping import Swapping
 from saelab.analysis.sources import Ground
 from saelab.corpora import Fact, relation_facts, scene_facts
@@ -171,11 +172,11 @@ def test_pairs_differ_in_the_answer_alone_and_entities_that_judge_are_not_learnt
 @pytest.mark.parametrize("normalise", ["none", "sphere"])
 def test_the_edit_is_the_difference_of_two_decodings(normalise, error):
     config = saelab.recipe("topk", d_in=WIDTH, d_sae=24, k=4, hook="h", normalise=normalise)
-    rows = torch.randn(60, WIDTH, generator=torch.Generator().manual_seed(1)) + 0.5
+    rows = torch.randn(2 * N * N, WIDTH, generator=torch.Generator().manual_seed(1)) + 0.5
     sae = saelab.SAE.create(config, 3, rows).eval()
-    asked = ask(Toy(), facts(), "h", "last")
+    asked = replace(ask(Toy(), facts(), "h", "last"), x=list(rows[:, None]))
     swapping = Swapping(Toy(), sae, "h", asked, error=error)
-    x, source = rows[:30], rows[30:]
+    x, source = rows[: N * N], rows[N * N :]
     mask = torch.rand(24, generator=torch.Generator().manual_seed(2)) < 0.5
     with torch.no_grad():
         one, other = sae(x), sae(source)
@@ -184,7 +185,7 @@ def test_the_edit_is_the_difference_of_two_decodings(normalise, error):
         mixed = torch.where(mask, given, own)
         change = (mixed - own) @ (sae.W_dec * sae.out_scale)
         expected = (x if error else one.x_hat) + change
-        found = x + swapping._change(x, source, mask)
+        found = x + swapping._change(np.arange(N * N), np.arange(N * N, 2 * N * N), mask)
     assert torch.allclose(found, expected, atol=1e-5)
     assert (found - x).abs().max() > 0.1
 
@@ -283,6 +284,27 @@ def test_a_place_that_carries_nothing_a_transcoder_and_a_subject_without_offsets
 
     with pytest.raises(SubjectError, match="offsets"):
         suite.run(dictionary("own"), ground(Blind()))
+
+
+@pytest.mark.parametrize("hook", ["blocks.2.hook_resid_post", "blocks.1.attn.hook_z"])
+def test_passes_that_go_on_from_the_middle_say_what_whole_ones_say(hook):
+    subject: Any = saelab.load_subject(saelab.embedded.model_folder())
+    sae = saelab.SAE.load(saelab.embedded.sae_folder(hook))
+    told = scene_facts(subject.to_tokens, 12, seed=3)
+    begun = ask(subject, told, hook, "entity")
+    assert begun.stream
+    cases = cases_of(begun, ["person", "place"], [fact.entity for fact in told], 12, np.random.default_rng(0))
+    assert len({len(begun.ids[i]) for i in cases.base}) > 1  # some are padded
+    found = []
+    for asked in (begun, replace(begun, stream=None)):
+        swapping = Swapping(subject, sae, hook, asked, error=True)
+        mask = torch.full((sae.d_sae,), 0.7, requires_grad=True)
+        (batch,) = passes(subject, asked.ids, cases.base)
+        logits = swapping._logits(cases, *batch, mask, grad=True)
+        found += [logits.detach(), torch.autograd.grad(logits.square().sum(), [mask])[0]]
+    assert torch.allclose(found[0], found[2], atol=1e-4)
+    assert torch.allclose(found[1], found[3], rtol=1e-3, atol=1e-3 * float(found[3].abs().max()))
+    assert float(found[1].abs().max()) > 0
 
 
 def test_latents_of_the_embedded_model_carry_who_where_and_what():

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saelab.analysis.splicing import middle
 from saelab.corpora.facts import Fact
-from saelab.types import CorpusError, Inputs, SubjectError, check_finite, short
+from saelab.types import CorpusError, HookPoint, Inputs, SubjectError, check_finite, short
 
 Where = Literal["last", "entity", "prompt"]
 TOGETHER = 64
@@ -36,6 +37,12 @@ class Asked:
     """int64: the token that the model holds likeliest"""
     x: Sequence[Tensor]
     """float32 [positions width]: activations at `at`"""
+    block: int = 0
+    """where passes go on"""
+    stream: str | None = None
+    """hook point of what that block reads; None where passes begin anew"""
+    streams: Sequence[Tensor] = ()
+    """[tokens d_model]: activations there"""
 
     @property
     def known(self) -> np.ndarray:
@@ -96,13 +103,17 @@ def ask(subject: Any, facts: Sequence[Fact], hook: str, where: Where) -> Asked:
     at = [_positions(subject, fact, where) for fact in facts]
     answer = np.array([subject.to_tokens(fact.answer, bos=False)[0] for fact in facts], dtype=np.int64)
     says, x = np.zeros(len(facts), dtype=np.int64), [torch.empty(0)] * len(facts)
+    block, stream = middle(subject, [HookPoint.of(hook)])
+    streams = [] if stream is None else [torch.empty(0)] * len(facts)
     for numbers, inputs, ends in passes(subject, ids, np.arange(len(facts))):
-        run = subject.run(inputs, read=[hook])
+        run = subject.run(inputs, read=list({hook, stream or hook}))
         says[numbers] = run.output[range(len(numbers)), ends].argmax(-1).cpu().numpy()
         for row, number in enumerate(numbers.tolist()):
             x[number] = run.acts[hook][row, at[number]].float().cpu()
+            if stream is not None:
+                streams[number] = run.acts[stream][row, : len(ids[number])].clone()
     check_finite(torch.cat(x), f"Activations at {hook}")
-    return Asked(facts, ids, at, answer, says, x)
+    return Asked(facts, ids, at, answer, says, x, block, stream, streams)
 
 
 def passes(

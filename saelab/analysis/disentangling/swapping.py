@@ -9,19 +9,24 @@ with the base's own error kept, or left away: x' = x_hat + sum_j ....
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saelab.analysis.disentangling.asking import TOGETHER, Asked, Cases, passes
-from saelab.analysis.supervised.edits import coded, directions_of
+from saelab.analysis.disentangling.asking import Asked, Cases, passes
+from saelab.analysis.probing.gathered import codes_of, directions_of, weighed
+from saelab.analysis.supervised.edits import coded
 from saelab.sae import SAE
 from saelab.seeds import mixed
 
 LEARNING_RATE, HALF = 0.05, 16
 """Of learning masks, and cases of either kind in a step."""
+AT_ONCE = 2048
+"""Rows that are decoded together."""
 COLDEST = 0.01
 """What the temperature of the masks falls to, from 1."""
 
@@ -38,8 +43,16 @@ class Swapping:
 
     def __init__(self, subject: Any, sae: SAE | None, hook: str, asked: Asked, *, error: bool):
         self.subject, self.sae, self.hook, self.asked = subject, sae, hook, asked
-        self.error = error
-        self._directions = None if sae is None else directions_of(sae)
+        self._x = torch.cat(list(asked.x))
+        self._first = list(itertools.accumulate(map(len, asked.x), initial=0))
+        if sae is None:
+            return
+        self._codes = weighed(sae, codes_of(sae, self._x), self._x)
+        self._directions = torch.from_numpy(directions_of(sae)).float()
+        # what is left away with the error, row by row
+        self._error = (
+            None if error else torch.cat([rows - coded(sae, rows).x_hat for rows in self._x.split(AT_ONCE)])
+        )
 
     def says(self, cases: Cases, mask: np.ndarray | None) -> np.ndarray:
         """int64 [n]: the likeliest token after each base's prompt.
@@ -63,36 +76,44 @@ class Swapping:
         sizes = [len(each) for each in at]
         sample = torch.repeat_interleave(torch.arange(len(at)), torch.tensor(sizes))
         position = torch.from_numpy(np.concatenate(at))
-        x, source = (torch.cat([asked.x[i] for i in side[places]]) for side in (cases.base, cases.source))
+        base, source = (
+            np.concatenate([np.arange(self._first[i], self._first[i + 1]) for i in side[places].tolist()])
+            for side in (cases.base, cases.source)
+        )
         if masks is not None and masks.ndim == 2:
             masks = masks[sample]
-        change = self._change(x, source, masks)
+        change = self._change(base, source, masks)
 
         def write(acts: Tensor) -> Tensor:
             acts = acts.clone()
             acts[sample, position] = acts[sample, position] + change.to(acts)
             return acts
 
-        run = self.subject.run(inputs, edits=[(self.hook, write)], grad=grad)
+        run = self._run(cases.base[places], inputs, write, grad=grad)
         return run.output[torch.arange(len(at)), torch.tensor(ends)].float()
 
-    def _change(self, x: Tensor, source: Tensor, masks: Tensor | None) -> Tensor:
-        """[n width]: what is added."""
-        if self.sae is None or self._directions is None:
-            return source - x
-        own, other = (coded(self.sae, rows) for rows in (x, source))
-        apart = other.codes - own.codes
+    def _run(self, base: np.ndarray, inputs: Any, write: Callable[[Tensor], Tensor], *, grad: bool) -> Any:
+        """A pass with an edit, from the middle on where it is known."""
+        asked = self.asked
+        if asked.stream is None:
+            return self.subject.run(inputs, edits=[(self.hook, write)], grad=grad)
+        # positions beyond the end of a prompt are seen by none before
+        stream = torch.nn.utils.rnn.pad_sequence([asked.streams[i] for i in base], batch_first=True)
+        if asked.stream == self.hook:
+            return self.subject.resume(inputs, asked.block, write(stream), grad=grad)
+        return self.subject.resume(inputs, asked.block, stream, [(self.hook, write)], grad=grad)
+
+    def _change(self, base: np.ndarray, source: np.ndarray, masks: Tensor | None) -> Tensor:
+        """[n width]: what is added to rows, by the numbers of these and of their sources."""
+        if self.sae is None:
+            return self._x[source] - self._x[base]
+        apart = torch.from_numpy((self._codes[source] - self._codes[base]).toarray()).float()
         change = (apart if masks is None else apart * masks.to(apart)) @ self._directions
-        return change if self.error else change + own.x_hat - x
+        return change if self._error is None else change - self._error[base]
 
     def alive(self) -> np.ndarray:
         """int64: the latents that are on anywhere in these facts."""
-        assert self.sae is not None
-        on = torch.zeros(self.sae.d_sae, dtype=torch.bool)
-        for start in range(0, len(self.asked.x), TOGETHER):
-            rows = torch.cat(list(self.asked.x[start : start + TOGETHER]))
-            on |= (coded(self.sae, rows).codes != 0).any(0)
-        return np.flatnonzero(on.numpy())
+        return np.flatnonzero(np.diff(self._codes.tocsc().indptr))
 
     def learn(self, cases: Cases, n_attributes: int, steps: int, seed: int) -> Tensor:
         """bool [attributes d_sae]: latents that are swapped for each attribute, as SAEBench chooses them: a

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,43 +94,43 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    lines = list(real(options.sae) if options.real else embedded(options.documents))
-    if options.record and lines:
-        record(f"disentangling-{'smollm2' if options.real else 'embedded'}", lines, threads=options.threads)
+    lines: list[dict[str, Any]] = []
+    for found in real(options.sae) if options.real else embedded(options.documents):
+        lines += found
+        if options.record and lines:
+            name = f"disentangling-{'smollm2' if options.real else 'embedded'}"
+            record(name, lines, threads=options.threads)
 
 
-def embedded(documents: int) -> list[dict[str, Any]]:
+def embedded(documents: int) -> Iterator[list[dict[str, Any]]]:
     """Of the SAEs that ship with saelab."""
     lab = saelab.Lab.embedded()
     families = ["docstring", "story", "review", "manners", "topic", "years"]
     texts = saelab.corpora.world(seed=77, n_documents=documents, families=families)
     ground = Ground.of(lab.subject, texts, None, 16, 0)
-    lines = []
     for hook in HOOKS:
         for suite in (RAVEL(), Unlearning(kinds=len(families))):
-            lines += measured(hook, "", lab.saes[hook], ground, suite)
-    return lines
+            yield measured(hook, "", lab.saes[hook], ground, suite)
 
 
-def real(folder: Path | None) -> list[dict[str, Any]]:
+def real(folder: Path | None) -> Iterator[list[dict[str, Any]]]:
     """Of an SAE of SmolLM2; nothing, with the reason, where one of its parts is missing."""
     import real_sae
 
-    folder = folder or real_sae.folder()
+    folder = (folder or real_sae.folder()).expanduser()
     reason = real_models.missing(real_models.SMOLLM2)
     reason = reason or ("" if FACTS.exists() else f"needs files of relations, which are not at {FACTS}")
     reason = reason or ("" if folder.exists() else f"needs an SAE, which is not at {folder}")
     if reason:
         print(f"Left out: {reason}")
-        return []
+        return
     subject, sae = saelab.load_subject(real_models.smollm2_file(), progress=False), saelab.load_sae(folder)
     ground = Ground.of(subject, list(concepts()), None, 16, 0)
-    lines = []
     relations = relation_facts([FACTS / f"{name}.json" for name in RELATIONS])
     for what, facts in (("countries of a table", told()), ("countries of files", relations)):
         asked = RAVEL(facts=facts, steps=STEPS, pairs=PAIRS)
-        lines += measured(str(sae.hook), what, sae, ground, asked)
-    return lines + measured(str(sae.hook), "AxBench", sae, ground, Unlearning(rows=12_000))
+        yield measured(str(sae.hook), what, sae, ground, asked)
+    yield measured(str(sae.hook), "AxBench", sae, ground, Unlearning(rows=12_000))
 
 
 def told() -> list[Fact]:

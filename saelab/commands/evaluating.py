@@ -1,7 +1,8 @@
 """`saelab eval`: one SAE, or every SAE of a folder on the same rows, resumable where `out` says where.
 
 Each SAE's report is written into `out/reports` as soon as it is measured, so that a job that was killed goes
-on with the next one; `out/reports.json` has them all once the last is there.
+on with the next one; `out/reports.json` has them all once the last is there. Processes that torchrun starts
+share the SAEs out among them, each by itself, so that reports are those of one process.
 """
 
 from __future__ import annotations
@@ -46,23 +47,24 @@ def evaluate(job: Job, saes: Mapping[str, Load], subject: Any, corpus: Any) -> R
 
     Raises:
         StoreError: Another job's reports lie in `out`.
+        RankError: Another process of the launch failed, or is lost; the same call goes on.
         ConfigError: The SAEs were scored on different rows, as where the corpus changed between two runs.
     """
+    from saelab import dist
     from saelab.analysis import Reports
 
-    options = {name: job.values[name] for name in ("suites", "max_rows", "batch_size", "seed")}
     out = None if job.values["out"] is None else Path(job.values["out"])
-    found: dict[str, Report] = {}
-    with _recorded(job, out) as record:
-        bar = new_bar(total=len(saes), desc="SAEs", unit=" SAEs", disable=not job.values["progress"])
-        with bar:
-            for name, load in saes.items():
-                found[name] = _one(name, load(), subject, corpus, options, out)
-                bar.set_postfix_str(f"{name} FVU {found[name].sae.fvu:.3f}", refresh=False)
-                bar.update()
+    with dist.joined(), _recorded(job, out if dist.first() else None) as record:
+        dist.ranks.share(None)  # what is begun anew is out of the way once the first has come this far
+        found: dict[str, Report] = {}
+        with dist.together():
+            own = _measured(job, saes, subject, corpus, out)
+        for each in dist.ranks.everyone(own):
+            found |= each
+        found = {name: found[name] for name in saes}
         _refuse_other_rows(found)
         whole = found[""] if list(found) == [""] else Reports(found)
-        if out is not None:
+        if out is not None and dist.first():
             whole.save(out / REPORTS)
             record["fingerprints"] = {
                 "subject": subject.fingerprint(),
@@ -70,6 +72,24 @@ def evaluate(job: Job, saes: Mapping[str, Load], subject: Any, corpus: Any) -> R
                 "saes": {name: report.about["fingerprint"] for name, report in found.items()},
             }
     return whole
+
+
+def _measured(
+    job: Job, saes: Mapping[str, Load], subject: Any, corpus: Any, out: Path | None
+) -> dict[str, Report]:
+    """The reports of this process's share of the SAEs: every n-th."""
+    from saelab import dist
+
+    options = {name: job.values[name] for name in ("suites", "max_rows", "batch_size", "seed")}
+    own = dict(list(saes.items())[dist.ranks.rank :: dist.ranks.size])
+    found: dict[str, Report] = {}
+    shown = job.values["progress"] and dist.first()
+    with new_bar(total=len(own), desc="SAEs", unit=" SAEs", disable=not shown) as bar, dist.alone():
+        for name, load in own.items():
+            found[name] = _one(name, load(), subject, corpus, options, out)
+            bar.set_postfix_str(f"{name} FVU {found[name].sae.fvu:.3f}", refresh=False)
+            bar.update()
+    return found
 
 
 def _one(

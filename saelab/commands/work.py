@@ -127,6 +127,14 @@ def _rows(values: dict[str, Any], recipes: list[Mapping[str, Any]]) -> Any:
 
 
 def _evaluate(job: Job) -> Outcome:
+    from saelab import dist
+
+    with dist.joined():  # a process of torchrun takes its own device
+        told = _evaluated(job)
+        return told if dist.first() else Outcome([], told.data)
+
+
+def _evaluated(job: Job) -> Outcome:
     from saelab.analysis import Reports
 
     out, started = job.values["out"], records.now()

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -164,3 +168,56 @@ def test_one_sae_stands_alone_and_suites_are_named(folder, texts, capsys):
     assert told["fingerprints"]["sae"] == found.about["fingerprint"]
     with pytest.raises(ConfigError, match="nothing"):
         work.run(job(command(folder / "k4", "--suites", "nothing")))
+
+
+TASK = """
+import functools, os, sys
+from saelab import analysis
+from saelab.cli import main
+out, dies, *arguments = sys.argv[1:]
+evaluate = analysis.evaluate
+@functools.wraps(evaluate)
+def dying(*args, **options):
+    if dies == os.environ["RANK"]:
+        os._exit(9)
+    return evaluate(*args, **options)
+analysis.evaluate = dying
+sys.exit(main([*arguments, "--out", out]))
+"""
+"""A process of `saelab eval`; that of rank `dies` is killed at its first SAE."""
+
+
+def launched(arguments, out: str, dies: str = "-"):
+    """Codes and output of two ranks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TASK, out, dies, *arguments], text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, env=os.environ | told | {"RANK": str(i), "LOCAL_RANK": str(i)},
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    ended = [process.communicate(timeout=300) for process in processes]
+    return [process.returncode for process in processes], ended
+
+
+@pytest.mark.slow
+def test_ranks_share_the_saes_out_and_what_a_killed_one_left_is_done_on_resume(folder, texts):
+    told = command(folder, "--suites", "norms")
+    assert main([*told, "--out", "alone"]) == 0
+    wanted = Path("alone/reports.json").read_text()
+    codes, _ = launched(told, "out", dies="1")
+    assert codes[1] == 9
+    assert codes[0] != 0
+    done = sorted(path.stem for path in Path("out/reports").glob("*.json"))
+    assert len(done) == 2  # every second of three: those of rank 0 are kept
+    assert not Path("out/reports.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in Path("out/reports").glob("*.json")}
+    codes, ((first, error), (second, _)) = launched(told, "out")
+    assert codes == [0, 0], error
+    assert Path("out/reports.json").read_text() == wanted
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # not measured again
+    assert "Pareto front" in first
+    assert second == ""  # one of them prints

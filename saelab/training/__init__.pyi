@@ -2,6 +2,7 @@ from .adapters import TensorBoard, WandB
 from .arguments import learning_rate
 from .estimates import Estimate, estimate
 from .losses import LOSSES
+from .moving import Optimizer, Schedule
 from .rules import RULES
 from .run import Record, Run, Settings
 from .streaming import stream
@@ -12,8 +13,10 @@ __all__ = [
     "RULES",
     "Estimate",
     "Event",
+    "Optimizer",
     "Record",
     "Run",
+    "Schedule",
     "Settings",
     "TensorBoard",
     "WandB",

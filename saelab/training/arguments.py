@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import Any
+from typing import Any, TypeVar
 
 from saelab.arguments import an_integer, checked
 from saelab.config import integer, integer_or_none, is_number
 from saelab.devices import dtype_name
 from saelab.sae.config import SAEConfig
+from saelab.training.moving import Optimizer, Schedule
 from saelab.training.run import Settings
-from saelab.types import ConfigError
+from saelab.types import ConfigError, short
+
+T = TypeVar("T", Schedule, Optimizer)
 
 INIT_ROWS = 16_384
 PRECISIONS = ("float32", "bfloat16")
@@ -39,6 +42,9 @@ def complete(
     accumulate: int = 1,
     held_out: Any = None,
     evaluate_every: int | None = None,
+    schedule: str | Schedule = "linear",
+    optimizer: str | Optimizer = "adam",
+    clip: float | None = 1.0,
 ) -> Settings:
     """The Settings of one SAE. Raises ConfigError."""
     lr = learning_rate(config.d_sae) if lr == "auto" else lr
@@ -68,11 +74,7 @@ def complete(
         batch_size=batch_size,
         seed=integer("seed", seed, 0),
         lr=float(lr),
-        warmup_steps=min(1000, steps // 20),
-        decay_steps=steps // 5,
-        beta1=0.9,
-        beta2=0.999,
-        clip=1.0,
+        clip=_clip(clip),
         dead_after=config.options["dead_after"] or max(1, min(10_000_000, steps * batch_size // 10)),
         init_rows=INIT_ROWS,
         log_every=log_every or max(1, steps // 100),
@@ -80,7 +82,30 @@ def complete(
         accumulate=accumulate,
         held_out=n_held_out,
         evaluate_every=None if held_out is None else evaluate_every or max(1, steps // 10),
+        schedule=_made("schedule", schedule, Schedule).over(steps),
+        optimizer=_made("optimizer", optimizer, Optimizer),
     )
+
+
+def _made(name: str, value: Any, kind: type[T]) -> T:
+    """One by its name, with what is usual for it, or as given."""
+    if isinstance(value, kind | str):
+        return kind(value) if isinstance(value, str) else value  # type: ignore[arg-type]
+    message = (
+        f"{name} must be a name, or a saelab.training.{kind.__name__}. Got {short(value)}. Leave it out for "
+        "the usual one."
+    )
+    raise ConfigError(message)
+
+
+def _clip(value: Any) -> float | None:
+    if value is None or (is_number(value) and 0 < value < math.inf):
+        return None if value is None else float(value)
+    message = (
+        f"clip must be a positive finite number, or None for gradients as they are. Got {value!r}. Pass "
+        "clip=1.0."
+    )
+    raise ConfigError(message)
 
 
 def count_steps(steps: int | None, tokens: int | None, batch_size: int) -> int:

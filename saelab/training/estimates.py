@@ -18,6 +18,7 @@ from saelab.sae.dictionaries import Free
 from saelab.sae.initial import start_rows
 from saelab.sae.model import SAE
 from saelab.training.arguments import check_configs, complete, count_steps
+from saelab.training.moving import Optimizer
 from saelab.training.run import Settings
 from saelab.types import DeviceMemoryError
 
@@ -45,7 +46,7 @@ class Estimate:
     gradients: int
     """As many, and as much again for what is made of them in a step."""
     optimizer: int
-    """Adam's two moments."""
+    """Its moments, two of Adam."""
     activations: int
     """What is made of the pre-activations [rows d_sae] of a micro-batch: the matrix itself and a little where
     codes stay sparse, several such matrices where they may be dense."""
@@ -83,6 +84,7 @@ def estimate(
     batch_size: int,
     accumulate: int = 1,
     precision: str = "float32",
+    optimizer: str | Optimizer = "adam",
     device: str | torch.device | None = None,
 ) -> Estimate:
     """Memory and time of `saelab.train` with the same arguments, without training.
@@ -96,6 +98,7 @@ def estimate(
         batch_size: Rows of a batch.
         accumulate: Micro-batches of a batch.
         precision: "float32" or "bfloat16".
+        optimizer: Which.
         device: Where to train; None for a GPU where there is one.
 
     Raises:
@@ -105,6 +108,7 @@ def estimate(
     check_configs(configs)
     steps = count_steps(steps, tokens, batch_size)
     asked = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "precision": precision}
+    asked["optimizer"] = optimizer
     return plan(configs, complete(configs[0], **asked), device_of(device), timed=True)
 
 
@@ -127,7 +131,7 @@ def plan(configs: Sequence[SAEConfig], settings: Settings, device: torch.device,
     return Estimate(
         weights=sum(sizes),
         gradients=sum(sizes) + max(sizes),
-        optimizer=2 * sum(sizes),
+        optimizer=settings.optimizer.moments * sum(sizes),
         activations=max(activations),
         rows=4 * widest * (6 * batch + 2 * settings.init_rows),
         start=max(start),

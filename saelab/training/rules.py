@@ -10,6 +10,7 @@ from saelab.sae.dictionaries import Free, Scaled
 from saelab.sae.model import SAE
 from saelab.sae.network import Forward
 from saelab.training.losses import Progress, output, target
+from saelab.training.optimizers import Optimizers
 from saelab.types import ConfigError
 
 
@@ -27,7 +28,7 @@ class Rule:
     def gradient(self, sae: SAE, forward: Forward) -> None:
         """Change gradients in place."""
 
-    def after(self, sae: SAE, forward: Forward, optimizer: torch.optim.Optimizer) -> None:
+    def after(self, sae: SAE, forward: Forward, optimizer: Optimizers) -> None:
         """Change weights, and the optimizer's state of them, in place."""
 
 
@@ -48,7 +49,7 @@ class UnitNorm(Rule):
             W_dec.grad.sub_(along[:, None] * W_dec)
 
     @torch.no_grad()
-    def after(self, sae: SAE, forward: Forward, optimizer: torch.optim.Optimizer) -> None:
+    def after(self, sae: SAE, forward: Forward, optimizer: Optimizers) -> None:
         if isinstance(sae.dictionary, Free):
             W_dec = sae.W_dec
             W_dec.div_(torch.linalg.vector_norm(W_dec, dim=1, keepdim=True).clamp_min(1e-30))
@@ -68,7 +69,7 @@ class Tied(Rule):
         sae.W_enc.grad.zero_()
 
     @torch.no_grad()
-    def after(self, sae: SAE, forward: Forward, optimizer: torch.optim.Optimizer) -> None:
+    def after(self, sae: SAE, forward: Forward, optimizer: Optimizers) -> None:
         w = _directions(sae)
         w.div_(torch.linalg.vector_norm(w, dim=1, keepdim=True).clamp_min(1e-30))
         sae.W_enc.copy_(w.t())
@@ -82,7 +83,7 @@ class EncoderIsDecoder(Rule):
         sae.W_enc.copy_(sae.W_dec.t())
 
     @torch.no_grad()
-    def after(self, sae: SAE, forward: Forward, optimizer: torch.optim.Optimizer) -> None:
+    def after(self, sae: SAE, forward: Forward, optimizer: Optimizers) -> None:
         sae.W_enc.copy_(sae.W_dec.t())
 
 
@@ -100,14 +101,14 @@ class Resample(Rule):
     """Every `resample_every` steps, up to half of the run, each dead latent starts anew at a row of the
     batch, drawn with probability in proportion to the square of its loss: the decoder row becomes the
     direction of that row's centred target, the encoder column the direction of its centred input with
-    `resample_scale` times the mean norm of living columns, the bias 0 and Adam's moments 0 (neuron
+    `resample_scale` times the mean norm of living columns, the bias 0 and the optimizer's moments 0 (neuron
     resampling, Bricken et al. 2023).
 
     The draw follows from the step alone, so that a resumed run draws the same.
     """
 
     @torch.no_grad()
-    def after(self, sae: SAE, forward: Forward, optimizer: torch.optim.Optimizer) -> None:
+    def after(self, sae: SAE, forward: Forward, optimizer: Optimizers) -> None:
         step, firing = self.progress.step + 1, self.progress.firing
         every = self.config.options["resample_every"]
         if every is None or step % every or 2 * step > self.progress.steps:
@@ -132,9 +133,9 @@ class Resample(Rule):
         W_dec = sae.W_dec
         W_dec[dead] = unit(wanted[rows] - sae.b_dec, dim=1) * W_dec.norm(dim=1).mean()
         for parameter, at in ((sae.W_enc, (slice(None), dead)), (sae.b_enc, dead), (W_dec, dead)):
-            for key in ("exp_avg", "exp_avg_sq"):
-                if key in optimizer.state[parameter]:
-                    optimizer.state[parameter][key][at] = 0
+            for kept in optimizer.state(parameter).values():
+                if kept.ndim:  # no count of steps
+                    kept[at] = 0
         firing.since[dead] = 0
 
 

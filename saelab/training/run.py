@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from saelab.arguments import checked, place
 from saelab.config import from_dict, to_dict
 from saelab.files import Stamp, read_json, unwritable, write_json
+from saelab.training.moving import Optimizer, Schedule
 from saelab.types import ConfigError, FormatError, MissingDependency, StoreError
 
 if TYPE_CHECKING:
@@ -64,25 +65,33 @@ class Record(NamedTuple):
         return cls(**{**data, "fvu": fvu})
 
 
+def _moved(old: dict[str, Any]) -> dict[str, Any]:
+    """Settings of version 2, which named the numbers of the one schedule and the one optimizer there was."""
+    rest = {name: value for name, value in old.items() if name not in OLD}
+    schedule = {"warmup": old["warmup_steps"], "decay": old["decay_steps"]}
+    return rest | {"schedule": schedule, "optimizer": {"betas": [old["beta1"], old["beta2"]]}}
+
+
+OLD = ("warmup_steps", "decay_steps", "beta1", "beta2")
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything besides config and data that the numbers depend on. Rates are per step, lengths in steps
     or rows."""
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     MIGRATIONS: ClassVar[dict[int, Callable[[dict], dict]]] = {
         1: lambda old: old | {"precision": "float32", "accumulate": 1, "held_out": 0, "evaluate_every": None},
+        2: _moved,
     }
 
     steps: int
     batch_size: int
     seed: int
     lr: float
-    warmup_steps: int
-    decay_steps: int
-    beta1: float
-    beta2: float
-    clip: float
+    clip: float | None
+    """the norm to which a step's gradients are shortened"""
     dead_after: int
     init_rows: int
     log_every: int
@@ -90,6 +99,8 @@ class Settings:
     accumulate: int = 1
     held_out: int = 0
     evaluate_every: int | None = None
+    schedule: Schedule = field(default_factory=Schedule)
+    optimizer: Optimizer = field(default_factory=Optimizer)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from saelab.sae.network import Forward
 from saelab.training import checkpoints, shards
 from saelab.training.live import NAME, Live
 from saelab.training.losses import LOSSES, Firing, Progress
+from saelab.training.optimizers import Optimizers
 from saelab.training.rows import Rows
 from saelab.training.rules import RULES
 from saelab.training.run import LINES, Record, Run, Settings, append_lines
@@ -68,12 +69,7 @@ class Session:
         self.sae.train()
         self.progress = Progress(settings.steps, max(variance, torch.finfo(torch.float32).tiny), self.firing)
         self.parameters = dict(self.sae.named_parameters())
-        self.optimizer = torch.optim.Adam(
-            self.parameters.values(),
-            lr=settings.lr,
-            betas=(settings.beta1, settings.beta2),
-            fused=True,
-        )
+        self.optimizer = Optimizers(settings.optimizer, self.parameters, settings.lr)
         recipe = config.entry
         self.losses = [LOSSES[name](config, self.progress) for name in recipe.losses(config)]
         self.rules = [RULES[name](config, self.progress) for name in recipe.rules(config)]
@@ -106,7 +102,7 @@ class Session:
         sae, step, settings = self.sae, self.progress.step, self.settings
         for rule in self.rules:
             rule.before(sae)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss, done = 0.0, []
         for rows in batch.to(self.device).tensor_split(settings.accumulate):
             forward, share = self._backward(rows, len(rows) / settings.batch_size)
@@ -116,10 +112,8 @@ class Session:
         for rule in self.rules:
             rule.gradient(sae, done[-1])
         self._clip()
-        lr = settings.lr * schedule(step, settings)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
+        lr = settings.lr * settings.schedule.factor(step, settings.steps)
+        self.optimizer.step(lr)
         for rule in self.rules:
             rule.after(sae, done[-1], self.optimizer)
         sae.dictionary.project()
@@ -167,6 +161,8 @@ class Session:
 
     def _clip(self) -> None:
         """Bring the gradient of the whole SAE to a norm of at most `clip`."""
+        if self.settings.clip is None:
+            return
         own = [p for name, p in self.parameters.items() if name != "b_dec" and p.grad is not None]
         if dist.latents.size == 1:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
@@ -217,7 +213,7 @@ class Session:
             return
         tensors = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
         for name, parameter in self.parameters.items():
-            tensors |= {f"adam.{key}.{name}": t for key, t in self.optimizer.state[parameter].items()}
+            tensors |= {f"moves.{key}.{name}": t for key, t in self.optimizer.state(parameter).items()}
         tensors |= {"firing": self.firing.since, "density": self.firing.density}
         given = shards.given(tensors, self.config.d_sae)
         made = checkpoints.Checkpoint(
@@ -238,14 +234,15 @@ class Session:
             if isinstance(tensor, Tensor)
         }
         self.sae.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("sae.")})
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            for name, parameter in self.parameters.items():
-                if f"adam.{key}.{name}" not in tensors:  # a weight that gets no gradient
-                    continue
-                saved = tensors[f"adam.{key}.{name}"].to(self.device)
-                # Adam works on the memory as it lies: moments must have their parameter's layout
-                state = torch.empty_like(parameter if saved.ndim else saved, dtype=saved.dtype)
-                self.optimizer.state[parameter][key] = state.copy_(saved)
+        for full, saved in tensors.items():
+            kind, _, rest = full.partition(".")
+            if kind not in ("moves", "adam"):  # the second of checkpoints before 0.2
+                continue
+            key, _, name = rest.partition(".")
+            parameter = self.parameters[name]
+            # optimizers work on the memory as it lies: moments must have their parameter's layout
+            state = torch.empty_like(parameter if saved.ndim else saved, dtype=saved.dtype)
+            self.optimizer.state(parameter)[key] = state.to(self.device).copy_(saved)
         self.firing.since.copy_(tensors["firing"])
         self.firing.density.copy_(tensors["density"])
         self.firing.rows = found.step * self.settings.batch_size
@@ -297,13 +294,6 @@ def split(rows: Tensor, config: SAEConfig) -> tuple[Tensor, Tensor | None]:
 def _nonzero(forward: Forward) -> int:
     codes = forward.codes
     return int((codes.values != 0).sum() if isinstance(codes, Sparse) else fired(codes).sum())
-
-
-def schedule(step: int, settings: Settings) -> float:
-    """Factor of the learning rate at a step (from 0): linear rise, plateau, linear fall towards 0."""
-    rise = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-    fall = min(1.0, (settings.steps - step) / settings.decay_steps) if settings.decay_steps else 1.0
-    return rise * fall
 
 
 def _saelab_version() -> str:

@@ -118,7 +118,7 @@ def received(name: str, tensor: Tensor, d_sae: int) -> Tensor:
 
 def _axis(name: str) -> int | None:
     """Along which axis ranks divide a tensor of a run's state, None for one that all hold."""
-    if name.startswith("adam.step."):
+    if name.split(".")[1:2] == ["step"]:
         return None
     last = name.rsplit(".", 1)[-1]
     return {"W_enc": 1, "b_enc": 0, "W_dec": 0, "firing": 0, "density": 0}.get(last)

@@ -27,6 +27,7 @@ from saelab.training.arguments import check_configs, complete, count_steps
 from saelab.training.estimates import check_fits, device_of, plan
 from saelab.training.interrupt import Interrupt
 from saelab.training.live import Live
+from saelab.training.moving import Optimizer, Schedule
 from saelab.training.rows import Rows, as_held_out, as_rows, check_enough
 from saelab.training.run import Record, Run, Settings, differences
 from saelab.training.session import Diverged, Session
@@ -86,15 +87,18 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     accumulate: int = 1,
     held_out: Any = None,
     evaluate_every: int | None = None,
+    schedule: str | Schedule = "linear",
+    optimizer: str | Optimizer = "adam",
+    clip: float | None = 1.0,
     shard: str = "data",
 ) -> Run | list[Run]:
     """Train an SAE, or several on one pass over the activations.
 
-    Adam (0.9, 0.999), gradients clipped to a total norm of 1; the learning rate rises linearly over the first
-    5 % of the steps (at most 1,000) and falls linearly to 0 over the last 20 %. Rows are shuffled once a
-    pass, and passes repeat. What the run will take (`saelab.training.estimate`) is logged, by `logging` at
-    level INFO, before it starts. Same seed, same numbers (one machine, one thread count); the global random
-    state is not touched.
+    Unless said otherwise Adam (0.9, 0.999) with gradients clipped to a total norm of 1; the learning rate
+    rises linearly over the first 5 % of the steps (at most 1,000) and falls linearly to 0 over the last 20 %.
+    Rows are shuffled once a pass, and passes repeat. What the run will take (`saelab.training.estimate`) is
+    logged, by `logging` at level INFO, before it starts. Same seed, same numbers (one machine, one thread
+    count); the global random state is not touched.
 
     An interrupt (Ctrl-C) ends the current step, writes a checkpoint and the SAE, and returns the Run with
     finished=False; so does the stop button of `saelab.watch`, or a file `stop` in `out`.
@@ -133,6 +137,11 @@ def train(  # pyright: ignore[reportInconsistentOverload]
             The history has `held_out_fvu` and `held_out_l0` of them.
         evaluate_every: Steps between measurements on `held_out`, made at the end too; by default a tenth of
             the run.
+        schedule: Of the learning rate: "linear", "constant", "cosine", "restarts", or a
+            `saelab.training.Schedule` with lengths of its own.
+        optimizer: "adam", "adamw", "signum", "muon", or a `saelab.training.Optimizer` with betas and weight
+            decay of its own.
+        clip: The total norm to which the gradients of a step are shortened; None leaves them as they are.
         shard: What processes divide: the rows of each batch ("data") or, for widths beyond one device, the
             latents ("latents": topk and batchtopk).
 
@@ -161,6 +170,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     asked = {"batch_size": batch_size, "seed": seed, "lr": lr, "log_every": log_every}
     asked |= {"precision": precision, "accumulate": accumulate}
     asked |= {"held_out": held_out, "evaluate_every": evaluate_every}
+    asked |= {"schedule": schedule, "optimizer": optimizer, "clip": clip}
     with dist.together(), dist.alone():
         configs = list(config) if isinstance(config, Sequence) else [config]
         asked["batch_size"] = batch_size = integer("batch_size", batch_size, 1)
@@ -255,6 +265,12 @@ def _check_ranks(jobs: list[_Job], shard: str, checkpoint_every: int) -> None:
         raise ConfigError(message)
     for job in jobs:
         shards.check(job.config, shard, dist.ranks.size)
+    if shard == "latents" and settings.optimizer.kind == "muon":
+        message = (
+            "Muon makes the update of a whole matrix, of which each rank has a part with shard='latents'. "
+            "Got optimizer='muon'. Pass another optimizer, or shard='data'."
+        )
+        raise ConfigError(message)
 
 
 def _found(folders: list[Path]) -> list[checkpoints.Checkpoint] | None:

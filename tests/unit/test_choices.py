@@ -15,6 +15,8 @@ from saelab.sae.kernels import batch_top_k, column_order, column_top_k, column_t
 from saelab.sae.sparsifiers import GroupMax, TopK
 from saelab.training import LOSSES, RULES, train
 from saelab.training.losses import Firing, Progress
+from saelab.training.moving import Optimizer
+from saelab.training.optimizers import Optimizers
 from saelab.types import ConfigError
 
 
@@ -269,10 +271,10 @@ def test_resampling_starts_dead_latents_anew(name):
     dead = torch.tensor([3, 11, 20])
     firing.since[dead] = 10
     progress = Progress(100, 1.0, firing, step=4)
-    optimizer = torch.optim.Adam(sae.parameters(), fused=True)
+    optimizer = Optimizers(Optimizer(), dict(sae.named_parameters()), 1e-3)
     forward = sae(x, sparse=True)
     (forward.x_hat - x).square().sum().backward()
-    optimizer.step()
+    optimizer.step(1e-3)
     before = {key: value.clone() for key, value in sae.state_dict().items()}
     rule = RULES["resample"](config, progress)
     rule.after(sae, forward, optimizer)
@@ -285,8 +287,8 @@ def test_resampling_starts_dead_latents_anew(name):
     unit = torch.nn.functional.normalize
     cosine = unit(x / sae.input_scale - sae.b_dec, dim=1) @ unit(sae.W_dec[dead], dim=1).t()
     assert float(cosine.amax(0).min().detach()) > 0.9999
-    assert not optimizer.state[sae.W_dec]["exp_avg"][dead].any()
-    assert optimizer.state[sae.W_dec]["exp_avg"][living].any()
+    assert not optimizer.state(sae.W_dec)["exp_avg"][dead].any()
+    assert optimizer.state(sae.W_dec)["exp_avg"][living].any()
     assert not firing.dead.any()
     again = sae.state_dict()["W_enc"].clone()
     progress.step = 5  # not a multiple

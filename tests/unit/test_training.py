@@ -11,8 +11,8 @@ import torch
 from saelab.sae import SAE, fvu, recipe
 from saelab.training import LOSSES, RULES, Run, Settings, checkpoints, learning_rate, train
 from saelab.training.losses import Firing, Progress
+from saelab.training.moving import Schedule
 from saelab.training.rows import TensorRows
-from saelab.training.session import schedule
 from saelab.types import (
     ConfigError,
     FormatError,
@@ -262,8 +262,7 @@ def test_latents_die_after_the_stated_number_of_rows(rows):
 
 
 def test_the_schedule_rises_holds_and_falls():
-    settings = Settings(100, 1, 0, 1.0, 5, 20, 0.9, 0.999, 1.0, 1, 1, 1)
-    factors = [schedule(step, settings) for step in range(100)]
+    factors = [Schedule().factor(step, 100) for step in range(100)]
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
     assert factors[5:81] == [1] * 76
     assert factors[81:] == pytest.approx([1 - 0.05 * i for i in range(1, 20)])

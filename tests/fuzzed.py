@@ -258,6 +258,10 @@ class Things:
             "save_sae": Case(saelab.save_sae, {"sae": sae, "folder": out, "format": "saelab"}),
             "train": Case(saelab.train, {"config": self.config, "out": out, **fit}),
             "estimate": Case(training.estimate, {"config": self.config, "steps": 2, "batch_size": 8}),
+            "Schedule": Case(training.Schedule, {"shape": "cosine", "warmup": 2, "decay": 0.1, "end": 0.1}),
+            "Schedule.over": Case(training.Schedule().over, {"steps": 10}),
+            "Schedule.factor": Case(training.Schedule().factor, {"step": 3, "steps": 10}),
+            "Optimizer": Case(training.Optimizer, {"kind": "adamw", "weight_decay": 0.1}),
             "learning_rate": Case(training.learning_rate, {"d_sae": 12}),
             "stream": Case(
                 lambda **how: next(iter(saelab.stream(**how).batches(8, 0))),

@@ -27,6 +27,7 @@ from saelab.sae.option_groups import (
     REVIVAL,
     ROW,
     START,
+    TARGET_L0,
     ZIPF,
     decoder,
 )
@@ -62,11 +63,13 @@ def _rules(*names: str) -> Callable[[SAEConfig], tuple[str, ...]]:
     def rules(config: SAEConfig) -> tuple[str, ...]:
         schedule = ("anneal_k",) if config.options.get("k_start") else ()
         revival = ("resample",) if config.options.get("resample_every") else ()
+        moved = config.options.get("target_l0") is not None and config.options.get("target_weight") is None
+        aim = ("aim",) if moved and config.options.get("sparsity", "l1") in ("l1", "jumprelu") else ()
         asked = config.options.get("decoder_norm", "recipe")
         own = [name for name in names if name != "unit_norm" or asked != "free"]
         if asked == "unit" and "unit_norm" not in own:
             own.insert(0, "unit_norm")
-        return (*schedule, *own, *revival)
+        return (*schedule, *own, *aim, *revival)
 
     return rules
 
@@ -283,6 +286,7 @@ register(
     Recipe(
         line="Gated: one path chooses latents, another their size (Rajamanoharan et al. 2024a).",
         options={
+            "target_l0": TARGET_L0,
             "l1": Option(
                 0.3,
                 real(0),

@@ -12,6 +12,8 @@ from saelab.sae.options import (
     real,
     resampling,
     start_of_k,
+    target_l0,
+    target_weight,
 )
 
 NORMALISE = Option(
@@ -71,13 +73,28 @@ P_END = Option(
     1.0, positive_share, "Exponent that the penalty ends with; below 1 it falls from 1 (p-annealing)."
 )
 
+TARGET_L0 = Option(
+    None,
+    target_l0,
+    "L0 that the run ends with: the weight of the sparsity penalty is moved until L0 is there; None: the "
+    "weight stays as it is.",
+)
+
 L1 = {
+    "target_l0": TARGET_L0,
     "l1": Option(0.1, real(0), "Weight of the L1 penalty, relative to the normalised squared error."),
     "l1_warmup": L1_WARMUP,
     "p_end": P_END,
 }
 
 L0 = {
+    "target_l0": TARGET_L0,
+    "target_weight": Option(
+        None,
+        target_weight,
+        "Weight of (L0 / target_l0 - 1)^2 in place of the penalty that is moved (dictionary_learning's "
+        "sparsity_penalty): the larger, the nearer L0 comes; 1 to 3 do.",
+    ),
     "l0": Option(1e-3, real(0), "Weight of the L0 penalty, relative to the normalised squared error."),
     "l0_warmup": Option(0.1, real(0, 1), "Share of the run over which that weight rises from 0."),
 }

@@ -102,6 +102,31 @@ def start_of_k(name: str, value: Any, config: SAEConfig) -> None:
         raise ConfigError(msg)
 
 
+def target_l0(name: str, value: Any, config: SAEConfig) -> None:
+    if value is None:
+        return
+    positive(name, value, config)
+    if value > config.d_sae:
+        msg = f"{name} must be at most d_sae={config.d_sae}. Got {value!r}. Pass less, or widen the SAE."
+        raise ConfigError(msg)
+    for weight in ("l1", "l0"):
+        if config.options.get(weight) == 0:
+            msg = f"{name} moves the weight {weight}, which must not be 0. Got 0. Leave {weight} out."
+            raise ConfigError(msg)
+
+
+def target_weight(name: str, value: Any, config: SAEConfig) -> None:
+    if value is None:
+        return
+    positive(name, value, config)
+    if config.options["target_l0"] is None or config.options.get("penalty", "l0") != "l0":
+        msg = (
+            f"{name} weighs how far the L0 of an l0 penalty is from target_l0. Got {value!r} without one. "
+            "Pass target_l0=, or leave it out."
+        )
+        raise ConfigError(msg)
+
+
 def resampling(name: str, value: Any, config: SAEConfig) -> None:
     integer_from(1, optional=True)(name, value, config)
     if value is not None and config.options.get("dictionary", "free") != "free":

@@ -79,6 +79,14 @@ class Progress:
     variance: float
     firing: Firing
     step: int = 0
+    aim: tuple[float, float] = (0.0, 0.0)
+    """of the rule `aim`: how far the logarithm of a sparsity penalty's weight was moved for good, and for the
+    moment"""
+
+    @property
+    def pressure(self) -> float:
+        """By which the weight of a sparsity penalty is multiplied."""
+        return math.exp(sum(self.aim))
 
     def ramp(self, share: float) -> float:
         """Factor in [0, 1] of the step under way: it rises linearly over the first `share` of the run."""
@@ -252,7 +260,7 @@ def l1(config: SAEConfig, progress: Progress) -> Loss:
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
         codes = forward.codes
-        ramp = progress.ramp(options["l1_warmup"])
+        ramp = progress.pressure * progress.ramp(options["l1_warmup"])
         norms = sae.dictionary.norms() if weighted else None
         past = max(0.0, progress.step / progress.steps - 0.2) / 0.8
         p = 1 + (p_end - 1) * past
@@ -275,13 +283,21 @@ def l1(config: SAEConfig, progress: Progress) -> Loss:
 
 
 def l0(config: SAEConfig, progress: Progress) -> Loss:
-    """l0 * mean_i ||f_i||_0 of JumpReLU codes, its weight rising over the warm-up. Only the thresholds get a
-    gradient, by a straight-through estimate (Rajamanoharan et al. 2024b)."""
+    """l0 * mean_i ||f_i||_0 of JumpReLU codes, its weight rising over the warm-up; with target_weight instead
+    target_weight * (mean_i ||f_i||_0 / target_l0 - 1)^2, as dictionary_learning has it. Only the thresholds
+    get a gradient, by a straight-through estimate (Rajamanoharan et al. 2024b)."""
+    options = config.options
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
         assert isinstance(sae.sparsifier, JumpReLU)
-        weight = config.options["l0"] * progress.ramp(config.options["l0_warmup"])
-        return weight * sae.sparsifier.count(forward.codes, forward.pre) / len(forward.x)
+        n, ramp = len(forward.x), progress.ramp(options["l0_warmup"])
+        found = sae.sparsifier.count(forward.codes, forward.pre) / n
+        if options["target_weight"] is None:
+            return options["l0"] * progress.pressure * ramp * found
+        # where ranks share a batch its whole L0 decides, and each part has its own gradient
+        whole = dist.rows.pooled(found.detach() * n, n) / n
+        off = (whole + found - found.detach()) / options["target_l0"] - 1
+        return options["target_weight"] * ramp * off.square()
 
     return loss
 
@@ -293,7 +309,7 @@ def tanh(config: SAEConfig, progress: Progress) -> Loss:
     scale = config.options["tanh_scale"] * config.d_in**0.5
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
-        weight = config.options["l0"] * progress.ramp(config.options["l0_warmup"])
+        weight = config.options["l0"] * progress.pressure * progress.ramp(config.options["l0_warmup"])
         norms = sae.dictionary.norms()
         if isinstance(forward.codes, Sparse):
             sizes = forward.codes.values * norms[forward.codes.indices]
@@ -323,7 +339,7 @@ def gate(config: SAEConfig, progress: Progress) -> Loss:
             on = dense.relu(sparsifier.gate(forward.pre))
             total = dense.column_sums(on).sum()
             product = dense.decode(on, sae.W_dec.detach())
-        penalty = config.options["l1"] * progress.ramp(config.options["l1_warmup"])
+        penalty = config.options["l1"] * progress.pressure * progress.ramp(config.options["l1_warmup"])
         error = (target(sae, forward) - product - sae.b_dec.detach()).square().sum() / progress.variance
         return (error + penalty * total / progress.variance**0.5) / len(forward.x)
 

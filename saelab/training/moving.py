@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from saelab.arguments import an_integer, checked
 from saelab.config import integer, is_integer, is_number
 from saelab.types import ConfigError, nearest, short
 
@@ -67,11 +68,15 @@ class Schedule:
                 )
                 raise ConfigError(message)
 
+    @checked(steps=an_integer(1))
     def over(self, steps: int) -> Schedule:
         """The same with its lengths in steps.
 
         Args:
             steps: Of the run.
+
+        Raises:
+            ConfigError: It is no positive integer.
         """
         warmup, decay = self._lengths(steps)
         return replace(self, warmup=warmup, decay=decay)
@@ -82,12 +87,16 @@ class Schedule:
         decay = usual if self.decay is None else _steps(self.decay, steps)
         return min(warmup, steps), min(decay, steps)
 
+    @checked(step=an_integer(0), steps=an_integer(1))
     def factor(self, step: int, steps: int) -> float:
         """The share of the highest learning rate.
 
         Args:
             step: From 0.
             steps: Of the run.
+
+        Raises:
+            ConfigError: They are no such integers.
         """
         warmup, decay = self._lengths(steps)
         rise = min(1.0, (step + 1) / warmup) if warmup else 1.0

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from saelab import dist
 from saelab.sae.config import SAEConfig
 from saelab.sae.dictionaries import Free, Scaled
+from saelab.sae.kernels import Sparse
 from saelab.sae.model import SAE
 from saelab.sae.network import Forward
 from saelab.training.losses import Progress, output, target
@@ -97,6 +101,32 @@ class AnnealK(Rule):
         sae.sparsifier.k = k if start is None else round(k + (start - k) * left)  # type: ignore[assignment]
 
 
+class Aim(Rule):
+    """Moves the weight of the sparsity penalty until a batch's L0 is `target_l0`: with e the logarithm of
+    L0 / target, between -1 and 1, the weight is that of the options times exp(sum of r e + mean of the last
+    e), r = 30 / steps and at most .02 (a controller of integral and proportion).
+
+    It begins once the penalty's own warm-up is over. In 1,000 steps L0 comes within 5 % of the target; a run
+    of some hundred steps may be too short for the thresholds to move that far.
+    """
+
+    FOR_GOOD, AT_MOST, PAST = 30.0, 0.02, 0.9
+
+    @torch.no_grad()
+    def after(self, sae: SAE, forward: Forward, optimizer: Optimizers) -> None:
+        options, codes = self.config.options, forward.codes
+        ramp = max(options.get("l1_warmup", 0.0), options.get("l0_warmup", 0.0))
+        if self.progress.step < ramp * self.progress.steps:
+            return
+        on = (codes.values if isinstance(codes, Sparse) else codes) != 0
+        found, n = dist.rows.total(torch.stack([on.sum(), on.new_tensor(len(forward.x), dtype=torch.long)]))
+        ratio = float(found) / (float(n) * options["target_l0"])
+        off = math.log(min(max(ratio, math.exp(-1)), math.e))
+        moved, lately = self.progress.aim
+        moved += min(self.FOR_GOOD / self.progress.steps, self.AT_MOST) * off
+        self.progress.aim = moved, self.PAST * lately + (1 - self.PAST) * off
+
+
 class Resample(Rule):
     """Every `resample_every` steps, up to half of the run, each dead latent starts anew at a row of the
     batch, drawn with probability in proportion to the square of its loss: the decoder row becomes the
@@ -152,5 +182,6 @@ RULES: dict[str, type[Rule]] = {
     "tied": Tied,
     "encoder_is_decoder": EncoderIsDecoder,
     "anneal_k": AnnealK,
+    "aim": Aim,
     "resample": Resample,
 }

@@ -215,6 +215,7 @@ class Session:
         for name, parameter in self.parameters.items():
             tensors |= {f"moves.{key}.{name}": t for key, t in self.optimizer.state(parameter).items()}
         tensors |= {"firing": self.firing.since, "density": self.firing.density}
+        tensors["aim"] = torch.tensor(self.progress.aim, dtype=torch.float64)
         given = shards.given(tensors, self.config.d_sae)
         made = checkpoints.Checkpoint(
             self.progress.step, self.identity, list(self.history), self.progress.variance, given
@@ -247,6 +248,9 @@ class Session:
         self.firing.density.copy_(tensors["density"])
         self.firing.rows = found.step * self.settings.batch_size
         self.progress.step = found.step
+        if "aim" in tensors:  # not in checkpoints before 0.2
+            moved, lately = tensors["aim"].tolist()
+            self.progress.aim = moved, lately
         self.history = list(found.history)
 
     def finish(self, rows: int, seconds: float) -> Run:

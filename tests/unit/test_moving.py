@@ -122,7 +122,7 @@ def test_muon_moves_matrices_along_orthogonal_directions_and_vectors_as_adamw():
         moved = (start[name] - ours[name]).detach()
         values = torch.linalg.svdvals(moved)
         assert values.max() / values.min() < 2  # Newton-Schulz in bfloat16 brings them near 1
-        assert moved.square().mean().sqrt() == pytest.approx(0.2 * 0.5 * 0.77, rel=0.25)
+        assert moved.square().mean().sqrt() == pytest.approx(0.2 * 0.5, rel=0.2)
         assert (moved * grads[name]).sum() > 0
         assert not torch.equal(ours[name], other[name])
     for name in ("b_enc", "b_dec"):

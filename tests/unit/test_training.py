@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from saelab.sae import SAE, fvu, recipe
-from saelab.training import LOSSES, RULES, Run, Settings, checkpoints, learning_rate, train
+from saelab.training import LOSSES, RULES, Run, checkpoints, learning_rate, train
 from saelab.training.losses import Firing, Progress
 from saelab.training.moving import Schedule
 from saelab.training.rows import TensorRows

@@ -254,6 +254,9 @@ def test_runs_of_an_older_version_load_and_continue(rows, tmp_path):
         settings["version"] = 1
         for key in ("precision", "accumulate", "held_out", "evaluate_every"):
             del settings[key]
+        schedule, moved = settings.pop("schedule"), settings.pop("optimizer")
+        settings |= {"warmup_steps": schedule["warmup"], "decay_steps": schedule["decay"]}
+        settings |= {"beta1": moved["betas"][0], "beta2": moved["betas"][1]}
         path.write_text(json.dumps(data))
 
     whole = train(_topk(), rows, out=tmp_path / "whole", **TINY)

@@ -1,6 +1,6 @@
 """What an evaluation costs: the core beside three forward passes, a whole report, and memory by the corpus.
 
-python benchmarks/evaluate.py [--rounds 5] [--documents 400] [--keep]       # --keep: into benchmarks/results
+python benchmarks/evaluate.py [--rounds 5] [--documents 400] [--only core] [--keep]   # into benchmarks/results
 python benchmarks/evaluate.py --memory DOCUMENTS                            # of one process, as JSON
 
 Three forward passes (the model as it is, with the SAE, ablated) are what nobody can do without: each reads
@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What an evaluation costs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--documents", type=int, default=400)
+    parser.add_argument("--only", choices=[part.__name__ for part in PARTS])
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--memory", type=int)
     options = parser.parse_args()
@@ -48,11 +49,17 @@ def main() -> None:
         print(json.dumps({"MB": rise(options.memory)}))
         return
     rows = []
-    for part in (core, several, report, memory):
+    for part in (part for part in PARTS if options.only in (None, part.__name__)):
         rows += part(options)
         print(json.dumps(rows, indent=1), flush=True)
     if options.keep:
-        record("evaluate", rows, rounds=options.rounds, documents=options.documents, threads=1)
+        record(
+            "evaluate" + (f"-{options.only}" if options.only else ""),
+            rows,
+            rounds=options.rounds,
+            documents=options.documents,
+            threads=1,
+        )
 
 
 def embedded() -> tuple[Any, Any]:
@@ -70,7 +77,7 @@ def core(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [
         {
             "what": f"core / 3 passes, {name}",
-            **over_passes(*shape, options.documents // less, options),
+            **over_passes(*shape, options.documents // less, options.rounds),
         }
         for name, shape, less in (("embedded", embedded(), 1), ("6 blocks of 384", middle(), 8))
     ]
@@ -152,6 +159,9 @@ def seconds(call: Callable[[], Any]) -> float:
     started = time.thread_time()
     call()
     return time.thread_time() - started
+
+
+PARTS = (core, several, report, memory)
 
 
 if __name__ == "__main__":

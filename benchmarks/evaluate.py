@@ -1,7 +1,7 @@
 """What an evaluation costs: the core beside three forward passes, a whole report, and memory by the corpus.
 
-python benchmarks/evaluate.py [--rounds 5] [--documents 400] [--only core] [--keep]   # into benchmarks/results
-python benchmarks/evaluate.py --memory DOCUMENTS                            # of one process, as JSON
+python benchmarks/evaluate.py [--rounds 5] [--documents 400] [--only core] [--keep]
+python benchmarks/evaluate.py --memory DOCUMENTS    # of one process, as JSON
 
 Three forward passes (the model as it is, with the SAE, ablated) are what nobody can do without: each reads
 the very batches that the evaluation makes, to its end, without a loss. The core does more: it reads twice

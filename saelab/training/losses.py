@@ -93,6 +93,11 @@ class Progress:
         return min(1.0, (self.step + 1) / (share * self.steps)) if share else 1.0
 
 
+def n_nonzero(codes: Tensor | Sparse) -> int:
+    """Codes that are not 0."""
+    return int((codes.values != 0).sum() if isinstance(codes, Sparse) else dense.fired(codes).sum())
+
+
 def target(sae: SAE, forward: Forward) -> Tensor:
     """[n d_out]: what the decoder should give, in normalised units."""
     return sae.target(forward.x, forward.y)

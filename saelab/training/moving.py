@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from saelab.arguments import an_integer, checked
+from saelab.arguments import an_integer, checked, one_of
 from saelab.config import integer, is_integer, is_number
-from saelab.types import ConfigError, nearest, short
+from saelab.types import ConfigError, short
 
 Shape = Literal["linear", "constant", "cosine", "restarts"]
 Kind = Literal["adam", "adamw", "signum", "muon"]
@@ -45,7 +45,7 @@ class Schedule:
     cycles: int = 1
 
     def __post_init__(self) -> None:
-        _one_of("A schedule's shape", self.shape, get_args(Shape))
+        one_of(*get_args(Shape))("shape", self.shape)
         for name in ("warmup", "decay"):
             value = getattr(self, name)
             good = value is None or (is_integer(value) and value >= 0)
@@ -137,7 +137,7 @@ class Optimizer:
     parts: tuple[str, ...] = PARTS
 
     def __post_init__(self) -> None:
-        _one_of("An optimizer", self.kind, get_args(Kind))
+        one_of(*get_args(Kind))("kind", self.kind)
         betas = tuple(self.betas) if isinstance(self.betas, Iterable) else ()
         if len(betas) != 2 or not all(is_number(beta) and 0 <= beta < 1 for beta in betas):
             message = (
@@ -167,13 +167,6 @@ class Optimizer:
 
 def _steps(length: int | float, steps: int) -> int:
     return int(length) if is_integer(length) else round(length * steps)
-
-
-def _one_of(what: str, value: Any, known: tuple[str, ...]) -> None:
-    if value not in known:
-        hint = nearest(str(value), known)
-        message = f"{what} must be one of {', '.join(known)}. Got {value!r}. {hint}Pass e.g. {known[0]!r}."
-        raise ConfigError(message)
 
 
 __all__ = ["Optimizer", "Schedule"]

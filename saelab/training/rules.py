@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from saelab import dist
 from saelab.sae.config import SAEConfig
 from saelab.sae.dictionaries import Free, Scaled
-from saelab.sae.kernels import Sparse
 from saelab.sae.model import SAE
 from saelab.sae.network import Forward
-from saelab.training.losses import Progress, output, target
+from saelab.training.losses import Progress, n_nonzero, output, target
 from saelab.training.optimizers import Optimizers
 from saelab.types import ConfigError
 
@@ -114,13 +113,12 @@ class Aim(Rule):
 
     @torch.no_grad()
     def after(self, sae: SAE, forward: Forward, optimizer: Optimizers) -> None:
-        options, codes = self.config.options, forward.codes
+        options = self.config.options
         ramp = max(options.get("l1_warmup", 0.0), options.get("l0_warmup", 0.0))
         if self.progress.step < ramp * self.progress.steps:
             return
-        on = (codes.values if isinstance(codes, Sparse) else codes) != 0
-        found, n = dist.rows.total(torch.stack([on.sum(), on.new_tensor(len(forward.x), dtype=torch.long)]))
-        ratio = float(found) / (float(n) * options["target_l0"])
+        found, n = dist.rows.count(n_nonzero(forward.codes)), dist.rows.count(len(forward.x))
+        ratio = found / (n * options["target_l0"])
         off = math.log(min(max(ratio, math.exp(-1)), math.e))
         moved, lately = self.progress.aim
         moved += min(self.FOR_GOOD / self.progress.steps, self.AT_MOST) * off

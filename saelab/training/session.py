@@ -14,7 +14,6 @@ from torch import Tensor
 
 from saelab import dist
 from saelab.sae.config import SAEConfig
-from saelab.sae.dense import fired
 from saelab.sae.kernels import Sparse
 from saelab.sae.memory import Kept, kept
 from saelab.sae.metrics import FVU
@@ -22,7 +21,7 @@ from saelab.sae.model import SAE
 from saelab.sae.network import Forward
 from saelab.training import checkpoints, shards
 from saelab.training.live import NAME, Live
-from saelab.training.losses import LOSSES, Firing, Progress
+from saelab.training.losses import LOSSES, Firing, Progress, n_nonzero
 from saelab.training.optimizers import Optimizers
 from saelab.training.rows import Rows
 from saelab.training.rules import RULES
@@ -179,7 +178,7 @@ class Session:
         for forward in done:
             assert forward.y is not None
             explained.update(forward.y, forward.x_hat)
-            nonzero += _nonzero(forward)
+            nonzero += n_nonzero(forward.codes)
         return Record(
             step=self.progress.step,
             rows=self.progress.step * self.settings.batch_size,
@@ -203,7 +202,7 @@ class Session:
                 forward = self.sae(*split(rows, self.config), sparse=True)
                 assert forward.y is not None
                 explained.update(forward.y, forward.x_hat)
-                nonzero += _nonzero(forward)
+                nonzero += n_nonzero(forward.codes)
         self.sae.train()
         return {"held_out_fvu": explained.value, "held_out_l0": dist.latents.count(nonzero) / explained.n}
 
@@ -293,11 +292,6 @@ class Session:
 def split(rows: Tensor, config: SAEConfig) -> tuple[Tensor, Tensor | None]:
     """(inputs, targets) of training rows, which hold both side by side for a transcoder."""
     return (rows, None) if config.d_out is None else (rows[:, : config.d_in], rows[:, config.d_in :])
-
-
-def _nonzero(forward: Forward) -> int:
-    codes = forward.codes
-    return int((codes.values != 0).sum() if isinstance(codes, Sparse) else fired(codes).sum())
 
 
 def _saelab_version() -> str:

@@ -16,6 +16,7 @@ from . import (
 from .analysis import evaluate
 from .formats import load_sae, save_sae
 from .harvesting import harvest, index
+from .interventions import spliced
 from .lab import Lab
 from .lab.watching import watch
 from .sae import SAE, SAEConfig, recipe, recipes
@@ -53,6 +54,7 @@ __all__ = [
     "sae",
     "save_sae",
     "scale",
+    "spliced",
     "stores",
     "stream",
     "subjects",

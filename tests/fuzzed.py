@@ -21,7 +21,7 @@ import headvis
 import numpy as np
 import subjects_zoo as zoo
 import torch
-from guarded import entered, without_ray
+from guarded import entered, spliced, without_ray
 from letters import TEXTS, Letters, Planted
 
 import saelab
@@ -57,7 +57,9 @@ UNTRIED = {
     "HeadExamples HeadExamples.to_frame HeadMeasure HeadSequence* OneHead TokenShare* "
     "Agreement.to_frame AttributeF1.to_frame Circuit.to_frame Example.to_frame FeatureCard.to_frame "
     "LatentColumn.to_frame LatentTable.to_frame Match.to_frame *.drawings *.panels "
-    "DocumentRecord* Option Recipe* Step": "what functions give, and take no arguments or only right ones",
+    "DocumentRecord* Option Recipe* Splices* Step": (
+        "what functions give, and take no arguments or only right ones"
+    ),
     "Codes* Inputs Context Sparse* FVU.over_ranks ActivationStore FeatureStore ActivationWriter* SAEConfig": (
         "made by the library, of what it has checked"
     ),
@@ -549,6 +551,7 @@ class Things:
             ),
             "AddDirection": Case(interventions.AddDirection, {"hook": hook, "vector": torch.ones(32)}),
             "applied": Case(entered, {"model": self.model, "edits": self.edit}, ("tokenizer",)),
+            "spliced": Case(spliced, {"subject": self.model, "saes": {hook: sae}}, ("error", "everywhere")),
             "Each": Case(interventions.Each, {"edits": [self.edit]}),
             "Edit.where": Case(self.edit.where, {"positions": [0]}),
             "mean_difference": Case(

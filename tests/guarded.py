@@ -18,6 +18,12 @@ def entered(model: Any, edits: Any, tokenizer: Any = None) -> None:
         pass
 
 
+def spliced(subject: Any, saes: Any, error: Any = True, everywhere: Any = False) -> None:
+    """The same of SAEs that are spliced in."""
+    with interventions.spliced(subject, saes, error, everywhere=everywhere):
+        pass
+
+
 def without_ray(call: Callable[..., Any]) -> Callable[..., Any]:
     """It ends where Ray would start, which takes half a minute."""
 

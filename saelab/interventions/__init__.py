@@ -13,6 +13,7 @@ from typing import Any
 from saelab.interventions.directions import latent_means, mean_difference, probe_direction
 from saelab.interventions.live import applied
 from saelab.interventions.registry import Edit, counted, register, registered
+from saelab.interventions.splice import Splices, spliced
 from saelab.interventions.storage import load, save
 
 for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
@@ -37,6 +38,6 @@ def _edits() -> dict[str, type[Edit]]:
 
 
 __all__ = [
-    "Edit", "applied", "counted", "latent_means", "load", "mean_difference", "probe_direction", "register",
-    "registered", "save",
+    "Edit", "Splices", "applied", "counted", "latent_means", "load", "mean_difference", "probe_direction",
+    "register", "registered", "save", "spliced",
 ]  # fmt: skip

@@ -99,7 +99,8 @@ class SAEEdit(Edit):
             sample, position = here.nonzero().to(self.sae.device).unbind(1)
             given = given_of(acts, context)
             past = context.past.setdefault((self, context.hook.name, context.call), {})
-            rows = Rows(sample, position, None if given is None else given[here].to(sample.device), past)
+            given = None if given is None else given[here].to(sample.device)
+            rows = Rows(sample, position, given, past, (acts.shape[0], acts.shape[1]))
             own = acts[here].to(self.sae.device)
             acts[here] = self.rows(own if x is acts else x[here].to(own.device), own, rows).to(acts)
         return acts

@@ -25,6 +25,8 @@ class Rows(NamedTuple):
     """bool [n], False where the subject wrote the position itself; None: all were given"""
     past: dict[Any, Any] | None = None
     """what earlier passes of the same generation left, under a key of this edit's own"""
+    size: tuple[int, int] = (0, 0)
+    """how many samples and positions this pass has"""
 
 
 def opened(

@@ -19,7 +19,7 @@ from saelab.subjects.direct import End, Tail, end_at, measure, project
 from saelab.subjects.foretelling import ForetellsTokens
 from saelab.subjects.generation import WritesTexts
 from saelab.subjects.hooks import EditFn, Site, View, plan, stream_view
-from saelab.subjects.passes import Passed, run_hooked
+from saelab.subjects.passes import LIVE, Passed, run_hooked
 from saelab.subjects.points import Architecture
 from saelab.subjects.reading import ReadsTexts
 from saelab.subjects.tokens import check_ids, check_texts, context_length, encode, token_text
@@ -410,6 +410,13 @@ class LanguageModel(ReadsTexts, WritesTexts, ReadsHeads, ForetellsTokens, TorchS
         if "position_ids" in data and self._with_masks(bridged):
             data["attention_mask"] = masks(self.module, data["position_ids"])
         if bridged:
+            if id(self.module) in LIVE:
+                message = (
+                    "What is applied to a model, or spliced into it, holds for passes through its modules. "
+                    "Got a pass through TransformerBridge. Leave the context first, or name points out of "
+                    "subject.hooks()."
+                )
+                raise HookError(message)
             if self._bridge is None or not self._bridge.is_current(self.module):
                 self._bridge = Bridge(self.module, self.tokenizer, self.device)
             return self._bridge.forward(inputs, data, reads, edits, output=output, grad=grad)

@@ -20,7 +20,7 @@ from saelab.subjects.bridge import is_bridge_point
 from saelab.subjects.hooks import EditFn, normalise_edits, plan
 from saelab.subjects.language import LanguageModel
 from saelab.subjects.memory import CACHES
-from saelab.subjects.passes import Pass, attached, no_fast_path
+from saelab.subjects.passes import LIVE, Pass, attached, no_fast_path
 from saelab.subjects.tokens import CONTEXTS
 from saelab.subjects.torch_module import TorchModule, as_inputs
 from saelab.types import HookError, HookPoint, Inputs, SubjectError
@@ -40,7 +40,7 @@ def edited(model: Any, edits: Any, tokenizer: Any = None) -> Iterator[None]:
         raise SubjectError(message)
     changes = normalise_edits(edits)
     with _ENTERING:
-        live = _LIVE.get(id(module))
+        live = LIVE.get(id(module))
         _check_tokenizer(tokenizer, model, live)
         if live is not None and live.thread != threading.get_ident():
             message = (
@@ -59,9 +59,20 @@ def edited(model: Any, edits: Any, tokenizer: Any = None) -> Iterator[None]:
             live.leave()
 
 
+def standing(model: Any) -> list[tuple[tuple[str, str], HookPoint, EditFn]]:
+    """What is applied to a model now: one name for all spellings of where, where, and the edit.
+
+    Args:
+        model: As `edited` takes it.
+    """
+    module = model.module if isinstance(model, TorchSubject) else model
+    live = LIVE.get(id(module))
+    if live is None:
+        return []
+    return [(live.subject._key(hook), hook, edit) for layer in live.layers for hook, edit in layer]
+
+
 _ENTERING = threading.RLock()
-_LIVE: dict[int, _Live] = {}
-"""id of a module -> what runs in it."""
 
 
 class _Live:
@@ -107,10 +118,10 @@ class _Live:
     def _hook(self) -> None:
         """Hooks for the layers that there are, in place of those before."""
         self.hooked.close()
-        _LIVE.pop(id(self.module), None)
+        LIVE.pop(id(self.module), None)
         if not self.layers:
             return
-        _LIVE[id(self.module)] = self
+        LIVE[id(self.module)] = self
         stack = self.hooked = ExitStack()
         changes = [change for layer in self.layers for change in layer]
         self.traffic = plan([], changes, self.subject._site)
@@ -197,7 +208,7 @@ def _watched(module: Any) -> Iterator[None]:
     generate, own = module.generate, vars(module).get("generate")
 
     def watched(*args: Any, **kwargs: Any) -> Any:
-        live = _LIVE.get(id(module))
+        live = LIVE.get(id(module))
         if live is None or live.thread != threading.get_ident():  # whose passes are refused
             return generate(*args, **kwargs)
         before = live.prompt, live.reorders
@@ -345,4 +356,4 @@ def _subject(module: nn.Module, tokenizer: Any) -> TorchSubject:
             m.training = True
 
 
-__all__ = ["edited"]
+__all__ = ["edited", "standing"]

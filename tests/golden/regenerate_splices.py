@@ -2,8 +2,8 @@
 codes, errors, and the gradients of a loss.
 
 Run it where SAELens is installed: `PYTHONPATH=. python tests/golden/regenerate_splices.py`, after
-`pip install torch sae-lens` in an environment of its own. Written with sae-lens 6.54.12, transformer-lens 3.9.0
-and transformers 5.24.0. What it imports of saelab is nothing: the models are of Hugging Face, with weights out
+`pip install torch sae-lens` in an environment of its own. Written with sae-lens 6.54.12, transformer-lens
+3.9.0 and transformers 5.24.0. It imports nothing of saelab: the models are of Hugging Face, with weights out
 of a frozen stream of random numbers, and are converted by TransformerLens.
 """
 
@@ -39,7 +39,12 @@ TARGETS = {"mlp": "blocks.1.hook_mlp_out"}
 
 def model(kind: str) -> nn.Module:
     """A Hugging Face model of two blocks."""
-    shared = {"vocab_size": VOCABULARY, "bos_token_id": BOS, "eos_token_id": BOS, "tie_word_embeddings": False}
+    shared = {
+        "vocab_size": VOCABULARY,
+        "bos_token_id": BOS,
+        "eos_token_id": BOS,
+        "tie_word_embeddings": False,
+    }
     if kind == "gpt2":
         config = transformers.GPT2Config(n_embd=WIDTH, n_layer=2, n_head=2, n_positions=16, **shared)
     else:
@@ -60,13 +65,13 @@ def model(kind: str) -> nn.Module:
 def fill(module: nn.Module) -> None:
     """Weights by the order of their names: numpy promises never to change this stream."""
     for number, (_, parameter) in enumerate(sorted(module.named_parameters())):
-        draw = np.random.RandomState(number).standard_normal(parameter.shape)  # noqa: NPY002
+        draw = np.random.RandomState(number).standard_normal(parameter.shape)
         parameter.copy_(torch.from_numpy(draw).float() * (0.2 if parameter.ndim == 1 else 0.4))
 
 
 def ids() -> Tensor:
     """int64 [3, 7], BOS first in all but the last text, whose BOS is in the middle."""
-    draw = np.random.RandomState(7).randint(1, VOCABULARY, (3, 7))  # noqa: NPY002
+    draw = np.random.RandomState(7).randint(1, VOCABULARY, (3, 7))
     draw[:2, 0] = draw[2, 3] = BOS
     return torch.from_numpy(draw)
 

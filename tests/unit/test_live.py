@@ -28,12 +28,6 @@ def gpt2():
     return zoo.language_model("gpt2")
 
 
-def hooks_of(model):
-    """Those of saelab: transformers leaves some of its own where hidden states were asked for once."""
-    hooks = [h for m in model.modules() for h in [*m._forward_hooks.values(), *m._forward_pre_hooks.values()]]
-    return sum(not getattr(hook, "__module__", "").startswith("transformers") for hook in hooks)
-
-
 def padded(subject, prompts):
     """As tokenizers pad for generation."""
     rows = [subject.to_tokens(text) for text in prompts]
@@ -71,7 +65,7 @@ def test_the_library_generates_what_the_subject_does(subject, bare):
     with applied(subject, edit):
         whole = generated(subject, PROMPTS, use_cache=False)
     assert whole == np.stack([s.ids for s in subject.stream(PROMPTS, edit, max_new_tokens=8)], 1).tolist()
-    assert not hooks_of(subject.model)
+    assert not zoo.hooks_of(subject.model)
 
 
 def test_edits_are_told_what_the_call_says(gpt2):
@@ -121,7 +115,7 @@ def test_plain_calls_are_edited_as_run_does(gpt2):
         found = cnn(images)
     own = TorchModule(cnn)
     assert torch.equal(found, own.run(own.prepare(images), edits=again).output)
-    assert hooks_of(cnn) == hooks_of(vit.module) == hooks_of(gpt2.model) == 0
+    assert zoo.hooks_of(cnn) == zoo.hooks_of(vit.module) == zoo.hooks_of(gpt2.model) == 0
 
 
 def test_contexts_nest_in_order(gpt2):
@@ -134,7 +128,7 @@ def test_contexts_nest_in_order(gpt2):
             assert torch.equal(gpt2.model(**inputs.data).logits, wanted["both"])
         assert torch.equal(gpt2.model(**inputs.data).logits, wanted["one"])
         assert torch.equal(gpt2.run(inputs, edits=less).output, wanted["other"]), "run's own come first"
-    assert not hooks_of(gpt2.model)
+    assert not zoo.hooks_of(gpt2.model)
 
 
 def test_a_failing_edit_leaves_nothing(gpt2):
@@ -144,7 +138,7 @@ def test_a_failing_edit_leaves_nothing(gpt2):
     for model in [gpt2.model] * 50 + [gpt2] * 50:
         with pytest.raises(ValueError, match="own"), applied(model, [EDIT, (HOOK, fails)]):
             generated(gpt2, PROMPTS)
-        assert not hooks_of(gpt2.model)
+        assert not zoo.hooks_of(gpt2.model)
     assert "generate" not in vars(gpt2.model)
     with applied(gpt2, EDIT):
         with contextlib.suppress(ValueError), applied(gpt2, (HOOK, fails)):
@@ -182,12 +176,12 @@ def test_another_thread_is_refused(gpt2):
         assert torch.equal(gpt2.model(ids).logits, wanted)
     assert ["thread that applied" in message for message in refused] == [True, True, True, False]
     assert "one thread at a time" in refused[-1]
-    assert not hooks_of(gpt2.model)
+    assert not zoo.hooks_of(gpt2.model)
     thread = threading.Thread(target=stranger)
     thread.start()
     thread.join()
     assert len(refused) == 4, "when it is left they go"
-    assert not hooks_of(gpt2.model)
+    assert not zoo.hooks_of(gpt2.model)
 
 
 def test_reordered_samples_are_right_or_refused(subject):
@@ -221,7 +215,7 @@ def test_what_would_do_nothing_is_refused(gpt2):
         pass
     with pytest.raises(HookError, match="a part of it alone"), applied(gpt2.model, EDIT):
         gpt2.model.transformer(torch.tensor([[5]]))
-    assert not hooks_of(gpt2.model)
+    assert not zoo.hooks_of(gpt2.model)
 
 
 def test_the_mode_of_the_model_stays(gpt2):
@@ -266,7 +260,7 @@ def test_a_bare_model_learns_special_tokens_from_its_tokenizer(gpt2, subject):
     ):
         with pytest.raises(SubjectError, match=message), applied(model, edit, tokenizer):
             pass
-    assert not hooks_of(gpt2.model)
+    assert not zoo.hooks_of(gpt2.model)
 
 
 def test_special_tokens_of_an_encoder():

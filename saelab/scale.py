@@ -72,7 +72,7 @@ def _with_options_of(alone: Callable[..., Any], *without: str) -> Callable[[F], 
     return decorate
 
 
-@_with_options_of(harvest_alone, "max_rows")
+@_with_options_of(harvest_alone, "max_rows", "max_norm")
 @checked(out=place)
 def harvest(
     subject: Make,
@@ -104,7 +104,7 @@ def harvest(
         part_documents: Documents in a part; made a multiple of those that run together, so that none meets
             other neighbours than in one process: on like machines, rows are bit for bit those of one process
             of as many threads as a worker has.
-        options: Those of `saelab.harvest`, all but max_rows.
+        options: Those of `saelab.harvest`, all but max_rows and max_norm.
 
     Raises:
         MissingDependency: Ray is not installed.

@@ -12,11 +12,12 @@ from saelab.analysis import scores
 from saelab.analysis.blocks import Block
 from saelab.analysis.controls import Sums, beside, untrained
 from saelab.analysis.densities import densities
+from saelab.analysis.outliers import Tally, outliers
 from saelab.analysis.report import Report, Scores
 from saelab.analysis.report_json import options_of
 from saelab.analysis.reports import Reports
 from saelab.analysis.scores import Fired, Score, Seen, Spliced
-from saelab.analysis.sources import Ground, Passes, first_look
+from saelab.analysis.sources import Ground, Look, Passes, first_look
 from saelab.analysis.suites import Found, Suite, chosen
 from saelab.arguments import an_integer, checked, full_sae, maybe
 from saelab.errors import fitting
@@ -144,12 +145,12 @@ def _of_one_place(saes: Mapping[str, SAE]) -> list[dict[str, SAE]]:
 def _core(saes: Mapping[str, SAE], ground: Ground) -> dict[str, Report]:
     """The scores of `saelab.analysis.scores` of SAEs of one place, which share the subject's passes."""
     source, *_ = [ground.source(sae) for sae in saes.values()]  # checks the widths of each
-    mean, first = first_look(source)
+    look = first_look(source)
     known = scores.registered()
     left_out = {name: why for name, score in known.items() if (why := source.lacks(score.needs)) is not None}
     measured = {name: score for name, score in known.items() if name not in left_out}
     arms = {name: _Arm(sae, measured) for name, sae in saes.items()}
-    controls = _controls(arms, first, ground.seed)
+    controls = _controls(arms, look.first, ground.seed)
     splicing = any(score.needs is not None for score in measured.values())
     passes = source if splicing and isinstance(source, Passes) else None
     losses = Sums()
@@ -159,9 +160,9 @@ def _core(saes: Mapping[str, SAE], ground: Ground) -> dict[str, Report]:
         for arm in every:
             arm.sae.eval()
         for block in source.blocks():
-            base = passes.losses(block, mean) if passes is not None else None
+            base = passes.losses(block, look.mean) if passes is not None else None
             for arm in every:
-                x_hat = arm.add(block, mean)
+                x_hat = arm.add(block, look)
                 if passes is not None and base is not None:
                     arm.splice(block, passes.spliced(block, x_hat, base))
             if base is not None:
@@ -210,6 +211,7 @@ def _report(
     }
     core = [name for name in Scores.__dataclass_fields__ if name in found]
     sae, fired = arm.sae, {"this SAE": arm.fired, "untrained SAE": control.fired}
+    tallies = {"this SAE": arm.tally, "untrained SAE": control.tally}
     return Report(
         hook=hook,
         n_rows=arm.n_rows,
@@ -227,7 +229,7 @@ def _report(
             "d_sae": sae.d_sae,
             "fingerprint": sae.fingerprint(),
         },
-        core=Found({}, tables={"densities": densities(fired, arm.n_rows)}),
+        core=Found({}, tables={"densities": densities(fired, arm.n_rows), "outliers": outliers(tallies)}),
     )
 
 
@@ -238,9 +240,10 @@ class _Arm:
         self.sae, self.measured = sae, measured
         self.sums = {name: Sums() for name in measured}
         self.fired = np.zeros(sae.d_sae, dtype=np.int64)
+        self.tally = Tally()
         self.n_rows = 0
 
-    def add(self, block: Block, mean: Tensor) -> Tensor:
+    def add(self, block: Block, look: Look) -> Tensor:
         """Count some rows; gives x_hat."""
         import torch
 
@@ -248,7 +251,9 @@ class _Arm:
             x = block.x.to(self.sae.device)
             forward = self.sae(x, sparse=True)
             x_hat = forward.x_hat
-            seen = Seen(x, block.y.to(x_hat.device), x_hat, forward.codes, mean.to(x_hat.device))
+            y, mean = block.y.to(x_hat.device), look.mean.to(x_hat.device)
+            seen = Seen(x, y, x_hat, forward.codes, mean, look.ordinary)
+            self.tally.add(seen)
             self.fired += seen.fired.cpu().numpy()
             self.n_rows += len(x)
             units, at = np.unique(block.unit, return_inverse=True)

@@ -6,11 +6,12 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from saelab.analysis.blocks import Block, Kept
+from saelab.analysis.ordinary import FirstLook, Ordinary
 from saelab.analysis.splicing import Clean, Splicing, Untouched
 from saelab.arguments import floats
 from saelab.capabilities import lacking
@@ -242,11 +243,19 @@ class Passes:
         return self._splicing.loss(block, rows)
 
 
-def first_look(
-    source: Rows | Passes, seen: Callable[[Block], object] | None = None
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The mean of all rows that are written, float64 [d_out], about which a second reading measures; and x
-    and y of the first block, of which an untrained SAE is made. Memory does not grow with the rows.
+class Look(NamedTuple):
+    """What a first reading of rows tells a second, which measures."""
+
+    mean: Tensor
+    """float64 [d_out]: of all rows that are written"""
+    first: tuple[Tensor, Tensor]
+    """x and y of the first block, of which an untrained SAE is made"""
+    ordinary: Ordinary
+    """which rows are of usual length"""
+
+
+def first_look(source: Rows | Passes, seen: Callable[[Block], object] | None = None) -> Look:
+    """A first reading of all rows. Memory does not grow with them.
 
     Args:
         source: Of the rows.
@@ -257,18 +266,19 @@ def first_look(
     """
     total: Tensor | None = None
     first: tuple[Tensor, Tensor] | None = None
-    n_rows = 0
+    n_rows, look = 0, FirstLook()
     for block in source.blocks():
         if len(block.y):
             summed = block.y.double().sum(0)
             total, n_rows = summed if total is None else total + summed, n_rows + len(block.y)
+            look.add(block.y)
             first = first or (block.x, block.y)
             if seen is not None:
                 seen(block)
     if total is None or first is None:
         message = f"There must be rows to score. Got none in {source!r}. Pass longer texts, or more samples."
         raise CorpusError(message)
-    return total / n_rows, first
+    return Look(total / n_rows, first, look.ordinary())
 
 
 def _named(reads: Sequence[str], writes: Sequence[str]) -> str:
@@ -276,4 +286,4 @@ def _named(reads: Sequence[str], writes: Sequence[str]) -> str:
     return names[0] if names[0] == names[1] else " -> ".join(names)
 
 
-__all__ = ["Ground", "Passes", "Rows", "first_look"]
+__all__ = ["Ground", "Look", "Passes", "Rows", "first_look"]

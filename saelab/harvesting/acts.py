@@ -11,6 +11,7 @@ from saelab.config import boolean, integer, integer_or_none
 from saelab.devices import dtype_name
 from saelab.errors import fitting
 from saelab.harvesting.batches import batches, check_hooks, check_subject, warn_of_losses
+from saelab.harvesting.outliers import FIRST_ROWS, Limits, multiple_or_none
 from saelab.harvesting.progress import progress_bar
 from saelab.stores import ActivationStore, ActivationWriter
 from saelab.stores.places import finished, job
@@ -36,6 +37,7 @@ def harvest(
     packing: str = "document",
     long: str = "split",
     include_bos: bool = False,
+    max_norm: float | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> ActivationStore:
@@ -68,6 +70,9 @@ def harvest(
         long: Documents longer than the context are read in pieces, each after a BOS of its own ("split"),
             cut ("truncate") or refused ("error"). A warning and the manifest say what was cut.
         include_bos: Whether BOS is a row, wherever it stands.
+        max_norm: Leave out rows whose norm is beyond this multiple of the median norm, at any of the hook
+            points: attention sinks, massive activations. The median is that of the first 4,096 rows.
+            `store.manifest["outliers"]` says the limits, and how many rows were left out.
         overwrite: Put the result in place of what is at `out`, or of a job with other arguments.
         progress: Show a bar.
 
@@ -93,6 +98,7 @@ def harvest(
         "include_bos": boolean("include_bos", include_bos),
     }
     check_packing(packing, long)
+    max_norm = multiple_or_none("max_norm", max_norm)
     dtype = dtype_name(dtype, DTYPES)
     made_of = {"subject": subject.fingerprint(), "corpus": texts.fingerprint()}
     spec = {
@@ -103,6 +109,8 @@ def harvest(
         "shard_rows": integer("shard_rows", shard_rows, 1),
         **options,
     }
+    if max_norm is not None:  # stores from before it was an option are of the same job without
+        spec["max_norm"] = max_norm
     if not overwrite and finished(out, spec):
         return ActivationStore.open(out)
     widths = {str(p): subject.width(p) for p in points}
@@ -113,7 +121,11 @@ def harvest(
         import torch
 
         # where the documents begin that were being read when the last whole shard was full
-        state = writer.state or {"first": 0, "rows": 0, "special": 0, "cut": 0, "left_out": 0}
+        state = writer.state or {"first": 0, "rows": 0, "special": 0, "cut": 0, "left_out": 0, "outliers": 0}
+        limits = None
+        if max_norm is not None:
+            looked_at = batches(subject, texts, points, max_rows=FIRST_ROWS, **options)
+            limits = options["limits"] = Limits.of_first(max_norm, (batch.acts for batch in looked_at))
         known = writer.n_rows - state["rows"]
         left = None if max_rows is None else max_rows - state["rows"]
         with progress_bar("harvest", texts, max_rows, progress, state["rows"], state["first"]) as bar:
@@ -127,6 +139,7 @@ def harvest(
                     "special": state["special"] + int(batch.rows.special.sum()),
                     "cut": state["cut"] + len(batch.cut),
                     "left_out": state["left_out"] + sum(batch.cut.values()),
+                    "outliers": state.get("outliers", 0) + batch.outliers,
                 }
                 bar.add(batch)
         if not writer.n_rows:
@@ -134,6 +147,8 @@ def harvest(
             raise CorpusError(message)
         told = {"packing": packing, "special_rows": state["special"]}
         told |= {"documents_cut": state["cut"], "tokens_cut": state["left_out"]}
+        if limits is not None:
+            told["outliers"] = {**asdict(limits), "left_out": state["outliers"]}
         writer.finish({**made_of, **told, "job": spec})
     warn_of_losses(state["rows"], max_rows, (state["cut"], state["left_out"]))
     return ActivationStore.open(out)

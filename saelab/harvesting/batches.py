@@ -8,11 +8,12 @@ import itertools
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import integer, integer_or_none, shard_of
 from saelab.corpora import Corpus, Document
+from saelab.harvesting.outliers import Limits
 from saelab.subjects.reading import How, Reading, Rows
 from saelab.types import HookError, HookPoint, NonFiniteError, SubjectError, check_finite, short
 
@@ -37,6 +38,8 @@ class Batch:
     """of each document: how its positions lie"""
     cut: Mapping[int, int] = field(default_factory=dict)
     """number of each document that was cut at the context -> tokens left out"""
+    outliers: int = 0
+    """rows that were left out for their norm"""
 
     def __len__(self) -> int:
         return len(self.rows.origin)
@@ -94,6 +97,7 @@ def batches(
     include_bos: bool = False,
     first: int = 0,
     shard: tuple[int, int] | None = None,
+    limits: Limits | None = None,
 ) -> Iterator[Batch]:
     """Batches of documents until the corpus or `max_rows` (exactly) is used up; at most one forward pass
     runs rows beyond these.
@@ -111,6 +115,7 @@ def batches(
         first: leave out the documents before this one, with which a stretch begins.
         shard: (i, n) takes every n-th stretch from the i-th on, so that what a document runs beside is as
             without.
+        limits: leave out the rows beyond these norms; None for all rows.
 
     Raises:
         ConfigError: A size below 1, an unknown packing, a bad shard.
@@ -124,7 +129,9 @@ def batches(
     for number, stretch in enumerate(_stretches(corpus, size, first), first // size):
         if number % n != i:
             continue
-        batch = _batch(subject, stretch, hooks, how, left)
+        batch = _batch(subject, stretch, hooks, how, None if limits else left)
+        if limits is not None:
+            batch = _within(batch, limits, left)
         if left is not None and len(batch) >= left:
             yield _cut(batch, left)
             return
@@ -134,13 +141,20 @@ def batches(
 
 
 def count_rows(
-    subject: Subject, corpus: Corpus | Sequence[Document], hooks: Sequence[HookPoint], how: How
+    subject: Subject,
+    corpus: Corpus | Sequence[Document],
+    hooks: Sequence[HookPoint],
+    how: How,
+    limits: Limits | None = None,
 ) -> Iterator[tuple[int, int]]:
     """(rows, documents) of each batch that `batches` would give, without a forward pass where the subject
-    knows them without."""
+    knows them without; norms it does not."""
     for stretch in _stretches(corpus, subject.stretch(how), 0):
-        known = subject.read(stretch, how).count()
-        yield len(_batch(subject, stretch, hooks, how)) if known is None else known, len(stretch)
+        known = None if limits is not None else subject.read(stretch, how).count()
+        if known is None:
+            batch = _batch(subject, stretch, hooks, how)
+            known = len(batch) if limits is None else len(_within(batch, limits, None))
+        yield known, len(stretch)
 
 
 def _stretches(corpus: Iterable[Document], size: int, first: int) -> Iterator[list[tuple[int, Document]]]:
@@ -220,13 +234,26 @@ def _check(acts: dict[str, Tensor], rows: Rows, documents: Mapping[int, Any]) ->
             raise NonFiniteError(message) from None
 
 
+def _within(batch: Batch, limits: Limits, most: int | None) -> Batch:
+    """The rows of a batch that are within the limits, and how many before the last of them are not.
+    most: how many are needed."""
+    kept = limits.kept(batch.acts)
+    within = kept.nonzero()[:, 0]
+    if most is not None and len(within) > most:
+        kept[int(within[most]) :] = False
+    counted = len(kept) if most is None or len(within) <= most else int(within[most - 1]) + 1
+    acts = {name: x[kept] for name, x in batch.acts.items()}
+    rows = batch.rows.only(kept.cpu().numpy())
+    return replace(batch, acts=acts, rows=rows, outliers=counted - len(rows.origin))
+
+
 def _cut(batch: Batch, n: int) -> Batch:
     """The first n rows, and the documents that they are of."""
-    rows = batch.rows.slice(0, n)
+    rows = batch.rows.only(slice(n))
     last = int(rows.origin[-1, 0]) - batch.first + 1
     acts = {name: x[:n] for name, x in batch.acts.items()}
     cut = {number: left_out for number, left_out in batch.cut.items() if number < batch.first + last}
-    return Batch(batch.documents[:last], batch.first, acts, rows, batch.layouts[:last], cut)
+    return Batch(batch.documents[:last], batch.first, acts, rows, batch.layouts[:last], cut, batch.outliers)
 
 
 def warn_of_losses(n_rows: int, max_rows: int | None, cut: tuple[int, int]) -> None:

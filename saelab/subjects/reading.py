@@ -53,9 +53,8 @@ class Rows(NamedTuple):
     counted: np.ndarray
     """bool [n]: all but BOS, which is a row where it is asked for"""
 
-    def slice(self, start: int, end: int) -> Rows:
-        """Rows start..end-1."""
-        at = slice(start, end)
+    def only(self, at: slice | np.ndarray) -> Rows:
+        """Some of them: a slice, or bool [n]."""
         others = (self.ids[at], self.special[at], self.counted[at])
         return Rows(self.origin[at], self.shown[at], self.vocabulary, *others)
 

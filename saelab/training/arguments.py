@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from saelab.arguments import an_integer, checked
 from saelab.config import integer, integer_or_none, is_number
 from saelab.devices import dtype_name
+from saelab.harvesting.outliers import multiple_or_none
 from saelab.sae.config import SAEConfig
 from saelab.training.moving import Optimizer, Schedule
 from saelab.training.run import Settings
@@ -45,6 +46,7 @@ def complete(
     schedule: str | Schedule = "linear",
     optimizer: str | Optimizer = "adam",
     clip: float | None = 1.0,
+    max_norm: float | None = None,
 ) -> Settings:
     """The Settings of one SAE. Raises ConfigError."""
     lr = learning_rate(config.d_sae) if lr == "auto" else lr
@@ -84,6 +86,7 @@ def complete(
         evaluate_every=None if held_out is None else evaluate_every or max(1, steps // 10),
         schedule=_made("schedule", schedule, Schedule).over(steps),
         optimizer=_made("optimizer", optimizer, Optimizer),
+        max_norm=multiple_or_none("max_norm", max_norm),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,16 @@ from torch import Tensor
 
 from saelab import dist
 from saelab.config import is_integer
+from saelab.harvesting.outliers import lengths, limit
 from saelab.sae.config import SAEConfig
 from saelab.seeds import mixed
 from saelab.types import ConfigError, HookError, HookPoint, ShapeError, check_finite, nearest
 
 if TYPE_CHECKING:
     from saelab.stores import ActivationStore
+
+
+ROWS_AT_ONCE = 8_192
 
 
 class Rows(ABC):
@@ -39,6 +44,11 @@ class Rows(ABC):
     def key(self) -> str:
         """Equal for rows of the same hook of one source: what several SAEs may share."""
         return ""
+
+    def outliers(self) -> dict[str, Any] | None:
+        """Which rows were left out for their norm: `multiple` of the median, the limits, how many
+        (`left_out`) `of` all; None where none were looked for."""
+        return None
 
     def batches(self, size: int, seed: int, start: int = 0) -> Generator[Tensor, None, None]:
         """Endless full batches [size d_in] in an order that depends on the seed alone, from batch `start` on;
@@ -168,6 +178,84 @@ class JoinedRows(Rows):
         return told[0] if len(set(told)) == 1 else hashlib.sha256("".join(told).encode()).hexdigest()
 
 
+class OrdinaryRows(Rows):
+    """The rows of a source whose norms are within limits, on each of its sides.
+
+    Args:
+        source: All rows.
+        sides: Width of each.
+        multiple: Of the median norm.
+        limits: The norms that rows may have; None for those of these rows.
+
+    Raises:
+        ConfigError: A median norm is 0, or no row is within.
+    """
+
+    def __init__(
+        self, source: Rows, sides: Sequence[int], multiple: float, limits: Sequence[float] | None = None
+    ) -> None:
+        self.source, self.sides, self.multiple = source, list(sides), multiple
+        parts = torch.arange(source.n_rows).split(ROWS_AT_ONCE)
+        norms = torch.cat([self._norms(source.gather(at)) for at in parts])
+        if limits is None:
+            names = source.key().split("|") if len(self.sides) == source.key().count("|") + 1 else []
+            named = [name or "the rows" for name in names] or ["the rows"] * len(self.sides)
+            limits = [limit(multiple, norms[:, i], name) for i, name in enumerate(named)]
+        self.limits = list(limits)
+        self.at = (norms <= torch.tensor(self.limits)).all(1).nonzero()[:, 0]
+        self.n_rows, self.of = len(self.at), source.n_rows
+        if not self.n_rows:
+            message = (
+                f"max_norm must leave rows. Got none of {self.of} within {self.limits}. Pass a higher one."
+            )
+            raise ConfigError(message)
+
+    def _norms(self, rows: Tensor) -> Tensor:
+        return torch.stack([lengths(side).cpu() for side in rows.split(self.sides, dim=1)], dim=1)
+
+    def outliers(self) -> dict[str, Any] | None:
+        told = {"multiple": self.multiple, "norms": self.limits}
+        return {**told, "left_out": self.of - len(self.at), "of": self.of}
+
+    def again(self) -> OrdinaryRows:
+        """The same rows for another SAE, whose count is its own."""
+        other = copy(self)
+        other.n_rows = len(self.at)
+        return other
+
+    def key(self) -> str:
+        return self.source.key()
+
+    def _origin(self, row: int) -> str:
+        return self.source._origin(int(self.at[row]))
+
+    def gather(self, at: Tensor) -> Tensor:
+        return self.source.gather(self.at[at])
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+
+def ordinary(rows: Rows, config: SAEConfig, multiple: float, known: dict[str, OrdinaryRows]) -> OrdinaryRows:
+    """The rows whose norm is at most a multiple of the median, for which all are read once.
+
+    Args:
+        rows: All.
+        config: Of the SAE that reads them.
+        multiple: Of the median norm of each side.
+        known: Those of other SAEs, by what they read.
+
+    Raises:
+        ConfigError: The rows are a stream, or half of them are zeros.
+    """
+    if isinstance(rows, Stream):
+        message = "A stream leaves rows out itself. Got max_norm for train. Pass it to saelab.stream."
+        raise ConfigError(message)
+    if rows.key() not in known:
+        known[rows.key()] = OrdinaryRows(rows, [width for _, width in _sides(config)], multiple)
+    return known[rows.key()].again()
+
+
 def as_rows(acts: Any, config: SAEConfig) -> tuple[Rows, SAEConfig]:
     """The rows behind `acts` and the config with its hooks filled in, everything checked before any work.
 
@@ -222,6 +310,8 @@ def as_held_out(held_out: Any, config: SAEConfig, rows: Rows, taken: dict[str, R
         raise ConfigError(message)
     else:
         found, _ = as_rows(held_out, config)
+        if isinstance(rows, OrdinaryRows):  # what is measured is of the kind that was learnt
+            found = OrdinaryRows(found, rows.sides, rows.multiple, rows.limits)
     if found.n_rows < 2 or not (found.gather(torch.arange(found.n_rows)).diff(dim=0) != 0).any():
         message = (
             f"Held-out rows must differ, or their FVU has no meaning. Got {found.n_rows} equal ones. Pass "

@@ -101,6 +101,8 @@ class Settings:
     evaluate_every: int | None = None
     schedule: Schedule = field(default_factory=Schedule)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    max_norm: float | None = None
+    """the multiple of the median norm beyond which rows are left out"""
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,9 @@ class Run:
     sae: in eval mode, on the CPU unless a device was asked for. history: one Record for each logged step.
     finished: False where the run was interrupted (call train again with the same arguments and `out` to
     continue).
-    provenance: versions, data fingerprint, seconds, rows per second, how it ended ("finished", "stopped" by
-    whoever watched it, "interrupted"). folder: where it was written, or None. live: what it told last while
-    it trained; None of a run of an older saelab.
+    provenance: versions, data fingerprint, seconds, rows per second, rows left out for their norm
+    ("outliers"), how it ended ("finished", "stopped" by whoever watched it, "interrupted"). folder: where it
+    was written, or None. live: what it told last while it trained; None of a run of an older saelab.
     """
 
     sae: SAE

@@ -252,11 +252,11 @@ class Session:
             self.progress.aim = moved, lately
         self.history = list(found.history)
 
-    def finish(self, rows: int, seconds: float) -> Run:
+    def finish(self, rows: int, seconds: float, outliers: dict[str, Any] | None) -> Run:
         """The Run as it is now; written and rid of its checkpoints if every step is done. Of another the SAE
         is written, beside the checkpoint by which it goes on.
 
-        rows, seconds: of this call.
+        rows, seconds: of this call. outliers: of what it reads.
         """
         sae = shards.whole(self.sae, self.config).eval()
         finished = self.progress.step == self.settings.steps
@@ -265,6 +265,7 @@ class Session:
             "ended": self.live.state,
             "data": self.identity.get("data"),
             "held_out": self.identity.get("held_out"),
+            "outliers": outliers,
             "weights": sae.fingerprint(),
             "seconds": round(seconds, 3),
             "rows_per_second": round(rows / max(seconds, 1e-9)),

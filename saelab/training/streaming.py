@@ -7,6 +7,8 @@ import json
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict
+from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from torch import Tensor
 from saelab.arguments import a_subject, checked, listed
 from saelab.config import integer
 from saelab.harvesting.batches import batches, check_hooks, count_rows
+from saelab.harvesting.outliers import FIRST_ROWS, Limits, multiple_or_none
 from saelab.seeds import mixed
 from saelab.subjects.reading import How
 from saelab.training.rows import Stream
@@ -45,11 +48,14 @@ class ModelStream(Stream):
         batch_size: int,
         packing: str,
         long: str,
+        max_norm: float | None = None,
     ) -> None:
         self.subject, self.corpus = subject, subject.corpus(corpus)
         self.hooks = check_hooks(subject, hooks, self.corpus)
         subject.stretch(How(batch_size, packing, long))  # refuses what it cannot do
         self.buffer_rows, self.batch_size, self.packing, self.long = buffer_rows, batch_size, packing, long
+        self.max_norm = max_norm
+        self._counted = [0, 0]
         self.n_rows = buffer_rows
 
     def width(self, hook: HookPoint | str) -> int:
@@ -58,8 +64,25 @@ class ModelStream(Stream):
     def reading(self, hooks: Sequence[str]) -> ModelStream:
         return ModelStream(self.subject, self.corpus, hooks, *self._settings())
 
-    def _settings(self) -> tuple[int, int, str, str]:
-        return self.buffer_rows, self.batch_size, self.packing, self.long
+    def _settings(self) -> tuple[Any, ...]:
+        settings = (self.buffer_rows, self.batch_size, self.packing, self.long)
+        # streams from before it was an option have the same fingerprint without
+        return settings if self.max_norm is None else (*settings, self.max_norm)
+
+    @cached_property
+    def limits(self) -> Limits | None:
+        """The norms that rows may have, from the first of the corpus; None for all rows."""
+        if self.max_norm is None:
+            return None
+        looked_at = batches(self.subject, self.corpus, self.hooks, max_rows=FIRST_ROWS, **self._options())
+        return Limits.of_first(self.max_norm, (batch.acts for batch in looked_at))
+
+    def outliers(self) -> dict[str, Any] | None:
+        limits, (left_out, of) = self.limits, self._counted
+        return None if limits is None else {**asdict(limits), "left_out": left_out, "of": of}
+
+    def _options(self) -> dict[str, Any]:
+        return {"batch_size": self.batch_size, "packing": self.packing, "long": self.long}
 
     def key(self) -> str:
         return "|".join(map(str, self.hooks))
@@ -112,12 +135,12 @@ class ModelStream(Stream):
 
     def _acts(self, skip: int) -> Iterator[Tensor]:
         """Activations [n width] in corpus order, pass after pass, without the first `skip` rows."""
-        options: dict[str, Any] = {"batch_size": self.batch_size, "packing": self.packing, "long": self.long}
+        options, limits = self._options(), self.limits
         while True:
             first = passed = 0
             if skip:
                 how = How(**options)
-                for n_rows, n_documents in count_rows(self.subject, self.corpus, self.hooks, how):
+                for n_rows, n_documents in count_rows(self.subject, self.corpus, self.hooks, how, limits):
                     if passed + n_rows > skip:
                         break
                     passed, first = passed + n_rows, first + n_documents
@@ -126,9 +149,12 @@ class ModelStream(Stream):
                     continue
                 skip -= passed
             seen = 0
-            for batch in batches(self.subject, self.corpus, self.hooks, first=first, **options):
+            given = batches(self.subject, self.corpus, self.hooks, first=first, limits=limits, **options)
+            for batch in given:
                 acts = torch.cat([batch.acts[str(hook)].float() for hook in self.hooks], dim=1)
                 seen += len(acts)
+                self._counted[0] += batch.outliers
+                self._counted[1] += batch.outliers + len(acts)
                 cut = min(skip, len(acts))
                 skip -= cut
                 if cut < len(acts):
@@ -146,6 +172,7 @@ def stream(
     batch_size: int = 16,
     packing: str = "document",
     long: str = "split",
+    max_norm: float | None = None,
 ) -> ModelStream:
     """Activations for `saelab.train`, made while it trains; nothing is stored.
 
@@ -162,6 +189,9 @@ def stream(
         packing: "document", "dialogue", "blocks" or "blocks_masked", see `saelab.harvest`.
         long: Documents longer than the context are read in pieces, each after a BOS of its own ("split"),
             cut ("truncate") or refused ("error").
+        max_norm: Leave out rows whose norm is beyond this multiple of the median norm, at any of the hook
+            points that a config reads: attention sinks, massive activations. The median is that of the first
+            4,096 rows. A run that continues has to run the model over the rows before, to know their norms.
 
     Returns:
         What `train` takes as `acts`.
@@ -174,7 +204,8 @@ def stream(
     buffer_rows = integer("buffer_rows", buffer_rows, 1)
     batch_size = integer("batch_size", batch_size, 1)
     hooks = [hook] if isinstance(hook, (str, HookPoint)) else list(listed("hook", hook))
-    return ModelStream(subject, corpus, hooks, buffer_rows, batch_size, packing, long)
+    max_norm = multiple_or_none("max_norm", max_norm)
+    return ModelStream(subject, corpus, hooks, buffer_rows, batch_size, packing, long, max_norm)
 
 
 def _some(rows: int, corpus: Any) -> int:

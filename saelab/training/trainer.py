@@ -28,7 +28,7 @@ from saelab.training.estimates import check_fits, device_of, plan
 from saelab.training.interrupt import Interrupt
 from saelab.training.live import Live
 from saelab.training.moving import Optimizer, Schedule
-from saelab.training.rows import Rows, as_held_out, as_rows, check_enough
+from saelab.training.rows import Rows, as_held_out, as_rows, check_enough, ordinary
 from saelab.training.run import Record, Run, Settings, differences
 from saelab.training.session import Diverged, Session
 from saelab.types import ConfigError, DeviceMemoryError, NonFiniteError, RankError, nearest, short
@@ -90,6 +90,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     schedule: str | Schedule = "linear",
     optimizer: str | Optimizer = "adam",
     clip: float | None = 1.0,
+    max_norm: float | None = None,
     shard: str = "data",
 ) -> Run | list[Run]:
     """Train an SAE, or several on one pass over the activations.
@@ -142,6 +143,9 @@ def train(  # pyright: ignore[reportInconsistentOverload]
         optimizer: "adam", "adamw", "signum", "muon", or a `saelab.training.Optimizer` with betas and weight
             decay of its own.
         clip: The total norm to which the gradients of a step are shortened; None leaves them as they are.
+        max_norm: Leave out rows whose norm is beyond this multiple of the median norm (attention sinks,
+            massive activations), held-out rows too; 10 is usual. All rows are read once for it before the
+            run. `run.provenance["outliers"]` says how many were left out. A stream has it as its own option.
         shard: What processes divide: the rows of each batch ("data") or, for widths beyond one device, the
             latents ("latents": topk and batchtopk).
 
@@ -170,17 +174,19 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     asked = {"batch_size": batch_size, "seed": seed, "lr": lr, "log_every": log_every}
     asked |= {"precision": precision, "accumulate": accumulate}
     asked |= {"held_out": held_out, "evaluate_every": evaluate_every}
-    asked |= {"schedule": schedule, "optimizer": optimizer, "clip": clip}
+    asked |= {"schedule": schedule, "optimizer": optimizer, "clip": clip, "max_norm": max_norm}
     with dist.together(), dist.alone():
         configs = list(config) if isinstance(config, Sequence) else [config]
         asked["batch_size"] = batch_size = integer("batch_size", batch_size, 1)
         steps = count_steps(steps, tokens, batch_size)
         checkpoint_every = integer_or_none("checkpoint_every", checkpoint_every, 1)
         check_configs(configs)
-        jobs, taken = [], {}
+        jobs, taken, screened = [], {}, {}
         for number, each in enumerate(configs):
             settings = complete(each, steps=steps, **asked)
             rows, each = as_rows(acts, each)
+            if settings.max_norm is not None:
+                rows = ordinary(rows, each, settings.max_norm, screened)
             unseen = as_held_out(held_out, each, rows, taken)
             check_enough(rows, batch_size)
             folder = None if out is None else Path(out) / f"{number}-{each.recipe}" if several else Path(out)
@@ -382,7 +388,8 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
     seconds = time.perf_counter() - started
     with dist.together():
         for job in jobs:
-            job.run = job.session.finish((done - first_step) * settings.batch_size, seconds)
+            rows = (done - first_step) * settings.batch_size
+            job.run = job.session.finish(rows, seconds, job.rows.outliers())
     emit("end" if done == settings.steps else "interrupted")
 
 

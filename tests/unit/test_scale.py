@@ -274,7 +274,7 @@ def test_a_finished_job_needs_neither_ray_nor_the_model(here, small_sae, tmp_pat
 
 
 def test_options_are_those_of_one_process():
-    for name, without in (("harvest", {"max_rows"}), ("index", {"max_rows", "shard", "append"})):
+    for name, without in (("harvest", {"max_rows", "max_norm"}), ("index", {"max_rows", "shard", "append"})):
         theirs = inspect.signature(getattr(saelab, name)).parameters
         ours = inspect.signature(getattr(scale, name)).parameters
         own = {"workers", "cpus", "gpus", "part_documents"}

@@ -30,6 +30,17 @@ class FVU(Score):
         return np.where(sums["deviation"] > 0, sums["error"] / sums["deviation"], exact)
 
 
+@register("fvu_ordinary")
+class OrdinaryFVU(FVU):
+    """FVU over the rows whose norm is at most 10 times the median, about their own mean: without attention
+    sinks and massive activations, one of which weighs as much as thousands of others in FVU. The table
+    `outliers` says how many are left out, and how much of the error and of the variance is theirs.
+    """
+
+    def of_rows(self, seen: Seen) -> Mapping[str, Tensor]:
+        return {"error": seen.error * seen.usual, "deviation": seen.usual_deviation * seen.usual}
+
+
 @register("l0")
 class L0(Score):
     """Latents != 0 on a row, mean; as SAELens and dictionary_learning have it."""

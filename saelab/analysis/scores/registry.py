@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from saelab.analysis.ordinary import Ordinary
     from saelab.sae import SAE
     from saelab.sae.kernels import Sparse
 
@@ -40,6 +41,8 @@ class Seen:
     """codes [rows d_sae], dense or not"""
     mean: Tensor
     """[d_out]: of y over all rows"""
+    ordinary: Ordinary
+    """which rows are of usual length"""
 
     @cached_property
     def codes(self) -> Tensor:
@@ -55,6 +58,16 @@ class Seen:
     def deviation(self) -> Tensor:
         """float64 [rows]: |y - mean|^2."""
         return (self.y.double() - self.mean.double()).square().sum(1)
+
+    @cached_property
+    def usual(self) -> Tensor:
+        """bool [rows]: |y| is at most OUTLIER times the median."""
+        return self.ordinary.rows(self.y)
+
+    @cached_property
+    def usual_deviation(self) -> Tensor:
+        """float64 [rows]: |y - mean of the usual rows|^2."""
+        return (self.y.double() - self.ordinary.mean.to(self.y.device)).square().sum(1)
 
     @cached_property
     def product(self) -> Tensor:

@@ -12,13 +12,12 @@ import numpy as np
 from saelab.analysis.classes import CLASSES, RowClasses, ordered
 from saelab.analysis.controls import Beside, Sums, beside_each, shuffled, untrained
 from saelab.analysis.scores import Seen
-from saelab.analysis.sources import first_look
+from saelab.analysis.sources import Look, first_look
 from saelab.analysis.suites.registry import Found, Suite, register
 from saelab.types import CorpusError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor
 
     from saelab.analysis.blocks import Block
     from saelab.analysis.sources import Ground, Passes, Rows
@@ -80,11 +79,11 @@ class Classes(Suite):
 def _summed(sae: SAE, source: Rows | Passes, seed: int) -> dict[tuple[str, str], dict[str, Sums]]:
     """(kind of class, class) -> arm -> sums over its rows."""
     classes = RowClasses(source)
-    mean, first = first_look(source, classes.add)
-    arms = {"this": sae, UNTRAINED: untrained(sae, *first, seed=seed)}
+    look = first_look(source, classes.add)
+    arms = {"this": sae, UNTRAINED: untrained(sae, *look.first, seed=seed)}
     sums: dict[tuple[str, str], dict[str, Sums]] = defaultdict(lambda: defaultdict(Sums))
     for number, block in enumerate(each for each in source.blocks() if len(each.y)):
-        found = {name: _of_rows(arm, block, mean) for name, arm in arms.items()}
+        found = {name: _of_rows(arm, block, look) for name, arm in arms.items()}
         for by, values in classes.of(block).items():
             if by in CLASSES:
                 mixed = shuffled(values, seed + number)
@@ -97,10 +96,10 @@ def _summed(sae: SAE, source: Rows | Passes, seed: int) -> dict[tuple[str, str],
     return sums
 
 
-def _of_rows(sae: SAE, block: Block, mean: Tensor) -> dict[str, np.ndarray]:
+def _of_rows(sae: SAE, block: Block, look: Look) -> dict[str, np.ndarray]:
     x = block.x.to(sae.device)
     forward = sae(x, sparse=True)
-    seen = Seen(x, block.y.to(x.device), forward.x_hat, forward.codes, mean.to(x.device))
+    seen = Seen(x, block.y.to(x.device), forward.x_hat, forward.codes, look.mean.to(x.device), look.ordinary)
     found = {"error": seen.error, "deviation": seen.deviation, "on": seen.on}
     return {name: each.cpu().numpy() for name, each in found.items()} | {"rows": np.ones(len(x))}
 

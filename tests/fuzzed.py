@@ -400,6 +400,12 @@ class Things:
             "gradient_pursuit": Case(
                 analysis.gradient_pursuit, {"x": self.rows, "directions": torch.eye(6), "k": 2}
             ),
+            "orthogonal_matching_pursuit": Case(
+                analysis.orthogonal_matching_pursuit, {"x": self.rows, "directions": torch.eye(6), "k": 2}
+            ),
+            "nonnegative_least_squares": Case(
+                analysis.nonnegative_least_squares, {"x": self.rows, "directions": torch.eye(6)}
+            ),
             "attribution_graph": Case(
                 partial(analysis.attribution_graph, max_nodes=8),
                 {"subject": model, "saes": self.model_sae, "text": "a b"},

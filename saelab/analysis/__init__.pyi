@@ -21,7 +21,7 @@ from .circuits.truth import Truth, freeze, frozen, read_truths
 from .compared import Compared, compare
 from .concepts import Concept, Concepts, concepts
 from .dark.measuring import dark_matter
-from .dark.pursuit import gradient_pursuit
+from .dark.pursuit import gradient_pursuit, nonnegative_least_squares, orthogonal_matching_pursuit
 from .dark.results import DarkMatter, ErrorParts, Losses
 from .dark.scaling import ErrorScaling, Pair, error_scaling
 from .differences import sample_difference
@@ -225,8 +225,10 @@ __all__ = [
     "lexicon_count",
     "logit_lens",
     "match",
+    "nonnegative_least_squares",
     "norms",
     "occlusion",
+    "orthogonal_matching_pursuit",
     "over_splitting",
     "path_patching",
     "predictions",

@@ -52,7 +52,7 @@ def test_it_is_the_plain_loop(n, d, m, k, signed):
 
 
 def test_pieces_change_nothing(monkeypatch):
-    from saelab.analysis.dark import pursuit
+    from saelab.sae import pursuit
 
     x, directions, k = _normal(50, 8), _normal(40, 8, seed=1), np.arange(50) % 7
     whole = _codes(x, directions, k)

@@ -259,6 +259,11 @@ class Things:
             "HookPoint.of": Case(saelab.HookPoint.of, {"hook": "h"}),
             "save_sae": Case(saelab.save_sae, {"sae": sae, "folder": out, "format": "saelab"}),
             "train": Case(saelab.train, {"config": self.config, "out": out, **fit}),
+            "classical": Case(
+                training.classical, {"acts": self.rows, "method": "kmeans", "d_sae": 4, "k": 2},
+                ("codes", "hook", "max_rows", "iterations", "alpha", "seed"),
+            ),
+            "with_codes": Case(training.with_codes, {"sae": sae, "codes": "omp", "k": 2}),
             "estimate": Case(training.estimate, {"config": self.config, "steps": 2, "batch_size": 8}),
             "Schedule": Case(training.Schedule, {"shape": "cosine", "warmup": 2, "decay": 0.1, "end": 0.1}),
             "Schedule.over": Case(training.Schedule().over, {"steps": 10}),

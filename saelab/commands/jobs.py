@@ -154,7 +154,7 @@ def _function(command: str) -> Callable[..., Any]:
 def _recipes() -> Mapping[str, Any]:
     from saelab.sae.config import RECIPES
 
-    return RECIPES
+    return {name: entry for name, entry in RECIPES.items() if not entry.fitted}
 
 
 def _arguments(table: str, choice: str | None) -> Arguments:

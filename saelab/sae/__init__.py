@@ -1,6 +1,7 @@
 """Sparse autoencoders: one class, built of parts; named architectures as data."""
 
 from saelab.sae import architectures as architectures  # registers the recipes
+from saelab.sae import classical as classical
 from saelab.sae.config import Option, Recipe, SAEConfig, recipe, recipe_options, recipes, register
 from saelab.sae.kernels import Sparse
 from saelab.sae.metrics import FVU, fvu

@@ -62,6 +62,8 @@ class Recipe:
     """Whether a linear map of the input is added to the output."""
     divides: tuple[str, ...] = ()
     """What ranks may divide among them in training: "data", "latents"."""
+    fitted: bool = False
+    """Whether it is fitted in closed form or by scikit-learn (`saelab.training.classical`), not trained."""
 
     def __repr__(self) -> str:
         return f"Recipe({short(self.line, 100)}; {len(self.options)} options)"

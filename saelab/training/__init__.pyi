@@ -1,5 +1,6 @@
 from .adapters import TensorBoard, WandB
 from .arguments import learning_rate
+from .classical import classical, with_codes
 from .estimates import Estimate, estimate
 from .losses import LOSSES
 from .moving import Optimizer, Schedule
@@ -20,8 +21,10 @@ __all__ = [
     "Settings",
     "TensorBoard",
     "WandB",
+    "classical",
     "estimate",
     "learning_rate",
     "stream",
     "train",
+    "with_codes",
 ]

@@ -132,3 +132,9 @@ def check_configs(configs: list[Any]) -> None:
                 f"train needs an SAEConfig. Got {type(config).__name__}. Make one by saelab.recipe(...)."
             )
             raise ConfigError(message)
+        if config.entry.fitted:
+            message = (
+                "A recipe that is trained must have gradients to follow. Got "
+                f"{config.title!r}, which is fitted. Call saelab.training.classical(acts, method, d_sae=...)."
+            )
+            raise ConfigError(message)

@@ -45,12 +45,19 @@ CASES = {
     "transcoder": [{"k": 7}, {"k": 1, "sparsity": "batchtopk"}],
     "skip_transcoder": [{"k": 7}],
     "crosscoder": [{"k": 7}, {"k": 1, "sparsity": "l1"}, {"k": 7, "sparsity": "topk"}],
+    "classical": [
+        {"method": "nmf"},
+        {"method": "kmeans"},
+        {"method": "given", "k": 7},
+        {"method": "semi_nmf", "k": 4, "codes": "gradient_pursuit"},
+    ],
 }
 # recipe -> what a code that is not 0 equals, where that is not its pre-activation
 CODE = {
     "gated": lambda part, pre: part.r_mag.exp() * pre + part.b_mag,
     "gba": lambda part, pre: pre if part.magnitude == "pre" else pre + part.bias,
     "matching_pursuit": None,  # depends on the other latents of the row: see test_architectures
+    "classical": None,  # see test_classical
 }
 # recipes that keep exactly k in each row
 PER_ROW = {"topk", "abs_topk"}
@@ -59,7 +66,7 @@ SHAPES = [(16, 64), (5, 1), (1, 9), (13, 37), (8, 160)]
 FACTORS = {
     "recipe": list(CASES),
     "shape": SHAPES,
-    "own": [0, 1, 2],
+    "own": [0, 1, 2, 3],
     "normalise": [None, "none", "layernorm"],
     "apply_b_dec_to_input": [None, False],
     "tied_init": [None, False],

@@ -262,7 +262,7 @@ def test_every_recipe_is_exported_or_refused_by_name(name, tmp_path):
     }
     for format, names_ in can.items():
         if name not in names_:
-            with pytest.raises(FormatError, match=name):
+            with pytest.raises(FormatError, match=config.title):
                 save_sae(sae, tmp_path, format)
             continue
         again = load_sae(save_sae(sae, tmp_path / format, format))

@@ -1,5 +1,5 @@
-"""Orthogonal matching pursuit and non-negative least squares: scikit-learn, SciPy, a plain loop, planted codes,
-rows and directions that make trouble."""
+"""Orthogonal matching pursuit and non-negative least squares: scikit-learn, SciPy, a plain loop, planted
+codes, rows and directions that make trouble."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ The same batch is run by the bare model, with a hook of one's own that adds a ve
 with each edit, an SAE of --d-sae latents with random weights. Within a round each follows another; "x model"
 and "x hook" are medians of the ratios within a round, of processor time of the one thread that works: what a
 clock on the wall tells on a shared machine is mostly the neighbours). A topk SAE has to look at all its
-latents to know one of them; of a jumprelu SAE the columns of the edit suffice.
+latents to know one of them; of a jumprelu SAE the columns of the edit suffice. A splice stands beside the
+same arithmetic in a hook by hand, and beside SAELens'.
 """
 
 from __future__ import annotations
@@ -81,6 +82,25 @@ def measure(subject: Any, rounds: int, d_sae: int) -> dict[str, dict[str, float]
             subject.model(**inputs.data, use_cache=False)
 
     topk, jump = sae("topk", k=32), sae("jumprelu")
+
+    def by_hand() -> None:
+        def replaced(module: Any, given: Any, output: Any) -> Any:
+            x = output[0] if isinstance(output, tuple) else output
+            pre = (x / jump.input_scale - jump.b_in()) @ jump.W_enc + jump.b_enc
+            x_hat = ((pre * (pre > jump.sparsifier.threshold)) @ jump.W_dec + jump.b_dec) * jump.input_scale
+            new = x_hat + (x - x_hat)
+            return (new, *output[1:]) if isinstance(output, tuple) else new
+
+        handle = block.register_forward_hook(replaced)
+        try:
+            plain()
+        finally:
+            handle.remove()
+
+    def splice(error: bool) -> None:
+        with saelab.spliced(subject.model, {hook: jump}, error):
+            plain()
+
     edits = {
         "AddDirection": AddDirection(hook, vector),
         "Steer, constant": Steer(topk, 3, 1.0),
@@ -90,6 +110,9 @@ def measure(subject: Any, rounds: int, d_sae: int) -> dict[str, dict[str, float]
     }
     runs: dict[str, Callable[[], Any]] = {"bare model": plain, "bare hook": bare}
     runs["subject.run"] = lambda: subject.run(inputs)
+    runs |= {"SAE by hand in a hook, jumprelu": by_hand}
+    for name, error in (("spliced, jumprelu", True), ("spliced without its error, jumprelu", False)):
+        runs[name] = lambda error=error: splice(error)
     runs |= {name: lambda edit=edit: subject.run(inputs, edits=edit) for name, edit in edits.items()}
     peer = Peer(subject, inputs, number, d_sae) if PEERS.exists() else None
     seconds: dict[str, list[float]] = {name: [] for name in (*runs, *(THEIRS if peer else ()))}

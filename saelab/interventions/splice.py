@@ -176,13 +176,17 @@ def _on_grid(values: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     Returns:
         [samples, positions, width], 0 at other places, and [n, width].
     """
-    whole, at = (*rows.size, values.shape[1]), (rows.sample, rows.position)
-    every = len(values) == whole[0] * whole[1]
-    grid = values.reshape(whole) if every else values.new_zeros(whole).index_put(at, values)
-    if torch.is_grad_enabled():
-        # of frozen weights too, and a tensor that was computed keeps its gradient only where it is asked to
-        (grid if grid.requires_grad else grid.requires_grad_()).retain_grad()
-    return grid, grid.flatten(0, 1) if every else grid[at]
+    samples, positions = rows.size
+    n, at = samples * positions, rows.sample * positions + rows.position
+    every = len(values) == n
+    grid = values if every else values.new_zeros(n, values.shape[1]).index_copy_(0, at, values)
+    grid = grid.reshape(samples, positions, -1)
+    if not torch.is_grad_enabled():
+        return grid, values
+    # of frozen weights too, and a tensor that was computed keeps its gradient only where it is asked to
+    (grid if grid.requires_grad else grid.requires_grad_()).retain_grad()
+    flat = grid.flatten(0, 1)
+    return grid, flat if every else flat[at]
 
 
 def _pairs(saes: Any) -> list[tuple[HookPoint | None, SAE]]:

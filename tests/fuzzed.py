@@ -44,6 +44,7 @@ UNTRIED = {
     "NormDiagnostics* Point* Recovery RecoveryScores Recovery.* Report Report.to_frame Report.to_json "
     "Reports Reports.by_recipe "
     "Reports.figure Reports.to_frame Reports.to_json Scores SpecialTokens* TokenScores "
+    "Origin "
     "SampleCodes SampleCodes.to_frame SampleCodes.parts Frontier Frontier.figure Frontier.to_frame Listed "
     "Sniffed TensorInfo Forward SyntheticRows Synthetic Example RowRecord Estimate Event Record* Run "
     "Run.figure Run.to_frame TensorBoard WandB Settings ActivationBatch Shown Scale Edit Edit.to_dict "
@@ -268,6 +269,7 @@ class Things:
             "Schedule": Case(training.Schedule, {"shape": "cosine", "warmup": 2, "decay": 0.1, "end": 0.1}),
             "Schedule.over": Case(training.Schedule().over, {"steps": 10}),
             "Schedule.factor": Case(training.Schedule().factor, {"step": 3, "steps": 10}),
+            "Start": Case(training.Start, {"sae": sae, "taken": "encoder", "trained": "decoder", "noise": 0}),
             "Optimizer": Case(training.Optimizer, {"kind": "adamw", "weight_decay": 0.1}),
             "learning_rate": Case(training.learning_rate, {"d_sae": 12}),
             "stream": Case(

@@ -96,6 +96,13 @@ def run(recipe: str, **options: Any) -> Any:
     return saelab.train(config, data() if rows is None else rows, **(given | options))
 
 
+def parent() -> Any:
+    """An SAE whose 7 latents are split into 49."""
+    import saelab
+
+    return saelab.SAE.create(saelab.recipe("batchtopk", d_in=12, d_sae=7, k=1), 3, data())
+
+
 def state(run: Any) -> dict[str, Any]:
     return {
         "finished": run.finished,
@@ -319,6 +326,8 @@ def task(name: str, rank: int, folder: Path) -> Any:
         return _pieces(rank)
     if name.startswith("latents:"):
         return state(run(name.removeprefix("latents:"), shard="latents"))
+    if name == "started":
+        return state(run("batchtopk", shard="latents", start=parent()))
     if name == "narrow":
         return state(run("topk", shard="latents", own={"k": 25, "k_start": None}))
     if name == "resampling":

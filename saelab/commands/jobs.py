@@ -127,6 +127,7 @@ def _own(command: str) -> dict[str, Argument]:
         own["out"] = Argument(str, NEEDED, own["out"].line)
         line = "the folder of an activation store; without it rows are made from subject and corpus"
         own["acts"] = Argument(str | None, None, line)
+        own["start"] = Argument(str | None, None, "the folder or file of an SAE from which runs start")
         own["held_out"] = Argument(int | str | None, None, "rows of acts to hold out, or a store's folder")
     return own
 

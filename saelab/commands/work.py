@@ -104,6 +104,8 @@ def _train(values: dict[str, Any]) -> bool:
     recipes = tables if several else [tables]
     rows = _rows(values, recipes)
     configs = [_recipe(table, rows) for table in recipes]
+    if values["start"] is not None:
+        values["start"] = _sae({"path": values["start"]})
     runs = train(configs if several else configs[0], rows, held_out=unseen, **values)
     return all(run.finished for run in (runs if isinstance(runs, list) else [runs]))
 

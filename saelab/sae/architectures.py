@@ -100,6 +100,7 @@ def _transcoder(line: str, skip: bool = False) -> Recipe:
                 one_of("topk", "batchtopk", "l1", "jumprelu"),
                 "Whether rows keep k each, or k on average over a batch, or an L1 penalty decides, or "
                 "thresholds learned under an L0 penalty.",
+                structural=True,
             ),
             **L1,
             **L0,
@@ -264,6 +265,7 @@ register(
                 "pre",
                 one_of("pre", "biased"),
                 "What a latent that is on gives: 'pre', its input without the bias, or 'biased', with it.",
+                structural=True,
             ),
             **DEAD,
             **{name: option for name, option in ENCODER.items() if name != "tied_init"},
@@ -293,7 +295,9 @@ register(
                 "Weight of the L1 penalty on the gate, relative to the normalised squared error.",
             ),
             "l1_warmup": L1_WARMUP,
-            "gate_bias": Option(False, flag, "Whether the gate has a bias of its own, beside b_enc."),
+            "gate_bias": Option(
+                False, flag, "Whether the gate has a bias of its own, beside b_enc.", structural=True
+            ),
             **REVIVAL,
             "resample_scale": replace(RESAMPLE["resample_scale"], default=0.2),
             **COMMON,
@@ -384,7 +388,12 @@ register(
                 flag,
                 "Whether training draws codes; without it (and sigma 1) the divergence is an L2 penalty.",
             ),
-            "sigma": Option(None, sigma, "Standard deviation of codes; None means a learned one for each."),
+            "sigma": Option(
+                None,
+                sigma,
+                "Standard deviation of codes; None means a learned one for each.",
+                structural=True,
+            ),
             "log_variance": Option(
                 -2.0, real(-10, 2), "Where log sigma^2 starts, if learned, in squared units of pre."
             ),
@@ -439,6 +448,7 @@ register(
                 flag,
                 "Whether products are codes whatever their sign and the norm of directions, in "
                 "max_iterations steps of every row (overcomplete).",
+                structural=True,
             ),
             **REVIVAL,
             **{name: option for name, option in COMMON.items() if name != "tied_init"},
@@ -463,12 +473,15 @@ register(
     Recipe(
         line="Crosscoder: one code for several layers or models (Lindsey et al. 2024).",
         options={
-            "widths": Option((), widths, "Width of each activation that is read, side by side."),
+            "widths": Option(
+                (), widths, "Width of each activation that is read, side by side.", structural=True
+            ),
             "sparsity": Option(
                 "batchtopk",
                 one_of("batchtopk", "topk", "l1"),
                 "'batchtopk' ranks codes times the sum of their directions' norms, 'topk' the codes of a row "
                 "as they are; 'l1' penalises their product.",
+                structural=True,
             ),
             **BATCH,
             "k": replace(BATCH["k"], check=of_selection),

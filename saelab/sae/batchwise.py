@@ -80,6 +80,9 @@ class BatchTopK(Sparsifier):
             newest = (1 + POLYNOMIAL) / (self.seen + POLYNOMIAL)
             self.threshold.lerp_(smallest, newest.clamp_min(1 - self.decay))
 
+    def split(self, m: int) -> dict[str, Tensor] | None:
+        return {"threshold": self.threshold / m, "seen": self.seen}
+
     def extra_repr(self) -> str:
         return f"k={self.k}, decay={self.decay}"
 

@@ -25,6 +25,8 @@ class Option:
     """(name, value, config) -> None; raises ConfigError."""
     line: str
     """What it does, for people."""
+    structural: bool = False
+    """Whether it is part of what an SAE computes, beside k: one that goes on from another has the same."""
 
     def __repr__(self) -> str:
         return f"Option({short(self.default, 60)}: {short(self.line, 80)})"

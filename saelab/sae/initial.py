@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
@@ -61,10 +61,55 @@ def _fit(sae: Network, rows: Tensor, targets: Tensor, tied: bool, generator: tor
         sae.input_scale.copy_(_scale(rows, config.widths))
         if config.d_out is not None:
             sae.out_scale.copy_(_scale(targets, ()))
-    outputs = sae.normalised(rows)[0] if config.d_out is None else targets / sae.out_scale
+    outputs = _outputs(sae, rows, targets)
     sae.b_dec.copy_(_centre(outputs, config.options["b_dec_init"]))
     if sae.dictionary.fit(outputs - sae.b_dec, generator) and tied:
         sae.W_enc.copy_(sae.W_dec.t())
+    _settle(sae, rows, outputs, tied)
+
+
+@torch.no_grad()
+def refit(
+    sae: Network,
+    seed: int,
+    rows: Float[Tensor, "n d_in"],
+    targets: Float[Tensor, "n d_out"] | None,
+    part: Literal["encoder", "decoder"],
+    centre: bool,
+) -> None:
+    """Fit a part that was just drawn to rows and to the rest, which is kept.
+
+    Args:
+        sae: Whose.
+        seed: Of what is drawn from rows.
+        rows: Activations.
+        targets: Targets of the same rows, for transcoders.
+        part: Which is new.
+        centre: Whether b_dec is.
+    """
+    rows, _ = sae._flat(rows)
+    outputs = _outputs(sae, rows, _targets(sae, rows, targets))
+    tied = sae.config.options.get("tied_init", False)
+    if part == "encoder":
+        if tied:
+            sae.W_enc.copy_((sae.W_dec / sae.W_dec.square().sum(1, keepdim=True).clamp_min(1e-30)).t())
+        _settle(sae, rows, outputs, tied)
+        return
+    if centre:
+        sae.b_dec.copy_(_centre(outputs, sae.config.options["b_dec_init"]))
+    generator = torch.Generator().manual_seed(mixed(seed))
+    if not sae.dictionary.fit(outputs - sae.b_dec, generator) and tied:
+        sae.dictionary.set(nn.functional.normalize(sae.W_enc.t(), dim=1))
+
+
+def _outputs(sae: Network, rows: Tensor, targets: Tensor) -> Tensor:
+    """What the decoder should give, in normalised units."""
+    return sae.normalised(rows)[0] if sae.config.d_out is None else targets / sae.out_scale
+
+
+def _settle(sae: Network, rows: Tensor, outputs: Tensor, tied: bool) -> None:
+    """Give a new encoder its size, and learned thresholds their start."""
+    config = sae.config
     sample = rows[: start_rows(config.d_sae)]
     if tied or config.d_out is not None:
         gain = _gain(sae, sample, outputs[: len(sample)])

@@ -22,8 +22,9 @@ NORMALISE = Option(
     "'scalar' divides inputs by their mean Euclidean norm, fixed when training starts; 'layernorm' centres "
     "each row and divides it by its own norm, 'zscore' by its standard deviation plus 1e-5, 'sphere' brings "
     "it to norm sqrt(d_in) uncentred, all undone by the decoder; 'none' takes them raw.",
+    structural=True,
 )
-NORMALISE_ONE = Option("scalar", one_of("none", "scalar"), NORMALISE.line)
+NORMALISE_ONE = Option("scalar", one_of("none", "scalar"), NORMALISE.line, structural=True)
 
 START = {
     "b_dec_init": Option(
@@ -35,7 +36,9 @@ START = {
 
 ENCODER = {
     "normalise": NORMALISE,
-    "apply_b_dec_to_input": Option(True, flag, "Whether b_dec is subtracted from the input before encoding."),
+    "apply_b_dec_to_input": Option(
+        True, flag, "Whether b_dec is subtracted from the input before encoding.", structural=True
+    ),
     "tied_init": Option(True, flag, "Whether W_enc starts as the transpose of W_dec (else independent)."),
     **START,
 }
@@ -53,14 +56,19 @@ def decoder(default: str = "free") -> dict[str, Option]:
             one_of("free", "archetypal", "frozen"),
             "'free' decoder rows, 'archetypal' ones near the convex hull of k-means centres of the data, or "
             "'frozen' ones, which stay as they were drawn: a control of what training the decoder brings.",
+            structural=True,
         ),
         "candidates": Option(
             None,
             integer_from(1, optional=True),
             "Centres of an archetypal dictionary; None means d_sae, at most 4096.",
+            structural=True,
         ),
         "delta": Option(
-            0.0, real(0), "How far from the hull archetypal rows may lie, in units of a mean input norm."
+            0.0,
+            real(0),
+            "How far from the hull archetypal rows may lie, in units of a mean input norm.",
+            structural=True,
         ),
     }
 
@@ -108,6 +116,7 @@ JUMP = {
         True,
         flag,
         "Whether thresholds are learned as logarithms; else as they are, 0 or less is ReLU.",
+        structural=True,
     ),
 }
 

@@ -72,6 +72,11 @@ class Sparsifier(nn.Module, ABC):
         """Hook for learned thresholds: called once a training step with the step's codes and
         pre-activations, without gradient."""
 
+    def split(self, m: int) -> dict[str, Tensor] | None:
+        """What it learned, for m latents in place of each, of pre-activations that are an m-th: name ->
+        [d_sae] or []. None where their codes do not add up to that of the one."""
+        return None
+
     def scatter(self, pre: Tensor, indptr: Tensor, indices: Tensor) -> Float[Tensor, "n d_sae"]:
         """Dense codes of a selection, differentiable: zeros but for `activation` at the selected entries."""
         rows = torch.repeat_interleave(torch.arange(len(pre), device=pre.device), indptr.diff())
@@ -98,6 +103,9 @@ class TopK(Sparsifier):
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return pre.relu()
 
+    def split(self, m: int) -> dict[str, Tensor] | None:
+        return {}
+
     def extra_repr(self) -> str:
         return f"k={self.k}"
 
@@ -123,6 +131,9 @@ class AbsTopK(Sparsifier):
 
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
         return top_k_csr(pre, self.k, signed=True)
+
+    def split(self, m: int) -> dict[str, Tensor] | None:
+        return {}
 
     def extra_repr(self) -> str:
         return f"k={self.k}"
@@ -298,6 +309,9 @@ class ReLU(Sparsifier):
     def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
         return pre.relu()
 
+    def split(self, m: int) -> dict[str, Tensor] | None:
+        return {}
+
 
 class Identity(Sparsifier):
     """The pre-activations themselves: a linear autoencoder, the baseline without sparsity."""
@@ -309,6 +323,9 @@ class Identity(Sparsifier):
 
     def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
         return pre
+
+    def split(self, m: int) -> dict[str, Tensor] | None:
+        return {}
 
 
 class JumpReLU(Sparsifier):
@@ -356,6 +373,11 @@ class JumpReLU(Sparsifier):
     def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
         return self.activation(pre, latents)
 
+    def split(self, m: int) -> dict[str, Tensor] | None:
+        if self.log:
+            return {"log_threshold": self.log_threshold - math.log(m)}
+        return {"raw_threshold": self.raw_threshold / m}
+
     def count(self, codes: Tensor | Sparse, pre: Tensor) -> Tensor:
         """[]: how many codes are not 0, with a gradient for the thresholds alone; pre: of the same pass."""
         threshold = self.threshold
@@ -402,6 +424,10 @@ class Gated(Sparsifier):
 
     def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
         return torch.where(self.gate(pre, latents) > 0, self.activation(pre, latents), 0)
+
+    def split(self, m: int) -> dict[str, Tensor] | None:
+        own = {} if self.b_gate is None else {"b_gate": self.b_gate / m}
+        return {"r_mag": self.r_mag, "b_mag": self.b_mag / m, **own}
 
 
 class TopAFA(Sparsifier):

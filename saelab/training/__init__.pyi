@@ -5,7 +5,8 @@ from .estimates import Estimate, estimate
 from .losses import LOSSES
 from .moving import Optimizer, Schedule
 from .rules import RULES
-from .run import Record, Run, Settings
+from .run import Origin, Record, Run, Settings
+from .starting import Start
 from .streaming import stream
 from .trainer import Event, train
 
@@ -15,10 +16,12 @@ __all__ = [
     "Estimate",
     "Event",
     "Optimizer",
+    "Origin",
     "Record",
     "Run",
     "Schedule",
     "Settings",
+    "Start",
     "TensorBoard",
     "WandB",
     "classical",

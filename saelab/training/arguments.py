@@ -12,7 +12,7 @@ from saelab.devices import dtype_name
 from saelab.harvesting.outliers import multiple_or_none
 from saelab.sae.config import SAEConfig
 from saelab.training.moving import Optimizer, Schedule
-from saelab.training.run import Settings
+from saelab.training.run import Origin, Settings
 from saelab.types import ConfigError, short
 
 T = TypeVar("T", Schedule, Optimizer)
@@ -47,6 +47,7 @@ def complete(
     optimizer: str | Optimizer = "adam",
     clip: float | None = 1.0,
     max_norm: float | None = None,
+    start: Origin | None = None,
 ) -> Settings:
     """The Settings of one SAE. Raises ConfigError."""
     lr = learning_rate(config.d_sae) if lr == "auto" else lr
@@ -87,6 +88,7 @@ def complete(
         schedule=_made("schedule", schedule, Schedule).over(steps),
         optimizer=_made("optimizer", optimizer, Optimizer),
         max_norm=multiple_or_none("max_norm", max_norm),
+        start=start,
     )
 
 

@@ -20,6 +20,8 @@ from saelab.sae.model import SAE
 from saelab.training.arguments import check_configs, complete, count_steps
 from saelab.training.moving import Optimizer
 from saelab.training.run import Settings
+from saelab.training.starting import Start, as_starts
+from saelab.training.starting import check as check_start
 from saelab.types import DeviceMemoryError
 
 # Peak memory of a step in matrices [rows d_sae] of float32 and its time in products of [rows d_in] and
@@ -85,6 +87,7 @@ def estimate(
     accumulate: int = 1,
     precision: str = "float32",
     optimizer: str | Optimizer = "adam",
+    start: SAE | Start | Sequence[SAE | Start | None] | None = None,
     device: str | torch.device | None = None,
 ) -> Estimate:
     """Memory and time of `saelab.train` with the same arguments, without training.
@@ -99,6 +102,7 @@ def estimate(
         accumulate: Micro-batches of a batch.
         precision: "float32" or "bfloat16".
         optimizer: Which.
+        start: What runs start from: weights that do not move have no gradients and moments.
         device: Where to train; None for a GPU where there is one.
 
     Raises:
@@ -109,12 +113,22 @@ def estimate(
     steps = count_steps(steps, tokens, batch_size)
     asked = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "precision": precision}
     asked["optimizer"] = optimizer
-    return plan(configs, complete(configs[0], **asked), device_of(device), timed=True)
+    origins = [
+        None if parent is None else check_start(config, parent)
+        for config, parent in zip(configs, as_starts(start, len(configs)), strict=True)
+    ]
+    each = [complete(c, **asked, start=origin) for c, origin in zip(configs, origins, strict=True)]
+    return plan(configs, each, device_of(device), timed=True)
 
 
-def plan(configs: Sequence[SAEConfig], settings: Settings, device: torch.device, *, timed: bool) -> Estimate:
-    """The estimate of SAEs that are trained on the same batches. timed: measure a product for `seconds`."""
+def plan(
+    configs: Sequence[SAEConfig], each: Sequence[Settings], device: torch.device, *, timed: bool
+) -> Estimate:
+    """The estimate of SAEs that are trained on the same batches. each: settings of each. timed: measure a
+    product for `seconds`."""
+    settings = each[0]
     sizes = [_weights(config) for config in configs]
+    moving = [_weights(c, s.start.trained if s.start else ()) for c, s in zip(configs, each, strict=True)]
     batch, micro = settings.batch_size, -(-settings.batch_size // settings.accumulate)
     dense = [_dense(config) for config in configs]
     activations, start, products = [], [], 0.0
@@ -130,8 +144,8 @@ def plan(configs: Sequence[SAEConfig], settings: Settings, device: torch.device,
     widest = max(config.d_in for config in configs)
     return Estimate(
         weights=sum(sizes),
-        gradients=sum(sizes) + max(sizes),
-        optimizer=settings.optimizer.moments * sum(sizes),
+        gradients=sum(moving) + max(moving),
+        optimizer=settings.optimizer.moments * sum(moving),
         activations=max(activations),
         rows=4 * widest * (6 * batch + 2 * settings.init_rows),
         start=max(start),
@@ -141,7 +155,7 @@ def plan(configs: Sequence[SAEConfig], settings: Settings, device: torch.device,
 
 
 def check_fits(
-    configs: Sequence[SAEConfig], settings: Settings, device: torch.device, needed: Estimate
+    configs: Sequence[SAEConfig], each: Sequence[Settings], device: torch.device, needed: Estimate
 ) -> None:
     """Raises DeviceMemoryError, saying what to lower, where the free memory of the device is known and
     smaller than what is needed."""
@@ -149,10 +163,12 @@ def check_fits(
     if free is None or needed.memory <= free:
         return
     remedy = f"Lower d_sae, by a factor of {needed.memory / max(free, 1):.1f} or more"
+    settings = each[0]
     accumulate = settings.accumulate
     while accumulate < settings.batch_size:
         accumulate = min(2 * accumulate, settings.batch_size)
-        if plan(configs, replace(settings, accumulate=accumulate), device, timed=False).memory <= free:
+        less = [replace(own, accumulate=accumulate) for own in each]
+        if plan(configs, less, device, timed=False).memory <= free:
             remedy = f"Pass accumulate={accumulate}, or a batch_size of {settings.batch_size // accumulate}"
             break
     few = ", or train fewer SAEs at once" if len(configs) > 1 else ""
@@ -212,11 +228,11 @@ def cgroup_free(root: Path, own: str) -> list[int]:
     return left
 
 
-def _weights(config: SAEConfig) -> int:
-    """Bytes of the parameters."""
+def _weights(config: SAEConfig, only: tuple[str, ...] = ()) -> int:
+    """Bytes of the parameters, or of some by name."""
     with torch.device("meta"):
         sae = SAE(config)
-    return 4 * sum(parameter.numel() for parameter in sae.parameters())
+    return 4 * sum(p.numel() for name, p in sae.named_parameters() if not only or name in only)
 
 
 def _dense(config: SAEConfig) -> bool:

@@ -76,6 +76,21 @@ OLD = ("warmup_steps", "decay_steps", "beta1", "beta2")
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a run started from, where it was an SAE (see saelab.training.Start).
+
+    weights: its fingerprint. d_sae: its latents. taken: the part that was taken. trained: names of the
+    parameters that moved, () for all. noise: that of split latents.
+    """
+
+    weights: str
+    d_sae: int
+    taken: str = "all"
+    trained: tuple[str, ...] = ()
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything besides config and data that the numbers depend on. Rates are per step, lengths in steps
     or rows."""
@@ -103,6 +118,7 @@ class Settings:
     optimizer: Optimizer = field(default_factory=Optimizer)
     max_norm: float | None = None
     """the multiple of the median norm beyond which rows are left out"""
+    start: Origin | None = None
 
 
 @dataclass(frozen=True)

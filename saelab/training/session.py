@@ -26,6 +26,7 @@ from saelab.training.optimizers import Optimizers
 from saelab.training.rows import Rows
 from saelab.training.rules import RULES
 from saelab.training.run import LINES, Record, Run, Settings, append_lines
+from saelab.training.starting import Start, begin, encoder_moves, observes
 
 
 class Diverged(Exception):
@@ -36,7 +37,7 @@ class Session:
     """What the rest of a run depends on.
 
     start: the rows that training begins with, from which everything is made anew, or a checkpoint to go on
-    from.
+    from. parent: the SAE that the run starts from, and what becomes of it.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Session:
         folder: Path | None,
         start: Tensor | checkpoints.Checkpoint,
         held_out: Rows | None = None,
+        parent: Start | None = None,
     ) -> None:
         self.config, self.settings, self.device = config, settings, device
         self.identity, self.folder, self.held_out = identity, folder, held_out
@@ -58,7 +60,9 @@ class Session:
         if isinstance(start, Tensor):
             x, y = split(start, config)
             with dist.same_rows():
-                sae = SAE.create(own, settings.seed, x, y)
+                sae = SAE.create(own, settings.seed, *((x, y) if parent is None else ()))
+                if parent is not None:
+                    begin(sae, parent, config, settings.seed, x, y)
             shards.align(sae)
             wanted = sae.target(x, y)
             variance = dist.ranks.share(float((wanted - wanted.mean(0)).double().square().sum(1).mean()))
@@ -67,11 +71,20 @@ class Session:
             self.sae, variance = SAE(own).to(device), start.variance
         self.sae.train()
         self.progress = Progress(settings.steps, max(variance, torch.finfo(torch.float32).tiny), self.firing)
-        self.parameters = dict(self.sae.named_parameters())
+        moving = settings.start.trained if settings.start is not None else ()
+        self.parameters = {n: p for n, p in self.sae.named_parameters() if not moving or n in moving}
+        self.held = [
+            p for n, p in self.sae.named_parameters() if p.requires_grad and n not in self.parameters
+        ]
+        for parameter in self.held:
+            parameter.requires_grad_(False)
+        self.observes = encoder_moves(moving) or (parent is not None and observes(parent, config))
+        self.projects = not moving or any(name.startswith("dictionary.") for name in moving)
         self.optimizer = Optimizers(settings.optimizer, self.parameters, settings.lr)
         recipe = config.entry
         self.losses = [LOSSES[name](config, self.progress) for name in recipe.losses(config)]
-        self.rules = [RULES[name](config, self.progress) for name in recipe.rules(config)]
+        rules = [n for n in recipe.rules(config) if n != "unit_norm" or self.projects]
+        self.rules = [RULES[name](config, self.progress) for name in rules]
         if not isinstance(start, Tensor):
             self._restore(start)
         if (
@@ -115,9 +128,10 @@ class Session:
         self.optimizer.step(lr)
         for rule in self.rules:
             rule.after(sae, done[-1], self.optimizer)
-        sae.dictionary.project()
+        if self.projects:
+            sae.dictionary.project()
         with torch.no_grad():
-            for forward in done:
+            for forward in done if self.observes else ():
                 sae.sparsifier.observe(forward.codes, forward.pre, sae.dictionary)
             self.firing.update(*(forward.codes for forward in done))
         self.progress.step = step + 1
@@ -259,6 +273,8 @@ class Session:
         rows, seconds: of this call. outliers: of what it reads.
         """
         sae = shards.whole(self.sae, self.config).eval()
+        for parameter in self.held:
+            parameter.requires_grad_(True)
         finished = self.progress.step == self.settings.steps
         self.live.end("finished" if finished else "stopped" if self.live.stop_asked() else "interrupted")
         provenance = {
@@ -267,6 +283,7 @@ class Session:
             "held_out": self.identity.get("held_out"),
             "outliers": outliers,
             "weights": sae.fingerprint(),
+            "start": self.settings.start and self.settings.start.weights,
             "seconds": round(seconds, 3),
             "rows_per_second": round(rows / max(seconds, 1e-9)),
             "device": str(self.device),

@@ -66,7 +66,7 @@ def local(config: SAEConfig) -> SAEConfig:
 def align(sae: SAE) -> None:
     """Give every rank what rank 0 holds, of all that is not divided: machines may round differently."""
     for name, tensor in sae.state_dict().items():
-        if dist.latents.size == 1 or _axis(name) is None:
+        if dist.latents.size == 1 or axis_of(name) is None:
             tensor.copy_(dist.ranks.spread(tensor))
 
 
@@ -90,7 +90,7 @@ def given(tensors: dict[str, Tensor], d_sae: int) -> dict[str, Tensor | Pieces]:
     this order."""
     found: dict[str, Tensor | Pieces] = {}
     for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
-        axis = _axis(name)
+        axis = axis_of(name)
         if axis is None or dist.latents.size == 1:
             found[name] = tensor
         else:
@@ -104,7 +104,7 @@ def received(name: str, tensor: Tensor, d_sae: int) -> Tensor:
     if dist.ranks.size == 1:
         return tensor
     whole = tensor if dist.first() else torch.empty(tensor.shape, dtype=tensor.dtype)
-    axis = _axis(name)
+    axis = axis_of(name)
     if axis is None or dist.latents.size == 1:
         return dist.ranks.spread(whole)
     mine = whole
@@ -116,7 +116,7 @@ def received(name: str, tensor: Tensor, d_sae: int) -> Tensor:
     return mine
 
 
-def _axis(name: str) -> int | None:
+def axis_of(name: str) -> int | None:
     """Along which axis ranks divide a tensor of a run's state, None for one that all hold."""
     if name.split(".")[1:2] == ["step"]:
         return None
@@ -125,5 +125,5 @@ def _axis(name: str) -> int | None:
 
 
 def _pieces(name: str, tensor: Tensor, d_sae: int) -> Iterator[Tensor]:
-    axis = _axis(name)
+    axis = axis_of(name)
     return iter([tensor]) if axis is None else dist.latents.pieces(tensor, axis, d_sae)

@@ -31,6 +31,8 @@ from saelab.training.moving import Optimizer, Schedule
 from saelab.training.rows import Rows, as_held_out, as_rows, check_enough, ordinary
 from saelab.training.run import Record, Run, Settings, differences
 from saelab.training.session import Diverged, Session
+from saelab.training.starting import Start, as_starts
+from saelab.training.starting import check as check_start
 from saelab.types import ConfigError, DeviceMemoryError, NonFiniteError, RankError, nearest, short
 
 logger = logging.getLogger(__name__)
@@ -91,6 +93,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     optimizer: str | Optimizer = "adam",
     clip: float | None = 1.0,
     max_norm: float | None = None,
+    start: SAE | Start | Sequence[SAE | Start | None] | None = None,
     shard: str = "data",
 ) -> Run | list[Run]:
     """Train an SAE, or several on one pass over the activations.
@@ -146,6 +149,8 @@ def train(  # pyright: ignore[reportInconsistentOverload]
         max_norm: Leave out rows whose norm is beyond this multiple of the median norm (attention sinks,
             massive activations), held-out rows too; 10 is usual. All rows are read once for it before the
             run. `run.provenance["outliers"]` says how many were left out. A stream has it as its own option.
+        start: An SAE from which the run starts, or a `saelab.training.Start` that says what of it is taken,
+            what is trained, and how latents are split where the config has more; of several configs one each.
         shard: What processes divide: the rows of each batch ("data") or, for widths beyond one device, the
             latents ("latents": topk and batchtopk).
 
@@ -182,15 +187,17 @@ def train(  # pyright: ignore[reportInconsistentOverload]
         checkpoint_every = integer_or_none("checkpoint_every", checkpoint_every, 1)
         check_configs(configs)
         jobs, taken, screened = [], {}, {}
-        for number, each in enumerate(configs):
-            settings = complete(each, steps=steps, **asked)
+        parents = as_starts(start, len(configs))
+        for number, (each, parent) in enumerate(zip(configs, parents, strict=True)):
+            origin = None if parent is None else check_start(each, parent)
+            settings = complete(each, steps=steps, start=origin, **asked)
             rows, each = as_rows(acts, each)
             if settings.max_norm is not None:
                 rows = ordinary(rows, each, settings.max_norm, screened)
             unseen = as_held_out(held_out, each, rows, taken)
             check_enough(rows, batch_size)
             folder = None if out is None else Path(out) / f"{number}-{each.recipe}" if several else Path(out)
-            jobs.append(_Job(number, each, rows, settings, folder, unseen))
+            jobs.append(_Job(number, each, rows, settings, folder, unseen, parent))
         if not isinstance(shard, str) or shard not in ("data", "latents"):
             hint = nearest(str(shard), ("data", "latents"))
             message = f"shard must be 'data' or 'latents'. Got {shard!r}. {hint}Leave it out for 'data'."
@@ -237,7 +244,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 def _announce(jobs: list[_Job], device: torch.device) -> None:
     """Log what the run will take; refuse one that cannot fit."""
-    configs, settings = [job.config for job in jobs], jobs[0].settings
+    configs, settings = [job.config for job in jobs], [job.settings for job in jobs]
     needed = plan(configs, settings, device, timed=logger.isEnabledFor(logging.INFO))
     check_fits(configs, settings, device, needed)
     logger.info("training %s on %s: %s", ", ".join(c.recipe for c in configs), device, needed)
@@ -297,6 +304,7 @@ class _Job:
     settings: Settings
     folder: Path | None
     held_out: Rows | None
+    parent: Start | None = None
     identity: dict[str, Any] = field(init=False)
     session: Session = field(init=False)
     run: Run | None = None
@@ -328,7 +336,7 @@ class _Job:
                 _check_same(found.identity, self.identity, self.folder)
             start = found or self.rows.first(settings.init_rows, settings.batch_size, settings.seed)
         self.session = Session(
-            self.config, settings, device, self.identity, self.folder, start, self.held_out
+            self.config, settings, device, self.identity, self.folder, start, self.held_out, self.parent
         )
 
 

@@ -27,6 +27,8 @@ def test_train_takes_one_recipe_or_several(small_acts, capsys, monkeypatch):
     told = json.loads(Path("one/provenance.json").read_text())["fingerprints"]
     assert told["weights"] == run.sae.fingerprint()
     assert told["data"] == small_acts.fingerprint()
+    assert main([*map(str, one), "--start", "one", "--out", "further"]) == 0
+    assert saelab.training.Run.load(Path("further")).settings.start.weights == run.sae.fingerprint()
     Path("two.toml").write_text(
         f"acts = {str(small_acts.folder)!r}\nout = 'two'\nsteps = 10\nbatch_size = 256\nprogress = false\n"
         "[[recipe]]\nname = 'topk'\nd_sae = 64\nk = 4\n[[recipe]]\nname = 'relu'\nd_sae = 32\n"

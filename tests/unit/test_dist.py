@@ -16,6 +16,7 @@ from ranks import (
     data,
     finish,
     from_store,
+    parent,
     read,
     run,
     start,
@@ -61,7 +62,7 @@ def shared(tmp_path_factory):
     tasks = (
         "selections shared_latents drawn pieces uneven other nonfinite small checkpoints unwritable callback "
         "latents:relu narrow resampling hull mixed full stopped continued again left left_latents from_store "
-        "latents:topk latents:batchtopk stopped_latents continued_latents again_latents threads"
+        "latents:topk latents:batchtopk stopped_latents continued_latents again_latents started threads"
     )
     split = [f"options:{name}" for name in SPLIT_RECIPES]
     torchrun(2, folder, *OPTIONS, *split, *tasks.split())
@@ -93,6 +94,9 @@ def test_latents_divided_among_two_ranks_equal_one_process(shared):
         first, second = read(shared, f"latents:{name}")
         assert _same(first, second)
         _close(state(run(name)), first)
+    first, second = read(shared, "started")
+    assert _same(first, second)
+    _close(state(run("batchtopk", start=parent())), first)
     stopped, continued, again = (
         read(shared, name) for name in ("stopped_latents", "continued_latents", "again_latents")
     )

@@ -1,5 +1,6 @@
 from . import (
     analysis,
+    compat,
     corpora,
     embedded,
     formats,
@@ -39,6 +40,7 @@ __all__ = [
     "TorchModule",
     "VisionModel",
     "analysis",
+    "compat",
     "corpora",
     "embedded",
     "evaluate",

@@ -13,8 +13,8 @@ import pytest
 
 ORDER = (
     "errors seeds progress devices files config layout types capabilities arguments tensors dist stores sae "
-    "corpora subjects embedded formats interventions harvesting scale training analysis autointerp widgets "
-    "lab demo commands cli"
+    "corpora subjects embedded formats compat interventions harvesting scale training analysis autointerp "
+    "widgets lab demo commands cli"
 ).split()
 ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("saelab/**/*.py"))

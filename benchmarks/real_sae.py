@@ -15,17 +15,15 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from promises import real_texts
 from promises.real_texts import real_models
-from promises.steered import rows as rows_of
 
 import saelab
-from saelab.sae import SAE, fvu
+from saelab.sae import SAE
 
 HOOK = "blocks.12.hook_resid_post"
 K = 32
@@ -137,9 +135,6 @@ def judged(sae: SAE, subject: Any) -> dict[str, Any]:
         print(f"\n{name}: {report}", flush=True)
         for score, each in report.scores.items():
             found[f"{name}: {score}"] = [each.value, *each.interval, each.control]
-        rows = ordinary(subject, some[:100])
-        with torch.no_grad():
-            found[f"{name}: fvu of ordinary rows"] = fvu(rows, sae(rows).x_hat)
     told = saelab.analysis.special_tokens(
         sae, subject, saelab.corpora.dialogues(real_texts.dialogues(held_out=True)), packing="dialogue",
         max_rows=SCORED, include_bos=True,
@@ -148,14 +143,6 @@ def judged(sae: SAE, subject: Any) -> dict[str, Any]:
     for score, each in told.scores.items():
         found[f"dialogues: {score}"] = [each.value, *each.interval, each.control]
     return found
-
-
-def ordinary(subject: Any, texts: Sequence[str]) -> torch.Tensor:
-    """Rows [n, width] of texts of less than ten times the median norm: the few longer ones are nearly all of
-    the variance."""
-    acts = rows_of(subject, texts, HOOK)
-    norms = acts.norm(dim=-1)
-    return acts[norms < 10 * norms.median()]
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import integer, integer_or_none, shard_of
 from saelab.corpora import Corpus, Document
 from saelab.harvesting.outliers import Limits
 from saelab.subjects.reading import How, Reading, Rows
-from saelab.types import HookError, HookPoint, NonFiniteError, SubjectError, check_finite, short
+from saelab.types import HookError, HookPoint, NonFiniteError, SubjectError, check_finite, nearest, short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,22 +68,44 @@ def check_subject(subject: Any) -> Subject:
 def check_hooks(
     subject: Subject, hooks: Iterable[HookPoint | str], corpus: Iterable[Document]
 ) -> list[HookPoint]:
-    """The hook points, each once, known to the subject and alive on the corpus's first sample.
-    Raises HookError."""
+    """The hook points, each once, known to the subject and alive on the corpus's first sample; for a pattern
+    (`blocks.*.hook_resid_post`) those that it matches. Raises HookError."""
     if isinstance(hooks, str | HookPoint):
         hooks = [hooks]
     if not isinstance(hooks, Iterable):
         message = f"hooks must name hook points. Got {short(hooks)}. Pass names out of subject.hooks()."
         raise HookError(message)
-    points = list({str(h): HookPoint.of(h) for h in hooks}.values())
+    for document in itertools.islice(corpus, 1):
+        subject.prime(document)
+    named = [HookPoint(name) if isinstance(h, str) else h for h in hooks for name in _named(subject, h)]
+    points = list({str(h): HookPoint.of(h) for h in named}.values())
     if not points:
         message = "hooks must name at least one hook point. Got none. Pass names out of subject.hooks()."
         raise HookError(message)
-    for document in itertools.islice(corpus, 1):
-        subject.prime(document)
     for point in points:
         subject.width(point)
     return points
+
+
+def _named(subject: Subject, hook: HookPoint | str) -> list[str]:
+    pattern = isinstance(hook, str) and set(hook) & {"*", "?"}
+    return matching(str(hook), subject.hooks()) if pattern else [str(hook)]
+
+
+def matching(pattern: str, known: Sequence[str]) -> list[str]:
+    """The names that a pattern matches, in their order: * stands for any characters, ? for one.
+
+    Raises:
+        HookError: There are none.
+    """
+    found = [name for name in known if name == pattern or fnmatchcase(name, pattern.replace("[", "[[]"))]
+    if not found:
+        message = (
+            f"A hook point's name or pattern must match one that there is. Got {pattern!r}. "
+            f"{nearest(pattern, known)}Pass one of {short(list(known))}."
+        )
+        raise HookError(message)
+    return found
 
 
 def batches(

@@ -16,6 +16,7 @@ from saelab import dist
 from saelab.sae.config import RECIPES, SAEConfig
 from saelab.sae.model import SAE
 from saelab.tensors import Pieces
+from saelab.training.run import Settings
 from saelab.types import ConfigError
 
 
@@ -25,9 +26,22 @@ def divisible(shard: str) -> list[str]:
     return [name for name, entry in RECIPES.items() if shard in entry.divides]
 
 
-def check(config: SAEConfig, shard: str, ranks: int) -> None:
+def check(config: SAEConfig, settings: Settings, shard: str, ranks: int) -> None:
     """Raises ConfigError where ranks cannot train this SAE together."""
     options = config.options
+    shares = ranks * settings.accumulate if shard == "data" else 1
+    if settings.batch_size < shares:
+        message = (
+            f"batch_size is divided among {ranks} ranks with accumulate={settings.accumulate} and "
+            f"must be at least {shares}. Got {settings.batch_size}. Pass more, or start fewer ranks."
+        )
+        raise ConfigError(message)
+    if shard == "latents" and settings.optimizer.kind == "muon":
+        message = (
+            "Muon makes the update of a whole matrix, of which each rank has a part with shard='latents'. "
+            "Got optimizer='muon'. Pass another optimizer, or shard='data'."
+        )
+        raise ConfigError(message)
     if shard not in config.entry.divides:
         message = (
             f"With shard={shard!r} ranks can train {', '.join(divisible(shard))}. Got {config.recipe!r}. "

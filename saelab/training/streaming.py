@@ -6,11 +6,12 @@ import itertools
 import json
 import queue
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,11 +22,15 @@ from saelab.harvesting.batches import batches, check_hooks, count_rows
 from saelab.harvesting.outliers import FIRST_ROWS, Limits, multiple_or_none
 from saelab.seeds import mixed
 from saelab.subjects.reading import How
-from saelab.training.rows import Stream
-from saelab.types import ConfigError, CorpusError, HookPoint
+from saelab.training.rows import Rows, Stream
+from saelab.types import ConfigError, CorpusError, HookError, HookPoint
 
 if TYPE_CHECKING:
     from saelab.types import Subject
+
+
+K = TypeVar("K", bound=Hashable)
+Batches = Generator[Tensor, None, None]
 
 
 class ModelStream(Stream):
@@ -105,23 +110,46 @@ class ModelStream(Stream):
 
     def batches(self, size: int, seed: int, start: int = 0) -> Generator[Tensor, None, None]:
         """Endless full batches [size width], the hooks side by side, from batch `start` on."""
-        batches_of_half = max(1, self.buffer_rows // 2 // size)
-        half = batches_of_half * size
-        first, at = divmod(start, batches_of_half)
-        numbers = _buffer(half, seed, first)
-        low = int(numbers.min())
-        with _Ahead(self._blocks(half, low)) as blocks:
-            reader = _Reader(blocks, low)
-            buffer = reader.pick(numbers)
-            for refill in itertools.count(first):
-                order = _shuffled(half, seed, refill).to(buffer.device)
-                out = buffer[order[:half]]
-                for i in range(at, batches_of_half):
-                    yield out[i * size : (i + 1) * size]
-                at = 0
-                buffer = torch.cat([buffer[order[half:]], reader.take(half)])
+        (given,) = together([(self, seed)], size, start)
+        yield from given
 
-    def _blocks(self, rows: int, skip: int) -> Iterator[Tensor]:
+    def mixed(
+        self, blocks: Iterator[Tensor], low: int, numbers: Tensor, size: int, seed: int, start: int
+    ) -> Iterator[Tensor]:
+        """The batches from `start` on, out of blocks of rows from number `low` on. numbers: of the rows that
+        the buffer holds first."""
+        half = len(numbers) // 2
+        first, at = divmod(start, half // size)
+        reader = _Reader(blocks, low)
+        buffer = reader.pick(numbers)
+        for refill in itertools.count(first):
+            order = _shuffled(half, seed, refill).to(buffer.device)
+            out = buffer[order[:half]]
+            for i in range(at, half // size):
+                yield out[i * size : (i + 1) * size]
+            at = 0
+            buffer = torch.cat([buffer[order[half:]], reader.take(half)])
+
+    def of_one_pass(self) -> Hashable:
+        """Equal for streams whose rows may come out of one pass of the model: without limits, which are of
+        the hook points that a stream reads, of any of them."""
+        hooks = None if self.max_norm is None else self.key()
+        return id(self.subject), id(self.corpus), self._settings(), hooks
+
+    def called_alike(self, hooks: Sequence[str]) -> bool:
+        """Whether hook points are called equally often in a pass, and so have the same rows."""
+        try:
+            next(batches(self.subject, self.corpus, self.reading(hooks).hooks, max_rows=1, **self._options()))
+        except HookError:
+            return False
+        return True
+
+    def first_numbers(self, size: int, seed: int, start: int) -> Tensor:
+        """int64 [2 half]: numbers, counted over all passes, of the rows that the buffer holds at a batch."""
+        batches_of_half = max(1, self.buffer_rows // 2 // size)
+        return _buffer(batches_of_half * size, seed, start // batches_of_half)
+
+    def blocks(self, rows: int, skip: int) -> Iterator[Tensor]:
         """Blocks [rows width] in corpus order, pass after pass, without the first `skip` rows."""
         held: list[Tensor] = []
         n = 0
@@ -233,7 +261,7 @@ def _buffer(half: int, seed: int, refill: int) -> Tensor:
 class _Reader:
     """Rows by number out of blocks that come in order."""
 
-    def __init__(self, blocks: _Ahead, low: int) -> None:
+    def __init__(self, blocks: Iterator[Tensor], low: int) -> None:
         self._blocks, self._at = blocks, low
         self._left: Tensor | None = None
 
@@ -264,6 +292,103 @@ class _Reader:
             self._left = torch.cat([self._left, next(self._blocks)])
         rows, self._left = self._left[:n], self._left[n:]
         return rows
+
+
+def together(
+    readers: Sequence[tuple[ModelStream, int]], size: int, start: int = 0
+) -> list[Generator[Tensor, None, None]]:
+    """The batches of several streams of one source, each with its own seed, out of one pass of the model;
+    those of each are the same as alone.
+
+    They are read in step: what one has read and another has not is held. Where one ends, all do.
+
+    Args:
+        readers: (stream, seed), of one subject, corpus and way of reading; where rows are left out, of the
+            same hook points.
+        size: Rows of a batch.
+        start: The batch to begin with.
+    """
+    whole, streams = readers[0][0], [stream for stream, _ in readers]
+    hooks = list(dict.fromkeys(hook for stream in streams for hook in map(str, stream.hooks)))
+    if len(hooks) > len(whole.hooks):
+        whole = whole.reading(hooks)
+    numbers = [stream.first_numbers(size, seed, start) for stream, seed in readers]
+    low = min(int(each.min()) for each in numbers)
+    shared = _Shared(_Ahead(whole.blocks(len(numbers[0]) // 2, low)), len(readers))
+    widths = {hook: whole.width(hook) for hook in hooks}
+    ends = dict(zip(hooks, itertools.accumulate(widths.values()), strict=True))
+
+    def given(i: int, stream: ModelStream, seed: int) -> Generator[Tensor, None, None]:
+        at = [slice(ends[hook] - widths[hook], ends[hook]) for hook in map(str, stream.hooks)]
+        blocks = (
+            block if list(map(str, stream.hooks)) == hooks else torch.cat([block[:, each] for each in at], 1)
+            for block in shared.of(i)
+        )
+        try:
+            yield from stream.mixed(blocks, low, numbers[i], size, seed, start)
+        finally:
+            shared.close()
+
+    return [given(i, stream, seed) for i, (stream, seed) in enumerate(readers)]
+
+
+def opened(sources: Mapping[K, tuple[Rows, int]], size: int, start: int) -> dict[K, Batches]:
+    """Endless batches of each source with its seed, from batch `start` on. Streams of one subject and corpus
+    share a pass of the model.
+
+    Args:
+        sources: (rows, seed) by any name.
+        size: Rows of a batch.
+        start: The batch to begin with.
+    """
+    found: dict[K, Batches] = {}
+    groups: dict[Hashable, dict[K, tuple[ModelStream, int]]] = {}
+    for name, (rows, seed) in sources.items():
+        if isinstance(rows, ModelStream):
+            groups.setdefault(rows.of_one_pass(), {})[name] = rows, seed
+        else:
+            found[name] = rows.batches(size, seed, start)
+    for group in groups.values():
+        readers = list(group.values())
+        every = list(dict.fromkeys(str(hook) for stream, _ in readers for hook in stream.hooks))
+        first = readers[0][0]
+        if len(every) == len(first.hooks) or first.called_alike(every):
+            found |= dict(zip(group, together(readers, size, start), strict=True))
+        else:
+            found |= {name: stream.batches(size, seed, start) for name, (stream, seed) in group.items()}
+    return {name: found[name] for name in sources}
+
+
+class _Shared:
+    """Items that several readers get, each all of them; what not all have had is held."""
+
+    def __init__(self, ahead: _Ahead, readers: int) -> None:
+        self._ahead, self._held = ahead, [deque[Any]() for _ in range(readers)]
+        self._open = self._closed = False
+
+    def of(self, reader: int) -> Iterator[Any]:
+        """Those of one reader, without end."""
+        while True:
+            if not self._held[reader]:
+                item = self._next()
+                for held in self._held:
+                    held.append(item)
+            yield self._held[reader].popleft()
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._open and not self._closed:
+            self._closed = True
+            self._ahead.__exit__()
+
+    def _next(self) -> Any:
+        if self._closed:
+            message = "A reader of the stream has ended, and with it all."
+            raise RuntimeError(message)
+        if not self._open:
+            self._open = True
+            self._ahead.__enter__()
+        return next(self._ahead)
 
 
 class _Ahead:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -23,7 +23,7 @@ from saelab.sae.config import SAEConfig
 from saelab.sae.model import SAE
 from saelab.stores.manifest import lock
 from saelab.training import checkpoints, shards
-from saelab.training.arguments import check_configs, complete, count_steps
+from saelab.training.arguments import complete, count_steps
 from saelab.training.estimates import check_fits, device_of, plan
 from saelab.training.interrupt import Interrupt
 from saelab.training.live import Live
@@ -33,6 +33,8 @@ from saelab.training.run import Record, Run, Settings, differences
 from saelab.training.session import Diverged, Session
 from saelab.training.starting import Start, as_starts
 from saelab.training.starting import check as check_start
+from saelab.training.streaming import opened
+from saelab.training.sweep import members
 from saelab.types import ConfigError, DeviceMemoryError, NonFiniteError, RankError, nearest, short
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,14 @@ def train(config: SAEConfig, acts: Any, **options: Any) -> Run: ...
 
 
 @overload
+def train(config: SAEConfig, acts: Any, *, seeds: Sequence[int], **options: Any) -> list[Run]: ...
+
+
+@overload
+def train(config: SAEConfig, acts: Any, *, hooks: str | Sequence[str], **options: Any) -> list[Run]: ...
+
+
+@overload
 def train(config: Sequence[SAEConfig], acts: Any, **options: Any) -> list[Run]: ...
 
 
@@ -77,6 +87,8 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     tokens: int | None = None,
     batch_size: int,
     seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    hooks: str | Sequence[str] | None = None,
     out: str | Path | None = None,
     lr: float | str = "auto",
     device: str | torch.device | None = None,
@@ -110,15 +122,19 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     and writes `out`. docs/scale.md says how to launch and what is exact.
 
     Args:
-        config: What `saelab.recipe` gives; a list trains all on the same batches and gives a list of Runs.
+        config: What `saelab.recipe` gives; a list trains all on the same batches.
         acts: An ActivationStore (its hook is the config's, or its only one), a `saelab.stream`, or a floating
             tensor [n d_in].
         steps: Batches in all; this or `tokens`.
         tokens: Rows in all; this or `steps`.
         batch_size: Rows of a batch.
         seed: Seed of weights and order.
+        seeds: Several of them: each config is trained with each, on an order of its own, to the result of a
+            call with that seed alone, bit for bit. A stream runs the model once for all.
+        hooks: Hook points of the store or stream, or patterns of their names (`blocks.*.hook_resid_post`):
+            each config, which has no hook then, is trained at each. A stream runs the model once for all.
         out: A folder for checkpoints and the result, and meanwhile `history.jsonl`, a line for each record;
-            for a list, one folder each inside, `0-topk`, `1-relu`, ...
+            for several, one folder each inside, `0-topk`, `1-relu`, ...
         lr: The highest learning rate, or "auto" for `learning_rate(d_sae)`.
         device: Where to train; None for a GPU where there is one.
         progress: Show a bar.
@@ -155,7 +171,8 @@ def train(  # pyright: ignore[reportInconsistentOverload]
             latents ("latents": topk and batchtopk).
 
     Returns:
-        The Run, or one for each config.
+        The Run; a list of them where there is a list of configs, seeds or hooks: config by config, of each
+        hook point by hook point, of these seed by seed.
 
     Raises:
         ConfigError: An argument is out of range.
@@ -167,36 +184,33 @@ def train(  # pyright: ignore[reportInconsistentOverload]
         StoreError: `out` cannot be written, or another process trains into it.
         RankError: Another process fails.
     """
-    several, progress, resume = (
-        isinstance(config, Sequence),
-        boolean("progress", progress),
-        boolean("resume", resume),
-    )
+    several = isinstance(config, Sequence) or hooks is not None or seeds is not None
+    progress, resume = boolean("progress", progress), boolean("resume", resume)
     out = None if out is None else path_of(out, "out")
     if isinstance(callbacks, str) or not isinstance(callbacks, Iterable) or not all(map(callable, callbacks)):
         message = f"callbacks must be a list of functions. Got {short(callbacks)}. Pass callbacks=[function]."
         raise ConfigError(message)
-    asked = {"batch_size": batch_size, "seed": seed, "lr": lr, "log_every": log_every}
+    asked: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "lr": lr, "log_every": log_every}
     asked |= {"precision": precision, "accumulate": accumulate}
     asked |= {"held_out": held_out, "evaluate_every": evaluate_every}
     asked |= {"schedule": schedule, "optimizer": optimizer, "clip": clip, "max_norm": max_norm}
     with dist.together(), dist.alone():
-        configs = list(config) if isinstance(config, Sequence) else [config]
         asked["batch_size"] = batch_size = integer("batch_size", batch_size, 1)
         steps = count_steps(steps, tokens, batch_size)
         checkpoint_every = integer_or_none("checkpoint_every", checkpoint_every, 1)
-        check_configs(configs)
+        made = members(config, acts, hooks, seed, seeds)
         jobs, taken, screened = [], {}, {}
-        parents = as_starts(start, len(configs))
-        for number, (each, parent) in enumerate(zip(configs, parents, strict=True)):
+        parents = as_starts(start, made[-1].of + 1)
+        for number, (each, own_seed, name, of) in enumerate(made):
+            parent = parents[of]
             origin = None if parent is None else check_start(each, parent)
-            settings = complete(each, steps=steps, start=origin, **asked)
+            settings = complete(each, steps=steps, start=origin, **{**asked, "seed": own_seed})
             rows, each = as_rows(acts, each)
             if settings.max_norm is not None:
                 rows = ordinary(rows, each, settings.max_norm, screened)
             unseen = as_held_out(held_out, each, rows, taken)
             check_enough(rows, batch_size)
-            folder = None if out is None else Path(out) / f"{number}-{each.recipe}" if several else Path(out)
+            folder = None if out is None else Path(out) / name if several else Path(out)
             jobs.append(_Job(number, each, rows, settings, folder, unseen, parent))
         if not isinstance(shard, str) or shard not in ("data", "latents"):
             hint = nearest(str(shard), ("data", "latents"))
@@ -268,22 +282,8 @@ def _check_ranks(jobs: list[_Job], shard: str, checkpoint_every: int) -> None:
                 "rank reads its own part of every batch."
             )
             raise RankError(message)
-    settings = jobs[0].settings
-    shares = dist.ranks.size * settings.accumulate if shard == "data" else 1
-    if settings.batch_size < shares:
-        message = (
-            f"batch_size is divided among {dist.ranks.size} ranks with accumulate={settings.accumulate} and "
-            f"must be at least {shares}. Got {settings.batch_size}. Pass more, or start fewer ranks."
-        )
-        raise ConfigError(message)
     for job in jobs:
-        shards.check(job.config, shard, dist.ranks.size)
-    if shard == "latents" and settings.optimizer.kind == "muon":
-        message = (
-            "Muon makes the update of a whole matrix, of which each rank has a part with shard='latents'. "
-            "Got optimizer='muon'. Pass another optimizer, or shard='data'."
-        )
-        raise ConfigError(message)
+        shards.check(job.config, job.settings, shard, dist.ranks.size)
 
 
 def _found(folders: list[Path]) -> list[checkpoints.Checkpoint] | None:
@@ -311,6 +311,11 @@ class _Job:
 
     def __post_init__(self) -> None:
         self.identity = {"config": to_dict(self.config), "settings": to_dict(self.settings)}
+
+    @property
+    def source(self) -> tuple[str, int]:
+        """Equal for jobs that are given the same batches."""
+        return self.rows.key(), self.settings.seed
 
     def prepare(self, resume: bool) -> None:
         """Check the folder, and read the run back if it is finished."""
@@ -359,19 +364,18 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
                     callback(event)
 
     emit("start")
-    # jobs that read the same hook share its batches
-    sources = {job.rows.key(): job.rows for job in jobs}
+    # jobs that read the same hook in the same order share its batches
+    sources = {job.source: (job.rows, job.settings.seed) for job in jobs}
     with ExitStack() as stack, interrupt, _bar(settings, first_step, progress) as bar:
-        batches = {}
-        for key, rows in sources.items():
-            given = rows.batches(settings.batch_size, settings.seed, start=first_step)
-            batches[key] = stack.enter_context(closing(given))
+        batches = opened(sources, settings.batch_size, first_step)
+        for given in batches.values():
+            stack.callback(given.close)
         try:
             while done < settings.steps:
                 with dist.together():
                     batch = {key: next(given) for key, given in batches.items()}
                 with interrupt.held():
-                    records = [_step(job, batch[job.rows.key()]) for job in jobs]
+                    records = [_step(job, batch[job.source]) for job in jobs]
                     for session, record in zip(sessions, records, strict=True):
                         if record is not None:
                             session.log(record)

@@ -156,8 +156,9 @@ def test_headers_of_chance(small):
     data, blocks = small.read_bytes(), library.blocks()
     start = read_header(small, blocks).tensors[0].start
     path, rng = small.with_name("fuzz.gguf"), random.Random(0)
-    until, outcomes = time.monotonic() + 3, {True: 0, False: 0}
-    while time.monotonic() < until:
+    began, outcomes = time.monotonic(), {True: 0, False: 0}
+    # a machine with other work to do gets to fewer
+    while (spent := time.monotonic() - began) < 3 or (min(outcomes.values()) <= 20 and spent < 60):
         changed = bytearray(data[: rng.randrange(start) if rng.random() < 0.2 else len(data)])
         for _ in range(rng.choice((1, 1, 2, 8))):
             at = rng.randrange(min(start, len(changed)) or 1)
@@ -182,8 +183,9 @@ def test_whole_files_of_chance(small):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = read_header(small, blocks).tensors[0].start
     rng, outcomes = random.Random(1), {True: 0, False: 0}
-    until, path = time.monotonic() + 5, small.with_name("fuzz.gguf")
-    while time.monotonic() < until:
+    began, path = time.monotonic(), small.with_name("fuzz.gguf")
+    # a machine with other work to do gets to fewer
+    while (spent := time.monotonic() - began) < 5 or (min(outcomes.values()) <= 5 and spent < 60):
         changed = bytearray(data)
         at = rng.randrange(24, start)
         changed[at] = rng.choice((0, 1, 2, 127, 255, rng.randrange(256)))

@@ -74,7 +74,7 @@ def from_saelens(theirs: Any) -> SAE:
 @checked(sae=an_sae)
 def to_dictionary_learning(sae: SAE) -> Any:
     """A dictionary of dictionary_learning with the codes and reconstructions of ours: one of its own classes,
-    for its `evaluate`, its `loss_recovered`, and whatever else takes these.
+    for its `evaluate` and whatever else takes these.
 
     Args:
         sae: An SAE: relu, gated, jumprelu, topk, batchtopk, matryoshka, or one that is one of these once it

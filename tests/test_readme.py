@@ -16,6 +16,7 @@ README = (ROOT / "README.md").read_text()
 
 
 GUIDE = (ROOT / "docs" / "guide.md").read_text()
+MIGRATE = (ROOT / "docs" / "migrate.md").read_text()
 
 
 def fenced(language: str, text: str = README) -> list[str]:
@@ -73,7 +74,7 @@ def test_the_python_of_the_tour_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert fenced("python")
     space = {}
-    for name, text in (("README.md", README), ("guide.md", GUIDE)):
+    for name, text in (("README.md", README), ("guide.md", GUIDE), ("migrate.md", MIGRATE)):
         for block in fenced("python", text):
             *before, last = ast.parse(block).body
             assert isinstance(last, ast.Expr), f"{name}: a block ends in nothing that is shown:\n{block}"

@@ -228,6 +228,8 @@ def of(sae: SAE, to: str) -> Plain:
         hook=config.hook,
         hook_out=config.hook_out,
     )
+    if getattr(sparsifier, "by_norm", False):  # ranked times norms: the norms go into the encoder
+        plain = plain.folded(sae.dictionary.norms().detach().cpu().float(), Path(to))
     if type(sparsifier) is ReLU:
         return plain
     if type(sparsifier) in (TopK, Gaussian):  # in eval mode a Gaussian code is the TopK of its mean
@@ -246,7 +248,11 @@ def of(sae: SAE, to: str) -> Plain:
         groups = _groups(sae) if config.recipe == "matryoshka" else None
         rule: Rule = "batchtopk" if groups is None else "matryoshka"
         return replace(
-            plain, rule=rule, k=sparsifier.k, threshold=weights["sparsifier.threshold"], groups=groups
+            plain,
+            rule=rule,
+            k=max(1, round(sparsifier.k)),
+            threshold=weights["sparsifier.threshold"],
+            groups=groups,
         )
     if type(sparsifier) is JumpReLU:
         # what is stored, a negative threshold too, else what is used

@@ -12,9 +12,10 @@ from dataclasses import replace
 
 from saelab.sae.batchwise import BatchAbsTopK, BatchTopK, FeatureChoice, GroupBias
 from saelab.sae.config import Option, Recipe, SAEConfig, register
-from saelab.sae.dictionaries import Joint, Scaled
+from saelab.sae.dictionaries import Scaled
 from saelab.sae.option_groups import (
     BATCH,
+    BY_NORM,
     COMMON,
     DEAD,
     ENCODER,
@@ -22,11 +23,9 @@ from saelab.sae.option_groups import (
     L0,
     L1,
     L1_WARMUP,
-    NORMALISE_ONE,
     RESAMPLE,
     REVIVAL,
     ROW,
-    START,
     TARGET_L0,
     ZIPF,
     decoder,
@@ -35,13 +34,11 @@ from saelab.sae.options import (
     flag,
     groups,
     integer_from,
-    of_selection,
     one_of,
     positive,
     positive_share,
     real,
     sigma,
-    widths,
 )
 from saelab.sae.sparsifiers import (
     AbsTopK,
@@ -57,7 +54,7 @@ from saelab.sae.sparsifiers import (
 )
 
 
-def _rules(*names: str) -> Callable[[SAEConfig], tuple[str, ...]]:
+def rules_of(*names: str) -> Callable[[SAEConfig], tuple[str, ...]]:
     """These rules, and those that options turn on."""
 
     def rules(config: SAEConfig) -> tuple[str, ...]:
@@ -74,55 +71,28 @@ def _rules(*names: str) -> Callable[[SAEConfig], tuple[str, ...]]:
     return rules
 
 
-def _with_auxk(*losses: str) -> Callable[[SAEConfig], tuple[str, ...]]:
+def with_auxk(*losses: str) -> Callable[[SAEConfig], tuple[str, ...]]:
     """These losses, and auxk unless its coefficient is 0."""
     return lambda c: (*losses, "auxk") if c.options["aux_coefficient"] else losses
 
 
-def _jump(config: SAEConfig) -> JumpReLU:
+def jump_relu(config: SAEConfig) -> JumpReLU:
     return JumpReLU(
-        config.d_sae, *(config.options[key] for key in ("threshold", "bandwidth", "log_threshold"))
+        config.d_sae,
+        *(config.options[key] for key in ("threshold", "bandwidth", "log_threshold", "ste_to_input")),
     )
+
+
+def _batch(config: SAEConfig) -> BatchTopK:
+    return BatchTopK(*(config.options[key] for key in ("k", "threshold_decay", "by_norm")))
+
+
+def pre_act(config: SAEConfig) -> tuple[str, ...]:
+    return ("pre_act",) if config.options["pre_act_loss"] else ()
 
 
 PURSUIT = ("max_iterations", "residual_threshold", "stop_on_duplicate", "finish_step", "whole_product")
 """Options of matching pursuit's sparsifier."""
-
-
-def _transcoder(line: str, skip: bool = False) -> Recipe:
-    return Recipe(
-        line=line,
-        options={
-            **BATCH,
-            "k": replace(BATCH["k"], check=of_selection),
-            "sparsity": Option(
-                "topk",
-                one_of("topk", "batchtopk", "l1", "jumprelu"),
-                "Whether rows keep k each, or k on average over a batch, or an L1 penalty decides, or "
-                "thresholds learned under an L0 penalty.",
-                structural=True,
-            ),
-            **L1,
-            **L0,
-            **JUMP,
-            **REVIVAL,
-            "normalise": NORMALISE_ONE,
-            **START,
-            **decoder(),
-        },
-        sparsifier=lambda c: {
-            "topk": lambda: TopK(c.options["k"]),
-            "batchtopk": lambda: BatchTopK(c.options["k"], c.options["threshold_decay"]),
-            "l1": ReLU,
-            "jumprelu": lambda: _jump(c),
-        }[c.options["sparsity"]](),
-        losses=lambda c: _with_auxk(
-            "mse", *{"l1": ["l1"], "jumprelu": ["l0"]}.get(c.options["sparsity"], [])
-        )(c),
-        rules=lambda c: _rules(*([] if c.options["sparsity"] == "l1" else ["unit_norm"]))(c),
-        transcodes=True,
-        skip=skip,
-    )
 
 
 register(
@@ -131,15 +101,16 @@ register(
         line="TopK: the k largest pre-activations of a row, dead latents revived by auxk (Gao et al. 2024).",
         options={
             **ROW,
+            **BY_NORM,
             "multi_topk": Option(
                 0.0, real(0), "Weight of the error of keeping 4 k latents; 1/8 in Gao et al., 0 turns it off."
             ),
             **REVIVAL,
             **COMMON,
         },
-        sparsifier=lambda c: TopK(c.options["k"]),
-        losses=lambda c: _with_auxk("mse", *(["multi_topk"] if c.options["multi_topk"] else []))(c),
-        rules=_rules("unit_norm"),
+        sparsifier=lambda c: TopK(c.options["k"], c.options["by_norm"]),
+        losses=lambda c: with_auxk("mse", *(["multi_topk"] if c.options["multi_topk"] else []))(c),
+        rules=rules_of("unit_norm"),
         divides=("data", "latents"),
     ),
 )
@@ -147,10 +118,10 @@ register(
     "batchtopk",
     Recipe(
         line="BatchTopK: k a row on average over a batch, a learned threshold afterwards (Bussmann 2024).",
-        options={**BATCH, **REVIVAL, **COMMON},
-        sparsifier=lambda c: BatchTopK(c.options["k"], c.options["threshold_decay"]),
-        losses=_with_auxk("mse"),
-        rules=_rules("unit_norm"),
+        options={**BATCH, **BY_NORM, **REVIVAL, **COMMON},
+        sparsifier=lambda c: _batch(c),
+        losses=with_auxk("mse"),
+        rules=rules_of("unit_norm"),
         divides=("data", "latents"),
     ),
 )
@@ -174,12 +145,13 @@ register(
                 False, flag, "Whether inner prefixes are drawn anew each step, P(length) ~ 1 / length."
             ),
             **BATCH,
+            **BY_NORM,
             **REVIVAL,
             **COMMON,
         },
-        sparsifier=lambda c: BatchTopK(c.options["k"], c.options["threshold_decay"]),
-        losses=_with_auxk("prefixes"),
-        rules=_rules("unit_norm"),
+        sparsifier=lambda c: _batch(c),
+        losses=with_auxk("prefixes"),
+        rules=rules_of("unit_norm"),
         divides=("data",),
     ),
 )
@@ -193,8 +165,8 @@ register(
             **COMMON,
         },
         sparsifier=lambda c: AbsTopK(c.options["k"]),
-        losses=_with_auxk("mse"),
-        rules=_rules("unit_norm"),
+        losses=with_auxk("mse"),
+        rules=rules_of("unit_norm"),
         divides=("data",),
     ),
 )
@@ -204,8 +176,8 @@ register(
         line="Batch AbsTopK: k magnitudes a row on average over a batch, with their signs (2510.00404).",
         options={**BATCH, **REVIVAL, **COMMON},
         sparsifier=lambda c: BatchAbsTopK(c.options["k"], c.options["threshold_decay"]),
-        losses=_with_auxk("mse"),
-        rules=_rules("unit_norm"),
+        losses=with_auxk("mse"),
+        rules=rules_of("unit_norm"),
         divides=("data",),
     ),
 )
@@ -219,8 +191,8 @@ register(
             **COMMON,
         },
         sparsifier=lambda c: TopAFA(),
-        losses=_with_auxk("mse", "afa"),
-        rules=_rules("unit_norm"),
+        losses=with_auxk("mse", "afa"),
+        rules=rules_of("unit_norm"),
         divides=("data",),
     ),
 )
@@ -244,9 +216,9 @@ register(
             "resample_scale": replace(RESAMPLE["resample_scale"], default=0.2),
             **COMMON,
         },
-        sparsifier=lambda c: _jump(c),
-        losses=lambda c: _with_auxk("mse", c.options["penalty"])(c),
-        rules=lambda c: _rules(*(["unit_norm"] if c.options["penalty"] == "l0" else []))(c),
+        sparsifier=lambda c: jump_relu(c),
+        losses=lambda c: with_auxk("mse", c.options["penalty"], *pre_act(c))(c),
+        rules=lambda c: rules_of(*(["unit_norm"] if c.options["penalty"] == "l0" else []))(c),
         divides=("data",),
     ),
 )
@@ -303,8 +275,8 @@ register(
             **COMMON,
         },
         sparsifier=lambda c: Gated(c.d_sae, c.options["gate_bias"]),
-        losses=_with_auxk("mse", "gate"),
-        rules=_rules("unit_norm"),
+        losses=with_auxk("mse", "gate"),
+        rules=rules_of("unit_norm"),
         divides=("data",),
     ),
 )
@@ -326,8 +298,8 @@ register(
             **COMMON,
         },
         sparsifier=lambda c: ReLU(),
-        losses=_with_auxk("mse", "l1"),
-        rules=lambda c: _rules(*([] if c.options["decoder_norm_weighted"] else ["unit_norm"]))(c),
+        losses=with_auxk("mse", "l1"),
+        rules=lambda c: rules_of(*([] if c.options["decoder_norm_weighted"] else ["unit_norm"]))(c),
         divides=("data",),
     ),
 )
@@ -348,7 +320,7 @@ register(
         },
         sparsifier=lambda c: BatchTopK(c.options["k"], c.options["threshold_decay"]),
         losses=lambda c: ("mse", "aux_zipf") if c.options["aux_coefficient"] else ("mse",),
-        rules=_rules("unit_norm"),
+        rules=rules_of("unit_norm"),
     ),
 )
 register(
@@ -359,8 +331,8 @@ register(
         sparsifier=lambda c: FeatureChoice(
             c.d_sae, *(c.options[key] for key in ("k", "alpha", "bump", "threshold_decay"))
         ),
-        losses=_with_auxk("mse"),
-        rules=_rules("unit_norm"),
+        losses=with_auxk("mse"),
+        rules=rules_of("unit_norm"),
     ),
 )
 register(
@@ -373,8 +345,8 @@ register(
             **COMMON,
         },
         sparsifier=lambda c: GroupMax(c.d_sae, c.options["k"]),
-        losses=_with_auxk("mse"),
-        rules=_rules("unit_norm"),
+        losses=with_auxk("mse"),
+        rules=rules_of("unit_norm"),
     ),
 )
 register(
@@ -405,8 +377,8 @@ register(
         sparsifier=lambda c: Gaussian(
             c.d_in, c.d_sae, *(c.options[key] for key in ("k", "sampling", "sigma", "log_variance"))
         ),
-        losses=_with_auxk("mse", "kl"),
-        rules=_rules("unit_norm"),
+        losses=with_auxk("mse", "kl"),
+        rules=rules_of("unit_norm"),
         title=lambda c: "" if c.options["sampling"] else "TopK with an L2 penalty (variational, not sampled)",
     ),
 )
@@ -417,7 +389,7 @@ register(
         options={**REVIVAL, **COMMON},
         sparsifier=lambda c: Identity(),
         losses=lambda c: ("mse",),
-        rules=_rules("unit_norm"),
+        rules=rules_of("unit_norm"),
     ),
 )
 register(
@@ -426,8 +398,8 @@ register(
         line="Archetypal: TopK whose directions lie near the hull of data points (2502.12892).",
         options={**ROW, **REVIVAL, **ENCODER, **decoder("archetypal")},
         sparsifier=lambda c: TopK(c.options["k"]),
-        losses=_with_auxk("mse"),
-        rules=_rules("unit_norm"),
+        losses=with_auxk("mse"),
+        rules=rules_of("unit_norm"),
     ),
 )
 register(
@@ -454,49 +426,7 @@ register(
             **{name: option for name, option in COMMON.items() if name != "tied_init"},
         },
         sparsifier=lambda c: MatchingPursuit(**{key: c.options[key] for key in PURSUIT}),
-        losses=_with_auxk("mse"),
-        rules=_rules("unit_norm", "encoder_is_decoder"),
-    ),
-)
-register(
-    "transcoder",
-    _transcoder("Transcoder: from the input of a part of the model to its output."),
-)
-register(
-    "skip_transcoder",
-    _transcoder(
-        "Skip transcoder: a transcoder with a linear map of the input beside (2501.18823).", skip=True
-    ),
-)
-register(
-    "crosscoder",
-    Recipe(
-        line="Crosscoder: one code for several layers or models (Lindsey et al. 2024).",
-        options={
-            "widths": Option(
-                (), widths, "Width of each activation that is read, side by side.", structural=True
-            ),
-            "sparsity": Option(
-                "batchtopk",
-                one_of("batchtopk", "topk", "l1"),
-                "'batchtopk' ranks codes times the sum of their directions' norms, 'topk' the codes of a row "
-                "as they are; 'l1' penalises their product.",
-                structural=True,
-            ),
-            **BATCH,
-            "k": replace(BATCH["k"], check=of_selection),
-            **L1,
-            **REVIVAL,
-            **ENCODER,
-            "normalise": NORMALISE_ONE,
-        },
-        sparsifier=lambda c: {
-            "batchtopk": lambda: BatchTopK(c.options["k"], c.options["threshold_decay"], by_norm=True),
-            "topk": lambda: TopK(c.options["k"]),
-            "l1": ReLU,
-        }[c.options["sparsity"]](),
-        losses=lambda c: _with_auxk("mse", *(["l1"] if c.options["sparsity"] == "l1" else []))(c),
-        rules=_rules(),
-        dictionary=lambda c: Joint(c.d_sae, c.widths),
+        losses=with_auxk("mse"),
+        rules=rules_of("unit_norm", "encoder_is_decoder"),
     ),
 )

@@ -26,7 +26,8 @@ class BatchTopK(Sparsifier):
     the budget; in eval mode keep what exceeds a learned threshold, so that rows are independent (Bussmann et
     al. 2024; the rule of mutual choice, arXiv 2411.02124, too).
 
-    pre [n d_sae] -> codes [n d_sae], on training batches k non-zero a row on average. by_norm: rank
+    pre [n d_sae] -> codes [n d_sae], on training batches k, which may be no whole number, non-zero a row on
+    average. by_norm: rank
     pre * dictionary.norms() instead of pre.
 
     Buffers: threshold [], in units of what is ranked, the moving average of the smallest code that each batch
@@ -36,7 +37,7 @@ class BatchTopK(Sparsifier):
     the first batch the threshold is 0 and every positive pre-activation counts.
     """
 
-    def __init__(self, k: int, decay: float, by_norm: bool = False) -> None:
+    def __init__(self, k: float, decay: float, by_norm: bool = False) -> None:
         super().__init__()
         self.k, self.decay, self.by_norm = k, decay, by_norm
         self.register_buffer("threshold", torch.zeros(()))
@@ -57,7 +58,9 @@ class BatchTopK(Sparsifier):
         score = self.ranked(pre)
         score = score * dictionary.norms() if self.by_norm else score
         flat = (
-            batch_top_k(score, dist.rows.count(n) * self.k) if self.training else above(score, self.threshold)
+            batch_top_k(score, int(dist.rows.count(n) * self.k))
+            if self.training
+            else above(score, self.threshold)
         )
         return to_csr(flat, n, d_sae)
 
@@ -121,7 +124,7 @@ class FeatureChoice(Sparsifier):
 
     observes_pre = True
 
-    def __init__(self, d_sae: int, k: int, alpha: float, bump: float, decay: float) -> None:
+    def __init__(self, d_sae: int, k: float, alpha: float, bump: float, decay: float) -> None:
         super().__init__()
         self.k, self.alpha, self.bump, self.decay = k, alpha, bump, decay
         self.register_buffer("threshold", torch.zeros(d_sae))
@@ -161,7 +164,7 @@ class FeatureChoice(Sparsifier):
     def _budget(self, pre: Tensor) -> Tensor:
         n, d_sae = pre.shape
         share = zipf(d_sae, self.alpha, self.bump)
-        return column_budget(n * self.k, n, share).to(pre.device)
+        return column_budget(int(n * self.k), n, share).to(pre.device)
 
     def extra_repr(self) -> str:
         return f"k={self.k}, alpha={self.alpha}, bump={self.bump}, decay={self.decay}"

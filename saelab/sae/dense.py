@@ -67,15 +67,16 @@ def gated(
     return torch.where(gate > 0, (scale * pre + bias).relu(), 0.0)
 
 
-def jump(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+def jump(pre: Tensor, threshold: Tensor, bandwidth: float, to_input: bool = False) -> Tensor:
     """pre where it exceeds the threshold, else 0; the gradients of `sparsifiers.JumpReLU`. Any shape to which
-    the threshold can be broadcast."""
-    return _Jump.apply(pre, threshold, bandwidth)  # type: ignore[return-value]
+    the threshold can be broadcast. to_input: whether the box gives pre its gradient too."""
+    return _Jump.apply(pre, threshold, bandwidth, to_input)  # type: ignore[return-value]
 
 
-def step(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-    """1 where pre exceeds the threshold, else 0; likewise, with a gradient for the threshold alone."""
-    return _Step.apply(pre, threshold, bandwidth)  # type: ignore[return-value]
+def step(pre: Tensor, threshold: Tensor, bandwidth: float, to_input: bool = False) -> Tensor:
+    """1 where pre exceeds the threshold, else 0; likewise, without to_input with a gradient for the threshold
+    alone."""
+    return _Step.apply(pre, threshold, bandwidth, to_input)  # type: ignore[return-value]
 
 
 @torch.no_grad()
@@ -182,27 +183,29 @@ class _Gated(torch.autograd.Function):
 
 class _Jump(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float, to_input: bool) -> Tensor:
         ctx.save_for_backward(pre, threshold)
-        ctx.bandwidth = bandwidth
+        ctx.bandwidth, ctx.to_input = bandwidth, to_input
         return _exceeding(pre, pre, threshold)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         pre, threshold = ctx.saved_tensors
-        d_threshold = None
-        if ctx.needs_input_grad[1]:
+        d_pre, d_threshold = _exceeding(grads[0], pre, threshold), None
+        if ctx.needs_input_grad[1] or ctx.to_input:
             box = _in_box(pre, threshold, ctx.bandwidth)
             inside = grads[0] * box if torch.is_grad_enabled() else box.mul_(grads[0])
             d_threshold = inside.sum_to_size(threshold.shape) * (-threshold / ctx.bandwidth)
-        return _exceeding(grads[0], pre, threshold), d_threshold, None
+            if ctx.to_input:
+                d_pre = d_pre + inside * (threshold / ctx.bandwidth)
+        return d_pre, d_threshold, None, None
 
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float, to_input: bool) -> Tensor:
         ctx.save_for_backward(pre, threshold)
-        ctx.bandwidth = bandwidth
+        ctx.bandwidth, ctx.to_input = bandwidth, to_input
         return torch.gt(pre, threshold, out=memory.empty(pre))
 
     @staticmethod
@@ -210,7 +213,8 @@ class _Step(torch.autograd.Function):
         pre, threshold = ctx.saved_tensors
         box = _in_box(pre, threshold, ctx.bandwidth)
         inside = grads[0] * box if torch.is_grad_enabled() else box.mul_(grads[0])
-        return None, inside.sum_to_size(threshold.shape) / -ctx.bandwidth, None
+        d_threshold = inside.sum_to_size(threshold.shape) / -ctx.bandwidth
+        return inside / ctx.bandwidth if ctx.to_input else None, d_threshold, None, None
 
 
 def _exceeding(values: Tensor, pre: Tensor, threshold: Tensor) -> Tensor:

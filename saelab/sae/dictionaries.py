@@ -72,13 +72,16 @@ class Frozen(Dictionary):
 class Joint(Free):
     """Free rows that write to several places at once (a crosscoder): row i is the concatenation of a
     direction for each place, and its size is the sum of their norms (Lindsey et al. 2024), so that a latent
-    that serves one place alone is not favoured."""
+    that serves one place alone is not favoured; whole: the norm of the row as one direction, the loss that
+    Lindsey et al. compare with, under which a latent pays least for writing to many places at once."""
 
-    def __init__(self, d_sae: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, d_sae: int, widths: tuple[int, ...], whole: bool = False) -> None:
         super().__init__(d_sae, sum(widths))
-        self.widths = widths
+        self.widths, self.whole = widths, whole
 
     def norms(self) -> Tensor:
+        if self.whole:
+            return super().norms()
         return torch.stack([place.norm(dim=1) for place in self().split(self.widths, dim=1)]).sum(0)
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from saelab.sae.config import Option
 from saelab.sae.options import (
+    average,
+    by_norm,
     flag,
+    in_each_row,
     integer_from,
+    of_jumprelu,
     one_of,
     positive,
     positive_share,
@@ -118,6 +122,21 @@ JUMP = {
         "Whether thresholds are learned as logarithms; else as they are, 0 or less is ReLU.",
         structural=True,
     ),
+    "ste_to_input": Option(
+        False,
+        flag,
+        "Whether the box gives its gradient to pre-activations too, and so to the encoder: False in "
+        "Rajamanoharan et al. 2024b, True in Anthropic, January 2025.",
+    ),
+    "pre_act_loss": Option(
+        0.0,
+        of_jumprelu,
+        "Weight of sum_j relu(theta_j - pre_j) ||W_dec_j|| over dead latents, relative to the normalised "
+        "squared error, which brings them back (SAELens' pre_act_loss_coefficient).",
+    ),
+    "pre_act_of": Option(
+        "dead", one_of("dead", "all"), "Latents of that loss: dead ones, or all (Anthropic, January 2025)."
+    ),
 }
 
 DEAD = {
@@ -157,7 +176,16 @@ K_SCHEDULE = {
     "k_anneal": Option(0.5, real(0, 1), "Share of the run over which it falls, linearly."),
 }
 
-ROW = {"k": Option(32, integer_from(1, "d_sae"), "Latents kept in each row."), **K_SCHEDULE}
+ROW = {"k": Option(32, in_each_row, "Latents kept in each row."), **K_SCHEDULE}
+BY_NORM = {
+    "by_norm": Option(
+        False,
+        by_norm,
+        "Whether pre-activations times decoder norms are ranked, of free rows (SAELens' "
+        "rescale_acts_by_decoder_norm).",
+        structural=True,
+    )
+}
 
 THRESHOLD = {
     "threshold_decay": Option(
@@ -168,7 +196,9 @@ THRESHOLD = {
 }
 
 BATCH = {
-    "k": Option(32, integer_from(1, "d_sae"), "Latents kept in each row, on average over a training batch."),
+    "k": Option(
+        32, average, "Latents kept in each row, on average over a training batch; it may be a fraction."
+    ),
     **K_SCHEDULE,
     **THRESHOLD,
 }

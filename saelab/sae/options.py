@@ -32,12 +32,50 @@ def integer_from(
     return check
 
 
+def average(name: str, value: Any, config: SAEConfig) -> None:
+    """k on average, of which a batch may have a fraction."""
+    if is_integer(value) or not is_number(value):
+        integer_from(1, "d_sae")(name, value, config)
+    elif not 0 < value <= config.d_sae:
+        msg = f"{name} must be above 0 and at most d_sae={config.d_sae}. Got {value!r}. Pass e.g. {name}=0.5."
+        raise ConfigError(msg)
+
+
 def of_selection(name: str, value: Any, config: SAEConfig) -> None:
     """k where the sparsity keeps k latents; elsewhere it is not used, and a narrow SAE need not say so."""
-    if config.options["sparsity"] in ("topk", "batchtopk"):
-        integer_from(1, "d_sae")(name, value, config)
-    else:
-        integer_from(1)(name, value, config)
+    kept = {"topk": integer_from(1, "d_sae"), "batchtopk": average}
+    kept.get(config.options["sparsity"], integer_from(1))(name, value, config)
+
+
+def in_each_row(name: str, value: Any, config: SAEConfig) -> None:
+    if is_number(value) and not is_integer(value) and 0 < value < config.d_sae:
+        msg = (
+            f"{name} must be whole where each row keeps {name} latents. Got {value!r}. Pass a whole number, "
+            "or use batchtopk, whose rows keep it on average."
+        )
+        raise ConfigError(msg)
+    integer_from(1, "d_sae")(name, value, config)
+
+
+def by_norm(name: str, value: Any, config: SAEConfig) -> None:
+    flag(name, value, config)
+    if value and (config.options["decoder_norm"] != "free" or config.options["dictionary"] == "frozen"):
+        msg = (
+            f"{name} has a meaning where decoder rows are not of norm 1. Got {value} with decoder_norm="
+            f"{config.options['decoder_norm']!r} and dictionary={config.options['dictionary']!r}. Pass "
+            "decoder_norm='free', or leave it out."
+        )
+        raise ConfigError(msg)
+
+
+def of_jumprelu(name: str, value: Any, config: SAEConfig) -> None:
+    real(0)(name, value, config)
+    if value and config.options.get("sparsity", "jumprelu") != "jumprelu":
+        msg = (
+            f"{name} needs thresholds that are learned. Got {value!r} with "
+            f"sparsity={config.options['sparsity']!r}. Pass sparsity='jumprelu', or leave it out."
+        )
+        raise ConfigError(msg)
 
 
 def real(low: float, high: float | None = None) -> Callable[[str, Any, SAEConfig], None]:

@@ -85,20 +85,22 @@ class Sparsifier(nn.Module, ABC):
 
 
 class TopK(Sparsifier):
-    """Keep the k largest pre-activations of each row, clipped at zero (Gao et al. 2024, eq. 3).
+    """Keep the k largest pre-activations of each row, clipped at zero (Gao et al. 2024, eq. 3). by_norm:
+    those of the largest pre * dictionary.norms(), what they add to the output.
 
     pre [n d_sae] -> codes [n d_sae], at most k non-zero in a row; ties go to the lower index.
     """
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int, by_norm: bool = False) -> None:
         super().__init__()
-        self.k = k
+        self.k, self.by_norm = k, by_norm
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
-        return self.scatter(pre, *top_k_csr(pre.detach(), self.k))
+        return self.scatter(pre, *self.select(pre.detach(), x, dictionary))
 
-    def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-        return top_k_csr(pre, self.k)
+    @torch.no_grad()
+    def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor]:
+        return top_k_csr(pre * dictionary.norms() if self.by_norm else pre, self.k)
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return pre.relu()
@@ -335,6 +337,9 @@ class JumpReLU(Sparsifier):
         df/dpre = H(pre - theta)     df/dtheta = -(theta / eps) K((pre - theta) / eps)
                                      dH/dtheta = -(1 / eps) K((pre - theta) / eps)
 
+    With to_input -df/dtheta is added to df/dpre, and dH/dpre = -dH/dtheta: what the difference pre - theta
+    learns reaches the encoder too (Anthropic, January 2025; SAELens' jumprelu_ste_to_input).
+
     pre [n d_sae] -> codes [n d_sae]. Parameter: log_threshold [d_sae], theta = exp(log_threshold) in units
     of `pre`. With log=False it is raw_threshold [d_sae] instead, theta = max(0, raw_threshold): no logarithm
     holds the thresholds of other libraries, which may be 0 or less (then relu(pre) * H(pre - theta) is
@@ -344,9 +349,11 @@ class JumpReLU(Sparsifier):
     log_threshold: nn.Parameter
     raw_threshold: nn.Parameter
 
-    def __init__(self, d_sae: int, threshold: float, bandwidth: float, log: bool = True) -> None:
+    def __init__(
+        self, d_sae: int, threshold: float, bandwidth: float, log: bool = True, to_input: bool = False
+    ) -> None:
         super().__init__()
-        self.bandwidth, self.log = bandwidth, log
+        self.bandwidth, self.log, self.to_input = bandwidth, log, to_input
         start = torch.full((d_sae,), math.log(threshold) if log else threshold)
         self.register_parameter("log_threshold" if log else "raw_threshold", nn.Parameter(start))
 
@@ -356,7 +363,7 @@ class JumpReLU(Sparsifier):
         return self.log_threshold.exp() if self.log else self.raw_threshold.clamp_min(0)
 
     def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
-        return dense.jump(pre, self.threshold, self.bandwidth)
+        return dense.jump(pre, self.threshold, self.bandwidth, self.to_input)
 
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
         threshold = self.threshold.detach()
@@ -368,7 +375,7 @@ class JumpReLU(Sparsifier):
         return few(pre, lowest) if self.training else to_csr(above(pre, lowest), *pre.shape)
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
-        return dense.jump(pre, self.threshold[indices], self.bandwidth)
+        return dense.jump(pre, self.threshold[indices], self.bandwidth, self.to_input)
 
     def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
         return self.activation(pre, latents)
@@ -378,12 +385,10 @@ class JumpReLU(Sparsifier):
             return {"log_threshold": self.log_threshold - math.log(m)}
         return {"raw_threshold": self.raw_threshold / m}
 
-    def count(self, codes: Tensor | Sparse, pre: Tensor) -> Tensor:
-        """[]: how many codes are not 0, with a gradient for the thresholds alone; pre: of the same pass."""
-        threshold = self.threshold
-        if isinstance(codes, Sparse):
-            pre, threshold = pre[codes.rows(), codes.indices], threshold[codes.indices]
-        return dense.step(pre.detach(), threshold, self.bandwidth).sum()
+    def on(self, pre: Tensor, indices: Tensor | None = None) -> Tensor:
+        """H(pre - theta), with the gradients above; of selected pre-activations with their latents."""
+        threshold = self.threshold if indices is None else self.threshold[indices]
+        return dense.step(pre if self.to_input else pre.detach(), threshold, self.bandwidth, self.to_input)
 
     def extra_repr(self) -> str:
         return f"bandwidth={self.bandwidth}"

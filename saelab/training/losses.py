@@ -231,7 +231,9 @@ def multi_topk(config: SAEConfig, progress: Progress) -> Loss:
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
         pre = forward.pre.detach()
-        codes = sae.attach(forward.x, pre, *top_k_csr(pre, k), torch.relu)
+        by_norm = config.options["by_norm"]
+        score = pre * sae.dictionary.norms().detach() if by_norm else pre
+        codes = sae.attach(forward.x, pre, *top_k_csr(score, k), torch.relu)
         error = target(sae, forward) - sae.b_dec - sae.product(codes)
         return weight * error.square().sum() / (len(pre) * progress.variance)
 
@@ -290,19 +292,55 @@ def l1(config: SAEConfig, progress: Progress) -> Loss:
 def l0(config: SAEConfig, progress: Progress) -> Loss:
     """l0 * mean_i ||f_i||_0 of JumpReLU codes, its weight rising over the warm-up; with target_weight instead
     target_weight * (mean_i ||f_i||_0 / target_l0 - 1)^2, as dictionary_learning has it. Only the thresholds
-    get a gradient, by a straight-through estimate (Rajamanoharan et al. 2024b)."""
+    get a gradient, by a straight-through estimate (Rajamanoharan et al. 2024b), with ste_to_input the encoder
+    too."""
     options = config.options
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
         assert isinstance(sae.sparsifier, JumpReLU)
         n, ramp = len(forward.x), progress.ramp(options["l0_warmup"])
-        found = sae.sparsifier.count(forward.codes, forward.pre) / n
+        found = _on(sae, sae.sparsifier, forward).sum() / n
         if options["target_weight"] is None:
             return options["l0"] * progress.pressure * ramp * found
         # where ranks share a batch its whole L0 decides, and each part has its own gradient
         whole = dist.rows.pooled(found.detach() * n, n) / n
         off = (whole + found - found.detach()) / options["target_l0"] - 1
         return options["target_weight"] * ramp * off.square()
+
+    return loss
+
+
+def _on(sae: SAE, sparsifier: JumpReLU, forward: Forward) -> Tensor:
+    """1 for each code that is on, with the gradients of `JumpReLU.on`."""
+    codes = forward.codes
+    if not isinstance(codes, Sparse):
+        return sparsifier.on(forward.pre)
+    if not sparsifier.to_input:
+        return sparsifier.on(forward.pre[codes.rows(), codes.indices], codes.indices)
+    return sae.attach(
+        forward.x, forward.pre, codes.indptr, codes.indices, lambda at: sparsifier.on(at, codes.indices)
+    ).values
+
+
+def pre_act(config: SAEConfig, progress: Progress) -> Loss:
+    """pre_act_loss * mean_i sum_j relu(theta_j - pre_ij) ||W_dec_j|| / sqrt(variance) over dead latents (as
+    in SAELens), or over all (Anthropic, January 2025): the only gradient of a latent that never fires.
+    Anthropic's 3e-6, of inputs of norm sqrt(d_in), is 3e-6 / sqrt(d_in) here."""
+    weight, every = config.options["pre_act_loss"], config.options["pre_act_of"] == "all"
+
+    def loss(sae: SAE, forward: Forward) -> Tensor:
+        sparsifier = sae.sparsifier
+        assert isinstance(sparsifier, JumpReLU)
+        chosen = torch.ones_like(progress.firing.dead) if every else progress.firing.dead
+        latents = chosen.nonzero()[:, 0]
+        if not len(latents):
+            return forward.x_hat.new_zeros(())
+        if isinstance(forward.codes, Sparse):  # whose pre-activations come without a gradient
+            pre = sae.centred(forward.x)[0] @ sae.W_enc[:, latents] + sae.b_enc[latents]
+        else:
+            pre = forward.pre[:, latents]
+        below = (sparsifier.threshold[latents] - pre).relu() * sae.dictionary.norms()[latents]
+        return weight * below.sum() / (len(forward.x) * progress.variance**0.5)
 
     return loss
 
@@ -381,6 +419,7 @@ LOSSES: dict[str, Callable[[SAEConfig, Progress], Loss]] = {
     "l1": l1,
     "l0": l0,
     "tanh": tanh,
+    "pre_act": pre_act,
     "gate": gate,
     "afa": afa,
 }

@@ -97,7 +97,8 @@ class AnnealK(Rule):
         options = self.config.options
         start, k = options["k_start"], options["k"]
         left = 1 - self.progress.ramp(options["k_anneal"])
-        sae.sparsifier.k = k if start is None else round(k + (start - k) * left)  # type: ignore[assignment]
+        now = k if start is None else k + (start - k) * left
+        sae.sparsifier.k = now if isinstance(k, float) else round(now)  # type: ignore[assignment]
 
 
 class Aim(Rule):

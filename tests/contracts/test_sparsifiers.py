@@ -22,8 +22,12 @@ from saelab.types import Codes, NonFiniteError, ShapeError
 # recipe -> the options that change what its SAE computes
 CASES = {
     "topk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
-    "batchtopk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
-    "jumprelu": [{}, {"penalty": "tanh"}, {"threshold": 0.3, "bandwidth": 0.5}],
+    "batchtopk": [{"k": 0.5}, {"k": 7}, {"k": "d_sae"}],
+    "jumprelu": [
+        {"ste_to_input": True},
+        {"penalty": "tanh", "pre_act_loss": 0.1},
+        {"threshold": 0.3, "bandwidth": 0.5},
+    ],
     "matryoshka": [{"k": 7}, {"k": 1, "groups": "halves", "bias_level": True, "random_prefixes": True}],
     "abs_topk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
     "batch_abs_topk": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
@@ -44,7 +48,12 @@ CASES = {
     ],
     "transcoder": [{"k": 7}, {"k": 1, "sparsity": "batchtopk"}],
     "skip_transcoder": [{"k": 7}],
-    "crosscoder": [{"k": 7}, {"k": 1, "sparsity": "l1"}, {"k": 7, "sparsity": "topk"}],
+    "crosscoder": [
+        {"k": 7},
+        {"k": 1, "sparsity": "l1"},
+        {"k": 0.5, "norms": "joint"},
+        {"k": 7, "sparsity": "topk"},
+    ],
     "classical": [
         {"method": "nmf"},
         {"method": "kmeans"},

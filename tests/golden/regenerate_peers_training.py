@@ -1,0 +1,101 @@
+"""Write peers_training.npz: losses and gradients of SAELens' and dictionary_learning's own training code.
+
+Usage, in an environment of these libraries (benchmarks/peers/install.sh makes one):
+`python tests/golden/regenerate_peers_training.py`. Read by test_golden_peers_training.py. SAELens 6.54.12.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FILE = Path(__file__).with_name("peers_training.npz")
+N, D_IN, D_SAE = 64, 8, 24
+JUMPRELU = {
+    "step": {},
+    "step_to_input": {"jumprelu_ste_to_input": True},
+    "tanh_to_input": {"jumprelu_ste_to_input": True, "jumprelu_sparsity_loss_mode": "tanh"},
+    "pre_act": {"pre_act_loss_coefficient": 0.05},
+}
+
+
+def weights() -> dict[str, Tensor]:
+    """Of one SAE, with decoder rows of many norms; rows; which latents are dead."""
+    generator = torch.Generator().manual_seed(5)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "x": draw(N, D_IN) + 0.5,
+        "W_enc": draw(D_IN, D_SAE) / 3,
+        "b_enc": draw(D_SAE) / 10,
+        "W_dec": draw(D_SAE, D_IN) * torch.linspace(0.3, 2, D_SAE)[:, None] / 3,
+        "b_dec": draw(D_IN) / 10,
+        "threshold": torch.linspace(0.05, 0.6, D_SAE),
+        "dead": torch.arange(D_SAE) % 5 == 0,
+    }
+
+
+def of_saelens(kind: str, config: dict[str, Any], l0: float) -> dict[str, np.ndarray]:
+    """Losses, reconstruction and gradients of one training pass."""
+    from sae_lens.saes import batchtopk_sae, jumprelu_sae, topk_sae
+    from sae_lens.saes.sae import TrainStepInput
+
+    made = {
+        "jumprelu": (jumprelu_sae.JumpReLUTrainingSAEConfig, jumprelu_sae.JumpReLUTrainingSAE),
+        "topk": (topk_sae.TopKTrainingSAEConfig, topk_sae.TopKTrainingSAE),
+        "batchtopk": (batchtopk_sae.BatchTopKTrainingSAEConfig, batchtopk_sae.BatchTopKTrainingSAE),
+    }[kind]
+    given = weights()
+    sae = made[1](made[0](d_in=D_IN, d_sae=D_SAE, apply_b_dec_to_input=True, **config))
+    with torch.no_grad():
+        for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+            getattr(sae, name).copy_(given[name])
+        if kind == "jumprelu":
+            sae.threshold.copy_(given["threshold"])
+    coefficients = {"l0": l0} if kind == "jumprelu" else {}
+    dead = given["dead"] if kind == "jumprelu" else None
+    passed = TrainStepInput(
+        sae_in=given["x"],
+        coefficients=coefficients,
+        dead_neuron_mask=dead,
+        n_training_steps=0,
+        is_logging_step=False,
+    )
+    out = sae.training_forward_pass(passed)
+    out.loss.backward()
+    names = ("W_enc", "b_enc", "W_dec", "b_dec", *(["threshold"] if kind == "jumprelu" else []))
+    kept = {f"grad.{name}": getattr(sae, name).grad for name in names}
+    kept |= {"loss": out.loss, "x_hat": out.sae_out}
+    kept |= {f"loss.{name}": value for name, value in out.losses.items()}
+    return {name: tensor.detach().double().numpy() for name, tensor in kept.items()}
+
+
+def saelens() -> dict[str, np.ndarray]:
+    """Every case's numbers."""
+    found = {}
+    for name, own in JUMPRELU.items():
+        told = of_saelens("jumprelu", {"jumprelu_bandwidth": 0.2, **own}, 0.3)
+        found |= {f"jumprelu.{name}.{k}": v for k, v in told.items()}
+    cases = {"topk": {"k": 3}, "batchtopk": {"k": 2.5}}
+    for kind, own in cases.items():
+        by_norm = {"rescale_acts_by_decoder_norm": True, **own}
+        found |= {f"{kind}.by_norm.{k}": v for k, v in of_saelens(kind, by_norm, 0).items()}
+    plain = {"rescale_acts_by_decoder_norm": False, "k": 0.6}
+    found |= {f"batchtopk.fraction.{k}": v for k, v in of_saelens("batchtopk", plain, 0).items()}
+    return found
+
+
+def main() -> None:
+    """Write the file anew."""
+    torch.set_num_threads(1)
+    np.savez_compressed(FILE, **saelens())
+
+
+if __name__ == "__main__":
+    main()

@@ -91,10 +91,69 @@ def saelens() -> dict[str, np.ndarray]:
     return found
 
 
+def dictionary_learning() -> dict[str, np.ndarray]:
+    """p-annealing: the exponent and the weighted penalty step by step on one batch, and gradients at its end;
+    the loss of dead latents of BatchTopK; the loss of a target L0 of JumpReLU."""
+    from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
+    from dictionary_learning.trainers.jumprelu import JumpReluTrainer
+    from dictionary_learning.trainers.p_anneal import PAnnealTrainer
+
+    given, found = weights(), {}
+    told = {"activation_dim": D_IN, "dict_size": D_SAE, "layer": 0, "lm_name": "none", "device": "cpu"}
+    anneal = PAnnealTrainer(
+        **told, steps=40, anneal_start=8, n_sparsity_updates=5, p_end=0.5, sparsity_function="Lp^p",
+        sparsity_queue_length=1, initial_sparsity_penalty=0.2, sparsity_warmup_steps=None, warmup_steps=0,
+    )  # fmt: skip
+    for weight, value in _linear(anneal.ae, given):
+        weight.data.copy_(value)
+    steps = []
+    for step in range(40):
+        anneal.loss(given["x"], step)
+        steps.append([anneal.p, anneal.scaled_lp_loss.item()])
+    anneal.p = 0.5
+    _, codes = anneal.ae(given["x"], output_features=True)
+    anneal.lp_norm(codes, 0.5).backward()
+    grads = {"W_enc": anneal.ae.encoder.weight.grad.t(), "b_enc": anneal.ae.encoder.bias.grad}
+    found |= {f"p_anneal.grad.{name}": grad.numpy() for name, grad in grads.items()}
+    found["p_anneal.steps"] = np.array(steps)
+
+    batch = BatchTopKTrainer(**told, steps=10, k=2, warmup_steps=0)
+    for weight, value in _linear(batch.ae, given):
+        weight.data.copy_(value)
+    batch.num_tokens_since_fired[given["dead"]] = 10**8
+    codes, _, acts = batch.ae.encode(given["x"], return_active=True, use_threshold=False)
+    error = (given["x"] - batch.ae.decode(codes)).detach()
+    loss = batch.get_auxiliary_loss(error, acts)
+    loss.backward()
+    found |= {
+        "auxk.loss": loss.detach().numpy(),
+        "auxk.error": error.numpy(),
+        "auxk.grad.W_enc": batch.ae.encoder.weight.grad.t().numpy(),
+        "auxk.grad.b_enc": batch.ae.encoder.bias.grad.numpy(),
+        "auxk.grad.W_dec": batch.ae.decoder.weight.grad.t().numpy(),
+    }
+
+    jump = JumpReluTrainer(
+        **told, steps=10, sparsity_penalty=0.7, target_l0=3.0, sparsity_warmup_steps=None,
+        bandwidth=0.2, warmup_steps=0,
+    )  # fmt: skip
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
+        getattr(jump.ae, name).data.copy_(given[name])
+    found["target_l0.loss"] = jump.loss(given["x"], 0).detach().numpy()
+    return found
+
+
+def _linear(ae: Any, given: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Weights of an encoder and a decoder that are torch's Linear, beside what they shall be."""
+    bias = ae.bias if hasattr(ae, "bias") else ae.b_dec
+    pairs = [(ae.encoder.weight, given["W_enc"].t()), (ae.encoder.bias, given["b_enc"])]
+    return [*pairs, (ae.decoder.weight, given["W_dec"].t()), (bias, given["b_dec"])]
+
+
 def main() -> None:
     """Write the file anew."""
     torch.set_num_threads(1)
-    np.savez_compressed(FILE, **saelens())
+    np.savez_compressed(FILE, **saelens(), **dictionary_learning())
 
 
 if __name__ == "__main__":

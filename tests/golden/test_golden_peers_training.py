@@ -66,6 +66,57 @@ def test_losses_and_gradients_are_saelens(case, few, monkeypatch):
         np.testing.assert_allclose(ours.detach().numpy(), theirs[key], rtol=2e-5, atol=2e-5, err_msg=key)
 
 
+def _filled(name: str, **options) -> tuple[SAE, Progress, Firing]:
+    firing = Firing(golden.D_SAE, 10)
+    firing.since[golden.weights()["dead"]] = 10
+    return filled(name, {**COMMON, **options}), Progress(100, 1.0, firing), firing
+
+
+def test_p_annealing_is_dictionary_learnings_with_a_queue_of_one():
+    """There p falls in steps, here at each step; in both the penalty keeps the size that it had with p = 1 on
+    the batch, so that on one batch it stands still."""
+    steps = KEPT["p_anneal.steps"]
+    assert steps[0, 0] == 1
+    assert steps[-1, 0] < 0.7
+    np.testing.assert_allclose(steps[:, 1], steps[0, 1], rtol=1e-5)
+    sae, progress, _ = _filled("relu", l1=0.2, l1_warmup=0.0, p_end=0.5, decoder_norm_weighted=False)
+    x = golden.weights()["x"]
+    for progress.step in (0, 50, 100):
+        loss = LOSSES["l1"](sae.config, progress)(sae, sae(x, sparse=True))
+        assert float(loss) == pytest.approx(steps[0, 1], rel=1e-5)
+    loss.backward()
+    codes = sae.encode(x).detach()
+    factor = 0.2 * codes.sum() / codes.clamp_min(0).sqrt().sum()
+    for name, grad in (("W_enc", sae.W_enc.grad), ("b_enc", sae.b_enc.grad)):
+        theirs = factor.numpy() * KEPT[f"p_anneal.grad.{name}"]
+        np.testing.assert_allclose(grad.numpy(), theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_of_dead_latents_is_dictionary_learnings_but_for_its_divisor():
+    """||e||^2 here, as in Gao et al.; the variance of e there."""
+    sae, progress, _ = _filled("batchtopk", k=2, aux_coefficient=1.0)
+    loss = LOSSES["auxk"](sae.config, progress)(sae, sae(golden.weights()["x"], sparse=True))
+    loss.backward()
+    error = KEPT["auxk.error"].astype(float)
+    factor = np.square(error).sum() / np.square(error - error.mean(0)).sum()
+    assert factor > 1.05
+    assert factor * float(loss) == pytest.approx(float(KEPT["auxk.loss"]), rel=1e-5)
+    for name, grad in (("W_enc", sae.W_enc.grad), ("b_enc", sae.b_enc.grad), ("W_dec", sae.W_dec.grad)):
+        theirs = KEPT[f"auxk.grad.{name}"]
+        np.testing.assert_allclose(factor * grad.numpy(), theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_of_a_target_l0_is_dictionary_learnings():
+    """The value. Its gradient for thresholds there knows half of the box, since the step is taken of codes,
+    which are 0 below the threshold, not of pre-activations."""
+    options = {**JUMP, "target_l0": 3.0, "target_weight": 0.7, "apply_b_dec_to_input": False}
+    sae = filled("jumprelu", options)
+    progress = Progress(100, 1.0, Firing(golden.D_SAE, 10))
+    forward = sae(golden.weights()["x"], sparse=True)
+    loss = sum(LOSSES[each](sae.config, progress)(sae, forward) for each in ("mse", "l0"))
+    assert loss.item() == pytest.approx(float(KEPT["target_l0.loss"]), rel=1e-5)
+
+
 def test_the_cases_differ():
     """Else an option that does nothing would pass."""
     for one, two in (("step", "step_to_input"), ("step", "tanh_to_input"), ("step", "pre_act")):

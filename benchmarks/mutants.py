@@ -148,6 +148,28 @@ MUTATIONS = [
     Mutation("documents that were fitted on judge what is forgotten", "saelab/analysis/suites/unlearning.py",
              "for i in np.flatnonzero(judge).tolist()]", "for i in np.flatnonzero(~judge).tolist()]",
              "unit/test_unlearning"),
+    # SAEs that are spliced into a model
+    Mutation("a splice's error is no constant", "saelab/interventions/splice.py",
+             "_on_grid((y - x_hat).detach(), rows)", "_on_grid(y - x_hat, rows)",
+             "unit/test_spliced golden/test_golden_splices"),
+    Mutation("a splice lets gradients pass beside the codes", "saelab/interventions/splice.py",
+             "return y.detach() + (whole - whole.detach())", "return y + (whole - whole.detach())",
+             "unit/test_spliced golden/test_golden_splices"),
+    Mutation("a splice loses the scale of the rows", "saelab/interventions/splice.py",
+             "self.sae.decode(z, self.sae.scale(x), x)",
+             "self.sae.restore(self.sae.product(z), None, x)", "unit/test_spliced"),
+    Mutation("a splice puts codes beside their rows", "saelab/interventions/splice.py",
+             "at = samples * positions, rows.sample * positions + rows.position",
+             "at = samples * positions, rows.position * samples + rows.sample", "unit/test_spliced"),
+    Mutation("a splice shows codes of the pass before", "saelab/interventions/splice.py",
+             "self._pass = context.shared.setdefault(self, (ByHook(), ByHook()))",
+             "context.shared[self] = self._pass", "unit/test_spliced"),
+    Mutation("padding is spliced", "saelab/interventions/splice.py",
+             "counted=positions_of(acts, context) >= 0)", "counted=None)", "unit/test_spliced"),
+    Mutation("two SAEs are spliced into one place", "saelab/interventions/splice.py",
+             "        if key in seen:", "        if key is None:", "unit/test_spliced"),
+    Mutation("a pass through TransformerBridge goes on unedited", "saelab/subjects/language.py",
+             "if id(self.module) in LIVE:", "if self.module in LIVE:", "unit/test_spliced"),
 ]  # fmt: skip
 
 

@@ -145,9 +145,10 @@ class Splice(SAEEdit):
         acts = super().__call__(acts, context)
         name = self.hooks[0].name
         if context.hook == self.hooks[-1] and name not in codes:  # not one row counts
-            codes[name] = torch.zeros(*acts.shape[:2], self.sae.d_sae, device=self.sae.device)
+            like = self.sae.W_enc.detach()
+            codes[name] = like.new_zeros(*acts.shape[:2], self.sae.d_sae)
             if self.error:
-                errors[name] = torch.zeros(acts.shape, device=self.sae.device)
+                errors[name] = like.new_zeros(acts.shape)
         return acts
 
     def rows(self, x: Tensor, y: Tensor, rows: Rows) -> Tensor:

@@ -136,7 +136,10 @@ def test_bos_is_spliced_where_asked_and_padding_never(gpt2, inputs):
         gpt2.model(torch.tensor([[gpt2.bos_id]]))
         assert splices.codes[MID].any()
     with torch.no_grad(), saelab.spliced(gpt2.model, sae) as splices:
+        gpt2.model(**inputs.data)
+        before = splices.codes
         plain = gpt2.model(torch.tensor([[gpt2.bos_id]])).logits
+    assert before[MID].any(), "each pass has its own"
     assert splices.codes[MID].shape == (1, 1, 48)
     assert not splices.codes[MID].any()
     assert splices.errors[MID].shape == (1, 1, 32)

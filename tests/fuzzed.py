@@ -93,7 +93,7 @@ UNTRIED = {
         "what these give; tests/unit/test_circuit_measures.py refuses"
     ),
     "AttributionGraph AttributionGraph.* GraphNode": "made by the library; what takes arguments is tried",
-    "Probing.* Absorption.* TPP.* SCR.* RAVEL.* Unlearning.*": (
+    "Classical.* Probing.* Absorption.* TPP.* SCR.* RAVEL.* Unlearning.*": (
         "run by evaluate; tests/unit/test_probing.py, test_absorption.py, test_removing.py, test_ravel.py "
         "and test_unlearning.py refuse"
     ),
@@ -389,6 +389,7 @@ class Things:
             "repetition": Case(analysis.repetition, {"text": "a b a"}),
             "lexicon_count": Case(analysis.lexicon_count, {"text": "a b a", "lexicon": ["a"]}),
             "evaluate": Case(saelab.evaluate, {"sae": own, "subject": self.rows}),
+            "Classical": Case(analysis.Classical, {"methods": ("pca",)}, ("d_sae", "rows", "iterations")),
             "Probing": Case(analysis.Probing, {"labels": None}, ("ks", "held_out", "by", "most", "rows")),
             "Absorption": Case(analysis.Absorption, {"examples": 0}, ("words", "held_out", "bar", "rows")),
             "TPP": Case(analysis.TPP, {"labels": None}, ("ns", "held_out", "most", "rows")),

@@ -77,6 +77,7 @@ from .steering.select import select_latents
 from .steering.selected import Choice, Contrast, Selected
 from .steering.texts import distinct_n, lexicon_count, repetition
 from .suites.absorption import Absorption
+from .suites.classical import Classical
 from .suites.probing import Probing
 from .suites.ravel import RAVEL
 from .suites.scr import SCR
@@ -106,6 +107,7 @@ __all__ = [
     "Changed",
     "Choice",
     "Circuit",
+    "Classical",
     "CodeTest",
     "Compared",
     "Concept",

@@ -209,6 +209,7 @@ def by_least_squares(
     aim, f = gram.new_zeros(n, slots), gram.new_zeros(n, slots)
     on = torch.zeros(n, slots, dtype=torch.bool, device=x.device)
     residual, ended = x, torch.zeros(n, dtype=torch.bool, device=x.device)
+    top = 0  # slots that were ever in use
     for step in range(int(min(most.max(), 3 * len(unit)))):
         products = residual @ across
         best = _largest(products.abs() if signed else products)
@@ -225,17 +226,18 @@ def by_least_squares(
             )
         go = (~ended).nonzero()[:, 0]
         slot, new = (~on[go]).int().argmax(1), unit[best[go]]
-        overlap = torch.bmm(held[go], new[:, :, None])[:, :, 0].double()
+        top = max(top, int(slot.max()) + 1)
+        overlap = torch.bmm(held[go, :top], new[:, :, None])[:, :, 0].double()
         chosen[go, slot], held[go, slot] = best[go], new
-        gram[go, slot], gram[go, :, slot] = overlap, overlap
+        gram[go, slot, :top], gram[go, :top, slot] = overlap, overlap
         gram[go, slot, slot] = 1
         aim[go, slot] = (x[go].double() * new.double()).sum(1)
         on[go, slot] = True
-        found, kept = _fitted(gram[go], aim[go], f[go], on[go], signed)
-        f[go], on[go] = found, kept
+        found, kept = _fitted(gram[go, :top, :top], aim[go, :top], f[go, :top], on[go, :top], signed)
+        f[go, :top], on[go, :top] = found, kept
         # what comes and is put to 0 at once had a product by rounding alone
         ended[go] |= ~kept.gather(1, slot[:, None])[:, 0]
-        residual = x - torch.bmm(f.to(x)[:, None], held)[:, 0]
+        residual = x - torch.bmm(f[:, :top].to(x)[:, None], held[:, :top])[:, 0]
     done_chosen[row], done_codes[row] = chosen, f.to(x)
     return done_chosen, done_codes * size
 

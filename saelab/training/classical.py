@@ -119,8 +119,12 @@ def classical(
         count = min(max_rows, source.n_rows)
         rows = source.first(count, count, seed).cpu() if count else torch.zeros(0, config.d_in)
     _enough(config, rows)
-    sae = SAE.create(config, seed, rows)
-    x = ((rows.double() / sae.input_scale.double()) - sae.b_dec.detach().double()).numpy()
+    sae = SAE(config)
+    with torch.no_grad():
+        sae.input_scale.copy_(rows.norm(dim=1).mean().clamp_min(torch.finfo(rows.dtype).tiny))
+        if method not in UNCENTRED:
+            sae.b_dec.copy_((rows / sae.input_scale).mean(0))
+        x = ((rows.double() / sae.input_scale.double()) - sae.b_dec.double()).numpy()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         fit = METHOD[method](x, d_sae, iterations, alpha, seed)

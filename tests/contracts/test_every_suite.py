@@ -21,6 +21,7 @@ from saelab.corpora.world_prompts import attributed_prompts
 HOOK = "blocks.2.hook_resid_post"
 SMALL: dict[str, dict[str, Any]] = {
     "absorption": {"words": 500, "examples": 0, "rows": 1000},
+    "classical": {"methods": ("pca", "kmeans"), "rows": 1000},
     "cost": {"rounds": 1, "rows": 256},
     "norms": {"rows": 1000},
     "principled": {"n_train": 200, "n_test": 60, "k": (2,)},

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saelab import dist
 from saelab.sae.dictionaries import Dictionary
-from saelab.sae.kernels import Sparse, above, batch_top_k, column_order, column_top_k, to_csr
+from saelab.sae.kernels import Sparse, above, batch_top_k, column_order, column_top_k, to_csr, top_k
 from saelab.sae.sparsifiers import Sparsifier, few
 
 POLYNOMIAL = 9.0
@@ -102,6 +102,53 @@ class BatchAbsTopK(BatchTopK):
 
     def ranked(self, pre: Tensor) -> Tensor:
         return pre.abs()
+
+
+class FlooredBatchTopK(BatchTopK):
+    """BatchTopK of which no row goes without: each keeps its `floor` largest positive pre-activations, and
+    the rest of the k * n goes to the largest of the batch; in eval mode a row keeps its `floor` largest and
+    what exceeds the learned threshold, so that rows are independent. Rows of weak pre-activations, to which
+    BatchTopK gives nothing, are rebuilt from something.
+
+    pre [n d_sae] -> codes [n d_sae], on training batches k non-zero a row on average, `floor` at least where
+    as many are positive. Buffers as there; the threshold is learned of the codes beyond each row's floor, and
+    of the largest code where there is none.
+    """
+
+    def __init__(self, k: float, decay: float, floor: int) -> None:
+        super().__init__(k, decay)
+        self.floor = floor
+
+    @torch.no_grad()
+    def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor]:
+        best = top_k(pre, self.floor)
+        sizes = pre.gather(1, best)
+        score = pre.scatter(1, best, torch.where(sizes > 0, math.inf, sizes))
+        if not self.training:
+            return to_csr(above(score, self.threshold), *pre.shape)
+        return to_csr(batch_top_k(score, int(dist.rows.count(len(pre)) * self.k)), *pre.shape)
+
+    def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
+        return None
+
+    @torch.no_grad()
+    def observe(self, codes: Tensor | Sparse, pre: Tensor, dictionary: Dictionary) -> None:
+        if isinstance(codes, Sparse):
+            order = codes.values.argsort(descending=True)
+            order = order[codes.rows()[order].argsort(stable=True)]
+            place = torch.arange(len(order), device=order.device) - codes.indptr[codes.rows()]
+            values, beyond = codes.values, codes.values[order][place >= self.floor]
+        else:
+            values, beyond = codes, codes.scatter(1, top_k(codes, self.floor), 0)
+        if not (beyond > 0).any() and values.numel():
+            beyond = values.max()[None]
+        super().observe(beyond, pre, dictionary)
+
+    def split(self, m: int) -> dict[str, Tensor] | None:
+        return None
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, floor={self.floor}"
 
 
 class FeatureChoice(Sparsifier):

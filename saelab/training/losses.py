@@ -409,6 +409,31 @@ def afa(config: SAEConfig, progress: Progress) -> Loss:
     return loss
 
 
+def orthogonality(config: SAEConfig, progress: Progress) -> Loss:
+    """orthogonality * mean_i max_{j != i} max(0, cos(d_i, d_j))^2 over decoder directions, j of the chunk of
+    i; chunks are drawn anew each step (after OrtSAE, arXiv 2509.22033). They follow from the step
+    alone, so that ranks, and a resumed run, draw the same."""
+    weight = config.options["orthogonality"]
+
+    def loss(sae: SAE, forward: Forward) -> Tensor:
+        W_dec = sae.W_dec
+        generator = torch.Generator().manual_seed(progress.step)
+        order = torch.randperm(len(W_dec), generator=generator).to(W_dec.device)
+        pieces = order.tensor_split(-(-len(W_dec) // config.options["chunk"]))
+        total = W_dec.new_zeros(())
+        for latents in pieces:
+            directions = F.normalize(W_dec[latents], dim=1)
+            with torch.no_grad():
+                cosines = directions @ directions.t()
+                nearest = cosines.fill_diagonal_(-1).argmax(1)
+            cosine = (directions * directions[nearest]).sum(1)
+            if len(latents) > 1:
+                total = total + cosine.clamp_min(0).square().sum()
+        return weight * total / len(W_dec)
+
+    return loss
+
+
 LOSSES: dict[str, Callable[[SAEConfig, Progress], Loss]] = {
     "mse": mse,
     "prefixes": prefixes,
@@ -422,4 +447,5 @@ LOSSES: dict[str, Callable[[SAEConfig, Progress], Loss]] = {
     "pre_act": pre_act,
     "gate": gate,
     "afa": afa,
+    "orthogonality": orthogonality,
 }

@@ -54,6 +54,8 @@ CASES = {
         {"k": 0.5, "norms": "joint"},
         {"k": 7, "sparsity": "topk"},
     ],
+    "batchtopk_floor": [{"k": 7, "floor": 3}, {"k": 1}, {"k": "d_sae"}],
+    "ortsae": [{"k": 7, "chunk": 16}],
     "classical": [
         {"method": "nmf"},
         {"method": "kmeans"},

@@ -389,6 +389,19 @@ class Things:
             "repetition": Case(analysis.repetition, {"text": "a b a"}),
             "lexicon_count": Case(analysis.lexicon_count, {"text": "a b a", "lexicon": ["a"]}),
             "evaluate": Case(saelab.evaluate, {"sae": own, "subject": self.rows}),
+            **{
+                name: Case(getattr(analysis, name), {first: self.rows, **rest})
+                for name, first, rest in (
+                    ("explained_variance", "x", {"x_hat": self.rows}),
+                    ("energy", "codes", {"directions": torch.eye(6)}),
+                    ("frac_variance_explained", "x", {"x_hat": self.rows}),
+                    ("hoyer", "codes", {}),
+                    ("collinearity", "directions", {}),
+                    ("code_correlation", "codes", {}),
+                    ("wasserstein", "codes", {"others": self.rows}),
+                    ("frechet", "codes", {"others": self.rows}),
+                )
+            },
             "Classical": Case(analysis.Classical, {"methods": ("pca",)}, ("d_sae", "rows", "iterations")),
             "Probing": Case(analysis.Probing, {"labels": None}, ("ks", "held_out", "by", "most", "rows")),
             "Absorption": Case(analysis.Absorption, {"examples": 0}, ("words", "held_out", "bar", "rows")),

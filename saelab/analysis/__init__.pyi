@@ -34,6 +34,16 @@ from .maps.background import MapJob, MapProgress, start_map
 from .maps.looking import LatentColumn, latent_column
 from .maps.making import latent_map
 from .maps.results import LatentMap
+from .measures import (
+    code_correlation,
+    collinearity,
+    energy,
+    explained_variance,
+    frac_variance_explained,
+    frechet,
+    hoyer,
+    wasserstein,
+)
 from .norms import NormDiagnostics, norms
 from .predictions import predictions
 from .recovery import Match, Recovery, RecoveryScores, match, recovery
@@ -191,6 +201,8 @@ __all__ = [
     "card",
     "cards",
     "circuit",
+    "code_correlation",
+    "collinearity",
     "compare",
     "concepts",
     "dark_matter",
@@ -203,10 +215,14 @@ __all__ = [
     "edge_changes",
     "edge_effects",
     "effect",
+    "energy",
     "error_scaling",
     "evaluate",
     "examples",
+    "explained_variance",
     "families",
+    "frac_variance_explained",
+    "frechet",
     "freeze",
     "frontier",
     "frozen",
@@ -219,6 +235,7 @@ __all__ = [
     "head_losses",
     "head_readings",
     "head_roles",
+    "hoyer",
     "important",
     "induction_scores",
     "latent_column",
@@ -254,6 +271,7 @@ __all__ = [
     "special_tokens",
     "start_map",
     "supervised_dictionary",
+    "wasserstein",
     "whole_document",
     "write_saebench",
 ]

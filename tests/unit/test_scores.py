@@ -90,7 +90,9 @@ def test_a_module_with_a_loss_equals_brute_force(subject_of_rows, rows, sae):
         "log2_mse": float((x - x_hat).square().mean().log2()),
         "error_norm": float((x - x_hat).norm(dim=1).mean()),
         "relative_bias": float(x_hat.square().sum() / (x * x_hat).sum()),
+        "l2_ratio": float((x_hat.norm(dim=1) / x.norm(dim=1)).mean()),
         "l1": float(codes.abs().sum(1).mean()),
+        "hoyer": float(np.nanmean(saelab.analysis.hoyer(codes))),
         "dense": float(((codes != 0).float().mean(0) > 0.1).float().mean()),
     }
     for name, value in by_hand.items():

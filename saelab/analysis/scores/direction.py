@@ -29,8 +29,7 @@ class Cosine(Score):
 class LengthRatio(Score):
     """sum |x_hat| / sum |y| over rows: below 1 where reconstructions are too short (shrinkage).
 
-    The l2_ratio of SAELens and dictionary_learning is the mean of |x_hat| / |y| instead, in which short rows
-    count as much as long ones.
+    In `l2_ratio`, that of SAELens and dictionary_learning, short rows count as much as long ones.
     """
 
     def of_rows(self, seen: Seen) -> Mapping[str, Tensor]:
@@ -39,6 +38,19 @@ class LengthRatio(Score):
 
     def value(self, sums: Mapping[str, Any]) -> Any:
         return sums["x_hat"] / sums["y"]
+
+
+@register("l2_ratio")
+class L2Ratio(Score):
+    """|x_hat| / |y|, mean over rows: the l2_ratio of SAELens and dictionary_learning. Rows of zeros are left
+    out; theirs are NaN or infinite."""
+
+    def of_rows(self, seen: Seen) -> Mapping[str, Tensor]:
+        y, x_hat = seen.lengths
+        return {"ratio": (x_hat / y).where(y > 0, 0.0), "rows": (y > 0).long()}
+
+    def value(self, sums: Mapping[str, Any]) -> Any:
+        return sums["ratio"] / sums["rows"]
 
 
 @register("relative_bias")

@@ -46,7 +46,7 @@ class Seen:
 
     @cached_property
     def codes(self) -> Tensor:
-        """[rows d_sae]; `on`, `size` and `fired` need none that are dense."""
+        """[rows d_sae]; `on`, `size`, `length` and `fired` need none that are dense."""
         return self.found.dense() if isinstance(self.found, tuple) else self.found
 
     @cached_property
@@ -88,6 +88,16 @@ class Seen:
     def size(self) -> Tensor:
         """float64 [rows]: sum of |code|."""
         return self._summed(lambda values: values.abs())
+
+    @cached_property
+    def length(self) -> Tensor:
+        """float64 [rows]: |codes|_2."""
+        return self._summed(lambda values: values.double().square()).sqrt()
+
+    @property
+    def d_sae(self) -> int:
+        """Latents."""
+        return self.found.d_sae if isinstance(self.found, tuple) else self.found.shape[1]
 
     @cached_property
     def fired(self) -> Tensor:

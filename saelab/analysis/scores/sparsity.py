@@ -27,6 +27,22 @@ class L1(Score):
         return sums["size"] / sums["rows"]
 
 
+@register("hoyer")
+class Hoyer(Score):
+    """(sqrt(d_sae) - |f|_1 / |f|_2) / (sqrt(d_sae) - 1), mean over rows where a latent is on: 1 where one
+    alone is, 0 where all are equal (Hoyer 2004; `saelab.analysis.hoyer`). L0 does not tell how even codes are."""
+
+    def of_rows(self, seen: Seen) -> Mapping[str, Tensor]:
+        some = seen.length > 0
+        ratio = (seen.size / seen.length).where(some, 0.0)
+        root = seen.d_sae**0.5
+        share = (root - ratio) / (root - 1) if seen.d_sae > 1 else ratio
+        return {"share": share.where(some, 0.0), "rows": some.long()}
+
+    def value(self, sums: Mapping[str, Any]) -> Any:
+        return sums["share"] / sums["rows"]
+
+
 @register("dense")
 class Dense(Score):
     """Share of latents that fire on more than a tenth of the rows. The histogram behind it is

@@ -30,7 +30,7 @@ class L1(Score):
 @register("hoyer")
 class Hoyer(Score):
     """(sqrt(d_sae) - |f|_1 / |f|_2) / (sqrt(d_sae) - 1), mean over rows where a latent is on: 1 where one
-    alone is, 0 where all are equal (Hoyer 2004; `saelab.analysis.hoyer`). L0 does not tell how even codes are."""
+    alone is, 0 where all are equal (Hoyer 2004; `saelab.analysis.hoyer`). L0 says nothing of that."""
 
     def of_rows(self, seen: Seen) -> Mapping[str, Tensor]:
         some = seen.length > 0

@@ -1,15 +1,48 @@
-"""Recipes that vary BatchTopK: a floor for each row, directions that are pushed apart."""
+"""Recipes that vary others: BatchTopK with a floor for each row or directions that are pushed apart, JumpReLU
+under a cap."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from saelab.sae.architectures import rules_of, with_auxk
+from torch import Tensor
+
+from saelab.sae.architectures import pre_act, rules_of, with_auxk
 from saelab.sae.batchwise import BatchTopK, FlooredBatchTopK
 from saelab.sae.config import Option, Recipe, SAEConfig, register
-from saelab.sae.option_groups import BATCH, COMMON, REVIVAL
+from saelab.sae.dictionaries import Dictionary
+from saelab.sae.kernels import top_k_csr
+from saelab.sae.option_groups import BATCH, COMMON, JUMP, L0, REVIVAL, ROW
 from saelab.sae.options import integer_from, real
+from saelab.sae.sparsifiers import JumpReLU
 from saelab.types import ConfigError
+
+
+class CappedJumpReLU(JumpReLU):
+    """JumpReLU of the k largest pre-activations of each row: what exceeds the learned threshold of its
+    latent, but at most k. The thresholds decide how many a row needs (Rajamanoharan et al. 2024b), the cap
+    bounds what rows of many weak latents cost (the selection of Gao et al. 2024), and only what it lets
+    through gives thresholds gradients.
+
+    pre [n d_sae] -> codes [n d_sae], at most k non-zero in a row. Parameter as of JumpReLU.
+    """
+
+    def __init__(self, d_sae: int, k: int, *rest: Any) -> None:
+        super().__init__(d_sae, *rest)
+        self.k = k
+
+    def forward(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> Tensor:
+        return self.scatter(pre, *self.select(pre.detach(), x, dictionary))
+
+    def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor]:
+        return top_k_csr(pre, self.k)
+
+    def some(self, pre: Tensor, latents: Tensor, dictionary: Dictionary) -> Tensor | None:
+        return None
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, {super().extra_repr()}"
 
 
 def _floor(name: str, value: Any, config: SAEConfig) -> None:
@@ -34,6 +67,27 @@ register(
         },
         sparsifier=lambda c: FlooredBatchTopK(*(c.options[key] for key in ("k", "threshold_decay", "floor"))),
         losses=with_auxk("mse"),
+        rules=rules_of("unit_norm"),
+        divides=("data",),
+    ),
+)
+register(
+    "jumprelu_topk",
+    Recipe(
+        line="JumpReLU under TopK: learned thresholds, and at most k latents a row.",
+        options={
+            **ROW,
+            "k": replace(ROW["k"], line="Latents that a row may have at most."),
+            **L0,
+            **JUMP,
+            **REVIVAL,
+            **COMMON,
+        },
+        sparsifier=lambda c: CappedJumpReLU(
+            c.d_sae,
+            *(c.options[key] for key in ("k", "threshold", "bandwidth", "log_threshold", "ste_to_input")),
+        ),
+        losses=lambda c: with_auxk("mse", "l0", *pre_act(c))(c),
         rules=rules_of("unit_norm"),
         divides=("data",),
     ),

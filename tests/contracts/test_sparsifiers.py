@@ -55,6 +55,7 @@ CASES = {
         {"k": 7, "sparsity": "topk"},
     ],
     "batchtopk_floor": [{"k": 7, "floor": 3}, {"k": 1}, {"k": "d_sae"}],
+    "jumprelu_topk": [{"k": 7}, {"k": 2, "ste_to_input": True}, {"k": "d_sae", "threshold": 0.3}],
     "ortsae": [{"k": 7, "chunk": 16}],
     "classical": [
         {"method": "nmf"},

@@ -1,4 +1,4 @@
-"""BatchTopK with a floor for each row, and with directions that are pushed apart."""
+"""BatchTopK with a floor for each row or directions that are pushed apart, JumpReLU under a cap."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import saelab
 from saelab.sae import SAE, Sparse
 from saelab.sae.batchwise import FlooredBatchTopK
 from saelab.sae.dictionaries import Free
+from saelab.sae.recent import CappedJumpReLU
+from saelab.sae.sparsifiers import JumpReLU
 from saelab.training.losses import LOSSES, Firing, Progress
 from saelab.types import ConfigError
 
@@ -91,6 +93,38 @@ def test_the_floor_rebuilds_rows_that_the_batch_forgets():
     assert error["floor"] < 0.8 * error["plain"], (error, centre.norm())
     assert explained(floor, x) > explained(plain, x) - 0.02
     assert explained(floor, x) > explained(control, x) + 0.2
+
+
+def test_a_row_has_what_exceeds_its_thresholds_and_at_most_k():
+    """Beside the definition, with gradients; k latents of some rows, fewer of others."""
+    generator = torch.Generator().manual_seed(0)
+    pre = torch.randn(60, 14, generator=generator, requires_grad=True)
+    part = CappedJumpReLU(14, 4, 0.5, 0.3)
+    grad = torch.randn(60, 14, generator=generator)
+    part(pre, pre, NONE).backward(grad)
+    ours = part.log_threshold.grad.clone(), pre.grad.clone()
+    part.zero_grad()
+    pre.grad = None
+    chosen = torch.zeros(60, 14).scatter(1, pre.detach().topk(4).indices, 1)
+    plain = JumpReLU(14, 0.5, 0.3)
+    codes = plain(pre, pre, NONE) * chosen
+    codes.backward(grad)
+    torch.testing.assert_close(part(pre, pre, NONE), codes)
+    torch.testing.assert_close(ours, (plain.log_threshold.grad, pre.grad))
+    counts = (codes != 0).sum(1)
+    assert counts.max() == 4
+    assert counts.min() < 3
+
+
+def test_thresholds_under_a_cap_train():
+    x = rows()
+    run = train("jumprelu_topk", target_l0=2.0)
+    control = SAE.create(run.config, rows=x)
+    with torch.no_grad():
+        counts = (run.sae.encode(x) != 0).sum(1).float()
+    assert counts.max() <= 3
+    assert counts.mean() == pytest.approx(2, rel=0.2)
+    assert explained(run.sae, x) > explained(control, x) + 0.2
 
 
 @pytest.mark.parametrize("chunk", [7, 1000])

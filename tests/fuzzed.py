@@ -274,6 +274,12 @@ class Things:
             "Schedule.factor": Case(training.Schedule().factor, {"step": 3, "steps": 10}),
             "Start": Case(training.Start, {"sae": sae, "taken": "encoder", "trained": "decoder", "noise": 0}),
             "Optimizer": Case(training.Optimizer, {"kind": "adamw", "weight_decay": 0.1}),
+            "Objective": Case(training.Objective, {"output": "ce", "weight": 0.5, "later": ["h"]}),
+            "end_to_end": Case(
+                training.end_to_end,
+                {"config": self.model_sae.config, "subject": self.model, "corpus": TEXTS[:2], "out": out,
+                 "steps": 1, "batch_size": 4, "progress": False},
+            ),
             "learning_rate": Case(training.learning_rate, {"d_sae": 12}),
             "stream": Case(
                 lambda **how: next(iter(saelab.stream(**how).batches(8, 0))),

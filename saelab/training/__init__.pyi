@@ -8,6 +8,7 @@ from .rules import RULES
 from .run import Origin, Record, Run, Settings
 from .starting import Start
 from .streaming import stream
+from .through import Objective, end_to_end
 from .trainer import Event, train
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "RULES",
     "Estimate",
     "Event",
+    "Objective",
     "Optimizer",
     "Origin",
     "Record",
@@ -25,6 +27,7 @@ __all__ = [
     "TensorBoard",
     "WandB",
     "classical",
+    "end_to_end",
     "estimate",
     "learning_rate",
     "stream",

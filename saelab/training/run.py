@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from saelab.arguments import checked, place
 from saelab.config import from_dict, to_dict
-from saelab.files import Stamp, read_json, unwritable, write_json
+from saelab.files import Stamp, read_json, unwritable, write_json, writing
+from saelab.stores.manifest import lock
 from saelab.training.moving import Optimizer, Schedule
 from saelab.types import ConfigError, FormatError, MissingDependency, StoreError
 
@@ -263,6 +265,16 @@ def told(folder: Path) -> tuple[list[Record], Settings, dict[str, Any], dict[str
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         message = f"The run in {folder} must be whole. Got an unexpected entry ({error!r}). Train again."
         raise FormatError(message) from error
+
+
+@contextmanager
+def writing_alone(out: Path) -> Iterator[None]:
+    """Be the one that trains into a folder. Raises StoreError where another process does."""
+    with ExitStack() as stack:
+        with writing(out):
+            out.mkdir(exist_ok=True)
+            stack.enter_context(lock(out / ".lock", out))
+        yield
 
 
 def append_lines(folder: Path, records: list[Record]) -> None:

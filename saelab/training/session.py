@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +32,18 @@ from saelab.training.starting import Start, begin, encoder_moves, observes
 
 class Diverged(Exception):
     """The loss of a step is not finite; the step was not done."""
+
+
+Beyond = Callable[[Tensor], Tensor]
+
+
+class Part(NamedTuple):
+    """A micro-batch whose rows stand in a pass of the model."""
+
+    rows: Tensor
+    """[n width]"""
+    beyond: Beyond
+    """what the reconstruction [n d_out], put in their place, does to the model: a loss"""
 
 
 class Session:
@@ -82,7 +95,9 @@ class Session:
         self.projects = not moving or any(name.startswith("dictionary.") for name in moving)
         self.optimizer = Optimizers(settings.optimizer, self.parameters, settings.lr)
         recipe = config.entry
-        self.losses = [LOSSES[name](config, self.progress) for name in recipe.losses(config)]
+        self.losses = {name: LOSSES[name](config, self.progress) for name in recipe.losses(config)}
+        self.weights: dict[str, float] = {}
+        """of losses that do not count as they are"""
         rules = [n for n in recipe.rules(config) if n != "unit_norm" or self.projects]
         self.rules = [RULES[name](config, self.progress) for name in rules]
         if not isinstance(start, Tensor):
@@ -95,9 +110,11 @@ class Session:
         told, steps = folder if dist.first() else None, (settings.steps, settings.batch_size)
         self.live = Live(told, config.title, config.d_sae, *steps, self.progress.step)
 
-    def step(self, batch: Tensor) -> Record | None:
+    def step(self, batch: Tensor | Sequence[Part]) -> Record | None:
         """One update, from the gradients of all micro-batches of a batch, where ranks share it with this
-        rank's part of it. Counts as done only at its end."""
+        rank's part of it. Counts as done only at its end.
+
+        batch: Rows, or micro-batches with a loss of what comes after."""
         step, settings = self.progress.step, self.settings
         last = step + 1 == settings.steps
         evaluated = bool(settings.evaluate_every) and (last or (step + 1) % settings.evaluate_every == 0)
@@ -109,15 +126,17 @@ class Session:
             record = self._record(done, loss, lr)
         return record._replace(**self._evaluate()) if evaluated else record
 
-    def _update(self, batch: Tensor) -> tuple[list[Forward], float, float]:
+    def _update(self, batch: Tensor | Sequence[Part]) -> tuple[list[Forward], float, float]:
         """The update of `step`: (the passes of its micro-batches, without graph; loss; learning rate)."""
         sae, step, settings = self.sae, self.progress.step, self.settings
         for rule in self.rules:
             rule.before(sae)
         self.optimizer.zero_grad()
         loss, done = 0.0, []
-        for rows in batch.to(self.device).tensor_split(settings.accumulate):
-            forward, share = self._backward(rows, len(rows) / settings.batch_size)
+        if isinstance(batch, Tensor):
+            batch = [Part(rows, _nothing) for rows in batch.to(self.device).tensor_split(settings.accumulate)]
+        for rows, beyond in batch:
+            forward, share = self._backward(rows, len(rows) / settings.batch_size, beyond)
             loss += share
             done.append(forward)
         dist.rows.sum_gradients(list(self.parameters.values()))
@@ -145,7 +164,9 @@ class Session:
         if self.folder is not None and dist.first():
             append_lines(self.folder, [record])
 
-    def _backward(self, rows: Tensor, share: float) -> tuple[Forward, float]:
+    def _backward(
+        self, rows: Tensor, share: float, beyond: Callable[[Tensor], Tensor]
+    ) -> tuple[Forward, float]:
         """Add a micro-batch's part of the gradient: (its pass, without graph; its part of the loss, over
         ranks)."""
         # in older torch a cast cached without gradient kept it from later ones (pytorch issue 65766), and the
@@ -158,7 +179,10 @@ class Session:
         )
         with precision:
             forward = self.sae(*split(rows, self.sae.config), sparse=True)
-        loss = torch.stack([term(self.sae, forward) for term in self.losses]).sum() * share
+        own = [self.weights.get(name, 1.0) * term(self.sae, forward) for name, term in self.losses.items()]
+        if beyond is not _nothing:
+            own.append(beyond(forward.x_hat))
+        loss = torch.stack(own).sum() * share
         value = float(dist.rows.total(loss.detach()))
         if not math.isfinite(value):
             raise Diverged(value)
@@ -167,7 +191,8 @@ class Session:
             # the largest tensor of a step: where codes are sparse no gradient needs it, else the graph has it
             pre = pre.new_empty(0, pre.shape[-1])
         forward = forward._replace(pre=pre)
-        loss.backward()
+        # a loss of what comes after goes through the model, whose weights it leaves alone
+        loss.backward(inputs=[p for p in self.parameters.values() if p.requires_grad])
         codes = forward.codes
         codes = codes._replace(values=codes.values.detach()) if isinstance(codes, Sparse) else codes.detach()
         return forward._replace(codes=codes, x_hat=forward.x_hat.detach()), value
@@ -305,6 +330,11 @@ class Session:
         for name in (LINES, NAME):
             (self.folder / name).unlink(missing_ok=True)
         return run
+
+
+def _nothing(x_hat: Tensor) -> Tensor:
+    """The loss of rows that stand in no pass."""
+    return x_hat.new_zeros(())
 
 
 def split(rows: Tensor, config: SAEConfig) -> tuple[Tensor, Tensor | None]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -17,11 +17,10 @@ from tqdm.std import tqdm
 from saelab import dist
 from saelab.config import boolean, from_dict, integer, integer_or_none, to_dict
 from saelab.errors import fitting, out_of_memory
-from saelab.files import path_of, write_bytes, writing
+from saelab.files import path_of, write_bytes
 from saelab.progress import new_bar
 from saelab.sae.config import SAEConfig
 from saelab.sae.model import SAE
-from saelab.stores.manifest import lock
 from saelab.training import checkpoints, shards
 from saelab.training.arguments import complete, count_steps
 from saelab.training.estimates import check_fits, device_of, plan
@@ -29,7 +28,7 @@ from saelab.training.interrupt import Interrupt
 from saelab.training.live import Live
 from saelab.training.moving import Optimizer, Schedule
 from saelab.training.rows import Rows, as_held_out, as_rows, check_enough, ordinary
-from saelab.training.run import Record, Run, Settings, differences
+from saelab.training.run import Record, Run, Settings, differences, writing_alone
 from saelab.training.session import Diverged, Session
 from saelab.training.starting import Start, as_starts
 from saelab.training.starting import check as check_start
@@ -223,7 +222,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     with ExitStack() as held:
         with dist.together(), dist.alone():
             if out is not None and dist.first():
-                held.enter_context(_alone(Path(out)))
+                held.enter_context(writing_alone(Path(out)))
             for job in jobs if dist.first() else []:
                 job.prepare(resume)
         for job in jobs:
@@ -244,16 +243,6 @@ def train(  # pyright: ignore[reportInconsistentOverload]
                 raise
     runs = [job.run for job in jobs if job.run is not None]
     return runs if several else runs[0]
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Be the one that trains into a folder. Raises StoreError where another process does."""
-    with ExitStack() as stack:
-        with writing(out):
-            out.mkdir(exist_ok=True)
-            stack.enter_context(lock(out / ".lock", out))
-        yield
 
 
 def _announce(jobs: list[_Job], device: torch.device) -> None:

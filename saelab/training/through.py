@@ -1,0 +1,347 @@
+"""Training through the model: what counts is what the reconstruction does to what the model says.
+
+The end-to-end loss is KL(p || q) of what the model says as it is (p) and with the reconstruction in place of
+the rows (q), with or without the reconstruction of later layers (Braun et al. 2024, arXiv 2405.12241), beside
+the recipe's own losses. A short fine-tuning of an SAE that was trained locally, with both losses brought to
+one size (Karvonen 2025, arXiv 2503.17272), gives most of what it brings.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from saelab import dist
+from saelab.arguments import a_subject, checked, listed, one_of
+from saelab.capabilities import HasTargets, need
+from saelab.config import boolean, integer, is_number, to_dict
+from saelab.errors import fitting
+from saelab.files import path_of
+from saelab.harvesting.batches import check_hooks, side_by_side
+from saelab.progress import new_bar
+from saelab.sae.config import SAEConfig
+from saelab.seeds import mixed
+from saelab.subjects.reading import How
+from saelab.training import checkpoints
+from saelab.training.arguments import complete
+from saelab.training.estimates import device_of
+from saelab.training.interrupt import Interrupt
+from saelab.training.moving import Optimizer, Schedule
+from saelab.training.run import Run, writing_alone
+from saelab.training.session import Beyond, Diverged, Part, Session
+from saelab.training.starting import Start, as_starts
+from saelab.training.starting import check as check_start
+from saelab.types import ConfigError, CorpusError, HookPoint, NonFiniteError, StoreError, check_finite, short
+
+if TYPE_CHECKING:
+    from saelab.sae import SAE
+    from saelab.types import Inputs, Subject
+
+FIRST_ROWS = 4_096
+"""Rows that a new SAE is made of."""
+LOCAL = ("mse", "prefixes")
+"""Losses of recipes that are of the reconstruction itself."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised, beside the recipe's penalties.
+
+    Args:
+        output: "kl": KL of what the model says from what it says untouched; "ce": its own loss (nats).
+        weight: Of that, or "balance": so that it is as large as the recipe's loss of the reconstruction, or 1
+            where `local` is 0.
+        local: Weight of the recipe's loss of the reconstruction.
+        later: Hook points after the SAE's; their fraction of variance unexplained, a mean, is added.
+        later_weight: Of that.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    output: Literal["kl", "ce"] = "kl"
+    weight: float | Literal["balance"] = "balance"
+    local: float = 1.0
+    later: tuple[str, ...] = ()
+    later_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        one_of("kl", "ce")("output", self.output)
+        for name in ("weight", "local", "later_weight"):
+            value = getattr(self, name)
+            if not (name == "weight" and value == "balance") and not (
+                is_number(value) and 0 <= value < math.inf
+            ):
+                message = f"{name} must be a finite number from 0 on. Got {value!r}. Leave it out."
+                raise ConfigError(message)
+        later = [self.later] if isinstance(self.later, str | HookPoint) else listed("later", self.later)
+        object.__setattr__(self, "later", tuple(str(HookPoint.of(hook)) for hook in later))
+
+
+@dataclass
+class _Pass:
+    """One pass of the model as it is."""
+
+    inputs: Inputs
+    acts: Mapping[str, Tensor]
+    kept: Tensor
+    """bool [samples positions]: the rows"""
+    targets: Tensor
+    """int64 [samples positions], -1 where nothing is foretold"""
+    logp: Tensor
+    """[samples positions d_vocab]"""
+
+
+@fitting("A pass", "Pass a lower documents, or batch_size.")
+@checked(subject=a_subject)
+def end_to_end(
+    config: SAEConfig,
+    subject: Subject,
+    corpus: Any,
+    *,
+    steps: int,
+    batch_size: int,
+    start: SAE | Start | None = None,
+    objective: Objective | None = None,
+    seed: int = 0,
+    lr: float | str = "auto",
+    documents: int = 16,
+    packing: str = "document",
+    long: str = "split",
+    schedule: str | Schedule = "linear",
+    optimizer: str | Optimizer = "adam",
+    clip: float | None = 1.0,
+    log_every: int | None = None,
+    out: str | Path | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> Run:
+    """Train an SAE by what its reconstruction does to what the model says.
+
+    Each step runs documents through the model twice: as they are, and with the reconstruction of `batch_size`
+    rows in their place, through which the gradient goes back. The model's weights are not touched. The
+    corpus is read in order, pass after pass; passes of a stretch of documents come in an order drawn by the
+    seed. It cannot be gone on with after an interrupt.
+
+    Args:
+        config: What `saelab.recipe` gives, with its hook; an autoencoder or a transcoder.
+        subject: A model that says logits of targets (`HasTargets`).
+        corpus: What it reads.
+        steps: Updates.
+        batch_size: Rows of an update.
+        start: An SAE to fine-tune, or a `saelab.training.Start`; None draws a new one.
+        objective: What is minimised; by default the recipe's losses and a KL that is as large.
+        seed: Of weights and order.
+        lr: The highest learning rate, or "auto" for `learning_rate(d_sae)`; a fine-tuning wants a tenth.
+        documents: Of a pass.
+        packing: See `saelab.harvest`.
+        long: See `saelab.harvest`.
+        schedule: See `saelab.train`.
+        optimizer: See `saelab.train`.
+        clip: See `saelab.train`.
+        log_every: Steps between records; by default a hundredth of the run.
+        out: A folder for the result.
+        device: Where the SAE is trained; None for a GPU where there is one.
+        progress: Show a bar.
+
+    Returns:
+        The Run. Its records' loss is of all terms; FVU is that of the rows, as in `saelab.train`.
+
+    Raises:
+        ConfigError: An argument is out of range, or the config reads no hook point or several.
+        HookError: The subject has no such hook point.
+        SubjectError: The subject has no targets.
+        CorpusError: There are no rows.
+        ShapeError: The SAE to start from does not fit.
+        NonFiniteError: Training diverges.
+        DeviceMemoryError: A pass does not fit into memory.
+        StoreError: `out` cannot be written.
+    """
+    need(subject, HasTargets, "Training end to end")
+    objective = Objective() if objective is None else objective
+    if not isinstance(config, SAEConfig) or config.hook is None or config.widths or dist.ranks.size > 1:
+        message = (
+            "Training end to end is of one autoencoder or transcoder with its hook, in one process. Got "
+            f"{config.title if isinstance(config, SAEConfig) else short(config)}. Pass "
+            "saelab.recipe(..., hook=...)."
+        )
+        raise ConfigError(message)
+    (parent,) = as_starts(start, 1)
+    origin = None if parent is None else check_start(config, parent)
+    settings = complete(
+        config, steps=integer("steps", steps, 1), batch_size=integer("batch_size", batch_size, 1), seed=seed,
+        lr=lr, log_every=log_every, schedule=schedule, optimizer=optimizer, clip=clip, start=origin,
+    )  # fmt: skip
+    texts, where = subject.corpus(corpus), device_of(device)
+    folder = None if out is None else path_of(out, "out")
+    how = How(integer("documents", documents, 1), packing, long)
+    model = _Model(subject, texts, config, objective, how, settings.seed)
+    identity = {"config": to_dict(config), "settings": to_dict(settings), "data": texts.fingerprint()}
+    n_first = max(1, FIRST_ROWS // settings.batch_size)
+    looked_at = itertools.islice(model.batches(settings.batch_size), n_first)
+    first = [rows for batch in looked_at for _, _, rows in batch]
+    with ExitStack() as held:
+        if folder is not None:
+            held.enter_context(writing_alone(folder))
+            _check_free(folder)
+        session = Session(config, settings, where, identity, folder, torch.cat(first), parent=parent)
+        session.weights = dict.fromkeys(LOCAL, objective.local)
+        started = time.perf_counter()
+        _loop(session, model, boolean("progress", progress))
+        done = session.progress.step * settings.batch_size
+        run = session.finish(done, time.perf_counter() - started, None)
+        told = {"objective": to_dict(objective), "documents": documents}
+        run = replace(run, provenance={**run.provenance, "end_to_end": told})
+        if folder is not None and run.finished:
+            run.save(folder)
+    return run
+
+
+def _check_free(folder: Path) -> None:
+    if (folder / "run.json").exists() or checkpoints.latest([folder]):
+        message = f"out must hold no run yet. Got {folder}, which does. Pass another folder."
+        raise StoreError(message)
+
+
+def _loop(session: Session, model: _Model, progress: bool) -> None:
+    """All steps, or those until an interrupt."""
+    settings = session.settings
+    size = settings.batch_size
+    bar = new_bar(
+        total=settings.steps * size, desc="train", unit=" rows", unit_scale=True, disable=not progress
+    )
+    with bar, Interrupt() as interrupt:
+        try:
+            for batch in itertools.islice(model.batches(size), settings.steps):
+                with interrupt.held():
+                    given = [
+                        Part(rows.to(session.device), model.beyond(each, at)) for each, at, rows in batch
+                    ]
+                    record = session.step(given)
+                    if record is not None:
+                        session.log(record)
+                bar.update(size)
+        except Diverged as error:
+            step = session.progress.step + 1
+            message = f"The loss must stay finite. Got {error} at step {step}. Pass lr<{settings.lr:.2g}."
+            raise NonFiniteError(message) from None
+        except KeyboardInterrupt:
+            if interrupt.broken:
+                raise
+
+
+class _Model:
+    """The model beneath an SAE: its passes, and what a reconstruction does to them."""
+
+    def __init__(
+        self, subject: Any, corpus: Any, config: SAEConfig, objective: Objective, how: How, seed: int
+    ) -> None:
+        self.subject, self.corpus, self.objective = subject, corpus, objective
+        self.how, self.seed = how, seed
+        assert config.hook is not None
+        self.reads = check_hooks(subject, [config.hook], corpus)
+        self.writes = check_hooks(subject, [config.hook_out or config.hook], corpus)
+        self.sides = self.reads if config.d_out is None else [*self.reads, *self.writes]
+        self.later = check_hooks(subject, objective.later, corpus) if objective.later else []
+        named = {str(hook): hook for hook in (*self.reads, *self.writes, *self.later)}
+        self.hooks: list[HookPoint] = list(named.values())
+
+    def batches(self, size: int) -> Iterator[list[tuple[_Pass, Tensor, Tensor]]]:
+        """Endless batches of `size` rows: (pass, which of its rows [samples positions], these [n width])."""
+        held: list[tuple[_Pass, Tensor, Tensor]] = []
+        n = 0
+        for each in self._passes():
+            rows = side_by_side({name: x[each.kept] for name, x in each.acts.items()}, self.sides)
+            at = 0
+            while at < len(rows):
+                end = min(len(rows), at + size - n)
+                which = each.kept.nonzero()[at:end]
+                held.append((each, which, rows[at:end]))
+                n, at = n + end - at, end
+                if n == size:
+                    yield held
+                    held, n = [], 0
+
+    def beyond(self, each: _Pass, which: Tensor) -> Beyond:
+        """The loss of a reconstruction in place of some rows of a pass."""
+        objective = self.objective
+
+        def loss(x_hat: Tensor) -> Tensor:
+            def edit(acts: Tensor) -> Tensor:
+                out = acts.clone()
+                out[which[:, 0], which[:, 1]] = x_hat.to(out)
+                return out
+
+            edits = [(self.writes[0], edit)]
+            run = self.subject.run(each.inputs, read=self.later, edits=edits, grad=True)
+            logp = run.output.float().log_softmax(-1)
+            where = each.targets >= 0
+            if objective.output == "kl":
+                terms = (each.logp.exp() * (each.logp - logp)).sum(-1)
+            else:
+                terms = -logp.gather(2, each.targets.clamp_min(0)[..., None])[..., 0]
+            told = (terms * where).sum() / where.sum().clamp_min(1)
+            told = told.to(x_hat.device)
+            total = told * self._weight(told, x_hat, each, which)
+            for hook in self.later:
+                clean, now = each.acts[str(hook)][each.kept], run.acts[str(hook)][each.kept]
+                spread = (clean - clean.mean(0)).square().sum().clamp_min(1e-12)
+                share = (now - clean).square().sum() / spread / len(self.later)
+                total = total + objective.later_weight * share.to(total.device)
+            return total
+
+        return loss
+
+    def _weight(self, told: Tensor, x_hat: Tensor, each: _Pass, which: Tensor) -> Tensor | float:
+        if self.objective.weight != "balance":
+            return self.objective.weight
+        if not self.objective.local:
+            return 1.0
+        wanted = each.acts[str(self.writes[0])][which[:, 0], which[:, 1]].to(x_hat)
+        spread = (wanted - wanted.mean(0)).square().sum().clamp_min(1e-12)
+        own = (wanted - x_hat.detach()).square().sum() / spread
+        return self.objective.local * own / told.detach().clamp_min(1e-8)
+
+    def _passes(self) -> Iterator[_Pass]:
+        size = self.subject.stretch(self.how)
+        for epoch in itertools.count():
+            numbered, rows = enumerate(self.corpus), 0
+            while stretch := list(itertools.islice(numbered, size)):
+                reading = self.subject.read(stretch, self.how)
+                waiting = list(reading.passes())
+                number = epoch * 2**32 + stretch[0][0]
+                generator = torch.Generator().manual_seed(mixed(self.seed, number))
+                for i in torch.randperm(len(waiting), generator=generator).tolist():
+                    samples, inputs = waiting[i]
+                    found = self._pass(reading, samples, inputs)
+                    rows += int(found.kept.sum())
+                    yield found
+            if not rows:
+                message = (
+                    f"A corpus must hold rows besides BOS. Got none in {self.corpus!r}. Pass longer texts."
+                )
+                raise CorpusError(message)
+
+    def _pass(self, reading: Any, samples: Sequence[int], inputs: Inputs) -> _Pass:
+        run = self.subject.run(inputs, read=self.hooks)
+        acts = dict(run.acts)
+        first = acts[str(self.hooks[0])]
+        kept = torch.zeros(first.shape[:2], dtype=torch.bool)
+        for at, sample in enumerate(samples):
+            kept[at, reading.kept(sample, at, inputs, run)] = True
+        for name, each in acts.items():
+            check_finite(each[kept.to(each.device)], f"Activations at {name}")
+        logp = run.output.float().log_softmax(-1)
+        return _Pass(inputs, acts, kept.to(first.device), self.subject.targets(inputs).to(logp.device), logp)
+
+
+__all__ = ["Objective", "end_to_end"]

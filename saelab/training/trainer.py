@@ -468,8 +468,10 @@ def _bar(settings: Settings, step: int, progress: bool) -> tqdm:
 
 
 def _check_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    settings = from_dict(Settings, old.get("settings"))  # an older saelab may have written fewer
-    found = differences(old | {"settings": to_dict(settings)}, new)
+    # an older saelab may have written fewer settings and options
+    told = {"settings": to_dict(from_dict(Settings, old.get("settings")))}
+    told["config"] = to_dict(from_dict(SAEConfig, old.get("config")))
+    found = differences(old | told, new)
     if found:
         message = (
             f"A run continues only with the same config, settings and data. Got in {folder}: "

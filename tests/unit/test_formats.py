@@ -254,7 +254,7 @@ def test_every_recipe_is_exported_or_refused_by_name(name, tmp_path):
     sae = SAE.create(config, rows=x, targets=y if d_out else None)
     x = torch.randn(200, 6) + 1  # others: a learned threshold equals a code of the rows it is from
     linear = {"topk", "batchtopk", "jumprelu", "matryoshka", "gated", "gba", "relu", "mutual_choice"}
-    linear |= {"feature_choice", "variational", "archetypal"}
+    linear |= {"feature_choice", "variational", "archetypal", "ortsae"}
     can = {
         "saelens": linear | {"abs_topk"},
         "dictionary_learning": linear,

@@ -29,6 +29,7 @@ FLAGS = [
     "--no-first-run",
 ]
 ERRORS = '[data-mime-type="application/vnd.jupyter.stderr"]'
+LOADING = "Loading widget..."
 PROMPTS = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
 
 
@@ -126,6 +127,10 @@ def write_notebook(path: Path, sources: Iterable[str]) -> None:
 def open_notebook(page, jupyter: Jupyter, name: str) -> None:
     """Show a notebook, and wait for its cells."""
     page.goto(f"{jupyter.url}/doc/tree/{name}")
+    _loaded(page)
+
+
+def _loaded(page) -> None:
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000)
 
@@ -142,11 +147,31 @@ def save(page, path: Path) -> None:
 
 
 def run_all(page, timeout: float) -> None:
-    """Run > Run All Cells, and wait until every code cell has its number, or one ends in an error."""
+    """Run > Run All Cells, and wait until every code cell has its number, or one ends in an error. A page
+    whose widgets load for ever is loaded anew, as a person would."""
     failed = f"[...document.querySelectorAll('{ERRORS}')].some(e => e.textContent.includes('Traceback'))"
     whole = f"{PROMPTS}.length > 0 && {PROMPTS}.every(t => /\\[\\d+\\]/.test(t))"
     begin_all(page)
     page.wait_for_function(f"() => {failed} || {whole}", timeout=timeout)
+    if _waits_for_ever(page):
+        page.reload()
+        _loaded(page)
+        begin_all(page)
+        page.wait_for_function(f"() => {failed} || {whole}", timeout=timeout)
+
+
+def _waits_for_ever(page) -> bool:
+    """Whether widgets still load a quarter of a minute after the last cell: now and then in the first
+    notebook that a lab opens, whose cells are then numbered from 2 on."""
+    from playwright.sync_api import TimeoutError
+
+    outputs = "[...document.querySelectorAll('.jp-OutputArea-output')]"
+    loading = f"{outputs}.some(e => e.textContent.trim() === {LOADING!r})"
+    try:
+        page.wait_for_function(f"() => !{loading}", timeout=15_000)
+    except TimeoutError:
+        return True
+    return False
 
 
 def begin_all(page) -> None:

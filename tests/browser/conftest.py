@@ -86,8 +86,7 @@ class ViewsNotebook:
         """Whether it is of no more use, and the next test opens it anew."""
 
     def opened(self):
-        """Its page. A lab that changes its kernel while cells run loses what they opened (seen once, in
-        CI): the notebook is then opened anew, once, and what was seen is kept."""
+        """Its page. Where its views do not come it is opened anew, once, and what was seen is kept."""
         from playwright.sync_api import TimeoutError
 
         if self.page is None:

@@ -46,21 +46,16 @@ class Limits:
     norms: Mapping[str, float]
 
     @classmethod
-    def of(cls, multiple: float, acts: Mapping[str, Tensor]) -> Limits:
-        """Those of some rows.
+    def of_first(cls, multiple: float, acts: Iterable[Mapping[str, Tensor]]) -> Limits:
+        """Those of rows that come in parts.
 
         Args:
             multiple: Of the median norm (the lower one of an even number).
-            acts: Hook name -> [n width].
+            acts: Parts, each hook name -> [n width].
 
         Raises:
             ConfigError: The median norm at a hook point is 0.
         """
-        return cls(multiple, {hook: limit(multiple, lengths(x), hook) for hook, x in acts.items()})
-
-    @classmethod
-    def of_first(cls, multiple: float, acts: Iterable[Mapping[str, Tensor]]) -> Limits:
-        """Those of rows that come in parts. Raises ConfigError as `of` does."""
         import torch
 
         parts = [{hook: lengths(x).cpu() for hook, x in each.items()} for each in acts]

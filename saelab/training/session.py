@@ -291,11 +291,11 @@ class Session:
             self.progress.aim = moved, lately
         self.history = list(found.history)
 
-    def finish(self, rows: int, seconds: float, outliers: dict[str, Any] | None) -> Run:
+    def finish(self, rows: int, seconds: float, **told: Any) -> Run:
         """The Run as it is now; written and rid of its checkpoints if every step is done. Of another the SAE
         is written, beside the checkpoint by which it goes on.
 
-        rows, seconds: of this call. outliers: of what it reads.
+        rows, seconds: of this call. told: more of the provenance.
         """
         sae = shards.whole(self.sae, self.config).eval()
         for parameter in self.held:
@@ -306,7 +306,7 @@ class Session:
             "ended": self.live.state,
             "data": self.identity.get("data"),
             "held_out": self.identity.get("held_out"),
-            "outliers": outliers,
+            **told,
             "weights": sae.fingerprint(),
             "start": self.settings.start and self.settings.start.weights,
             "seconds": round(seconds, 3),

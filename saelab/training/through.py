@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -186,24 +186,20 @@ def end_to_end(
     how = How(integer("documents", documents, 1), packing, long)
     model = _Model(subject, texts, config, objective, how, settings.seed)
     identity = {"config": to_dict(config), "settings": to_dict(settings), "data": texts.fingerprint()}
-    n_first = max(1, FIRST_ROWS // settings.batch_size)
-    looked_at = itertools.islice(model.batches(settings.batch_size), n_first)
-    first = [rows for batch in looked_at for _, _, rows in batch]
     with ExitStack() as held:
-        if folder is not None:
+        if folder is not None:  # before the model runs
             held.enter_context(writing_alone(folder))
             _check_free(folder)
+        n_first = max(1, FIRST_ROWS // settings.batch_size)
+        looked_at = itertools.islice(model.batches(settings.batch_size), n_first)
+        first = [rows for batch in looked_at for _, _, rows in batch]
         session = Session(config, settings, where, identity, folder, torch.cat(first), parent=parent)
         session.weights = dict.fromkeys(LOCAL, objective.local)
         started = time.perf_counter()
         _loop(session, model, boolean("progress", progress))
         done = session.progress.step * settings.batch_size
-        run = session.finish(done, time.perf_counter() - started, None)
         told = {"objective": to_dict(objective), "documents": documents}
-        run = replace(run, provenance={**run.provenance, "end_to_end": told})
-        if folder is not None and run.finished:
-            run.save(folder)
-    return run
+        return session.finish(done, time.perf_counter() - started, end_to_end=told)
 
 
 def _check_free(folder: Path) -> None:

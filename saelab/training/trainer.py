@@ -390,7 +390,7 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
     with dist.together():
         for job in jobs:
             rows = (done - first_step) * settings.batch_size
-            job.run = job.session.finish(rows, seconds, job.rows.outliers())
+            job.run = job.session.finish(rows, seconds, outliers=job.rows.outliers())
     emit("end" if done == settings.steps else "interrupted")
 
 

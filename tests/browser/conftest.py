@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 
 import kernels
@@ -86,37 +85,18 @@ class ViewsNotebook:
         """Whether it is of no more use, and the next test opens it anew."""
 
     def opened(self):
-        """Its page. Where its views do not come it is opened anew, once, and what was seen is kept."""
-        from playwright.sync_api import TimeoutError
-
         if self.page is None:
-            try:
-                self._open()
-            except TimeoutError as error:
-                self._note(error)
-                self.close()
-                self._open()
+            write_notebook(self.jupyter.folder / "views.ipynb", VIEWS.split("---"))
+            self.page = watched(self.browser, height=3000)
+            open_notebook(self.page, self.jupyter, "views.ipynb")
+            run_all(self.page, 120_000)
+            for shown in (".sl-row", ".sl-text .sl-token", '.sl-card[data-latent="3"]'):
+                self.page.wait_for_selector(shown)
+            self.page.wait_for_function("() => document.querySelectorAll('.sl-root').length === 5")
+            save(self.page, self.jupyter.folder / "views.ipynb")
+            text = (self.jupyter.folder / "views.ipynb").read_text()
+            (self.jupyter.folder / "ran.ipynb").write_text(text)
         return self.page
-
-    def _open(self) -> None:
-        write_notebook(self.jupyter.folder / "views.ipynb", VIEWS.split("---"))
-        self.page = watched(self.browser, height=3000)
-        open_notebook(self.page, self.jupyter, "views.ipynb")
-        run_all(self.page, 120_000)
-        for shown in (".sl-row", ".sl-text .sl-token", '.sl-card[data-latent="3"]'):
-            self.page.wait_for_selector(shown)
-        self.page.wait_for_function("() => document.querySelectorAll('.sl-root').length === 5")
-        save(self.page, self.jupyter.folder / "views.ipynb")
-        text = (self.jupyter.folder / "views.ipynb").read_text()
-        (self.jupyter.folder / "ran.ipynb").write_text(text)
-
-    def _note(self, error: Exception) -> None:
-        """What the page showed and its console said, among the screenshots and the warnings of pytest."""
-        ARTIFACTS.mkdir(exist_ok=True)
-        self.page.screenshot(path=ARTIFACTS / "views_lost.png")
-        cells = self.page.locator(".jp-OutputArea-output").all_inner_texts()
-        said = "\n".join([*(each[:300] for each in cells), *self.page.errors])
-        warnings.warn(f"The notebook of views was opened anew: {error}\n{said}", stacklevel=2)
 
     def close(self) -> None:
         if self.page is not None:

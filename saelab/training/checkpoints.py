@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from saelab.config import is_integer, is_number
+from saelab.config import from_dict, is_integer, is_number, to_dict
 from saelab.files import Stamp, new_folder, write_json, writing
+from saelab.sae.config import SAEConfig
 from saelab.tensors import Pieces, Reader
 from saelab.tensors import write as write_tensors
-from saelab.training.run import Record
-from saelab.types import FormatError, StoreError
+from saelab.training.run import Record, Run, Settings, differences
+from saelab.types import ConfigError, FormatError, StoreError
 
 STAMP = Stamp("saelab-checkpoint", 1, remedy="Pass resume=False to start anew.")
 KEPT = 2
@@ -98,6 +99,30 @@ def latest(outs: Sequence[Path]) -> list[Checkpoint] | None:
 def remove(out: Path) -> None:
     """Drop every checkpoint, once the finished run is on disk (or is to start anew)."""
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
+
+
+def check_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    """Raises ConfigError where a run of one identity is to be gone on with by another."""
+    # an older saelab may have written fewer settings and options
+    told = {"settings": to_dict(from_dict(Settings, old.get("settings")))}
+    told["config"] = to_dict(from_dict(SAEConfig, old.get("config")))
+    found = differences(old | told, new)
+    if found:
+        message = (
+            f"A run continues only with the same config, settings and data. Got in {folder}: "
+            f"{'; '.join(found)}. "
+            "Pass the old values, another out, or resume=False to start anew."
+        )
+        raise ConfigError(message)
+
+
+def finished(folder: Path, identity: dict[str, Any]) -> Run:
+    """The finished run of a folder. Raises ConfigError where it has another identity."""
+    run = Run.load(folder)
+    told = {"config": to_dict(run.config), "settings": to_dict(run.settings)}
+    told |= {name: run.provenance.get(name) for name in ("data", "held_out", "end_to_end")}
+    check_same(told, identity, folder)
+    return run
 
 
 def _folders(out: Path) -> list[Path]:

@@ -38,12 +38,13 @@ Beyond = Callable[[Tensor], Tensor]
 
 
 class Part(NamedTuple):
-    """A micro-batch whose rows stand in a pass of the model."""
+    """A micro-batch."""
 
     rows: Tensor
     """[n width]"""
-    beyond: Beyond
-    """what the reconstruction [n d_out], put in their place, does to the model: a loss"""
+    beyond: Beyond | None = None
+    """of rows that stand in a pass of the model: what the reconstruction [n d_out], put in their place, does
+    to it, a loss"""
 
 
 class Session:
@@ -134,7 +135,7 @@ class Session:
         self.optimizer.zero_grad()
         loss, done = 0.0, []
         if isinstance(batch, Tensor):
-            batch = [Part(rows, _nothing) for rows in batch.to(self.device).tensor_split(settings.accumulate)]
+            batch = [Part(rows) for rows in batch.to(self.device).tensor_split(settings.accumulate)]
         for rows, beyond in batch:
             forward, share = self._backward(rows, len(rows) / settings.batch_size, beyond)
             loss += share
@@ -164,9 +165,7 @@ class Session:
         if self.folder is not None and dist.first():
             append_lines(self.folder, [record])
 
-    def _backward(
-        self, rows: Tensor, share: float, beyond: Callable[[Tensor], Tensor]
-    ) -> tuple[Forward, float]:
+    def _backward(self, rows: Tensor, share: float, beyond: Beyond | None) -> tuple[Forward, float]:
         """Add a micro-batch's part of the gradient: (its pass, without graph; its part of the loss, over
         ranks)."""
         # in older torch a cast cached without gradient kept it from later ones (pytorch issue 65766), and the
@@ -180,7 +179,7 @@ class Session:
         with precision:
             forward = self.sae(*split(rows, self.sae.config), sparse=True)
         own = [self.weights.get(name, 1.0) * term(self.sae, forward) for name, term in self.losses.items()]
-        if beyond is not _nothing:
+        if beyond is not None:
             own.append(beyond(forward.x_hat))
         loss = torch.stack(own).sum() * share
         value = float(dist.rows.total(loss.detach()))
@@ -245,11 +244,11 @@ class Session:
         self.sae.train()
         return {"held_out_fvu": explained.value, "held_out_l0": dist.latents.count(nonzero) / explained.n}
 
-    def checkpoint(self) -> None:
-        """Write one, if the run has a folder; rank 0 does. Raises StoreError."""
+    def checkpoint(self, **more: Tensor) -> None:
+        """Write one, if the run has a folder; rank 0 does. more: kept beside it. Raises StoreError."""
         if self.folder is None:
             return
-        tensors = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
+        tensors = more | {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
         for name, parameter in self.parameters.items():
             tensors |= {f"moves.{key}.{name}": t for key, t in self.optimizer.state(parameter).items()}
         tensors |= {"firing": self.firing.since, "density": self.firing.density}
@@ -330,11 +329,6 @@ class Session:
         for name in (LINES, NAME):
             (self.folder / name).unlink(missing_ok=True)
         return run
-
-
-def _nothing(x_hat: Tensor) -> Tensor:
-    """The loss of rows that stand in no pass."""
-    return x_hat.new_zeros(())
 
 
 def split(rows: Tensor, config: SAEConfig) -> tuple[Tensor, Tensor | None]:

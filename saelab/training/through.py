@@ -13,9 +13,9 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch import Tensor
 from saelab import dist
 from saelab.arguments import a_subject, checked, listed, one_of
 from saelab.capabilities import HasTargets, need
-from saelab.config import boolean, integer, is_number, to_dict
+from saelab.config import boolean, integer, integer_or_none, is_number, to_dict
 from saelab.errors import fitting
 from saelab.files import path_of
 from saelab.harvesting.batches import check_hooks, side_by_side
@@ -40,7 +40,7 @@ from saelab.training.run import Run, writing_alone
 from saelab.training.session import Beyond, Diverged, Part, Session
 from saelab.training.starting import Start, as_starts
 from saelab.training.starting import check as check_start
-from saelab.types import ConfigError, CorpusError, HookPoint, NonFiniteError, StoreError, check_finite, short
+from saelab.types import ConfigError, CorpusError, HookPoint, NonFiniteError, check_finite, short
 
 if TYPE_CHECKING:
     from saelab.sae import SAE
@@ -97,8 +97,24 @@ class _Pass:
     """bool [samples positions]: the rows"""
     targets: Tensor
     """int64 [samples positions], -1 where nothing is foretold"""
-    logp: Tensor
-    """[samples positions d_vocab]"""
+    logp: Tensor | None
+    """[samples positions d_vocab], where it is compared with"""
+
+
+class _Place(NamedTuple):
+    """How far the corpus was read."""
+
+    epoch: int = 0
+    document: int = 0
+    """the first of its stretch"""
+    passes: int = 0
+    """of the stretch, in the order drawn for it, before this one"""
+    rows: int = 0
+    """of this one"""
+
+
+_Batch = list[tuple[_Pass, Tensor, Tensor]]
+"""(pass, which of its rows [samples positions], these [n width])"""
 
 
 @fitting("A pass", "Pass a lower documents, or batch_size.")
@@ -122,6 +138,8 @@ def end_to_end(
     clip: float | None = 1.0,
     log_every: int | None = None,
     out: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = True,
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> Run:
@@ -130,7 +148,7 @@ def end_to_end(
     Each step runs documents through the model twice: as they are, and with the reconstruction of `batch_size`
     rows in their place, through which the gradient goes back. The model's weights are not touched. The
     corpus is read in order, pass after pass; passes of a stretch of documents come in an order drawn by the
-    seed. It cannot be gone on with after an interrupt.
+    seed.
 
     Args:
         config: What `saelab.recipe` gives, with its hook; an autoencoder or a transcoder.
@@ -149,7 +167,10 @@ def end_to_end(
         optimizer: See `saelab.train`.
         clip: See `saelab.train`.
         log_every: Steps between records; by default a hundredth of the run.
-        out: A folder for the result.
+        out: A folder for the result and its checkpoints. The same call continues from the newest, with the
+            result of one that was never stopped; a finished run is read back.
+        checkpoint_every: Steps between checkpoints; by default a tenth of the run.
+        resume: Continue what `out` holds; False starts anew, over it.
         device: Where the SAE is trained; None for a GPU where there is one.
         progress: Show a bar.
 
@@ -157,7 +178,8 @@ def end_to_end(
         The Run. Its records' loss is of all terms; FVU is that of the rows, as in `saelab.train`.
 
     Raises:
-        ConfigError: An argument is out of range, or the config reads no hook point or several.
+        ConfigError: An argument is out of range, the config reads no hook point or several, or `out` holds
+            another run.
         HookError: The subject has no such hook point.
         SubjectError: The subject has no targets.
         CorpusError: There are no rows.
@@ -165,6 +187,7 @@ def end_to_end(
         NonFiniteError: Training diverges.
         DeviceMemoryError: A pass does not fit into memory.
         StoreError: `out` cannot be written.
+        FormatError: None of its checkpoints is whole.
     """
     need(subject, HasTargets, "Training end to end")
     objective = Objective() if objective is None else objective
@@ -185,39 +208,47 @@ def end_to_end(
     folder = None if out is None else path_of(out, "out")
     how = How(integer("documents", documents, 1), packing, long)
     model = _Model(subject, texts, config, objective, how, settings.seed)
+    every = integer_or_none("checkpoint_every", checkpoint_every, 1) or max(1, settings.steps // 10)
+    told = {"objective": to_dict(objective), "subject": subject.fingerprint(), **asdict(how)}
     identity = {"config": to_dict(config), "settings": to_dict(settings), "data": texts.fingerprint()}
+    identity["end_to_end"] = told
     with ExitStack() as held:
+        found = None
         if folder is not None:  # before the model runs
             held.enter_context(writing_alone(folder))
-            _check_free(folder)
-        n_first = max(1, FIRST_ROWS // settings.batch_size)
-        looked_at = itertools.islice(model.batches(settings.batch_size), n_first)
-        first = [rows for batch in looked_at for _, _, rows in batch]
-        session = Session(config, settings, where, identity, folder, torch.cat(first), parent=parent)
+            if not boolean("resume", resume):
+                (folder / "run.json").unlink(missing_ok=True)
+                checkpoints.remove(folder)
+            elif (folder / "run.json").is_file():
+                return checkpoints.finished(folder, identity)
+            (found,) = checkpoints.latest([folder]) or [None]
+        if found is not None:
+            checkpoints.check_same(found.identity, identity, folder)
+        start_at = model.first(settings.batch_size) if found is None else found
+        session = Session(config, settings, where, identity, folder, start_at, parent=parent)
         session.weights = dict.fromkeys(LOCAL, objective.local)
-        started = time.perf_counter()
-        _loop(session, model, boolean("progress", progress))
-        done = session.progress.step * settings.batch_size
-        told = {"objective": to_dict(objective), "documents": documents}
+        place = _Place() if found is None else _Place(*found.tensors["place"].tolist())
+        started, before = time.perf_counter(), session.progress.step
+        _loop(session, model, place, every, boolean("progress", progress))
+        done = (session.progress.step - before) * settings.batch_size
         return session.finish(done, time.perf_counter() - started, end_to_end=told)
 
 
-def _check_free(folder: Path) -> None:
-    if (folder / "run.json").exists() or checkpoints.latest([folder]):
-        message = f"out must hold no run yet. Got {folder}, which does. Pass another folder."
-        raise StoreError(message)
-
-
-def _loop(session: Session, model: _Model, progress: bool) -> None:
-    """All steps, or those until an interrupt."""
+def _loop(session: Session, model: _Model, place: _Place, every: int, progress: bool) -> None:
+    """All steps that are left, or those until an interrupt."""
     settings = session.settings
-    size = settings.batch_size
+    size, first = settings.batch_size, session.progress.step
     bar = new_bar(
-        total=settings.steps * size, desc="train", unit=" rows", unit_scale=True, disable=not progress
-    )
+        total=settings.steps * size, initial=first * size, desc="train", unit=" rows", unit_scale=True,
+        disable=not progress,
+    )  # fmt: skip
+
+    def checkpoint() -> None:
+        session.checkpoint(place=torch.tensor(place))
+
     with bar, Interrupt() as interrupt:
         try:
-            for batch in itertools.islice(model.batches(size), settings.steps):
+            for batch, after in itertools.islice(model.batches(size, place), settings.steps - first):
                 with interrupt.held():
                     given = [
                         Part(rows.to(session.device), model.beyond(each, at)) for each, at, rows in batch
@@ -225,6 +256,11 @@ def _loop(session: Session, model: _Model, progress: bool) -> None:
                     record = session.step(given)
                     if record is not None:
                         session.log(record)
+                    place, done = after, session.progress.step
+                    session.live.done(done)
+                    interrupt.pending |= session.live.stop_asked()
+                    if done % every == 0 and done < settings.steps:
+                        checkpoint()
                 bar.update(size)
         except Diverged as error:
             step = session.progress.step + 1
@@ -233,6 +269,8 @@ def _loop(session: Session, model: _Model, progress: bool) -> None:
         except KeyboardInterrupt:
             if interrupt.broken:
                 raise
+            if session.progress.step < settings.steps:
+                checkpoint()
 
 
 class _Model:
@@ -251,25 +289,32 @@ class _Model:
         named = {str(hook): hook for hook in (*self.reads, *self.writes, *self.later)}
         self.hooks: list[HookPoint] = list(named.values())
 
-    def batches(self, size: int) -> Iterator[list[tuple[_Pass, Tensor, Tensor]]]:
-        """Endless batches of `size` rows: (pass, which of its rows [samples positions], these [n width])."""
-        held: list[tuple[_Pass, Tensor, Tensor]] = []
+    def first(self, size: int) -> Tensor:
+        """[n width], what a new SAE is made of"""
+        looked_at = itertools.islice(self.batches(size, _Place()), max(1, FIRST_ROWS // size))
+        return torch.cat([rows for batch, _ in looked_at for _, _, rows in batch])
+
+    def batches(self, size: int, place: _Place) -> Iterator[tuple[_Batch, _Place]]:
+        """Endless batches of `size` rows, from a place on: (the batch, the place after it)."""
+        held: _Batch = []
         n = 0
-        for each in self._passes():
+        for each, reached in self._passes(place):
             rows = side_by_side({name: x[each.kept] for name, x in each.acts.items()}, self.sides)
-            at = 0
+            at = reached.rows
             while at < len(rows):
                 end = min(len(rows), at + size - n)
                 which = each.kept.nonzero()[at:end]
                 held.append((each, which, rows[at:end]))
                 n, at = n + end - at, end
                 if n == size:
-                    yield held
+                    yield held, reached._replace(rows=at)
                     held, n = [], 0
 
-    def beyond(self, each: _Pass, which: Tensor) -> Beyond:
-        """The loss of a reconstruction in place of some rows of a pass."""
+    def beyond(self, each: _Pass, which: Tensor) -> Beyond | None:
+        """The loss of a reconstruction in place of some rows of a pass; None where nothing of it counts."""
         objective = self.objective
+        if objective.weight == 0 and not (self.later and objective.later_weight):
+            return None
 
         def loss(x_hat: Tensor) -> Tensor:
             def edit(acts: Tensor) -> Tensor:
@@ -281,7 +326,7 @@ class _Model:
             run = self.subject.run(each.inputs, read=self.later, edits=edits, grad=True)
             logp = run.output.float().log_softmax(-1)
             where = each.targets >= 0
-            if objective.output == "kl":
+            if each.logp is not None:
                 terms = (each.logp.exp() * (each.logp - logp)).sum(-1)
             else:
                 terms = -logp.gather(2, each.targets.clamp_min(0)[..., None])[..., 0]
@@ -307,20 +352,25 @@ class _Model:
         own = (wanted - x_hat.detach()).square().sum() / spread
         return self.objective.local * own / told.detach().clamp_min(1e-8)
 
-    def _passes(self) -> Iterator[_Pass]:
+    def _passes(self, place: _Place) -> Iterator[tuple[_Pass, _Place]]:
         size = self.subject.stretch(self.how)
-        for epoch in itertools.count():
-            numbered, rows = enumerate(self.corpus), 0
+        for epoch in itertools.count(place.epoch):
+            rows = int(place != _Place())  # what was read before had some
+            numbered = itertools.islice(enumerate(self.corpus), place.document, None)
             while stretch := list(itertools.islice(numbered, size)):
                 reading = self.subject.read(stretch, self.how)
                 waiting = list(reading.passes())
-                number = epoch * 2**32 + stretch[0][0]
-                generator = torch.Generator().manual_seed(mixed(self.seed, number))
-                for i in torch.randperm(len(waiting), generator=generator).tolist():
-                    samples, inputs = waiting[i]
+                # of a seed torch takes the lower 32 bits
+                drawn = mixed(mixed(self.seed, epoch), stretch[0][0])
+                generator = torch.Generator().manual_seed(drawn)
+                order = torch.randperm(len(waiting), generator=generator).tolist()
+                for number in range(place.passes, len(order)):
+                    samples, inputs = waiting[order[number]]
                     found = self._pass(reading, samples, inputs)
                     rows += int(found.kept.sum())
-                    yield found
+                    yield found, _Place(epoch, stretch[0][0], number, place.rows)
+                    place = place._replace(rows=0)
+                place = _Place(epoch + 1)
             if not rows:
                 message = (
                     f"A corpus must hold rows besides BOS. Got none in {self.corpus!r}. Pass longer texts."
@@ -336,8 +386,9 @@ class _Model:
             kept[at, reading.kept(sample, at, inputs, run)] = True
         for name, each in acts.items():
             check_finite(each[kept.to(each.device)], f"Activations at {name}")
-        logp = run.output.float().log_softmax(-1)
-        return _Pass(inputs, acts, kept.to(first.device), self.subject.targets(inputs).to(logp.device), logp)
+        logp = run.output.float().log_softmax(-1) if self.objective.output == "kl" else None
+        targets = self.subject.targets(inputs).to(run.output.device)
+        return _Pass(inputs, acts, kept.to(first.device), targets, logp)
 
 
 __all__ = ["Objective", "end_to_end"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.std import tqdm
 
 from saelab import dist
-from saelab.config import boolean, from_dict, integer, integer_or_none, to_dict
+from saelab.config import boolean, integer, integer_or_none, to_dict
 from saelab.errors import fitting, out_of_memory
 from saelab.files import path_of, write_bytes
 from saelab.progress import new_bar
@@ -320,14 +320,14 @@ class _Job:
             (self.folder / "run.json").unlink(missing_ok=True)
             checkpoints.remove(self.folder)
         elif (self.folder / "run.json").is_file():
-            self.run = _finished(self.folder, self.identity)
+            self.run = checkpoints.finished(self.folder, self.identity)
 
     def open(self, device: torch.device, found: checkpoints.Checkpoint | None) -> None:
         """Make the session, from a checkpoint if there is one."""
         settings = self.settings
         with dist.together(), dist.alone():
             if found is not None and self.folder is not None:
-                _check_same(found.identity, self.identity, self.folder)
+                checkpoints.check_same(found.identity, self.identity, self.folder)
             start = found or self.rows.first(settings.init_rows, settings.batch_size, settings.seed)
         self.session = Session(
             self.config, settings, device, self.identity, self.folder, start, self.held_out, self.parent
@@ -465,32 +465,6 @@ def _bar(settings: Settings, step: int, progress: bool) -> tqdm:
         unit_scale=True,
         disable=not boolean("progress", progress) or not dist.first(),
     )
-
-
-def _check_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    # an older saelab may have written fewer settings and options
-    told = {"settings": to_dict(from_dict(Settings, old.get("settings")))}
-    told["config"] = to_dict(from_dict(SAEConfig, old.get("config")))
-    found = differences(old | told, new)
-    if found:
-        message = (
-            f"A run continues only with the same config, settings and data. Got in {folder}: "
-            f"{'; '.join(found)}. "
-            "Pass the old values, another out, or resume=False to start anew."
-        )
-        raise ConfigError(message)
-
-
-def _finished(folder: Path, identity: dict[str, Any]) -> Run:
-    run = Run.load(folder)
-    old = {
-        "config": to_dict(run.config),
-        "settings": to_dict(run.settings),
-        "data": run.provenance.get("data"),
-        "held_out": run.provenance.get("held_out"),
-    }
-    _check_same(old, identity, folder)
-    return run
 
 
 __all__ = ["Callback", "Event", "train"]

@@ -11,6 +11,7 @@ import saelab
 from saelab.training import Objective, Start, end_to_end
 from saelab.types import ConfigError, CorpusError, SubjectError
 
+WENT = "the machine went away"
 HOOK, LAST = "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"
 TEXTS = [f"The dog number {i} ran to the {'red ' * (i % 5)}house and saw a cat." for i in range(40)]
 
@@ -148,3 +149,55 @@ def test_what_cannot_be_trained_so_is_refused(small, change, error, said):
 
     with pytest.raises(error, match=said):
         call()
+
+
+def test_a_run_that_is_stopped_goes_on_with_the_same_result(small, parent, tmp_path, monkeypatch):
+    """Stopped within a pass, within a stretch of documents, in the second reading of the corpus."""
+    asked = {"steps": 30, "batch_size": 70, "progress": False, "checkpoint_every": 5, "documents": 2}
+    config = recipe("batchtopk")
+    whole = end_to_end(config, small, TEXTS, **asked)
+    again = end_to_end(config, small, TEXTS, out=tmp_path / "run", **asked)
+    passes = []
+
+    def stops_after(steps):
+        step = saelab.training.session.Session.step
+
+        def stopped(self, batch):
+            if self.progress.step == steps:
+                raise OSError(WENT)
+            passes.append(len(batch))
+            return step(self, batch)
+
+        monkeypatch.setattr(saelab.training.session.Session, "step", stopped)
+
+    out = tmp_path / "stopped"
+    for steps in (9, 28):
+        with monkeypatch.context():
+            stops_after(steps)
+            with pytest.raises(OSError, match=WENT):
+                end_to_end(config, small, TEXTS, out=out, **asked)
+        monkeypatch.undo()
+    assert max(passes) > 1  # batches of several passes, so passes of several batches
+    with pytest.raises(ConfigError, match="objective"):
+        end_to_end(config, small, TEXTS, out=out, objective=Objective(weight=0.3), **asked)
+    run = end_to_end(config, small, TEXTS, out=out, **asked)
+    assert run.sae.fingerprint() == whole.sae.fingerprint() == again.sae.fingerprint()
+    assert [r._replace(rows=0) for r in run.history] == [r._replace(rows=0) for r in whole.history]
+    read = end_to_end(config, small, [*TEXTS], out=out, **asked)
+    assert read.sae.fingerprint() == whole.sae.fingerprint()
+    anew = end_to_end(config, small, TEXTS, out=out, resume=False, **{**asked, "steps": 2})
+    assert anew.sae.fingerprint() != whole.sae.fingerprint()
+
+
+def test_nothing_goes_through_the_model_where_only_the_reconstruction_counts(small, parent, monkeypatch):
+    passes = []
+    run = small.run
+
+    def counted(inputs, *args, **options):
+        passes.append(options.get("grad", False))
+        return run(inputs, *args, **options)
+
+    monkeypatch.setattr(small, "run", counted)
+    asked = {"steps": 2, "batch_size": 100, "start": parent, "progress": False}
+    end_to_end(recipe(), small, TEXTS, objective=Objective(weight=0.0), **asked)
+    assert set(passes) == {False}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from saelab.stores.remote import Remote
+
+_OPENING = threading.Lock()
+"""Held while a shard is opened: several threads may read one store, and one copies it from elsewhere."""
 
 
 class ActivationStore:
@@ -237,7 +241,7 @@ class ActivationStore:
                 done, first = done + end - start, first + 1
             return out
         at = np.asarray(at)
-        order = np.argsort(at, kind="stable")
+        order = np.argsort(at, kind="stable")  # so that a disk is read forwards
         bounds = np.searchsorted(at[order], self._starts)
         for shard in np.flatnonzero(np.diff(bounds)):
             mine = order[bounds[shard] : bounds[shard + 1]]
@@ -249,8 +253,9 @@ class ActivationStore:
         from safetensors import SafetensorError
 
         try:
-            if number not in self._shards:
-                self._shards[number] = self._open_shard(number)
+            with _OPENING:
+                if number not in self._shards:
+                    self._shards[number] = self._open_shard(number)
             return self._shards[number][name][which]
         except (OSError, SafetensorError) as error:
             where = f"{self._place}/{shard_name(number)}"

@@ -18,6 +18,8 @@ from saelab.types import ConfigError, short
 T = TypeVar("T", Schedule, Optimizer)
 
 INIT_ROWS = 16_384
+EVALUATE_ROWS = 1024
+"""Held-out rows that are measured before the end, unless said otherwise."""
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -43,6 +45,7 @@ def complete(
     accumulate: int = 1,
     held_out: Any = None,
     evaluate_every: int | None = None,
+    evaluate_rows: int | None = None,
     schedule: str | Schedule = "linear",
     optimizer: str | Optimizer = "adam",
     clip: float | None = 1.0,
@@ -57,15 +60,17 @@ def complete(
     accumulate = integer("accumulate", accumulate, 1)
     log_every = integer_or_none("log_every", log_every, 1)
     evaluate_every = integer_or_none("evaluate_every", evaluate_every, 1)
+    evaluate_rows = integer_or_none("evaluate_rows", evaluate_rows, 2)  # one row has no variance
     n_held_out = 0
     if isinstance(held_out, numbers.Real):
-        n_held_out = integer("held_out", held_out, 2)  # one row has no variance
-    elif held_out is None and evaluate_every is not None:
-        message = (
-            f"evaluate_every needs held-out rows. Got evaluate_every={evaluate_every} and no held_out. "
-            "Pass held_out=1000 or rows of their own."
-        )
-        raise ConfigError(message)
+        n_held_out = integer("held_out", held_out, 2)
+    for name, value in (("evaluate_every", evaluate_every), ("evaluate_rows", evaluate_rows)):
+        if held_out is None and value is not None:
+            message = (
+                f"{name} needs held-out rows. Got {name}={value} and no held_out. Pass held_out=1000 or rows "
+                "of their own."
+            )
+            raise ConfigError(message)
     if accumulate > batch_size:
         message = (
             f"accumulate must be at most batch_size={batch_size}: a micro-batch has a row or more. "
@@ -85,6 +90,7 @@ def complete(
         accumulate=accumulate,
         held_out=n_held_out,
         evaluate_every=None if held_out is None else evaluate_every or max(1, steps // 10),
+        evaluate_rows=evaluate_rows,
         schedule=_made("schedule", schedule, Schedule).over(steps),
         optimizer=_made("optimizer", optimizer, Optimizer),
         max_norm=multiple_or_none("max_norm", max_norm),

@@ -7,9 +7,11 @@ rename. The last two are kept, so that a damaged one leaves the one before.
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ from saelab.files import Stamp, new_folder, write_json, writing
 from saelab.sae.config import SAEConfig
 from saelab.tensors import Pieces, Reader
 from saelab.tensors import write as write_tensors
+from saelab.training.estimates import free_memory
 from saelab.training.run import Record, Run, Settings, differences
 from saelab.types import ConfigError, FormatError, StoreError
 
@@ -64,6 +67,41 @@ def write(out: Path, checkpoint: Checkpoint) -> None:
         )
     for old in _folders(out)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+class Writer:
+    """Writes checkpoints of one run, one after the other, in a thread while training goes on.
+
+    The thread reads a copy of the tensors. Where the main memory that is free holds no two of them, a
+    checkpoint is written at once instead, in pieces and without a copy.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "saelab-checkpoint")
+        self._pending: Future[None] | None = None
+
+    def write(self, out: Path, made: Checkpoint) -> None:
+        """Begin to write one, once the one before is on disk. Raises StoreError where that one failed."""
+        self.wait()
+        size = sum(math.prod(t.shape) * t.dtype.itemsize for t in made.tensors.values())
+        free = free_memory(torch.device("cpu"))
+        if free is None or free < 2 * size:
+            write(out, made)
+            return
+        copies = {
+            n: t.detach().to("cpu", copy=True) for n, t in made.tensors.items() if not isinstance(t, Pieces)
+        }
+        self._pending = self._thread.submit(write, out, made._replace(tensors=copies))
+
+    def wait(self) -> None:
+        """Return when all is on disk. Raises StoreError where it could not be written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Return when nothing is being written any more, whatever came of it."""
+        self._thread.shutdown()
 
 
 def outline(found: Checkpoint) -> Checkpoint:

@@ -63,7 +63,7 @@ class Estimate:
     @property
     def memory(self) -> int:
         """The peak: of initialisation or of a step, whichever is larger. What is written goes to disk in
-        pieces."""
+        pieces, or from a copy where memory is free for one."""
         start = 2 * self.weights + self.start
         step = self.weights + self.gradients + self.optimizer + self.activations
         return self.rows + max(start, step)
@@ -147,7 +147,7 @@ def plan(
         gradients=sum(moving) + max(moving),
         optimizer=settings.optimizer.moments * sum(moving),
         activations=max(activations),
-        rows=4 * widest * (6 * batch + 2 * settings.init_rows),
+        rows=4 * widest * (7 * batch + 2 * settings.init_rows),
         start=max(start),
         steps=settings.steps,
         seconds=settings.steps * products / _speed(configs[0], settings, device) if timed else None,

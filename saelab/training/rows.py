@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
 from itertools import islice
@@ -32,6 +33,8 @@ class Rows(ABC):
     """Activations [n_rows d_in], shuffled once a pass by a seed."""
 
     n_rows: int
+    waits = False
+    """Whether `gather` may wait for a disk."""
 
     @abstractmethod
     def gather(self, at: Tensor) -> Tensor:
@@ -54,14 +57,26 @@ class Rows(ABC):
         """Endless full batches [size d_in] in an order that depends on the seed alone, from batch `start` on;
         where ranks share them, this rank's part of each.
 
-        The rows left over at the end of a pass are dropped; each pass has its own order.
+        The rows left over at the end of a pass are dropped; each pass has its own order. Where rows lie on a
+        disk a thread reads the next batch meanwhile.
         """
+        places = self._places(size, seed, start)
+        if not self.waits:
+            yield from map(self.gather, places)
+        with ThreadPoolExecutor(1, "saelab-rows") as reader:
+            coming = reader.submit(self.gather, next(places))
+            for at in places:
+                batch, coming = coming.result(), reader.submit(self.gather, at)
+                yield batch
+
+    def _places(self, size: int, seed: int, start: int) -> Iterator[Tensor]:
+        """Row numbers of each batch."""
         per_pass = self.n_rows // size
         epoch, at = divmod(start, per_pass)
         while True:
             order = self._order(epoch, seed)
             for i in range(at, per_pass):
-                yield self.gather(dist.rows.own(order[i * size : (i + 1) * size]))
+                yield dist.rows.own(order[i * size : (i + 1) * size])
             epoch, at = epoch + 1, 0
 
     def origin(self, size: int, seed: int, step: int, i: int) -> str:
@@ -139,6 +154,8 @@ class TensorRows(Rows):
 class StoreRows(Rows):
     """Rows of one hook of an ActivationStore."""
 
+    waits = True
+
     def __init__(self, store: ActivationStore, hook: str) -> None:
         self.store, self.hook = store, hook
         self.n_rows = store.n_rows
@@ -163,6 +180,7 @@ class JoinedRows(Rows):
     def __init__(self, sources: list[Rows]) -> None:
         self.sources = sources
         self.n_rows = sources[0].n_rows
+        self.waits = any(source.waits for source in sources)
 
     def key(self) -> str:
         return "|".join(source.key() for source in self.sources)
@@ -195,6 +213,7 @@ class OrdinaryRows(Rows):
         self, source: Rows, sides: Sequence[int], multiple: float, limits: Sequence[float] | None = None
     ) -> None:
         self.source, self.sides, self.multiple = source, list(sides), multiple
+        self.waits = source.waits
         parts = torch.arange(source.n_rows).split(ROWS_AT_ONCE)
         norms = torch.cat([self._norms(source.gather(at)) for at in parts])
         if limits is None:

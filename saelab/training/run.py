@@ -52,7 +52,8 @@ class Record(NamedTuple):
     lr: float
     """Learning rate of that step."""
     held_out_fvu: float | None = None
-    """FVU on the held-out rows after the update, in eval mode; None where it was not measured."""
+    """FVU on held-out rows after the update, in eval mode: at the end on all, before on `evaluate_rows` of
+    them; None where it was not measured."""
     held_out_l0: float | None = None
     """Mean number of codes != 0 of a held-out row, in eval mode."""
 
@@ -121,6 +122,8 @@ class Settings:
     max_norm: float | None = None
     """the multiple of the median norm beyond which rows are left out"""
     start: Origin | None = None
+    evaluate_rows: int | None = None
+    """held-out rows that are measured before the end; None for 1,024"""
 
 
 @dataclass(frozen=True)

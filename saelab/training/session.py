@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import platform
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from saelab.sae.metrics import FVU
 from saelab.sae.model import SAE
 from saelab.sae.network import Forward
 from saelab.training import checkpoints, shards
+from saelab.training.arguments import EVALUATE_ROWS
 from saelab.training.live import NAME, Live
 from saelab.training.losses import LOSSES, Firing, Progress, n_nonzero
 from saelab.training.optimizers import Optimizers
@@ -67,6 +69,8 @@ class Session:
     ) -> None:
         self.config, self.settings, self.device = config, settings, device
         self.identity, self.folder, self.held_out = identity, folder, held_out
+        self.writer: checkpoints.Writer | None = None
+        """what writes checkpoints while training goes on"""
         self.history: list[Record] = []
         self.memory = Kept()
         own = shards.local(config)
@@ -125,7 +129,7 @@ class Session:
             if (step + 1) % settings.log_every and not last and step and not evaluated:
                 return None
             record = self._record(done, loss, lr)
-        return record._replace(**self._evaluate()) if evaluated else record
+        return record._replace(**self._evaluate(last)) if evaluated else record
 
     def _update(self, batch: Tensor | Sequence[Part]) -> tuple[list[Forward], float, float]:
         """The update of `step`: (the passes of its micro-batches, without graph; loss; learning rate)."""
@@ -228,14 +232,14 @@ class Session:
         )
 
     @torch.no_grad()
-    def _evaluate(self) -> dict[str, float]:
-        """FVU and L0 on the held-out rows, as after training: in eval mode and float32."""
+    def _evaluate(self, last: bool) -> dict[str, float]:
+        """FVU and L0 on held-out rows, as after training: in eval mode and float32. last: on all of them."""
         assert self.held_out is not None
         explained, nonzero = FVU(), 0
         size = -(-self.settings.batch_size // self.settings.accumulate)
         self.sae.eval()
-        with dist.same_rows():
-            for at in torch.arange(self.held_out.n_rows).split(size):
+        with dist.same_rows(), kept(self.memory):
+            for at in (torch.arange(self.held_out.n_rows) if last else self.looked_at).split(size):
                 rows = self.held_out.gather(at).to(self.device)
                 forward = self.sae(*split(rows, self.config), sparse=True)
                 assert forward.y is not None
@@ -243,6 +247,14 @@ class Session:
                 nonzero += n_nonzero(forward.codes)
         self.sae.train()
         return {"held_out_fvu": explained.value, "held_out_l0": dist.latents.count(nonzero) / explained.n}
+
+    @functools.cached_property
+    def looked_at(self) -> Tensor:
+        """Which held-out rows are measured before the end: `evaluate_rows` of them, drawn once."""
+        assert self.held_out is not None
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        drawn = torch.randperm(self.held_out.n_rows, generator=generator)
+        return drawn[: self.settings.evaluate_rows or EVALUATE_ROWS].sort().values
 
     def checkpoint(self, **more: Tensor) -> None:
         """Write one, if the run has a folder; rank 0 does. more: kept beside it. Raises StoreError."""
@@ -259,7 +271,7 @@ class Session:
         )
         try:
             if dist.first():
-                checkpoints.write(self.folder, made)
+                (self.writer.write if self.writer else checkpoints.write)(self.folder, made)
         finally:  # the others read the pieces too, or rank 0 would wait for them
             for tensor in given.values():
                 for _ in tensor.pieces if isinstance(tensor, shards.Pieces) else ():
@@ -300,6 +312,8 @@ class Session:
         for parameter in self.held:
             parameter.requires_grad_(True)
         finished = self.progress.step == self.settings.steps
+        if self.writer is not None and not finished:
+            self.writer.wait()
         self.live.end("finished" if finished else "stopped" if self.live.stop_asked() else "interrupted")
         provenance = {
             "ended": self.live.state,

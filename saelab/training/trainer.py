@@ -43,7 +43,8 @@ class Event(NamedTuple):
     """What callbacks receive."""
 
     name: str
-    """"start", "log", "checkpoint", "interrupted" or "end"."""
+    """"start", "log", "checkpoint" (one is being written, and is on disk by the next), "interrupted" or
+    "end"."""
     step: int
     """Steps done."""
     record: Record | None
@@ -100,6 +101,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     accumulate: int = 1,
     held_out: Any = None,
     evaluate_every: int | None = None,
+    evaluate_rows: int | None = None,
     schedule: str | Schedule = "linear",
     optimizer: str | Optimizer = "adam",
     clip: float | None = 1.0,
@@ -138,7 +140,8 @@ def train(  # pyright: ignore[reportInconsistentOverload]
         device: Where to train; None for a GPU where there is one.
         progress: Show a bar.
         log_every: Steps between records; by default a hundredth of the run.
-        checkpoint_every: Steps between checkpoints; by default a tenth of the run.
+        checkpoint_every: Steps between checkpoints; by default a tenth of the run. A thread writes them from
+            a copy while training goes on, where memory is free for one (and there is one process).
         callbacks: Called with an `Event` at the start, each logged step, each checkpoint and the end;
             `saelab.training.TensorBoard` and `WandB` are such.
         resume: Continue an interrupted run of the same arguments, to the result of an uninterrupted one bit
@@ -156,6 +159,8 @@ def train(  # pyright: ignore[reportInconsistentOverload]
             The history has `held_out_fvu` and `held_out_l0` of them.
         evaluate_every: Steps between measurements on `held_out`, made at the end too; by default a tenth of
             the run.
+        evaluate_rows: On how many of the held-out rows, drawn once, it is measured before the end, by default
+            1,024; the last measurement is of all.
         schedule: Of the learning rate: "linear", "constant", "cosine", "restarts", or a
             `saelab.training.Schedule` with lengths of its own.
         optimizer: "adam", "adamw", "signum", "muon", or a `saelab.training.Optimizer` with betas and weight
@@ -191,7 +196,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]
         raise ConfigError(message)
     asked: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "lr": lr, "log_every": log_every}
     asked |= {"precision": precision, "accumulate": accumulate}
-    asked |= {"held_out": held_out, "evaluate_every": evaluate_every}
+    asked |= {"held_out": held_out, "evaluate_every": evaluate_every, "evaluate_rows": evaluate_rows}
     asked |= {"schedule": schedule, "optimizer": optimizer, "clip": clip, "max_norm": max_norm}
     with dist.together(), dist.alone():
         asked["batch_size"] = batch_size = integer("batch_size", batch_size, 1)
@@ -241,6 +246,9 @@ def train(  # pyright: ignore[reportInconsistentOverload]
                 for job in todo:
                     job.session.live.end("failed")
                 raise
+            finally:
+                for job in todo:
+                    job.writer.close()
     runs = [job.run for job in jobs if job.run is not None]
     return runs if several else runs[0]
 
@@ -296,6 +304,7 @@ class _Job:
     parent: Start | None = None
     identity: dict[str, Any] = field(init=False)
     session: Session = field(init=False)
+    writer: checkpoints.Writer = field(init=False, default_factory=checkpoints.Writer)
     run: Run | None = None
 
     def __post_init__(self) -> None:
@@ -332,6 +341,8 @@ class _Job:
         self.session = Session(
             self.config, settings, device, self.identity, self.folder, start, self.held_out, self.parent
         )
+        # of several ranks each sends its part while it is written
+        self.session.writer = self.writer if dist.ranks.size == 1 else None
 
 
 def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Sequence[Callback]) -> None:
@@ -435,6 +446,7 @@ def _step(job: _Job, batch: Tensor) -> Record | None:
 
 def _kept(job: _Job) -> str:
     """What a run that stops in a step leaves behind."""
+    job.writer.close()
     if job.folder is not None and (found := checkpoints.latest([job.folder])):
         return f"the checkpoint of step {found[0].step} in {job.folder} is whole"
     return "no checkpoint yet"

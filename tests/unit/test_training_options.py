@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ import torch
 from saelab.sae import SAE, fvu, kernels, recipe, recipes
 from saelab.sae.config import RECIPES
 from saelab.training import Run, train
-from saelab.types import ConfigError
+from saelab.training.arguments import complete
+from saelab.training.rows import StoreRows, TensorRows
+from saelab.training.session import Session
+from saelab.types import ConfigError, StoreError
 
 TINY = {"steps": 30, "batch_size": 64, "seed": 1, "progress": False, "log_every": 1}
 
@@ -166,6 +170,63 @@ def test_held_out_rows_are_measured_in_eval_mode(rows):
     assert run.to_frame().held_out_fvu.notna().sum() == 3
     curve = run.figure().data[-1]
     assert (curve.name, list(curve.x)) == ("held-out FVU", [12 * 64, 24 * 64, 30 * 64])
+
+
+def test_before_the_end_some_of_the_held_out_rows_are_measured(rows):
+    seen, drawn = [], []
+
+    class Watched(TensorRows):
+        def gather(self, at):
+            seen.append(at)
+            return super().gather(at)
+
+    settings = complete(_topk(), steps=30, batch_size=64, held_out=300, evaluate_every=10, evaluate_rows=90)
+    session = Session(_topk(), settings, torch.device("cpu"), {}, None, rows[:500], Watched(rows[-300:]))
+    for step in range(30):
+        seen.clear()
+        record = session.step(rows[step * 10 :][:64])
+        at = torch.cat(seen) if seen else None
+        if step in (9, 19):
+            drawn.append(at.tolist())
+            assert len(at.unique()) == 90
+            assert drawn[0] == drawn[-1]
+            assert 90 * 100 < at.sum() < 90 * 200, "neither the first nor the last ones"
+            sae = copy.deepcopy(session.sae).eval()
+            assert record.held_out_fvu == pytest.approx(fvu(rows[-300:][at], sae(rows[-300:][at]).x_hat))
+        elif step == 29:
+            assert at.equal(torch.arange(300))
+        else:
+            assert record is None or record.held_out_fvu is None
+    for name in ("evaluate_rows", "evaluate_every"):
+        with pytest.raises(ConfigError, match=f"{name} needs held-out rows"):
+            train(_topk(), rows, **{name: 5}, **TINY)
+
+
+def test_rows_of_a_disk_are_read_while_a_step_runs(rows, tmp_path):
+    from saelab.stores import ActivationStore
+
+    read, waited = threading.Semaphore(0), []
+
+    class Watched(StoreRows):
+        def gather(self, at):
+            waited.append(threading.current_thread() is threading.main_thread())
+            if len(waited) == 4:
+                message = "a bad sector"
+                raise StoreError(message)
+            read.release()
+            return super().gather(at)
+
+    store = ActivationStore.create(tmp_path / "acts", {"a": rows})
+    source, plain = Watched(store, "a"), TensorRows(rows)
+    batches, expected = source.batches(700, 3), plain.batches(700, 3)
+    for _ in range(2):  # a pass
+        assert next(batches).equal(next(expected))
+        read.acquire()
+    assert read.acquire(timeout=10), "the next one is read before it is asked for"
+    assert next(batches).equal(next(expected))
+    with pytest.raises(StoreError, match="sector"):
+        next(batches)
+    assert waited == [False] * 4
 
 
 def test_held_out_rows_are_not_trained_on(rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import pandas
 import pytest
@@ -149,3 +150,41 @@ def test_a_full_disk_during_a_checkpoint_loses_nothing(rows, tmp_path, monkeypat
     monkeypatch.setattr("os.fsync", real)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir() if "tmp" in p.name] == []
     assert _equal(whole, train(_tiny(), rows, out=tmp_path, **TINY))
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_as_it_was_at_its_step(rows, tmp_path, monkeypatch):
+    whole, write, later, seen = train(_tiny(), rows, **TINY), checkpoints.write, threading.Event(), []
+
+    def slow(out, made):
+        if made.step == 8:
+            assert later.wait(30)  # which the run itself lets go, three steps after this one
+        write(out, made)
+
+    def watch(event):
+        if event.step == 11 and event.name == "log":
+            seen.append(checkpoints.latest([tmp_path]))
+            later.set()
+        if event.step == 14:
+            raise _Killed
+
+    monkeypatch.setattr(checkpoints, "write", slow)
+    with pytest.raises(_Killed):
+        train(_tiny(), rows, out=tmp_path, checkpoint_every=8, callbacks=[watch], **TINY)
+    assert seen == [None]
+    assert [c.step for c in checkpoints.latest([tmp_path])] == [8]
+    assert _equal(whole, train(_tiny(), rows, out=tmp_path, **TINY))
+
+
+def test_where_no_memory_is_free_for_a_copy_a_checkpoint_is_written_at_once(rows, tmp_path, monkeypatch):
+    threads, write = [], checkpoints.write
+
+    def watched(out, made):
+        threads.append(threading.current_thread() is threading.main_thread())
+        write(out, made)
+
+    monkeypatch.setattr(checkpoints, "write", watched)
+    for free, at_once in ((10**12, False), (10, True), (None, True)):
+        monkeypatch.setattr(checkpoints, "free_memory", lambda device, free=free: free)
+        train(_tiny(), rows, out=tmp_path / str(free), checkpoint_every=8, **TINY)
+        assert threads == [at_once] * 3
+        threads.clear()

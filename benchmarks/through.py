@@ -1,6 +1,6 @@
 """What fine-tuning through the model brings at equal L0, beside as many steps of the local loss.
 
-python benchmarks/through.py [--steps 150] [--seeds 2] [--real] [--record NAME]
+python benchmarks/through.py [--steps 150] [--seeds 2] [--rank 16] [--real] [--record NAME]
 
 The SAE of block 2 that ships with saelab, fine-tuned on documents like those that it was trained on, and
 judged on others. With --real a batchtopk SAE of SmolLM2-135M-Instruct at block 12, trained first for 300
@@ -22,7 +22,7 @@ from results import record
 
 import saelab
 from saelab.commands.build_embedded import mixture
-from saelab.training import Objective, end_to_end
+from saelab.training import Objective, adapt, end_to_end
 
 ARMS = {
     "local": Objective(weight=0.0),
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--rank", type=int, default=16, help="of adapters of the model; 0 leaves them out")
     parser.add_argument("--real", action="store_true", help="on SmolLM2")
     parser.add_argument("--record", help="keep the figures as benchmarks/results/NAME.json")
     options = parser.parse_args()
@@ -55,9 +56,19 @@ def main() -> None:
             began = time.process_time()
             run = end_to_end(
                 sae.config, subject, texts, steps=options.steps, batch_size=options.batch, start=sae,
-                seed=seed, objective=ARMS[name], lr=options.lr, documents=8, progress=False,
+                seed=seed, objective=ARMS[name], lr=options.lr, documents=8,
+                max_norm=10 if options.real else None, progress=False,
             )  # fmt: skip
             rows += judged(name, seed, run.sae, subject, held, time.process_time() - began)
+        if options.rank:
+            began = time.process_time()
+            adapted = adapt(
+                sae, subject, texts, steps=options.steps, rank=options.rank, documents=8, seed=seed,
+                progress=False,
+            )  # fmt: skip
+            name, spent = f"adapters of rank {options.rank}", time.process_time() - began
+            # its other scores are beside the adapted model without the SAE
+            rows += judged(name, seed, sae, adapted.subject, held, spent, ("loss",))
     if options.record:
         record(options.record, rows, threads=1, steps=options.steps, batch=options.batch, lr=options.lr)
 
@@ -81,11 +92,17 @@ def real() -> tuple[Any, saelab.SAE, Any, Any]:
 
 
 def judged(
-    arm: str, seed: int, sae: saelab.SAE, subject: Any, held: Any, seconds: float
+    arm: str,
+    seed: int,
+    sae: saelab.SAE,
+    subject: Any,
+    held: Any,
+    seconds: float,
+    scores: tuple[str, ...] = SCORES,
 ) -> list[dict[str, Any]]:
     report = saelab.evaluate(sae, subject, held, max_rows=4_000)
     rows = []
-    for name in SCORES:
+    for name in scores:
         score = report.scores[name]
         low, high = score.interval
         told = {"value": score.value, "from": low, "to": high, "control": score.control}

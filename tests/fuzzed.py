@@ -58,7 +58,7 @@ UNTRIED = {
     "HeadExamples HeadExamples.to_frame HeadMeasure HeadSequence* OneHead TokenShare* "
     "Agreement.to_frame AttributeF1.to_frame Circuit.to_frame Example.to_frame FeatureCard.to_frame "
     "LatentColumn.to_frame LatentTable.to_frame Match.to_frame *.drawings *.panels "
-    "DocumentRecord* Option Recipe* Splices* Step": (
+    "DocumentRecord* Option Recipe* Splices* Step Adapted Adapting* Adapted.to_frame": (
         "what functions give, and take no arguments or only right ones"
     ),
     "Codes* Inputs Context Sparse* FVU.over_ranks ActivationStore FeatureStore ActivationWriter* SAEConfig": (
@@ -221,6 +221,12 @@ class Things:
         return saelab.SAE.create(config).eval()
 
     @cached_property
+    def adapted(self) -> training.Adapted:
+        made = training.adapt(self.model_sae, self.model, TEXTS[:2], steps=1, rank=1, progress=False)
+        made.save(self.folder / "adapted")
+        return made
+
+    @cached_property
     def dark(self) -> analysis.DarkMatter:
         return analysis.dark_matter(self.run.sae, self.rows)
 
@@ -279,6 +285,16 @@ class Things:
                 training.end_to_end,
                 {"config": self.model_sae.config, "subject": self.model, "corpus": TEXTS[:2], "out": out,
                  "steps": 1, "batch_size": 4, "progress": False},
+            ),
+            "adapt": Case(
+                training.adapt,
+                {"sae": self.model_sae, "subject": self.model, "corpus": TEXTS[:2], "steps": 1, "rank": 1,
+                 "progress": False},
+            ),
+            "Adapted.save": Case(self.adapted.save, {"folder": out}),
+            "Adapted.load": Case(
+                training.Adapted.load,
+                {"folder": self.folder / "adapted", "subject": self.model, "sae": self.model_sae},
             ),
             "learning_rate": Case(training.learning_rate, {"d_sae": 12}),
             "stream": Case(

@@ -62,8 +62,7 @@ class Bridge:
             )
             raise MissingDependency(msg) from None
         self.weights = weights(model)
-        memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
-        twin = copy.deepcopy(model, memo)
+        twin = twin_of(model)
         twin.config.architectures = [type(model).__name__]
         words = copy.deepcopy(tokenizer)
         name = getattr(model.config, "_name_or_path", "") or type(model).__name__
@@ -139,9 +138,14 @@ class Bridge:
         return run_visited(body, traffic, _HEADS, inputs, output=output, grad=grad)
 
 
+def twin_of(model: Any) -> Any:
+    """A copy of a model that shares its weights; modules put into it leave the model as it is."""
+    return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+
+
 def weights(model: nn.Module) -> list[tuple[int, int]]:
     """Of each, where it lies and how often it was written to: another list where any has changed."""
     return [(p.data_ptr(), p._version) for p in model.parameters()]
 
 
-__all__ = ["Bridge", "bridge_points", "is_bridge_point", "is_square", "weights"]
+__all__ = ["Bridge", "bridge_points", "is_bridge_point", "is_square", "twin_of", "weights"]

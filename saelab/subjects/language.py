@@ -96,6 +96,11 @@ class LanguageModel(ReadsTexts, WritesTexts, ReadsHeads, ForetellsTokens, TorchS
         return self.module
 
     @property
+    def layers(self) -> list[nn.Module]:
+        """Its blocks, from the embeddings on."""
+        return list(self._arch.layers)
+
+    @property
     def d_model(self) -> int:
         """Width of the residual stream."""
         return self.unembed.shape[0]

@@ -2,6 +2,7 @@ from .adapters import TensorBoard, WandB
 from .arguments import learning_rate
 from .classical import classical, with_codes
 from .estimates import Estimate, estimate
+from .lora import Adapted, adapt
 from .losses import LOSSES
 from .moving import Optimizer, Schedule
 from .rules import RULES
@@ -14,6 +15,7 @@ from .trainer import Event, train
 __all__ = [
     "LOSSES",
     "RULES",
+    "Adapted",
     "Estimate",
     "Event",
     "Objective",
@@ -26,6 +28,7 @@ __all__ = [
     "Start",
     "TensorBoard",
     "WandB",
+    "adapt",
     "classical",
     "end_to_end",
     "estimate",

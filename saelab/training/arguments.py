@@ -91,14 +91,14 @@ def complete(
         held_out=n_held_out,
         evaluate_every=None if held_out is None else evaluate_every or max(1, steps // 10),
         evaluate_rows=evaluate_rows,
-        schedule=_made("schedule", schedule, Schedule).over(steps),
-        optimizer=_made("optimizer", optimizer, Optimizer),
+        schedule=made_of("schedule", schedule, Schedule).over(steps),
+        optimizer=made_of("optimizer", optimizer, Optimizer),
         max_norm=multiple_or_none("max_norm", max_norm),
         start=start,
     )
 
 
-def _made(name: str, value: Any, kind: type[T]) -> T:
+def made_of(name: str, value: Any, kind: type[T]) -> T:
     """One by its name, with what is usual for it, or as given."""
     if isinstance(value, kind | str):
         return kind(value) if isinstance(value, str) else value  # type: ignore[arg-type]

@@ -11,11 +11,11 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,24 +27,25 @@ from saelab.config import boolean, integer, integer_or_none, is_number, to_dict
 from saelab.errors import fitting
 from saelab.files import path_of
 from saelab.harvesting.batches import check_hooks, side_by_side
+from saelab.interventions.reconstruction import Reconstruct
 from saelab.progress import new_bar
 from saelab.sae.config import SAEConfig
-from saelab.seeds import mixed
 from saelab.subjects.reading import How
 from saelab.training import checkpoints
 from saelab.training.arguments import complete
 from saelab.training.estimates import device_of
 from saelab.training.interrupt import Interrupt
+from saelab.training.model_passes import Pass, Passes, Place
 from saelab.training.moving import Optimizer, Schedule
 from saelab.training.run import Run, writing_alone
 from saelab.training.session import Beyond, Diverged, Part, Session
 from saelab.training.starting import Start, as_starts
 from saelab.training.starting import check as check_start
-from saelab.types import ConfigError, CorpusError, HookPoint, NonFiniteError, check_finite, short
+from saelab.types import ConfigError, HookPoint, NonFiniteError, short
 
 if TYPE_CHECKING:
     from saelab.sae import SAE
-    from saelab.types import Inputs, Subject
+    from saelab.types import Subject
 
 FIRST_ROWS = 4_096
 """Rows that a new SAE is made of."""
@@ -87,33 +88,7 @@ class Objective:
         object.__setattr__(self, "later", tuple(str(HookPoint.of(hook)) for hook in later))
 
 
-@dataclass
-class _Pass:
-    """One pass of the model as it is."""
-
-    inputs: Inputs
-    acts: Mapping[str, Tensor]
-    kept: Tensor
-    """bool [samples positions]: the rows"""
-    targets: Tensor
-    """int64 [samples positions], -1 where nothing is foretold"""
-    logp: Tensor | None
-    """[samples positions d_vocab], where it is compared with"""
-
-
-class _Place(NamedTuple):
-    """How far the corpus was read."""
-
-    epoch: int = 0
-    document: int = 0
-    """the first of its stretch"""
-    passes: int = 0
-    """of the stretch, in the order drawn for it, before this one"""
-    rows: int = 0
-    """of this one"""
-
-
-_Batch = list[tuple[_Pass, Tensor, Tensor]]
+_Batch = list[tuple[Pass, Tensor, Tensor]]
 """(pass, which of its rows [samples positions], these [n width])"""
 
 
@@ -128,6 +103,7 @@ def end_to_end(
     batch_size: int,
     start: SAE | Start | None = None,
     objective: Objective | None = None,
+    spliced: Sequence[SAE] = (),
     seed: int = 0,
     lr: float | str = "auto",
     documents: int = 16,
@@ -136,6 +112,7 @@ def end_to_end(
     schedule: str | Schedule = "linear",
     optimizer: str | Optimizer = "adam",
     clip: float | None = 1.0,
+    max_norm: float | None = None,
     log_every: int | None = None,
     out: str | Path | None = None,
     checkpoint_every: int | None = None,
@@ -158,6 +135,9 @@ def end_to_end(
         batch_size: Rows of an update.
         start: An SAE to fine-tune, or a `saelab.training.Start`; None draws a new one.
         objective: What is minimised; by default the recipe's losses and a KL that is as large.
+        spliced: Other SAEs that stand in the model too: the rows carry their errors, and the output is
+            compared with that of the model without any. So SAEs of several layers learn, one after the
+            other, to be used together.
         seed: Of weights and order.
         lr: The highest learning rate, or "auto" for `learning_rate(d_sae)`; a fine-tuning wants a tenth.
         documents: Of a pass.
@@ -166,6 +146,8 @@ def end_to_end(
         schedule: See `saelab.train`.
         optimizer: See `saelab.train`.
         clip: See `saelab.train`.
+        max_norm: Rows beyond this multiple of the median norm of the first 4,096 are neither trained on nor
+            replaced; 10 is usual. `run.provenance["outliers"]` says how many.
         log_every: Steps between records; by default a hundredth of the run.
         out: A folder for the result and its checkpoints. The same call continues from the newest, with the
             result of one that was never stopped; a finished run is read back.
@@ -202,14 +184,17 @@ def end_to_end(
     origin = None if parent is None else check_start(config, parent)
     settings = complete(
         config, steps=integer("steps", steps, 1), batch_size=integer("batch_size", batch_size, 1), seed=seed,
-        lr=lr, log_every=log_every, schedule=schedule, optimizer=optimizer, clip=clip, start=origin,
+        lr=lr, log_every=log_every, schedule=schedule, optimizer=optimizer, clip=clip, max_norm=max_norm,
+        start=origin,
     )  # fmt: skip
     texts, where = subject.corpus(corpus), device_of(device)
     folder = None if out is None else path_of(out, "out")
     how = How(integer("documents", documents, 1), packing, long)
-    model = _Model(subject, texts, config, objective, how, settings.seed)
+    others = [Reconstruct(sae) for sae in listed("spliced", spliced)]
+    model = _Model(subject, texts, config, objective, how, settings.seed, others)
     every = integer_or_none("checkpoint_every", checkpoint_every, 1) or max(1, settings.steps // 10)
     told = {"objective": to_dict(objective), "subject": subject.fingerprint(), **asdict(how)}
+    told["spliced"] = [edit.sae.fingerprint() for edit in others]
     identity = {"config": to_dict(config), "settings": to_dict(settings), "data": texts.fingerprint()}
     identity["end_to_end"] = told
     with ExitStack() as held:
@@ -222,19 +207,22 @@ def end_to_end(
             elif (folder / "run.json").is_file():
                 return checkpoints.finished(folder, identity)
             (found,) = checkpoints.latest([folder]) or [None]
-        if found is not None:
+        if found is not None and folder is not None:
             checkpoints.check_same(found.identity, identity, folder)
+        if settings.max_norm is not None:
+            model.passes.within(settings.max_norm)
         start_at = model.first(settings.batch_size) if found is None else found
         session = Session(config, settings, where, identity, folder, start_at, parent=parent)
         session.weights = dict.fromkeys(LOCAL, objective.local)
-        place = _Place() if found is None else _Place(*found.tensors["place"].tolist())
+        place = Place() if found is None else Place.of(found.tensors["place"])
         started, before = time.perf_counter(), session.progress.step
         _loop(session, model, place, every, boolean("progress", progress))
         done = (session.progress.step - before) * settings.batch_size
-        return session.finish(done, time.perf_counter() - started, end_to_end=told)
+        more = {"end_to_end": told, "outliers": model.passes.outliers()}
+        return session.finish(done, time.perf_counter() - started, **more)
 
 
-def _loop(session: Session, model: _Model, place: _Place, every: int, progress: bool) -> None:
+def _loop(session: Session, model: _Model, place: Place, every: int, progress: bool) -> None:
     """All steps that are left, or those until an interrupt."""
     settings = session.settings
     size, first = settings.batch_size, session.progress.step
@@ -277,29 +265,38 @@ class _Model:
     """The model beneath an SAE: its passes, and what a reconstruction does to them."""
 
     def __init__(
-        self, subject: Any, corpus: Any, config: SAEConfig, objective: Objective, how: How, seed: int
+        self,
+        subject: Any,
+        corpus: Any,
+        config: SAEConfig,
+        objective: Objective,
+        how: How,
+        seed: int,
+        others: Sequence[Reconstruct],
     ) -> None:
-        self.subject, self.corpus, self.objective = subject, corpus, objective
-        self.how, self.seed = how, seed
+        self.subject, self.objective, self.others = subject, objective, others
         assert config.hook is not None
         self.reads = check_hooks(subject, [config.hook], corpus)
         self.writes = check_hooks(subject, [config.hook_out or config.hook], corpus)
         self.sides = self.reads if config.d_out is None else [*self.reads, *self.writes]
         self.later = check_hooks(subject, objective.later, corpus) if objective.later else []
         named = {str(hook): hook for hook in (*self.reads, *self.writes, *self.later)}
-        self.hooks: list[HookPoint] = list(named.values())
+        hooks: list[HookPoint] = list(named.values())
+        self.passes = Passes(
+            subject, corpus, hooks, how, seed, probabilities=objective.output == "kl", edits=others
+        )
 
     def first(self, size: int) -> Tensor:
         """[n width], what a new SAE is made of"""
-        looked_at = itertools.islice(self.batches(size, _Place()), max(1, FIRST_ROWS // size))
+        looked_at = itertools.islice(self.batches(size, Place()), max(1, FIRST_ROWS // size))
         return torch.cat([rows for batch, _ in looked_at for _, _, rows in batch])
 
-    def batches(self, size: int, place: _Place) -> Iterator[tuple[_Batch, _Place]]:
+    def batches(self, size: int, place: Place) -> Iterator[tuple[_Batch, Place]]:
         """Endless batches of `size` rows, from a place on: (the batch, the place after it)."""
         held: _Batch = []
         n = 0
-        for each, reached in self._passes(place):
-            rows = side_by_side({name: x[each.kept] for name, x in each.acts.items()}, self.sides)
+        for each, reached in self.passes.after(place):
+            rows = side_by_side({name: x[each.kept] for name, x in each.arriving.items()}, self.sides)
             at = reached.rows
             while at < len(rows):
                 end = min(len(rows), at + size - n)
@@ -310,7 +307,7 @@ class _Model:
                     yield held, reached._replace(rows=at)
                     held, n = [], 0
 
-    def beyond(self, each: _Pass, which: Tensor) -> Beyond | None:
+    def beyond(self, each: Pass, which: Tensor) -> Beyond | None:
         """The loss of a reconstruction in place of some rows of a pass; None where nothing of it counts."""
         objective = self.objective
         if objective.weight == 0 and not (self.later and objective.later_weight):
@@ -322,16 +319,9 @@ class _Model:
                 out[which[:, 0], which[:, 1]] = x_hat.to(out)
                 return out
 
-            edits = [(self.writes[0], edit)]
+            edits = [*self.others, (self.writes[0], edit)]
             run = self.subject.run(each.inputs, read=self.later, edits=edits, grad=True)
-            logp = run.output.float().log_softmax(-1)
-            where = each.targets >= 0
-            if each.logp is not None:
-                terms = (each.logp.exp() * (each.logp - logp)).sum(-1)
-            else:
-                terms = -logp.gather(2, each.targets.clamp_min(0)[..., None])[..., 0]
-            told = (terms * where).sum() / where.sum().clamp_min(1)
-            told = told.to(x_hat.device)
+            told = (each.ce if objective.output == "ce" else each.kl)(run.output).to(x_hat.device)
             total = told * self._weight(told, x_hat, each, which)
             for hook in self.later:
                 clean, now = each.acts[str(hook)][each.kept], run.acts[str(hook)][each.kept]
@@ -342,53 +332,15 @@ class _Model:
 
         return loss
 
-    def _weight(self, told: Tensor, x_hat: Tensor, each: _Pass, which: Tensor) -> Tensor | float:
+    def _weight(self, told: Tensor, x_hat: Tensor, each: Pass, which: Tensor) -> Tensor | float:
         if self.objective.weight != "balance":
             return self.objective.weight
         if not self.objective.local:
             return 1.0
-        wanted = each.acts[str(self.writes[0])][which[:, 0], which[:, 1]].to(x_hat)
+        wanted = each.arriving[str(self.writes[0])][which[:, 0], which[:, 1]].to(x_hat)
         spread = (wanted - wanted.mean(0)).square().sum().clamp_min(1e-12)
         own = (wanted - x_hat.detach()).square().sum() / spread
         return self.objective.local * own / told.detach().clamp_min(1e-8)
-
-    def _passes(self, place: _Place) -> Iterator[tuple[_Pass, _Place]]:
-        size = self.subject.stretch(self.how)
-        for epoch in itertools.count(place.epoch):
-            rows = int(place != _Place())  # what was read before had some
-            numbered = itertools.islice(enumerate(self.corpus), place.document, None)
-            while stretch := list(itertools.islice(numbered, size)):
-                reading = self.subject.read(stretch, self.how)
-                waiting = list(reading.passes())
-                # of a seed torch takes the lower 32 bits
-                drawn = mixed(mixed(self.seed, epoch), stretch[0][0])
-                generator = torch.Generator().manual_seed(drawn)
-                order = torch.randperm(len(waiting), generator=generator).tolist()
-                for number in range(place.passes, len(order)):
-                    samples, inputs = waiting[order[number]]
-                    found = self._pass(reading, samples, inputs)
-                    rows += int(found.kept.sum())
-                    yield found, _Place(epoch, stretch[0][0], number, place.rows)
-                    place = place._replace(rows=0)
-                place = _Place(epoch + 1)
-            if not rows:
-                message = (
-                    f"A corpus must hold rows besides BOS. Got none in {self.corpus!r}. Pass longer texts."
-                )
-                raise CorpusError(message)
-
-    def _pass(self, reading: Any, samples: Sequence[int], inputs: Inputs) -> _Pass:
-        run = self.subject.run(inputs, read=self.hooks)
-        acts = dict(run.acts)
-        first = acts[str(self.hooks[0])]
-        kept = torch.zeros(first.shape[:2], dtype=torch.bool)
-        for at, sample in enumerate(samples):
-            kept[at, reading.kept(sample, at, inputs, run)] = True
-        for name, each in acts.items():
-            check_finite(each[kept.to(each.device)], f"Activations at {name}")
-        logp = run.output.float().log_softmax(-1) if self.objective.output == "kl" else None
-        targets = self.subject.targets(inputs).to(run.output.device)
-        return _Pass(inputs, acts, kept.to(first.device), targets, logp)
 
 
 __all__ = ["Objective", "end_to_end"]

@@ -201,3 +201,76 @@ def test_nothing_goes_through_the_model_where_only_the_reconstruction_counts(sma
     asked = {"steps": 2, "batch_size": 100, "start": parent, "progress": False}
     end_to_end(recipe(), small, TEXTS, objective=Objective(weight=0.0), **asked)
     assert set(passes) == {False}
+
+
+def test_rows_carry_the_errors_of_other_saes_and_the_output_is_compared_with_none(small, parent):
+    """One pass by hand, three SAEs put in by hooks of torch's own."""
+    before, after = (
+        saelab.SAE.create(saelab.recipe("topk", d_in=32, d_sae=64, k=8, hook=hook), 5)
+        for hook in ("blocks.0.hook_resid_post", LAST)
+    )
+    texts = TEXTS[:2]
+    n = sum(len(small.to_tokens(text)) - 1 for text in texts)
+    run = end_to_end(
+        recipe(), small, texts, steps=1, batch_size=n, start=Start(parent), spliced=[before, after],
+        clip=None, objective=Objective(weight=1.0), schedule="constant", progress=False,
+    )  # fmt: skip
+    inputs = small.prepare(texts)
+    kept = inputs.data["attention_mask"].bool().clone()
+    kept[:, 0] = False
+    arriving = []
+
+    def put(sae):
+        def hook(module, given, out):
+            acts = out[0] if isinstance(out, tuple) else out
+            made = acts.clone()
+            made[kept] = sae(acts[kept]).x_hat
+            arriving.append(acts[kept])
+            return (made, *out[1:]) if isinstance(out, tuple) else made
+
+        return hook
+
+    with torch.no_grad():
+        clean = small.model(**inputs.data, use_cache=False).logits.log_softmax(-1)
+        pairs = zip(small.layers, (before, parent, after), strict=True)
+        handles = [layer.register_forward_hook(put(sae)) for layer, sae in pairs]
+        spliced = small.model(**inputs.data, use_cache=False).logits.log_softmax(-1)
+        for handle in handles:
+            handle.remove()
+    x = arriving[1]
+    where = inputs.data["attention_mask"].bool()[:, 1:]
+    kl = (clean.exp() * (clean - spliced)).sum(-1)[:, :-1][where].mean()
+    local = (parent(x).x_hat.detach() - x).square().sum() / (x - x.mean(0)).square().sum()
+    assert run.history[0].loss == pytest.approx(float(kl + local), rel=1e-3)
+    assert run.provenance["end_to_end"]["spliced"] == [before.fingerprint(), after.fingerprint()]
+
+
+def test_rows_of_outlier_norm_are_neither_trained_on_nor_replaced(small):
+    """Planted: at two tokens the stream is a hundred times as long as elsewhere."""
+    ids = small.to_tokens("red cat", bos=False)[:2]
+
+    class Spiked(type(small)):
+        def run(self, inputs, read=(), edits=(), **options):
+            spikes = torch.isin(inputs.data["input_ids"], torch.tensor(ids))[..., None]
+            seen.extend(edit for _, edit in edits)
+            planted = (HOOK, lambda acts: acts * (1 + 99 * spikes))
+            return super().run(inputs, read, [planted, *edits], **options)
+
+    seen: list = []
+    spiked = Spiked(small.model, small.tokenizer)
+    asked = {"steps": 3, "batch_size": 60, "progress": False, "log_every": 1}
+    run = end_to_end(recipe(), spiked, TEXTS, max_norm=10, **asked)
+    told = run.provenance["outliers"]
+    texts = [small.to_tokens(text, bos=False) for text in TEXTS]
+    share = sum(i in ids for text in texts for i in text) / sum(map(len, texts))
+    assert told["left_out"] / told["of"] == pytest.approx(share, abs=0.05)
+    assert told["left_out"] > 0
+    assert end_to_end(recipe(), spiked, TEXTS, **asked).provenance["outliers"] is None
+    inputs = small.prepare(TEXTS[:1])
+    acts = small.run(inputs, read=[HOOK]).acts[HOOK]
+    spikes = torch.isin(inputs.data["input_ids"], torch.tensor(ids))
+    seen.clear()
+    end_to_end(recipe(), spiked, TEXTS[:1], max_norm=10, **{**asked, "steps": 1, "batch_size": 5})
+    changed = (seen[0](acts) != acts).any(-1)
+    assert changed.sum() == 5
+    assert not (changed & spikes).any()

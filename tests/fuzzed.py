@@ -65,6 +65,7 @@ UNTRIED = {
         "made by the library, of what it has checked"
     ),
     "SAE.attach SAE.b_in SAE.centred SAE.check_parameters SAE.normalised SAE.product SAE.restore SAE.scale "
+    "SAE.some_pre "
     "SAE.target *.padded *.prime *.read *.stretch *.seen FeatureStore.need_codes": (
         "called by the library, with what it has checked"
     ),

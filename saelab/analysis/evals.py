@@ -13,6 +13,7 @@ from saelab.analysis.blocks import Block
 from saelab.analysis.controls import Sums, beside, untrained
 from saelab.analysis.densities import densities
 from saelab.analysis.outliers import Tally, outliers
+from saelab.analysis.places import Places, fvu_of_places
 from saelab.analysis.report import Report, Scores
 from saelab.analysis.report_json import options_of
 from saelab.analysis.reports import Reports
@@ -81,7 +82,8 @@ def evaluate(
     The core (reconstruction, sparsity and effect on the loss, beside an untrained SAE) is in every report.
     Rows are those of `saelab.harvest`; where the loss is measured, other positions (BOS, padding) are kept as
     they are. Documents longer than the context are cut at it. A transcoder is scored on its target, a
-    crosscoder on all that it reads, from the activations of the untouched model.
+    crosscoder on all that it reads, from the activations of the untouched model. What one that stands for
+    several hook points explains of each is in `report.core.tables["places"]`.
 
     Args:
         sae: Whose scores are wanted; several by name.
@@ -212,6 +214,9 @@ def _report(
     core = [name for name in Scores.__dataclass_fields__ if name in found]
     sae, fired = arm.sae, {"this SAE": arm.fired, "untrained SAE": control.fired}
     tallies = {"this SAE": arm.tally, "untrained SAE": control.tally}
+    tables = {"densities": densities(fired, arm.n_rows), "outliers": outliers(tallies)}
+    if arm.places.widths:
+        tables["places"] = fvu_of_places(arm.places, control.places, seed)
     return Report(
         hook=hook,
         n_rows=arm.n_rows,
@@ -229,7 +234,7 @@ def _report(
             "d_sae": sae.d_sae,
             "fingerprint": sae.fingerprint(),
         },
-        core=Found({}, tables={"densities": densities(fired, arm.n_rows), "outliers": outliers(tallies)}),
+        core=Found({}, tables=tables),
     )
 
 
@@ -240,7 +245,7 @@ class _Arm:
         self.sae, self.measured = sae, measured
         self.sums = {name: Sums() for name in measured}
         self.fired = np.zeros(sae.d_sae, dtype=np.int64)
-        self.tally = Tally()
+        self.tally, self.places = Tally(), Places(sae)
         self.n_rows = 0
 
     def add(self, block: Block, look: Look) -> Tensor:
@@ -256,6 +261,7 @@ class _Arm:
             self.tally.add(seen)
             self.fired += seen.fired.cpu().numpy()
             self.n_rows += len(x)
+            self.places.add(seen, block.unit)
             units, at = np.unique(block.unit, return_inverse=True)
             for name, score in self.measured.items():
                 found = {key: value.cpu().numpy() for key, value in score.of_rows(seen).items()}

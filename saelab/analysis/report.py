@@ -57,7 +57,8 @@ class Report:
     loss_zeroed: float | None = None
     """the activations replaced by zeros"""
     core: Found = field(default_factory=lambda: Found({}))
-    """tables behind the core scores: "densities", latents by the share of rows on which they fire"""
+    """tables behind the core scores: "densities", latents by the share of rows on which they fire;
+    "outliers"; of crosscoders and cross-layer transcoders "places", the FVU of each hook point"""
 
     @property
     def claims(self) -> dict[str, Beside | Alone]:

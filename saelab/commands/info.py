@@ -211,18 +211,18 @@ def _own(path: Path) -> dict[str, Any]:
     try:
         config, weights = said["config"], said["weights"]
         hook, out = (config.get(name) for name in ("hook", "hook_out"))
+        options = dict(config.get("options", {}))
         reads = [hook] if hook else config.get("hooks", [])
         ends = {"reads": reads, "writes": [out] if out else []}
         named = {name: [str(from_dict(HookPoint, at)) for at in each] for name, each in ends.items()}
+        named["writes"] += [str(at) for at in options.get("hooks_out", [])]
         told = {name: config[name] for name in ("recipe", "d_in", "d_sae")}
         with safe_open(str(path / weights["file"]), framework="np") as file:
             shape = tuple(file.get_slice("W_enc").get_shape())
-        if shape != (config["d_in"], config["d_sae"]):
+        if shape != (config["d_in"] // options.get("layers", 1), config["d_sae"]):
             message = f"W_enc of shape {shape}"
             raise ValueError(message)
-        options = {
-            name: value for name, value in dict(config.get("options", {})).items() if value is not None
-        }
+        options = {name: value for name, value in options.items() if value is not None}
     except (KeyError, TypeError, AttributeError, ValueError, OSError, ConfigError, SafetensorError) as error:
         message = (
             f"The SAE in {path} must be whole. Got {type(error).__name__}: {error}. Save it again, or see "

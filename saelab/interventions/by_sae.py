@@ -60,8 +60,9 @@ class SAEEdit(Edit):
         # `hooks` raises where neither the SAE nor `hook` names one
         if (self.sae.config.widths and not across) or not self.hooks:
             several = ", ".join(map(str, self.sae.config.hooks)) or "several hook points"
+            kind = "a crosscoder" if self.sae.config.d_out is None else "a cross-layer transcoder"
             message = (
-                f"{type(self).__name__} needs an SAE that reads one hook point. Got a crosscoder of "
+                f"{type(self).__name__} needs an SAE that reads one hook point. Got {kind} of "
                 f"{several}: what it writes at the first depends on the last. Read them in one pass, and put "
                 "what you make of them there by Replace in another."
             )

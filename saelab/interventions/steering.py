@@ -83,8 +83,8 @@ class Steer(Gated):
             warnings.warn(message, stacklevel=3)
         if self.sae.config.widths and self.gate != "constant":
             message = (
-                "A crosscoder can steer with gate='constant' alone: what it encodes is known at its last "
-                f"hook point only. Got gate={self.gate!r}. Leave it out."
+                "An SAE of several hook points can steer with gate='constant' alone: what it encodes is "
+                f"known at the last only. Got gate={self.gate!r}. Leave it out."
             )
             raise ConfigError(message)
 
@@ -111,7 +111,7 @@ class Steer(Gated):
             return super().__call__(acts, context)
         direction = self.direction()
         if self.sae.config.widths:
-            direction = direction.split(list(self.sae.config.widths))[self.hooks.index(context.hook)]
+            direction = direction.split(list(self.sae.config.widths_out))[self.hooks.index(context.hook)]
         return pushed(acts, self._push(direction, acts), context, "An SAE's direction")
 
     def rows(self, x: Tensor, y: Tensor, rows: Rows) -> Tensor:

@@ -2,6 +2,7 @@
 
 from saelab.sae import architectures as architectures  # registers the recipes
 from saelab.sae import classical as classical
+from saelab.sae import crosslayer as crosslayer
 from saelab.sae import recent as recent
 from saelab.sae import transcoders as transcoders
 from saelab.sae.config import Option, Recipe, SAEConfig, recipe, recipe_options, recipes, register

@@ -122,7 +122,8 @@ class SAEConfig:
         options: Every option of the recipe (missing ones get the default).
         d_out: Width of a transcoder's target, where it is another activation than the input.
         hook_out: Where that target was read.
-        hooks: The points whose activations a crosscoder reads one beside the other, or ().
+        hooks: The points whose activations a crosscoder or a cross-layer transcoder reads one beside the
+            other, or ().
 
     Raises:
         ConfigError: Anything is out of range, or recipe or options are unknown.
@@ -194,9 +195,32 @@ class SAEConfig:
         return self.d_in if self.d_out is None else self.d_out
 
     @property
+    def layers(self) -> int:
+        """How many layers a cross-layer transcoder reads and writes, each by latents of its own; else 1."""
+        return self.options.get("layers", 1)
+
+    @property
+    def d_read(self) -> int:
+        """Width of what one latent reads."""
+        return self.d_in // self.layers
+
+    @property
     def widths(self) -> tuple[int, ...]:
-        """Widths of the activations that a crosscoder reads side by side, else ()."""
+        """Widths of the activations that a crosscoder or a cross-layer transcoder reads side by side, else
+        ()."""
+        if "layers" in self.options:
+            return (self.d_read,) * self.layers
         return tuple(self.options.get("widths", ()))
+
+    @property
+    def widths_out(self) -> tuple[int, ...]:
+        """Widths of the activations that it stands for, side by side; () of one."""
+        return self.widths if self.d_out is None else (self.d_out // self.layers,) * len(self.widths)
+
+    @property
+    def hooks_out(self) -> tuple[HookPoint, ...]:
+        """The points that a cross-layer transcoder writes to, or ()."""
+        return tuple(HookPoint.of(hook) for hook in self.options.get("hooks_out", ()))
 
     @property
     def title(self) -> str:
@@ -211,7 +235,7 @@ class SAEConfig:
             remedy = "Pass d_out=..." if entry.transcodes else "Use 'transcoder', or leave them out."
             msg = f"The recipe {self.recipe!r} {need}. Got d_out={self.d_out!r}. {remedy}"
             raise ConfigError(msg)
-        if self.hooks and "widths" not in entry.options:
+        if self.hooks and not {"widths", "layers"} & set(entry.options):
             names = [str(hook) for hook in self.hooks]
             msg = f"The recipe {self.recipe!r} reads one hook. Got {names}. Pass hook=, or use 'crosscoder'."
             raise ConfigError(msg)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from saelab.sae import dense
+from saelab.sae.kernels import Sparse, sparse_decode
+
+Draw = Callable[[int, int], Tensor]
+"""(rows, width) -> that many random unit rows."""
 
 
 class Dictionary(nn.Module, ABC):
@@ -24,6 +31,10 @@ class Dictionary(nn.Module, ABC):
     def set(self, W_dec: Float[Tensor, "d_sae d_out"]) -> None:
         """Take the nearest decoder matrix that this dictionary can express (used at initialisation)."""
 
+    def start(self, draw: Draw) -> None:
+        """Take random directions."""
+        self.set(draw(*self().shape))
+
     def fit(self, rows: Float[Tensor, "n d_out"], generator: torch.Generator) -> bool:
         """Start anew from centred, normalised training rows, if this dictionary is made of data; says
         whether."""
@@ -32,6 +43,12 @@ class Dictionary(nn.Module, ABC):
     def norms(self) -> Float[Tensor, " d_sae"]:
         """The size of each direction, by which codes are compared and penalised: the Euclidean norm."""
         return self().norm(dim=1)
+
+    def decode(self, codes: Float[Tensor, "*lead d_sae"] | Sparse) -> Float[Tensor, "*lead d_out"]:
+        """codes @ W_dec."""
+        if isinstance(codes, Sparse):
+            return sparse_decode(codes, self())
+        return dense.decode(codes, self()) if codes.ndim == 2 else codes @ self()
 
     def project(self) -> None:
         """Bring the parameters back into the allowed set, after an optimizer step. Without gradient."""

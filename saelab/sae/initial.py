@@ -27,13 +27,13 @@ def initialise(
     config = sae.config
     # mixed, so that data drawn from the same small seed by the caller shares no number with the weights
     generator = torch.Generator().manual_seed(mixed(seed))
-    sae.dictionary.set(_directions(config.d_sae, config.width_out, generator))
+    sae.dictionary.start(lambda n, width: _directions(n, width, generator))
     # without the option the recipe is always tied; a transcoder cannot be
     tied = config.options.get("tied_init", config.d_out is None)
     if tied:
         sae.W_enc.copy_(sae.W_dec.t())
     else:
-        sae.W_enc.copy_(_directions(config.d_sae, config.d_in, generator).t())
+        sae.W_enc.copy_(_directions(config.d_sae, config.d_read, generator).t())
     if rows is not None and len(rows):
         rows, _ = sae._flat(rows)
         _fit(sae, rows, _targets(sae, rows, targets), tied, generator)
@@ -60,7 +60,7 @@ def _fit(sae: Network, rows: Tensor, targets: Tensor, tied: bool, generator: tor
     if config.options["normalise"] == "scalar":
         sae.input_scale.copy_(_scale(rows, config.widths))
         if config.d_out is not None:
-            sae.out_scale.copy_(_scale(targets, ()))
+            sae.out_scale.copy_(_scale(targets, config.widths_out))
     outputs = _outputs(sae, rows, targets)
     sae.b_dec.copy_(_centre(outputs, config.options["b_dec_init"]))
     if sae.dictionary.fit(outputs - sae.b_dec, generator) and tied:

@@ -241,7 +241,8 @@ def active_pre(
     """Pre-activations at a CSR pattern, read out of `pre` (already computed, without gradient).
 
     The gradients for b_in, W_enc and b_enc come from the pattern alone in O(nnz * d_in), where autograd would
-    multiply a dense [n d_sae] gradient that is zero nearly everywhere. x itself gets no gradient.
+    multiply a dense [n d_sae] gradient that is zero nearly everywhere. x itself gets no gradient. x and the
+    pattern may have several rows in turn for each row of `pre`.
     """
     return _ActivePre.apply(pre, x, b_in, W_enc, b_enc, indptr, indices)  # type: ignore[return-value]
 
@@ -309,7 +310,7 @@ class _ActivePre(torch.autograd.Function):
                 indptr: Tensor, indices: Tensor) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, b_in, W_enc, indptr, indices)
         rows = torch.repeat_interleave(torch.arange(len(x), device=x.device), indptr.diff())
-        return pre[rows, indices]
+        return pre[rows // (len(x) // max(1, len(pre)) or 1), indices]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -38,6 +38,10 @@ class SAE(Network):
     x / input_scale @ W_skip [d_in d_out] to the normalised output. A crosscoder's input is the concatenation
     of several activations, with an input_scale [d_in] that is constant within each.
 
+    A cross-layer transcoder of L layers has inputs and outputs of all layers side by side, a scale for each,
+    and d_sae / L latents a layer, the first layer's first: each reads its own layer by its column of W_enc
+    [d_in / L d_sae], and writes to that layer and all later ones (`layered.CrossLayer`).
+
     Inputs have any leading shape; they must be floating point, finite, on the SAE's device and of width d_in
     (ShapeError, NonFiniteError). Make one by `SAE.create`, `SAE.load` or `saelab.train`; `SAE(config)` alone
     is all zeros, to be filled.
@@ -95,6 +99,8 @@ class SAE(Network):
         that names no target."""
         if self.config.d_out is None:
             return self.reads
+        if self.config.hooks_out:
+            return self.config.hooks_out
         if self.config.hook_out is None:
             message = (
                 "A transcoder must name its target. Got hook_out=None. Set it: recipe(..., hook_out=...)."
@@ -159,7 +165,7 @@ class SAE(Network):
         sae.sparsifier = config.entry.sparsifier(config)
         rest = {f"sparsifier.{name}": tensor for name, tensor in sae.sparsifier.state_dict().items()}
         rest["input_scale"] = torch.ones(config.d_in if config.widths else (), dtype=torch.float32)
-        rest["output_scale"] = torch.ones((), dtype=torch.float32)
+        rest["output_scale"] = torch.ones(config.d_out or () if config.widths else (), dtype=torch.float32)
         absent = [name for name in sae.state_dict() if name not in tensors]
         if lost := [name for name in absent if name not in rest]:
             message = (

@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saelab import dist
 from saelab.arguments import checked, listed
 from saelab.config import integer
 from saelab.devices import holding
-from saelab.sae import dense, memory
+from saelab.sae import layered, memory
 from saelab.sae.config import SAEConfig
-from saelab.sae.kernels import Sparse, active_pre, sparse_decode
+from saelab.sae.kernels import Sparse
 from saelab.types import Codes, ConfigError, RangeError, Scale, ShapeError, check_finite, short
 
 
@@ -52,14 +52,14 @@ class Network(nn.Module):
         self.sparsifier = entry.sparsifier(config)
         self.dictionary = entry.dictionary(config)
         # the memory is [d_sae d_in], so that the rows the sparse gradients touch are contiguous
-        self.W_enc = nn.Parameter(torch.zeros(config.d_sae, config.d_in).t())
+        self.W_enc = nn.Parameter(torch.zeros(config.d_sae, config.d_read).t())
         learned = self.sparsifier.trains_biases
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae), requires_grad=learned)
         self.b_dec = nn.Parameter(torch.zeros(config.width_out), requires_grad=learned)
         self.register_buffer("input_scale", torch.ones((config.d_in,) if config.widths else ()))
         self.input_scale: Tensor
         if config.d_out is not None:
-            self.register_buffer("output_scale", torch.ones(()))
+            self.register_buffer("output_scale", torch.ones((config.d_out,) if config.widths else ()))
         self.W_skip = nn.Parameter(torch.zeros(config.d_in, config.width_out)) if entry.skip else None
 
     @property
@@ -94,7 +94,7 @@ class Network(nn.Module):
 
     @property
     def out_scale(self) -> Tensor:
-        """What normalised outputs are multiplied by: [], or [d_out] of a crosscoder."""
+        """What normalised outputs are multiplied by: [], or [d_out] of several places."""
         return self.output_scale if self.config.d_out is not None else self.input_scale  # type: ignore[return-value]
 
     def encode(self, x: Float[Tensor, "*lead d_in"]) -> Float[Tensor, "*lead d_sae"]:
@@ -123,7 +123,7 @@ class Network(nn.Module):
         codes = None
         if not self.training:
             centred, _ = self.centred(flat)
-            pre = centred @ self.W_enc[:, columns] + self.b_enc[columns]
+            pre = self.some_pre(centred, columns)
             codes = self.sparsifier.some(pre, columns, self.dictionary)
         if codes is None:
             codes = self.encode(flat)[:, columns]
@@ -303,13 +303,7 @@ class Network(nn.Module):
 
     def product(self, codes: Float[Tensor, "*lead d_sae"] | Sparse) -> Float[Tensor, "*lead d_out"]:
         """codes @ W_dec."""
-        if isinstance(codes, Sparse):
-            decoded = sparse_decode(codes, self.W_dec)
-        elif codes.ndim == 2:
-            decoded = dense.decode(codes, self.W_dec)
-        else:
-            decoded = codes @ self.W_dec
-        return dist.latents.summed(decoded)
+        return dist.latents.summed(self.dictionary.decode(codes))
 
     def restore(self, product: Tensor, scale: Scale | None, x: Tensor | None) -> Tensor:
         """Normalised outputs without bias to outputs in raw units.
@@ -373,7 +367,17 @@ class Network(nn.Module):
     def _pre(self, flat: Tensor) -> tuple[Tensor, Tensor, Scale | None]:
         centred, scale = self.centred(flat)
         # under torch.autocast the product is bfloat16; everything after it is not
-        return dense.product(centred, self.W_enc, self.b_enc).to(self.dtype), centred, scale
+        pre = layered.product(centred, self.W_enc, self.b_enc, self.config.layers)
+        return pre.to(self.dtype), centred, scale
+
+    def some_pre(self, centred: Float[Tensor, "n d_in"], latents: Int[Tensor, " m"]) -> Float[Tensor, "n m"]:
+        """The pre-activations of a few latents.
+
+        Args:
+            centred: What the encoder multiplies, as the method of that name gives it.
+            latents: Which, in the order of the result.
+        """
+        return layered.some(centred, self.W_enc, self.b_enc, latents, self.config.layers)
 
     def _dense(self, flat: Tensor) -> tuple[Tensor, Tensor, Scale | None]:
         """(pre, codes, scale) of a chunk, differentiable."""
@@ -413,7 +417,8 @@ class Network(nn.Module):
         else:
             if training:
                 centred, scale = self.centred(flat)
-                pre = dense.affine(pre, self.normalised(flat)[0], self.b_in(), self.W_enc, self.b_enc)
+                x, b_in = self.normalised(flat)[0], self.b_in()
+                pre = layered.affine(pre, x, b_in, self.W_enc, self.b_enc, self.config.layers)
             codes = self.sparsifier(pre, centred, self.dictionary)
         return Forward(flat, y, pre, codes, self.restore(self.product(codes), scale, flat), scale)
 
@@ -436,7 +441,8 @@ class Network(nn.Module):
         """
         x, _ = self.normalised(flat)
         b_in = dist.latents.used_by_all(self.b_in())
-        at = active_pre(pre, x, b_in, self.W_enc, self.b_enc, indptr, indices)
+        layers = self.config.layers
+        at = layered.active(pre, x, b_in, self.W_enc, self.b_enc, indptr, indices, layers)
         values = self.sparsifier.activation(at, indices) if activation is None else activation(at)
         return Sparse(indptr, indices, values, self.d_sae)
 

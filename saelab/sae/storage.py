@@ -4,7 +4,8 @@ config.json: {"format": "saelab", "version": 1, "config": SAEConfig, "weights": 
 "units": ...}.
 
 sae.safetensors: W_enc [d_in d_sae], b_enc, b_dec, input_scale [], dictionary.*, sparsifier.* (scalars always
-in float32), of transcoders output_scale [] and W_skip.
+in float32), of transcoders output_scale [] and W_skip. Of a cross-layer transcoder of L layers W_enc is
+[d_in / L d_sae], the scales are [d_in] and [d_out], and dictionary.W_dec has only what latents write.
 
 config.json takes its place last: until then the weights that the old one speaks of stay beside the new ones,
 under another name. So a folder holds the old SAE or the new one, whole, at every moment.
@@ -146,7 +147,7 @@ def load(folder: Path, like: Callable[[SAEConfig], Mapping[str, Tensor]]) -> Sto
     if kept.is_file() and path.is_file() and sha256_of(path) != weights.get("sha256"):
         path = kept  # a process that was killed had written the new weights, but not their config
     with Reader(path, weights.get("sha256")) as file:
-        _check("W_enc", file.entries, (config.d_in, config.d_sae), torch.float32, path)
+        _check("W_enc", file.entries, (config.d_read, config.d_sae), torch.float32, path)
         expected = like(config)
         for name in file.entries:
             if name not in expected:

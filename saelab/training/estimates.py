@@ -140,7 +140,7 @@ def plan(
         on_device = device.type == "cpu"
         some = min(settings.init_rows, start_rows(config.d_sae))
         start.append(int((START if is_dense else SPARSE) * 4 * config.d_sae * some) * on_device)
-        products += (DENSE_TIME if is_dense else SPARSE_TIME) * 2 * batch * config.d_in * config.d_sae
+        products += (DENSE_TIME if is_dense else SPARSE_TIME) * 2 * batch * config.d_read * config.d_sae
     widest = max(config.d_in for config in configs)
     return Estimate(
         weights=sum(sizes),

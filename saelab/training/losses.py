@@ -336,7 +336,7 @@ def pre_act(config: SAEConfig, progress: Progress) -> Loss:
         if not len(latents):
             return forward.x_hat.new_zeros(())
         if isinstance(forward.codes, Sparse):  # whose pre-activations come without a gradient
-            pre = sae.centred(forward.x)[0] @ sae.W_enc[:, latents] + sae.b_enc[latents]
+            pre = sae.some_pre(sae.centred(forward.x)[0], latents)
         else:
             pre = forward.pre[:, latents]
         below = (sparsifier.threshold[latents] - pre).relu() * sae.dictionary.norms()[latents]
@@ -349,7 +349,7 @@ def tanh(config: SAEConfig, progress: Progress) -> Loss:
     """l0 * mean_i sum_j tanh(c sqrt(d_in) f_ij ||W_dec_j||), its weight rising over the warm-up: about the
     number of codes, but smooth, so that every weight gets a gradient (Anthropic, January 2025; there inputs
     have norm sqrt(d_in), here 1, hence the factor)."""
-    scale = config.options["tanh_scale"] * config.d_in**0.5
+    scale = config.options["tanh_scale"] * config.d_read**0.5
 
     def loss(sae: SAE, forward: Forward) -> Tensor:
         weight = config.options["l0"] * progress.pressure * progress.ramp(config.options["l0_warmup"])

@@ -284,10 +284,13 @@ def as_rows(acts: Any, config: SAEConfig) -> tuple[Rows, SAEConfig]:
     sides = _sides(config)
     several = isinstance(acts, (tuple, list))
     acts = tuple(map(_as_tensor, acts)) if several else _as_tensor(acts)
+    if several and len(acts) == 2 and config.d_out is not None and all(map(torch.is_tensor, acts)):
+        sides = [(config.hook, config.d_in), (config.hook_out, config.d_out)]  # layers are side by side
     if several and len(acts) != len(sides):
         message = (
             f"The recipe {config.recipe!r} needs {len(sides)} kinds of activations here. Got {len(acts)}. "
-            "Pass (inputs, targets) for a transcoder, one for each of a crosscoder's widths, else just one."
+            "Pass (inputs, targets) for a transcoder, one for each of a crosscoder's widths, for a clt both "
+            "ends of all layers (inputs first), else just one."
         )
         raise ShapeError(message)
     if isinstance(acts, Tensor) and len(sides) > 1 and config.d_out is None:
@@ -353,8 +356,10 @@ def check_enough(rows: Rows, batch_size: int) -> None:
 def _sides(config: SAEConfig) -> list[tuple[HookPoint | None, int]]:
     """(hook if known, width) of everything that a row holds."""
     if config.widths:
+        written = config.widths_out if config.d_out is not None else ()
         hooks = config.hooks or (None,) * len(config.widths)
-        return list(zip(hooks, config.widths, strict=True))
+        hooks_out = config.hooks_out or (None,) * len(written)
+        return list(zip((*hooks, *hooks_out), (*config.widths, *written), strict=True))
     target = [] if config.d_out is None else [(config.hook_out, config.d_out)]
     return [(config.hook, config.d_in), *target]
 
@@ -363,8 +368,11 @@ def _filled(config: SAEConfig, hooks: Sequence[str | None]) -> SAEConfig:
     """The config with the hooks that the activations name."""
     points = [None if hook is None else HookPoint.of(hook) for hook in hooks]
     if config.widths:
-        known = not config.hooks and len(points) == len(config.widths) and None not in points
-        return replace(config, hooks=tuple(points)) if known else config
+        n = len(config.widths)
+        if config.d_out is not None and not config.hooks_out and len(points) > 2 and None not in points[n:]:
+            config = replace(config, options={**config.options, "hooks_out": tuple(map(str, points[n:]))})
+        known = not config.hooks and len(points) >= n and None not in points[:n]
+        return replace(config, hooks=tuple(points[:n])) if known else config
     if config.hook is None and points[0] is not None:
         config = replace(config, hook=points[0])
     if config.d_out is not None and config.hook_out is None and points[1] is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from functools import cache
 
 import numpy as np
@@ -57,6 +58,12 @@ CASES = {
     "batchtopk_floor": [{"k": 7, "floor": 3}, {"k": 1}, {"k": "d_sae"}],
     "jumprelu_topk": [{"k": 7}, {"k": 2, "ste_to_input": True}, {"k": "d_sae", "threshold": 0.3}],
     "ortsae": [{"k": 7, "chunk": 16}],
+    "clt": [
+        {"k": 7},
+        {"k": 1, "sparsity": "topk"},
+        {"sparsity": "l1"},
+        {"sparsity": "jumprelu", "threshold": 0.3, "bandwidth": 0.5, "pre_act_loss": 0.1},
+    ],
     "classical": [
         {"method": "nmf"},
         {"method": "kmeans"},
@@ -95,7 +102,8 @@ def fits(row: tuple) -> bool:
         return False
     k = CASES[name][own].get("k", 1)
     known = set(recipe_options(name)) >= {key for key, value in chosen.items() if value is not None}
-    whole = name != "crosscoder" and "transcoder" not in name  # others are not normalised row by row
+    # others are not normalised row by row
+    whole = name not in ("crosscoder", "clt") and "transcoder" not in name
     return known and (whole or chosen["normalise"] in (None, "none")) and (k == "d_sae" or k <= d_sae)
 
 
@@ -111,6 +119,9 @@ def config_of(row: tuple) -> SAEConfig:
         options["d_out"] = d_in + 3
     if name == "crosscoder":
         options["widths"] = (d_in - d_in // 2, d_in // 2)
+    if name == "clt":
+        options["layers"] = math.gcd(d_in, d_sae, 4)
+        options["d_out"] = d_in + 3 * options["layers"]
     return recipe(name, d_in=d_in, d_sae=d_sae, **options, **common)
 
 
@@ -197,7 +208,8 @@ def test_it_computes_its_equation(sae):
         norm = (x - mean).norm(dim=1, keepdim=True).clamp_min(1e-30)
     inputs = (x - mean) / norm
     centred = inputs - (b_dec if options.get("apply_b_dec_to_input", False) else 0)
-    pre = centred @ sae.W_enc.double() + sae.b_enc.double()
+    columns = sae.W_enc.double().chunk(sae.config.layers, 1)
+    pre = centred @ torch.block_diag(*columns) + sae.b_enc.double()
     codes = sae.encode(x)
     torch.testing.assert_close(sae(x).pre.double(), pre, rtol=1e-4, atol=1e-4)
     kept = codes != 0

@@ -182,7 +182,7 @@ class Latents(Site):
 
     def __init__(self, sae: SAE) -> None:
         if sae.config.widths or not sae.reads or not sae.writes:
-            got = "a crosscoder" if sae.config.widths else "one without"
+            got = "one of several" if sae.config.widths else "one without"
             message = (
                 f"Latents are patched where their SAE reads and writes one hook point. Got {got}. Pass an "
                 "SAE or a transcoder with its hook."

@@ -252,6 +252,9 @@ def standing(subject: Any, saes: Sequence[Any], *, stream: bool = False) -> dict
     found: dict[tuple[str, int], SAE] = {}
     for given in saes:
         sae = full_sae("Each of saes", given)
+        if stream and sae.config.hooks and sae.config.hooks_out:
+            found |= _layers(subject, sae, found)
+            continue
         written = str(sae.writes[-1]) if sae.writes else ""
         layer, _, name = written.removeprefix("blocks.").partition(".")
         streams = {f"hook_resid_{stage}": stage for stage in ("pre", "mid", "post")} if stream else {}
@@ -275,15 +278,48 @@ def standing(subject: Any, saes: Sequence[Any], *, stream: bool = False) -> dict
         at = (kinds[name], int(layer))
         if at[0] == "pre" and at[1]:  # the same rows as behind the layer before
             at = ("post", at[1] - 1)
-        if at in found:
-            what = at[0] if at[0] in ("attention", "mlp") else "stream"
-            message = (
-                f"One SAE must stand for the {what} of a layer. Got {found[at].hook} and {sae.hook}. Leave "
-                "one out."
-            )
-            raise ConfigError(message)
+        _refuse_second(found, at, sae)
         found[at] = sae
     return found
+
+
+def _layers(subject: Any, sae: SAE, found: Mapping[tuple[str, int], SAE]) -> dict[tuple[str, int], SAE]:
+    """What a cross-layer transcoder stands for: the MLP of each of its layers. Raises as `standing` does."""
+    own: dict[tuple[str, int], SAE] = {}
+    for read, written in zip(map(str, sae.reads), map(str, sae.writes), strict=True):
+        layer, _, name = written.removeprefix("blocks.").partition(".")
+        before = max((number for _, number in own), default=-1)
+        if name not in MLPS or not layer.isdigit() or int(layer) <= before:
+            message = (
+                "A cross-layer transcoder on the way must stand for the MLPs of layers in their order. Got "
+                f"{short(' + '.join(map(str, sae.writes)))}. Leave it out."
+            )
+            raise HookError(message)
+        for hook in (read, written):
+            if (width := subject.width(hook)) != sae.config.d_read:
+                message = (
+                    f"An SAE must be of the width of {hook}, {width}. Got {sae.config.d_read}. Pass SAEs of "
+                    "this model."
+                )
+                raise ShapeError(message)
+        if place_of(read).layer != int(layer):
+            message = (
+                f"Latents of a cross-layer transcoder must read the layer that they first write to, {layer}. "
+                f"Got {read!r}. Leave it out."
+            )
+            raise HookError(message)
+        _refuse_second(found, ("mlp", int(layer)), sae)
+        own["mlp", int(layer)] = sae
+    return own
+
+
+def _refuse_second(found: Mapping[tuple[str, int], SAE], at: tuple[str, int], sae: SAE) -> None:
+    """Raises ConfigError."""
+    if at in found:
+        what = at[0] if at[0] in ("attention", "mlp") else "stream"
+        both = " and ".join(" + ".join(map(str, each.reads)) for each in (found[at], sae))
+        message = f"One SAE must stand for the {what} of a layer. Got {both}. Leave one out."
+        raise ConfigError(message)
 
 
 __all__ = ["MLPS", "recursive_dfa", "standing"]

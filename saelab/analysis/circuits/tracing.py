@@ -21,6 +21,7 @@ from saelab.analysis.circuits.influence import (
     shares_of,
     sums_of,
 )
+from saelab.analysis.circuits.layers import stands_of
 from saelab.analysis.circuits.targets import Aim, aim_of
 from saelab.analysis.circuits.walking import Stand, Walk
 from saelab.analysis.controls import Alone, Sums, beside, untrained
@@ -75,6 +76,8 @@ def attribution_graph(
     logit, is then a sum over what comes before it, of which an edge is the part that one source brings:
 
     - a latent brings code times decoder row, an SAE's error what the SAE leaves out there;
+    - a latent of a cross-layer transcoder brings what it writes to the MLP of its own layer and to those of
+      all later ones, and has the number that it has among the latents of all layers;
     - an SAE on the stream stands for all that came before it; one on attn.hook_z or hook_attn_out for a
       layer's attention, a transcoder (or an SAE on what an MLP gives, whose latents' own way ends at the MLP)
       for an MLP;
@@ -123,7 +126,7 @@ def attribution_graph(
         ids, words = ids[:end], words[:end]
         inputs, text = subject.prepare_tokens([ids]), "".join(words[ids[0] == subject.bos_id :])
     top = Place(subject.n_layers - 1, "hook_resid_post")
-    hooks = dict.fromkeys(hook for sae in found.values() for hook in (str(sae.hook), str(sae.writes[-1])))
+    hooks = dict.fromkeys(str(hook) for sae in found.values() for hook in (*sae.reads, *sae.writes))
     frozen = Frozen(subject, inputs, top, list(hooks), deep=True)
     aim = aim_of(subject, inputs, frozen, target, minus, max_logits, float(probability))
     walk = _walk(frozen, found)
@@ -132,11 +135,8 @@ def attribution_graph(
     _refuse_unsummed(graph)
     other = None
     if control:
-        bare = {
-            at: untrained(s.sae, s.x, s.y if s.read != s.written else None, seed)
-            for at, s in walk.stands.items()
-        }
-        blank = _walk(frozen, bare)
+        bare = {sae: untrained(sae, *_ends(frozen, sae), seed=seed) for sae in dict.fromkeys(found.values())}
+        blank = _walk(frozen, {at: bare[sae] for at, sae in found.items()})
         other = _graph(blank, aim, _followed(blank, aim, max_nodes), text, words, ids)[1]
     return replace(graph, **_scores(sums, other, seed))
 
@@ -180,11 +180,19 @@ def _saes(subject: Any, saes: Any) -> dict[tuple[str, int], SAE]:
 
 
 def _walk(frozen: Frozen, saes: Mapping[tuple[str, int], SAE]) -> Walk:
-    stands = {
-        at: Stand(sae, *(frozen.acts[str(hook)].double() for hook in (sae.hook, sae.writes[-1])))
-        for at, sae in saes.items()
-    }
+    stands: dict[tuple[str, int], Stand] = {}
+    for sae in dict.fromkeys(saes.values()):
+        places, (x, y) = [at for at, other in saes.items() if other is sae], _ends(frozen, sae)
+        y = x if y is None else y
+        several = stands_of(sae, x, y) if sae.config.hooks_out else [Stand(sae, x, y)]
+        stands |= zip(places, several, strict=True)
     return Walk(frozen, stands)
+
+
+def _ends(frozen: Frozen, sae: SAE) -> tuple[Tensor, Tensor | None]:
+    """float64 [positions d_in], what an SAE reads, and of a transcoder what it should give."""
+    acts = [torch.cat([frozen.acts[str(h)].double() for h in hooks], 1) for hooks in (sae.reads, sae.writes)]
+    return acts[0], None if sae.config.d_out is None else acts[1]
 
 
 def _followed(walk: Walk, aim: Aim, most: int) -> _Edges:

@@ -46,9 +46,7 @@ class Stand:
 
     def __init__(self, sae: SAE, x: Tensor, y: Tensor) -> None:
         self.sae, self.x, self.y = sae, x, y
-        self.read, self.written = str(sae.hook), str(sae.writes[-1])
-        self.place = None if self.read.endswith(MLPS) else _behind(place_of(self.read))
-        """where its latents read, None where they read what no linear way leads to"""
+        self._place(str(sae.hook), str(sae.writes[-1]))
         with torch.no_grad():
             out = sae(x.to(sae.W_enc))
         self.codes, self.pre = (each.double().cpu() for each in (out.codes, out.pre))
@@ -59,6 +57,8 @@ class Stand:
             for codes, at, (rows, _) in zip(self.codes, self.latents, found, strict=True)
         ]
         """by position: float64 [active d_out], code times decoder row"""
+        self.earlier: list[tuple[tuple[str, int], list[Tensor]]] = []
+        """the same of latents that stand elsewhere and write here too"""
         self.bias = torch.stack([bias for _, bias in found])
         self.skip = None
         if sae.W_skip is not None:
@@ -66,7 +66,20 @@ class Stand:
         whole = torch.stack([each.sum(0) for each in self.given]) + self.bias
         self.error = y - whole - (0 if self.skip is None else x @ self.skip)
 
+    def _place(self, read: str, written: str) -> None:
+        self.read, self.written = read, written
+        self.place = None if self.read.endswith(MLPS) else _behind(place_of(self.read))
+        """where its latents read, None where they read what no linear way leads to"""
         self.layer = int(self.written.split(".")[1])
+
+    def encoders(self, position: int, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """(w [n width], c [n]) of some latents at a position: pre-activation = w . x + c.
+
+        Args:
+            position: Of the text.
+            latents: int64 [n].
+        """
+        return encoders_of(self.sae, self.x[position], latents)
 
 
 def _behind(place: Place) -> Place:
@@ -222,7 +235,7 @@ class Walk:
         """
         stand = self.stands[at]
         latents = stand.latents[position][chosen]
-        w, constant = encoders_of(stand.sae, stand.x[position], latents)
+        w, constant = stand.encoders(position, latents)
         if stand.place is None:
             row = torch.zeros(len(latents), self.columns.n + 1, dtype=torch.float64)
             row[:, self.columns.errors["plain", at[1]].start + position] = w @ stand.x[position]
@@ -308,8 +321,9 @@ class Walk:
     def _given(self, at: tuple[str, int], g: Tensor) -> None:
         """Edges from an SAE's latents and errors to readings of what it stands for."""
         stand = self.stands[at]
-        for position in range(self.n):
-            self.out[:, self.columns.latents[at][position]] += g[:, position] @ stand.given[position].t()
+        for source, given in ((at, stand.given), *stand.earlier):
+            for position in range(self.n):
+                self.out[:, self.columns.latents[source][position]] += g[:, position] @ given[position].t()
         self.out[:, self._at(self.columns.errors[at])] += (g * stand.error[: self.n]).sum(-1)
         self.out[:, -1] += (g * stand.bias[: self.n]).sum((1, 2))
 

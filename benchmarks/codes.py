@@ -110,7 +110,7 @@ def published(codes: HeadCodes, truth: np.ndarray) -> dict[str, list[float]]:
             rows, columns = np.triu_indices(len(scores), 1)
             first = np.argsort(-scores[rows, columns], kind="stable")[: len(scores) ** 2 // 4]
             ends = np.concatenate([rows[first], columns[first]])
-            found[arm].append(round(auc(np.bincount(ends, minlength=len(scores)), truth), 4))
+            found[arm].append(round(float(auc(np.bincount(ends, minlength=len(scores)), truth)), 4))
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import subjects_zoo as zoo
@@ -279,6 +281,13 @@ def test_codes_are_counted_as_defined():
     assert node_scores(codes, normalised=True).tolist() == [1 / 3, 1 / 2]
     # (1, 7), (2, 7), (2, 8) on clean prompts; (2, 7), (3, 7) on corrupt ones
     assert edge_scores(codes).tolist() == [[0, 2], [2, 0]]
+    for pairs, most in ((1, 2), (40, 4), (128, 200)):
+        codes = np.random.default_rng(pairs).integers(0, most, (2, pairs, 6))
+        scores = edge_scores(codes)
+        for i, j in itertools.permutations(range(6), 2):
+            clean, corrupt = (set(map(tuple, side[:, [i, j]].tolist())) for side in codes)
+            assert scores[i, j] == len(clean - corrupt)
+        assert not scores.diagonal().any()
 
 
 def test_codes_of_heads_are_those_of_what_heads_write(subject, names):

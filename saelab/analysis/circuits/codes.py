@@ -266,11 +266,13 @@ def edge_scores(codes: np.ndarray) -> np.ndarray:
     """
     n = codes.shape[2]
     out = np.zeros((n, n))
-    width = int(codes.max()) + 1
-    for i in range(n):
-        for j in range(i + 1, n):
-            together = codes[:, :, i].astype(np.int64) * width + codes[:, :, j]
-            out[i, j] = out[j, i] = len(np.setdiff1d(together[0], together[1]))
+    first, second = np.triu_indices(n, 1)
+    together = codes[:, :, first].astype(np.int64) * (int(codes.max()) + 1) + codes[:, :, second]
+    # equal pairs of codes lie side by side, those of clean prompts before those of corrupt ones
+    found = np.sort(np.concatenate([2 * together[0], 2 * together[1] + 1]).T, axis=1)
+    last = np.ones(found.shape, dtype=bool)
+    last[:, :-1] = found[:, 1:] // 2 != found[:, :-1] // 2
+    out[first, second] = out[second, first] = (last & (found % 2 == 0)).sum(1)
     return out
 
 

@@ -67,7 +67,7 @@ class CodeTest:
     @cached_property
     def auc_interval(self) -> dict[str, tuple[float, float]]:
         """Arm -> 95 % of its AUC, drawn over prompts and seeds."""
-        return {arm: _spread(_each(auc, of, self.truth)) for arm, of in self.drawn.items()}
+        return {arm: _spread(auc(of, self.truth)) for arm, of in self.drawn.items()}
 
     @cached_property
     def average_precision(self) -> dict[str, np.ndarray]:
@@ -198,11 +198,13 @@ class CodeTest:
 
     __repr__ = __str__
 
-    def _measured(self, measure: Callable[[np.ndarray, np.ndarray], float]) -> dict[str, np.ndarray]:
-        return {arm: _each(measure, of, self.truth) for arm, of in self.scores.items()}
+    def _measured(self, measure: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
+        return {arm: measure(of, self.truth) for arm, of in self.scores.items()}
 
-    def _gained(self, measure: Callable[[np.ndarray, np.ndarray], float]) -> dict[str, tuple[float, float]]:
-        drawn = {arm: _each(measure, of, self.truth) for arm, of in self.drawn.items()}
+    def _gained(
+        self, measure: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    ) -> dict[str, tuple[float, float]]:
+        drawn = {arm: measure(of, self.truth) for arm, of in self.drawn.items()}
         return {arm: _spread(drawn[CODES] - drawn[arm]) for arm in drawn if arm != CODES}
 
     def _another(self, other: CodeTest) -> None:
@@ -215,29 +217,41 @@ class CodeTest:
             raise ConfigError(message)
 
 
-def auc(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Area under the ROC curve: how often one of the circuit scores above one that is not, ties half.
+def auc(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve: how often one of the circuit scores above one that is not, ties half. By the
+    ranks of all (Mann & Whitney 1947).
 
     Args:
-        scores: [items].
+        scores: [..., items].
         truth: bool [items].
+
+    Returns:
+        float64 [...].
     """
-    from sklearn.metrics import roc_auc_score
+    from scipy.stats import rankdata
 
-    return float(roc_auc_score(truth, scores))
+    own = truth.sum()
+    below = rankdata(scores, axis=-1)[..., truth].sum(-1) - own * (own + 1) / 2
+    return np.asarray(below / (own * (~truth).sum()))
 
 
-def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
+def average_precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The precision at each score, weighted by the recall that is gained there; equal scores are called
     together.
 
     Args:
-        scores: [items].
+        scores: [..., items].
         truth: bool [items].
-    """
-    from sklearn.metrics import average_precision_score
 
-    return float(average_precision_score(truth, scores))
+    Returns:
+        float64 [...].
+    """
+    from scipy.stats import rankdata
+
+    # of each of the circuit: how many are called with it, and how many of those are of the circuit
+    called = rankdata(-scores, method="max", axis=-1)[..., truth]
+    hit = rankdata(-scores[..., truth], method="max", axis=-1)
+    return np.asarray((hit / called).mean(-1))
 
 
 def f1(scores: np.ndarray, truth: np.ndarray, threshold: float) -> float:
@@ -276,12 +290,6 @@ def _height(grid: np.ndarray, others: np.ndarray, own: np.ndarray, last: bool) -
     rise = (own[first][i] - own[final][before]) / np.maximum(x[i] - x[before], 1)
     between = own[final][before] + rise * (grid - x[before])
     return np.where(x[i] == grid, own[final if last else first][i], between)
-
-
-def _each(
-    measure: Callable[[np.ndarray, np.ndarray], float], scores: np.ndarray, truth: np.ndarray
-) -> np.ndarray:
-    return np.array([measure(each, truth) for each in scores])
 
 
 def _f1s(test: CodeTest, other: CodeTest, scores: np.ndarray, theirs: np.ndarray) -> np.ndarray:

@@ -242,8 +242,44 @@ class Things:
             **self._made(out), **self._read(out, store), **self._of_store(out, store),
             **self._analyses(store), **self._corpora(), **self._subjects(), **self._edits(out),
             **{name: Case(*each) for name, each in graphed.calls(self.folder, out).items()},
-            **{name: Case(*each) for name, each in headed.calls(self).items()},
+            **self.of_heads,
         }  # fmt: skip
+
+    @cached_property
+    def of_heads(self) -> dict[str, Case]:
+        return {name: Case(*each) for name, each in headed.calls(self).items()}
+
+    @cached_property
+    def report(self) -> analysis.Report:
+        return saelab.evaluate(self.run.sae, self.rows)
+
+    @cached_property
+    def written(self) -> tuple[Path, Path, str, str]:
+        """Files and texts of that report."""
+        return (
+            self.report.save(self.folder / "report.json"),
+            analysis.write_saebench(self.report, self.folder / "saebench.json", name="a"),
+            self.report.to_json(),
+            analysis.Reports({"a": self.report}).to_json(),
+        )
+
+    @cached_property
+    def measured(self) -> tuple[analysis.Selected, analysis.GateCurve, analysis.Effect]:
+        asked: dict[str, Any] = {"subject": self.model, "draws": 1, "max_new_tokens": 1}
+        return (
+            analysis.select_latents(self.sae, **self.sides, k=1, subject=self.subject),
+            analysis.calibrate_gate(self.gated, *self.sides.values(), subject=self.model),
+            analysis.effect(edits=self.edit, samples=["x y"], clean=["z w"], **asked),
+        )
+
+    @cached_property
+    def gated(self) -> interventions.Erase:
+        return interventions.Erase(self.model_sae, (1,), threshold=0.0)
+
+    @property
+    def sides(self) -> dict[str, list[str]]:
+        words = [*zoo.TEXTS, "a b", "c d", "e f", "g h", "i j"]
+        return {"positive": words[:4], "negative": words[4:]}
 
     def _made(self, out: Path) -> dict[str, Case]:
         fit = {"acts": self.rows, "steps": 2, "batch_size": 8, "progress": False}
@@ -369,24 +405,14 @@ class Things:
     def _analyses(self, store: FeatureStore) -> dict[str, Case]:
         subject, sae, own, model = self.subject, self.sae, self.run.sae, self.model
         codes = partial(analysis.sample_codes, subject, sae, "abc")
-        report = saelab.evaluate(own, self.rows) if not hasattr(self, "_report") else self._report
-        self._report = report
-        dark = self.dark
+        report, dark, sides, gated = self.report, self.dark, self.sides, self.gated
+        saved, saebench, text, texts = self.written
         several = analysis.Reports({"a": report})
         d = np.eye(6, dtype=np.float32)
         truth = corpora.synthetic(6, 12)
         lens = {"sae": self.model_sae, "subject": model}
-        words = [*zoo.TEXTS, "a b", "c d", "e f", "g h", "i j"]
-        sides = {"positive": words[:4], "negative": words[4:]}
-        gated = interventions.Erase(self.model_sae, (1,), threshold=0.0)
         asked: dict[str, Any] = {"subject": model, "draws": 1, "max_new_tokens": 1}
-        if not hasattr(self, "_measured"):
-            self._measured = (
-                analysis.select_latents(sae, **sides, k=1, subject=subject),
-                analysis.calibrate_gate(gated, words[:4], words[4:], subject=model),
-                analysis.effect(edits=self.edit, samples=["x y"], clean=["z w"], **asked),
-            )
-        chosen, gate, effect = self._measured
+        chosen, gate, effect = self.measured
         return {
             "select_latents": Case(
                 analysis.select_latents, {"store_or_sae": sae, "subject": subject, "k": 1, **sides}
@@ -394,7 +420,7 @@ class Things:
             "Selected.check": Case(chosen.check, {"data": ["new"]}),
             "calibrate_gate": Case(
                 analysis.calibrate_gate,
-                {"edit": gated, "clean": words[:4], "target": words[4:], "subject": model},
+                {"edit": gated, "clean": sides["positive"], "target": sides["negative"], "subject": model},
             ),
             "GateCurve.check": Case(gate.check, {"data": ["new"]}),
             "effect": Case(analysis.effect, {"edits": self.edit, "samples": ["x y"], **asked}),
@@ -475,19 +501,16 @@ class Things:
             "predictions": Case(
                 analysis.predictions, {"subject": model, "sample": "x y", "edits": [self.edit]}
             ),
-            "read_report": Case(analysis.read_report, {"path": report.save(self.folder / "report.json")}),
-            "read_saebench": Case(
-                analysis.read_saebench,
-                {"path": analysis.write_saebench(report, self.folder / "saebench.json", name="a")},
-            ),
+            "read_report": Case(analysis.read_report, {"path": saved}),
+            "read_saebench": Case(analysis.read_saebench, {"path": saebench}),
             "write_saebench": Case(
                 analysis.write_saebench,
                 {"report": report, "path": self.folder / "saved.json", "name": "a"},
                 ("model", "dataset"),
             ),
-            "Report.from_json": Case(analysis.Report.from_json, {"text": report.to_json()}),
+            "Report.from_json": Case(analysis.Report.from_json, {"text": text}),
             "Report.save": Case(report.save, {"path": self.folder / "saved.json"}),
-            "Reports.from_json": Case(analysis.Reports.from_json, {"text": several.to_json()}),
+            "Reports.from_json": Case(analysis.Reports.from_json, {"text": texts}),
             "Reports.save": Case(several.save, {"path": self.folder / "saved.json"}),
             "recovery": Case(analysis.recovery, {"sae": own, "truth": truth, "n_rows": 64}),
             "row_labels": Case(analysis.row_labels, {"subject": model, "store": store, "corpus": []}),

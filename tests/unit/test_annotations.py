@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 
 import pandas as pd
 import pytest
+from forks import Forked
 
 import saelab
 from saelab.stores import FeatureStore, attached
@@ -130,7 +129,7 @@ def test_two_processes_at_once_lose_nothing(store):
         "    store.lists.add(sys.argv[2], i)\n"
         "    store.attach_labels({i: sys.argv[2]}, source=sys.argv[2])\n"
     )
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(store.folder), name]) for name in "ab"]
+    writers = [Forked(code, store.folder, name) for name in "ab"]
     errors, done = [], threading.Event()
 
     def read():

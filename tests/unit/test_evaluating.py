@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import Forked
 
 import saelab
 from saelab.analysis import Reports, read_report
@@ -193,12 +191,8 @@ def launched(arguments, out: str, dies: str = "-"):
         free.bind(("127.0.0.1", 0))
         told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TASK, out, dies, *arguments], text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env=os.environ | told | {"RANK": str(i), "LOCAL_RANK": str(i)},
-        )
-        for i in range(2)
-    ]  # fmt: skip
+        Forked(TASK, out, dies, *arguments, **told, RANK=str(i), LOCAL_RANK=str(i)) for i in range(2)
+    ]
     ended = [process.communicate(timeout=300) for process in processes]
     return [process.returncode for process in processes], ended
 

@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
+from forks import Forked
 from letters import N_LATENTS
 
 import saelab
@@ -193,8 +194,7 @@ def test_a_process_that_dies_while_it_attaches_leaves_a_whole_store(store, step)
         "Path.replace = counted\n"
         "FeatureStore.open(sys.argv[1]).attach_labels({2: 'new'})\n"
     )
-    died = subprocess.run([sys.executable, "-c", code, str(store.folder), str(step)])
-    assert died.returncode == (0 if step == 3 else -9)
+    assert Forked(code, store.folder, step).wait() == (0 if step == 3 else -9)
     fresh = FeatureStore.open(store.folder)
     fresh.verify()
     expected = [(1, "old", "user"), (2, "new", "user")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from functools import partial
@@ -25,6 +26,8 @@ import kernels
 import pytest
 from real_lab import CHROMIUM
 
+# with all of torch and transformers in memory a look for cycles is long; nothing waits for one here
+gc.set_threshold(10_000, 10, 10)
 # nothing that a test writes need outlive the machine, and disks take their time; that files are synced, and
 # in which order, tests see that replace this call themselves
 os.fsync = lambda descriptor: os.fstat(descriptor) and None
@@ -44,7 +47,8 @@ TOGETHER = {
         (
             "forks",
             "unit",
-            "cli cli_train dist estimates full_disks gguf hub killing merging releases resuming",
+            "annotations cli cli_train dist estimates evaluating full_disks gguf hub killing merging "
+            "releases resuming store_labels",
         ),
     )
     for path in (f"{folder}/test_{name}" for name in names.split())

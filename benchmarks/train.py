@@ -12,7 +12,9 @@ dense code matrix, autograd, fused Adam. SAELens and dictionary_learning are ste
 sparsify by the lines of its trainer around its coder, all with Adam; sparsify also with fused Adam. Learned
 sparsity (relu, jumprelu, gated) is measured twice: half of all latents on, where the libraries start (our
 jumprelu starts sparse, and has a row for that too), and at k a row, as late in a run. Times are medians over
-rounds, on one thread of CPU time; ranges are those of all rounds.
+rounds, on one thread of CPU time; ranges are those of all rounds. "whole run" takes the update alone, the
+same within `train`, from a store with a folder, and with a checkpoint or an evaluation every 10 steps; its
+wall times count where nothing else runs.
 
 --memory: what a turn adds to weights, Adam's moments and rows as well, in processes whose allocator gives
 freed memory back at once.
@@ -64,6 +66,8 @@ GROUPS = {
     "without peers": "saelab:gba saelab:top_afa saelab:batch_abs_topk saelab:feature_choice "
     "saelab:mutual_choice saelab:variational saelab:transcoder",
     "floor": "product product:fresh",
+    "whole run": "saelab:topk:bare saelab:topk saelab:topk:store saelab:topk:store:checkpoints "
+    "saelab:topk:store:evaluations saelens:topk saelens:topk:sparse",
 }
 """What is compared with what, ours first; see peers/worker.py for the names."""
 PEER = {"sparsify": "eai-sparsify", "saelens": "sae-lens", "dictionary_learning": "dictionary-learning"}
@@ -71,6 +75,8 @@ PEER = {"sparsify": "eai-sparsify", "saelens": "sae-lens", "dictionary_learning"
 SHAPE = "512,8192,32,2048"
 TURN = 2
 """Steps of a turn: so few that neighbouring turns see the same machine."""
+LONG = {"whole run": 10}
+"""Steps of a turn where a turn holds what is not done at each step."""
 
 
 class Worker:
@@ -175,7 +181,7 @@ def measure_group(
 ) -> list[dict[str, Any]]:
     """A row for each of a group: how long its step takes, in ms and beside the product and ours."""
     names = [name for name in GROUPS[group].split() if PEERS.exists() or name.split(":")[0] not in PEER]
-    figures = in_turns({name: (name, shape) for name in names}, rounds, threads)
+    figures = in_turns({name: (name, shape) for name in names}, rounds, threads, LONG.get(group, TURN))
     ours = figures[names[0]]["multiples"]
     rows = []
     for name, found in figures.items():
@@ -188,6 +194,8 @@ def measure_group(
             "range": f"{min(multiples):.2f} .. {max(multiples):.2f}",
             "x ours": round(statistics.median(multiples) / statistics.median(ours), 2),
         }
+        if group in LONG:
+            row["wall ms"] = round(statistics.median(found["wall"]) * 1e3, 1)
         if memory:
             worker = Worker(name, shape, threads, exact_memory=True)
             row["memory, MB"] = round(max(worker.turn()["bytes"] for _ in range(2)) / 1e6)
@@ -198,21 +206,28 @@ def measure_group(
 
 
 def in_turns(
-    jobs: dict[str, tuple[str, str]], rounds: int, threads: int
+    jobs: dict[str, tuple[str, str]], rounds: int, threads: int, turn: int = TURN
 ) -> dict[str, dict[str, list[float]]]:
-    """{job: seconds a step, and their multiples of the product just before and after, round by round}. A job
-    is a worker's name and shape; all processes live at once, and each is idle but in its turn."""
-    products = {shape: Worker("product", shape, threads) for shape in {shape for _, shape in jobs.values()}}
-    workers = {job: Worker(*how, threads) for job, how in jobs.items()}
+    """{job: seconds a step, those by the clock on the wall, and multiples of the product just before and
+    after, round by round}. A job is a worker's name and shape; all processes live at once, and each is idle
+    but in its turn."""
+    products = {
+        shape: Worker("product", shape, threads, turn=turn) for shape in {shape for _, shape in jobs.values()}
+    }
+    workers = {job: Worker(*how, threads, turn=turn) for job, how in jobs.items()}
     for worker in (*products.values(), *workers.values()):
         worker.ready()
-    found: dict[str, dict[str, list[float]]] = {job: {"seconds": [], "multiples": []} for job in jobs}
+    found: dict[str, dict[str, list[float]]] = {
+        job: {"seconds": [], "wall": [], "multiples": []} for job in jobs
+    }
     for i in range(rounds + 1):
         for job, worker in workers.items():
             product = products[jobs[job][1]]
-            before, own, after = (w.turn()["seconds"] for w in (product, worker, product))
+            before, told, after = product.turn()["seconds"], worker.turn(), product.turn()["seconds"]
+            own = told["seconds"]
             if i:  # the first round warms up
                 found[job]["seconds"].append(own)
+                found[job]["wall"].append(told["wall"])
                 found[job]["multiples"].append(2 * own / (before + after))
     for worker in (*products.values(), *workers.values()):
         worker.close()

@@ -2,18 +2,21 @@
 
 It is run by saelab's interpreter or by that of the peers' environment, and imports only the library that it
 is asked for. Each line on stdin has it do TURN steps, which it answers by a line of JSON on stdout:
-{"seconds": a step, "bytes": by which memory rose above what weights, Adam's moments and rows take, "held":
-bytes then}. The first turn is done unasked, to warm up. Seconds on one CPU thread are CPU time, which is not
-longer where other processes take turns on the core; on several threads, or a GPU, they are wall time.
+{"seconds": a step, "wall": the same by the clock on the wall, "bytes": by which memory rose above what
+weights, Adam's moments and rows take, "held": bytes then}. The first turn is done unasked, to warm up.
+Seconds on one CPU thread are CPU time of all that the process does, which is not longer where other processes
+take turns on the core; on several threads, or a GPU, they are wall time.
 
 NAME: "product", x @ W_enc into a buffer that is kept; "product:fresh", into memory that is new each time;
 "plain", TopK as one would write it down; else LIBRARY:RECIPE[:HOW ..]. Of saelab any recipe, HOW a precision,
-"half" or "sparse"; of sparsify "topk" and "group_max", HOW "fused" (its Adam); of saelens and
-dictionary_learning those of their tables below, HOW "sparse". LIBRARY:encode:RECIPE is the dense encoding of
-saelab or saelens alone, saelab:encode_sparse:RECIPE the other. No latent is dead, so that no loss of dead
-latents runs. Sparsity that is learned starts where the library starts it: half of all latents on, but for
-saelab's jumprelu, whose thresholds are lowered by "half". With "sparse" it starts at k a row, by a lower bias
-of the encoder, as late in a run (topk of saelens: with its sparse codes instead).
+"half" or "sparse", or "bare" (the update alone), "store" (a whole run: rows of a store on disk, a folder,
+records and what else is usual), "checkpoints" and "evaluations" (with one a turn, these of 6,000 held-out
+rows); of sparsify "topk" and "group_max", HOW "fused" (its Adam); of saelens and dictionary_learning those of
+their tables below, HOW "sparse". LIBRARY:encode:RECIPE is the dense encoding of saelab or saelens alone,
+saelab:encode_sparse:RECIPE the other. No latent is dead, so that no loss of dead latents runs. Sparsity that
+is learned starts where the library starts it: half of all latents on, but for saelab's jumprelu, whose
+thresholds are lowered by "half". With "sparse" it starts at k a row, by a lower bias of the encoder, as late
+in a run (topk of saelens: with its sparse codes instead).
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import gc
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -36,6 +40,8 @@ NEVER = 10**9
 """Steps of a run that is ended from outside."""
 LR = 1e-5
 """So low that a turn leaves what is on as it is."""
+WORDS = ("half", "sparse", "bare", "store", "checkpoints", "evaluations")
+"""What is said of a run of saelab beside its precision."""
 
 
 @dataclass
@@ -74,7 +80,7 @@ class Server:
         os.dup2(2, 1)
         self.turn, self.left, self.cuda = turn, turn, cuda
         self.clock = time.process_time if torch.get_num_threads() == 1 and not cuda else time.perf_counter
-        self.started = self.held = 0.0
+        self.started = self.walled = self.held = 0.0
 
     def after(self, parameters: Iterable[Tensor]) -> None:
         """To be called after each step: returns when the next one is to be done."""
@@ -85,14 +91,15 @@ class Server:
             torch.cuda.synchronize()
         seconds = (self.clock() - self.started) / self.turn
         peak = torch.cuda.max_memory_allocated() if self.cuda else _status("VmHWM")
-        answer = {"seconds": seconds, "bytes": peak - self.held, "held": self.held}
+        wall = (time.perf_counter() - self.walled) / self.turn
+        answer = {"seconds": seconds, "wall": wall, "bytes": peak - self.held, "held": self.held}
         print(json.dumps(answer), file=self.out, flush=True)
         if not sys.stdin.readline():
             os._exit(0)
         for parameter in parameters:
             parameter.grad = None
         self._restart_peak()
-        self.left, self.started = self.turn, self.clock()
+        self.left, self.walled, self.started = self.turn, time.perf_counter(), self.clock()
 
     def _restart_peak(self) -> None:
         gc.collect()
@@ -148,6 +155,8 @@ def ours(server: Server, shape: Shape, recipe: str, *how: str) -> None:
     import saelab
 
     rows = shape.rows()
+    if "bare" in how:
+        bare(server, shape, recipe)
 
     def turn(event: Any) -> None:
         if event.name == "start" and "sparse" in how:
@@ -158,9 +167,29 @@ def ours(server: Server, shape: Shape, recipe: str, *how: str) -> None:
             server.after(event.sae.parameters())
 
     config = _config(recipe, shape, **({"threshold": 1e-4} if "half" in how else {}))
-    precision = next((word for word in how if word not in ("half", "sparse")), "float32")
-    saelab.train(config, rows, steps=NEVER, batch_size=shape.batch, log_every=shape.turn, lr=LR,
-                 device=shape.device, precision=precision, progress=False, callbacks=[turn])  # fmt: skip
+    given: dict[str, Any] = {"precision": ([w for w in how if w not in WORDS] or ["float32"])[0]}
+    if "checkpoints" in how:
+        given["checkpoint_every"] = shape.turn
+    if "evaluations" in how:
+        given |= {"held_out": 6_000, "evaluate_every": shape.turn}
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        if "store" in how:
+            many = torch.cat([rows] * max(1, 2**16 // len(rows)))
+            given["out"] = Path(folder) / "run"
+            rows = saelab.ActivationStore.create(Path(folder) / "acts", {"acts": many})
+        saelab.train(config, rows, steps=NEVER, batch_size=shape.batch, log_every=shape.turn, lr=LR,
+                     device=shape.device, progress=False, callbacks=[turn], **given)  # fmt: skip
+
+
+def bare(server: Server, shape: Shape, recipe: str) -> None:
+    """The update of a step alone, on batches that are at hand, with no record."""
+    from saelab.training.arguments import complete
+    from saelab.training.session import Session
+
+    config, device = _config(recipe, shape), torch.device(shape.device)
+    settings = complete(config, steps=NEVER, batch_size=shape.batch, log_every=NEVER, lr=LR)
+    session, batch = Session(config, settings, device, {}, None, shape.rows()), shape.batches()
+    _loop(server, session.sae.parameters(), lambda: session.step(batch()))
 
 
 def _config(recipe: str, shape: Shape, **more: Any) -> Any:

@@ -16,6 +16,9 @@ from saelab.training.losses import Progress, n_nonzero, output, target
 from saelab.training.optimizers import Optimizers
 from saelab.types import ConfigError
 
+PIECE = 2**17
+"""Numbers of a matrix that are worked on at a time on CPU."""
+
 
 class Rule:
     """Called around each step, without gradient: `before` the forward pass, `gradient` between backward pass
@@ -46,10 +49,11 @@ class UnitNorm(Rule):
             return
         W_dec = sae.W_dec
         if W_dec.grad is not None:
-            along = torch.linalg.vecdot(W_dec.grad, W_dec) / torch.linalg.vecdot(W_dec, W_dec).clamp_min(
-                1e-30
-            )
-            W_dec.grad.sub_(along[:, None] * W_dec)
+            # on CPU by pieces that stay in the cache
+            rows = len(W_dec) if W_dec.is_cuda else max(1, PIECE // W_dec.shape[1])
+            for w, grad in zip(W_dec.split(rows), W_dec.grad.split(rows), strict=True):
+                square = torch.linalg.vector_norm(w, dim=1, keepdim=True).square().clamp_min(1e-30)
+                grad.addcmul_((grad * w).sum(1, keepdim=True) / square, w, value=-1)
 
     @torch.no_grad()
     def after(self, sae: SAE, forward: Forward, optimizer: Optimizers) -> None:

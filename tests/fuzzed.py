@@ -315,6 +315,7 @@ class Things:
             "Schedule": Case(training.Schedule, {"shape": "cosine", "warmup": 2, "decay": 0.1, "end": 0.1}),
             "Schedule.over": Case(training.Schedule().over, {"steps": 10}),
             "Schedule.factor": Case(training.Schedule().factor, {"step": 3, "steps": 10}),
+            "Whitening": Case(training.Whitening, {"shrinkage": 0.1}),
             "Start": Case(training.Start, {"sae": sae, "taken": "encoder", "trained": "decoder", "noise": 0}),
             "Optimizer": Case(training.Optimizer, {"kind": "adamw", "weight_decay": 0.1}),
             "Objective": Case(training.Objective, {"output": "ce", "weight": 0.5, "later": ["h"]}),

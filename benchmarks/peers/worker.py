@@ -24,6 +24,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -79,6 +80,7 @@ class Server:
         self.out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self.turn, self.left, self.cuda = turn, turn, cuda
+        self.closing: Callable[[], object] = lambda: None
         self.clock = time.process_time if torch.get_num_threads() == 1 and not cuda else time.perf_counter
         self.started = self.walled = self.held = 0.0
 
@@ -95,6 +97,7 @@ class Server:
         answer = {"seconds": seconds, "wall": wall, "bytes": peak - self.held, "held": self.held}
         print(json.dumps(answer), file=self.out, flush=True)
         if not sys.stdin.readline():
+            self.closing()
             os._exit(0)
         for parameter in parameters:
             parameter.grad = None
@@ -173,6 +176,7 @@ def ours(server: Server, shape: Shape, recipe: str, *how: str) -> None:
     if "evaluations" in how:
         given |= {"held_out": 6_000, "evaluate_every": shape.turn}
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        server.closing = lambda: shutil.rmtree(folder)
         if "store" in how:
             many = torch.cat([rows] * max(1, 2**16 // len(rows)))
             given["out"] = Path(folder) / "run"

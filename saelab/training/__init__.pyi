@@ -11,6 +11,7 @@ from .starting import Start
 from .streaming import stream
 from .through import Objective, end_to_end
 from .trainer import Event, train
+from .whitening import Whitening
 
 __all__ = [
     "LOSSES",
@@ -28,6 +29,7 @@ __all__ = [
     "Start",
     "TensorBoard",
     "WandB",
+    "Whitening",
     "adapt",
     "classical",
     "end_to_end",

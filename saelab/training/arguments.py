@@ -13,6 +13,7 @@ from saelab.harvesting.outliers import multiple_or_none
 from saelab.sae.config import SAEConfig
 from saelab.training.moving import Optimizer, Schedule
 from saelab.training.run import Origin, Settings
+from saelab.training.whitening import Whitening, check
 from saelab.types import ConfigError, short
 
 T = TypeVar("T", Schedule, Optimizer)
@@ -50,6 +51,7 @@ def complete(
     optimizer: str | Optimizer = "adam",
     clip: float | None = 1.0,
     max_norm: float | None = None,
+    whiten: bool | Whitening = False,
     start: Origin | None = None,
 ) -> Settings:
     """The Settings of one SAE. Raises ConfigError."""
@@ -94,6 +96,7 @@ def complete(
         schedule=made_of("schedule", schedule, Schedule).over(steps),
         optimizer=made_of("optimizer", optimizer, Optimizer),
         max_norm=multiple_or_none("max_norm", max_norm),
+        whiten=_whitening(config, whiten, start),
         start=start,
     )
 
@@ -107,6 +110,22 @@ def made_of(name: str, value: Any, kind: type[T]) -> T:
         "the usual one."
     )
     raise ConfigError(message)
+
+
+def _whitening(config: SAEConfig, value: Any, start: Origin | None) -> Whitening | None:
+    if not isinstance(value, bool | Whitening):
+        message = f"whiten must be True or a saelab.training.Whitening. Got {short(value)}. Pass whiten=True."
+        raise ConfigError(message)
+    if value is False:
+        return None
+    check(config)
+    if start is not None:
+        message = (
+            "whiten is for runs that start anew: an SAE to start from reads raw rows. Got both. Leave out "
+            "start or whiten."
+        )
+        raise ConfigError(message)
+    return Whitening() if value is True else value
 
 
 def _clip(value: Any) -> float | None:

@@ -22,6 +22,7 @@ from saelab.training.moving import Optimizer
 from saelab.training.run import Settings
 from saelab.training.starting import Start, as_starts
 from saelab.training.starting import check as check_start
+from saelab.training.whitening import Whitening
 from saelab.types import DeviceMemoryError
 
 # Peak memory of a step in matrices [rows d_sae] of float32 and its time in products of [rows d_in] and
@@ -87,6 +88,7 @@ def estimate(
     accumulate: int = 1,
     precision: str = "float32",
     optimizer: str | Optimizer = "adam",
+    whiten: bool | Whitening = False,
     start: SAE | Start | Sequence[SAE | Start | None] | None = None,
     device: str | torch.device | None = None,
 ) -> Estimate:
@@ -102,6 +104,7 @@ def estimate(
         accumulate: Micro-batches of a batch.
         precision: "float32" or "bfloat16".
         optimizer: Which.
+        whiten: Whether rows are whitened, which takes two matrices [d_in d_in] and a product with a batch.
         start: What runs start from: weights that do not move have no gradients and moments.
         device: Where to train; None for a GPU where there is one.
 
@@ -112,7 +115,7 @@ def estimate(
     check_configs(configs)
     steps = count_steps(steps, tokens, batch_size)
     asked = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate, "precision": precision}
-    asked["optimizer"] = optimizer
+    asked |= {"optimizer": optimizer, "whiten": whiten}
     origins = [
         None if parent is None else check_start(config, parent)
         for config, parent in zip(configs, as_starts(start, len(configs)), strict=True)
@@ -142,12 +145,16 @@ def plan(
         start.append(int((START if is_dense else SPARSE) * 4 * config.d_sae * some) * on_device)
         products += (DENSE_TIME if is_dense else SPARSE_TIME) * 2 * batch * config.d_read * config.d_sae
     widest = max(config.d_in for config in configs)
+    whitened = [config.d_in for config, own in zip(configs, each, strict=True) if own.whiten]
+    # two matrices and, at the start, the rows and some of both in float64
+    white = sum(12 * d_in**2 + (batch + 4 * settings.init_rows) * d_in for d_in in whitened)
+    products += sum(2 * batch * d_in**2 for d_in in whitened)
     return Estimate(
         weights=sum(sizes),
         gradients=sum(moving) + max(moving),
         optimizer=settings.optimizer.moments * sum(moving),
         activations=max(activations),
-        rows=4 * widest * (7 * batch + 2 * settings.init_rows),
+        rows=4 * widest * (7 * batch + 2 * settings.init_rows) + 4 * white,
         start=max(start),
         steps=settings.steps,
         seconds=settings.steps * products / _speed(configs[0], settings, device) if timed else None,

@@ -22,6 +22,7 @@ from saelab.config import from_dict, to_dict
 from saelab.files import Stamp, read_json, unwritable, write_json, writing
 from saelab.stores.manifest import lock
 from saelab.training.moving import Optimizer, Schedule
+from saelab.training.whitening import Whitening
 from saelab.types import ConfigError, FormatError, MissingDependency, StoreError
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class Settings:
     start: Origin | None = None
     evaluate_rows: int | None = None
     """held-out rows that are measured before the end; None for 1,024"""
+    whiten: Whitening | None = None
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,14 @@ from saelab.training.rows import Rows
 from saelab.training.rules import RULES
 from saelab.training.run import LINES, Record, Run, Settings, append_lines
 from saelab.training.starting import Start, begin, encoder_moves, observes
+from saelab.training.whitening import Whitener, check_folds, fit
 
 
 class Diverged(Exception):
     """The loss of a step is not finite; the step was not done."""
 
 
+WHITENING = tuple(f"whiten.{name}" for name in Whitener._fields)
 Beyond = Callable[[Tensor], Tensor]
 
 
@@ -75,8 +77,12 @@ class Session:
         self.memory = Kept()
         own = shards.local(config)
         self.firing = Firing(own.d_sae, settings.dead_after, device)
+        self.whitener: Whitener | None = None
         if isinstance(start, Tensor):
             x, y = split(start, config)
+            if settings.whiten is not None:
+                raw, self.whitener = x.cpu(), fit(x, settings.whiten)
+                x = self.whitener(raw)
             with dist.same_rows():
                 sae = SAE.create(own, settings.seed, *((x, y) if parent is None else ()))
                 if parent is not None:
@@ -84,9 +90,13 @@ class Session:
             shards.align(sae)
             wanted = sae.target(x, y)
             variance = dist.ranks.share(float((wanted - wanted.mean(0)).double().square().sum(1).mean()))
+            if self.whitener is not None:
+                check_folds(sae, self.whitener, raw)
             self.sae = sae.to(device)
         else:
             self.sae, variance = SAE(own).to(device), start.variance
+        if self.whitener is not None:
+            self.whitener = self.whitener.to(device)
         self.sae.train()
         self.progress = Progress(settings.steps, max(variance, torch.finfo(torch.float32).tiny), self.firing)
         moving = settings.start.trained if settings.start is not None else ()
@@ -139,7 +149,7 @@ class Session:
         self.optimizer.zero_grad()
         loss, done = 0.0, []
         if isinstance(batch, Tensor):
-            batch = [Part(rows) for rows in batch.to(self.device).tensor_split(settings.accumulate)]
+            batch = [Part(rows) for rows in self._seen(batch).tensor_split(settings.accumulate)]
         for rows, beyond in batch:
             forward, share = self._backward(rows, len(rows) / settings.batch_size, beyond)
             loss += share
@@ -160,6 +170,11 @@ class Session:
             self.firing.update(*(forward.codes for forward in done))
         self.progress.step = step + 1
         return done, loss, lr
+
+    def _seen(self, rows: Tensor) -> Tensor:
+        """What the SAE sees of raw rows."""
+        rows = rows.to(self.device)
+        return rows if self.whitener is None else self.whitener(rows)
 
     def log(self, record: Record) -> None:
         """Add to the history, and to its file if the run has a folder. Raises StoreError."""
@@ -240,7 +255,7 @@ class Session:
         self.sae.eval()
         with dist.same_rows(), kept(self.memory):
             for at in (torch.arange(self.held_out.n_rows) if last else self.looked_at).split(size):
-                rows = self.held_out.gather(at).to(self.device)
+                rows = self._seen(self.held_out.gather(at))
                 forward = self.sae(*split(rows, self.config), sparse=True)
                 assert forward.y is not None
                 explained.update(forward.y, forward.x_hat)
@@ -264,6 +279,8 @@ class Session:
         for name, parameter in self.parameters.items():
             tensors |= {f"moves.{key}.{name}": t for key, t in self.optimizer.state(parameter).items()}
         tensors |= {"firing": self.firing.since, "density": self.firing.density}
+        if self.whitener is not None:
+            tensors |= dict(zip(WHITENING, self.whitener, strict=True))
         tensors["aim"] = torch.tensor(self.progress.aim, dtype=torch.float64)
         given = shards.given(tensors, self.config.d_sae)
         made = checkpoints.Checkpoint(
@@ -293,6 +310,8 @@ class Session:
             # optimizers work on the memory as it lies: moments must have their parameter's layout
             state = torch.empty_like(parameter if saved.ndim else saved, dtype=saved.dtype)
             self.optimizer.state(parameter)[key] = state.to(self.device).copy_(saved)
+        if self.settings.whiten is not None:
+            self.whitener = Whitener(*(tensors[name].to(self.device) for name in WHITENING))
         self.firing.since.copy_(tensors["firing"])
         self.firing.density.copy_(tensors["density"])
         self.firing.rows = found.step * self.settings.batch_size
@@ -309,6 +328,8 @@ class Session:
         rows, seconds: of this call. told: more of the provenance.
         """
         sae = shards.whole(self.sae, self.config).eval()
+        if self.whitener is not None:
+            self.whitener.fold(sae)
         for parameter in self.held:
             parameter.requires_grad_(True)
         finished = self.progress.step == self.settings.steps

@@ -34,6 +34,7 @@ from saelab.training.starting import Start, as_starts
 from saelab.training.starting import check as check_start
 from saelab.training.streaming import opened
 from saelab.training.sweep import members
+from saelab.training.whitening import Whitening
 from saelab.types import ConfigError, DeviceMemoryError, NonFiniteError, RankError, nearest, short
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     optimizer: str | Optimizer = "adam",
     clip: float | None = 1.0,
     max_norm: float | None = None,
+    whiten: bool | Whitening = False,
     start: SAE | Start | Sequence[SAE | Start | None] | None = None,
     shard: str = "data",
 ) -> Run | list[Run]:
@@ -169,6 +171,10 @@ def train(  # pyright: ignore[reportInconsistentOverload]
         max_norm: Leave out rows whose norm is beyond this multiple of the median norm (attention sinks,
             massive activations), held-out rows too; 10 is usual. All rows are read once for it before the
             run. `run.provenance["outliers"]` says how many were left out. A stream has it as its own option.
+        whiten: Train on whitened rows, of which every direction has variance 1: by the covariance of the rows
+            that the run begins with, shrunk by 1 % or by the share of a `saelab.training.Whitening`. Losses,
+            FVU and unit decoder norms are those of whitened rows, which callbacks see too. The SAE that is
+            given back reads raw rows, with the same codes; the norms of its decoder rows are not 1.
         start: An SAE from which the run starts, or a `saelab.training.Start` that says what of it is taken,
             what is trained, and how latents are split where the config has more; of several configs one each.
         shard: What processes divide: the rows of each batch ("data") or, for widths beyond one device, the
@@ -198,6 +204,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]
     asked |= {"precision": precision, "accumulate": accumulate}
     asked |= {"held_out": held_out, "evaluate_every": evaluate_every, "evaluate_rows": evaluate_rows}
     asked |= {"schedule": schedule, "optimizer": optimizer, "clip": clip, "max_norm": max_norm}
+    asked["whiten"] = whiten
     with dist.together(), dist.alone():
         asked["batch_size"] = batch_size = integer("batch_size", batch_size, 1)
         steps = count_steps(steps, tokens, batch_size)

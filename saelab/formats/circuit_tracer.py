@@ -5,14 +5,16 @@ the model and the hook points (read at 0.5.0).
     y_hat = codes W_dec + b_dec + x W_skip^T                    (W_skip [d_out d_in], where there is one)
 
 W_enc and W_dec are both [d_sae d_model]. The latents of a cross-layer transcoder (W_enc_3.safetensors beside
-W_dec_3.safetensors, its W_dec_3 [d_sae layers d_model]) write to every later layer. layer=3 loads those of
-one layer, as a transcoder whose output is what they add to layers 3, 4, ... side by side, with the bias of
-layer 3; what the whole gives at a layer is the sum of what all of them give there.
+W_dec_3.safetensors, its W_dec_3 [d_sae layers d_model]) write to every later layer. They load as one SAE of
+the recipe "clt"; layer=3 loads those of one layer, as a transcoder whose output is what they add to layers 3,
+4, ... side by side, with the bias of layer 3; what the whole gives at a layer is the sum of what all of them
+give there.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ from saelab.formats.reading import refuse
 from saelab.formats.settings import DECIDE, ignored, known
 from saelab.formats.source import Found, Source
 from saelab.formats.vocabulary import ACTIVATIONS
-from saelab.sae import SAE
+from saelab.sae import SAE, recipe
 from saelab.types import HookPoint, short
 
 NAME = "circuit_tracer"
@@ -101,13 +103,14 @@ def _cross(found: Found) -> SAE:
     """The latents of one layer of a cross-layer transcoder."""
     source, layer = found.source, found.source.given.get("layer")
     there = layers(source)
-    if layer is None or not is_integer(layer) or layer not in there:
+    if layer is None:
+        return _whole(found, there)
+    if not is_integer(layer) or layer not in there:
         refuse(
-            f"A transcoder in {source.folder} must write to one layer",
-            "a cross-layer transcoder, whose latents write to every later layer, and "
-            + ("no layer" if layer is None else f"layer={layer!r}"),
+            f"layer must be one that {source.folder} has latents of",
+            f"layer={layer!r}",
             f"Pass layer= (it has {short(there)}) for those of one layer, whose outputs are side by side, or "
-            "call saelab.formats.load_layers for all of them.",
+            "leave it out for all of them.",
         )
     file, second = source.open(f"W_enc_{layer}.safetensors"), source.open(f"W_dec_{layer}.safetensors")
     names = [f"{name}_{layer}" for name in ("W_enc", "b_enc", "b_dec")]
@@ -145,6 +148,50 @@ def _cross(found: Found) -> SAE:
     )
     sae = build(plain, found.path)
     sae.stored_dtype = file.info[names[0]].dtype
+    return sae
+
+
+def _whole(found: Found, there: list[int]) -> SAE:
+    """All layers of a cross-layer transcoder, as one SAE."""
+    if there != list(range(len(there))):
+        refuse(f"{found.source.folder} must hold every layer from 0 on", short(there), "Pass layer=.")
+    own = [replace(found.source, given={**found.source.given, "layer": layer}) for layer in there]
+    parts = [_cross(replace(found, source=source)) for source in own]
+    first, n = parts[0], len(parts)
+    kinds = {(part.d_in, part.d_sae, hasattr(part.sparsifier, "raw_threshold")) for part in parts}
+    if len(kinds) > 1:
+        refuse(
+            f"Layers in {found.source.folder} must be of one width, number of latents and activation",
+            short([(part.d_in, part.d_sae) for part in parts]),
+            "Call saelab.formats.load_layers for one SAE a layer.",
+        )
+    jump = hasattr(first.sparsifier, "raw_threshold")
+    ends = [_hooks(found, layer) for layer in there]
+    config = recipe(
+        "clt",
+        d_in=n * first.d_in,
+        d_out=n * first.d_in,
+        d_sae=n * first.d_sae,
+        layers=n,
+        sparsity="jumprelu" if jump else "l1",
+        normalise="none",
+        hooks=[each["hook"] for each in ends],
+        hooks_out=[str(each["hook_out"]) for each in ends],
+        log_threshold=not jump,
+    )
+    tensors = {
+        "W_enc": torch.cat([part.W_enc.detach().t() for part in parts]).t(),
+        "b_enc": torch.cat([part.b_enc.detach() for part in parts]),
+        "b_dec": torch.cat([part.b_dec.detach()[: first.d_in] for part in parts]),
+        "dictionary.W_dec": torch.cat([part.W_dec.detach().reshape(-1, first.d_in) for part in parts]),
+        "input_scale": torch.ones(config.d_in),
+        "output_scale": torch.ones(config.d_in),
+    }
+    if jump:
+        raw = [part.state_dict()["sparsifier.raw_threshold"] for part in parts]
+        tensors["sparsifier.raw_threshold"] = torch.cat(raw)
+    sae = SAE.from_tensors(config, tensors)
+    sae.stored_dtype = first.stored_dtype
     return sae
 
 

@@ -246,11 +246,10 @@ def test_two_formats_in_a_folder_are_told_apart_by_the_user(copied):
 def test_every_recipe_is_exported_or_refused_by_name(name, tmp_path):
     """What comes back gives the same codes."""
     torch.manual_seed(0)
-    d_out = 5 if "transcoder" in name else None
-    config = recipe(
-        name, d_in=6, d_sae=64, d_out=d_out, **({"widths": [2, 4]} if name == "crosscoder" else {})
-    )
-    x, y = torch.randn(200, 6) + 1, torch.randn(200, 5)
+    d_out = 5 if "transcoder" in name else 6 if name == "clt" else None
+    several = {"crosscoder": {"widths": [2, 4]}, "clt": {"layers": 2}}.get(name, {})
+    config = recipe(name, d_in=6, d_sae=64, d_out=d_out, **several)
+    x, y = torch.randn(200, 6) + 1, torch.randn(200, d_out or 6)
     sae = SAE.create(config, rows=x, targets=y if d_out else None)
     x = torch.randn(200, 6) + 1  # others: a learned threshold equals a code of the rows it is from
     linear = {"topk", "batchtopk", "jumprelu", "matryoshka", "gated", "gba", "relu", "mutual_choice"}

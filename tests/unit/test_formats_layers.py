@@ -95,9 +95,18 @@ def test_a_cross_layer_transcoder_is_the_sum_of_its_layers(tmp_path, jump):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
     assert parts[-1].writes[0].name == f"blocks.{N - 1}.hook_mlp_out"
     assert load_sae(tmp_path, layer=1).fingerprint() == parts[1].fingerprint()
-    for layer in (None, 3, "1", True):
-        with pytest.raises(FormatError, match=r"every later layer.*load_layers"):
-            load_sae(tmp_path, **({} if layer is None else {"layer": layer}))
+    for layer in (3, "1", True):
+        with pytest.raises(FormatError, match=r"layer must be one that .* has latents of"):
+            load_sae(tmp_path, layer=layer)
+    # and as one SAE, saved and loaded whole
+    sae = load_sae(tmp_path)
+    assert [hook.name for hook in sae.reads] == [f"blocks.{i}.hook_resid_mid" for i in range(N)]
+    assert [hook.name for hook in sae.writes] == [f"blocks.{i}.hook_mlp_out" for i in range(N)]
+    x = torch.cat([rows(i) for i in range(N)], 1)
+    assert torch.equal(sae.encode(x) != 0, torch.cat(w, 1) != 0)
+    torch.testing.assert_close(sae.encode(x), torch.cat(w, 1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(sae(x).x_hat, torch.cat(want, 1), rtol=1e-4, atol=1e-4)
+    assert load_sae(sae.save(tmp_path / "ours")).fingerprint() == sae.fingerprint()
 
 
 def test_a_folder_of_transcoders_of_single_layers(tmp_path):

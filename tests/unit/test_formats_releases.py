@@ -304,7 +304,7 @@ def test_cross_layer_and_temporal_are_refused_with_the_reason(tmp_path):
     safetensors.torch.save_file(tensors, tmp_path / "W_enc_3.safetensors")
     safetensors.torch.save_file({"W_dec_3": torch.zeros(16, 2, 6)}, tmp_path / "W_dec_3.safetensors")
     (tmp_path / "config.yaml").write_text("model_name: x\n")
-    with pytest.raises(FormatError, match="every later layer"):
+    with pytest.raises(FormatError, match=r"every layer from 0 on\. Got \[3\]"):
         load_sae(tmp_path)
     folder = tmp_path / "temporal"
     folder.mkdir()

@@ -68,9 +68,10 @@ def test_bfloat16_rounds_the_product_and_nothing_else(rows):
 @pytest.mark.parametrize("name", [name for name in recipes() if not RECIPES[name].fitted])
 def test_every_recipe_trains_in_bfloat16_as_in_float32(name):
     x = _rows(d_in=16)
-    sizes = {"d_out": 16} if "transcoder" in name else {"widths": (8, 8)} if name == "crosscoder" else {}
+    own = {"crosscoder": {"widths": (8, 8)}, "clt": {"layers": 2, "d_out": 16}}
+    sizes = {"d_out": 16} if "transcoder" in name else own.get(name, {})
     config = recipe(name, d_in=16, d_sae=32, **sizes)
-    x = (x, x.flip(1)) if "transcoder" in name else x
+    x = (x, x.flip(1)) if config.d_out else x
     arguments = TINY | {"steps": 60, "batch_size": 256, "log_every": 20, "lr": 3e-3}
     exact, rounded = (train(config, x, precision=p, **arguments) for p in ("float32", "bfloat16"))
     assert exact.history != rounded.history

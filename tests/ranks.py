@@ -92,8 +92,28 @@ def run(recipe: str, **options: Any) -> Any:
 
     given = {"steps": STEPS, "batch_size": 65, "seed": 0, "lr": 1e-3, "log_every": EVERY, "progress": False}
     rows, own = options.pop("rows", None), OPTIONS[recipe] | options.pop("own", {})
-    config = saelab.recipe(recipe, d_in=12, d_sae=49, dead_after=65, **own)
+    own = {"d_sae": 49, **own}
+    if recipe == "clt":  # inputs and targets of two layers, side by side
+        own |= {"d_out": 12, "layers": 2, "d_sae": 50}
+        rows = (data(), data().roll(1, 1))
+    config = saelab.recipe(recipe, d_in=12, dead_after=65, **own)
     return saelab.train(config, data() if rows is None else rows, **(given | options))
+
+
+OF_LATENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "annealed": ("relu", {"p_end": 0.5, "decoder_norm_weighted": False}),
+    "aimed": ("relu", {"target_l0": 8}),
+    "tanh": ("jumprelu", {"penalty": "tanh"}),
+    "squared": ("jumprelu", {"target_l0": 8, "target_weight": 0.3}),
+    "bias": ("matryoshka", {"bias_level": True, "groups": [3, 30, 16]}),
+}
+"""What options of recipes whose latents ranks divide add to it."""
+
+
+def of_latents(name: str, **options: Any) -> Any:
+    """A Run of a recipe, or of one of `OF_LATENTS`."""
+    recipe, own = OF_LATENTS.get(name, (name, {}))
+    return run(recipe, own=own, **options)
 
 
 def parent() -> Any:
@@ -325,11 +345,13 @@ def task(name: str, rank: int, folder: Path) -> Any:
     if name == "pieces":
         return _pieces(rank)
     if name.startswith("latents:"):
-        return state(run(name.removeprefix("latents:"), shard="latents"))
+        return state(of_latents(name.removeprefix("latents:"), shard="latents"))
     if name == "started":
         return state(run("batchtopk", shard="latents", start=parent()))
     if name == "narrow":
         return state(run("topk", shard="latents", own={"k": 25, "k_start": None}))
+    if name == "to_input":
+        return state(run("jumprelu", shard="latents", own={"ste_to_input": True}))
     if name == "resampling":
         return state(run("topk", own={"resample_every": 10}))
     if name == "hull":

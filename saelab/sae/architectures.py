@@ -152,7 +152,7 @@ register(
         sparsifier=lambda c: _batch(c),
         losses=with_auxk("prefixes"),
         rules=rules_of("unit_norm"),
-        divides=("data",),
+        divides=("data", "latents"),
     ),
 )
 register(
@@ -167,7 +167,7 @@ register(
         sparsifier=lambda c: AbsTopK(c.options["k"]),
         losses=with_auxk("mse"),
         rules=rules_of("unit_norm"),
-        divides=("data",),
+        divides=("data", "latents"),
     ),
 )
 register(
@@ -178,7 +178,7 @@ register(
         sparsifier=lambda c: BatchAbsTopK(c.options["k"], c.options["threshold_decay"]),
         losses=with_auxk("mse"),
         rules=rules_of("unit_norm"),
-        divides=("data",),
+        divides=("data", "latents"),
     ),
 )
 register(
@@ -219,7 +219,7 @@ register(
         sparsifier=lambda c: jump_relu(c),
         losses=lambda c: with_auxk("mse", c.options["penalty"], *pre_act(c))(c),
         rules=lambda c: rules_of(*(["unit_norm"] if c.options["penalty"] == "l0" else []))(c),
-        divides=("data",),
+        divides=("data", "latents"),
     ),
 )
 register(
@@ -300,7 +300,7 @@ register(
         sparsifier=lambda c: ReLU(),
         losses=with_auxk("mse", "l1"),
         rules=lambda c: rules_of(*([] if c.options["decoder_norm_weighted"] else ["unit_norm"]))(c),
-        divides=("data",),
+        divides=("data", "latents"),
     ),
 )
 register(

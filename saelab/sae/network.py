@@ -362,7 +362,11 @@ class Network(nn.Module):
     def centred(self, flat: Float[Tensor, "n d_in"]) -> tuple[Tensor, Scale | None]:
         """What the encoder multiplies [n d_in], and what undoes the rows' normalisation."""
         inputs, scale = self.normalised(flat)
-        return inputs - self.b_in(), scale
+        return inputs - self._b_in(), scale
+
+    def _b_in(self) -> Tensor:
+        """Of an encoder of which ranks may have a part each."""
+        return dist.latents.used_by_all(self.b_in())
 
     def _pre(self, flat: Tensor) -> tuple[Tensor, Tensor, Scale | None]:
         centred, scale = self.centred(flat)
@@ -417,7 +421,7 @@ class Network(nn.Module):
         else:
             if training:
                 centred, scale = self.centred(flat)
-                x, b_in = self.normalised(flat)[0], self.b_in()
+                x, b_in = self.normalised(flat)[0], self._b_in()
                 pre = layered.affine(pre, x, b_in, self.W_enc, self.b_enc, self.config.layers)
             codes = self.sparsifier(pre, centred, self.dictionary)
         return Forward(flat, y, pre, codes, self.restore(self.product(codes), scale, flat), scale)
@@ -440,7 +444,7 @@ class Network(nn.Module):
             activation: What makes a code of a pre-activation, by default the sparsifier's.
         """
         x, _ = self.normalised(flat)
-        b_in = dist.latents.used_by_all(self.b_in())
+        b_in = self._b_in()
         layers = self.config.layers
         at = layered.active(pre, x, b_in, self.W_enc, self.b_enc, indptr, indices, layers)
         values = self.sparsifier.activation(at, indices) if activation is None else activation(at)

@@ -161,7 +161,14 @@ def prefix_lengths(config: SAEConfig) -> list[int]:
 
 def _nested(sae: SAE, codes: Tensor | Sparse, lengths: list[int]) -> Tensor:
     """[levels n d_in]: codes @ W_dec of each prefix. The groups between prefixes are decoded at once, as the
-    rows of one sparse product, and summed up."""
+    rows of one sparse product, and summed up. Where ranks divide latents, each has its part of a prefix."""
+    start, end = dist.latents.bounds(lengths[-1])
+    lengths = [min(max(length, start), end) - start for length in lengths]
+    return dist.latents.summed(_nested_own(sae, codes, lengths))
+
+
+def _nested_own(sae: SAE, codes: Tensor | Sparse, lengths: list[int]) -> Tensor:
+    """The part of this rank's latents."""
     if isinstance(codes, Tensor):
         starts = [0, *lengths[:-1]]
         decoded = [codes[:, a:b] @ sae.W_dec[a:b] for a, b in zip(starts, lengths, strict=True)]
@@ -273,7 +280,7 @@ def l1(config: SAEConfig, progress: Progress) -> Loss:
         p = 1 + (p_end - 1) * past
         if isinstance(codes, Tensor) and p == 1 and not sae.sparsifier.signed:
             sums = dense.column_sums(codes)
-            total = sums.sum() if norms is None else sums @ norms
+            total = dist.latents.summed(sums.sum() if norms is None else sums @ norms)
             return weight * ramp * total / (len(forward.x) * progress.variance**0.5)
         sizes = (codes.values if isinstance(codes, Sparse) else codes).abs()
         if norms is not None:
@@ -282,9 +289,9 @@ def l1(config: SAEConfig, progress: Progress) -> Loss:
         if p < 1:
             # the slope of a power below 1 is infinite at 0
             powers = sizes.clamp_min(torch.finfo(sizes.dtype).tiny).pow(p).masked_fill(sizes == 0, 0).sum()
-            size, of = dist.rows.total(torch.stack([total, powers]).detach())
+            size, of = dist.ranks.total(torch.stack([total, powers]).detach())
             total = powers * (size / of.clamp_min(torch.finfo(sizes.dtype).tiny))
-        return weight * ramp * total / (len(forward.x) * progress.variance**0.5)
+        return weight * ramp * dist.latents.summed(total) / (len(forward.x) * progress.variance**0.5)
 
     return loss
 
@@ -299,7 +306,7 @@ def l0(config: SAEConfig, progress: Progress) -> Loss:
     def loss(sae: SAE, forward: Forward) -> Tensor:
         assert isinstance(sae.sparsifier, JumpReLU)
         n, ramp = len(forward.x), progress.ramp(options["l0_warmup"])
-        found = _on(sae, sae.sparsifier, forward).sum() / n
+        found = dist.latents.summed(_on(sae, sae.sparsifier, forward).sum()) / n
         if options["target_weight"] is None:
             return options["l0"] * progress.pressure * ramp * found
         # where ranks share a batch its whole L0 decides, and each part has its own gradient
@@ -358,7 +365,7 @@ def tanh(config: SAEConfig, progress: Progress) -> Loss:
             sizes = forward.codes.values * norms[forward.codes.indices]
         else:
             sizes = forward.codes * norms
-        return weight * (scale * sizes).tanh().sum() / len(forward.x)
+        return weight * dist.latents.summed((scale * sizes).tanh().sum()) / len(forward.x)
 
     return loss
 

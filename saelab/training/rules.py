@@ -122,7 +122,7 @@ class Aim(Rule):
         ramp = max(options.get("l1_warmup", 0.0), options.get("l0_warmup", 0.0))
         if self.progress.step < ramp * self.progress.steps:
             return
-        found, n = dist.rows.count(n_nonzero(forward.codes)), dist.rows.count(len(forward.x))
+        found, n = dist.ranks.count(n_nonzero(forward.codes)), dist.rows.count(len(forward.x))
         ratio = found / (n * options["target_l0"])
         off = math.log(min(max(ratio, math.exp(-1)), math.e))
         moved, lately = self.progress.aim

@@ -19,6 +19,8 @@ from saelab.tensors import Pieces
 from saelab.training.run import Settings
 from saelab.types import ConfigError
 
+_OF_LATENTS = ("b_enc", "W_dec", "log_threshold", "raw_threshold", "firing", "density")
+
 
 def divisible(shard: str) -> list[str]:
     """The recipes whose step is that of one process, where ranks divide the rows of a batch ("data") or the
@@ -62,7 +64,14 @@ def check(config: SAEConfig, settings: Settings, shard: str, ranks: int) -> None
             "or shard='data'."
         )
         raise ConfigError(message)
-    least, k = config.d_sae // ranks, max(options["k"], options["k_start"] or 0)
+    for name in ("ste_to_input", "pre_act_loss"):
+        if options.get(name):
+            message = (
+                f"With shard='latents' {name} must be left out: it moves latents of which a rank has none. "
+                f"Got {name}={options[name]}. Leave it out, or pass shard='data'."
+            )
+            raise ConfigError(message)
+    least, k = config.d_sae // ranks, max(options.get("k", 1), options.get("k_start") or 0)
     if least < k:
         message = (
             f"Each rank must hold at least k={k} latents. Got d_sae={config.d_sae} on {ranks} ranks, {least} "
@@ -74,7 +83,12 @@ def check(config: SAEConfig, settings: Settings, shard: str, ranks: int) -> None
 def local(config: SAEConfig) -> SAEConfig:
     """The config of this rank's latents."""
     start, end = dist.latents.bounds(config.d_sae)
-    return replace(config, d_sae=end - start)
+    own = end - start
+    if dist.latents.size == 1:
+        return config
+    # of groups the losses and rules have those of all latents
+    given = {name: None if name == "groups" else value for name, value in config.options.items()}
+    return replace(config, d_sae=own, options=given)
 
 
 def align(sae: SAE) -> None:
@@ -135,7 +149,7 @@ def axis_of(name: str) -> int | None:
     if name.split(".")[1:2] == ["step"]:
         return None
     last = name.rsplit(".", 1)[-1]
-    return {"W_enc": 1, "b_enc": 0, "W_dec": 0, "firing": 0, "density": 0}.get(last)
+    return 1 if last == "W_enc" else 0 if last in _OF_LATENTS else None
 
 
 def _pieces(name: str, tensor: Tensor, d_sae: int) -> Iterator[Tensor]:

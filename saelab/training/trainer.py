@@ -178,7 +178,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]
         start: An SAE from which the run starts, or a `saelab.training.Start` that says what of it is taken,
             what is trained, and how latents are split where the config has more; of several configs one each.
         shard: What processes divide: the rows of each batch ("data") or, for widths beyond one device, the
-            latents ("latents": topk and batchtopk).
+            latents ("latents": of recipes with one vector a latent; docs/scale.md lists them).
 
     Returns:
         The Run; a list of them where there is a list of configs, seeds or hooks: config by config, of each

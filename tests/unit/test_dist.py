@@ -10,12 +10,14 @@ import torch
 from ranks import (
     EVERY,
     LIMIT,
+    OF_LATENTS,
     OPTIONS,
     SPLIT,
     STEPS,
     data,
     finish,
     from_store,
+    of_latents,
     parent,
     read,
     run,
@@ -28,6 +30,7 @@ from saelab import dist
 from saelab.sae import SAE
 from saelab.stores import ActivationWriter
 from saelab.stores.manifest import building
+from saelab.training.shards import divisible
 from saelab.types import ConfigError, NonFiniteError, RankError, StoreError
 
 pytestmark = pytest.mark.slow
@@ -61,11 +64,12 @@ def shared(tmp_path_factory):
         writer.finish({})
     tasks = (
         "selections shared_latents drawn pieces uneven other nonfinite small checkpoints unwritable callback "
-        "latents:relu narrow resampling hull mixed full stopped continued again left left_latents from_store "
-        "latents:topk latents:batchtopk stopped_latents continued_latents again_latents started threads"
+        "latents:gated to_input narrow resampling hull mixed full stopped continued again left left_latents "
+        "from_store stopped_latents continued_latents again_latents started threads"
     )
     split = [f"options:{name}" for name in SPLIT_RECIPES]
-    torchrun(2, folder, *OPTIONS, *split, *tasks.split())
+    divided = [f"latents:{name}" for name in (*divisible("latents"), *OF_LATENTS)]
+    torchrun(2, folder, *OPTIONS, *split, *divided, *tasks.split())
     return folder
 
 
@@ -90,10 +94,10 @@ def test_ranks_split_their_parts_and_measure_held_out_rows_as_one_process_does(s
 
 
 def test_latents_divided_among_two_ranks_equal_one_process(shared):
-    for name in ("topk", "batchtopk"):
+    for name in (*divisible("latents"), *OF_LATENTS):
         first, second = read(shared, f"latents:{name}")
         assert _same(first, second)
-        _close(state(run(name)), first)
+        _close(state(of_latents(name)), first)
     first, second = read(shared, "started")
     assert _same(first, second)
     _close(state(run("batchtopk", start=parent())), first)
@@ -176,7 +180,8 @@ def test_each_rank_reads_its_own_rows_of_a_shared_store(shared):
         ("checkpoints", (RankError, RankError), "checkpoint_every: 10 -> 11"),
         ("unwritable", (StoreError, RankError), "writable"),
         ("callback", (ValueError, RankError), "own error"),
-        ("latents:relu", (ConfigError, ConfigError), "'latents' ranks can train topk, batchtopk. Got 'relu'"),
+        ("latents:gated", (ConfigError, ConfigError), "jumprelu, relu. Got 'gated'"),
+        ("to_input", (ConfigError, ConfigError), "ste_to_input must be left out"),
         ("resampling", (ConfigError, ConfigError), "resample_every=10"),
         ("hull", (ConfigError, ConfigError), "Only free decoder rows"),
         ("narrow", (ConfigError, ConfigError), "at least k=25 latents. Got d_sae=49 on 2 ranks, 24 each"),

@@ -4,14 +4,13 @@ from .classical import classical, with_codes
 from .estimates import Estimate, estimate
 from .lora import Adapted, adapt
 from .losses import LOSSES
-from .moving import Optimizer, Schedule
+from .moving import Optimizer, Schedule, Whitening
 from .rules import RULES
 from .run import Origin, Record, Run, Settings
 from .starting import Start
 from .streaming import stream
 from .through import Objective, end_to_end
 from .trainer import Event, train
-from .whitening import Whitening
 
 __all__ = [
     "LOSSES",

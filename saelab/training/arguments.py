@@ -11,9 +11,9 @@ from saelab.config import integer, integer_or_none, is_number
 from saelab.devices import dtype_name
 from saelab.harvesting.outliers import multiple_or_none
 from saelab.sae.config import SAEConfig
-from saelab.training.moving import Optimizer, Schedule
+from saelab.training.moving import Optimizer, Schedule, Whitening
 from saelab.training.run import Origin, Settings
-from saelab.training.whitening import Whitening, check
+from saelab.training.whitening import check
 from saelab.types import ConfigError, short
 
 T = TypeVar("T", Schedule, Optimizer)

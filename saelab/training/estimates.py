@@ -18,11 +18,10 @@ from saelab.sae.dictionaries import Free
 from saelab.sae.initial import start_rows
 from saelab.sae.model import SAE
 from saelab.training.arguments import check_configs, complete, count_steps
-from saelab.training.moving import Optimizer
+from saelab.training.moving import Optimizer, Whitening
 from saelab.training.run import Settings
 from saelab.training.starting import Start, as_starts
 from saelab.training.starting import check as check_start
-from saelab.training.whitening import Whitening
 from saelab.types import DeviceMemoryError
 
 # Peak memory of a step in matrices [rows d_sae] of float32 and its time in products of [rows d_in] and

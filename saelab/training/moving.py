@@ -1,4 +1,4 @@
-"""How weights move: the learning rate over a run, and the optimizer."""
+"""How weights move, and in which space: the learning rate over a run, the optimizer, whitening."""
 
 from __future__ import annotations
 
@@ -165,8 +165,30 @@ class Optimizer:
         return 1 if self.kind == "signum" else 2
 
 
+@dataclass(frozen=True)
+class Whitening:
+    """How training whitens rows.
+
+    Args:
+        shrinkage: The share a of the mean variance in each direction's, from 0 (the covariance as it is) to 1
+            (rows are only centred and scaled).
+
+    Raises:
+        ConfigError: It is out of range.
+    """
+
+    shrinkage: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not is_number(self.shrinkage) or not 0 <= self.shrinkage <= 1:
+            message = (
+                f"shrinkage must be a share between 0 and 1. Got {self.shrinkage!r}. Pass shrinkage=0.01."
+            )
+            raise ConfigError(message)
+
+
 def _steps(length: int | float, steps: int) -> int:
     return int(length) if is_integer(length) else round(length * steps)
 
 
-__all__ = ["Optimizer", "Schedule"]
+__all__ = ["Optimizer", "Schedule", "Whitening"]

@@ -21,8 +21,7 @@ from saelab.arguments import checked, place
 from saelab.config import from_dict, to_dict
 from saelab.files import Stamp, read_json, unwritable, write_json, writing
 from saelab.stores.manifest import lock
-from saelab.training.moving import Optimizer, Schedule
-from saelab.training.whitening import Whitening
+from saelab.training.moving import Optimizer, Schedule, Whitening
 from saelab.types import ConfigError, FormatError, MissingDependency, StoreError
 
 if TYPE_CHECKING:

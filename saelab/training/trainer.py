@@ -26,7 +26,7 @@ from saelab.training.arguments import complete, count_steps
 from saelab.training.estimates import check_fits, device_of, plan
 from saelab.training.interrupt import Interrupt
 from saelab.training.live import Live
-from saelab.training.moving import Optimizer, Schedule
+from saelab.training.moving import Optimizer, Schedule, Whitening
 from saelab.training.rows import Rows, as_held_out, as_rows, check_enough, ordinary
 from saelab.training.run import Record, Run, Settings, differences, writing_alone
 from saelab.training.session import Diverged, Session
@@ -34,7 +34,6 @@ from saelab.training.starting import Start, as_starts
 from saelab.training.starting import check as check_start
 from saelab.training.streaming import opened
 from saelab.training.sweep import members
-from saelab.training.whitening import Whitening
 from saelab.types import ConfigError, DeviceMemoryError, NonFiniteError, RankError, nearest, short
 
 logger = logging.getLogger(__name__)

@@ -14,45 +14,22 @@ whitened rows, and its reconstruction is theirs brought back. SAELens' covarianc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from saelab import dist
-from saelab.config import is_number
 from saelab.sae.config import SAEConfig
 from saelab.sae.dictionaries import Free
 from saelab.sae.model import SAE
+from saelab.training.moving import Whitening
 from saelab.types import ConfigError
 
 LARGEST = 1e6
 """Ratio of the largest to the smallest variance beyond which float32 weights no longer hold both."""
 PROBED = 512
 """Rows on which the folded SAE is compared."""
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """How training whitens rows.
-
-    Args:
-        shrinkage: The share a of the mean variance in each direction's, from 0 (the covariance as it is) to 1
-            (rows are only centred and scaled).
-
-    Raises:
-        ConfigError: It is out of range.
-    """
-
-    shrinkage: float = 0.01
-
-    def __post_init__(self) -> None:
-        if not is_number(self.shrinkage) or not 0 <= self.shrinkage <= 1:
-            message = (
-                f"shrinkage must be a share between 0 and 1. Got {self.shrinkage!r}. Pass shrinkage=0.01."
-            )
-            raise ConfigError(message)
 
 
 class Whitener(NamedTuple):
@@ -154,4 +131,4 @@ def check_folds(sae: SAE, whitener: Whitener, rows: Tensor) -> None:
         raise ConfigError(message)
 
 
-__all__ = ["Whitening"]
+__all__ = ["Whitener", "check", "check_folds", "fit"]

@@ -1,7 +1,8 @@
-"""Write peers_training.npz: losses and gradients of SAELens' and dictionary_learning's own training code.
+"""Write peers_training.npz: losses, gradients and updates of other libraries' own training code.
 
 Usage, in an environment of these libraries (benchmarks/peers/install.sh makes one):
-`python tests/golden/regenerate_peers_training.py`. Read by test_golden_peers_training.py. SAELens 6.54.12.
+`python tests/golden/regenerate_peers_training.py`. Read by test_golden_peers_training.py. SAELens 6.54.12,
+dictionary_learning 0.1.0, sparsify 1.3.3.
 """
 
 from __future__ import annotations
@@ -140,6 +141,67 @@ def dictionary_learning() -> dict[str, np.ndarray]:
     for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
         getattr(jump.ae, name).data.copy_(given[name])
     found["target_l0.loss"] = jump.loss(given["x"], 0).detach().numpy()
+    return found | resampled(told)
+
+
+def resampled(told: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What neuron resampling makes of dead latents, the rows that are drawn given."""
+    from dictionary_learning.trainers.standard import StandardTrainer
+
+    given = to_resample()
+    trainer = StandardTrainer(**told, steps=10, sparsity_warmup_steps=None, warmup_steps=1, resample_steps=5)
+    trainer.loss(given["x"], 0).backward()
+    trainer.optimizer.step()  # whose moments are reset
+    for weight, value in _linear(trainer.ae, given):
+        weight.data.copy_(value)
+    draw, torch.multinomial = torch.multinomial, lambda *args, **options: given["rows"]
+    trainer.resample_neurons(given["dead"].clone(), given["x"])
+    torch.multinomial = draw
+    names = ("W_enc", "b_enc", "W_dec", "b_dec")
+    after = [weight.detach().numpy() for weight, _ in _linear(trainer.ae, given)]
+    return {
+        f"resample.{name}": value.T if name[0] == "W" else value
+        for name, value in zip(names, after, strict=True)
+    }
+
+
+def to_resample() -> dict[str, Tensor]:
+    """Weights, rows and draws for which both libraries mean the same: rows and decoder rows of norm 1, and no
+    decoder bias."""
+    given = weights()
+    unit = torch.nn.functional.normalize
+    rows = torch.arange(int(given["dead"].sum())) * 3 + 1
+    return given | {
+        "x": unit(given["x"], dim=1), "W_dec": unit(given["W_dec"], dim=1), "rows": rows,
+        "b_dec": torch.zeros(D_IN),
+    }  # fmt: skip
+
+
+def updates() -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    """Two matrices, one higher and one wider, and three gradients of them."""
+    generator = torch.Generator().manual_seed(6)
+    shapes = {"W_enc": (D_IN, D_SAE), "W_dec": (D_SAE, D_IN)}
+    made = [{n: torch.randn(s, generator=generator) for n, s in shapes.items()} for _ in range(4)]
+    return made[0], made[1:]
+
+
+def sparsify() -> dict[str, np.ndarray]:
+    """Three updates of its optimizers."""
+    from sparsify.muon import Muon
+    from sparsify.sign_sgd import SignSGD
+
+    found = {}
+    for name, make in (
+        ("muon", lambda p: Muon(p, lr=0.01, ddp=False)),
+        ("sign", lambda p: SignSGD(p, lr=0.01)),
+    ):
+        start, grads = updates()
+        optimizer = make(list(start.values()))
+        for each in grads:
+            for key, weight in start.items():
+                weight.grad = each[key].clone()
+            optimizer.step()
+        found |= {f"{name}.{key}": weight.numpy() for key, weight in start.items()}
     return found
 
 
@@ -153,7 +215,7 @@ def _linear(ae: Any, given: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
 def main() -> None:
     """Write the file anew."""
     torch.set_num_threads(1)
-    np.savez_compressed(FILE, **saelens(), **dictionary_learning())
+    np.savez_compressed(FILE, **saelens(), **dictionary_learning(), **sparsify())
 
 
 if __name__ == "__main__":

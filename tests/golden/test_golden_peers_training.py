@@ -1,4 +1,5 @@
-"""Losses and gradients are those of other libraries' own training code (see regenerate_peers_training.py)."""
+"""Losses, gradients and updates are those of other libraries' own training code; see
+regenerate_peers_training.py."""
 
 from __future__ import annotations
 
@@ -7,9 +8,12 @@ import math
 import numpy as np
 import pytest
 import regenerate_peers_training as golden
+import torch
 
 from saelab.sae import SAE, Sparse, recipe, sparsifiers
+from saelab.training import RULES, Optimizer
 from saelab.training.losses import LOSSES, Firing, Progress
+from saelab.training.optimizers import Optimizers
 
 KEPT = dict(np.load(golden.FILE)) if golden.FILE.is_file() else {}
 COMMON = {"normalise": "none", "decoder_norm": "free", "aux_coefficient": 0.0}
@@ -115,6 +119,54 @@ def test_the_loss_of_a_target_l0_is_dictionary_learnings():
     forward = sae(golden.weights()["x"], sparse=True)
     loss = sum(LOSSES[each](sae.config, progress)(sae, forward) for each in ("mse", "l0"))
     assert loss.item() == pytest.approx(float(KEPT["target_l0.loss"]), rel=1e-5)
+
+
+def test_resampled_latents_are_dictionary_learnings(monkeypatch):
+    """There rows are not brought to norm 1 for the encoder, nor centred for the decoder, and drawn by their
+    error, not its fourth power: on rows of norm 1, without a bias, by the same draws, both are the same."""
+    given = golden.to_resample()
+    options = {**COMMON, "resample_every": 1, "resample_scale": 0.2, "decoder_norm_weighted": False}
+    sae = filled("relu", options)
+    state = {key: given[key] for key in ("W_enc", "b_enc", "b_dec")} | {"dictionary.W_dec": given["W_dec"]}
+    optimizer = Optimizers(Optimizer(), dict(sae.named_parameters()), 0.1)
+    sae(given["x"]).x_hat.square().sum().backward()
+    optimizer.step(0.1)
+    sae.load_state_dict({**sae.state_dict(), **state})
+    firing = Firing(golden.D_SAE, 10)
+    firing.since[given["dead"]] = 10
+    monkeypatch.setattr(torch, "multinomial", lambda *args, **options: given["rows"])
+    RULES["resample"](sae.config, Progress(100, 1.0, firing)).after(sae, sae(given["x"]), optimizer)
+    for key in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        ours = getattr(sae, key).detach().numpy()
+        np.testing.assert_allclose(ours, KEPT[f"resample.{key}"], rtol=1e-5, atol=1e-6, err_msg=key)
+    moved = optimizer.state(sae.W_dec)["exp_avg"].abs().sum(1) > 0
+    assert not moved[given["dead"]].any()
+    assert moved[~given["dead"]].any()
+    assert not firing.dead.any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "theirs"),
+    [
+        ("muon", {"betas": (0.95, 0.999), "weight_decay": 0.1, "parts": ("W_enc", "W_dec")}, "muon"),
+        ("signum", {"betas": (0.0, 0.999)}, "sign"),  # their signum is this, averaged schedule-free
+    ],
+)
+def test_updates_are_sparsifys(kind, options, theirs):
+    weights, grads = golden.updates()
+    optimizer = Optimizers(Optimizer(kind, **options), weights, 0.01)
+    for each in grads:
+        for name, weight in weights.items():
+            weight.grad = each[name].clone()
+        optimizer.step(0.01)
+    start, _ = golden.updates()
+    for name, weight in weights.items():
+        wanted = KEPT[f"{theirs}.{name}"]
+        moved = np.linalg.norm(wanted - start[name].numpy())
+        assert moved > 0.05
+        # Newton and Schulz's steps are made in bfloat16: both are within .021 of these in float64
+        off = np.linalg.norm(weight.numpy() - wanted) / moved
+        assert off < (0.03 if kind == "muon" else 1e-6)
 
 
 def test_the_cases_differ():

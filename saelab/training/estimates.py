@@ -63,7 +63,7 @@ class Estimate:
     @property
     def memory(self) -> int:
         """The peak: of initialisation or of a step, whichever is larger. What is written goes to disk in
-        pieces, or from a copy where memory is free for one."""
+        pieces, or where memory is free for it from a copy of weights and moments, which is not counted."""
         start = 2 * self.weights + self.start
         step = self.weights + self.gradients + self.optimizer + self.activations
         return self.rows + max(start, step)

@@ -31,9 +31,14 @@ def direct_effects(sae: SAE, subject: Any, latents: list[int]) -> Tensor:
     SubjectError where it has no logits, HookError where the hook point has no such path."""
     need(subject, HasLogits, "A logit lens")
     with torch.no_grad():
-        hook = sae.writes[-1]  # of a crosscoder the last place, which all before reach too
-        rows = sae.W_dec[torch.as_tensor(latents, device=sae.device)]
-        directions: Tensor = subject.to_residual(hook, rows[:, -subject.width(hook) :].float())
+        rows = sae.W_dec[torch.as_tensor(latents, device=sae.device)].float()
+        hook, widths = sae.writes[-1], sae.config.widths_out
+        if sae.config.d_out is not None and widths:  # what a latent adds at each layer, in units of the last
+            scale = sae.out_scale.expand(rows.shape[1])
+            parts = zip(sae.writes, (rows * (scale / scale[-1])).split(list(widths), 1), strict=True)
+            directions = torch.stack([subject.to_residual(at, part) for at, part in parts]).sum(0)
+        else:  # of a crosscoder the last place, which all before reach too
+            directions = subject.to_residual(hook, rows[:, -subject.width(hook) :])
         logits = subject.residual_to_logits(directions)
         return (logits - logits.mean(-1, keepdim=True)).float()
 

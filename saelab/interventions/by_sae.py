@@ -60,11 +60,12 @@ class SAEEdit(Edit):
         # `hooks` raises where neither the SAE nor `hook` names one
         if (self.sae.config.widths and not across) or not self.hooks:
             several = ", ".join(map(str, self.sae.config.hooks)) or "several hook points"
-            kind = "a crosscoder" if self.sae.config.d_out is None else "a cross-layer transcoder"
+            kind, why = "a crosscoder", "what it writes at the first depends on the last"
+            if self.sae.config.d_out is not None:
+                kind, why = "a cross-layer transcoder", "its latents write at several"
             message = (
-                f"{type(self).__name__} needs an SAE that reads one hook point. Got {kind} of "
-                f"{several}: what it writes at the first depends on the last. Read them in one pass, and put "
-                "what you make of them there by Replace in another."
+                f"{type(self).__name__} needs an SAE that reads one hook point. Got {kind} of {several}: "
+                f"{why}. Read them in one pass, and put what you make of them there by Replace in another."
             )
             raise ConfigError(message)
 

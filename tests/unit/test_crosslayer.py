@@ -283,3 +283,20 @@ def test_what_has_no_meaning_is_refused_by_name(trained, subject):
         saelab.train(config_of(), (rows, rows, rows), steps=1, batch_size=10)
     with pytest.raises(ShapeError, match=r"needs inputs and targets\. Got one tensor"):
         saelab.train(config_of(), rows, steps=1, batch_size=10)
+
+
+def test_the_lens_adds_up_what_a_latent_writes_at_each_layer(trained, subject):
+    """Beside a transcoder of one layer that writes as much of it there: the model's own end is linear."""
+    sae, j = trained[1].sae, 7
+    scale = sae.out_scale.expand(256)
+    assert scale[0] != scale[-1]
+    row = (sae.W_dec[j] * scale).detach().split(128)
+    assert all(part.norm() > 0 for part in row)
+    config = saelab.recipe("transcoder", d_in=128, d_out=128, d_sae=4, k=1, hook=READS[0], hook_out=WRITES[0])
+    plain = SAE.create(config)
+    with torch.no_grad():
+        plain.dictionary.W_dec[2] = sum(row) / scale[-1]
+    ours, one = analysis.logit_lens(sae, subject, j), analysis.logit_lens(plain, subject, 2)
+    assert [token for token, _ in ours.top] == [token for token, _ in one.top]
+    assert [value for _, value in ours.top] == pytest.approx([value for _, value in one.top], rel=1e-4)
+    assert ours.spread == pytest.approx(one.spread, rel=1e-4)

@@ -79,8 +79,9 @@ def main() -> None:
         for key, value in row.items():
             print(f"{key}: {value}", flush=True)
     if options.record:
-        kept = ("texts", "nodes", "steps", "rows", "d_sae", "max_nodes", "layers")
-        record(options.record, rows, **{name: getattr(options, name) for name in kept})
+        kept = ("texts", "nodes", "steps", "d_sae", "max_nodes", "layers")
+        told = {name: getattr(options, name) for name in kept}
+        record(options.record, rows, trained_on=options.rows, **told)
 
 
 def corpora(model: str) -> tuple[list[str], list[str]]:

@@ -80,8 +80,8 @@ def main() -> None:
             print(f"{key}: {value}", flush=True)
     if options.record:
         kept = ("texts", "nodes", "steps", "d_sae", "max_nodes", "layers")
-        told = {name: getattr(options, name) for name in kept}
-        record(options.record, rows, trained_on=options.rows, **told)
+        asked = {name: getattr(options, name) for name in kept}
+        record(options.record, rows, trained_on=options.rows, **asked)
 
 
 def corpora(model: str) -> tuple[list[str], list[str]]:

@@ -154,8 +154,14 @@ def check_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
         raise ConfigError(message)
 
 
-def finished(folder: Path, identity: dict[str, Any]) -> Run:
-    """The finished run of a folder. Raises ConfigError where it has another identity."""
+def finished(folder: Path, identity: dict[str, Any], resume: bool) -> Run | None:
+    """The run of a folder, if it is finished. Without `resume` what is there is dropped. Raises ConfigError
+    where it has another identity."""
+    if not resume:
+        (folder / "run.json").unlink(missing_ok=True)
+        remove(folder)
+    if not (folder / "run.json").is_file():
+        return None
     run = Run.load(folder)
     told = {"config": to_dict(run.config), "settings": to_dict(run.settings)}
     told |= {name: run.provenance.get(name) for name in ("data", "held_out", "end_to_end")}

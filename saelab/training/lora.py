@@ -285,8 +285,7 @@ def _language(subject: Any) -> LanguageModel:
 
 def _within(subject: Any, held: Any) -> LanguageModel:
     """The subject of a model with adapters, which are its own and nobody trains."""
-    model = held.get_base_model()
-    return LanguageModel(model, subject.tokenizer, subject.n_ctx)
+    return LanguageModel(held.get_base_model(), subject.tokenizer, subject.n_ctx)
 
 
 @contextlib.contextmanager

@@ -201,11 +201,9 @@ def end_to_end(
         found = None
         if folder is not None:  # before the model runs
             held.enter_context(writing_alone(folder))
-            if not boolean("resume", resume):
-                (folder / "run.json").unlink(missing_ok=True)
-                checkpoints.remove(folder)
-            elif (folder / "run.json").is_file():
-                return checkpoints.finished(folder, identity)
+            done = checkpoints.finished(folder, identity, boolean("resume", resume))
+            if done is not None:
+                return done
             (found,) = checkpoints.latest([folder]) or [None]
         if found is not None and folder is not None:
             checkpoints.check_same(found.identity, identity, folder)
@@ -217,9 +215,9 @@ def end_to_end(
         place = Place() if found is None else Place.of(found.tensors["place"])
         started, before = time.perf_counter(), session.progress.step
         _loop(session, model, place, every, boolean("progress", progress))
-        done = (session.progress.step - before) * settings.batch_size
+        n_rows = (session.progress.step - before) * settings.batch_size
         more = {"end_to_end": told, "outliers": model.passes.outliers()}
-        return session.finish(done, time.perf_counter() - started, **more)
+        return session.finish(n_rows, time.perf_counter() - started, **more)
 
 
 def _loop(session: Session, model: _Model, place: Place, every: int, progress: bool) -> None:

@@ -331,11 +331,7 @@ class _Job:
             self.identity["data"] = self.rows.fingerprint()
         if self.held_out is not None and not self.settings.held_out:
             self.identity["held_out"] = self.held_out.fingerprint()
-        if not resume:
-            (self.folder / "run.json").unlink(missing_ok=True)
-            checkpoints.remove(self.folder)
-        elif (self.folder / "run.json").is_file():
-            self.run = checkpoints.finished(self.folder, self.identity)
+        self.run = checkpoints.finished(self.folder, self.identity, resume)
 
     def open(self, device: torch.device, found: checkpoints.Checkpoint | None) -> None:
         """Make the session, from a checkpoint if there is one."""

@@ -557,6 +557,8 @@ class Things:
                 read(corpora.dialogues), {"chats": [[{"role": "user", "content": "a"}]]}, ("name",)
             ),
             "images": Case(read(corpora.images), {"items": [picture]}, ("labels", "ids", "size", "name")),
+            "shapes": Case(read(corpora.shapes), {"n_documents": 2}, ("seed", "split", "size", "shares")),
+            "shape_mask": Case(corpora.shape_mask, {"document": next(iter(corpora.shapes(0, 1)))}),
             "samples": Case(read(corpora.samples), {"items": [torch.ones(2)]}, ("name", "ids")),
             "synthetic": Case(corpora.synthetic, {"d_in": 6, "n_features": 12}),
             "Synthetic.rows": Case(corpora.synthetic(6, 12).rows, {"n": 3}),

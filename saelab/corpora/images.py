@@ -44,7 +44,7 @@ def images(
         ConfigError: A size outside of 8..512; once it is read, a label that is no string and no list of them.
         MissingDependency: Pillow is not installed.
     """
-    _pillow()
+    need_pillow()
     size = integer("size", size, 8, 512)
     known: Any = items if hasattr(items, "__getitem__") and hasattr(items, "__len__") else list(items)
     n = len(known)
@@ -147,7 +147,7 @@ def _opened(path: str | Path) -> Any:
         raise CorpusError(message) from error
 
 
-def _pillow() -> None:
+def need_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:

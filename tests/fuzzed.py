@@ -109,6 +109,10 @@ UNTRIED = {
     "Lab.circuit": "takes results alone; tests/unit/test_circuit_view.py refuses others",
     "Lab.erase": "needs samples with a concept; tests/unit/test_erasing.py has some",
     "VisionModel.*": "those of TorchModule, but for what is above",
+    "document_codes blindspots generator_agreement ontology DocumentCodes* Blindspots* GeneratorAgreement* "
+    "Neighbours* Ontology* Spots*": (
+        "need two corpora, or labels of one; tests/unit/test_blindspots.py and test_ontology.py refuse others"
+    ),
     "FVU *.fingerprint *.verify *.hooks FeatureStore.latents FeatureStore.labels FeatureStore.top_names "
     "FeatureStore.bottom_names FeatureStore.documents Lab.embedded recipes names options registered natural "
     "ActivationStore.acts Lab.source": "take nothing, or numbers that another has given",

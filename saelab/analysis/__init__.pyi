@@ -99,6 +99,11 @@ from .supervised.f1 import AttributeF1, attribute_f1
 from .supervised.results import AgainstSupervised, Edited, Stood
 from .supervised.tasks import AttributeTask, Location, attribute_task
 from .supervised.toys import occlusion, over_splitting
+from .vision.agreement import GeneratorAgreement, generator_agreement
+from .vision.blindspots import blindspots
+from .vision.codes import DocumentCodes, document_codes
+from .vision.ontology import Ontology, ontology
+from .vision.spots import Blindspots, Neighbours, Spots
 from .windows import drawn_examples, whole_document
 
 __all__ = [
@@ -113,6 +118,7 @@ __all__ = [
     "AttributeF1",
     "AttributeTask",
     "AttributionGraph",
+    "Blindspots",
     "Branch",
     "Changed",
     "Choice",
@@ -125,6 +131,7 @@ __all__ = [
     "Contrast",
     "DarkMatter",
     "Difference",
+    "DocumentCodes",
     "Edge",
     "EdgeChanges",
     "EdgeEffects",
@@ -140,6 +147,7 @@ __all__ = [
     "Found",
     "Frontier",
     "GateCurve",
+    "GeneratorAgreement",
     "GraphNode",
     "HeadAttribution",
     "HeadCodes",
@@ -162,9 +170,11 @@ __all__ = [
     "MapJob",
     "MapProgress",
     "Match",
+    "Neighbours",
     "Node",
     "NormDiagnostics",
     "OneHead",
+    "Ontology",
     "Pair",
     "Point",
     "Predictions",
@@ -182,6 +192,7 @@ __all__ = [
     "Scores",
     "Selected",
     "SpecialTokens",
+    "Spots",
     "Stood",
     "SupervisedDictionary",
     "Task",
@@ -197,6 +208,7 @@ __all__ = [
     "attribute_task",
     "attribution_graph",
     "attribution_patching",
+    "blindspots",
     "calibrate_gate",
     "card",
     "cards",
@@ -209,6 +221,7 @@ __all__ = [
     "dfa",
     "direct_logits",
     "distinct_n",
+    "document_codes",
     "dose_response",
     "drawn_examples",
     "edge_attribution",
@@ -226,6 +239,7 @@ __all__ = [
     "freeze",
     "frontier",
     "frozen",
+    "generator_agreement",
     "gradient_pursuit",
     "head_attribution",
     "head_codes",
@@ -247,6 +261,7 @@ __all__ = [
     "nonnegative_least_squares",
     "norms",
     "occlusion",
+    "ontology",
     "orthogonal_matching_pursuit",
     "over_splitting",
     "path_patching",

@@ -103,7 +103,7 @@ def _train(values: dict[str, Any]) -> bool:
     several = isinstance(tables, list)
     recipes = tables if several else [tables]
     rows = _rows(values, recipes)
-    configs = [_recipe(table, rows) for table in recipes]
+    configs = [_recipe(table, rows, values["hooks"]) for table in recipes]
     if values["start"] is not None:
         values["start"] = _sae({"path": values["start"]})
     runs = train(configs if several else configs[0], rows, held_out=unseen, **values)
@@ -121,9 +121,9 @@ def _rows(values: dict[str, Any], recipes: list[Mapping[str, Any]]) -> Any:
     hooks = options.pop("hook")
     if hooks is None:
         named = [hook for r in recipes for hook in (*r["hooks"], r["hook"], r["hook_out"]) if hook]
-        hooks = list(dict.fromkeys(map(str, named)))
+        hooks = values["hooks"] or list(dict.fromkeys(map(str, named)))
     if not hooks:
-        message = "stream.hook must name a hook point. Got none. Pass it, or --recipe.hook."
+        message = "stream.hook must name a hook point. Got none. Pass it, --hooks or --recipe.hook."
         raise ConfigError(message)
     return stream(_subject(subject), _corpus(corpus), hooks, **options)
 
@@ -220,12 +220,15 @@ def _corpus(table: Mapping[str, Any]) -> Any:
     return corpus if shard is None else corpus.shard(*shard)
 
 
-def _recipe(table: Mapping[str, Any], rows: Any) -> Any:
+def _recipe(table: Mapping[str, Any], rows: Any, asked: Any) -> Any:
+    """asked: the hook points at which it is trained, where it has none of its own."""
     from saelab.sae import recipe
+    from saelab.training import sweep
 
     values = dict(table)
     if values["d_in"] is None:
-        hooks = values["hooks"] or [values["hook"] or _only(rows)]
+        first = values["hook"] or (_only(rows) if asked is None else sweep.chosen(rows, asked)[0])
+        hooks = values["hooks"] or [first]
         values["d_in"] = sum(rows.width(hook) for hook in hooks)
     return recipe(**values)
 

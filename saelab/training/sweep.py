@@ -43,7 +43,7 @@ def members(
     """
     configs = list(config) if isinstance(config, Sequence) else [config]
     check_configs(configs)
-    named = [None] if hooks is None else _hooks(acts, hooks)
+    named = [None] if hooks is None else chosen(acts, hooks)
     drawn = [seed] if seeds is None else _seeds(seed, seeds)
     found = []
     for i, each in enumerate(configs):
@@ -55,7 +55,17 @@ def members(
     return found
 
 
-def _hooks(acts: Any, hooks: Any) -> list[str]:
+def chosen(acts: Any, hooks: Any) -> list[str]:
+    """Those of the hook points of a store or stream that names or patterns mean, in their order.
+
+    Args:
+        acts: The rows, which say which hook points there are.
+        hooks: A name or pattern, or several.
+
+    Raises:
+        ConfigError: The rows name no hook points.
+        HookError: A pattern matches none of them.
+    """
     known = [str(hook) for hook in getattr(acts, "hooks", ())]
     if not known:
         message = (

@@ -83,6 +83,19 @@ def test_rows_come_from_one_place(rows, says):
         jobs.Job("train", job | rows)
 
 
+def test_hooks_alone_say_what_is_read(subject, capsys):
+    """A pattern as well; the width follows from them."""
+    asked = [*TRAIN, "--subject", "embedded", "--corpus.kind", "world", "--corpus.n-documents", "20"]
+    asked += ["--steps", "2", "--no-progress", "--hooks"]
+    assert main([*asked, HOOK, "--out", "one"]) == 0
+    config = saelab.recipe("topk", d_in=128, d_sae=64, k=4, hook=HOOK)
+    rows = saelab.stream(subject, saelab.corpora.world(n_documents=20), HOOK)
+    run = saelab.train(config, rows, steps=2, batch_size=256, progress=False)
+    assert saelab.SAE.load(f"one/0-topk-{HOOK}").fingerprint() == run.sae.fingerprint()
+    assert main([*asked, "blocks.?.hook_resid_post", "--out", "all"]) == 0
+    assert len(list(Path("all").glob("*-topk-blocks.?.hook_resid_post"))) == 4
+
+
 def test_a_stream_needs_a_hook_point(capsys):
     given = [*TRAIN, "--steps", "2", "--out", "o", "--subject", "embedded", "--corpus.kind", "world"]
     assert main(given) == 1

@@ -94,9 +94,9 @@ UNTRIED = {
         "what these give; tests/unit/test_circuit_measures.py refuses"
     ),
     "AttributionGraph AttributionGraph.* GraphNode": "made by the library; what takes arguments is tried",
-    "Classical.* Probing.* Absorption.* TPP.* SCR.* RAVEL.* Unlearning.*": (
-        "run by evaluate; tests/unit/test_probing.py, test_absorption.py, test_removing.py, test_ravel.py "
-        "and test_unlearning.py refuse"
+    "Classical.* Probing.* Absorption.* TPP.* SCR.* RAVEL.* Splitting.* Stability.* Unlearning.*": (
+        "run by evaluate; tests/unit/test_probing.py, test_absorption.py, test_removing.py, test_ravel.py, "
+        "test_splitting.py, test_stability.py and test_unlearning.py refuse"
     ),
     "watch": "reads whatever is there; tests/unit/test_watching.py refuses",
     "Lab.steer": "needs a model that writes texts; tests/unit/test_steer_view.py has one",
@@ -462,6 +462,12 @@ class Things:
             "TPP": Case(analysis.TPP, {"labels": None}, ("ns", "held_out", "most", "rows")),
             "RAVEL": Case(analysis.RAVEL, {"facts": None}, ("where", "steps", "pairs", "held_out")),
             "SCR": Case(analysis.SCR, {"labels": None}, ("pairs", "ns", "held_out", "most", "most_pairs")),
+            "Splitting": Case(
+                analysis.Splitting,
+                {"narrower": None},
+                ("times", "within", "least", "cosine", "steps", "rows", "batch_size"),
+            ),
+            "Stability": Case(analysis.Stability, {"others": ()}, ("steps", "rows", "batch_size", "most")),
             "Unlearning": Case(
                 analysis.Unlearning,
                 {"forget": None},

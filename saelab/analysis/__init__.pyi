@@ -91,6 +91,8 @@ from .suites.classical import Classical
 from .suites.probing import Probing
 from .suites.ravel import RAVEL
 from .suites.scr import SCR
+from .suites.splitting import Splitting
+from .suites.stability import Stability
 from .suites.tpp import TPP
 from .suites.unlearning import Unlearning
 from .supervised.comparing import against_supervised
@@ -192,7 +194,9 @@ __all__ = [
     "Scores",
     "Selected",
     "SpecialTokens",
+    "Splitting",
     "Spots",
+    "Stability",
     "Stood",
     "SupervisedDictionary",
     "Task",

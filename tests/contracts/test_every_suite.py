@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "probing": {"ks": (1, 5)},
     "ravel": {"steps": 20, "pairs": 30},
     "scr": {"ns": (10,), "held_out": 0.5},
+    "splitting": {"steps": 20, "rows": 1000},
     "stability": {"steps": 5, "rows": 1000},
     "tpp": {"ns": (10,), "held_out": 0.5},
     "unlearning": {"ns": (5,), "held_out": 0.5},

@@ -11,6 +11,7 @@ import numpy as np
 from saelab.analysis.controls import Alone, Beside, Sums, beside, untrained
 from saelab.analysis.norms import NormDiagnostics, norms, zf_plot
 from saelab.analysis.panels import Drawing
+from saelab.analysis.probing.gathered import gather
 from saelab.analysis.suites.registry import Found, Suite, register
 
 if TYPE_CHECKING:
@@ -32,16 +33,8 @@ class Norms(Suite):
     """at most"""
 
     def run(self, sae: SAE, ground: Ground) -> Found:
-        import torch
-
-        parts, units, left = [], [], self.rows
-        for block in ground.source(sae).blocks():
-            parts.append(block.x[:left])
-            units.append(block.unit[:left])
-            left -= len(parts[-1])
-            if left <= 0:
-                break
-        x, unit = torch.cat(parts).to(sae.device), np.concatenate(units)
+        read = gather(sae, ground, self.rows)
+        x, unit = read.x.to(sae.device), read.document
         found = norms(sae, x)  # refuses transcoders
         control = norms(untrained(sae, x, seed=ground.seed), x)
         claims: dict[str, Beside | Alone] = {}

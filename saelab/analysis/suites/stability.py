@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saelab.analysis.anew import trained
 from saelab.analysis.controls import Beside, untrained
+from saelab.analysis.probing.gathered import gather
 from saelab.analysis.stability import alike, claims
 from saelab.analysis.suites.registry import Found, Suite, register
-from saelab.types import ConfigError
+from saelab.arguments import is_listed
+from saelab.config import integer
+from saelab.types import ConfigError, short
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor
 
     from saelab.analysis.sources import Ground
     from saelab.sae import SAE
@@ -42,10 +45,33 @@ class Stability(Suite):
     most: int = 4096
     """latents of a dictionary that is matched one to one, at most"""
 
+    def __post_init__(self) -> None:
+        from saelab.sae import SAE
+
+        if not is_listed(self.others) or not all(isinstance(each, SAE) for each in self.others):
+            message = f"others must be a list of SAEs. Got {short(self.others)}. Pass others=[sae, ...]."
+            raise ConfigError(message)
+        object.__setattr__(self, "others", tuple(self.others))
+        for name in ("steps", "rows", "batch_size", "most"):
+            object.__setattr__(self, name, integer(name, getattr(self, name), 1))
+
     def run(self, sae: SAE, ground: Ground) -> Found:
+        """Measure one SAE.
+
+        Args:
+            sae: The SAE.
+            ground: What it is measured on.
+
+        Raises:
+            ConfigError: One of `others` writes another width, or there is one sample for two halves.
+        """
+        import torch
+
         signed = sae.sparsifier.signed
         seed = ground.seed
-        rows, targets, unit = _rows(sae, ground, self.rows)
+        read = gather(sae, ground, self.rows)
+        rows, unit = read.x, read.document
+        targets = None if sae.config.d_out is None else read.y
         one, other = (_directions(untrained(sae, rows, targets, seed=seed + i)) for i in (1, 2))
         control = alike(one, other, signed, self.most)
         pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
@@ -64,15 +90,16 @@ class Stability(Suite):
             if not 0 < half.sum() < len(unit):
                 message = f"Data halves need two samples. Got {len(np.unique(unit))}. Pass more of them."
                 raise ConfigError(message)
-            parts = [half, half, ~half]
-            trained = [
-                _directions(self._trained(sae, rows, targets, part, seed + 1 + i))
-                for i, part in enumerate(parts)
-            ]
+            parts = [torch.from_numpy(each) for each in (half, half, ~half)]
+            how: dict[str, Any] = {"steps": self.steps, "batch_size": self.batch_size, "device": sae.device}
+            again = []
+            for i, part in enumerate(parts):
+                of = None if targets is None else targets[part]
+                again.append(_directions(trained(sae.config, rows[part], of, seed=seed + 1 + i, **how)))
             pairs = {
-                "this SAE": [(own, trained[0])],
-                "seeds": [(trained[0], trained[1])],
-                "halves": [(trained[0], trained[2])],
+                "this SAE": [(own, again[0])],
+                "seeds": [(again[0], again[1])],
+                "halves": [(again[0], again[2])],
             }
         found: dict[str, Beside] = {}
         tables: dict[str, pd.DataFrame] = {}
@@ -89,34 +116,6 @@ class Stability(Suite):
         if not any(name.endswith("stability") for name in found):
             left_out["stability"] = f"more than {self.most:,} latents: pass a larger most"
         return Found(found, left_out, tables)
-
-    def _trained(self, sae: SAE, rows: Tensor, targets: Tensor | None, part: np.ndarray, seed: int) -> SAE:
-        import torch
-
-        from saelab.training import train
-
-        at = torch.from_numpy(np.flatnonzero(part))
-        given: Any = rows[at] if targets is None else (rows[at], targets[at])
-        if sae.config.widths:
-            given = tuple(rows[at].split(list(sae.config.widths), 1))
-        how: dict[str, Any] = {"steps": self.steps, "batch_size": min(self.batch_size, len(at))}
-        return train(sae.config, given, seed=seed, progress=False, device=sae.device, **how).sae.eval()
-
-
-def _rows(sae: SAE, ground: Ground, most: int) -> tuple[Tensor, Tensor | None, np.ndarray]:
-    """(x, y of a transcoder, sample of each) of the first rows."""
-    import torch
-
-    x, y, unit, left = [], [], [], most
-    for block in ground.source(sae).blocks():
-        x.append(block.x[:left].float().cpu())
-        y.append(block.y[:left].float().cpu())
-        unit.append(block.unit[:left])
-        left -= len(x[-1])
-        if left <= 0:
-            break
-    targets = None if sae.config.d_out is None else torch.cat(y)
-    return torch.cat(x), targets, np.concatenate(unit)
 
 
 def _directions(sae: SAE) -> np.ndarray:

@@ -11,7 +11,7 @@ import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from saelab.arguments import checked, listed, maybe
+from saelab.arguments import checked, listed, maybe, one_of
 from saelab.config import integer, is_integer
 from saelab.corpora import world_families as basic
 from saelab.corpora import world_varied as varied
@@ -39,7 +39,7 @@ FAMILIES: dict[str, tuple[Callable[[Writer], None], float]] = {
 BASIC = tuple(f for f in FAMILIES if not f.endswith("varied"))
 
 
-@checked(families=maybe(listed))
+@checked(split=one_of("train", "heldout"), families=maybe(listed))
 def world(
     seed: int = 0,
     n_documents: int = 10_000,
@@ -60,9 +60,6 @@ def world(
     Raises:
         ConfigError: An unknown split or family, or fewer than one document.
     """
-    if split not in ("train", "heldout"):
-        message = f"split must be 'train' or 'heldout'. Got {split!r}. Pass split='train'."
-        raise ConfigError(message)
     n_documents = integer("n_documents", n_documents, 1)
     if not is_integer(seed):
         message = f"seed must be an integer. Got {short(seed)}. Pass seed=0."

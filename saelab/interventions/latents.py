@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from saelab.arguments import is_listed
+from saelab.arguments import is_listed, one_of
 from saelab.interventions.by_sae import CodeEdit, Gated, OfConcept, Several, finite, latent_of
 from saelab.interventions.gates import Gate, Rows
 from saelab.interventions.registry import register
@@ -156,9 +156,7 @@ class Ablate(Several, CodeEdit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.to not in ("zero", "mean"):
-            message = f"to must be 'zero' or 'mean'. Got {short(self.to)}. Pass one of these."
-            raise ConfigError(message)
+        one_of("zero", "mean")("to", self.to)
         needed = len(self.latents) if self.to == "mean" else 0
         means = () if self.means is None else self.means
         if not is_listed(means) or len(tuple(means)) != needed:

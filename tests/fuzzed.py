@@ -113,6 +113,7 @@ UNTRIED = {
     "Neighbours* Ontology* Spots*": (
         "need two corpora, or labels of one; tests/unit/test_blindspots.py and test_ontology.py refuse others"
     ),
+    "VisionModel.*": "those of TorchModule, but for what is above, and what test_vision.py tries",
     "FVU *.fingerprint *.verify *.hooks FeatureStore.latents FeatureStore.labels FeatureStore.top_names "
     "FeatureStore.bottom_names FeatureStore.documents Lab.embedded recipes names options registered natural "
     "ActivationStore.acts Lab.source": "take nothing, or numbers that another has given",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 
-from saelab.subjects import LanguageModel, TorchModule, load_subject
+from saelab.subjects import LanguageModel, TorchModule, VisionModel, load_subject
 
 STORIES = Path(__file__).parents[2] / "shared" / "data" / "language" / "stories260k" / "hf"
 TEXTS = ["Once upon a time, there was a dog.", "Tim ran", "The sun is warm and the sky is very blue today!"]
@@ -159,6 +161,74 @@ def vit_subject(seed: int = 0) -> TorchModule:
     )
     model = transformers.ViTModel(c, add_pooling_layer=False)
     return TorchModule(model, prepare=lambda raw: {"pixel_values": torch.stack(list(raw))}, example=images(1))
+
+
+VISION_SIZES = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
+}  # fmt: skip
+VISION = (
+    "vit", "deit", "beit", "dinov2", "dinov2 registers", "dinov3", "clip", "siglip", "resnet", "convnext",
+)  # fmt: skip
+
+
+def vision_model(kind: str, seed: int = 0, head: bool = True) -> nn.Module:
+    """A tiny image model; with a head its output is one vector a picture."""
+    torch.manual_seed(seed)
+    t, sizes = transformers, VISION_SIZES
+    wide = {**sizes, "intermediate_size": 32}
+    small = {"hidden_sizes": [8, 8], "depths": [1, 1], "num_stages": 2}
+    make = {
+        "vit": (t.ViTForImageClassification, t.ViTModel, lambda: t.ViTConfig(**wide)),
+        "deit": (t.DeiTForImageClassification, t.DeiTModel, lambda: t.DeiTConfig(**wide)),
+        "beit": (t.BeitForImageClassification, t.BeitModel, lambda: t.BeitConfig(**wide)),
+        "dinov2": (t.Dinov2ForImageClassification, t.Dinov2Model, lambda: t.Dinov2Config(**sizes)),
+        "dinov2 registers": (
+            t.Dinov2WithRegistersForImageClassification,
+            t.Dinov2WithRegistersModel,
+            lambda: t.Dinov2WithRegistersConfig(**sizes, num_register_tokens=3),
+        ),
+        "dinov3": (
+            t.DINOv3ViTModel,
+            t.DINOv3ViTModel,
+            lambda: t.DINOv3ViTConfig(**wide, num_register_tokens=3),
+        ),
+        "clip": (t.CLIPVisionModelWithProjection, t.CLIPVisionModel, lambda: t.CLIPVisionConfig(**wide)),
+        "siglip": (
+            t.SiglipForImageClassification,
+            t.SiglipVisionModel,
+            lambda: t.SiglipConfig(vision_config=wide) if head else t.SiglipVisionConfig(**wide),
+        ),
+        "resnet": (
+            t.ResNetForImageClassification,
+            t.ResNetModel,
+            lambda: t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic"),
+        ),
+        "convnext": (
+            t.ConvNextForImageClassification,
+            t.ConvNextModel,
+            lambda: t.ConvNextConfig(**small, patch_size=4),
+        ),
+    }
+    with_head, without, config = make[kind]
+    model = (with_head if head else without)(config())
+    with torch.no_grad():  # at their start some of these parts are zeros, at which nothing can be told apart
+        for name, parameter in model.named_parameters():
+            if any(part in name for part in ("token", "layer_scale", "lambda", "position", "bias", "gamma")):
+                parameter.normal_(0.5, 0.3)
+    return model
+
+
+def vision_processor(size: int = 32) -> Any:
+    return transformers.ViTImageProcessorPil(size={"height": size, "width": size})
+
+
+def vision_subject(kind: str, seed: int = 0, rows: str = "all") -> VisionModel:
+    return VisionModel(vision_model(kind, seed), vision_processor(), rows)
+
+
+def pictures(n: int, height: int = 40, width: int = 50) -> list[Any]:
+    rng = np.random.default_rng(0)
+    return list(rng.integers(0, 255, (n, height, width, 3), dtype=np.uint8))
 
 
 def bert_subject(seed: int = 0) -> TorchModule:

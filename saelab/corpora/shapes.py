@@ -12,7 +12,7 @@ from saelab.arguments import checked, having, mapping, maybe
 from saelab.config import integer, is_number
 from saelab.corpora.documents import Corpus, Document
 from saelab.corpora.figures import ATTRIBUTES, COUNTS, PARENTS, Scene, covered, drawn, scene
-from saelab.corpora.images import need_pillow, thumbnail
+from saelab.corpora.pictures import need_pillow, thumbnail
 from saelab.types import ConfigError, CorpusError, nearest, short
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from saelab.capabilities import HasPictures
-from saelab.corpora.images import thumbnail
+from saelab.corpora.pictures import thumbnail
 from saelab.errors import SaelabError
 
 if TYPE_CHECKING:

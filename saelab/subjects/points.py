@@ -25,7 +25,7 @@ FINAL_NORM = ("ln_f", "norm", "final_layer_norm", "final_layernorm", "norm_f")
 EMBED_NORM = ("word_embeddings_layernorm",)  # BLOOM
 POSITIONS = ("wpe", "embed_positions")
 ATTENTION = ("attn.attention", "attn", "self_attn", "attention", "self_attention")
-ATTENTION_OUT = ("o_proj", "c_proj", "out_proj", "dense")
+ATTENTION_OUT = ("o_proj", "c_proj", "out_proj", "dense", "proj")
 MLP = ("mlp", "feed_forward", "ffn", "")  # "": the block itself holds fc1 and fc2 (OPT)
 MLP_OUT = ("down_proj", "c_proj", "dense_4h_to_h", "fc_out", "fc2")
 MLP_IN = ("gate_proj", "c_fc", "dense_h_to_4h", "fc_in", "fc1", "up_proj")
@@ -67,8 +67,7 @@ class Architecture:
         if positions is not None:
             self.points["hook_pos_embed"] = Site(positions)
         for i, block in enumerate(self.layers):
-            for name, site in self._block(f"blocks.{i}", block).items():
-                self.points[name] = site
+            self.points |= block_points(f"blocks.{i}", block)
         if self.final_norm is not None:
             self.points["ln_final.hook_out"] = Site(self.final_norm)
 
@@ -87,39 +86,46 @@ class Architecture:
             )
             raise SubjectError(message) from error
 
-    def _block(self, prefix: str, block: nn.Module) -> dict[str, Site]:
-        attention = _first(block, ATTENTION)
-        attention_out = _first(attention, ATTENTION_OUT)
-        mlp = _first(block, MLP)
-        mlp_in, mlp_out = _first(mlp, MLP_IN), _first(mlp, MLP_OUT)
-        if mlp is block and (mlp_in is None or mlp_out is None):
-            mlp = mlp_in = mlp_out = None
-        # norms on both sides of the branches: what a branch adds to the stream is its second norm's output
-        post_mlp = _first(block, ("post_feedforward_layernorm", "post_mlp_layernorm"))
-        names = ("post_self_attn_layernorm", "post_attention_layernorm")
-        post_attention = _first(block, names) if post_mlp is not None else None
 
-        points = {f"{prefix}.hook_resid_pre": Site(block, "in")}
-        if attention is not None and attention_out is not None:
-            points[f"{prefix}.attn.hook_in"] = Site(attention, "in")
-            points[f"{prefix}.attn.hook_z"] = Site(attention_out, "in")
-            points[f"{prefix}.hook_attn_out"] = Site(post_attention or attention_out)
-        if mlp is not None:
-            entry: Any = mlp_in if mlp is block else mlp
-            points[f"{prefix}.mlp.hook_in"] = Site(entry, "in")
-            end: Any = mlp_out if mlp is block else mlp
-            points[f"{prefix}.mlp.hook_out"] = Site(end)
-        if mlp_in is not None and mlp_out is not None:
-            points[f"{prefix}.mlp.hook_pre"] = Site(mlp_in)
-            linear = _get(mlp, "up_proj") if _get(mlp, "gate_proj") is mlp_in else None
-            if linear is not None:
-                points[f"{prefix}.mlp.hook_pre_linear"] = Site(linear)
-        if mlp_out is not None:
-            points[f"{prefix}.mlp.hook_post"] = Site(mlp_out, "in")
-        if mlp is not None:
-            points[f"{prefix}.hook_mlp_out"] = Site(post_mlp or mlp_out or mlp)
-        points[f"{prefix}.hook_resid_post"] = Site(block)
-        return points
+def block_points(prefix: str, block: nn.Module) -> dict[str, Site]:
+    """The hook points of a transformer's block, as the names of its parts promise them.
+
+    Args:
+        prefix: What their names begin with: "blocks.3".
+        block: With attention, an MLP, or both.
+    """
+    attention = _first(block, ATTENTION)
+    attention_out = _first(attention, ATTENTION_OUT)
+    mlp = _first(block, MLP)
+    mlp_in, mlp_out = _first(mlp, MLP_IN), _first(mlp, MLP_OUT)
+    if mlp is block and (mlp_in is None or mlp_out is None):
+        mlp = mlp_in = mlp_out = None
+    # what a branch adds to the stream is the output of its second norm, or of its scale, where it has one
+    post_mlp = _first(block, ("post_feedforward_layernorm", "post_mlp_layernorm", "layer_scale2", "ls2"))
+    names = ("post_self_attn_layernorm", "post_attention_layernorm", "layer_scale1", "ls1")
+    post_attention = _first(block, names) if post_mlp is not None else None
+
+    points = {f"{prefix}.hook_resid_pre": Site(block, "in")}
+    if attention is not None and attention_out is not None:
+        points[f"{prefix}.attn.hook_in"] = Site(attention, "in")
+        points[f"{prefix}.attn.hook_z"] = Site(attention_out, "in")
+        points[f"{prefix}.hook_attn_out"] = Site(post_attention or attention_out)
+    if mlp is not None:
+        entry: Any = mlp_in if mlp is block else mlp
+        points[f"{prefix}.mlp.hook_in"] = Site(entry, "in")
+        end: Any = mlp_out if mlp is block else mlp
+        points[f"{prefix}.mlp.hook_out"] = Site(end)
+    if mlp_in is not None and mlp_out is not None:
+        points[f"{prefix}.mlp.hook_pre"] = Site(mlp_in)
+        linear = _get(mlp, "up_proj") if _get(mlp, "gate_proj") is mlp_in else None
+        if linear is not None:
+            points[f"{prefix}.mlp.hook_pre_linear"] = Site(linear)
+    if mlp_out is not None:
+        points[f"{prefix}.mlp.hook_post"] = Site(mlp_out, "in")
+    if mlp is not None:
+        points[f"{prefix}.hook_mlp_out"] = Site(post_mlp or mlp_out or mlp)
+    points[f"{prefix}.hook_resid_post"] = Site(block)
+    return points
 
 
 def _first(module: nn.Module | None, names: Sequence[str]) -> Any:
@@ -140,4 +146,4 @@ def _get(module: Any, path: str) -> Any:
     return module
 
 
-__all__ = ["LAYERS", "Architecture"]
+__all__ = ["ATTENTION", "LAYERS", "Architecture", "block_points"]

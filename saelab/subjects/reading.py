@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from saelab.corpora import Corpus, Document, as_corpus, samples
-from saelab.layout import LINE, Layout, Segment
+from saelab.layout import LINE, Layout, Place, Segment
 from saelab.subjects.packing import Packed, check_packing, packed, stretch_size
 from saelab.types import ConfigError, HookError, Inputs, Run, Shown
 
@@ -174,6 +174,9 @@ class SampleReading(Reading):
         layout: (raw sample, positions) -> how they lie; None, or where it gives None: as the tensor at the
             hook point has them, a grid where it has rows and columns, else a line.
         label: (inputs, sample, position) -> what a row shows; None: where it lies.
+        shown: (place, layout) -> what a row shows, where there is no label; None: where it lies.
+        counts: (what a position shows, layout) -> whether it is a row; None: all are.
+        whole: Make every position a row, those that do not count too.
     """
 
     def __init__(
@@ -183,7 +186,14 @@ class SampleReading(Reading):
         prepare: Callable[[Sequence[Any]], Inputs],
         layout: Callable[[Any, int], str | None] | None = None,
         label: Callable[[Inputs, int, int], str] | None = None,
+        *,
+        shown: Callable[[Place, Layout], Shown] | None = None,
+        counts: Callable[[Shown, Layout], bool] | None = None,
+        whole: bool = False,
     ) -> None:
+        self._shown: Callable[[Place, Layout], Shown] = shown or _where
+        self._counts, self._whole = counts, whole
+        self._counted: dict[tuple[Layout, int], tuple[list[Shown], np.ndarray]] = {}
         self.documents, self.n_samples = documents, len(documents)
         self._batch_size, self._prepare, self._layout, self._label = batch_size, prepare, layout, label
         self._layouts: list[Layout] = [LINE] * self.n_samples
@@ -217,29 +227,40 @@ class SampleReading(Reading):
         self._n[sample] = n
         if self._label is not None:
             self._labels[sample] = [self._label(inputs, at, i) for i in range(n)]
-        return slice(0, n)
+        if self._counts is None or self._whole:
+            return slice(0, n)
+        return _positions(self._places(self._layouts[sample], n)[1].tolist())
+
+    def _places(self, layout: Layout, n: int) -> tuple[list[Shown], np.ndarray]:
+        """What each of n positions shows, and bool [n]: whether it counts as a row."""
+        if (layout, n) not in self._counted:
+            shown = [self._shown(layout.place(at), layout) for at in range(n)]
+            counts = [self._counts is None or self._counts(each, layout) for each in shown]
+            self._counted[layout, n] = shown, np.array(counts, bool)
+        return self._counted[layout, n]
 
     def rows(self, calls: int = 1) -> Rows:
         numbers: dict[Shown, int] = {}
-        shown, origin = [], []
-        known: dict[tuple[Layout, int], list[int]] = {}
+        shown, origin, counted = [], [], []
+        known: dict[tuple[Layout, int], np.ndarray] = {}
         for i, (number, _) in enumerate(self.documents):
             layout, n = self._layouts[i], self._n[i]
+            found, counts = self._places(layout, n)
+            kept = np.arange(n) if self._whole else np.flatnonzero(counts)
+            if self._label is not None:
+                found = [Shown(each.facet, name) for each, name in zip(found, self._labels[i], strict=True)]
             if self._label is not None or (layout, n) not in known:
-                places = [layout.place(at) for at in range(n)]
-                names = [place.name for place in places] if self._label is None else self._labels[i]
-                found = [Shown(FACETS[place.kind], name) for place, name in zip(places, names, strict=True)]
-                known[layout, n] = [numbers.setdefault(each, len(numbers)) for each in found]
-            own = known[layout, n]
-            shown.append(np.tile(np.array(own, np.int32), calls))
-            at = np.tile(np.arange(n), calls)
-            origin.append(np.stack([np.full(n * calls, number), at, np.repeat(np.arange(calls), n)], axis=1))
+                own = [numbers.setdefault(found[at], len(numbers)) for at in kept]
+                known[layout, n] = np.array(own, np.int32)
+            shown.append(np.tile(known[layout, n], calls))
+            counted.append(np.tile(counts[kept], calls))
+            at, call = np.tile(kept, calls), np.repeat(np.arange(calls), len(kept))
+            origin.append(np.stack([np.full(len(at), number), at, call], axis=1))
         origins = np.concatenate(origin).astype(np.int64) if origin else np.zeros((0, 3), np.int64)
         every = np.concatenate(shown) if shown else np.zeros(0, np.int32)
+        counts = np.concatenate(counted) if counted else np.zeros(0, bool)
         n = len(origins)
-        return Rows(
-            origins, every, list(numbers), np.full(n, -1, np.int32), np.zeros(n, bool), np.ones(n, bool)
-        )
+        return Rows(origins, every, list(numbers), np.full(n, -1, np.int32), np.zeros(n, bool), counts)
 
     def end(self, n_samples: int) -> None:
         self.documents = self.documents[:n_samples]
@@ -324,6 +345,10 @@ class ReadsSamples:
         """
         own = cast(Any, self)
         return SampleReading(documents, how.batch_size, own.prepare, label=own.label)
+
+
+def _where(place: Place, layout: Layout) -> Shown:
+    return Shown(FACETS[place.kind], place.name)
 
 
 def _found(space: Sequence[int] | None, n: int) -> Layout:

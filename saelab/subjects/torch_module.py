@@ -218,7 +218,7 @@ class TorchModule(ReadsSamples, TorchSubject):
             )
 
     def _view(self, inputs: Inputs) -> View:
-        return _canonical(len(inputs))
+        return canonical(len(inputs))
 
     @property
     def has_example(self) -> bool:
@@ -300,7 +300,9 @@ def _with_calls(name: str, shapes: list[Any]) -> list[str]:
     return [f"{name}@all"] if alike else [f"{name}@{i}" for i in range(len(shapes))]
 
 
-def _canonical(samples: int) -> View:
+def canonical(samples: int) -> View:
+    """From the tensors of a pass over so many samples to [samples, positions, width], and back."""
+
     def to(own: Tensor) -> Tensor:
         if own.ndim < 2 or own.shape[0] not in (1, samples):
             msg = (
@@ -354,4 +356,4 @@ def _first_sample(inputs: Inputs) -> Inputs:
     return Inputs(data, lengths, counted)
 
 
-__all__ = ["TorchModule", "as_inputs"]
+__all__ = ["TorchModule", "as_inputs", "canonical"]

@@ -12,7 +12,7 @@ import subjects_zoo as zoo
 import torch
 from torch import nn
 
-from saelab.subjects import LanguageModel, TorchModule
+from saelab.subjects import LanguageModel, TorchModule, VisionModel
 from saelab.types import HookError, HookPoint, Inputs, SaelabError, ShapeError, Subject, SubjectError
 
 
@@ -45,6 +45,31 @@ CASES = {
     "cnn": Case(zoo.cnn_subject, lambda: zoo.images(3), "0", "1.1", 8),
     "denoiser": Case(zoo.denoiser_subject, lambda: zoo.images(3), "enter@0", "mid@2", 8),
     "vit": Case(zoo.vit_subject, lambda: zoo.images(3), "layers.0", "layers.1", 32),
+    **{
+        kind: Case(
+            lambda seed, kind=kind: zoo.vision_subject(kind, seed),
+            lambda: zoo.pictures(3),
+            "blocks.0.hook_resid_post",
+            "blocks.1.mlp.hook_out",
+            16,
+        )
+        for kind in zoo.VISION
+        if kind not in ("resnet", "convnext")
+    },
+    "resnet": Case(
+        lambda seed: zoo.vision_subject("resnet", seed),
+        lambda: zoo.pictures(3),
+        "stages.0.layers.0",
+        "stages.1",
+        8,
+    ),
+    "convnext": Case(
+        lambda seed: zoo.vision_subject("convnext", seed),
+        lambda: zoo.pictures(3),
+        "stages.0.layers.0",
+        "stages.1",
+        8,
+    ),
     "bert": Case(zoo.bert_subject, lambda: zoo.TEXTS, "layer.0", "layer.2.output", 32),
 }
 
@@ -303,7 +328,7 @@ def test_half_precision(case, dtype):
     subject = case.make(0)
     subject.module.to(dtype)
     inputs = subject.prepare(case.raw())
-    if not isinstance(subject, LanguageModel):
+    if not isinstance(subject, LanguageModel | VisionModel):
         data = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.data.items()}
         inputs = Inputs(data, inputs.lengths)
         subject = TorchModule(subject.module, example=Inputs({k: v[:1] for k, v in data.items()}))

@@ -261,7 +261,7 @@ def test_media_is_small_and_a_picture(cnn, tmp_path):
         (np.full((4, 4), 3.0), "floats must be in 0..1. Got 3..3"),
         (np.full((4, 4), 999), "integers must be in 0..255"),
         (np.zeros((0, 4)), "1, 3 or 4 channels"),
-        ("no/such.png", "must be readable. Got no/such.png"),
+        ("no/such.png", "must be readable. Got 'no/such.png'"),
     ],
 )
 def test_what_is_no_image(item, match):

@@ -105,6 +105,7 @@ OF_LATENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "aimed": ("relu", {"target_l0": 8}),
     "tanh": ("jumprelu", {"penalty": "tanh"}),
     "squared": ("jumprelu", {"target_l0": 8, "target_weight": 0.3}),
+    "gate bias": ("gated", {"gate_bias": True, "target_l0": 8}),
     "bias": ("matryoshka", {"bias_level": True, "groups": [3, 30, 16]}),
 }
 """What options of recipes whose latents ranks divide add to it."""

@@ -277,7 +277,7 @@ register(
         sparsifier=lambda c: Gated(c.d_sae, c.options["gate_bias"]),
         losses=with_auxk("mse", "gate"),
         rules=rules_of("unit_norm"),
-        divides=("data",),
+        divides=("data", "latents"),
     ),
 )
 register(

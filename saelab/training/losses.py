@@ -390,6 +390,7 @@ def gate(config: SAEConfig, progress: Progress) -> Loss:
             total = dense.column_sums(on).sum()
             product = dense.decode(on, sae.W_dec.detach())
         penalty = config.options["l1"] * progress.pressure * progress.ramp(config.options["l1_warmup"])
+        product, total = dist.latents.summed(product), dist.latents.summed(total)
         error = (target(sae, forward) - product - sae.b_dec.detach()).square().sum() / progress.variance
         return (error + penalty * total / progress.variance**0.5) / len(forward.x)
 

@@ -19,7 +19,9 @@ from saelab.tensors import Pieces
 from saelab.training.run import Settings
 from saelab.types import ConfigError
 
-_OF_LATENTS = ("b_enc", "W_dec", "log_threshold", "raw_threshold", "firing", "density")
+_OF_LATENTS = (
+    "b_enc", "W_dec", "log_threshold", "raw_threshold", "r_mag", "b_mag", "b_gate", "firing", "density"
+)  # fmt: skip
 
 
 def divisible(shard: str) -> list[str]:

@@ -64,7 +64,7 @@ def shared(tmp_path_factory):
         writer.finish({})
     tasks = (
         "selections shared_latents drawn pieces uneven other nonfinite small checkpoints unwritable callback "
-        "latents:gated to_input narrow resampling hull mixed full stopped continued again left left_latents "
+        "latents:top_afa to_input narrow resampling hull mixed full stopped continued again left left_latents "
         "from_store stopped_latents continued_latents again_latents started threads"
     )
     split = [f"options:{name}" for name in SPLIT_RECIPES]
@@ -180,7 +180,7 @@ def test_each_rank_reads_its_own_rows_of_a_shared_store(shared):
         ("checkpoints", (RankError, RankError), "checkpoint_every: 10 -> 11"),
         ("unwritable", (StoreError, RankError), "writable"),
         ("callback", (ValueError, RankError), "own error"),
-        ("latents:gated", (ConfigError, ConfigError), "jumprelu, relu. Got 'gated'"),
+        ("latents:top_afa", (ConfigError, ConfigError), "gated, relu. Got 'top_afa'"),
         ("to_input", (ConfigError, ConfigError), "ste_to_input must be left out"),
         ("resampling", (ConfigError, ConfigError), "resample_every=10"),
         ("hull", (ConfigError, ConfigError), "Only free decoder rows"),

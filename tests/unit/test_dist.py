@@ -64,8 +64,8 @@ def shared(tmp_path_factory):
         writer.finish({})
     tasks = (
         "selections shared_latents drawn pieces uneven other nonfinite small checkpoints unwritable callback "
-        "latents:top_afa to_input narrow resampling hull mixed full stopped continued again left left_latents "
-        "from_store stopped_latents continued_latents again_latents started threads"
+        "latents:top_afa to_input narrow resampling hull mixed full stopped continued again left "
+        "left_latents from_store stopped_latents continued_latents again_latents started threads"
     )
     split = [f"options:{name}" for name in SPLIT_RECIPES]
     divided = [f"latents:{name}" for name in (*divisible("latents"), *OF_LATENTS)]

@@ -108,7 +108,6 @@ UNTRIED = {
     "Lab.report": "takes results alone; tests/unit/test_report_view.py refuses others",
     "Lab.circuit": "takes results alone; tests/unit/test_circuit_view.py refuses others",
     "Lab.erase": "needs samples with a concept; tests/unit/test_erasing.py has some",
-    "VisionModel.*": "those of TorchModule, but for what is above",
     "document_codes blindspots generator_agreement ontology DocumentCodes* Blindspots* GeneratorAgreement* "
     "Neighbours* Ontology* Spots*": (
         "need two corpora, or labels of one; tests/unit/test_blindspots.py and test_ontology.py refuse others"

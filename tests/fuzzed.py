@@ -111,6 +111,11 @@ UNTRIED = {
     "document_codes blindspots generator_agreement ontology DocumentCodes* Blindspots* GeneratorAgreement* "
     "Neighbours* Ontology* Spots*": (
         "need two corpora, or labels of one; tests/unit/test_blindspots.py and test_ontology.py refuse others"
+    "VisionModel.*": "those of TorchModule, but for what is above",
+    "document_codes blindspots generator_agreement ontology ood attributes patch_boxes patch_map "
+    "DocumentCodes* Blindspots* GeneratorAgreement* Neighbours* Ontology* Spots* OOD* Attributes*": (
+        "need two corpora, labels of one, or a layout; tests/unit/test_blindspots.py, test_ontology.py, "
+        "test_ood.py and test_image_attributes.py refuse others"
     ),
     "VisionModel.*": "those of TorchModule, but for what is above, and what test_vision.py tries",
     "FVU *.fingerprint *.verify *.hooks FeatureStore.latents FeatureStore.labels FeatureStore.top_names "

@@ -102,14 +102,18 @@ from .supervised.results import AgainstSupervised, Edited, Stood
 from .supervised.tasks import AttributeTask, Location, attribute_task
 from .supervised.toys import occlusion, over_splitting
 from .vision.agreement import GeneratorAgreement, generator_agreement
+from .vision.attributes import Attributes, attributes
 from .vision.blindspots import blindspots
 from .vision.codes import DocumentCodes, document_codes
+from .vision.heat import patch_boxes, patch_map
 from .vision.ontology import Ontology, ontology
+from .vision.ood import OOD, ood
 from .vision.spots import Blindspots, Neighbours, Spots
 from .windows import drawn_examples, whole_document
 
 __all__ = [
     "DFA",
+    "OOD",
     "RAVEL",
     "SCR",
     "TPP",
@@ -119,6 +123,7 @@ __all__ = [
     "Arm",
     "AttributeF1",
     "AttributeTask",
+    "Attributes",
     "AttributionGraph",
     "Blindspots",
     "Branch",
@@ -210,6 +215,7 @@ __all__ = [
     "agreement",
     "attribute_f1",
     "attribute_task",
+    "attributes",
     "attribution_graph",
     "attribution_patching",
     "blindspots",
@@ -266,8 +272,11 @@ __all__ = [
     "norms",
     "occlusion",
     "ontology",
+    "ood",
     "orthogonal_matching_pursuit",
     "over_splitting",
+    "patch_boxes",
+    "patch_map",
     "path_patching",
     "predictions",
     "prefix_curves",

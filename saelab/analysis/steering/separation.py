@@ -26,7 +26,7 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
     if not len(positive) or not len(negative):
         return float("nan")
     ones = np.ones((1, len(positive))), np.ones((1, len(negative)))
-    return float(_areas(np.asarray(positive), np.asarray(negative), *ones)[0])
+    return float(areas(np.asarray(positive), np.asarray(negative), *ones)[0])
 
 
 def auroc_interval(
@@ -50,13 +50,13 @@ def auroc_interval(
     for first in range(0, draws, step):
         size = min(step, draws - first)
         weights = [rng.multinomial(n, np.full(n, 1 / n), size=size) for n in (len(positive), len(negative))]
-        found.append(_areas(np.asarray(positive), np.asarray(negative), *weights))
+        found.append(areas(np.asarray(positive), np.asarray(negative), *weights))
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(np.concatenate(found), [tail, 100 - tail])
     return float(low), float(high)
 
 
-def _areas(positive: np.ndarray, negative: np.ndarray, p: np.ndarray, n: np.ndarray) -> np.ndarray:
+def areas(positive: np.ndarray, negative: np.ndarray, p: np.ndarray, n: np.ndarray) -> np.ndarray:
     """Areas for weights p [draws, positive], n [draws, negative] of the samples."""
     _, at = np.unique(np.concatenate([positive, negative]), return_inverse=True)
     at = at.reshape(-1)
@@ -90,4 +90,4 @@ def roc(positive: np.ndarray, negative: np.ndarray) -> Roc:
     return Roc(threshold, false, true)
 
 
-__all__ = ["Roc", "auroc", "auroc_interval", "roc"]
+__all__ = ["Roc", "areas", "auroc", "auroc_interval", "roc"]

@@ -209,8 +209,10 @@ def _named(codes: Energies, has: np.ndarray, halves: tuple[np.ndarray, np.ndarra
         latents.append(j)
         lines.append((label, threshold, mcc, precision, recall, held[:, label].mean(), called.sum()))
     columns = [np.array(each) for each in zip(*lines, strict=True)] if lines else [np.zeros(0)] * 7
-    label, *rest, called = columns
-    return _Names(np.array(latents, np.int64), label.astype(np.int64), *rest, called.astype(np.int64))
+    label, threshold, mcc, precision, recall, base, called = columns
+    told = {"threshold": threshold, "mcc": mcc, "precision": precision, "recall": recall, "base": base}
+    of = np.array(latents, np.int64)
+    return _Names(of, label.astype(np.int64), **told, called=called.astype(np.int64))
 
 
 def best_label(codes: np.ndarray, has: np.ndarray) -> tuple[int, float, float]:

@@ -14,6 +14,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # before torch is imported, and for every process that a test starts: its threads wait for each other on a
 # machine that does other work too, which makes tests of small tensors several times slower than one thread
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Triton's kernels run on the CPU, in its interpreter; `make gpu` says otherwise
+os.environ.setdefault("TRITON_INTERPRET", "1")
 # Ray would start a process for each core before anybody asks for one
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 # nobody's labels and lenses: those of whoever runs the tests are no part of them, and are not written to;

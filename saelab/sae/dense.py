@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.sae import memory
+from saelab.sae import dispatch, memory
 
 
 def product(
@@ -191,14 +191,9 @@ class _Jump(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         pre, threshold = ctx.saved_tensors
-        d_pre, d_threshold = _exceeding(grads[0], pre, threshold), None
-        if ctx.needs_input_grad[1] or ctx.to_input:
-            box = _in_box(pre, threshold, ctx.bandwidth)
-            inside = grads[0] * box if torch.is_grad_enabled() else box.mul_(grads[0])
-            d_threshold = inside.sum_to_size(threshold.shape) * (-threshold / ctx.bandwidth)
-            if ctx.to_input:
-                d_pre = d_pre + inside * (threshold / ctx.bandwidth)
-        return d_pre, d_threshold, None, None
+        if not (ctx.needs_input_grad[1] or ctx.to_input):
+            return _exceeding(grads[0], pre, threshold), None, None, None
+        return *_back(grads[0], pre, threshold, ctx.bandwidth, ctx.to_input, True), None, None
 
 
 class _Step(torch.autograd.Function):
@@ -211,14 +206,40 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         pre, threshold = ctx.saved_tensors
-        box = _in_box(pre, threshold, ctx.bandwidth)
-        inside = grads[0] * box if torch.is_grad_enabled() else box.mul_(grads[0])
-        d_threshold = inside.sum_to_size(threshold.shape) / -ctx.bandwidth
-        return inside / ctx.bandwidth if ctx.to_input else None, d_threshold, None, None
+        return *_back(grads[0], pre, threshold, ctx.bandwidth, ctx.to_input, False), None, None
+
+
+def _back(*given: Any) -> tuple[Tensor | None, Tensor]:
+    """`_gradients`, by whichever way is faster here."""
+    _, pre, threshold, *_ = given
+    alike = threshold.shape == pre.shape[-1:]
+    return dispatch.run("steps.jump_gradients", _gradients, *given) if alike else _gradients(*given)
+
+
+def _gradients(
+    grad: Tensor, pre: Tensor, threshold: Tensor, bandwidth: float, to_input: bool, whole: bool
+) -> tuple[Tensor | None, Tensor]:
+    """(of pre, of the threshold) of `jump`, or, not whole, of `step`. None is 0."""
+    d_pre = _exceeding(grad, pre, threshold) if whole else None
+    box = _in_box(pre, threshold, bandwidth)
+    inside = grad * box if torch.is_grad_enabled() else box.mul_(grad)
+    summed = inside.sum_to_size(threshold.shape)
+    if d_pre is None:
+        return inside / bandwidth if to_input else None, summed / -bandwidth
+    if to_input:
+        d_pre = d_pre + inside * (threshold / bandwidth)
+    return d_pre, summed * (-threshold / bandwidth)
 
 
 def _exceeding(values: Tensor, pre: Tensor, threshold: Tensor) -> Tensor:
-    """values where pre > threshold, else 0. The sign of a difference is exact, whatever it rounds to."""
+    """values where pre > threshold, else 0."""
+    if threshold.shape == pre.shape[-1:] and values.shape == pre.shape:
+        return dispatch.run("steps.exceeding", _exceeding_of_torch, values, pre, threshold)
+    return _exceeding_of_torch(values, pre, threshold)
+
+
+def _exceeding_of_torch(values: Tensor, pre: Tensor, threshold: Tensor) -> Tensor:
+    """The sign of a difference is exact, whatever it rounds to."""
     if torch.is_grad_enabled():
         return torch.where(pre > threshold, values, 0.0)
     difference = torch.sub(pre, threshold, out=memory.empty(pre))

@@ -3,7 +3,7 @@
 Codes with few entries a row are kept as CSR on the device (`Sparse`). Products with them cost O(nnz * d_in),
 so that a training step is dominated by the one dense product x @ W_enc. All of them run as `embedding_bag`,
 which on CPU beats a dense product, index_add and the CSR product (`python benchmarks/train.py --parts` prints
-the comparison).
+the comparison). On CUDA some have a Triton twin, taken where it is the faster one (`saelab.sae.dispatch`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab import dist
+from saelab.sae import dispatch
 
 
 class Sparse(NamedTuple):
@@ -40,8 +41,7 @@ class Sparse(NamedTuple):
 
     def rows(self) -> Tensor:
         """int64 [nnz]: row of each entry."""
-        n = len(self.indptr) - 1
-        return torch.repeat_interleave(torch.arange(n, device=self.indptr.device), self.indptr.diff())
+        return _rows(self.indptr, len(self.indices))
 
 
 def top_k_reference(pre: Float[Tensor, "n d_sae"], k: int) -> Int[Tensor, "n k"]:
@@ -52,14 +52,16 @@ def top_k_reference(pre: Float[Tensor, "n d_sae"], k: int) -> Int[Tensor, "n k"]
 
 def top_k(pre: Float[Tensor, "n d_sae"], k: int, signed: bool = False) -> Int[Tensor, "n k"]:
     """Indices of the k largest of each row, in any order; ties at the boundary go to the lower index. signed:
-    the largest of |pre|, of which no matrix is made.
-
-    torch.topk leaves open which of several equal values it keeps. One value more than needed shows the rows
-    where that matters (the k-th equals the next), and only these are selected again.
-    """
+    the largest of |pre|, of which no matrix is made."""
     d_sae = pre.shape[1]
     if k >= d_sae:
         return torch.arange(d_sae, device=pre.device).expand(pre.shape[0], d_sae)
+    return dispatch.run("select.top_k", _top_k, pre, k, signed)
+
+
+def _top_k(pre: Tensor, k: int, signed: bool) -> Tensor:
+    """torch.topk leaves open which of several equal values it keeps. One value more than needed shows the
+    rows where that matters (the k-th equals the next), and only these are selected again."""
     values, indices = _largest(pre, k + 1, signed)
     tied = values[:, k - 1] == values[:, k]
     indices = indices[:, :k]
@@ -102,20 +104,14 @@ def batch_top_k(score: Float[Tensor, "n d_sae"], total: int) -> Int[Tensor, " ke
     """Flat indices, ascending, of the `total` largest positive entries of the whole batch; ties as in the
     definition.
 
-    A strided sample guesses a bound that a little more than `total` entries exceed, and only these are
-    ranked. Where the guess lets too few pass, every positive entry is ranked instead, so the result is exact.
-    Where ranks share the batch, `score` is this rank's part of it and so is the result.
+    Only what exceeds a bound is ranked, which a little more than `total` entries do. Where it lets too few
+    pass, every positive entry is ranked instead, so the result is exact. Where ranks share the batch, `score`
+    is this rank's part of it and so is the result.
     """
     flat = score.reshape(-1)
     if not total:
         return torch.empty(0, dtype=torch.int64, device=flat.device)
-    share = total / dist.ranks.size
-    sample = flat[::61]  # a prime: no latent is left out of the sample unless d_sae is a multiple of it
-    rank = int(1.1 * share / 61 + 8 * (share / 61) ** 0.5) + 1
-    bound = flat.new_zeros(())
-    if rank < len(sample) // 2:
-        bound = sample.kthvalue(len(sample) - rank + 1).values.clamp_min(0)
-    bound = dist.ranks.least(bound)
+    bound = dist.ranks.least(dispatch.run("batch.guess", _guess, flat, total / dist.ranks.size))
     at = above(flat, bound)
     if dist.ranks.count(len(at)) < total and bound > 0:
         at = above(flat, 0)
@@ -128,6 +124,15 @@ def batch_top_k(score: Float[Tensor, "n d_sae"], total: int) -> Int[Tensor, " ke
     room = total - dist.ranks.count(int(keep.sum()))
     keep[ties[_first_of(at[ties] // score.shape[1], room, len(score))]] = True
     return at[keep]
+
+
+def _guess(flat: Tensor, share: float) -> Tensor:
+    """A bound that probably a little more than `share` entries exceed, from a strided sample."""
+    sample = flat[::61]  # a prime: no latent is left out of the sample unless d_sae is a multiple of it
+    rank = int(1.1 * share / 61 + 8 * (share / 61) ** 0.5) + 1
+    if rank < len(sample) // 2:
+        return sample.kthvalue(len(sample) - rank + 1).values.clamp_min(0)
+    return flat.new_zeros(())
 
 
 def column_top_k_reference(pre: Float[Tensor, "n d_sae"], m: Int[Tensor, " d_sae"]) -> Int[Tensor, " kept"]:
@@ -189,6 +194,10 @@ def _first_of(rows: Int[Tensor, " ties"], room: int, n: int) -> Tensor:
 
 def above(pre: Float[Tensor, "n d_sae"], threshold: Tensor | float) -> Int[Tensor, " kept"]:
     """Flat indices, ascending, of the entries greater than a threshold ([] or [d_sae])."""
+    return dispatch.run("batch.above", _above, pre, threshold)
+
+
+def _above(pre: Tensor, threshold: Tensor | float) -> Tensor:
     on = (pre > threshold).reshape(-1)
     if on.device.type == "cpu":  # a quarter of the time of nonzero
         return torch.from_numpy(np.flatnonzero(on.numpy()))
@@ -197,8 +206,8 @@ def above(pre: Float[Tensor, "n d_sae"], threshold: Tensor | float) -> Int[Tenso
 
 def to_csr(flat: Int[Tensor, " kept"], n: int, d_sae: int) -> tuple[Tensor, Tensor]:
     """(indptr [n + 1], indices [kept]) of ascending flat indices into [n d_sae]."""
-    counts = torch.bincount(flat // d_sae, minlength=n)
-    return F.pad(counts.cumsum(0), (1, 0)), flat % d_sae
+    starts = torch.arange(0, (n + 1) * d_sae, d_sae, device=flat.device)
+    return torch.searchsorted(flat, starts), flat % d_sae
 
 
 def largest(pre: Float[Tensor, "n d_sae"], k: int) -> Float[Tensor, "n k"]:
@@ -225,8 +234,7 @@ def active_pre_reference(
     indices: Int[Tensor, " nnz"],
 ) -> Float[Tensor, " nnz"]:
     """((x - b_in) @ W_enc + b_enc) at the entries of a CSR pattern, by the dense product."""
-    rows = torch.repeat_interleave(torch.arange(len(x), device=x.device), indptr.diff())
-    return ((x - b_in) @ W_enc + b_enc)[rows, indices]
+    return ((x - b_in) @ W_enc + b_enc)[_rows(indptr, len(indices)), indices]
 
 
 def active_pre(
@@ -309,7 +317,7 @@ class _ActivePre(torch.autograd.Function):
     def forward(ctx: Any, pre: Tensor, x: Tensor, b_in: Tensor, W_enc: Tensor, b_enc: Tensor,
                 indptr: Tensor, indices: Tensor) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, b_in, W_enc, indptr, indices)
-        rows = torch.repeat_interleave(torch.arange(len(x), device=x.device), indptr.diff())
+        rows = _rows(indptr, len(indices))
         return pre[rows // (len(x) // max(1, len(pre)) or 1), indices]
 
     @staticmethod
@@ -326,8 +334,18 @@ class _ActivePre(torch.autograd.Function):
         return None, None, d_b_in, d_W, d_b_enc, None, None
 
 
+def _rows(indptr: Tensor, nnz: int) -> Tensor:
+    """int64 [nnz]: row of each entry. Its length is told, or a device would be waited for."""
+    rows = torch.arange(len(indptr) - 1, device=indptr.device)
+    return torch.repeat_interleave(rows, indptr.diff(), output_size=nnz)
+
+
 def _bag(table: Tensor, indptr: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """Row i of the result: the sum of weights[e] * table[indices[e]] over the entries e of row i."""
+    return dispatch.run("rows.bag", _bag_of_torch, table, indptr, indices, weights)
+
+
+def _bag_of_torch(table: Tensor, indptr: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     return F.embedding_bag(
         indices,
         table,
@@ -341,15 +359,17 @@ def _bag(table: Tensor, indptr: Tensor, indices: Tensor, weights: Tensor) -> Ten
 def _transpose(indptr: Tensor, indices: Tensor, d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
     """CSR to CSC: (indptr [d_sae + 1], row of each entry, order of the entries), rows ascending within a
     latent."""
-    n = len(indptr) - 1
-    rows = torch.repeat_interleave(torch.arange(n, device=indptr.device), indptr.diff())
-    order = torch.argsort(indices.int(), stable=True)  # int32 sorts twice as fast
-    counts = torch.bincount(indices, minlength=d_sae)
-    return F.pad(counts.cumsum(0), (1, 0)), rows[order], order
+    latents, order = torch.sort(indices.int(), stable=True)  # int32 sorts twice as fast
+    starts = torch.arange(d_sae + 1, dtype=torch.int32, device=indices.device)
+    return torch.searchsorted(latents, starts), _rows(indptr, len(indices))[order], order
 
 
 def _sampled_product(a: Tensor, b: Tensor, indptr: Tensor, indices: Tensor) -> Tensor:
     """[nnz]: <a[row of e], b[indices[e]]> for every entry e of a CSR pattern."""
+    return dispatch.run("rows.sampled_product", _sampled_product_of_torch, a, b, indptr, indices)
+
+
+def _sampled_product_of_torch(a: Tensor, b: Tensor, indptr: Tensor, indices: Tensor) -> Tensor:
     if a.device.type == "cpu" and torch.backends.mkl.is_available() and len(indices):
         zeros = torch.zeros_like(indices, dtype=a.dtype)
         with warnings.catch_warnings():  # "CSR support is in beta", once a process
@@ -358,7 +378,7 @@ def _sampled_product(a: Tensor, b: Tensor, indptr: Tensor, indices: Tensor) -> T
                 indptr, indices, zeros, size=(len(a), len(b)), check_invariants=False
             )
         return torch.sparse.sampled_addmm(pattern, a, b.t(), beta=0.0).values()
-    rows = torch.repeat_interleave(torch.arange(len(a), device=a.device), indptr.diff())
+    rows = _rows(indptr, len(indices))
     step = max(1, 2**22 // max(1, a.shape[1]))  # entries gathered at a time: 16 MB each of a and b
     pieces = [(a[rows[i : i + step]] * b[indices[i : i + step]]).sum(1) for i in range(0, len(indices), step)]
     return torch.cat(pieces) if pieces else a.new_zeros(0)

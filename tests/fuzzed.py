@@ -108,6 +108,7 @@ UNTRIED = {
     "Lab.report": "takes results alone; tests/unit/test_report_view.py refuses others",
     "Lab.circuit": "takes results alone; tests/unit/test_circuit_view.py refuses others",
     "Lab.erase": "needs samples with a concept; tests/unit/test_erasing.py has some",
+    "VisionModel.*": "those of TorchModule, but for what is above, and what test_vision.py tries",
     "document_codes blindspots generator_agreement ontology DocumentCodes* Blindspots* GeneratorAgreement* "
     "Neighbours* Ontology* Spots*": (
         "need two corpora, or labels of one; tests/unit/test_blindspots.py and test_ontology.py refuse others"
@@ -117,7 +118,6 @@ UNTRIED = {
         "need two corpora, labels of one, or a layout; tests/unit/test_blindspots.py, test_ontology.py, "
         "test_ood.py and test_image_attributes.py refuse others"
     ),
-    "VisionModel.*": "those of TorchModule, but for what is above, and what test_vision.py tries",
     "FVU *.fingerprint *.verify *.hooks FeatureStore.latents FeatureStore.labels FeatureStore.top_names "
     "FeatureStore.bottom_names FeatureStore.documents Lab.embedded recipes names options registered natural "
     "ActivationStore.acts Lab.source": "take nothing, or numbers that another has given",
@@ -571,7 +571,10 @@ class Things:
             "dialogues": Case(
                 read(corpora.dialogues), {"chats": [[{"role": "user", "content": "a"}]]}, ("name",)
             ),
-            "images": Case(read(corpora.images), {"items": [picture]}, ("labels", "ids", "size", "name")),
+            "images": Case(
+                read(corpora.images), {"items": [picture]},
+                ("labels", "ids", "size", "name", "broken", "column", "label", "max_pixels", "workers"),
+            ),
             "shapes": Case(read(corpora.shapes), {"n_documents": 2}, ("seed", "split", "size", "shares")),
             "shape_mask": Case(corpora.shape_mask, {"document": next(iter(corpora.shapes(0, 1)))}),
             "samples": Case(read(corpora.samples), {"items": [torch.ones(2)]}, ("name", "ids")),

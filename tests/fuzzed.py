@@ -109,10 +109,6 @@ UNTRIED = {
     "Lab.circuit": "takes results alone; tests/unit/test_circuit_view.py refuses others",
     "Lab.erase": "needs samples with a concept; tests/unit/test_erasing.py has some",
     "VisionModel.*": "those of TorchModule, but for what is above, and what test_vision.py tries",
-    "document_codes blindspots generator_agreement ontology DocumentCodes* Blindspots* GeneratorAgreement* "
-    "Neighbours* Ontology* Spots*": (
-        "need two corpora, or labels of one; tests/unit/test_blindspots.py and test_ontology.py refuse others"
-    "VisionModel.*": "those of TorchModule, but for what is above",
     "document_codes blindspots generator_agreement ontology ood attributes patch_boxes patch_map "
     "DocumentCodes* Blindspots* GeneratorAgreement* Neighbours* Ontology* Spots* OOD* Attributes*": (
         "need two corpora, labels of one, or a layout; tests/unit/test_blindspots.py, test_ontology.py, "

@@ -67,6 +67,28 @@ class MissingDependency(SaelabError, ImportError):
     """An optional library that is not installed; the message gives the pip command."""
 
 
+@contextlib.contextmanager
+def needing(what: str, library: str, install: str) -> Iterator[None]:
+    """Raise an import that fails as a MissingDependency.
+
+    >>> with needing("A figure", "plotly", "plotly"):
+    ...     import plotly
+
+    Args:
+        what: Needs it, for the message.
+        library: Its name for people.
+        install: What pip takes, with quotes where a shell needs them.
+
+    Raises:
+        MissingDependency: It is not installed, or a part of it is not.
+    """
+    try:
+        yield
+    except ImportError as error:
+        message = f"{what} needs {library}. Got: {error}. Install it: pip install {install}"
+        raise MissingDependency(message) from error
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice: torch raises a RuntimeError for it."""
     says = str(error).lower()

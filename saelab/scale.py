@@ -27,6 +27,7 @@ from saelab.arguments import an_sae, checked, listed, place
 from saelab.capabilities import HasTokens, lacking
 from saelab.config import boolean, integer, is_number
 from saelab.corpora import Corpus, Document, as_corpus
+from saelab.errors import needing
 from saelab.files import read_json, read_json_or_none
 from saelab.harvesting import harvest as harvest_alone
 from saelab.harvesting import index as index_alone
@@ -38,7 +39,7 @@ from saelab.stores.joining import JOINED, join
 from saelab.stores.merging import merge_into
 from saelab.subjects import load_subject
 from saelab.subjects.packing import check_packing, stretch_size
-from saelab.types import ConfigError, CorpusError, HookPoint, MissingDependency, SaelabError
+from saelab.types import ConfigError, CorpusError, HookPoint, SaelabError
 
 if TYPE_CHECKING:
     from saelab.sae import SAE
@@ -413,12 +414,9 @@ def _pool(workers: int, cpus: float, gpus: float) -> Iterator[_Pool]:
             "Leave them out for a CPU each."
         )
         raise ConfigError(message)
-    try:
+    with needing("saelab.scale", "Ray", "'ray[data]>=2.60'"):
         import ray
         import ray.data
-    except ImportError as error:
-        message = "saelab.scale needs Ray. It is not installed. Run: pip install 'ray[data]>=2.60'"
-        raise MissingDependency(message) from error
     if ray.is_initialized():
         yield _Pool(ray, workers, cpus, gpus)
         return

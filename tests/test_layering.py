@@ -81,7 +81,7 @@ def test_imports_point_downwards(path):
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("saelab/widgets/*.py")), ids=lambda p: p.name)
 def test_widgets_know_results_not_models(path):
-    known = "types arguments files layout stores analysis.results analysis.panels widgets".split()
+    known = "types errors arguments files layout stores analysis.results analysis.panels widgets".split()
     allowed = tuple(f"saelab.{name}" for name in known)
     for module in saelab_imports(path.read_text()):
         assert module.startswith(allowed), f"{path.name} imports {module}"

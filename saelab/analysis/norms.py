@@ -10,8 +10,8 @@ import numpy as np
 
 from saelab.analysis.panels import Curve, Drawing
 from saelab.arguments import checked, floats, full_sae
-from saelab.errors import headline
-from saelab.types import ConfigError, MissingDependency
+from saelab.errors import headline, needing
+from saelab.types import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,11 +90,8 @@ class NormDiagnostics:
         Raises:
             MissingDependency: plotly is not installed.
         """
-        try:
+        with needing("A figure", "plotly", "plotly"):
             import plotly.graph_objects as go
-        except ImportError as error:
-            message = "A figure needs plotly. It is not installed. Run: pip install plotly"
-            raise MissingDependency(message) from error
         points, *lines = zf_plot(self.input, self.code).curves
         figure = go.Figure(
             go.Scattergl(

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from saelab.types import CorpusError, MissingDependency
+from saelab.errors import needing
+from saelab.types import CorpusError
 
 SMALL = 64
 """Pixels of a side up to which a picture is kept as it is."""
@@ -84,11 +85,8 @@ def thumbnail(image: Any, size: int = 96) -> bytes:
 
 def need_pillow() -> None:
     """Raises MissingDependency where Pillow is not installed."""
-    try:
+    with needing("An image", "Pillow", "pillow"):
         import PIL.Image  # noqa: F401
-    except ImportError as error:
-        message = "Images need Pillow. It is not installed. Run: pip install pillow"
-        raise MissingDependency(message) from error
 
 
 def _encoded(picture: Any, kind: str, **options: Any) -> bytes:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saelab.corpora.documents import Corpus, Document, dialogue
 from saelab.corpora.files import CHUNK, File, check_encoding, find, reading, unreadable
+from saelab.errors import needing
 from saelab.files import path_of
-from saelab.types import CorpusError, MissingDependency, nearest, short
+from saelab.types import CorpusError, nearest, short
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -364,12 +365,9 @@ def _table(
     name: str, split: str, streaming: bool, config: str | None, revision: str | None, data_files: Any
 ) -> tuple[Any, str | None]:
     """(the `datasets` table, the commit that it is of on the hub)."""
-    try:
+    with needing("corpora.hub", "datasets", "'datasets>=3'"):
         import datasets
         from datasets.exceptions import DatasetsError
-    except ImportError as error:
-        message = "corpora.hub needs datasets. It is not installed. Run: pip install 'datasets>=3'"
-        raise MissingDependency(message) from error
     try:
         if any((Path(name) / own).is_file() for own in ("dataset_dict.json", "state.json")):
             saved = datasets.load_from_disk(name)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saelab.errors import needing
 from saelab.files import new_file, read_json_or_none, sha256, write_json
 from saelab.stores import manifest as manifests
 from saelab.stores.shards import MAX_HEADER_BYTES, Job, check_tensors
@@ -29,11 +30,8 @@ class Remote:
 
     def __init__(self, url: str, cache_bytes: int = 0) -> None:
         self.url, self.cache_bytes = url.rstrip("/"), cache_bytes
-        try:
+        with needing("An address", "fsspec", "'saelab[scale]', or pass a folder"):
             import fsspec
-        except ImportError as error:
-            message = f"Addresses need fsspec. Got {url}. pip install 'saelab[scale]', or pass a folder."
-            raise MissingDependency(message) from error
         try:
             self._fs, root = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:

@@ -14,9 +14,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from saelab.errors import needing
 from saelab.subjects.hooks import EditFn, Site, View, plan, stream_view, within
 from saelab.subjects.passes import Passed, Visit, run_visited
-from saelab.types import HookError, HookPoint, Inputs, MissingDependency, SubjectError
+from saelab.types import HookError, HookPoint, Inputs, SubjectError
 
 KINDS = ("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k", "hook_attn_scores", "hook_pattern")
 _POINT = re.compile(rf"^blocks\.(\d+)\.attn\.({'|'.join(KINDS)})$")
@@ -53,14 +54,8 @@ class Bridge:
     """
 
     def __init__(self, model: Any, tokenizer: Any, device: Any) -> None:
-        try:
+        with needing("A pattern, score, q, k or v", "transformer_lens", "'transformer-lens>=3.5,<5'"):
             from transformer_lens.model_bridge import TransformerBridge
-        except ImportError:
-            msg = (
-                "Patterns, scores, q, k and v are read through transformer_lens, which is not installed. "
-                "Install it: pip install 'transformer-lens>=3.5,<5'."
-            )
-            raise MissingDependency(msg) from None
         self.weights = weights(model)
         twin = twin_of(model)
         twin.config.architectures = [type(model).__name__]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from saelab.devices import FLOATS, dtype_name, torch_device
+from saelab.errors import needing
 from saelab.files import path_of, read_json_or_none
 from saelab.subjects import gguf
 from saelab.subjects.language import LanguageModel
@@ -170,15 +171,9 @@ def _reach(name: str) -> None:
 
 
 def _pretrained(name: str, *, local_files_only: bool) -> tuple[Any, Any]:
-    try:
+    with needing("A language model", "transformers", "'transformers>=5'"):
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
-    except ImportError:
-        msg = (
-            "Language models need transformers, which is not installed. "
-            "Install it: pip install 'transformers>=5'."
-        )
-        raise MissingDependency(msg) from None
     bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -6,7 +6,7 @@ import importlib
 import math
 from typing import Any
 
-from saelab.types import MissingDependency
+from saelab.errors import needing
 
 
 class TimmProcessor:
@@ -20,11 +20,8 @@ class TimmProcessor:
     """
 
     def __init__(self, model: Any) -> None:
-        try:
+        with needing("A model's own transform", "timm", "timm"):
             timm: Any = importlib.import_module("timm.data")
-        except ImportError as error:
-            message = "A model's own transform is timm's. It is not installed. Run: pip install timm"
-            raise MissingDependency(message) from error
         self.config = dict(timm.resolve_model_data_config(model))
         self.transform: Any = timm.create_transform(**self.config, is_training=False)
         height, width = self.config["input_size"][-2:]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import to_dict
+from saelab.errors import needing
 from saelab.training.run import Record
-from saelab.types import MissingDependency
 
 if TYPE_CHECKING:
     from saelab.training.trainer import Event
@@ -26,11 +26,8 @@ class TensorBoard:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        try:
+        with needing("TensorBoard", "tensorboard", "tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            message = "TensorBoard needs tensorboard. It is not installed. Run: pip install tensorboard"
-            raise MissingDependency(message) from error
         self.folder, self._open, self._writers = Path(folder), SummaryWriter, {}
 
     def __repr__(self) -> str:
@@ -65,11 +62,8 @@ class WandB:
     """
 
     def __init__(self, project: str, **options: Any) -> None:
-        try:
+        with needing("WandB", "wandb", "wandb"):
             import wandb
-        except ImportError as error:
-            message = "WandB needs wandb. It is not installed. Run: pip install wandb"
-            raise MissingDependency(message) from error
         self.project, self.options, self._init, self._runs = project, options, wandb.init, {}
 
     def __repr__(self) -> str:

@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 
 from saelab.arguments import a_subject, an_integer, checked, flag, maybe, real
-from saelab.errors import fitting
+from saelab.errors import fitting, needing
 from saelab.files import Stamp, new_folder, path_of, write_json, writing
 from saelab.harvesting.batches import check_hooks
 from saelab.interventions.reconstruction import Reconstruct
@@ -38,7 +38,7 @@ from saelab.training.arguments import made_of
 from saelab.training.interrupt import Interrupt
 from saelab.training.model_passes import Passes, Place
 from saelab.training.moving import Schedule
-from saelab.types import ConfigError, FormatError, MissingDependency, NonFiniteError, SubjectError, short
+from saelab.types import ConfigError, FormatError, NonFiniteError, SubjectError, short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -298,11 +298,8 @@ def _quietly() -> Iterator[None]:
 
 
 def _peft() -> Any:
-    try:
+    with needing("An adapter", "peft", "'saelab[lora]'"):
         import peft
-    except ImportError as error:
-        message = f"Adapters need peft. Got: {error}. Install it: pip install 'saelab[lora]'."
-        raise MissingDependency(message) from error
     return peft
 
 

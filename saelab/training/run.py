@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from saelab.arguments import checked, place
 from saelab.config import from_dict, to_dict
+from saelab.errors import needing
 from saelab.files import Stamp, read_json, unwritable, write_json, writing
 from saelab.stores.manifest import lock
 from saelab.training.moving import Optimizer, Schedule, Whitening
-from saelab.types import ConfigError, FormatError, MissingDependency, StoreError
+from saelab.types import ConfigError, FormatError, StoreError
 
 if TYPE_CHECKING:
     import pandas
@@ -160,11 +161,8 @@ class Run:
         Raises:
             MissingDependency: plotly is not installed.
         """
-        try:
+        with needing("A figure", "plotly", "plotly"):
             from plotly.subplots import make_subplots
-        except ImportError as error:
-            message = "A figure needs plotly. It is not installed. Run: pip install plotly"
-            raise MissingDependency(message) from error
         rows = [r.rows for r in self.history]
         figure = make_subplots(
             rows=3,

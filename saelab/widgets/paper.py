@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from saelab.errors import needing
 from saelab.files import write_bytes
-from saelab.types import MissingDependency
 
 SUFFIXES = (".svg", ".png")
 DENSE = 3.0
@@ -32,11 +32,8 @@ def write(path: str | Path, svg: str) -> Path:
 
 
 def _png(svg: str) -> bytes:
-    try:
+    with needing("A PNG", "vl-convert-python", "'saelab[map]', or write x.svg"):
         import vl_convert
-    except ImportError as error:
-        message = "A PNG needs vl-convert-python. Got none. pip install 'saelab[map]', or write x.svg."
-        raise MissingDependency(message) from error
     return vl_convert.svg_to_png(svg, scale=DENSE)
 
 

@@ -433,5 +433,5 @@ def test_without_the_library(written, monkeypatch):
 
     library.blocks.cache_clear()
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(MissingDependency, match=r"gguf is not installed. Run: pip install 'saelab\[gguf\]'"):
+    with pytest.raises(MissingDependency, match=r"needs gguf .* pip install 'saelab\[gguf\]'"):
         load(written)

@@ -12,8 +12,8 @@ from saelab.analysis.classes import CLASSES, ordered
 from saelab.analysis.controls import Beside, Sums, framed, interval, shuffled
 from saelab.analysis.dark.linear import Fit
 from saelab.arguments import an_integer, checked, floats, full_sae
-from saelab.errors import headline
-from saelab.types import MissingDependency, ShapeError
+from saelab.errors import headline, needing
+from saelab.types import ShapeError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,12 +176,9 @@ class DarkMatter:
         Raises:
             MissingDependency: plotly is not installed.
         """
-        try:
+        with needing("A figure", "plotly", "plotly"):
             import plotly.graph_objects as go
             from plotly.subplots import make_subplots
-        except ImportError as error:
-            message = "A figure needs plotly. It is not installed. Run: pip install plotly"
-            raise MissingDependency(message) from error
         panels = [self._bars()]
         table = self.classes()
         at = table.query("by == 'position band'")

@@ -13,8 +13,8 @@ from saelab.analysis.controls import Beside, Sums, against, shuffled, with_inter
 from saelab.analysis.dark.linear import Crossed, fold_of
 from saelab.analysis.dark.results import DarkMatter
 from saelab.arguments import an_integer, checked, mapping
-from saelab.errors import headline
-from saelab.types import ConfigError, MissingDependency, short
+from saelab.errors import headline, needing
+from saelab.types import ConfigError, short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,11 +78,8 @@ class ErrorScaling:
         Raises:
             MissingDependency: plotly is not installed.
         """
-        try:
+        with needing("A figure", "plotly", "plotly"):
             import plotly.graph_objects as go
-        except ImportError as error:
-            message = "A figure needs plotly. It is not installed. Run: pip install plotly"
-            raise MissingDependency(message) from error
         figure, wide = go.Figure(), self.table["d_sae"].to_numpy(dtype=float)
         looks = (("fvu", "#d55e00", "circle"), ("nonlinear_fvu", "#0072b2", "square"))
         for name, colour, shape in looks:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from saelab.types import MissingDependency
+from saelab.errors import needing
 
 METHODS = ("pca", "umap", "tsne")
 WIDTH = 100
@@ -143,11 +143,8 @@ def _tsne(rows: np.ndarray, near: int, seed: int, tell: Tell) -> np.ndarray:
 def _needed(module: str, package: str) -> Any:
     import importlib
 
-    try:
+    with needing("This map", package, "'saelab[map]'"):
         return importlib.import_module(module)
-    except ImportError as error:
-        message = f"This map needs {package}. Got: {error}. Install it: pip install 'saelab[map]'."
-        raise MissingDependency(message) from error
 
 
 __all__ = ["METHODS", "Tell", "laid", "principal"]

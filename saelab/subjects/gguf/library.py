@@ -6,8 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from saelab.errors import needing
 from saelab.subjects.gguf.header import Block
-from saelab.types import MissingDependency
 
 
 @lru_cache(maxsize=1)
@@ -17,15 +17,9 @@ def blocks() -> dict[int, Block]:
     Raises:
         MissingDependency: gguf, or what transformers needs beside it, is not installed.
     """
-    try:
+    with needing("A GGUF file", "gguf and accelerate", "'saelab[gguf]'"):
         import accelerate  # noqa: F401  transformers asks for it
         from gguf import GGML_QUANT_SIZES
-    except ImportError as error:
-        message = (
-            f"GGUF files need gguf and accelerate. {error.name} is not installed. "
-            "Run: pip install 'saelab[gguf]'"
-        )
-        raise MissingDependency(message) from None
     return {int(kind): Block(kind.name, items, size) for kind, (items, size) in GGML_QUANT_SIZES.items()}
 
 

@@ -40,7 +40,7 @@ def chosen_dictionary(config: SAEConfig) -> Dictionary:
     if options["dictionary"] == "frozen":
         return Frozen(config.d_sae, config.width_out)
     candidates = options["candidates"] or min(config.d_sae, 4096)
-    return Archetypal(config.d_sae, config.width_out, candidates, options["delta"])
+    return Archetypal(config.d_sae, config.width_out, candidates, options["delta"], options["mixed"])
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,15 @@ def decoder(default: str = "free") -> dict[str, Option]:
         "candidates": Option(
             None,
             integer_from(1, optional=True),
-            "Centres of an archetypal dictionary; None means d_sae, at most 4096.",
+            "Centres of an archetypal dictionary; None means d_sae, at most 4096. More than 4096 are rows "
+            "of the data.",
+            structural=True,
+        ),
+        "mixed": Option(
+            None,
+            integer_from(1, optional=True),
+            "Candidates that a direction of an archetypal dictionary mixes, those nearest to where it "
+            "starts; None means all, which takes d_sae times candidates numbers.",
             structural=True,
         ),
         "delta": Option(

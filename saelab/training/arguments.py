@@ -86,7 +86,7 @@ def complete(
         lr=float(lr),
         clip=_clip(clip),
         dead_after=config.options["dead_after"] or max(1, min(10_000_000, steps * batch_size // 10)),
-        init_rows=INIT_ROWS,
+        init_rows=max(INIT_ROWS, config.options.get("candidates") or 0),
         log_every=log_every or max(1, steps // 100),
         precision=dtype_name(precision, PRECISIONS, name="precision"),  # type: ignore[arg-type]
         accumulate=accumulate,

@@ -41,7 +41,7 @@ CASES = {
     "feature_choice": [{"k": 1}, {"k": 7, "alpha": 0.0}, {"k": "d_sae"}],
     "group_max": [{"k": 1}, {"k": 7}, {"k": "d_sae"}],
     "variational": [{"k": 7}, {"k": 7, "sampling": False, "sigma": 1.0}, {"k": "d_sae", "sigma": 0.3}],
-    "archetypal": [{"k": 7, "delta": 0.2}],
+    "archetypal": [{"k": 7, "delta": 0.2}, {"k": 7, "mixed": 3}],
     "matching_pursuit": [
         {"max_iterations": 5},
         {"max_iterations": 9, "stop_on_duplicate": False},

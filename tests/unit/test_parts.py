@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import saelab
 from saelab.sae import SAE, fvu, recipe
@@ -85,6 +87,90 @@ def test_a_pure_archetypal_dictionary_is_a_mixture_of_data_even_without_enough_o
     nearest = torch.cdist(sae.dictionary.C, inputs).amin(1)
     torch.testing.assert_close(nearest, torch.zeros(10), atol=1e-5, rtol=0)
     torch.testing.assert_close(sae.W_dec, sae.dictionary.W @ sae.dictionary.C)
+
+
+MIXED = {"k": 3, "dictionary": "archetypal", "candidates": 20, "delta": 0.3}
+
+
+def test_a_dictionary_that_mixes_all_candidates_is_the_whole_one():
+    x = _codes(3_000, 30, 2, 0) @ _directions(30, 16, 0)
+    trained = [
+        train(
+            recipe("topk", d_in=16, d_sae=40, **MIXED, mixed=mixed), x, steps=60, batch_size=256,
+            progress=False,
+        ).sae
+        for mixed in (None, 20, 99)
+    ]  # fmt: skip
+    whole = trained[0]
+    assert not torch.allclose(whole.W_dec, SAE.create(whole.config, 0, x).W_dec, atol=0.05)
+    for sae in trained[1:]:
+        assert sae.dictionary.W.shape == (40, 20)
+        torch.testing.assert_close(sae.W_dec, whole.W_dec, atol=1e-4, rtol=1e-3)
+
+
+def test_a_direction_mixes_the_candidates_nearest_to_where_it_starts(tmp_path):
+    x = _codes(3_000, 30, 2, 0) @ _directions(30, 16, 0)
+    config = recipe("topk", d_in=16, d_sae=30, **MIXED, mixed=5)
+    part = SAE.create(config, 0, x).dictionary
+    assert part.W.shape == part.at.shape == (30, 5)
+    start = part.at[:, 0]
+    assert torch.equal(part.W, torch.eye(5)[torch.zeros(30, dtype=int)])
+    apart = torch.cdist(part.C, part.C)
+    for i in range(30):
+        nearest = apart[start[i]].topk(5, largest=False).indices
+        assert set(part.at[i].tolist()) == set(nearest.tolist())
+    assert len(set(start[:20].tolist())) == 20
+    with torch.no_grad():
+        part.W.copy_(torch.rand(30, 5, generator=torch.Generator().manual_seed(0)))
+        part.R.copy_(_normal(30, 16))
+        part.project()
+        part.g.fill_(0.3)
+    by_hand = [sum(part.W[i, n] * part.C[part.at[i, n]] for n in range(5)) + part.R[i] for i in range(30)]
+    torch.testing.assert_close(part(), torch.stack(by_hand) * part.g.exp())
+    run = train(config, x, steps=100, batch_size=256, progress=False)
+    again = SAE.load(run.sae.save(tmp_path / "sae"))
+    found = again.dictionary
+    assert torch.equal(found.at, run.sae.dictionary.at)
+    assert torch.equal(again(x).x_hat, run.sae.eval()(x).x_hat)
+    assert (found.W >= 0).all()
+    torch.testing.assert_close(found.W.sum(1), torch.ones(30))
+    far = (found() / found.g.exp() - found.mixtures()).norm(dim=1)
+    assert (far <= 0.3 + 1e-6).all()
+    assert fvu(x, again(x).x_hat) < 0.6 * fvu(x, SAE.create(config, 0, x)(x).x_hat)
+
+
+@pytest.mark.parametrize("shape", ["", "-square"])
+@pytest.mark.parametrize("mixed", [None, 9])
+def test_archetypal_directions_equal_those_of_overcomplete(shape, mixed):
+    golden = Path(__file__).parents[1] / "golden" / "releases"
+    case = f"overcomplete/archetypal-raw{shape}"
+    state = torch.load(golden / case / "sae.pt", weights_only=True)
+    recorded = load_file(golden / "results.safetensors")
+    W, C, R = (state[f"dictionary.{name}"] for name in ("W", "C", "Relax"))
+    part = Archetypal(len(W), C.shape[1], len(C), 0.4, mixed)
+    with torch.no_grad():
+        order = torch.arange(len(C)) if mixed is None else torch.randperm(len(C))
+        if mixed is not None:
+            part.at.copy_(order.expand(len(W), -1))
+        for own, theirs in (
+            (part.C, C),
+            (part.W, W[:, order]),
+            (part.R, R),
+            (part.g, state["dictionary.multiplier"]),
+        ):
+            own.copy_(theirs)
+        part.project()
+        torch.testing.assert_close(recorded[f"{case}/codes"] @ part(), recorded[f"{case}/x_hat"])
+
+
+def test_many_candidates_are_rows_without_repeats(monkeypatch):
+    monkeypatch.setattr("saelab.sae.dictionaries.MOST_CENTRES", 10)
+    x = _normal(300, 16)
+    part = SAE.create(recipe("topk", d_in=16, d_sae=40, **MIXED, mixed=4, normalise="none"), 0, x).dictionary
+    centred = x - x.mean(0)
+    near = torch.cdist(part.C, centred, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+    assert near.values.max() < 1e-4
+    assert len(set(near.indices.tolist())) == 20
 
 
 def test_resampling_needs_free_rows():

@@ -115,6 +115,42 @@ def test_an_image_lies_under_its_patches(vision_lab, page, tmp_path, scheme):
     assert page.errors == []
 
 
+def test_shading_is_set_by_hand_and_a_small_picture_is_seen_large(vision_lab, page, tmp_path):
+    lab = vision_lab
+    latent = int(lab.store.latents()["count"].argmax())
+    sections = [Views("One", [lab.show(picture(99), latent)]), Views("Card", [lab.feature(latent)])]
+    page.goto(views_page(tmp_path / "page.html", "Pictures", sections).as_uri())
+    tile = page.locator(".sl-gallery .sl-tile").first
+    expect(tile.locator("img")).to_have_js_property("complete", True)
+    sliders = page.locator(".sl-shading input")
+    expect(sliders).to_have_count(2)
+    for slider, patches in zip(
+        sliders.all(), (".sl-sample .sl-patches", ".sl-tile .sl-patches"), strict=True
+    ):
+        expect(slider).to_have_value("1")
+        expect(page.locator(patches).first).to_have_css("opacity", "1")
+        slider.focus()
+        page.keyboard.press("Home")
+        expect(page.locator(patches).first).to_have_css("opacity", "0")
+        expect(slider).to_have_attribute("aria-valuetext", "0 %")
+        page.keyboard.press("End")
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator(patches).first).to_have_css("opacity", "0.95")
+        page.keyboard.press("End")
+    grid = tile.locator(".sl-grid")
+    ((left, top, right, bottom),) = boxes(grid)
+    grid.hover()
+    expect(grid).not_to_have_css("transform", "none")
+    np.testing.assert_allclose(boxes(grid), [(left, top, 2 * right - left, 2 * bottom - top)], atol=0.5)
+    page.mouse.move(0, 0)
+    expect(grid).to_have_css("transform", "none")
+    sliders.last.focus()
+    page.keyboard.press("Tab")
+    expect(tile.locator(".sl-value")).to_be_focused()
+    expect(grid).not_to_have_css("transform", "none")
+    assert page.errors == []
+
+
 def test_steps_lists_and_mixed_samples(vision_lab, page, tmp_path):
     """What a loop, a recommender and a reader of pages and pictures would show."""
     subject = zoo.denoiser_subject()

@@ -6,6 +6,7 @@
 import { h, svg, tokenElement } from "./dom.js";
 import { fold, relativesElement, tryElement } from "./folds.js";
 import { labelElement } from "./labelling.js";
+import { shadingElement } from "./pictures.js";
 import { percent, short, signed, spoken } from "./scales.js";
 import { windowLists } from "./windows.js";
 
@@ -74,6 +75,8 @@ export function cardElement(card, pictures, doing) {
     windows("bottom", poleMark("−"), "Strongest of the negative pole"),
     compact ? null : windows("quantile", "From weak to strong"),
   );
+  const first = article.querySelector(".sl-gallery .sl-grid")?.closest("section");
+  first?.before(shadingElement(article));
   if (!doing || compact || dead) return article;
   /** @param {string} kind @param {string} title @param {string} none */
   const drawn = async (kind, title, none) => {

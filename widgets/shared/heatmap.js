@@ -13,6 +13,7 @@ import { findBar } from "./find.js";
 import { isOfTheHost } from "./keys.js";
 import { latentChips } from "./latents.js";
 import { Layers } from "./layers.js";
+import { shadingElement } from "./pictures.js";
 import { short } from "./scales.js";
 import { LONG, ScrolledSheet, WholeSheet } from "./sheets.js";
 
@@ -69,13 +70,14 @@ export class Heatmap {
     this.legend = h("div", { class: "sl-legend" });
     this.chooser = h("div", { class: "sl-calls" });
     this.finder = h("div", { class: "sl-find" });
+    this.shading = h("div", {});
     this.sample = h("div", { class: "sl-sample", role: "group", "aria-label": "sample", dir: "ltr" });
     this.note = h("div", { class: "sl-hint" });
     this.detail = h("div", { class: "sl-detail", "aria-live": "polite" });
     this.layers = new Layers(this, fallback);
     place.append(
       ...(controls ? [this.layers.place] : []),
-      ...[this.legend, this.note, this.chooser, this.finder, this.sample, this.detail],
+      ...[this.legend, this.note, this.chooser, this.finder, this.shading, this.sample, this.detail],
     );
     this.listen();
   }
@@ -119,6 +121,8 @@ export class Heatmap {
     this.note.textContent = codes.parted;
     this.chooser.replaceChildren(...(codes.calls > 1 ? this.callChooser(codes) : []));
     this.finder.replaceChildren(...(long ? findBar(codes, (at, n) => this.found(at, n)) : []));
+    const pictured = codes.picture.length > 0 && codes.parts.some(({ kind }) => kind === "grid");
+    this.shading.replaceChildren(...(pictured ? [shadingElement(this.sample)] : []));
     this.describe(-1, HOVERED);
     this.layers.begin(codes);
     this.sheet.begin();
@@ -127,8 +131,8 @@ export class Heatmap {
   /** Take it all away. @param {...Node} instead */
   clear(...instead) {
     this.codes = this.sheet = this.paint = null;
-    for (const part of [this.legend, this.chooser, this.finder, this.detail, this.layers.place])
-      part.replaceChildren();
+    const { legend, chooser, finder, shading, detail, layers } = this;
+    for (const part of [legend, chooser, finder, shading, detail, layers.place]) part.replaceChildren();
     this.note.textContent = "";
     this.sample.replaceChildren(...instead);
   }

@@ -58,6 +58,27 @@ export function addPicture(place, bytes, title) {
   place.prepend(picture);
 }
 
+/** How strongly pictures are shaded, as it was set last on this page. */
+let shading = 1;
+
+/**
+ * A slider of how strongly patches shade the pictures in a place: 0 shows these alone.
+ * @param {HTMLElement} place
+ */
+export function shadingElement(place) {
+  const slider = /** @type {HTMLInputElement} */ (
+    h("input", { type: "range", min: 0, max: 1, step: 0.05, value: shading, "aria-label": "shading" })
+  );
+  const shade = () => {
+    shading = Number(slider.value);
+    place.style.setProperty("--sl-shading", String(shading));
+    slider.setAttribute("aria-valuetext", `${Math.round(100 * shading)} %`);
+  };
+  slider.addEventListener("input", shade);
+  shade();
+  return h("label", { class: "sl-shading" }, "Shading", slider);
+}
+
 /** @param {Uint8Array} bytes of a PNG, JPEG, GIF or WebP */
 function urlOf(bytes) {
   const kind = { 137: "png", 255: "jpeg", 71: "gif", 82: "webp" }[bytes[0]];

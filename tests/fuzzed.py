@@ -115,7 +115,7 @@ UNTRIED = {
         "test_ood.py and test_image_attributes.py refuse others"
     ),
     "FVU *.fingerprint *.verify *.hooks FeatureStore.latents FeatureStore.labels FeatureStore.top_names "
-    "FeatureStore.bottom_names FeatureStore.documents Lab.embedded recipes names options registered natural "
+    "FeatureStore.bottom_names FeatureStore.documents Lab.embedded* recipes names options registered natural "
     "ActivationStore.acts Lab.source": "take nothing, or numbers that another has given",
     "short lacking nearest need check_finite counted": "parts of subjects and edits, which the library calls",
 }  # fmt: skip

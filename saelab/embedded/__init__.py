@@ -1,4 +1,5 @@
-"""The subject that ships with saelab: a small language model, SAEs on it, and an index of one SAE's latents.
+"""The subjects that ship with saelab: a small language model, SAEs on it, and indices of their latents; a
+small vision transformer that sees drawn figures, an SAE on its patches, and an index of its latents.
 
 Paths and provenance only; nothing is loaded here. `python -m saelab.commands.build_embedded` makes the
 assets.
@@ -21,6 +22,7 @@ SAE_HOOKS = (
     "blocks.2.attn.hook_z",
 )
 STORE_HOOK = "blocks.2.hook_resid_post"
+VISION_HOOK = "blocks.2.hook_resid_post"
 
 
 def model_folder() -> Path:
@@ -55,6 +57,34 @@ def store_folder(hook: str = STORE_HOOK) -> Path:
     """
     sae_folder(hook)
     return _existing(ASSETS / "features" / hook)
+
+
+def vision_folder() -> Path:
+    """The vision transformer as a Hugging Face folder with its image processor, for `VisionModel.load`. It
+    has a logit for each value of `saelab.corpora.SHAPE_ATTRIBUTES`.
+
+    Raises:
+        StoreError: The assets are missing.
+    """
+    return _existing(ASSETS / "vision" / "model")
+
+
+def vision_sae_folder() -> Path:
+    """The SAE on the patches at `VISION_HOOK`, for `SAE.load`.
+
+    Raises:
+        StoreError: The assets are missing.
+    """
+    return _existing(ASSETS / "vision" / "sae")
+
+
+def vision_store_folder() -> Path:
+    """The feature store of that SAE over pictures of `saelab.corpora.shapes`, for `FeatureStore.open`.
+
+    Raises:
+        StoreError: The assets are missing.
+    """
+    return _existing(ASSETS / "vision" / "features")
 
 
 def circuits_file() -> Path:

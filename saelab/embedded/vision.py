@@ -28,11 +28,16 @@ ROUND = 100
 
 
 class VisionPlan(NamedTuple):
-    """How long and how to train."""
+    """How long and how to train.
+
+    stop: the last step; the learning rates are those of a run of all `steps`, and the targets are reached
+    earlier.
+    """
 
     pictures: int = 50_000
     """drawn once"""
     steps: int = 3_000
+    stop: int = 2_000
     batch_size: int = 128
     seed: int = 0
     warmup: int = 100
@@ -101,11 +106,11 @@ def train_vit(
         step, history = saved["step"], saved["history"]
         report(f"resumed at step {step}")
     began, first, running = time.monotonic(), step, []
-    while step < plan.steps:
+    while step < plan.stop:
         for group, rate in ((muon, plan.lr_matrices), (adam, plan.lr_others)):
             group.param_groups[0]["lr"] = rate * plan.lr(step)
         rows = _rows(plan, step)
-        loss = loss_of(model(_normalised(pixels[rows]).to(device)).logits, labels[rows].to(device))
+        loss = loss_of(model(normalised(pixels[rows]).to(device)).logits, labels[rows].to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in (muon, adam):
@@ -113,14 +118,14 @@ def train_vit(
             optimizer.zero_grad(set_to_none=True)
         running.append(loss.item())
         step += 1
-        if step % ROUND == 0 or step == plan.steps:
+        if step % ROUND == 0 or step == plan.stop:
             history.append({"step": step, "loss": float(np.mean(running))})
             running = []
             state = {"model": model.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict()}
             with new_file(checkpoint) as temporary:
                 torch.save({**state, "step": step, "history": history}, temporary)
             rate = (step - first) / (time.monotonic() - began)
-            report(f"{json.dumps(history[-1])} {rate:.2f} steps/s, {step}/{plan.steps}")
+            report(f"{json.dumps(history[-1])} {rate:.2f} steps/s, {step}/{plan.stop}")
     return model.eval(), history
 
 
@@ -148,7 +153,7 @@ def accuracies(model: Any, documents: Iterable[Document]) -> dict[str, float]:
     with torch.no_grad():
         for first in range(0, len(every), 256):
             pixels = np.stack([d.sample for d in every[first : first + 256]])
-            logits = model(_normalised(torch.from_numpy(pixels))).logits.split(PARTS, -1)
+            logits = model(normalised(torch.from_numpy(pixels))).logits.split(PARTS, -1)
             found.append(torch.stack([part.argmax(-1) for part in logits], -1))
     right = (torch.cat(found) == labels).double().mean(0)
     return dict(zip(SHAPE_ATTRIBUTES, right.tolist(), strict=True))
@@ -186,6 +191,6 @@ def _rows(plan: VisionPlan, step: int) -> torch.Tensor:
     return order[at * plan.batch_size : (at + 1) * plan.batch_size]
 
 
-def _normalised(pixels: torch.Tensor) -> torch.Tensor:
+def normalised(pixels: torch.Tensor) -> torch.Tensor:
     """uint8 [n h w 3] as the processor gives it: float32 [n 3 h w] in -1..1."""
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1

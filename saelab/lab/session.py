@@ -121,6 +121,20 @@ class Lab(LabViews):
             preload=preload,
         )
 
+    @classmethod
+    def embedded_vision(cls) -> Lab:
+        """The Lab of the shipped vision transformer, which sees drawn figures: offline, ready, with an SAE on
+        its patches and their store. `saelab.corpora.shapes` makes pictures to show it.
+        """
+        from saelab import embedded
+        from saelab.subjects import VisionModel
+
+        return cls(
+            VisionModel.load(embedded.vision_folder(), rows="patches"),
+            {embedded.VISION_HOOK: embedded.vision_sae_folder()},
+            {embedded.VISION_HOOK: embedded.vision_store_folder()},
+        )
+
     @property
     def subject(self) -> Subject:
         """The model, loaded when first asked for. Raises SubjectError."""

@@ -76,6 +76,7 @@ UNTRIED = {
     "WandB": "needs its library",
     "start_map MapJob*": "begins a process; tests/unit/test_map_jobs.py has some",
     "Lab.compare compare": "need two SAEs; tests/unit/test_compare.py has them",
+    "Lab.blindspots": "needs what blindspots gives; tests/unit/test_blindspots_view.py refuses others",
     "prompt_task activation_patching attribution_patching circuit agreement head_codes important "
     "path_patching edge_attribution head_edges freeze frozen read_truths": (
         "need a model with heads and a task; tests/unit/test_circuits.py, test_circuit_edges.py and "

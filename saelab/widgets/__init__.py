@@ -1,6 +1,7 @@
 """The views: what a browser shows of results. They ask for what they show and never hold a model."""
 
 from saelab.widgets.base import View as View
+from saelab.widgets.blindspots import BlindspotsView as BlindspotsView
 from saelab.widgets.board import BoardView as BoardView
 from saelab.widgets.card import CardView as CardView
 from saelab.widgets.circuit import CircuitView as CircuitView
@@ -39,6 +40,7 @@ class LabViews:
     steer = Made(SteerView.of)
     erase = Made(EraseView.of)
     heads = Made(HeadsView.of)
+    blindspots = Made(BlindspotsView.of)
     board = Made(BoardView.of)
     compare = Made(CompareView.of)
     circuit = Made(CircuitView.of)

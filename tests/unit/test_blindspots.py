@@ -60,6 +60,9 @@ def test_energies_and_errors_equal_brute_force():
     parts = torch.cat([(acts - mean).clamp_min(0), (mean - acts).clamp_min(0)], 2).sum(1)
     np.testing.assert_allclose(found.arms["raw neurons"].toarray(), parts.numpy(), rtol=1e-5)
     assert found.n_rows.tolist() == [5] * 7
+    told = found.to_frame()
+    assert told.latents.tolist() == (found.arms["this SAE"].toarray() != 0).sum(1).tolist()
+    np.testing.assert_allclose(told.energy, found.arms["this SAE"].toarray().sum(1), rtol=1e-6)
     assert found.labels[2] == ("c",)
     assert not np.allclose(found.arms["this SAE"].toarray(), found.arms["untrained SAE"].toarray())
 

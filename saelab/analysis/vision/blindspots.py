@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saelab.analysis.controls import CONFIDENCE, DRAWS, OWN, Beside, Control, wilson
 from saelab.analysis.vision.chance import false_discovery, permutation_p
-from saelab.analysis.vision.codes import NEURONS, UNTRAINED, Energies, read
-from saelab.analysis.vision.spots import FLAGS, NULL, Blindspots, Neighbours, Spots
+from saelab.analysis.vision.codes import NEURONS, UNTRAINED, DocumentCodes, Energies, read
+from saelab.analysis.vision.spots import FLAGS, NULL, Blindspots, Neighbours, Spots, Strongest
 from saelab.arguments import a_subject, an_integer, checked, flag, full_sae, maybe
 from saelab.arguments import real as a_number
 from saelab.types import ConfigError, CorpusError, ShapeError
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 COLUMNS = 1024
 """Latents that are drawn for at once."""
+IMAGES = 8
+"""That are kept of either side for each latent: those in which it has most energy."""
 
 
 def _share(name: str, value: Any) -> float:
@@ -109,7 +112,19 @@ def blindspots(
         fdr=fdr,
         paired=paired,
         ids=(one.ids, two.ids),
+        strongest=tuple(_strongest(side, arms[OWN].latents) for side in (one, two)),  # type: ignore[arg-type]
     )
+
+
+def _strongest(side: DocumentCodes, latents: np.ndarray) -> Strongest:
+    columns = side.arms[OWN][:, latents].tocsc()
+    shape = (len(latents), IMAGES)
+    at, energy = np.full(shape, -1), np.zeros(shape)
+    for i, (start, end) in enumerate(itertools.pairwise(columns.indptr)):
+        values = columns.data[start:end]
+        order = np.lexsort((columns.indices[start:end], -values))[:IMAGES]
+        at[i, : len(order)], energy[i, : len(order)] = columns.indices[start:end][order], values[order]
+    return Strongest(at, np.where(at < 0, -1, side.documents[at]), energy)
 
 
 def _spots(

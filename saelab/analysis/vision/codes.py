@@ -18,6 +18,7 @@ from saelab.sae.kernels import Sparse
 from saelab.types import ConfigError, CorpusError, ShapeError, short
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
     from saelab.analysis.blocks import Block
@@ -72,6 +73,23 @@ class DocumentCodes:
     def __repr__(self) -> str:
         d_sae = self.basis.sae.d_sae
         return f"DocumentCodes({len(self):,} documents, {int(self.n_rows.sum()):,} rows, {d_sae:,} latents)"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line for each document: its number, id and labels, its rows, how many latents fire in it, their
+        energy, the share of its variance that either SAE leaves over, and the largest class probability where
+        it was asked for."""
+        import pandas as pd
+
+        own = self.arms[OWN]
+        columns = {
+            "document": self.documents, "id": self.ids, "labels": [", ".join(each) for each in self.labels],
+            "rows": self.n_rows, "latents": np.diff(own.tocsr().indptr),
+            "energy": np.asarray(own.sum(1), np.float64).ravel(),
+            **{f"error, {name}": values for name, values in self.errors.items()},
+        }  # fmt: skip
+        if self.confidence is not None:
+            columns["largest probability"] = self.confidence
+        return pd.DataFrame(columns)
 
     def names(self, labels: Sequence[Any] | None = None) -> np.ndarray:
         """One label of each document.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from saelab.analysis.controls import OWN, Beside
 from saelab.analysis.panels import Curve, Drawing, Figures, Panel, Table
-from saelab.errors import headline
+from saelab.errors import CorpusError, headline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,6 +107,17 @@ class Neighbours(NamedTuple):
         return np.argsort(self.distance, kind="stable")
 
 
+class Strongest(NamedTuple):
+    """Images in which latents have most energy, those of one latent in a line, the most first."""
+
+    at: np.ndarray
+    """int64 [m images]: where each stands among the ids, -1 where the latent fires in fewer"""
+    document: np.ndarray
+    """int64 [m images]: its number in the corpus that was read"""
+    energy: np.ndarray
+    """float64 [m images]"""
+
+
 @dataclass(frozen=True, eq=False)
 class Blindspots:
     """What a generator shows too rarely or too often, beside what chance and what other codes would say."""
@@ -126,6 +137,8 @@ class Blindspots:
     paired: bool
     ids: tuple[tuple[str, ...], tuple[str, ...]] = field(repr=False)
     """of the real and of the generated images"""
+    strongest: tuple[Strongest, Strongest] = field(repr=False)
+    """real and generated images that show each alive latent most"""
 
     @property
     def suppressed(self) -> np.ndarray:
@@ -196,6 +209,23 @@ class Blindspots:
             "distance": near.distance[order], "real_as_near": near.nearer[order],
         })  # fmt: skip
 
+    def pictures(self, real: Any = None, generated: Any = None) -> tuple[dict[int, bytes], dict[int, bytes]]:
+        """Small pictures of the images that show the alive latents most.
+
+        Args:
+            real: The images that were read: a corpus, or what `saelab.corpora.images` makes one of; None for
+                no pictures.
+            generated: Likewise.
+
+        Returns:
+            Of each side its number in the corpus -> the picture.
+
+        Raises:
+            CorpusError: Other images than those that were read.
+        """
+        (one, two), (ids, others) = self.strongest, self.ids
+        return _pictures(real, "real", one, ids), _pictures(generated, "generated", two, others)
+
     def panels(self) -> tuple[Panel, ...]:
         """What is shown of it: shares beside their controls, latents, rules, distances."""
         images = self.images()
@@ -243,4 +273,35 @@ class Blindspots:
         return "\n".join(lines)
 
 
-__all__ = ["FLAGS", "NULL", "RULES", "Blindspots", "Neighbours", "Spots"]
+def _pictures(corpus: Any, name: str, side: Strongest, ids: Sequence[str]) -> dict[int, bytes]:
+    from saelab.corpora import Corpus, images
+
+    if corpus is None:
+        return {}
+    shown = zip(side.at.flat, side.document.flat, strict=True)
+    wanted = {int(number): ids[at] for at, number in shown if at >= 0}
+    found: dict[int, bytes] = {}
+    for number, document in enumerate(corpus if isinstance(corpus, Corpus) else images(corpus)):
+        if number not in wanted:
+            continue
+        if document.id != wanted[number]:
+            message = (
+                f"{name} must be the images that were read. Got {document.id!r} in the place of "
+                f"{wanted[number]!r}. Pass what blindspots was given."
+            )
+            raise CorpusError(message)
+        if document.media is not None:
+            found[number] = document.media
+        del wanted[number]
+        if not wanted:
+            break
+    if wanted:
+        message = (
+            f"{name} must be the images that were read. Got none for {next(iter(wanted.values()))!r}. Pass "
+            "what blindspots was given."
+        )
+        raise CorpusError(message)
+    return found
+
+
+__all__ = ["FLAGS", "NULL", "RULES", "Blindspots", "Neighbours", "Spots", "Strongest"]

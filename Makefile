@@ -5,7 +5,7 @@ BIN    := .venv/bin
 JOBS   ?= 2
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test real lab gallery bench check clean
+.PHONY: demo test real lab gallery bench gpu check clean
 
 demo: .venv/installed
 	$(BIN)/saelab demo --out demo
@@ -24,6 +24,10 @@ lab: .venv/installed-lab
 # the pictures of the README and docs/gallery.md
 gallery: .venv/installed-lab
 	$(BIN)/python tools/gallery.py
+
+# on a machine with a GPU, in whatever Python holds its torch: nothing is installed
+gpu:
+	$(PYTHON) -m benchmarks.gpu
 
 bench: .venv/installed-dev
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -98,7 +98,7 @@ class Worker:
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         if exact_memory:
             environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
-        program = str(PEERS) if name.split(":")[0] in PEER else sys.executable
+        program = str(PEERS) if name.split(":")[0] in PEER and PEERS.exists() else sys.executable
         script = str(ROOT / "benchmarks" / "peers" / "worker.py")
         self.name, self.said = name, tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(

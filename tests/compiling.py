@@ -41,7 +41,7 @@ JUMP = dict.fromkeys(("values", "grad", "pre", "threshold", "d_pre", "sums", "ou
 FLAT = {"flat": F32, "threshold": F32, "counts": LONG, "ends": LONG, "out": LONG, "per": "i32"}
 ENCODE = {"x": F32, "W": F32, "b": F32, "w_row": "i32", "w_col": "i32", **LISTS}
 HALF = {**ENCODE, "x": BF16, "W": BF16}
-WHOLE = {"SIGNED": False, "EXACT": False, "WIDEN": False, "BK": 32}
+WHOLE = {"EXACT": False, "WIDEN": False, "BK": 32}
 JOBS = {
     "sums of rows": (rows._sums, TABLE, {"HAS": True, "E": 4, "BLOCK": 1024}, 4),
     "sums of pieces": (rows._sums, TABLE, {"HAS": False, "E": 4, "BLOCK": 1024}, 4),

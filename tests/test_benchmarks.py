@@ -5,8 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+ABSENT = "IPython anywidget datasets einops ipywidgets matplotlib plotly ray tomli_w transformer_lens"
+"""What a bare machine with a GPU lacks and tools/gpu_bundle.sh does not bring."""
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -22,3 +28,39 @@ def test_a_store_at_scale_is_drawn_merged_and_asked(tmp_path, monkeypatch):
     assert figures["parts"] == 2
     assert 5_000 < figures["codes"] <= 8_000
     assert all(value > 0 for value in figures.values())
+
+
+def test_what_waits_for_a_gpu_runs_dry_and_without_what_is_not_there(tmp_path):
+    blocker = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {ABSENT.split()!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+    (tmp_path / "sitecustomize.py").write_text(blocker)
+    out = tmp_path / "gpu.json"
+    call = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--tiny", "--out", out, "--only"]
+    call += ["tests", "kernels", "train-small", "memory", "index"]  # a harvest is a part of an index
+    said = subprocess.run(
+        call,
+        cwd=BENCHMARKS.parent,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode == 0, said.stdout + said.stderr
+    rows = json.loads(out.read_text())["rows"]
+    parts = {"card", "tests", "kernels", "train-small", "memory", "index"}
+    assert {row["part"] for row in rows} == parts
+    assert not [row for row in rows if "failed" in row]
+    assert {row["before"] for row in rows if "before" in row} == {
+        "train-small",
+        "d_sae 64",
+        "harvest",
+        "index",
+    }
+    assert all(row["rows/s"] > 0 for row in rows if "step" in row)

@@ -8,7 +8,8 @@ Seconds on one CPU thread are CPU time of all that the process does, which is no
 take turns on the core; on several threads, or a GPU, they are wall time.
 
 NAME: "product", x @ W_enc into a buffer that is kept; "product:fresh", into memory that is new each time;
-"plain", TopK as one would write it down; else LIBRARY:RECIPE[:HOW ..]. Of saelab any recipe, HOW a precision,
+"plain", TopK as one would write it down; either with ":bfloat16", too; else LIBRARY:RECIPE[:HOW ..]. Of
+saelab any recipe, HOW a precision,
 "half" or "sparse", or "bare" (the update alone), "store" (a whole run: rows of a store on disk, a folder,
 records and what else is usual), "checkpoints" and "evaluations" (with one a turn, these of 6,000 held-out
 rows); of sparsify "topk" and "group_max", HOW "fused" (its Adam); of saelens and dictionary_learning those of
@@ -131,6 +132,9 @@ def product(server: Server, shape: Shape, how: str = "") -> None:
     x = shape.batches()
     W_enc = torch.randn(shape.d_sae, shape.d_in, device=shape.device).t()
     out = None if how == "fresh" else torch.empty(shape.batch, shape.d_sae, device=shape.device)
+    if how == "bfloat16":
+        half, W_enc, out = x().bfloat16(), W_enc.bfloat16(), torch.empty_like(out, dtype=torch.bfloat16)
+        _loop(server, [], lambda: torch.mm(half, W_enc, out=out))
     _loop(server, [], lambda: torch.mm(x(), W_enc, out=out))
 
 
@@ -215,8 +219,10 @@ def lower(bias: Tensor, pre: Tensor, k: int) -> None:
     bias -= flat.kthvalue(len(flat) - k * len(pre)).values
 
 
-def plain(server: Server, shape: Shape) -> None:
-    """TopK training as one would write it down: a dense code matrix, autograd, fused Adam."""
+def plain(server: Server, shape: Shape, how: str = "") -> None:
+    """TopK training as one would write it down: a dense code matrix, autograd, fused Adam; "bfloat16": the
+    products under autocast."""
+    precision = torch.autocast(shape.device, torch.bfloat16, enabled=how == "bfloat16")
     W_dec = nn.Parameter(F.normalize(torch.randn(shape.d_sae, shape.d_in, device=shape.device), dim=1))
     W_enc = nn.Parameter(W_dec.detach().t().contiguous())
     b_enc = nn.Parameter(torch.zeros(shape.d_sae, device=shape.device))
@@ -227,9 +233,12 @@ def plain(server: Server, shape: Shape) -> None:
 
     def step() -> None:
         x = batch()
-        values, indices = ((x - b_dec) @ W_enc + b_enc).topk(shape.k, dim=1)
-        codes = x.new_zeros(len(x), shape.d_sae).scatter(1, indices, values.relu())
-        loss = (codes @ W_dec + b_dec - x).square().sum() / len(x)
+        with precision:
+            pre = (x - b_dec) @ W_enc + b_enc
+            values, indices = pre.topk(shape.k, dim=1)
+            codes = torch.zeros_like(pre).scatter(1, indices, values.relu())
+            x_hat = codes @ W_dec + b_dec
+        loss = (x_hat - x).square().sum() / len(x)
         optimizer.zero_grad()
         loss.backward()
         with torch.no_grad():
@@ -366,7 +375,7 @@ def main() -> None:
     if first == "product":
         product(server, shape, *rest)
     elif first == "plain":
-        plain(server, shape)
+        plain(server, shape, *rest)
     elif rest[0] in ("encode", "encode_sparse"):
         encode(server, shape, first, rest[1], sparse=rest[0] == "encode_sparse")
     else:

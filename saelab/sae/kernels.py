@@ -21,6 +21,9 @@ from torch import Tensor
 from saelab import dist
 from saelab.sae import dispatch
 
+PIECE = 2**26
+"""Numbers of a matrix of pre-activations that are made at a time where no whole one is: 256 MB."""
+
 
 class Sparse(NamedTuple):
     """Codes of n rows in CSR form, differentiable in `values`. The torch twin of `types.Codes`; zeros are
@@ -69,6 +72,38 @@ def _top_k(pre: Tensor, k: int, signed: bool) -> Tensor:
         indices = indices.clone()
         indices[tied] = _top_k_of_tied(pre[tied].abs() if signed else pre[tied], k)
     return indices
+
+
+def encode_top_k_reference(
+    x: Float[Tensor, "n d_in"],
+    W: Float[Tensor, "d_in d_sae"],
+    b: Float[Tensor, " d_sae"],
+    k: int,
+    half: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """(values, indices) [n k] of the k largest of each row of x @ W + b, in any order; ties go to the lower
+    index. half: with the product in bfloat16, as under autocast. Of the product there are `PIECE` numbers
+    at a time."""
+    if half:
+        b, W = b.bfloat16(), W.bfloat16()
+    parts = []
+    for rows in x.split(max(1, PIECE // W.shape[1])):
+        pre = torch.addmm(b, rows.to(W.dtype), W).to(x.dtype)
+        at = top_k(pre, k)
+        parts.append((pre.gather(1, at), at))
+    return torch.cat([values for values, _ in parts]), torch.cat([at for _, at in parts])
+
+
+def encode_top_k(
+    x: Float[Tensor, "n d_in"],
+    W: Float[Tensor, "d_in d_sae"],
+    b: Float[Tensor, " d_sae"],
+    k: int,
+    half: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The same, without the matrix where that is faster. Without gradient."""
+    with torch.no_grad():
+        return dispatch.run("select.encoded", encode_top_k_reference, x, W, b, k, half)
 
 
 def top_k_csr(pre: Float[Tensor, "n d_sae"], k: int, signed: bool = False) -> tuple[Tensor, Tensor]:
@@ -246,7 +281,8 @@ def active_pre(
     indptr: Int[Tensor, " rows"],
     indices: Int[Tensor, " nnz"],
 ) -> Float[Tensor, " nnz"]:
-    """Pre-activations at a CSR pattern, read out of `pre` (already computed, without gradient).
+    """Pre-activations at a CSR pattern, read out of `pre` (already computed, without gradient), or, of one
+    axis, these values themselves.
 
     The gradients for b_in, W_enc and b_enc come from the pattern alone in O(nnz * d_in), where autograd would
     multiply a dense [n d_sae] gradient that is zero nearly everywhere. x itself gets no gradient. x and the
@@ -317,6 +353,8 @@ class _ActivePre(torch.autograd.Function):
     def forward(ctx: Any, pre: Tensor, x: Tensor, b_in: Tensor, W_enc: Tensor, b_enc: Tensor,
                 indptr: Tensor, indices: Tensor) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, b_in, W_enc, indptr, indices)
+        if pre.ndim == 1:
+            return pre.clone()
         rows = _rows(indptr, len(indices))
         return pre[rows // (len(x) // max(1, len(pre)) or 1), indices]
 

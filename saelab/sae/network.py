@@ -14,10 +14,15 @@ from saelab import dist
 from saelab.arguments import checked, listed
 from saelab.config import integer
 from saelab.devices import holding
-from saelab.sae import layered, memory
+from saelab.sae import dispatch, layered, memory
 from saelab.sae.config import SAEConfig
-from saelab.sae.kernels import Sparse
+from saelab.sae.kernels import Sparse, encode_top_k
 from saelab.types import Codes, ConfigError, RangeError, Scale, ShapeError, check_finite, short
+
+LARGE = 2**28
+"""Numbers of a matrix of pre-activations beyond which none is made where codes do not need it: 1 GB."""
+READ_NO_PRE = {"mse", "auxk"}
+"""Losses that do without it."""
 
 
 class Forward(NamedTuple):
@@ -29,7 +34,7 @@ class Forward(NamedTuple):
     """[.. d_out]: what x_hat should be, in raw units: the input, or the target of a transcoder if given."""
     pre: Tensor
     """[.. d_sae]: pre-activations, in units of the normalised input. Without gradient where codes are
-    `Sparse`."""
+    `Sparse`; empty [0 d_sae] where these were found without them."""
     codes: Tensor | Sparse
     """[.. d_sae], or `Sparse` where `forward(x, sparse=True)` was asked for."""
     x_hat: Tensor
@@ -346,13 +351,13 @@ class Network(nn.Module):
         return x.to(self.dtype)
 
     def _chunks(self, flat: Tensor, cached: bool = False) -> Iterator[Tensor]:
-        """Rows in pieces whose pre-activations take at most 64 MB in float32; one (empty) piece for no
-        rows. In training mode one piece: the codes of a row may depend on the others.
+        """Rows in pieces whose pre-activations take at most 64 MB in float32, on CUDA 1 GB; one (empty) piece
+        for no rows. In training mode one piece: the codes of a row may depend on the others.
 
         cached: for pre-activations that are read once and dropped. On CPU a piece then takes 8 MB, which stay
         in the cache and in memory that is already mapped, but has rows enough for a fast product.
         """
-        size = 2**24 // self.d_sae
+        size = (2**28 if flat.is_cuda else 2**24) // self.d_sae
         if cached and flat.device.type == "cpu":
             size = min(size, max(256, 2**21 // self.d_sae))
         size = max(1, len(flat) if self.training else size)
@@ -389,20 +394,25 @@ class Network(nn.Module):
         return pre, self.sparsifier(pre, centred, self.dictionary), scale
 
     def _codes(self, flat: Tensor) -> Codes:
-        pre, centred, _ = self._pre(flat)
-        selected = self.sparsifier.select(pre, centred, self.dictionary)
-        if selected is None:
-            return Codes.from_dense(self.sparsifier(pre, centred, self.dictionary))
-        indptr, indices = selected
-        rows = torch.repeat_interleave(torch.arange(len(pre), device=pre.device), indptr.diff())
-        values = self.sparsifier.activation(pre[rows, indices], indices)
+        if (k := self._of_largest(flat)) is not None:
+            pre, indices = (found.reshape(-1) for found in self.largest(flat, k))
+            rows = torch.arange(len(flat), device=flat.device).repeat_interleave(k)
+        else:
+            pre, centred, _ = self._pre(flat)
+            selected = self.sparsifier.select(pre, centred, self.dictionary)
+            if selected is None:
+                return Codes.from_dense(self.sparsifier(pre, centred, self.dictionary))
+            indptr, indices = selected
+            rows = torch.repeat_interleave(torch.arange(len(pre), device=pre.device), indptr.diff())
+            pre = pre[rows, indices]
+        values = self.sparsifier.activation(pre, indices)
         keep = values != 0
         rows, indices, values = rows[keep], indices[keep], values[keep]
         place = rows * self.d_sae + indices
         if (place[1:] < place[:-1]).any():
             order = torch.argsort(place)
             indices, values = indices[order], values[order]
-        counts = torch.bincount(rows, minlength=len(pre))
+        counts = torch.bincount(rows, minlength=len(flat))
         return Codes(
             nn.functional.pad(counts.cumsum(0), (1, 0)).cpu().numpy(),
             indices.int().cpu().numpy(),
@@ -410,7 +420,41 @@ class Network(nn.Module):
             self.d_sae,
         )
 
+    def largest(
+        self, flat: Float[Tensor, "n d_in"], k: int, latents: Int[Tensor, " m"] | None = None
+    ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+        """The k largest pre-activations of each row, without gradient and without a matrix of all.
+
+        Args:
+            flat: Inputs.
+            k: How many.
+            latents: Those among which they are looked for, by default all.
+
+        Returns:
+            Values and latents, in any order; ties go to the lower latent.
+        """
+        half = torch.is_autocast_enabled(flat.device.type)
+        W, b = (self.W_enc, self.b_enc) if latents is None else (self.W_enc[:, latents], self.b_enc[latents])
+        with torch.no_grad():
+            values, at = encode_top_k(self.centred(flat)[0], W, b, k, half)
+        return values, at if latents is None else latents[at]
+
+    def _of_largest(self, flat: Tensor) -> int | None:
+        """k, where codes are found without a matrix of pre-activations: on a device that has kernels for it,
+        or where the matrix would be too large."""
+        k, size = self.sparsifier.of_largest(), len(flat) * self.d_sae
+        few = k is not None and k < self.d_sae and self.config.layers == 1 and dist.latents.size == 1
+        whole = set(self.config.entry.losses(self.config)) - READ_NO_PRE
+        return k if few and not whole and (dispatch.possible(flat) or size > LARGE) else None
+
     def _forward_sparse(self, flat: Tensor, y: Tensor | None) -> Forward:
+        if (k := self._of_largest(flat)) is not None:
+            values, at = self.largest(flat, k)
+            indptr = torch.arange(0, at.numel() + 1, k, device=flat.device)
+            codes = self.attach(flat, values.reshape(-1).to(self.dtype), indptr, at.reshape(-1))
+            scale = self.normalised(flat)[1]
+            x_hat = self.restore(self.product(codes), scale, flat)
+            return Forward(flat, y, flat.new_empty(0, self.d_sae), codes, x_hat, scale)
         training = memory.active()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not training):
             pre, centred, scale = self._pre(flat)
@@ -438,7 +482,7 @@ class Network(nn.Module):
 
         Args:
             flat: Inputs.
-            pre: This SAE's pre-activations of `flat`, [n d_sae].
+            pre: This SAE's pre-activations of `flat`, [n d_sae], or those at the pattern, [nnz].
             indptr: int64 [n + 1], where each row's latents begin.
             indices: int64 [nnz], latents.
             activation: What makes a code of a pre-activation, by default the sparsifier's.

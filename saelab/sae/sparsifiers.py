@@ -55,6 +55,11 @@ class Sparsifier(nn.Module, ABC):
         """
         return None
 
+    def of_largest(self) -> int | None:
+        """k, where the codes of a row are `activation` of its k largest pre-activations: no others are
+        needed then."""
+        return None
+
     def activation(self, pre: Float[Tensor, " nnz"], indices: Int[Tensor, " nnz"]) -> Tensor:
         """Elementwise: the codes of selected pre-activations; indices: their latents."""
         return pre
@@ -101,6 +106,9 @@ class TopK(Sparsifier):
     @torch.no_grad()
     def select(self, pre: Tensor, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Tensor]:
         return top_k_csr(pre * dictionary.norms() if self.by_norm else pre, self.k)
+
+    def of_largest(self) -> int | None:
+        return None if self.by_norm else self.k
 
     def activation(self, pre: Tensor, indices: Tensor) -> Tensor:
         return pre.relu()

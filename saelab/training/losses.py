@@ -222,10 +222,15 @@ def _revival(config: SAEConfig, chosen: Callable[[], Tensor]) -> Loss:
         if not found or not energy > 0:
             return forward.x_hat.new_zeros(())
         signed = sae.sparsifier.signed
-        with torch.no_grad():
+        k = min(k_aux, found)
+        if len(forward.pre):
             pre = forward.pre.detach()
-            indptr, at = top_k_csr(pre[:, latents], min(k_aux, found), signed)
-        codes = sae.attach(forward.x, pre, indptr, latents[at], torch.clone if signed else torch.relu)
+            indptr, at = top_k_csr(pre[:, latents], k, signed)
+            at = latents[at]
+        else:
+            pre, at = (part.reshape(-1) for part in sae.largest(forward.x, k, latents))
+            indptr = torch.arange(0, len(at) + 1, k, device=at.device)
+        codes = sae.attach(forward.x, pre, indptr, at, torch.clone if signed else torch.relu)
         return coefficient * (error - sae.product(codes)).square().sum() / energy
 
     return loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
@@ -108,6 +109,39 @@ class Rows(ABC):
             raise ConfigError(message)
         self.n_rows -= n
         return TensorRows(self.gather(torch.arange(self.n_rows, self.n_rows + n)))
+
+
+def moved(batches: Generator[Tensor, None, None], device: torch.device) -> Generator[Tensor, None, None]:
+    """The same batches on a device. To a CUDA device rows travel one batch ahead, out of pinned memory and on
+    a stream of their own, while the step before computes; rows that are there already do not wait.
+
+    Args:
+        batches: Of rows, without end.
+        device: Where they are wanted.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    stream, coming = torch.cuda.Stream(device), None
+    with contextlib.closing(batches):
+        for rows in batches:
+            if rows.is_cuda:
+                yield rows
+                continue
+            pinned = rows.pin_memory()  # kept until the copy is over, by torch's own allocator
+            with torch.cuda.stream(stream):
+                next_one = pinned.to(device, non_blocking=True), stream.record_event()
+            if coming is not None:
+                yield _arrived(*coming)
+            coming = next_one
+
+
+def _arrived(rows: Tensor, copied: Any) -> Tensor:
+    """Rows that another stream copies, for the current one. copied: its event."""
+    current = torch.cuda.current_stream(rows.device)
+    current.wait_event(copied)
+    rows.record_stream(current)
+    return rows
 
 
 class Stream(Rows):

@@ -27,7 +27,7 @@ from saelab.training.estimates import check_fits, device_of, plan
 from saelab.training.interrupt import Interrupt
 from saelab.training.live import Live
 from saelab.training.moving import Optimizer, Schedule, Whitening
-from saelab.training.rows import Rows, as_held_out, as_rows, check_enough, ordinary
+from saelab.training.rows import Rows, as_held_out, as_rows, check_enough, moved, ordinary
 from saelab.training.run import Record, Run, Settings, differences, writing_alone
 from saelab.training.session import Diverged, Session
 from saelab.training.starting import Start, as_starts
@@ -370,6 +370,7 @@ def _loop(jobs: list[_Job], progress: bool, checkpoint_every: int, callbacks: Se
     sources = {job.source: (job.rows, job.settings.seed) for job in jobs}
     with ExitStack() as stack, interrupt, _bar(settings, first_step, progress) as bar:
         batches = opened(sources, settings.batch_size, first_step)
+        batches = {key: moved(given, sessions[0].device) for key, given in batches.items()}
         for given in batches.values():
             stack.callback(given.close)
         try:

@@ -25,6 +25,7 @@ from saelab.sae import (
     fvu,
     kernels,
     memory,
+    network,
     recipe,
     recipe_options,
     recipes,
@@ -604,3 +605,28 @@ def test_arrays_are_taken_as_tensors_are():
         sae.encode(np.zeros((3, 9), np.float32))
     with pytest.raises(ShapeError, match="tensor or an array"):
         sae.encode(np.array(["a"]))
+
+
+def test_where_a_matrix_would_be_large_none_is_made(monkeypatch):
+    torch.manual_seed(0)
+    acts, config = torch.randn(48, 6), saelab.recipe("topk", d_in=6, d_sae=40, k=3)
+
+    def trained():
+        return saelab.train(config, acts, steps=6, batch_size=24, lr=1e-2, progress=False).sae
+
+    whole, sizes = trained(), []
+    codes = whole.encode_sparse(acts)
+    monkeypatch.setattr(network, "LARGE", 24 * 40 - 1)
+    monkeypatch.setattr(kernels, "PIECE", 5 * 40)
+    real = torch.addmm
+    monkeypatch.setattr(
+        torch, "addmm", lambda b, x, W, **k: sizes.append(len(x) * len(b)) or real(b, x, W, **k)
+    )
+    pieces = trained()
+    assert max(sizes) == 5 * 40
+    for (name, a), b in zip(whole.state_dict().items(), pieces.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    again = whole.encode_sparse(acts)
+    assert np.array_equal(again.indices, codes.indices)
+    assert np.array_equal(again.indptr, codes.indptr)
+    assert np.allclose(again.values, codes.values, atol=1e-6)

@@ -106,7 +106,7 @@ def _rounded(values):
 
 @triton.jit
 def _product(x, W, b, listed, places, counts, leasts, n, d_in, d_sae, K, w_row, w_col,
-             SIGNED: tl.constexpr, HALF: tl.constexpr, EXACT: tl.constexpr, WIDEN: tl.constexpr,
+             HALF: tl.constexpr, EXACT: tl.constexpr, WIDEN: tl.constexpr,
              BM: tl.constexpr,
              BN: tl.constexpr, BK: tl.constexpr, SUB: tl.constexpr, KP: tl.constexpr,
              C: tl.constexpr):  # fmt: skip
@@ -135,8 +135,6 @@ def _product(x, W, b, listed, places, counts, leasts, n, d_in, d_sae, K, w_row, 
         values += tl.load(b + columns, mask=there, other=0).to(tl.float32)[None, :]
         if HALF:  # what the product under autocast rounds to
             values = _rounded(values)
-        if SIGNED:
-            values = tl.abs(values)
         values = tl.where(values == 0, 0.0, values)
         inside = real[:, None] & there[None, :]
         count = _push(values, columns[None, :], inside, rows, listed, places, count, least, C)
@@ -169,7 +167,6 @@ def encoded(
     W: Float[Tensor, "d_in d_sae"],
     b: Float[Tensor, " d_sae"],
     k: int,
-    signed: bool = False,
     half: bool = False,
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     """(values float32, indices) [n k] of the k largest of each row of x @ W + b, without that matrix.
@@ -179,14 +176,13 @@ def encoded(
         W: The encoder, in either memory layout.
         b: Its bias.
         k: How many, at most d_sae.
-        signed: The largest absolute values, which are what is given back.
         half: Multiply in bfloat16 with float32 sums and round these to bfloat16, as autocast does.
 
     Returns:
         Values and latents, largest first; ties go to the lower latent.
     """
     if half:
-        x, W = x.bfloat16(), W.bfloat16()
+        x, W, b = x.bfloat16(), W.bfloat16(), b.bfloat16()
     x = x.contiguous()
     (n, d_in), d_sae = x.shape, W.shape[1]
     blocks = sizes(k, *PRODUCT)
@@ -195,7 +191,7 @@ def encoded(
     if n:
         _product[(triton.cdiv(n, blocks["BM"]),)](
             x, W, b, *lists, n, d_in, d_sae, k, *W.stride(),
-            SIGNED=signed, HALF=half, EXACT=exact, WIDEN=half and interpreted(), BK=32, num_warps=8, **blocks,
+            HALF=half, EXACT=exact, WIDEN=half and interpreted(), BK=32, num_warps=8, **blocks,
         )  # fmt: skip
     return lists[0][:, :k], lists[1][:, :k].long()
 

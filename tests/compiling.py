@@ -33,8 +33,6 @@ def tiles(size: tuple[int, int], k: int) -> dict[str, int]:
 SIZES = {"n": "i32", "d_sae": "i32", "d_in": "i32", "K": "i32", "width": "i32", "size": "i32"}
 TABLE = {"starts": LONG, "ends": LONG, "indptr": LONG, "indices": LONG, "weights": F32}
 TABLE |= {"table": F32, "out": F32, "a": F32, "b": F32}
-STEP = {"w": F32, "g": F32, "m": F32, "v": F32, "factor": F32, "root": "fp32", "beta1": "fp32"}
-STEP |= {"beta2": "fp32", "eps": "fp32", "out": F32, "size": "fp32"}
 JUMP = dict.fromkeys(("values", "grad", "pre", "threshold", "d_pre", "sums", "out"), F32) | {
     "bandwidth": "fp32"
 }
@@ -65,8 +63,6 @@ JOBS = {
     "jump, backward": (
         steps._jump_back, JUMP, {"WHOLE": True, "TO_INPUT": True, "ROWS": steps.ROWS, "BLOCK": 256}, 4,
     ),
-    "squares across rows": (steps._squares, STEP, {"BLOCK": 4096}, 4),
-    "Adam on unit rows": (steps._unit_adam, STEP, {"BLOCK": 4096}, 4),
 }  # fmt: skip
 
 

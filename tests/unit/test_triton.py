@@ -176,26 +176,6 @@ def test_jumprelu_and_its_straight_through_gradient(shape: tuple[int, ...], to_i
     assert torch.equal(steps.exceeding(grad, pre.detach(), theta.detach()), grad * on)
 
 
-def test_adam_on_unit_rows() -> None:
-    torch.manual_seed(0)
-    W = torch.nn.functional.normalize(torch.randn(5, 19), dim=1)
-    plain = torch.nn.Parameter(W.clone())
-    adam = torch.optim.Adam([plain], lr=0.05, betas=(0.8, 0.99))
-    first, second = torch.zeros_like(W), torch.zeros_like(W)
-    for step in range(1, 5):
-        grad = torch.randn(5, 19)
-        grad[1] = 0
-        across = grad - (grad * plain.detach()).sum(1, keepdim=True) * plain.detach()
-        squares = steps.across_squares(W, grad)
-        torch.testing.assert_close(squares, across.square().sum(), rtol=1e-5, atol=1e-5)
-        plain.grad = across * 0.5
-        adam.step()
-        with torch.no_grad():
-            plain.div_(plain.norm(dim=1, keepdim=True))
-        steps.unit_adam(W, grad, first, second, torch.tensor(0.5), step, 0.05, (0.8, 0.99))
-        torch.testing.assert_close(W, plain.detach(), atol=2e-6, rtol=1e-5)
-
-
 @pytest.mark.parametrize("recipe", ["topk", "batchtopk", "jumprelu"])
 def test_training_by_twins_ends_with_the_weights_of_the_references(
     recipe: str, monkeypatch: pytest.MonkeyPatch

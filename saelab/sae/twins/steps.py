@@ -1,5 +1,4 @@
-"""Elementwise steps of training in one pass over their matrices: JumpReLU with its straight-through gradient,
-and Adam on decoder rows that keep unit norm."""
+"""JumpReLU and its straight-through gradient in one pass over the matrix (`dense.jump`, `dense.step`)."""
 
 # what is compiled from a function does not have its types
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
@@ -53,38 +52,6 @@ def _jump_back(grad, pre, threshold, d_pre, sums, n, d_sae, bandwidth, WHOLE: tl
     tl.store(sums + tl.program_id(0).to(tl.int64) * d_sae + columns, total, mask=inside)
 
 
-@triton.jit
-def _across(w, g, width, BLOCK: tl.constexpr):
-    """(row of w, the part of its gradient across it, columns inside) of this program's row."""
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    inside = columns < width
-    weight = tl.load(w + row * width + columns, mask=inside, other=0)
-    grad = tl.load(g + row * width + columns, mask=inside, other=0)
-    square = tl.maximum(tl.sum(weight * weight, 0), 1e-30)
-    return weight, grad - tl.sum(grad * weight, 0) / square * weight, row * width + columns, inside
-
-
-@triton.jit
-def _squares(w, g, out, width, BLOCK: tl.constexpr):
-    _, grad, _, _ = _across(w, g, width, BLOCK)
-    tl.store(out + tl.program_id(0), tl.sum(grad * grad, 0))
-
-
-@triton.jit
-def _unit_adam(w, g, m, v, factor, width, size, root, beta1, beta2, eps, BLOCK: tl.constexpr):
-    weight, grad, at, inside = _across(w, g, width, BLOCK)
-    grad = grad * tl.load(factor)
-    first = tl.load(m + at, mask=inside, other=0)
-    first += (1 - beta1) * (grad - first)
-    second = beta2 * tl.load(v + at, mask=inside, other=0) + (1 - beta2) * grad * grad
-    weight -= size * first / (tl.sqrt(second) / root + eps)
-    weight /= tl.maximum(tl.sqrt(tl.sum(weight * weight, 0)), 1e-30)
-    tl.store(m + at, first, mask=inside)
-    tl.store(v + at, second, mask=inside)
-    tl.store(w + at, weight, mask=inside)
-
-
 def exceeding(
     values: Float[Tensor, "*lead d_sae"],
     pre: Float[Tensor, "*lead d_sae"],
@@ -122,43 +89,3 @@ def jump_gradients(
         )  # fmt: skip
     factor = -threshold / bandwidth if whole else -1 / bandwidth
     return d_pre, (sums.sum(0) * factor).to(threshold.dtype)
-
-
-def across_squares(W: Float[Tensor, "d_sae d_in"], grad: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, ""]:
-    """The squared norm of what is left of a gradient without its parts along the rows of W."""
-    out = torch.empty(len(W), dtype=torch.float32, device=W.device)
-    _squares[(len(W),)](W, grad, out, W.shape[1], BLOCK=triton.next_power_of_2(W.shape[1]))
-    return out.sum()
-
-
-def unit_adam(
-    W: Float[Tensor, "d_sae d_in"],
-    grad: Float[Tensor, "d_sae d_in"],
-    first: Float[Tensor, "d_sae d_in"],
-    second: Float[Tensor, "d_sae d_in"],
-    factor: Float[Tensor, ""],
-    step: int,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float = 1e-8,
-) -> None:
-    """One step of Adam on rows that keep unit norm, in place and in one pass: the part of each row's gradient
-    along the row is left out, the rest is multiplied by `factor` (that of clipping) and the row is divided by
-    its norm after the update.
-
-    Args:
-        W: Rows, float32 and contiguous like all that follow.
-        grad: Their gradient, left as it is.
-        first: Moving average of gradients.
-        second: Moving average of their squares.
-        factor: Of the gradient.
-        step: The number of this update, from 1.
-        lr: Learning rate.
-        betas: Weights of the past.
-        eps: Added to the root of the second moment.
-    """
-    size, root = lr / (1 - betas[0] ** step), (1 - betas[1] ** step) ** 0.5
-    _unit_adam[(len(W),)](
-        W, grad, first, second, factor, W.shape[1], size, root, *betas, eps,
-        BLOCK=triton.next_power_of_2(W.shape[1]),
-    )  # fmt: skip

@@ -245,7 +245,7 @@ function bar({ r, low, high, flag }) {
   /** @param {number} v */
   const px = (v) => 4 + ((v + 1) / 2) * (WIDTH - 8);
   const middle = HEIGHT / 2;
-  const stroke = flag < 0 ? "var(--sl-negative)" : flag > 0 ? "var(--sl-positive)" : "var(--sl-soft)";
+  const kind = flag < 0 ? " sl-spot-lost" : flag > 0 ? " sl-spot-boosted" : "";
   return svg(
     "svg",
     {
@@ -253,10 +253,10 @@ function bar({ r, low, high, flag }) {
       width: WIDTH,
       height: HEIGHT,
       "aria-hidden": true,
-      class: "sl-spot-bar",
+      class: `sl-spot-bar${kind}`,
     },
     svg("path", { d: `M4 ${middle}H${WIDTH - 4}M${px(0)} 2V${HEIGHT - 2}`, stroke: "var(--sl-edge)" }),
-    svg("path", { d: `M${px(low)} ${middle}H${px(high)}`, stroke, "stroke-width": 2 }),
-    svg("circle", { cx: px(r), cy: middle, r: 3.5, fill: stroke }),
+    svg("path", { d: `M${px(low)} ${middle}H${px(high)}`, stroke: "currentColor", "stroke-width": 2 }),
+    svg("circle", { cx: px(r), cy: middle, r: 3.5, fill: "currentColor" }),
   );
 }

@@ -16,6 +16,13 @@ sum of its steps, since a worker does one after the other. --document-rows are t
 corpus that is planned for; --memory-gb and --disk-tb those of the machine that merges, by default this one's.
 
 A limit holds up to the number of tokens in the last column; the first one in the table breaks first.
+
+python benchmarks/scale.py --train D_IN,D_SAE,K,BATCH [--devices 8 64] [--card-gb 80] [--tflops 400]
+       [--card-gb-s 2000] [--link-gb-s 50]
+
+computes instead, of a topk step divided among devices, what each holds, what each sends, and the times that
+this takes at the rates that are given (none is measured): which part is the longest, or whether memory does
+not suffice.
 """
 
 from __future__ import annotations
@@ -63,7 +70,20 @@ def main() -> None:
     parser.add_argument("--disk-tb", type=float, help="of the shared storage")
     parser.add_argument("--worker", action="append", default=[], metavar="NAME:forward=R,...,price=P")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--train", metavar="D_IN,D_SAE,K,BATCH", help="model a training step instead")
+    parser.add_argument("--devices", type=int, nargs="+", default=[8, 64])
+    parser.add_argument("--card-gb", type=float, default=80.0, help="memory of a device")
+    parser.add_argument("--tflops", type=float, default=400.0, help="rate of the encoder's product")
+    parser.add_argument("--card-gb-s", type=float, default=2_000.0, help="rate of a device's memory")
+    parser.add_argument("--link-gb-s", type=float, default=50.0, help="what a device sends and receives")
     options = parser.parse_args()
+    if options.train:
+        shape = [int(number) for number in options.train.split(",")]
+        for row in (
+            step(*shape, n, shard, options) for n in options.devices for shard in ("data", "latents")
+        ):
+            print("  ".join(f"{k} {v:,.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+        return
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options, Path(folder))
@@ -239,6 +259,42 @@ def breaks(
     lines = parts * found["bytes of a file's line in a manifest"]
     limit("manifest of activations: lines of its files", lines, MAX_MANIFEST_BYTES, "B")
     return sorted(rows, key=lambda row: row["until"])
+
+
+def step(
+    d_in: int, d_sae: int, k: int, batch: int, devices: int, shard: str, card: argparse.Namespace
+) -> dict[str, Any]:
+    """A topk step of one device of several: GB that it holds, MB that it sends and receives each way in the
+    collective calls of `saelab.dist` (a ring: 2 (p - 1) / p of what is summed, p - 1 times what is gathered),
+    and ms of its product, of Adam in its memory and of the link.
+
+    shard: "data" sums all gradients; "latents" sums the reconstruction and gathers each rank's k candidates.
+    """
+    weights, ring = 2 * d_in * d_sae, 2 * (devices - 1) / devices
+    rows, own = (batch / devices, weights) if shard == "data" else (batch, weights / devices)
+    if shard == "data":
+        sent, pre = (
+            ring * 4 * weights,
+            min(rows * d_sae, 2**28),
+        )  # beyond which pre-activations come in pieces
+    else:
+        sent = ring * 4 * rows * d_in + (devices - 1) * 4 * rows * k
+        pre = rows * d_sae / devices + rows * devices * k * (devices > 1)
+    held = 16 * own + 4 * pre + 4 * 4 * rows * d_in + 28 * rows * k
+    times = {
+        "product": 2 * batch * d_in * d_sae / devices / (1e12 * card.tflops),
+        "Adam": 28 * own / (1e9 * card.card_gb_s),
+        "link": sent / (1e9 * card.link_gb_s),
+    }
+    longest = max(times, key=lambda name: times[name])
+    return {
+        "devices": devices,
+        "shard": shard,
+        "GB held": held / 1e9,
+        "MB sent": sent / 1e6,
+        **{f"{name} ms": 1e3 * seconds for name, seconds in times.items()},
+        "first": "memory" if held > 1e9 * card.card_gb else longest,
+    }
 
 
 def said(value: float, unit: str) -> str:

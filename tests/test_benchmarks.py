@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ABSENT = "IPython anywidget datasets einops ipywidgets matplotlib plotly ray tomli_w transformer_lens"
 """What a bare machine with a GPU lacks and tools/gpu_bundle.sh does not bring."""
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -64,3 +66,21 @@ sys.meta_path.insert(0, Absent())
         "index",
     }
     assert all(row["rows/s"] > 0 for row in rows if "step" in row)
+
+
+def test_a_step_on_several_devices_is_modelled():
+    spec = importlib.util.spec_from_file_location("scale_model", BENCHMARKS / "scale.py")
+    scale = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(scale)
+    card = argparse.Namespace(card_gb=80, tflops=400, card_gb_s=2_000, link_gb_s=50)
+    alone = scale.step(2_304, 131_072, 64, 8_192, 1, "data", card)
+    assert alone["MB sent"] == 0
+    assert alone["GB held"] > 32 * 2_304 * 131_072 / 1e9  # docs/scale.md
+    data, latents = (scale.step(2_304, 131_072, 64, 8_192, 8, shard, card) for shard in ("data", "latents"))
+    assert data["MB sent"] == pytest.approx(
+        2 * 7 / 8 * 8 * 2_304 * 131_072 / 1e6
+    )  # both gradients, in a ring
+    assert data["first"] == "link"
+    assert latents["MB sent"] == pytest.approx((2 * 7 / 8 * 4 * 8_192 * 2_304 + 7 * 4 * 8_192 * 64) / 1e6)
+    assert scale.step(2_304, 2_097_152, 64, 8_192, 8, "data", card)["first"] == "memory"
+    assert scale.step(2_304, 2_097_152, 64, 8_192, 8, "latents", card)["first"] != "memory"

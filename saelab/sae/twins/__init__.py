@@ -1,3 +1,3 @@
-"""Triton twins of the plain arithmetic of SAEs. Each computes what its reference in `saelab.sae.kernels`,
-`saelab.sae.dense` or `saelab.training.rules` computes; `saelab.sae.dispatch` chooses between the two, and
+"""Triton twins of the plain arithmetic of SAEs. Each computes what its reference in `saelab.sae.kernels` or
+`saelab.sae.dense` computes; `saelab.sae.dispatch` chooses between the two, and
 imports these modules only where a twin is wanted."""

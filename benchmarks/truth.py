@@ -1,7 +1,8 @@
 """Does each architecture recover what its paper says that it recovers, on data whose features are known?
 
 python benchmarks/truth.py [choice abs_topk top_afa matryoshka gba archetypal variational revival tiers poles
-    topics special smollm2_tiers smollm2_special others]
+    topics special smollm2_tiers smollm2_special blindspots outside
+    hierarchy others]
     [--seeds N] [--out truth.json] [--log docs/results/NAME.md]
 
 Each experiment is a module of `promises`, which names its data, its arms and its bars. It prints a Markdown
@@ -35,6 +36,9 @@ NAMES = (
     "special",
     "smollm2_tiers",
     "smollm2_special",
+    "blindspots",
+    "outside",
+    "hierarchy",
     "others",
 )
 

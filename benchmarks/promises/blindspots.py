@@ -29,8 +29,8 @@ def measure(seeds: Iterable[int]) -> Report:
         f"{N:,} real pictures against {N:,} of which one value is drawn at {CUT:g} of its weight and another "
         f"at {BOOST:g} times its own. Which attribute, of those that the CNN tells with {TELLS:.0%} or more, "
         "and which values: drawn by the seed. A latent is the value's where more than half of its energy "
-        f"lies on it in {LABELLED:,} further pictures, were values equally frequent. AUROC of -r and r of the "
-        "value's latents against all others.",
+        f"lies on it in {LABELLED:,} further pictures, were values equally frequent. AUROC of -r and r of "
+        "the value's latents against all others.",
     )
     held = []
     for seed in seeds:

@@ -2,7 +2,7 @@
 
 python benchmarks/truth.py [choice abs_topk top_afa matryoshka gba archetypal variational revival tiers poles
     topics special smollm2_tiers smollm2_special blindspots outside
-    others]
+    hierarchy others]
     [--seeds N] [--out truth.json] [--log docs/results/NAME.md]
 
 Each experiment is a module of `promises`, which names its data, its arms and its bars. It prints a Markdown
@@ -38,6 +38,7 @@ NAMES = (
     "smollm2_special",
     "blindspots",
     "outside",
+    "hierarchy",
     "others",
 )
 

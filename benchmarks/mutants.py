@@ -41,10 +41,10 @@ SUBJECTS = "contracts/test_subject unit/test_torch_module unit/test_language"
 MUTATIONS = [
     # what 381 configurations of the sparsifiers' contract proved, and 90 prove now
     Mutation("TopK keeps negative codes on its fast path", "saelab/sae/sparsifiers.py",
-             " if self.by_norm else pre, self.k)\n\n    def activation(self, pre: Tensor, indices: Tensor)"
-             " -> Tensor:\n        return pre.relu()",
-             " if self.by_norm else pre, self.k)\n\n    def activation(self, pre: Tensor, indices: Tensor)"
-             " -> Tensor:\n        return pre",
+             "else self.k\n\n    def activation(self, pre: Tensor, indices: Tensor) -> Tensor:\n"
+             "        return pre.relu()",
+             "else self.k\n\n    def activation(self, pre: Tensor, indices: Tensor) -> Tensor:\n"
+             "        return pre",
              CONTRACT),
     Mutation("AbsTopK ranks by value, not by size", "saelab/sae/sparsifiers.py",
              "return top_k_csr(pre, self.k, signed=True)", "return top_k_csr(pre, self.k)", CONTRACT),

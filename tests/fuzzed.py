@@ -64,9 +64,8 @@ UNTRIED = {
     "Codes* Inputs Context Sparse* FVU.over_ranks ActivationStore FeatureStore ActivationWriter* SAEConfig": (
         "made by the library, of what it has checked"
     ),
-    "SAE.attach SAE.b_in SAE.centred SAE.check_parameters SAE.largest SAE.normalised SAE.product SAE.restore SAE.scale "
-    "SAE.some_pre "
-    "SAE.target *.padded *.prime *.read *.stretch *.seen FeatureStore.need_codes": (
+    "SAE.attach SAE.b_in SAE.centred SAE.check_parameters SAE.largest SAE.normalised SAE.product SAE.restore "
+    "SAE.scale SAE.some_pre SAE.target *.padded *.prime *.read *.stretch *.seen FeatureStore.need_codes": (
         "called by the library, with what it has checked"
     ),
     "to_saelens from_saelens to_dictionary_learning from_dictionary_learning": (

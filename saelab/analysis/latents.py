@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from saelab.types import HookError
 if TYPE_CHECKING:
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
+    from saelab.stores.records import DocumentRecord, Example
     from saelab.types import Subject
 
 
@@ -60,8 +62,9 @@ def card(
         latent: Its number.
         sae: For the logit lens.
         subject: For the logit lens.
-        n_top: Strongest windows, of each pole.
-        n_quantile: Windows spread over the range of its |value|s.
+        n_top: Strongest windows, of each pole, at most: a picture that is shown whole stands once, at the
+            strongest of its patches.
+        n_quantile: Windows spread over the range of its |value|s, likewise.
         label: Its name.
 
     Raises:
@@ -119,16 +122,26 @@ def cards(
     return [
         FeatureCard(
             s,
-            top,
-            quantile,
+            _once(top, seen),
+            _once(quantile, seen),
             known.get(s.latent),
             (labels or {}).get(s.latent, ""),
-            bottom,
+            bottom and _once(bottom, seen),
             {number: seen[number] for number in dict.fromkeys(own) if number in seen},
             *map(tuple, telling.get(s.latent, ((), ()))),
         )
         for s, (top, quantile, bottom), own in zip(found, windows, numbers, strict=True)
     ]
+
+
+def _once(group: Examples, seen: Mapping[int, DocumentRecord]) -> Examples:
+    """A picture that is shown whole is shown once, at the first of the patches that would each show it."""
+    kept: dict[Any, Example] = {}
+    for window in group.windows:
+        record = seen.get(window.document)
+        grid = record is not None and record.grids
+        kept.setdefault((window.document, window.call, window.start) if grid else window.row, window)
+    return replace(group, windows=tuple(kept.values()))
 
 
 @checked(store=a_store, labels=maybe(mapping))

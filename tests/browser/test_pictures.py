@@ -94,9 +94,12 @@ def test_an_image_lies_under_its_patches(vision_lab, page, tmp_path, scheme):
     expect(page.locator(".sl-detail-head")).to_have_text(re.compile(r"^patch 2,5"), use_inner_text=True)
     expect(page.locator(".sl-sample .sl-extra .sl-token")).to_have_count(1)
 
-    # the card: the pictures of the strongest examples, the peak where it is
+    # the card: the pictures of the strongest examples, each once, the peak where it is
     tiles = page.locator(".sl-card .sl-gallery").first.locator("li")
-    examples = lab.store.examples(latent, 20, "top")
+    strongest = {}
+    for each in lab.store.examples(latent, 20, "top"):
+        strongest.setdefault(each.document, each)
+    examples = list(strongest.values())
     assert len(examples) > 3
     expect(tiles).to_have_count(len(examples))
     for tile, example in zip(tiles.all(), examples, strict=True):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from shown import card, chunks, decoded, laid_out, table
 
+import saelab
 from saelab.analysis.results import Examples
 from saelab.stores.records import DocumentRecord, Example
 from saelab.widgets import CardView, FeaturesView, SampleView, Selection, Views, page, still
@@ -202,3 +203,22 @@ def test_pictures_where_nothing_runs():
     wide = laid_out("grid 64x64", ["patch"] * 4096, ["x"] * 4096, np.ones((4096, 1)))
     form = SampleView(wide, questions={"card": card}, latent=0).html()
     assert form.count("<td") == 16 * 16
+
+
+def test_a_card_shows_a_picture_once_and_a_text_at_each_firing():
+    lab = saelab.Lab.embedded_vision()
+    for latent in (44, 236):
+        every = lab.store.examples(latent, 20)
+        once = saelab.analysis.card(lab.store, latent).top.windows
+        of = [w.document for w in once]
+        assert len(of) == len(set(of)) < len(every)
+        assert set(of) == {w.document for w in every}
+        assert once[0] == every[0]
+        for w in once:  # the strongest of its picture
+            assert w.value == max(each.value for each in every if each.document == w.document)
+    text = saelab.Lab.embedded()
+    latent = next(
+        j for j in range(100)
+        if len({w.document for w in text.store.examples(j, 20)}) < len(text.store.examples(j, 20))
+    )  # fmt: skip
+    assert len(saelab.analysis.card(text.store, latent).top.windows) == len(text.store.examples(latent, 20))

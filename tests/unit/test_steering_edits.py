@@ -348,7 +348,7 @@ def test_transcoders_steer_at_their_target(gpt2):
         (lambda sae: Clamp(sae, True, 1), RangeError, "an integer"),
         (lambda sae: Ablate(sae, [1], "mean"), ConfigError, "needs 1 means"),
         (lambda sae: Ablate(sae, [1], "zero", [1.0]), ConfigError, "needs 0 means"),
-        (lambda sae: Ablate(sae, [1], "median"), ConfigError, "'zero' or 'mean'"),
+        (lambda sae: Ablate(sae, [1], "median"), ConfigError, "'zero', 'mean'"),
         (lambda sae: Swap(sae, 1, 1), ConfigError, "for another"),
         (lambda sae: Substitute(sae, [1], torch.ones(3, 31), threshold=1), ShapeError, r"rows \[n, 32\]"),
         (lambda sae: AddDirection(MID, torch.ones(2, 32)), ShapeError, r"\[width\]"),

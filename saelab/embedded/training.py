@@ -14,8 +14,8 @@ import torch
 
 from saelab.corpora.world import BASIC, FAMILIES
 from saelab.embedded.data import Chunk, write_chunk
+from saelab.embedded.optimizers import Optimizers
 from saelab.embedded.scores import all_scores
-from saelab.files import new_file
 
 CHUNK_STEPS = 200
 
@@ -93,32 +93,14 @@ def train_model(
     """
     work.mkdir(parents=True, exist_ok=True)
     model = model.to(device).train()
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".h." in n]
-    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".h." in n)]
-    muon = torch.optim.Muon(matrices, lr=plan.lr_matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-    adam = torch.optim.AdamW(others, lr=plan.lr_others, betas=(0.9, 0.95), weight_decay=0.0)
-    history: list[dict[str, float]] = []
-    step = 0
-    checkpoint = work / "checkpoint.pt"
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"])
-        muon.load_state_dict(saved["muon"])
-        adam.load_state_dict(saved["adam"])
-        step, history = saved["step"], saved["history"]
-        report(f"resumed at step {step}")
-
-    def save() -> None:
-        state = {"model": model.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict()}
-        with new_file(checkpoint) as temporary:
-            torch.save({**state, "step": step, "history": history}, temporary)
+    optimizers, checkpoint = Optimizers(model, plan, ".h.", 0.01), work / "checkpoint.pt"
+    step, history = optimizers.resumed(checkpoint, device, report)
 
     began, seen, running = time.monotonic(), 0, []
     with _Chunks(tokenizer, paragraphs, work / "rows", plan) as chunks:
         while step < plan.steps:
             rows = chunks.rows(step).to(device)
-            for group, rate in ((muon, plan.lr_matrices), (adam, plan.lr_others)):
-                group.param_groups[0]["lr"] = rate * plan.lr(step)
+            optimizers.rate(step)
             total = 0.0
             for some in rows.chunk(plan.micro_batches):
                 with torch.autocast(device, dtype=torch.bfloat16):
@@ -126,10 +108,7 @@ def train_model(
                 loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), some[:, 1:].flatten())
                 (loss / plan.micro_batches).backward()
                 total += loss.item() / plan.micro_batches
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in (muon, adam):
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            optimizers.step()
             running.append(total)
             step, seen = step + 1, seen + rows.numel()
             if step % CHUNK_STEPS == 0 or step == plan.steps:
@@ -139,7 +118,7 @@ def train_model(
                     entry |= all_scores(model, tokenizer)
                     model.train()
                 history.append(entry)
-                save()
+                optimizers.save(checkpoint, step, history)
                 rate = seen / (time.monotonic() - began)
                 report(f"{json.dumps(entry)} {rate:,.0f} tokens/s, {step}/{plan.steps}")
     return model.eval(), history

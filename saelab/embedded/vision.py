@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from saelab.corpora import SHAPE_ATTRIBUTES, Document, shapes
+from saelab.embedded.optimizers import Optimizers
 from saelab.files import new_file
 
 SIZE, PATCH = 48, 6
@@ -89,41 +90,21 @@ def train_vit(
     work.mkdir(parents=True, exist_ok=True)
     pixels, labels = _drawn(work / f"pictures-{plan.seed}-{plan.pictures}.npz", plan)
     model = new_vit(plan.seed).to(device).train()
-    inner = {n: p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n}
-    others = [p for n, p in model.named_parameters() if n not in inner]
-    muon = torch.optim.Muon(
-        list(inner.values()), lr=plan.lr_matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
-    )
-    adam = torch.optim.AdamW(others, lr=plan.lr_others, betas=(0.9, 0.95), weight_decay=0.0)
-    history: list[dict[str, float]] = []
-    step = 0
-    checkpoint = work / "checkpoint.pt"
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"])
-        muon.load_state_dict(saved["muon"])
-        adam.load_state_dict(saved["adam"])
-        step, history = saved["step"], saved["history"]
-        report(f"resumed at step {step}")
+    optimizers, checkpoint = Optimizers(model, plan, ".layers.", 0.05), work / "checkpoint.pt"
+    step, history = optimizers.resumed(checkpoint, device, report)
     began, first, running = time.monotonic(), step, []
     while step < plan.stop:
-        for group, rate in ((muon, plan.lr_matrices), (adam, plan.lr_others)):
-            group.param_groups[0]["lr"] = rate * plan.lr(step)
+        optimizers.rate(step)
         rows = _rows(plan, step)
         loss = loss_of(model(normalised(pixels[rows]).to(device)).logits, labels[rows].to(device))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in (muon, adam):
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        optimizers.step()
         running.append(loss.item())
         step += 1
         if step % ROUND == 0 or step == plan.stop:
             history.append({"step": step, "loss": float(np.mean(running))})
             running = []
-            state = {"model": model.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict()}
-            with new_file(checkpoint) as temporary:
-                torch.save({**state, "step": step, "history": history}, temporary)
+            optimizers.save(checkpoint, step, history)
             rate = (step - first) / (time.monotonic() - began)
             report(f"{json.dumps(history[-1])} {rate:.2f} steps/s, {step}/{plan.stop}")
     return model.eval(), history

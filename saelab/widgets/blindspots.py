@@ -13,7 +13,7 @@ from saelab.widgets import still
 from saelab.widgets.base import View
 from saelab.widgets.questions import Ask
 from saelab.widgets.source import HasSources
-from saelab.widgets.wire import Packed, clean, picture, rounded
+from saelab.widgets.wire import Packed, clean, picture, rounded, told_claim
 
 SHOWN = 12
 """Latents of either end of which a page, and the view as it stands, hold the images."""
@@ -137,16 +137,8 @@ class BlindspotsView(View):
             "head": clean(self._head()),
             "pictured": any(self.images),
             "fdr": result.fdr,
-            "figures": [
-                [
-                    clean(name), *map(rounded, (each.value, *each.interval)),
-                    [[each.what, *map(rounded, (each.control, *each.control_interval))]]
-                    + [[also.what, *map(rounded, (also.value, *also.interval))] for also in each.also],
-                    each.apart,
-                ]
-                for name, each in result.figures.items()
-            ],
-        }  # fmt: skip
+            "figures": [[clean(name), *told_claim(each)] for name, each in result.figures.items()],
+        }
         return Packed(header, {
             "latents": spots.latents[order].astype(np.int32),
             "flags": flags[order],

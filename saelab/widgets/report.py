@@ -12,7 +12,7 @@ from saelab.widgets import still
 from saelab.widgets.base import View
 from saelab.widgets.questions import Ask
 from saelab.widgets.source import HasSources
-from saelab.widgets.wire import Packed, clean, rounded
+from saelab.widgets.wire import Packed, clean, rounded, told_claim
 
 MOST_LINES = 2_000
 """Lines of a table, and points of a curve, that are shown, at most."""
@@ -87,7 +87,7 @@ def _figures(panel: Figures) -> tuple[dict[str, Any], list[Any]]:
     why it has none. The SAEs of one score follow each other."""
     scores = dict.fromkeys(score for claims in panel.claims.values() for score in claims)
     lines = [
-        [clean(score), clean(name), *_claim(claims[score])]
+        [clean(score), clean(name), *told_claim(claims[score])]
         for score in scores
         for name, claims in panel.claims.items()
         if score in claims
@@ -161,17 +161,6 @@ STILL: Mapping[str, Callable[[dict[str, Any], list[Any]], list[str]]] = {
     "drawing": _still_drawing,
 }
 """Kind of a panel -> it where nothing runs."""
-
-
-def _claim(claim: Any) -> list[Any]:
-    """Of a figure beside controls, or of one that says why it has none (`saelab.analysis.controls`)."""
-    if hasattr(claim, "why"):
-        return [rounded(claim.value), None, None, [], None, clean(claim.why)]
-    ends = [rounded(end) for end in claim.interval]
-    controls = [(claim.what, claim.control, claim.control_interval), *claim.also]
-    told = [[clean(what), rounded(value), *map(rounded, of)] for what, value, of in controls]
-    known = all(end == end for _, _, of in controls for end in of) and None not in ends
-    return [rounded(claim.value), *ends, told, claim.apart if known else None, ""]
 
 
 def _plain(cell: Any) -> Any:

@@ -73,6 +73,18 @@ def rounded(value: float) -> float | None:
     return short if short - short == 0 else None  # a page has 70 of these for each latent
 
 
+def told_claim(claim: Any) -> list[Any]:
+    """Value, from, to, controls (what, value, from, to), whether apart (None: unknown), why there is no
+    control: of a `Beside` or an `Alone` of `saelab.analysis.controls`."""
+    if hasattr(claim, "why"):
+        return [rounded(claim.value), None, None, [], None, clean(claim.why)]
+    ends = [rounded(end) for end in claim.interval]
+    controls = [(claim.what, claim.control, claim.control_interval), *claim.also]
+    told = [[clean(what), rounded(value), *map(rounded, of)] for what, value, of in controls]
+    known = all(end == end for _, _, of in controls for end in of) and None not in ends
+    return [rounded(claim.value), *ends, told, claim.apart if known else None, ""]
+
+
 def _bytes(name: str, array: np.ndarray) -> tuple[str, bytes]:
     """dtype, and little-endian bytes."""
     dtype = "uint8" if array.dtype == np.bool_ else array.dtype.name

@@ -22,7 +22,7 @@ from saelab.types import HookError
 if TYPE_CHECKING:
     from saelab.sae import SAE
     from saelab.stores import FeatureStore
-    from saelab.stores.records import DocumentRecord, Example
+    from saelab.stores.records import Example
     from saelab.types import Subject
 
 
@@ -119,14 +119,15 @@ def cards(
     # a store that was made of an export does not say what latents fire on how often
     telling = {} if lacks(store.manifest, "firings") else store.telling([s.latent for s in found])
     seen = store.documents(itertools.chain.from_iterable(numbers), seen=True)
+    grids = {number for number, record in seen.items() if record.grids}
     return [
         FeatureCard(
             s,
-            _once(top, seen),
-            _once(quantile, seen),
+            _once(top, grids),
+            _once(quantile, grids),
             known.get(s.latent),
             (labels or {}).get(s.latent, ""),
-            bottom and _once(bottom, seen),
+            bottom and _once(bottom, grids),
             {number: seen[number] for number in dict.fromkeys(own) if number in seen},
             *map(tuple, telling.get(s.latent, ((), ()))),
         )
@@ -134,13 +135,13 @@ def cards(
     ]
 
 
-def _once(group: Examples, seen: Mapping[int, DocumentRecord]) -> Examples:
-    """A picture that is shown whole is shown once, at the first of the patches that would each show it."""
+def _once(group: Examples, grids: set[int]) -> Examples:
+    """A picture that is shown whole is shown once, at the first of the patches that would each show it.
+    grids: numbers of the documents that are pictures."""
     kept: dict[Any, Example] = {}
     for window in group.windows:
-        record = seen.get(window.document)
-        grid = record is not None and record.grids
-        kept.setdefault((window.document, window.call, window.start) if grid else window.row, window)
+        whole = (window.document, window.call, window.start)
+        kept.setdefault(whole if window.document in grids else window.row, window)
     return replace(group, windows=tuple(kept.values()))
 
 

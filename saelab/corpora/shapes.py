@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saelab.arguments import checked, having, mapping, maybe
+from saelab.arguments import checked, having, mapping, maybe, one_of
 from saelab.config import integer, is_number
 from saelab.corpora.documents import Corpus, Document
 from saelab.corpora.figures import ATTRIBUTES, COUNTS, PARENTS, Scene, covered, drawn, scene
@@ -56,9 +56,7 @@ def shapes(
         MissingDependency: Pillow is not installed.
     """
     need_pillow()
-    if not isinstance(split, str) or split not in SPLITS:
-        message = f"split must be 'train' or 'heldout'. Got {short(split)}. Pass split='train'."
-        raise ConfigError(message)
+    one_of(*SPLITS)("split", split)
     seed, n_documents = integer("seed", seed, 0, 10**18 - 1), integer("n_documents", n_documents, 1)
     size = integer("size", size, 16, 512)
     weights = _weights(shares or {})

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from saelab.arguments import one_of
 from saelab.config import is_integer
 from saelab.corpora.pictures import picture_of
 from saelab.devices import torch_device
@@ -24,7 +25,6 @@ from saelab.subjects.streams import settle
 from saelab.subjects.timm_processor import TimmProcessor
 from saelab.subjects.torch_module import TorchModule, canonical
 from saelab.types import (
-    ConfigError,
     CorpusError,
     HookError,
     HookPoint,
@@ -32,7 +32,6 @@ from saelab.types import (
     MissingDependency,
     Shown,
     SubjectError,
-    nearest,
     short,
 )
 
@@ -69,9 +68,7 @@ class VisionModel(TorchModule):
     """
 
     def __init__(self, model: nn.Module, processor: Any, rows: str = "all") -> None:
-        if rows not in ROWS:
-            message = f"rows must be one of {', '.join(ROWS)}. Got {short(rows)}. {nearest(str(rows), ROWS)}"
-            raise ConfigError(message.rstrip())
+        one_of(*ROWS)("rows", rows)
         self.processor, self.rows = processor, rows
         self._argument = "pixel_values"
         if isinstance(model, nn.Module):
